@@ -1,0 +1,8 @@
+//! Four workers that say hello and end.
+
+fn main() -> taskfork::Result<()> {
+    env_logger::init();
+    let id = taskfork::fork_processes(4, 100)?;
+    println!("hello from worker {id}, pid {}", std::process::id());
+    Ok(())
+}

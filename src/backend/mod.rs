@@ -1,0 +1,29 @@
+//! The one seam: how a worker is started, told something, and found to have ended.
+
+mod fork;
+
+pub(crate) use fork::Fork;
+
+use crate::error::Result;
+use crate::exit::{Exit, Process};
+use crate::sys::Signal;
+
+/// What came of a start.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// A process, with this pid.
+    Pid(u32),
+    /// This is the process that was to be started. Whoever sees this leaves the supervisor, touching nothing of it.
+    Here,
+}
+
+/// How workers come into being and end. The supervisor is the same whatever the answer is.
+pub(crate) trait Backend {
+    fn start(&mut self, id: usize, generation: u32) -> Result<Started>;
+
+    /// Nothing is done to a process that has ended.
+    fn send(&mut self, process: Process, signal: Signal) -> Result<()>;
+
+    /// Every worker that has ended since the last time, each once.
+    fn reap(&mut self) -> Result<Vec<(Process, Exit)>>;
+}

@@ -1,0 +1,181 @@
+//! The one error type.
+
+use std::{fmt, io};
+
+use crate::exit::{Exit, Process};
+use crate::sys::CallError;
+
+/// A result whose error is [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why workers could not be started, or why the parent stopped supervising them.
+///
+/// It names the system call and the worker where there are such: see [`call`](Error::call) and
+/// [`worker`](Error::worker). When a call returns it, no worker is left running, and the caller's signal mask and
+/// dispositions are what they were.
+#[derive(Debug)]
+pub struct Error(Box<Kind>);
+
+#[derive(Debug)]
+enum Kind {
+    /// The system refused a call; if it was made to start a worker, which.
+    Call {
+        error: CallError,
+        worker: Option<usize>,
+    },
+    /// There are other threads, so fork is unsound; how many there are in all, where that can be told.
+    Threads {
+        count: Option<usize>,
+        worker: Option<usize>,
+    },
+    /// Called inside a worker.
+    InWorker {
+        id: usize,
+    },
+    TooMany {
+        asked: usize,
+        limit: usize,
+    },
+    GaveUp {
+        process: Process,
+        exit: Exit,
+        restarts: u32,
+    },
+    StartupFailed {
+        process: Process,
+        exit: Option<Exit>,
+    },
+}
+
+impl Error {
+    pub(crate) fn in_worker(id: usize) -> Error {
+        Kind::InWorker { id }.into()
+    }
+
+    pub(crate) fn threads(count: Option<usize>) -> Error {
+        Kind::Threads { count, worker: None }.into()
+    }
+
+    pub(crate) fn too_many(asked: usize, limit: usize) -> Error {
+        Kind::TooMany { asked, limit }.into()
+    }
+
+    pub(crate) fn gave_up(process: Process, exit: Exit, restarts: u32) -> Error {
+        Kind::GaveUp { process, exit, restarts }.into()
+    }
+
+    pub(crate) fn startup_failed(process: Process, exit: Option<Exit>) -> Error {
+        Kind::StartupFailed { process, exit }.into()
+    }
+
+    /// Names the worker that was to be started when this happened.
+    pub(crate) fn starting(mut self, id: usize) -> Error {
+        if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } = &mut *self.0 {
+            *worker = Some(id);
+        }
+        self
+    }
+
+    /// The system call that was refused, by its name in the manual: `fork`, `signalfd`.
+    pub fn call(&self) -> Option<&'static str> {
+        match &*self.0 {
+            Kind::Call { error, .. } => Some(error.call),
+            _ => None,
+        }
+    }
+
+    /// The task id of the worker that this is about: the one that could not be started, or whose end was one too many.
+    pub fn worker(&self) -> Option<usize> {
+        match &*self.0 {
+            Kind::Call { worker, .. } | Kind::Threads { worker, .. } => *worker,
+            Kind::InWorker { id } => Some(*id),
+            Kind::GaveUp { process, .. } | Kind::StartupFailed { process, .. } => Some(process.id),
+            Kind::TooMany { .. } => None,
+        }
+    }
+
+    /// The answer of the system to the refused call.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match &*self.0 {
+            Kind::Call { error, .. } => Some(&error.source),
+            _ => None,
+        }
+    }
+
+    /// How many threads there were, if that is why fork was refused and their number is known (without `/proc`, Linux
+    /// tells only whether there is more than one).
+    pub fn thread_count(&self) -> Option<usize> {
+        match &*self.0 {
+            Kind::Threads { count, .. } => *count,
+            _ => None,
+        }
+    }
+
+    /// How the last worker ended, if the restart budget was spent.
+    pub fn exit(&self) -> Option<Exit> {
+        match &*self.0 {
+            Kind::GaveUp { exit, .. } => Some(*exit),
+            Kind::StartupFailed { exit, .. } => *exit,
+            _ => None,
+        }
+    }
+}
+
+impl From<Kind> for Error {
+    fn from(kind: Kind) -> Error {
+        Error(Box::new(kind))
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Error {
+        Kind::Call { error, worker: None }.into()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Kind::Call { worker: Some(id), .. } | Kind::Threads { worker: Some(id), .. } = &*self.0 {
+            write!(f, "cannot start worker {id}: ")?;
+        }
+        match &*self.0 {
+            Kind::Call { error, .. } => write!(f, "{}: {}", error.call, error.source),
+            Kind::Threads { count, .. } => {
+                match count {
+                    Some(count) => write!(f, "{count} threads are running")?,
+                    None => f.write_str("more than one thread is running")?,
+                }
+                f.write_str(", and fork is only sound with one: call it before anything that starts threads")
+            }
+            Kind::InWorker { id } => {
+                write!(f, "this process is worker {id} already, and a worker cannot start workers")
+            }
+            Kind::TooMany { asked, limit } => {
+                write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")
+            }
+            Kind::GaveUp { process, exit, restarts } => {
+                write!(f, "too many child restarts ({restarts}), giving up: {process} {exit}")
+            }
+            Kind::StartupFailed { process, exit: Some(exit) } => write!(f, "startup failed: {process} {exit}"),
+            Kind::StartupFailed { process, exit: None } => write!(f, "startup failed: {process} was not ready in time"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.io_error().map(|error| error as _)
+    }
+}
+
+/// Keeps the kind of the system's answer, and the whole text.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match &*error.0 {
+            Kind::Call { error, .. } => error.source.kind(),
+            Kind::TooMany { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}

@@ -1,0 +1,95 @@
+//! How long an id waits before its next start.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::SmallRng};
+
+/// A process that lived less long makes its id wait.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// A process that lived this long is a sound one: its failure is a first failure again.
+const SOUND_LIFE: Duration = Duration::from_secs(10);
+
+/// The first and the longest delay, for all ids.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delays {
+    pub first: Duration,
+    pub max: Duration,
+}
+
+/// The failures in a row of one id.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// A process ended after `lived`: the delay until the next start.
+    pub fn after_life(&mut self, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+        if lived >= SOUND_LIFE {
+            self.failures = 0;
+        }
+        if self.failures == 0 || lived >= SHORT_LIFE {
+            self.failures = self.failures.max(1);
+            return Duration::ZERO;
+        }
+        self.next(delays, rng)
+    }
+
+    /// A start failed: the delay until the next try, never zero.
+    pub fn after_refusal(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
+        self.failures = self.failures.max(1);
+        self.next(delays, rng)
+    }
+
+    /// `first`, doubled for every failure but the first, up to `max`; of that, something from the upper half, so that
+    /// ids which failed together do not come back together.
+    fn next(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
+        let doubled = 1u32.checked_shl(self.failures - 1).and_then(|factor| delays.first.checked_mul(factor));
+        let whole = doubled.unwrap_or(delays.max).min(delays.max);
+        self.failures += 1;
+        whole.mul_f64(rng.random_range(0.5..=1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    const DELAYS: Delays = Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) };
+
+    #[test]
+    fn the_first_failure_restarts_at_once_and_the_next_ones_wait_longer_and_longer() {
+        let (mut backoff, mut rng) = (Backoff::default(), SmallRng::seed_from_u64(1));
+        assert_eq!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng), Duration::ZERO);
+        for whole in [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000] {
+            let delay = backoff.after_life(Duration::from_millis(5), DELAYS, &mut rng);
+            let whole = Duration::from_millis(whole);
+            assert!(delay >= whole / 2 && delay <= whole, "{delay:?} of {whole:?}");
+        }
+    }
+
+    #[test]
+    fn a_life_of_ten_seconds_forgets_the_failures_before_it() {
+        let (mut backoff, mut rng) = (Backoff::default(), SmallRng::seed_from_u64(1));
+        for _ in 0..5 {
+            backoff.after_life(Duration::ZERO, DELAYS, &mut rng);
+        }
+        assert_eq!(backoff.after_life(Duration::from_secs(5), DELAYS, &mut rng), Duration::ZERO);
+        assert!(
+            backoff.after_life(Duration::ZERO, DELAYS, &mut rng) >= Duration::from_millis(80),
+            "5 s forget nothing"
+        );
+        assert_eq!(backoff.after_life(Duration::from_secs(10), DELAYS, &mut rng), Duration::ZERO);
+        assert!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng) <= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_refused_start_always_waits_and_no_number_of_them_overflows() {
+        let (mut backoff, mut rng) = (Backoff::default(), SmallRng::seed_from_u64(1));
+        for _ in 0..100 {
+            let delay = backoff.after_refusal(DELAYS, &mut rng);
+            assert!(delay >= DELAYS.first / 2 && delay <= DELAYS.max, "{delay:?}");
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The supervisor's mind: events in, actions out, and the next deadline.
+//!
+//! Nothing here asks the system anything. The time and the seed are arguments, a process is a name for one, and what is
+//! to be done comes out of [`Policy::poll_action`] for somebody else to do. So every behaviour can be played through in a
+//! test without a process and without waiting, and a run can be repeated exactly.
+
+mod backoff;
+mod budget;
+mod roll;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rand::{SeedableRng, rngs::SmallRng};
+
+pub(crate) use backoff::Delays;
+use budget::Budget;
+use roll::Roll;
+use slot::{Life, Missed, Part, Slot};
+
+use crate::error::Error;
+use crate::event::Event;
+use crate::exit::{Exit, OutOfMemory, Process};
+
+/// From SIGQUIT to SIGKILL.
+const QUICK_STOP: Duration = Duration::from_secs(2);
+
+/// Everything that can be chosen. The defaults, and the checks, are in `prefork`.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub workers: usize,
+    /// More than this there never are, however often more are asked for.
+    pub max_workers: usize,
+    pub restart: Restart,
+    pub max_restarts: u32,
+    pub restart_window: Option<Duration>,
+    pub delays: Delays,
+    pub fatal_exits: Vec<i32>,
+    pub graceful_timeout: Duration,
+    pub ready_timeout: Option<Duration>,
+    pub heartbeat_timeout: Option<Duration>,
+}
+
+/// Which ends are followed by a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "fork_processes knows OnFailure only"))]
+pub(crate) enum Restart {
+    OnFailure,
+    Always,
+    Never,
+}
+
+/// What the parent was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Stop,
+    QuickStop,
+    Roll,
+    More,
+    Fewer,
+    Reopen,
+}
+
+/// What a process is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Stop,
+    QuickStop,
+    Abort,
+    Kill,
+    Reopen,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// To be answered by [`Policy::handle_started`] or [`Policy::handle_start_failed`].
+    Start {
+        id: usize,
+        generation: u32,
+    },
+    Send {
+        process: Process,
+        message: Message,
+    },
+    Tell(Event),
+}
+
+/// How it all ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Everybody has ended by themselves; with [`Restart::Never`] perhaps abnormally.
+    Finished {
+        #[cfg_attr(not(test), expect(dead_code, reason = "without Restart::Never it is always false"))]
+        failed: bool,
+    },
+    /// A stop was asked for and carried out.
+    Stopped,
+    /// The restart budget is spent, and the others have been stopped.
+    GaveUp { process: Process, exit: Exit, restarts: u32 },
+    /// A worker could not be brought up at all, and the others have been stopped. No exit: it was late.
+    StartupFailed { process: Process, exit: Option<Exit> },
+    /// The system refused one of the first starts, and the others have been stopped.
+    Refused(Error),
+}
+
+#[derive(Debug)]
+struct Stop {
+    end: End,
+    /// An operator has asked, so that the next one to ask means: now.
+    asked: bool,
+    quick: bool,
+}
+
+#[derive(Debug, Default)]
+struct Out(VecDeque<Action>);
+
+impl Out {
+    fn push(&mut self, action: Action) {
+        self.0.push_back(action);
+    }
+
+    fn send(&mut self, process: Process, message: Message) {
+        self.push(Action::Send { process, message });
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.push(Action::Tell(event));
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Policy {
+    config: Config,
+    /// By id.
+    slots: Vec<Slot>,
+    budget: Budget,
+    rng: SmallRng,
+    roll: Roll,
+    stop: Option<Stop>,
+    failed: bool,
+    /// When the heartbeats are looked at next.
+    look_at: Option<Instant>,
+    out: Out,
+}
+
+impl Policy {
+    pub fn new(config: Config, seed: u64, now: Instant) -> Policy {
+        let mut out = Out::default();
+        out.tell(Event::Starting { workers: config.workers });
+        let mut slots: Vec<Slot> = (0..config.workers).map(|id| Slot::new(id, now)).collect();
+        for slot in &mut slots {
+            slot.start_if_due(now, &mut out);
+        }
+        Policy {
+            budget: Budget::new(config.max_restarts, config.restart_window),
+            look_at: config.heartbeat_timeout.map(|timeout| now + timeout),
+            rng: SmallRng::seed_from_u64(seed),
+            roll: Roll::default(),
+            stop: None,
+            failed: false,
+            config,
+            slots,
+            out,
+        }
+    }
+
+    /// The next thing to do. A call too many gives nothing.
+    #[must_use]
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.out.0.pop_front()
+    }
+
+    /// How it ended, once nobody lives, nobody comes, and every action has been taken. A call too early gives nothing.
+    #[must_use]
+    pub fn poll_end(&mut self) -> Option<End> {
+        if !self.out.0.is_empty() || !self.slots.iter().all(Slot::is_over) {
+            return None;
+        }
+        Some(self.stop.take().map_or(End::Finished { failed: self.failed }, |stop| stop.end))
+    }
+
+    /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.slots.iter().filter_map(Slot::deadline).chain(self.look_at).min()
+    }
+
+    /// How many are wanted to run.
+    pub fn wanted(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_wanted()).count()
+    }
+
+    pub fn handle_request(&mut self, now: Instant, request: Request) {
+        match request {
+            Request::Stop => self.stop_as_asked(now),
+            Request::QuickStop => self.stop_quickly(now),
+            _ if self.stop.is_some() => {}
+            Request::Roll => self.roll_or_roll_again(),
+            Request::More => self.more(now),
+            Request::Fewer => self.fewer(now),
+            Request::Reopen => self.pass_on(Message::Reopen),
+        }
+        self.advance_roll();
+    }
+
+    pub fn handle_started(&mut self, now: Instant, process: Process) {
+        let Some(slot) = self.slots.get_mut(process.id) else { return };
+        let wanted = slot.is_wanted();
+        slot.handle_started(now, process, self.roll.epoch(), &self.config);
+        self.out.tell(Event::Started { process });
+        if !wanted {
+            slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
+        }
+        self.advance_roll();
+    }
+
+    /// The start of this generation of this id was refused. One of the first starts: everything is stopped. A restart:
+    /// it is tried again.
+    pub fn handle_start_failed(&mut self, now: Instant, id: usize, generation: u32, error: Error) {
+        if self.stop.is_some() {
+            return;
+        }
+        if id < self.config.workers && generation == 0 {
+            let graceful = now + self.config.graceful_timeout;
+            return self.begin_stop(End::Refused(error), Message::Stop, graceful, false);
+        }
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
+        self.out.tell(Event::StartFailed { error, retry });
+        if retry.is_none() {
+            self.abort_roll(id);
+        }
+        self.advance_roll();
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "workers cannot say so yet"))]
+    pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.handle_ready(now, generation, &self.config, &mut self.out);
+        }
+        self.advance_roll();
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "workers cannot beat yet"))]
+    pub fn handle_beat(&mut self, at: Instant, id: usize, generation: u32) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.handle_beat(generation, at);
+        }
+    }
+
+    pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
+        let Some(slot) = self.slots.get_mut(process.id) else { return };
+        let Some((part, life)) = slot.handle_exited(process.generation) else { return };
+        let out_of_memory = if life.was_killed() { OutOfMemory::No } else { out_of_memory };
+        match part {
+            Part::Leaving | Part::Trial => {
+                let asked = part == Part::Leaving;
+                self.out.tell(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
+                if part == Part::Trial {
+                    self.abort_roll(process.id);
+                }
+            }
+            Part::Serving | Part::Replaced => self.handle_loss(now, part, life, exit, out_of_memory),
+        }
+        if self.stop.is_none() {
+            self.slots[process.id].start_if_due(now, &mut self.out);
+        }
+        self.advance_roll();
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut missed = Vec::new();
+        for (id, slot) in self.slots.iter_mut().enumerate() {
+            if let Some(what) = slot.handle_timeout(now, &self.config, &mut self.out) {
+                missed.push((id, what));
+            }
+        }
+        for (id, what) in missed {
+            match what {
+                Missed::Trial => self.abort_roll(id),
+                Missed::Startup(process) => self.fail_startup(now, process, None),
+            }
+        }
+        self.look_at_beats(now);
+        self.advance_roll();
+    }
+
+    /// Who is silent for too long is aborted. Woken much later than asked, the parent was starved or the machine slept,
+    /// and the workers with it: they get one more period.
+    fn look_at_beats(&mut self, now: Instant) {
+        let (Some(timeout), Some(look_at)) = (self.config.heartbeat_timeout, self.look_at) else { return };
+        if now < look_at {
+            return;
+        }
+        let starved = now >= look_at + timeout / 2;
+        for slot in &mut self.slots {
+            if starved { slot.forgive_beats(now) } else { slot.check_beats(now, timeout, &mut self.out) }
+        }
+        self.look_at = Some(now + timeout);
+    }
+
+    /// One that served, or whose replacement is still on trial, has ended unasked.
+    fn handle_loss(&mut self, now: Instant, part: Part, life: Life, exit: Exit, out_of_memory: OutOfMemory) {
+        let (process, id) = (life.process, life.process.id);
+        let exited = |restarting| Event::Exited { process, exit, out_of_memory, asked: false, restarting };
+        let wanted_again = match self.config.restart {
+            Restart::Always => true,
+            Restart::OnFailure => !exit.is_success(),
+            Restart::Never => false,
+        };
+        if self.is_fatal(id, exit) {
+            self.out.tell(exited(false));
+            return self.fail_startup(now, process, Some(exit));
+        }
+        if !wanted_again {
+            self.failed |= !exit.is_success();
+            self.out.tell(exited(false));
+            return self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
+        }
+        if part == Part::Replaced {
+            return self.out.tell(exited(false));
+        }
+        if !self.budget.take(now) {
+            self.out.tell(exited(false));
+            return self.give_up(now, process, exit);
+        }
+        let lived = now.saturating_duration_since(life.since);
+        let delay = self.slots[id].wait(now, lived, self.config.delays, &mut self.rng);
+        self.out.tell(exited(true));
+        self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
+        if life.epoch() == self.roll.epoch() {
+            self.abort_roll(id);
+        }
+    }
+
+    /// Whether nothing is gained by a restart: the exit code says so, or no process of this id was ever ready.
+    fn is_fatal(&self, id: usize, exit: Exit) -> bool {
+        let code_says_so = matches!(exit, Exit::Code(code) if self.config.fatal_exits.contains(&code));
+        let never_ready = self.config.ready_timeout.is_some() && !self.slots[id].is_proven();
+        code_says_so || (never_ready && !exit.is_success())
+    }
+
+    fn more(&mut self, now: Instant) {
+        if self.wanted() >= self.config.max_workers {
+            return;
+        }
+        let id = match self.slots.iter().position(|slot| !slot.is_wanted()) {
+            Some(id) => {
+                self.slots[id].want(now);
+                id
+            }
+            None => {
+                self.slots.push(Slot::new(self.slots.len(), now));
+                self.slots.len() - 1
+            }
+        };
+        self.out.tell(Event::Scaled { workers: self.wanted() });
+        self.slots[id].start_if_due(now, &mut self.out);
+    }
+
+    fn fewer(&mut self, now: Instant) {
+        if self.wanted() <= 1 {
+            return;
+        }
+        if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
+            self.cancel_starts(Some(id));
+            self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
+            self.out.tell(Event::Scaled { workers: self.wanted() });
+        }
+    }
+
+    fn pass_on(&mut self, message: Message) {
+        for life in self.slots.iter().flat_map(Slot::lives) {
+            self.out.0.push_back(Action::Send { process: life.process, message });
+        }
+    }
+
+    fn stop_as_asked(&mut self, now: Instant) {
+        match &mut self.stop {
+            None => self.begin_stop(End::Stopped, Message::Stop, now + self.config.graceful_timeout, true),
+            Some(stop) if !stop.asked => stop.asked = true,
+            Some(_) => self.kill_all(),
+        }
+    }
+
+    fn stop_quickly(&mut self, now: Instant) {
+        let kill_at = now + QUICK_STOP;
+        match &mut self.stop {
+            None => self.begin_stop(End::Stopped, Message::QuickStop, kill_at, true),
+            Some(stop) if !stop.quick => {
+                (stop.asked, stop.quick) = (true, true);
+                self.retire_all(Message::QuickStop, kill_at);
+            }
+            Some(_) => self.kill_all(),
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
+        let restarts = self.budget.spent();
+        self.out.tell(Event::GaveUp { restarts });
+        let graceful = now + self.config.graceful_timeout;
+        self.begin_stop(End::GaveUp { process, exit, restarts }, Message::Stop, graceful, false);
+    }
+
+    fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
+        let graceful = now + self.config.graceful_timeout;
+        self.begin_stop(End::StartupFailed { process, exit }, Message::Stop, graceful, false);
+    }
+
+    /// The first reason to stop is the one that counts.
+    fn begin_stop(&mut self, end: End, message: Message, kill_at: Instant, asked: bool) {
+        if self.stop.is_some() {
+            return;
+        }
+        let quick = message == Message::QuickStop;
+        self.cancel_starts(None);
+        self.roll.cancel();
+        self.look_at = None;
+        let workers = self.slots.iter().flat_map(Slot::lives).count();
+        self.out.tell(Event::Stopping { workers, quick });
+        self.stop = Some(Stop { end, asked, quick });
+        self.retire_all(message, kill_at);
+    }
+
+    fn retire_all(&mut self, message: Message, kill_at: Instant) {
+        for slot in &mut self.slots {
+            slot.retire(message, kill_at, &mut self.out);
+        }
+    }
+
+    fn kill_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.kill(&mut self.out);
+        }
+    }
+
+    /// Starts that nobody has taken yet are not made: of one id, or of all.
+    fn cancel_starts(&mut self, of: Option<usize>) {
+        self.out.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
+    }
+}

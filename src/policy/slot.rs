@@ -1,0 +1,449 @@
+//! One id's life.
+//!
+//! Whatever serves the id, or is to serve it, is the slot's [`State`]. A process that has been asked to go is out of the
+//! state and only waited for, so that its replacement never depends on how it goes.
+
+use std::time::{Duration, Instant};
+
+use super::backoff::{Backoff, Delays};
+use super::{Action, Config, Message, Out};
+use crate::event::Event;
+use crate::exit::Process;
+
+use rand::rngs::SmallRng;
+
+/// Without readiness, a replacement counts as ready once it has lived this long.
+const SETTLED: Duration = Duration::from_secs(1);
+/// From SIGABRT to SIGKILL: a stopped process only dies of the latter.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// No id ever has more processes than this: one that serves and one that comes or goes.
+const MOST_ALIVE: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    id: usize,
+    /// Of the next process.
+    generation: u32,
+    /// A process of this id has been ready once, so that the next one's failure is no startup failure.
+    proven: bool,
+    backoff: Backoff,
+    state: State,
+    leaving: Vec<Life>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody is wanted: ended for good, retired or stopped.
+    Idle,
+    Waiting {
+        at: Instant,
+    },
+    Starting,
+    Up(Life),
+    /// In a rolling restart: `old` serves until `new`, once it has been started, is ready.
+    Trial {
+        old: Life,
+        new: Option<Life>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Life {
+    pub process: Process,
+    pub since: Instant,
+    /// The count of rolling restarts when this one was started.
+    epoch: u64,
+    phase: Phase,
+    last_beat: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It is to say that it is ready until then.
+    Fresh {
+        late_at: Instant,
+    },
+    /// A replacement that nobody asks for readiness: ready if it lives until then.
+    Settling {
+        ready_at: Instant,
+    },
+    Serving,
+    Hung {
+        kill_at: Instant,
+    },
+    Asked {
+        kill_at: Instant,
+    },
+    /// By us.
+    Killed,
+}
+
+/// Which part a process had that is gone now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It had been asked to go.
+    Leaving,
+    /// It served, and nobody took its place yet.
+    Serving,
+    /// It served, and its replacement has its place now.
+    Replaced,
+    /// It was the replacement; the old one still serves.
+    Trial,
+}
+
+/// What a deadline brought to light that is for the policy to judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// Not ready in time, and no process of this id ever was.
+    Startup(Process),
+    /// Not ready in time, and only a replacement.
+    Trial,
+}
+
+impl Life {
+    fn new(process: Process, now: Instant, epoch: u64, phase: Phase) -> Life {
+        Life { process, since: now, epoch, phase, last_beat: now }
+    }
+
+    /// Whether it was us who sent it SIGKILL.
+    pub fn was_killed(&self) -> bool {
+        self.phase == Phase::Killed
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn is(&self, generation: u32) -> bool {
+        self.process.generation == generation
+    }
+
+    fn is_unproven(&self) -> bool {
+        matches!(self.phase, Phase::Fresh { .. } | Phase::Settling { .. })
+    }
+
+    fn ask(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
+        if self.phase == Phase::Killed {
+            return;
+        }
+        self.phase = match self.phase {
+            Phase::Asked { kill_at: earlier } | Phase::Hung { kill_at: earlier } if earlier < kill_at => {
+                Phase::Asked { kill_at: earlier }
+            }
+            _ => Phase::Asked { kill_at },
+        };
+        out.send(self.process, message);
+    }
+
+    fn kill(&mut self, out: &mut Out) {
+        if self.phase != Phase::Killed {
+            self.phase = Phase::Killed;
+            out.send(self.process, Message::Kill);
+        }
+    }
+
+    /// An asked or hung one whose time is up is killed.
+    fn kill_overdue(&mut self, now: Instant, out: &mut Out) {
+        if let Phase::Asked { kill_at } | Phase::Hung { kill_at } = self.phase {
+            if kill_at <= now {
+                out.tell(Event::Killing { process: self.process });
+                self.kill(out);
+            }
+        }
+    }
+
+    fn check_beat(&mut self, now: Instant, timeout: Duration, out: &mut Out) {
+        if matches!(self.phase, Phase::Serving | Phase::Settling { .. }) && now >= self.last_beat + timeout {
+            out.tell(Event::Hung { process: self.process });
+            self.phase = Phase::Hung { kill_at: now + ABORT_GRACE };
+            out.send(self.process, Message::Abort);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Fresh { late_at: at } | Phase::Settling { ready_at: at } => Some(at),
+            Phase::Hung { kill_at } | Phase::Asked { kill_at } => Some(kill_at),
+            Phase::Serving | Phase::Killed => None,
+        }
+    }
+}
+
+impl Slot {
+    /// A new id, whose first process is wanted at once.
+    pub fn new(id: usize, now: Instant) -> Slot {
+        let state = State::Waiting { at: now };
+        Slot { id, generation: 0, proven: false, backoff: Backoff::default(), state, leaving: Vec::new() }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self.state, State::Idle)
+    }
+
+    /// Nobody lives, nobody comes.
+    pub fn is_over(&self) -> bool {
+        !self.is_wanted() && self.leaving.is_empty()
+    }
+
+    /// Whether the process that serves is from before this rolling restart.
+    pub fn is_outdated(&self, epoch: u64) -> bool {
+        match &self.state {
+            State::Up(life) => life.epoch < epoch && (life.is_unproven() || life.phase == Phase::Serving),
+            _ => false,
+        }
+    }
+
+    /// Whether a replacement is on its way, or the old one still is.
+    pub fn is_in_transition(&self) -> bool {
+        let unproven = match &self.state {
+            State::Up(life) => life.is_unproven(),
+            State::Trial { .. } | State::Starting => true,
+            State::Idle | State::Waiting { .. } => false,
+        };
+        unproven || !self.leaving.is_empty()
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        let due = match &self.state {
+            State::Waiting { at } if !self.is_crowded() => Some(*at),
+            _ => None,
+        };
+        self.lives().filter_map(Life::deadline).chain(due).min()
+    }
+
+    pub fn lives(&self) -> impl Iterator<Item = &Life> {
+        let (serving, coming) = match &self.state {
+            State::Up(life) => (Some(life), None),
+            State::Trial { old, new } => (Some(old), new.as_ref()),
+            _ => (None, None),
+        };
+        self.leaving.iter().chain(serving).chain(coming)
+    }
+
+    /// Wanted again, after it was idle.
+    pub fn want(&mut self, now: Instant) {
+        self.state = State::Waiting { at: now };
+    }
+
+    pub fn wait(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+        let delay = self.backoff.after_life(lived, delays, rng);
+        self.state = State::Waiting { at: now + delay };
+        delay
+    }
+
+    /// Starts the next process if one is due and there is room for it.
+    pub fn start_if_due(&mut self, now: Instant, out: &mut Out) {
+        match self.state {
+            State::Waiting { at } if at <= now && !self.is_crowded() => {
+                self.state = State::Starting;
+                self.start(out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts a replacement beside the process that serves.
+    pub fn replace(&mut self, out: &mut Out) {
+        self.state = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Up(old) => {
+                self.start(out);
+                State::Trial { old, new: None }
+            }
+            other => other,
+        };
+    }
+
+    fn start(&self, out: &mut Out) {
+        out.push(Action::Start { id: self.id, generation: self.generation });
+    }
+
+    /// A process was started. If nobody wants it any more (it was on its way when the stop came), it is not taken, and
+    /// goes to those who leave by the [`Slot::retire`] that follows.
+    pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config) {
+        self.generation = process.generation + 1;
+        let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
+        let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise));
+        self.state = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Trial { old, new: None } => {
+                State::Trial { old, new: Some(life(Phase::Settling { ready_at: now + SETTLED })) }
+            }
+            _ => State::Up(life(Phase::Serving)),
+        };
+    }
+
+    /// A start was refused: a replacement is given up (`None`), anything else waits for the next try.
+    pub fn handle_start_failed(&mut self, now: Instant, delays: Delays, rng: &mut SmallRng) -> Option<Duration> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Trial { old, new: None } => {
+                self.state = State::Up(old);
+                None
+            }
+            _ => {
+                let delay = self.backoff.after_refusal(delays, rng);
+                self.state = State::Waiting { at: now + delay };
+                Some(delay)
+            }
+        }
+    }
+
+    pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, out: &mut Out) {
+        match &mut self.state {
+            State::Up(life) | State::Trial { new: Some(life), .. } if life.is(generation) && life.is_unproven() => {
+                self.become_ready(now, config, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// The one that was still to show that it is ready is ready now; if it is a replacement, the old one may go.
+    fn become_ready(&mut self, now: Instant, config: &Config, out: &mut Out) {
+        self.proven = true;
+        self.state = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Up(life) => State::Up(ready(life, now, out)),
+            State::Trial { mut old, new: Some(new) } => {
+                let new = ready(new, now, out);
+                old.ask(Message::Stop, now + config.graceful_timeout, out);
+                self.leaving.push(old);
+                State::Up(new)
+            }
+            other => other,
+        };
+    }
+
+    pub fn handle_beat(&mut self, generation: u32, at: Instant) {
+        match &mut self.state {
+            State::Up(life) | State::Trial { old: life, .. } if life.is(generation) => {
+                life.last_beat = life.last_beat.max(at);
+            }
+            State::Trial { new: Some(life), .. } if life.is(generation) => life.last_beat = life.last_beat.max(at),
+            _ => {}
+        }
+    }
+
+    /// Takes out the process that ended; `None` if it is not known here.
+    pub fn handle_exited(&mut self, generation: u32) -> Option<(Part, Life)> {
+        if let Some(at) = self.leaving.iter().position(|life| life.is(generation)) {
+            return Some((Part::Leaving, self.leaving.swap_remove(at)));
+        }
+        let (next, gone) = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Up(life) if life.is(generation) => (State::Idle, Some((Part::Serving, life))),
+            State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, new))),
+            State::Trial { old, new } if old.is(generation) => {
+                (new.map_or(State::Starting, State::Up), Some((Part::Replaced, old)))
+            }
+            other => (other, None),
+        };
+        self.state = next;
+        gone
+    }
+
+    /// Deadlines other than the heartbeat's.
+    #[must_use]
+    pub fn handle_timeout(&mut self, now: Instant, config: &Config, out: &mut Out) -> Option<Missed> {
+        for life in &mut self.leaving {
+            life.kill_overdue(now, out);
+        }
+        if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
+            life.kill_overdue(now, out);
+        }
+        if let State::Trial { new: Some(new), .. } = &mut self.state {
+            new.kill_overdue(now, out);
+        }
+        self.start_if_due(now, out);
+        let coming = match &mut self.state {
+            State::Up(life) | State::Trial { new: Some(life), .. } => life,
+            _ => return None,
+        };
+        match coming.phase {
+            Phase::Settling { ready_at } if ready_at <= now => {
+                self.become_ready(now, config, out);
+                None
+            }
+            Phase::Fresh { late_at } if late_at <= now => {
+                out.tell(Event::Late { process: coming.process });
+                self.handle_late(out)
+            }
+            _ => None,
+        }
+    }
+
+    fn handle_late(&mut self, out: &mut Out) -> Option<Missed> {
+        let (next, missed) = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Up(life) if !self.proven => {
+                let process = life.process;
+                (State::Up(life), Some(Missed::Startup(process)))
+            }
+            State::Up(mut life) => {
+                life.kill(out);
+                (State::Up(life), None)
+            }
+            State::Trial { old, new: Some(mut new) } => {
+                new.kill(out);
+                self.leaving.push(new);
+                (State::Up(old), Some(Missed::Trial))
+            }
+            other => (other, None),
+        };
+        self.state = next;
+        missed
+    }
+
+    /// The processes that are to give signs of life.
+    pub fn check_beats(&mut self, now: Instant, timeout: Duration, out: &mut Out) {
+        if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
+            life.check_beat(now, timeout, out);
+        }
+        if let State::Trial { new: Some(new), .. } = &mut self.state {
+            new.check_beat(now, timeout, out);
+        }
+    }
+
+    /// Whoever lives is taken to have given a sign of life just now.
+    pub fn forgive_beats(&mut self, now: Instant) {
+        if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
+            life.last_beat = now;
+        }
+        if let State::Trial { new: Some(new), .. } = &mut self.state {
+            new.last_beat = now;
+        }
+    }
+
+    /// Nobody is wanted any more: who lives is asked to go, and killed at `kill_at`. Who has been asked already is asked
+    /// again only by `message` of another kind, and keeps the earlier deadline.
+    pub fn retire(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Up(life) => self.leaving.push(life),
+            State::Trial { old, new } => {
+                self.leaving.push(old);
+                self.leaving.extend(new);
+            }
+            State::Idle | State::Waiting { .. } | State::Starting => {}
+        }
+        for life in &mut self.leaving {
+            if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
+                life.ask(message, kill_at, out);
+            }
+        }
+    }
+
+    pub fn kill(&mut self, out: &mut Out) {
+        for life in &mut self.leaving {
+            life.kill(out);
+        }
+    }
+
+    pub fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.leaving.len() >= MOST_ALIVE
+    }
+}
+
+fn ready(mut life: Life, now: Instant, out: &mut Out) -> Life {
+    out.tell(Event::Ready { process: life.process });
+    life.phase = Phase::Serving;
+    life.last_beat = now;
+    life
+}

@@ -1,0 +1,735 @@
+//! Whole lives of a service, played through on a clock of their own.
+
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+
+use super::*;
+use rand::RngExt;
+
+const SECOND: Duration = Duration::from_secs(1);
+const GRACEFUL: Duration = Duration::from_secs(30);
+
+fn config(workers: usize) -> Config {
+    Config {
+        workers,
+        max_workers: 1_000_000,
+        restart: Restart::OnFailure,
+        max_restarts: 100,
+        restart_window: None,
+        delays: Delays { first: Duration::from_millis(10), max: SECOND },
+        fatal_exits: Vec::new(),
+        graceful_timeout: GRACEFUL,
+        ready_timeout: None,
+        heartbeat_timeout: None,
+    }
+}
+
+#[derive(Debug)]
+struct Alive {
+    process: Process,
+    since: Instant,
+    ready: bool,
+    told: Vec<Message>,
+}
+
+/// The world around a policy: what it started lives until the script lets it end, or until it is killed.
+struct Sim {
+    policy: Policy,
+    now: Instant,
+    alive: BTreeMap<(usize, u32), Alive>,
+    /// Every start is refused while this is set.
+    full: bool,
+    log: Vec<String>,
+    starts: u32,
+    ends: u32,
+    restarts: u32,
+    stopping: bool,
+    scaling: bool,
+}
+
+impl Sim {
+    fn new(config: Config) -> Sim {
+        Sim::seeded(config, 1)
+    }
+
+    fn seeded(config: Config, seed: u64) -> Sim {
+        let now = Instant::now();
+        let policy = Policy::new(config, seed, now);
+        let mut sim = Sim {
+            policy,
+            now,
+            alive: BTreeMap::new(),
+            full: false,
+            log: Vec::new(),
+            starts: 0,
+            ends: 0,
+            restarts: 0,
+            stopping: false,
+            scaling: false,
+        };
+        sim.settle();
+        sim
+    }
+
+    /// Does what the policy wants done, and holds it against the invariants.
+    fn settle(&mut self) {
+        while let Some(action) = self.policy.poll_action() {
+            match action {
+                Action::Start { id, generation } => self.start(id, generation),
+                Action::Send { process, message } => self.send(process, message),
+                Action::Tell(event) => self.hear(event),
+            }
+        }
+        let max = self.policy.config.max_restarts;
+        assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
+        assert_eq!(self.starts, self.ends + self.alive.len() as u32);
+    }
+
+    fn start(&mut self, id: usize, generation: u32) {
+        assert!(!self.stopping, "child {id} started while stopping");
+        if self.full {
+            let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
+            return self.policy.handle_start_failed(self.now, id, generation, Error::from(refused).starting(id));
+        }
+        self.starts += 1;
+        let process = Process { id, generation, pid: self.starts };
+        let alive = Alive { process, since: self.now, ready: false, told: Vec::new() };
+        let before = self.alive.insert((id, generation), alive);
+        assert!(before.is_none(), "generation {generation} of child {id} started twice");
+        let of_this_id = self.alive.range((id, 0)..=(id, u32::MAX)).count();
+        assert!(of_this_id <= 2, "{of_this_id} processes of child {id}");
+        self.policy.handle_started(self.now, process);
+    }
+
+    fn send(&mut self, process: Process, message: Message) {
+        let alive = self.alive.get_mut(&(process.id, process.generation)).expect("told who lives");
+        assert_eq!(alive.process, process);
+        assert!(message == Message::Reopen || !alive.told.contains(&message), "{process} told {message:?} twice");
+        alive.told.push(message);
+        let newer = self.alive.range((process.id, process.generation + 1)..=(process.id, u32::MAX)).next_back();
+        if let (Message::Stop, false, Some((_, newer))) = (message, self.stopping || self.scaling, newer) {
+            let settled = self.policy.config.ready_timeout.is_none() && self.now >= newer.since + SECOND;
+            assert!(newer.ready || settled, "{process} is to go for {}, which is not ready", newer.process);
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Restarting { .. } => self.restarts += 1,
+            Event::Stopping { .. } => self.stopping = true,
+            _ => {}
+        }
+        self.log.push(event.to_string());
+    }
+
+    fn request(&mut self, request: Request) {
+        self.scaling = request == Request::Fewer;
+        self.policy.handle_request(self.now, request);
+        self.settle();
+        self.scaling = false;
+    }
+
+    fn ready(&mut self, id: usize, generation: u32) {
+        self.alive.get_mut(&(id, generation)).expect("alive").ready = true;
+        self.policy.handle_ready(self.now, id, generation);
+        self.settle();
+    }
+
+    fn end(&mut self, id: usize, generation: u32, exit: Exit) {
+        self.end_with(id, generation, exit, OutOfMemory::No);
+    }
+
+    fn end_with(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory) {
+        let alive = self.alive.remove(&(id, generation)).expect("alive");
+        self.ends += 1;
+        self.policy.handle_exited(self.now, alive.process, exit, out_of_memory);
+        self.settle();
+    }
+
+    /// Jumps to the next deadline.
+    fn step(&mut self) {
+        let deadline = self.policy.next_deadline().expect("a deadline");
+        self.wake_at(deadline);
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.now = self.now.max(at);
+        self.policy.handle_timeout(self.now);
+        self.settle();
+        assert!(self.policy.next_deadline().is_none_or(|next| next > self.now), "a deadline that is never over");
+    }
+
+    /// Lets time pass, waking at every deadline on the way.
+    fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(deadline) = self.policy.next_deadline().filter(|&deadline| deadline <= until) {
+            self.wake_at(deadline);
+        }
+        self.now = until;
+    }
+
+    fn told(&self, id: usize, generation: u32) -> &[Message] {
+        &self.alive[&(id, generation)].told
+    }
+
+    fn living(&self) -> Vec<(usize, u32)> {
+        self.alive.keys().copied().collect()
+    }
+
+    fn logged(&self, line: &str) -> bool {
+        self.log.iter().any(|logged| logged.contains(line))
+    }
+
+    /// Whoever was killed dies of it.
+    fn bury(&mut self) {
+        let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| alive.told.contains(&Message::Kill)).collect();
+        let killed: Vec<_> = killed.into_iter().map(|(&key, _)| key).collect();
+        for (id, generation) in killed {
+            self.end(id, generation, Exit::Signal(9));
+        }
+    }
+
+    fn ended(&mut self) -> End {
+        assert!(self.alive.is_empty(), "{:?}", self.alive);
+        self.policy.poll_end().expect("the end")
+    }
+}
+
+#[test]
+fn all_end_normally_and_so_does_the_parent() {
+    let mut sim = Sim::new(config(3));
+    assert_eq!(sim.living(), [(0, 0), (1, 0), (2, 0)]);
+    for id in 0..3 {
+        assert!(sim.policy.poll_end().is_none());
+        sim.end(id, 0, Exit::Code(0));
+    }
+    assert!(matches!(sim.ended(), End::Finished { failed: false }));
+    assert_eq!(sim.log[0], "Starting 3 processes");
+    assert!(sim.logged("child 1 (pid 2) exited normally"));
+}
+
+#[test]
+fn a_worker_that_ends_abnormally_is_restarted_under_its_id_with_the_next_generation() {
+    let mut sim = Sim::new(config(2));
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(0, 0, Exit::Code(3));
+    assert_eq!(sim.living(), [(0, 1), (1, 1)]);
+    assert!(sim.logged("child 1 (pid 2) killed by signal 9, restarting"));
+    assert!(sim.logged("child 0 (pid 1) exited with status 3, restarting"));
+}
+
+#[test]
+fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_before_giving_up() {
+    let mut sim = Sim::new(Config { max_restarts: 2, ..config(2) });
+    sim.end(0, 0, Exit::Code(1));
+    sim.end(1, 0, Exit::Code(1));
+    assert_eq!(sim.living(), [(0, 1), (1, 1)]);
+    sim.end(0, 1, Exit::Code(1));
+    assert_eq!(sim.told(1, 1), [Message::Stop]);
+    assert!(!sim.log.last().expect("a log").contains("restarting"));
+    assert!(sim.policy.poll_end().is_none(), "the other one still lives");
+    sim.end(1, 1, Exit::Signal(15));
+    assert!(matches!(
+        sim.ended(),
+        End::GaveUp { process: Process { id: 0, generation: 1, .. }, exit: Exit::Code(1), restarts: 2 }
+    ));
+}
+
+#[test]
+fn a_budget_of_none_gives_up_at_the_first_abnormal_end() {
+    let mut sim = Sim::new(Config { max_restarts: 0, ..config(1) });
+    sim.end(0, 0, Exit::Code(1));
+    assert!(matches!(sim.ended(), End::GaveUp { restarts: 0, .. }));
+    assert!(!sim.logged("restarting"));
+}
+
+#[test]
+fn a_restart_window_forgives_what_is_long_ago() {
+    let mut sim = Sim::new(Config { max_restarts: 1, restart_window: Some(60 * SECOND), ..config(1) });
+    for generation in 0..20 {
+        sim.end(0, generation, Exit::Code(1));
+        sim.pass(61 * SECOND);
+    }
+    sim.end(0, 20, Exit::Code(1));
+    sim.end(0, 21, Exit::Code(1));
+    assert!(matches!(sim.ended(), End::GaveUp { restarts: 21, .. }));
+}
+
+#[test]
+fn a_crash_loop_waits_longer_and_longer_and_its_siblings_are_not_held_up() {
+    let mut sim = Sim::new(config(2));
+    sim.end(0, 0, Exit::Code(1));
+    assert!(sim.alive.contains_key(&(0, 1)), "the first failure restarts at once");
+    sim.end(0, 1, Exit::Code(1));
+    assert!(!sim.alive.contains_key(&(0, 2)), "the second one waits");
+    sim.end(1, 0, Exit::Code(1));
+    assert!(sim.alive.contains_key(&(1, 1)));
+    sim.pass(Duration::from_millis(10));
+    assert!(sim.alive.contains_key(&(0, 2)));
+}
+
+#[test]
+fn an_idle_service_has_no_deadline() {
+    let sim = Sim::new(config(4));
+    assert_eq!(sim.policy.next_deadline(), None);
+}
+
+#[test]
+fn a_stop_asks_everybody_at_once_and_kills_after_one_common_deadline() {
+    let mut sim = Sim::new(config(3));
+    sim.pass(SECOND);
+    sim.request(Request::Stop);
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + GRACEFUL));
+    sim.step();
+    assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(2, 0), [Message::Stop, Message::Kill]);
+    sim.bury();
+    assert!(matches!(sim.ended(), End::Stopped));
+}
+
+#[test]
+fn a_second_stop_means_now() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
+    sim.bury();
+    assert!(matches!(sim.ended(), End::Stopped));
+}
+
+#[test]
+fn a_quick_stop_kills_after_two_seconds_and_overtakes_a_graceful_one() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Stop);
+    sim.request(Request::QuickStop);
+    assert_eq!(sim.told(0, 0), [Message::Stop, Message::QuickStop]);
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + 2 * SECOND));
+    sim.request(Request::QuickStop);
+    assert_eq!(sim.told(0, 0), [Message::Stop, Message::QuickStop, Message::Kill]);
+}
+
+#[test]
+fn the_first_stop_by_an_operator_while_giving_up_is_not_yet_a_second_one() {
+    let mut sim = Sim::new(Config { max_restarts: 0, ..config(2) });
+    sim.end(0, 0, Exit::Code(1));
+    sim.request(Request::Stop);
+    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    sim.request(Request::Stop);
+    assert_eq!(sim.told(1, 0), [Message::Stop, Message::Kill]);
+    sim.bury();
+    assert!(matches!(sim.ended(), End::GaveUp { .. }));
+}
+
+#[test]
+fn a_stop_overtakes_the_starts_still_to_come() {
+    let now = Instant::now();
+    let mut policy = Policy::new(config(1000), 1, now);
+    let first = std::iter::from_fn(|| policy.poll_action()).find(|action| matches!(action, Action::Start { .. }));
+    assert!(matches!(first, Some(Action::Start { id: 0, .. })));
+    policy.handle_started(now, Process { id: 0, generation: 0, pid: 1 });
+    policy.handle_request(now, Request::Stop);
+    while let Some(action) = policy.poll_action() {
+        assert!(!matches!(action, Action::Start { .. }), "{action:?}");
+    }
+    policy.handle_exited(now, Process { id: 0, generation: 0, pid: 1 }, Exit::Signal(15), OutOfMemory::No);
+    while policy.poll_action().is_some() {}
+    assert!(matches!(policy.poll_end(), Some(End::Stopped)));
+}
+
+#[test]
+fn a_process_that_came_after_the_stop_is_asked_to_go_as_well() {
+    let now = Instant::now();
+    let mut policy = Policy::new(config(1), 1, now);
+    while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
+    policy.handle_request(now, Request::Stop);
+    policy.handle_started(now, Process { id: 0, generation: 0, pid: 1 });
+    let asked = std::iter::from_fn(|| policy.poll_action())
+        .any(|action| matches!(action, Action::Send { process: Process { pid: 1, .. }, message: Message::Stop }));
+    assert!(asked);
+}
+
+#[test]
+fn a_first_start_that_is_refused_stops_what_was_started() {
+    let now = Instant::now();
+    let mut policy = Policy::new(config(3), 1, now);
+    let mut sent = Vec::new();
+    let mut pid = 0;
+    while let Some(action) = policy.poll_action() {
+        match action {
+            Action::Start { id: 2, generation } => {
+                let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
+                policy.handle_start_failed(now, 2, generation, Error::from(refused).starting(2));
+            }
+            Action::Start { id, generation } => {
+                pid += 1;
+                policy.handle_started(now, Process { id, generation, pid });
+            }
+            Action::Send { process, message } => sent.push((process.id, message)),
+            Action::Tell(_) => {}
+        }
+    }
+    assert_eq!(sent, [(0, Message::Stop), (1, Message::Stop)]);
+    for (id, pid) in [(0, 1), (1, 2)] {
+        policy.handle_exited(now, Process { id, generation: 0, pid }, Exit::Signal(15), OutOfMemory::No);
+    }
+    while policy.poll_action().is_some() {}
+    match policy.poll_end() {
+        Some(End::Refused(error)) => assert_eq!((error.call(), error.worker()), (Some("fork"), Some(2))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_restart_that_is_refused_is_tried_again_and_costs_nothing_of_the_budget() {
+    let mut sim = Sim::new(Config { max_restarts: 1, ..config(2) });
+    sim.full = true;
+    sim.end(0, 0, Exit::Code(1));
+    for _ in 0..50 {
+        sim.step();
+    }
+    assert_eq!(sim.living(), [(1, 0)]);
+    assert!(sim.logged("cannot start worker 0: fork"));
+    sim.full = false;
+    sim.step();
+    assert_eq!(sim.living(), [(0, 1), (1, 0)]);
+}
+
+#[test]
+fn a_stop_overtakes_a_restart_that_is_being_refused() {
+    let mut sim = Sim::new(config(1));
+    sim.full = true;
+    sim.end(0, 0, Exit::Code(1));
+    sim.request(Request::Stop);
+    assert!(matches!(sim.ended(), End::Stopped));
+}
+
+#[test]
+fn a_roll_replaces_one_after_the_other_and_asks_the_old_one_only_when_the_new_one_has_lived_a_second() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    assert_eq!(sim.living(), [(0, 0), (0, 1), (1, 0)]);
+    sim.pass(Duration::from_millis(999));
+    assert!(sim.told(0, 0).is_empty());
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.living(), [(0, 0), (0, 1), (1, 0)], "the next one's turn comes when the old one is gone");
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
+    sim.pass(SECOND);
+    sim.end(1, 0, Exit::Code(0));
+    assert!(sim.logged("Rolling restart done"));
+    assert_eq!(sim.living(), [(0, 1), (1, 1)]);
+    assert_eq!(sim.policy.next_deadline(), None);
+}
+
+#[test]
+fn an_old_worker_that_does_not_drain_in_time_is_killed_and_the_roll_goes_on() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.pass(SECOND + GRACEFUL);
+    assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
+    sim.bury();
+    assert!(sim.alive.contains_key(&(1, 1)));
+}
+
+#[test]
+fn a_replacement_that_dies_aborts_the_roll_and_the_old_one_stays() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.end(0, 1, Exit::Code(1));
+    assert_eq!(sim.living(), [(0, 0), (1, 0)]);
+    assert!(sim.told(0, 0).is_empty());
+    assert!(sim.logged("Rolling restart aborted"));
+    assert_eq!(sim.restarts, 0, "it costs nothing of the budget");
+}
+
+#[test]
+fn a_replacement_that_is_late_is_killed_and_the_old_one_stays() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.request(Request::Roll);
+    sim.pass(5 * SECOND);
+    assert_eq!(sim.told(0, 1), [Message::Kill]);
+    assert!(sim.told(0, 0).is_empty());
+    sim.bury();
+    assert_eq!(sim.living(), [(0, 0)]);
+}
+
+#[test]
+fn a_replacement_that_cannot_be_started_aborts_the_roll() {
+    let mut sim = Sim::new(config(1));
+    sim.full = true;
+    sim.request(Request::Roll);
+    assert!(sim.logged("Rolling restart aborted"));
+    assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+}
+
+#[test]
+fn a_second_roll_asked_for_during_a_roll_follows_it_once() {
+    let mut sim = Sim::new(config(1));
+    for _ in 0..5 {
+        sim.request(Request::Roll);
+    }
+    sim.pass(SECOND);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.living(), [(0, 1), (0, 2)]);
+    sim.pass(SECOND);
+    sim.end(0, 1, Exit::Code(0));
+    assert_eq!(sim.living(), [(0, 2)]);
+    assert_eq!(sim.policy.next_deadline(), None);
+}
+
+#[test]
+fn an_old_worker_that_crashes_during_its_replacement_is_not_restarted_twice() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Signal(11));
+    assert_eq!(sim.living(), [(0, 1)]);
+    sim.pass(SECOND);
+    assert!(sim.logged("Rolling restart done"));
+    assert_eq!(sim.restarts, 0);
+}
+
+#[test]
+fn a_stop_overtakes_a_roll() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.request(Request::Stop);
+    for key in sim.living() {
+        assert_eq!(sim.alive[&key].told, [Message::Stop]);
+        sim.end(key.0, key.1, Exit::Signal(15));
+    }
+    assert!(matches!(sim.ended(), End::Stopped));
+}
+
+#[test]
+fn scaling_adds_the_lowest_free_id_and_retires_the_highest_and_never_the_last() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::More);
+    assert_eq!(sim.living(), [(0, 0), (1, 0), (2, 0)]);
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::More);
+    assert!(sim.alive.contains_key(&(0, 1)), "id 0 was free");
+    for _ in 0..5 {
+        sim.request(Request::Fewer);
+    }
+    assert_eq!(sim.told(2, 0), [Message::Stop]);
+    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    assert!(sim.told(0, 1).is_empty());
+}
+
+#[test]
+fn a_retired_worker_drains_while_its_id_serves_again() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Fewer);
+    sim.request(Request::More);
+    assert_eq!(sim.living(), [(0, 0), (1, 0), (1, 1)]);
+    sim.request(Request::Fewer);
+    sim.request(Request::More);
+    assert_eq!(sim.living(), [(0, 0), (1, 0), (1, 1)], "two of an id are enough");
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!(sim.living(), [(0, 0), (1, 1), (1, 2)]);
+}
+
+#[test]
+fn there_are_never_more_than_the_most() {
+    let mut sim = Sim::new(Config { max_workers: 2, ..config(1) });
+    for _ in 0..5 {
+        sim.request(Request::More);
+    }
+    assert_eq!(sim.living(), [(0, 0), (1, 0)]);
+}
+
+#[test]
+fn a_request_to_reopen_logs_reaches_everybody() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Reopen);
+    assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[Message::Reopen][..], &[Message::Reopen][..]));
+}
+
+#[test]
+fn a_worker_that_dies_before_its_id_was_ever_ready_is_a_startup_failure() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
+    sim.ready(0, 0);
+    sim.end(1, 0, Exit::Code(1));
+    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    sim.end(0, 0, Exit::Code(0));
+    assert!(matches!(sim.ended(), End::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)) }));
+}
+
+#[test]
+fn a_worker_that_is_late_before_its_id_was_ever_ready_is_a_startup_failure() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.step();
+    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    sim.end(0, 0, Exit::Signal(15));
+    assert!(matches!(sim.ended(), End::StartupFailed { exit: None, .. }));
+}
+
+#[test]
+fn a_restarted_worker_that_is_late_is_killed_and_restarted_again() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.end(0, 0, Exit::Code(1));
+    sim.step();
+    assert_eq!(sim.told(0, 1), [Message::Kill]);
+    sim.bury();
+    sim.pass(SECOND);
+    assert_eq!(sim.living(), [(0, 2)]);
+}
+
+#[test]
+fn a_fatal_code_stops_everything() {
+    let mut sim = Sim::new(Config { fatal_exits: vec![78], ..config(2) });
+    sim.end(0, 0, Exit::Code(78));
+    sim.end(1, 0, Exit::Signal(15));
+    assert!(matches!(sim.ended(), End::StartupFailed { exit: Some(Exit::Code(78)), .. }));
+}
+
+#[test]
+fn who_gives_no_sign_of_life_is_aborted_then_killed_then_restarted() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(2) });
+    sim.now += 5 * SECOND;
+    sim.policy.handle_beat(sim.now, 0, 0);
+    sim.step();
+    assert_eq!(sim.told(1, 0), [Message::Abort]);
+    assert!(sim.told(0, 0).is_empty());
+    sim.pass(SECOND);
+    assert_eq!(sim.told(1, 0), [Message::Abort, Message::Kill]);
+    sim.bury();
+    assert_eq!(sim.living(), [(0, 0), (1, 1)]);
+    sim.step();
+    assert_eq!(sim.told(0, 0), [Message::Abort], "15 s of silence");
+}
+
+#[test]
+fn beats_of_any_number_wake_the_parent_once_per_timeout() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(50) });
+    let first = sim.policy.next_deadline();
+    for id in 0..50 {
+        sim.now += Duration::from_millis(10);
+        sim.policy.handle_beat(sim.now, id, 0);
+    }
+    assert_eq!(sim.policy.next_deadline(), first);
+    sim.step();
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + 10 * SECOND));
+}
+
+#[test]
+fn a_parent_that_slept_kills_nobody_for_the_silence_meanwhile() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
+    sim.wake_at(sim.now + 3600 * SECOND);
+    assert!(sim.told(0, 0).is_empty());
+    sim.step();
+    assert_eq!(sim.told(0, 0), [Message::Abort], "but a whole period of silence after it counts");
+}
+
+#[test]
+fn nobody_is_checked_for_life_before_being_ready() {
+    let ready_timeout = Some(60 * SECOND);
+    let mut sim = Sim::new(Config { ready_timeout, heartbeat_timeout: Some(10 * SECOND), ..config(1) });
+    sim.pass(59 * SECOND);
+    assert!(sim.told(0, 0).is_empty());
+}
+
+#[test]
+fn only_a_kill_that_is_not_ours_may_be_for_want_of_memory() {
+    let mut sim = Sim::new(config(2));
+    sim.end_with(0, 0, Exit::Signal(9), OutOfMemory::Yes);
+    assert!(sim.logged("killed by signal 9 (out of memory), restarting"));
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    sim.end_with(1, 0, Exit::Signal(9), OutOfMemory::Perhaps);
+    assert!(sim.logged("child 1 (pid 2) killed by signal 9") && !sim.logged("perhaps"));
+}
+
+#[test]
+fn with_always_a_normal_end_is_followed_by_a_restart_and_with_never_nothing_is() {
+    let mut sim = Sim::new(Config { restart: Restart::Always, ..config(1) });
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.living(), [(0, 1)]);
+    let mut sim = Sim::new(Config { restart: Restart::Never, ..config(1) });
+    sim.end(0, 0, Exit::Code(1));
+    assert!(matches!(sim.ended(), End::Finished { failed: true }));
+}
+
+#[test]
+fn news_of_a_process_that_is_not_known_changes_nothing() {
+    let mut sim = Sim::new(config(1));
+    let stranger = Process { id: 7, generation: 7, pid: 7 };
+    sim.policy.handle_exited(sim.now, stranger, Exit::Code(1), OutOfMemory::No);
+    sim.policy.handle_exited(sim.now, Process { id: 0, ..stranger }, Exit::Code(1), OutOfMemory::No);
+    sim.policy.handle_ready(sim.now, 7, 7);
+    sim.policy.handle_beat(sim.now, 7, 7);
+    sim.settle();
+    assert_eq!((sim.living(), sim.log.len()), (vec![(0, 0)], 2));
+}
+
+/// A random life of a random service, and its end.
+fn script(seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
+    let config = Config {
+        max_workers: rng.random_range(5..10),
+        restart: [Restart::OnFailure, Restart::Always, Restart::Never][rng.random_range(0..3)],
+        max_restarts: rng.random_range(0..30),
+        restart_window: optional(&mut rng, 60),
+        fatal_exits: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
+        ready_timeout: optional(&mut rng, 10),
+        heartbeat_timeout: optional(&mut rng, 10),
+        ..config(rng.random_range(1..5))
+    };
+    let mut sim = Sim::seeded(config, seed);
+    for _ in 0..rng.random_range(1..60) {
+        random_event(&mut sim, &mut rng);
+        assert!(sim.policy.wanted() <= sim.policy.config.max_workers);
+    }
+    stop_always_ends(&mut sim, &mut rng);
+}
+
+fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
+    let living = sim.living();
+    let someone = (!living.is_empty()).then(|| living[rng.random_range(0..living.len())]);
+    match (rng.random_range(0..12), someone) {
+        (0..3, Some((id, generation))) => {
+            let exits = [Exit::Code(0), Exit::Code(1), Exit::Code(78), Exit::Signal(9), Exit::Signal(11)];
+            sim.end(id, generation, exits[rng.random_range(0..exits.len())]);
+        }
+        (3..6, Some((id, generation))) => sim.ready(id, generation),
+        (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),
+        (7, _) => sim.full = !sim.full,
+        (8, _) => {
+            let requests = [Request::Roll, Request::Roll, Request::More, Request::Fewer, Request::Reopen];
+            sim.request(requests[rng.random_range(0..requests.len())]);
+        }
+        (9, _) if rng.random_bool(0.1) => sim.request([Request::Stop, Request::QuickStop][rng.random_range(0..2)]),
+        (10, _) => sim.now += rng.random_range(0..5000) * Duration::from_millis(1),
+        _ => sim.pass(rng.random_range(0..3000) * Duration::from_millis(1)),
+    }
+    sim.bury();
+}
+
+/// Asked, everybody goes or is killed within the graceful time, and the end comes. Some have hearing difficulties.
+fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
+    sim.request(Request::Stop);
+    for (id, generation) in sim.living() {
+        if rng.random_bool(0.5) {
+            sim.end(id, generation, Exit::Signal(15));
+        }
+    }
+    sim.pass(GRACEFUL);
+    sim.bury();
+    sim.ended();
+}
+
+#[test]
+fn random_lives_keep_the_promises() {
+    for seed in 0..20_000 {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| script(seed))) {
+            eprintln!("as a test:\n\n#[test]\nfn script_{seed}() {{\n    script({seed});\n}}\n");
+            panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The operating system: all the unsafe code of this crate, and nothing that decides anything.
+//!
+//! A platform exports:
+//!
+//! - `fork()`: a child that is the only thread of its process, with every signal blocked in it, or an error; refused with
+//!   more than one thread, each time. What was buffered for standard output is written before it.
+//! - `thread_count()`: whether there is one thread, and how many there are where that can be told.
+//! - `Signals`: from `take()` to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
+//!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks.
+//!   Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
+//! - `send()`: a signal for a child that has not been reaped yet, so that its pid is still its own.
+//! - `peek_exited()`, `reap()` and `reap_blocking()`: which child has ended, without reaping it; and the status of one that
+//!   is named.
+//! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is a SIGTERM to the child,
+//!   also if the parent is gone already.
+//! - `OomCounter`: how often the kernel killed for want of memory where this process is accounted.
+//! - `process_limit()`: how many processes the system can have at all.
+//! - `is_init()`: whether this process is pid 1, which has to reap strangers.
+//! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.
+//!
+//! Every refusal of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec and owned
+//! from birth.
+
+#![allow(unsafe_code)]
+
+use std::io;
+
+#[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+mod unix;
+#[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+pub(crate) use unix::*;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
+compile_error!("taskfork knows Linux, macOS and FreeBSD");
+
+/// What the system answered, and to which call.
+#[derive(Debug)]
+pub(crate) struct CallError {
+    pub call: &'static str,
+    pub source: io::Error,
+}
+
+impl CallError {
+    pub fn new(call: &'static str, source: impl Into<io::Error>) -> CallError {
+        CallError { call, source: source.into() }
+    }
+
+    /// Names the call that just failed and set `errno`.
+    pub fn last(call: &'static str) -> CallError {
+        CallError::new(call, io::Error::last_os_error())
+    }
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub(crate) enum ForkError {
+    /// There are other threads; how many in all, if that can be told.
+    Threads(Option<usize>),
+    Call(CallError),
+}
+
+impl From<CallError> for ForkError {
+    fn from(error: CallError) -> ForkError {
+        ForkError::Call(error)
+    }
+}
+
+/// What is behind mio's `Poll`.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    pub create: &'static str,
+    pub add: &'static str,
+    pub wait: &'static str,
+    /// Whether a child gets a copy of the descriptor, to be closed there: of epoll(7) it does, of kqueue(2) it does not.
+    pub is_inherited: bool,
+}
+
+/// The signals that matter here, the supervised ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Terminate,
+    Interrupt,
+    Quit,
+    Hangup,
+    TerminalInput,
+    TerminalOutput,
+    User1,
+    Child,
+    Abort,
+    Kill,
+}
+
+impl Signal {
+    pub const SUPERVISED: [Signal; 8] = [
+        Signal::Terminate,
+        Signal::Interrupt,
+        Signal::Quit,
+        Signal::Hangup,
+        Signal::TerminalInput,
+        Signal::TerminalOutput,
+        Signal::User1,
+        Signal::Child,
+    ];
+}

@@ -1,0 +1,112 @@
+//! The counter of out-of-memory kills of this process's cgroup.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Tells whether a SIGKILL came from the kernel's out-of-memory killer: `oom_kill` of cgroup v2's `memory.events` or of
+/// v1's `memory.oom_control` has grown. Both count the processes killed, whichever limit was hit.
+#[derive(Debug)]
+pub(crate) struct OomCounter {
+    file: Option<File>,
+    told: u64,
+}
+
+impl OomCounter {
+    pub fn open() -> OomCounter {
+        let mut counter = OomCounter { file: path_of_counter().and_then(|path| File::open(path).ok()), told: 0 };
+        counter.told = counter.read().unwrap_or_default();
+        counter
+    }
+
+    /// Whether there was a kill that nobody has been told of yet; this tells of one. `None` if it cannot be read.
+    pub fn take(&mut self) -> Option<bool> {
+        let kills = self.read()?;
+        let grown = kills > self.told;
+        self.told += u64::from(grown);
+        Some(grown)
+    }
+
+    fn read(&self) -> Option<u64> {
+        let mut text = [0; 512];
+        let length = self.file.as_ref()?.read_at(&mut text, 0).ok()?;
+        value_of("oom_kill", std::str::from_utf8(&text[..length]).ok()?)
+    }
+}
+
+fn value_of(key: &str, text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn path_of_counter() -> Option<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    find_counter(&groups, &mounts)
+}
+
+/// With v1's memory controller in use, v2 has none, so v1 comes first.
+fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
+    let group_of = |wanted: &dyn Fn(&str, &str) -> bool| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            wanted(hierarchy, controllers).then_some(path)
+        })
+    };
+    let has_memory = |list: &str| list.split(',').any(|word| word == "memory");
+    if let Some(group) = group_of(&|_, controllers| has_memory(controllers)) {
+        return Some(
+            locate(group, mounts, |kind, options| kind == "cgroup" && has_memory(options))?.join("memory.oom_control"),
+        );
+    }
+    let group = group_of(&|hierarchy, controllers| hierarchy == "0" && controllers.is_empty())?;
+    Some(locate(group, mounts, |kind, _| kind == "cgroup2")?.join("memory.events"))
+}
+
+/// Where this group's directory is: proc_pid_mountinfo(5) gives, for every mount, which part of the hierarchy it shows
+/// (field 4) and where (field 5); its type and options follow a lone hyphen.
+fn locate(group: &str, mounts: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ').skip(3);
+        let (root, point) = (mount.next()?, mount.next()?);
+        let mut filesystem = filesystem.split(' ');
+        let (kind, options) = (filesystem.next()?, filesystem.nth(1)?);
+        if !wanted(kind, options) {
+            return None;
+        }
+        let below = Path::new(group).strip_prefix(root).ok()?;
+        Some(Path::new(point).join(below))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "33 30 0:28 / /sys/fs/cgroup/cpu rw,relatime shared:11 - cgroup cgroup rw,cpu\n\
+                      34 30 0:29 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+                      39 30 0:34 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+    const V2: &str = "31 24 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const DOCKER: &str = "600 599 0:27 /docker/abc /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n";
+
+    fn counter(groups: &str, mounts: &str) -> Option<String> {
+        find_counter(groups, mounts).map(|path| path.display().to_string())
+    }
+
+    #[test]
+    fn the_counter_is_found_in_v1_in_v2_and_in_a_container() {
+        let hybrid = "4:memory:/a/b\n1:cpu:/\n0::/\n";
+        assert_eq!(counter(hybrid, V1).as_deref(), Some("/sys/fs/cgroup/memory/a/b/memory.oom_control"));
+        assert_eq!(counter("0::/user.slice\n", V2).as_deref(), Some("/sys/fs/cgroup/user.slice/memory.events"));
+        assert_eq!(counter("0::/docker/abc\n", DOCKER).as_deref(), Some("/sys/fs/cgroup/memory.events"));
+        assert_eq!(counter("0::/\n", ""), None);
+    }
+
+    #[test]
+    fn its_value_is_read_whatever_stands_before_it() {
+        assert_eq!(value_of("oom_kill", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n"), Some(2));
+        assert_eq!(value_of("oom_kill", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
+        assert_eq!(value_of("oom_kill", "oom_kill_disable 0\n"), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! The end of the parent, whatever its cause, is a SIGTERM to the child.
+//!
+//! # Safety
+//! prctl(2), procctl(2) and kill(2) here concern the calling process alone.
+
+use crate::sys::CallError;
+
+#[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
+pub(crate) use kernel::Lifeline;
+
+#[cfg(any(target_os = "macos", taskfork_portable))]
+pub(crate) use pipe::Lifeline;
+
+/// A child whose parent is gone already, or whose parent's end could not be told to it, must not live. It has run none of
+/// the program's code, so it leaves without running any.
+fn leave() -> ! {
+    // SAFETY: _exit(2) ends the process at once, and runs nothing of it.
+    unsafe { libc::_exit(1) }
+}
+
+/// The kernel sends it.
+#[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
+mod kernel {
+    use super::{CallError, leave};
+
+    #[derive(Debug)]
+    pub(crate) struct Lifeline {
+        parent: u32,
+    }
+
+    impl Lifeline {
+        pub fn new() -> Result<Lifeline, CallError> {
+            Ok(Lifeline { parent: std::process::id() })
+        }
+
+        /// In the child. A parent that ended before this took effect is noticed by the change of the parent's pid. (Pid 0:
+        /// a parent outside this pid namespace; it cannot be told from another one.)
+        pub fn hold(&mut self) {
+            let armed = arm();
+            let parent = std::os::unix::process::parent_id();
+            if !armed || (parent != self.parent && parent != 0) {
+                leave();
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn arm() -> bool {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).is_ok()
+    }
+
+    #[cfg(target_os = "freebsd")]
+    fn arm() -> bool {
+        let mut signal = libc::SIGTERM;
+        // SAFETY: procctl(2) reads an int here; id 0 is the calling process.
+        unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, (&raw mut signal).cast()) == 0 }
+    }
+}
+
+/// A pipe that nobody writes to. The parent holds its one writing end, so that the end of the parent is the end of the
+/// file; a thread of the child waits for that.
+#[cfg(any(target_os = "macos", taskfork_portable))]
+mod pipe {
+    use std::io::{self, PipeReader, PipeWriter, Read};
+    use std::thread;
+
+    use super::{CallError, leave};
+
+    #[derive(Debug)]
+    pub(crate) struct Lifeline {
+        ends: Option<(PipeReader, PipeWriter)>,
+    }
+
+    impl Lifeline {
+        pub fn new() -> Result<Lifeline, CallError> {
+            let ends = io::pipe().map_err(|error| CallError::new("pipe", error))?;
+            Ok(Lifeline { ends: Some(ends) })
+        }
+
+        /// In the child, with all signals blocked, as they then are in the thread.
+        pub fn hold(&mut self) {
+            let Some((reader, writer)) = self.ends.take() else { leave() };
+            drop(writer);
+            let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
+            if watch.spawn(move || watch_parent(reader)).is_err() {
+                leave();
+            }
+        }
+    }
+
+    fn watch_parent(mut reader: PipeReader) {
+        while reader.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+        let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGTERM);
+    }
+}

@@ -1,0 +1,30 @@
+//! How many processes there can be.
+//!
+//! # Safety
+//! The one call here reads a figure into memory of the right size.
+
+/// How many processes the system can have at all, whoever owns them. What this user may have is for fork to say: it
+/// depends on privileges and on who else runs.
+#[cfg(target_os = "linux")]
+pub(crate) fn process_limit() -> usize {
+    /// `PID_MAX_LIMIT` of the kernel.
+    const MOST: usize = 1 << 22;
+    ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
+        .fold(MOST, usize::min)
+}
+
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+pub(crate) fn process_limit() -> usize {
+    use std::{mem, ptr};
+
+    /// `PID_MAX` of both.
+    const MOST: usize = 99_999;
+    let mut limit: libc::c_int = 0;
+    let mut size = mem::size_of_val(&limit);
+    let name = c"kern.maxproc".as_ptr();
+    // SAFETY: sysctlbyname(3) reads a C string and writes at most `size` bytes, which `limit` has.
+    let refused = unsafe { libc::sysctlbyname(name, (&raw mut limit).cast(), &raw mut size, ptr::null_mut(), 0) };
+    if refused == 0 && limit > 0 { (limit as usize).min(MOST) } else { MOST }
+}

@@ -1,0 +1,26 @@
+//! What Linux, macOS and FreeBSD have in common, and where they part.
+
+#[cfg_attr(target_os = "linux", path = "cgroup.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_cgroup.rs")]
+mod cgroup;
+mod fork;
+mod lifeline;
+mod limit;
+mod signal;
+mod threads;
+mod wait;
+
+use super::Poller;
+pub(crate) use cgroup::OomCounter;
+pub(crate) use fork::{Forked, fork};
+pub(crate) use lifeline::Lifeline;
+pub(crate) use limit::process_limit;
+pub(crate) use signal::{Signals, send};
+pub(crate) use threads::{Threads, thread_count};
+pub(crate) use wait::{is_init, peek_exited, reap, reap_blocking};
+
+pub(crate) const POLLER: Poller = if cfg!(target_os = "linux") {
+    Poller { create: "epoll_create1", add: "epoll_ctl", wait: "epoll_wait", is_inherited: true }
+} else {
+    Poller { create: "kqueue", add: "kevent", wait: "kevent", is_inherited: false }
+};

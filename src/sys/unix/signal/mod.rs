@@ -1,0 +1,45 @@
+//! Signals: their numbers, how they are taken over from the program and given back, and how they are sent.
+//!
+//! # Safety
+//! sigaction(2) is called with a disposition that is the system's default, a handler of ours that is async-signal-safe, or
+//! exactly what an earlier call returned. Dispositions are per process, and there is no other thread that could change
+//! them meanwhile.
+
+use std::{mem, ptr};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::sys::{CallError, Signal};
+
+#[cfg_attr(all(target_os = "linux", not(taskfork_portable)), path = "signalfd.rs")]
+#[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "self_pipe.rs")]
+mod source;
+mod taken;
+pub(crate) use taken::Signals;
+
+type Native = nix::sys::signal::Signal;
+
+fn native(signal: Signal) -> Native {
+    match signal {
+        Signal::Terminate => Native::SIGTERM,
+        Signal::Interrupt => Native::SIGINT,
+        Signal::Quit => Native::SIGQUIT,
+        Signal::Hangup => Native::SIGHUP,
+        Signal::TerminalInput => Native::SIGTTIN,
+        Signal::TerminalOutput => Native::SIGTTOU,
+        Signal::User1 => Native::SIGUSR1,
+        Signal::Child => Native::SIGCHLD,
+        Signal::Abort => Native::SIGABRT,
+        Signal::Kill => Native::SIGKILL,
+    }
+}
+
+fn number(signal: Signal) -> libc::c_int {
+    native(signal) as libc::c_int
+}
+
+/// Sends a signal to a child that is not reaped yet, ended or not.
+pub(crate) fn send(pid: u32, signal: Signal) -> Result<(), CallError> {
+    let pid = nix::unistd::Pid::from_raw(pid as libc::pid_t);
+    nix::sys::signal::kill(pid, native(signal)).map_err(|error| CallError::new("kill", error))
+}

@@ -1,0 +1,111 @@
+//! Where there is no signalfd(2): a handler that notes the signal and writes a byte to a pipe.
+//!
+//! The note is a bit for each signal, as the kernel keeps it for pending ones: a full pipe loses nothing.
+//!
+//! # Safety
+//! The handler only uses lock-free atomics, write(2) and `errno`, all async-signal-safe (signal-safety(7)). The descriptor it
+//! writes to is open for as long as the handler is installed: a child closes it with all signals blocked, the parent after
+//! the dispositions have been put back.
+
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use nix::sys::signal::SigSet;
+
+use super::taken::Before;
+use super::{native, number};
+use crate::sys::{CallError, Signal};
+
+/// By the position in [`Signal::SUPERVISED`].
+static ARRIVED: AtomicU32 = AtomicU32::new(0);
+static WAKE: AtomicI32 = AtomicI32::new(-1);
+
+#[derive(Debug)]
+pub(super) struct Source {
+    reader: PipeReader,
+    _writer: PipeWriter,
+    owner: u32,
+}
+
+impl Source {
+    pub fn open(signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
+        let (reader, writer) = io::pipe().map_err(|error| CallError::new("pipe", error))?;
+        set_nonblocking(reader.as_fd())?;
+        set_nonblocking(writer.as_fd())?;
+        ARRIVED.store(0, Ordering::Relaxed);
+        WAKE.store(writer.as_raw_fd(), Ordering::Relaxed);
+        for &signal in signals {
+            before.set_disposition(signal, note as *const () as libc::sighandler_t)?;
+        }
+        Ok(Source { reader, _writer: writer, owner: std::process::id() })
+    }
+
+    pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
+        for &signal in signals {
+            before.remove(native(signal));
+        }
+        before
+    }
+
+    pub fn next(&mut self) -> Result<Option<Signal>, CallError> {
+        if let Some(signal) = take_arrived() {
+            return Ok(Some(signal));
+        }
+        // The bytes go first: a signal that comes after them wakes the parent again.
+        let mut bytes = [0; 64];
+        loop {
+            match self.reader.read(&mut bytes) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(take_arrived()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(CallError::new("read", error)),
+            }
+        }
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+}
+
+/// What has arrived and was not read is the program's again, as if it came now; in a child it is not the child's.
+impl Drop for Source {
+    fn drop(&mut self) {
+        if std::process::id() != self.owner {
+            return;
+        }
+        let blocked = SigSet::all().thread_block();
+        WAKE.store(-1, Ordering::Relaxed);
+        while let (Ok(()), Some(signal)) = (&blocked, take_arrived()) {
+            let _ = nix::sys::signal::raise(native(signal));
+        }
+    }
+}
+
+extern "C" fn note(signal: libc::c_int) {
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
+    if let Some(position) = Signal::SUPERVISED.iter().position(|&known| number(known) == signal) {
+        ARRIVED.fetch_or(1 << position, Ordering::Relaxed);
+        // SAFETY: write(2) of one byte that is there; to -1 it is an error, and nothing else.
+        unsafe { libc::write(WAKE.load(Ordering::Relaxed), c"".as_ptr().cast(), 1) };
+    }
+    nix::errno::Errno::set_raw(errno);
+}
+
+fn take_arrived() -> Option<Signal> {
+    let lowest = ARRIVED.load(Ordering::Relaxed).trailing_zeros();
+    let signal = Signal::SUPERVISED.get(lowest as usize)?;
+    ARRIVED.fetch_and(!(1 << lowest), Ordering::Relaxed);
+    Some(*signal)
+}
+
+fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), CallError> {
+    // SAFETY: fcntl(2) on a descriptor that is open, with an integer argument; a fresh pipe has no other flags to keep.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } {
+        -1 => Err(CallError::last("fcntl")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,94 @@
+//! The supervised signals, from taking them over to giving them back.
+//!
+//! # Safety
+//! As in the module above.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::source::Source;
+use super::*;
+
+/// The signals of [`Signal::SUPERVISED`] that the program had not ignored, and SIGCHLD, for as long as this lives. Dropped
+/// with the parent or in a child, mask and dispositions are again what they were.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    // In this order: nothing may arrive at a closed descriptor.
+    source: Source,
+    _before: Before,
+}
+
+/// What is put back at the end, the mask last.
+#[derive(Debug)]
+pub(super) struct Before {
+    mask: SigSet,
+    dispositions: Vec<(Signal, libc::sigaction)>,
+}
+
+impl Signals {
+    pub fn take() -> Result<Signals, CallError> {
+        let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
+        for signal in Signal::SUPERVISED {
+            if signal == Signal::Child || !is_ignored(signal)? {
+                taken.push(signal);
+            }
+        }
+        let mask = swap_mask(&SigSet::all())?;
+        let mut before = Before { mask, dispositions: Vec::with_capacity(taken.len()) };
+        let source = Source::open(&taken, &mut before)?;
+        swap_mask(&Source::mask(before.mask, &taken))?;
+        Ok(Signals { source, _before: before })
+    }
+
+    /// The next signal that has arrived, if any; each only once, however often it came meanwhile.
+    pub fn next(&mut self) -> Result<Option<Signal>, CallError> {
+        self.source.next()
+    }
+}
+
+/// Readable when there may be a next one.
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+}
+
+impl Before {
+    pub fn set_disposition(&mut self, signal: Signal, handler: libc::sighandler_t) -> Result<(), CallError> {
+        // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are fine.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = handler;
+        action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+        self.dispositions.push((signal, swap_disposition(signal, Some(&action))?));
+        Ok(())
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        // What was once accepted by these calls is accepted again.
+        for (signal, action) in self.dispositions.drain(..).rev() {
+            let _ = swap_disposition(signal, Some(&action));
+        }
+        let _ = self.mask.thread_set_mask();
+    }
+}
+
+fn swap_mask(mask: &SigSet) -> Result<SigSet, CallError> {
+    mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|error| CallError::new("pthread_sigmask", error))
+}
+
+fn is_ignored(signal: Signal) -> Result<bool, CallError> {
+    Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Returns the disposition there was, and sets the new one if there is any.
+fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
+    // SAFETY: as above, zeroes are fine, and sigaction(2) overwrites them.
+    let mut old: libc::sigaction = unsafe { mem::zeroed() };
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: both pointers are null or valid; for the disposition itself see the module's safety section.
+    match unsafe { libc::sigaction(number(signal), new, &raw mut old) } {
+        0 => Ok(old),
+        _ => Err(CallError::last("sigaction")),
+    }
+}

@@ -1,0 +1,130 @@
+//! How many threads there are.
+//!
+//! # Safety
+//! The calls here read a figure about this process into memory of the right size, or change nothing.
+
+use crate::sys::CallError;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    One,
+    /// How many in all, if that can be told.
+    Several(Option<usize>),
+}
+
+impl From<usize> for Threads {
+    fn from(count: usize) -> Threads {
+        if count > 1 { Threads::Several(Some(count)) } else { Threads::One }
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) fn thread_count() -> Result<Threads, CallError> {
+    linux::thread_count()
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{fs, io, os::unix::fs::MetadataExt};
+
+    use super::{CallError, Threads};
+
+    const TASKS: &str = "/proc/self/task";
+    /// `PF_EXITING` of the kernel's `task->flags`, which proc_pid_stat(5) shows as field 9.
+    const EXITING: u64 = 4;
+
+    pub fn thread_count() -> Result<Threads, CallError> {
+        // A directory's link count is two more than the directories in it: one call where a listing takes four.
+        match fs::metadata(TASKS) {
+            Ok(tasks) if tasks.nlink() == 3 => Ok(Threads::One),
+            Ok(_) => count_tasks().map(Threads::from).or_else(|_| ask_unshare()),
+            Err(_) => ask_unshare(),
+        }
+    }
+
+    /// A thread that is about to end is listed for a moment after it was joined. It runs no code of the program any more
+    /// and holds nothing of it, so it does not count.
+    fn count_tasks() -> io::Result<usize> {
+        let mut count = 0;
+        for task in fs::read_dir(TASKS)? {
+            let stat = task?.path().join("stat");
+            match fs::read_to_string(stat) {
+                Ok(stat) if is_exiting(&stat) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                _ => count += 1,
+            }
+        }
+        Ok(count)
+    }
+
+    /// The fields follow the program's name, which may contain anything but ends with the last parenthesis.
+    fn is_exiting(stat: &str) -> bool {
+        let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6));
+        flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
+    }
+
+    /// Without `/proc`: unshare(2) refuses `CLONE_SIGHAND` with `EINVAL` if there is another thread.
+    fn ask_unshare() -> Result<Threads, CallError> {
+        // SAFETY: in a process with one thread there is nothing to unshare, and the call changes nothing.
+        if unsafe { libc::unshare(libc::CLONE_SIGHAND) } == 0 {
+            return Ok(Threads::One);
+        }
+        match CallError::last("unshare") {
+            refused if refused.source.raw_os_error() == Some(libc::EINVAL) => Ok(Threads::Several(None)),
+            refused => Err(refused),
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_name_with_parentheses_does_not_hide_the_flags() {
+            let stat = |flags| format!("71 (a) b (c) R 1 71 71 0 -1 {flags} 55 0 0 0");
+            assert!(is_exiting(&stat(0x40_0044)));
+            assert!(!is_exiting(&stat(0x40_0040)));
+            assert!(!is_exiting("nonsense"));
+        }
+
+        #[test]
+        fn unshare_sees_the_other_threads_that_this_test_has() {
+            assert_eq!(ask_unshare().expect("unshare"), Threads::Several(None));
+        }
+    }
+}
+
+#[cfg(target_os = "macos")]
+pub(crate) fn thread_count() -> Result<Threads, CallError> {
+    use std::mem;
+
+    // SAFETY: proc_taskinfo consists of integers, for which zeroes are fine.
+    let mut info: libc::proc_taskinfo = unsafe { mem::zeroed() };
+    let size = mem::size_of_val(&info) as libc::c_int;
+    let (pid, info_ptr) = (std::process::id() as libc::c_int, (&raw mut info).cast());
+    // SAFETY: the call writes at most `size` bytes, which `info` has.
+    let written = unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTASKINFO, 0, info_ptr, size) };
+    if written < size {
+        return Err(CallError::last("proc_pidinfo"));
+    }
+    Ok(Threads::from(info.pti_threadnum as usize))
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn thread_count() -> Result<Threads, CallError> {
+    use std::{mem, ptr};
+
+    // SAFETY: kinfo_proc consists of integers, pointers and arrays of them, for which zeroes are fine.
+    let mut info: libc::kinfo_proc = unsafe { mem::zeroed() };
+    let mut size = mem::size_of_val(&info);
+    let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, std::process::id() as libc::c_int];
+    // SAFETY: sysctl(3) reads four integers of `name` and writes at most `size` bytes, which `info` has.
+    let refused = unsafe {
+        libc::sysctl(name.as_ptr(), name.len() as libc::c_uint, (&raw mut info).cast(), &raw mut size, ptr::null(), 0)
+    };
+    if refused != 0 {
+        return Err(CallError::last("sysctl"));
+    }
+    Ok(Threads::from(info.ki_numthreads as usize))
+}
