@@ -13,10 +13,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// It names the system call and the worker where there are such: see [`call`](Error::call) and
 /// [`worker`](Error::worker). When a call returns it, no worker is left running, and the caller's signal mask and
 /// dispositions are what they were.
-#[derive(Debug)]
+///
+/// `Debug` gives the same text as `Display`, because that is what a user sees of an error that `main` returns.
 pub struct Error(Box<Kind>);
 
-#[derive(Debug)]
 enum Kind {
     /// The system refused a call; if it was made to start a worker, which.
     Call {
@@ -159,6 +159,12 @@ impl fmt::Display for Error {
             Kind::StartupFailed { process, exit: Some(exit) } => write!(f, "startup failed: {process} {exit}"),
             Kind::StartupFailed { process, exit: None } => write!(f, "startup failed: {process} was not ready in time"),
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
