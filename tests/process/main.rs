@@ -1,1 +1,61 @@
-fn main() {}
+//! What an operator would notice, in real processes.
+//!
+//! A scenario is a program and what is to be seen of it. The program runs in a fresh process, this binary executed once
+//! more, because fork refuses where libtest's threads are.
+
+mod daemon;
+mod program;
+mod scenarios;
+
+use std::process::ExitCode;
+
+use daemon::Daemon;
+use libtest_mimic::{Arguments, Trial};
+
+/// With this as the first argument, and a name, the binary is the program of that scenario.
+const PROGRAM: &str = "--program";
+
+struct Scenario {
+    name: &'static str,
+    program: fn(),
+    check: fn(&mut Daemon),
+    /// What it needs of the machine, if that is not there.
+    lacks: fn() -> Option<&'static str>,
+}
+
+impl Scenario {
+    fn new(name: &'static str, program: fn(), check: fn(&mut Daemon)) -> Scenario {
+        Scenario { name, program, check, lacks: || None }
+    }
+
+    fn needs(self, lacks: fn() -> Option<&'static str>) -> Scenario {
+        Scenario { lacks, ..self }
+    }
+
+    fn into_trial(self) -> Trial {
+        let lacks = (self.lacks)();
+        let trial = Trial::test(self.name, move || {
+            (self.check)(&mut Daemon::start(self.name));
+            Ok(())
+        });
+        match lacks {
+            Some(lacks) => {
+                eprintln!("ignored: {} needs {lacks}", self.name);
+                trial.with_ignored_flag(true)
+            }
+            None => trial,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some(PROGRAM) {
+        let name = args.next().unwrap_or_default();
+        let scenario = scenarios::all().into_iter().find(|scenario| scenario.name == name).expect("a scenario");
+        (scenario.program)();
+        return ExitCode::SUCCESS;
+    }
+    let trials = scenarios::all().into_iter().map(Scenario::into_trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}

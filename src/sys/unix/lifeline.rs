@@ -57,23 +57,24 @@ mod kernel {
     }
 }
 
-/// A pipe that nobody writes to. The parent holds its one writing end, so that the end of the parent is the end of the
-/// file; a thread of the child waits for that.
+/// A pipe (a socket pair, which std makes close-on-exec everywhere) that nobody writes to. The parent holds the one other
+/// end, so that the end of the parent is the end of the file; a thread of the child waits for that.
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
-    use std::io::{self, PipeReader, PipeWriter, Read};
+    use std::io::{self, Read};
+    use std::os::unix::net::UnixStream;
     use std::thread;
 
     use super::{CallError, leave};
 
     #[derive(Debug)]
     pub(crate) struct Lifeline {
-        ends: Option<(PipeReader, PipeWriter)>,
+        ends: Option<(UnixStream, UnixStream)>,
     }
 
     impl Lifeline {
         pub fn new() -> Result<Lifeline, CallError> {
-            let ends = io::pipe().map_err(|error| CallError::new("pipe", error))?;
+            let ends = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
             Ok(Lifeline { ends: Some(ends) })
         }
 
@@ -88,7 +89,7 @@ mod pipe {
         }
     }
 
-    fn watch_parent(mut reader: PipeReader) {
+    fn watch_parent(mut reader: UnixStream) {
         while reader.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
         let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGTERM);
     }

@@ -1,4 +1,5 @@
-//! Where there is no signalfd(2): a handler that notes the signal and writes a byte to a pipe.
+//! Where there is no signalfd(2): a handler that notes the signal and writes a byte to a pipe, or to a socket
+//! pair, which std makes close-on-exec everywhere.
 //!
 //! The note is a bit for each signal, as the kernel keeps it for pending ones: a full pipe loses nothing.
 //!
@@ -7,8 +8,9 @@
 //! writes to is open for as long as the handler is installed: a child closes it with all signals blocked, the parent after
 //! the dispositions have been put back.
 
-use std::io::{self, PipeReader, PipeWriter, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use nix::sys::signal::SigSet;
@@ -23,16 +25,17 @@ static WAKE: AtomicI32 = AtomicI32::new(-1);
 
 #[derive(Debug)]
 pub(super) struct Source {
-    reader: PipeReader,
-    _writer: PipeWriter,
+    reader: UnixStream,
+    _writer: UnixStream,
     owner: u32,
 }
 
 impl Source {
     pub fn open(signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
-        let (reader, writer) = io::pipe().map_err(|error| CallError::new("pipe", error))?;
-        set_nonblocking(reader.as_fd())?;
-        set_nonblocking(writer.as_fd())?;
+        let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
+        for end in [&reader, &writer] {
+            end.set_nonblocking(true).map_err(|error| CallError::new("ioctl", error))?;
+        }
         ARRIVED.store(0, Ordering::Relaxed);
         WAKE.store(writer.as_raw_fd(), Ordering::Relaxed);
         for &signal in signals {
@@ -100,12 +103,4 @@ fn take_arrived() -> Option<Signal> {
     let signal = Signal::SUPERVISED.get(lowest as usize)?;
     ARRIVED.fetch_and(!(1 << lowest), Ordering::Relaxed);
     Some(*signal)
-}
-
-fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), CallError> {
-    // SAFETY: fcntl(2) on a descriptor that is open, with an integer argument; a fresh pipe has no other flags to keep.
-    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } {
-        -1 => Err(CallError::last("fcntl")),
-        _ => Ok(()),
-    }
 }

@@ -1,0 +1,158 @@
+//! The side of the operator: starts the program, reads what it says, sends signals, and never outstays it.
+
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+/// A program and all its workers, in a process group of their own.
+///
+/// Standard output and error are one pipe: what is said and what is logged come in one order, and the end of the file
+/// means that every process is gone, since each holds the pipe.
+pub struct Daemon {
+    child: Child,
+    lines: BufReader<UnixStream>,
+    said: Vec<String>,
+    ended: Option<ExitStatus>,
+    leaves: Option<PathBuf>,
+}
+
+/// `up 2 71`: worker 2 runs, with pid 71.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Up {
+    pub id: usize,
+    pub pid: u32,
+}
+
+impl Daemon {
+    pub fn start(scenario: &str) -> Daemon {
+        let (reader, writer) = UnixStream::pair().expect("a pipe");
+        let writer = OwnedFd::from(writer);
+        let child = Command::new(std::env::current_exe().expect("this binary"))
+            .args([crate::PROGRAM, scenario])
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().expect("a descriptor"))
+            .stderr(writer)
+            .process_group(0)
+            .spawn()
+            .expect("the program");
+        Daemon { child, lines: BufReader::new(reader), said: Vec::new(), ended: None, leaves: None }
+    }
+
+    /// A directory that the program makes, to be removed once it is gone.
+    pub fn leaves(&mut self, directory: PathBuf) {
+        self.leaves = Some(directory);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line, or none if everybody is gone. A program that hangs is ended by its alarm.
+    fn read_line(&mut self) -> Option<&str> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("a line");
+        if line.is_empty() {
+            return None;
+        }
+        self.said.push(line.trim_end().to_owned());
+        self.said.last().map(String::as_str)
+    }
+
+    /// Reads on until a line contains this, and returns it.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            match self.read_line() {
+                Some(line) if line.contains(text) => return line.to_owned(),
+                Some(_) => {}
+                None => panic!("nobody said '{text}':\n{}", self.transcript()),
+            }
+        }
+    }
+
+    /// Reads on until the next worker says that it is up.
+    pub fn worker(&mut self) -> Up {
+        let line = self.wait_for("up ");
+        let mut numbers = line.split(' ').skip(1).map(|number| number.parse().expect("a number"));
+        let mut next = || numbers.next().expect("an id and a pid");
+        Up { id: next() as usize, pid: next() }
+    }
+
+    /// Waits for `n` workers, in the order of their ids.
+    pub fn workers(&mut self, n: usize) -> Vec<Up> {
+        let mut workers: Vec<Up> = (0..n).map(|_| self.worker()).collect();
+        workers.sort_by_key(|up| up.id);
+        workers
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal);
+    }
+
+    /// As the terminal does it for ^C: the parent and its workers alike.
+    pub fn signal_group(&self, signal: Signal) {
+        signal::killpg(Pid::from_raw(self.pid() as i32), signal).expect("the group");
+    }
+
+    /// Waits until every process is gone, and returns how the parent ended.
+    pub fn end(&mut self) -> ExitStatus {
+        while self.read_line().is_some() {}
+        let status = self.child.wait().expect("the program's status");
+        self.ended = Some(status);
+        status
+    }
+
+    /// The same, for a parent that is to exit with this status.
+    pub fn ends_with(&mut self, code: i32) {
+        let status = self.end();
+        assert_eq!(status.code(), Some(code), "signal {:?}:\n{}", status.signal(), self.transcript());
+    }
+
+    /// A line that was said before.
+    pub fn line(&self, text: &str) -> &str {
+        self.said
+            .iter()
+            .find(|line| line.contains(text))
+            .unwrap_or_else(|| panic!("no '{text}':\n{}", self.transcript()))
+    }
+
+    pub fn said(&self, text: &str) -> bool {
+        self.count(text) > 0
+    }
+
+    pub fn count(&self, text: &str) -> usize {
+        self.said.iter().map(|line| line.matches(text).count()).sum()
+    }
+
+    /// The first thing that contains `first` was said before the first that contains `then`.
+    pub fn said_before(&self, first: &str, then: &str) -> bool {
+        let position = |text: &str| self.said.iter().position(|line| line.contains(text));
+        matches!((position(first), position(then)), (Some(first), Some(then)) if first < then)
+    }
+
+    pub fn transcript(&self) -> String {
+        self.said.join("\n")
+    }
+}
+
+/// The group outlives its leader, so a failed test leaves nobody behind either.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            let _ = signal::killpg(Pid::from_raw(self.pid() as i32), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+        if let Some(directory) = &self.leaves {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+pub fn kill(pid: u32, signal: Signal) {
+    signal::kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");
+}

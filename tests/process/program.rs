@@ -1,0 +1,129 @@
+//! What the programs of the scenarios have in common.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::unistd::{alarm, pause};
+
+/// No program lives longer than this many seconds, whatever it waits for.
+const WATCHDOG: u32 = 100;
+
+/// The call at the top of `main`, with its log where everything is said. An error is said, and ends the program.
+pub fn fork(n: usize, max_restarts: u32) -> usize {
+    try_fork(n, max_restarts).unwrap_or_else(|error| {
+        say(&format!("error {error}"));
+        std::process::exit(1)
+    })
+}
+
+pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
+    prepare();
+    let id = taskfork::fork_processes(n, max_restarts)?;
+    // An alarm is not inherited.
+    alarm::set(WATCHDOG);
+    Ok(id)
+}
+
+pub fn prepare() {
+    alarm::set(WATCHDOG);
+    let _ = env_logger::Builder::new()
+        .filter_module("taskfork", log::LevelFilter::Debug)
+        .format(|line, record| writeln!(line, "log {}", record.args()))
+        .try_init();
+}
+
+/// One line, in one write and past every buffer, so that those of several processes do not mix.
+pub fn say(line: &str) {
+    let line = format!("{line}\n");
+    let written = std::io::stderr().write(line.as_bytes());
+    assert_eq!(written.expect("somebody who listens"), line.len());
+}
+
+pub fn up(id: usize) {
+    say(&format!("up {id} {}", std::process::id()));
+}
+
+/// A count that all processes of the program share. Each call adds one.
+pub fn start_count() -> impl Fn() -> u64 {
+    let path = std::env::temp_dir().join(format!("taskfork-count-{}", std::process::id()));
+    let file = File::options().create_new(true).append(true).open(&path).expect("a file");
+    fs::remove_file(&path).expect("nobody else's file");
+    move || {
+        (&file).write_all(b".").expect("a count");
+        file.metadata().expect("a count").len()
+    }
+}
+
+/// Until a signal ends it.
+pub fn idle() -> ! {
+    loop {
+        pause();
+    }
+}
+
+/// Runs until it is asked to stop, says so, and ends normally.
+pub fn drained(id: usize) -> ! {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::flag::register(signal, asked.clone()).expect("a handler");
+    }
+    up_until(id, || asked.load(Ordering::Relaxed));
+    say(&format!("drained {id}"));
+    std::process::exit(0)
+}
+
+/// Says that it is up, and waits for a signal that makes this true. None is missed between the question and the wait.
+pub fn up_until(id: usize, done: impl Fn() -> bool) {
+    let open = SigSet::thread_get_mask().expect("the mask");
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block().expect("a mask");
+    up(id);
+    while !done() {
+        let _ = open.suspend();
+    }
+}
+
+pub fn ignore(which: Signal) {
+    // SAFETY: no handler is involved.
+    unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
+}
+
+const SA_RESTORER: libc::c_int = 0x0400_0000;
+
+/// A worker's own, where the kernel does not tell it of the parent's end.
+pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
+
+/// The signal mask, and every disposition with its flags.
+pub fn state() -> String {
+    let mask = SigSet::thread_get_mask().expect("the mask");
+    let mut state = format!("blocked {:?}", mask.iter().collect::<Vec<_>>());
+    for number in 1..=64 {
+        // SAFETY: zeroes are a valid sigaction.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: `action` is there to be written to, and nothing is changed.
+        if unsafe { libc::sigaction(number, std::ptr::null(), &mut action) } == 0 {
+            // Set by the C library whenever it sets an action; nobody can tell the difference.
+            let flags = action.sa_flags & !SA_RESTORER;
+            state += &format!(" {number}:{:x}/{flags:x}", action.sa_sigaction);
+        }
+    }
+    state
+}
+
+pub fn own_descriptors() -> BTreeSet<String> {
+    descriptors(std::process::id())
+}
+
+pub fn descriptors(pid: u32) -> BTreeSet<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors");
+    let targets = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let target = fs::read_link(&path).ok()?;
+        // The listing itself.
+        (!target.ends_with(format!("{pid}/fd"))).then(|| format!("{} -> {}", path.display(), target.display()))
+    });
+    targets.map(|line| line.replace(&format!("/proc/{pid}/"), "")).collect()
+}

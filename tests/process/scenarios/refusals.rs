@@ -1,0 +1,201 @@
+//! What the system refuses, and what the call refuses.
+
+use std::sync::mpsc;
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Uid, setuid};
+
+use super::not_root;
+use crate::Scenario;
+use crate::program::{fork, idle, ignore, own_descriptors, prepare, say, state, try_fork, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("other_threads_are_refused_and_counted", with_two_threads, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused Some(3): 3 threads are running"), "{}", daemon.transcript());
+            assert!(!daemon.said("log "), "nothing was started");
+        }),
+        Scenario::new("a_thread_that_was_joined_is_not_counted", after_a_thread, |daemon| {
+            daemon.ends_with(0);
+        }),
+        Scenario::new(
+            "a_second_call_in_a_worker_is_refused",
+            || {
+                fork(1, 0);
+                say(&format!("second: {}", try_fork(2, 0).expect_err("a refusal")));
+            },
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said("second: this process is worker 0 already"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::new(
+            "more_workers_than_the_system_can_have_are_refused_at_once",
+            || {
+                say(&format!("refused: {}", try_fork(usize::MAX, 0).expect_err("a refusal")));
+            },
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said(&format!("refused: {} workers asked for", usize::MAX)), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::new("a_fork_refused_at_start_stops_what_was_started_and_names_the_worker", process_limit, |daemon| {
+            daemon.ends_with(0);
+            let line = daemon.line("refused ");
+            assert!(line.contains("refused fork for Some("), "{line}");
+            assert!(line.contains("Resource temporarily unavailable"), "{line}");
+            assert!(line.ends_with("state as before: true"), "{line}");
+        })
+        .needs(processes_limited_alone),
+        Scenario::new("no_memory_for_a_fork_names_the_worker", dead_namespace, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused fork for Some(0): cannot start worker 0: fork: Cannot allocate memory"));
+            assert!(daemon.said("state as before: true"));
+        })
+        .needs(not_root),
+        Scenario::new("no_descriptors_names_the_call", few_descriptors, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.count("refused ") >= 2, "{}", daemon.transcript());
+            assert_eq!(daemon.count("refused "), daemon.count("Too many open files"));
+            assert_eq!(daemon.count("refused "), daemon.count("state as before: true"));
+            assert!(!daemon.said("refused None"));
+        }),
+        Scenario::new("without_proc_it_works_and_still_refuses_threads", without_proc, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused None: more than one thread is running"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("up "), 2);
+        })
+        .needs(not_root),
+        Scenario::new("on_return_the_parent_is_as_it_was_before_the_call", unchanged_in_parent, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
+        }),
+        Scenario::new(
+            "after_a_refusal_the_next_call_can_succeed",
+            || {
+                with_two_threads();
+                up(fork(1, 0));
+            },
+            |daemon| {
+                daemon.ends_with(0);
+                assert_eq!(daemon.count("up "), 1);
+            },
+        ),
+    ]
+}
+
+fn with_two_threads() {
+    let (ends, threads): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| {
+            let (end, wait) = mpsc::channel::<()>();
+            (end, thread::spawn(move || wait.recv().is_err()))
+        })
+        .unzip();
+    let error = try_fork(4, 0).expect_err("a refusal");
+    say(&format!("refused {:?}: {error}", error.thread_count()));
+    drop(ends);
+    for thread in threads {
+        thread.join().expect("a thread");
+    }
+}
+
+/// A joined thread is still listed by the system for a moment; often enough tried, such a moment is met.
+fn after_a_thread() {
+    for _ in 0..200 {
+        // SAFETY: no other thread runs.
+        if let ForkResult::Parent { child } = unsafe { nix::unistd::fork() }.expect("fork") {
+            let status = waitpid(child, None).expect("its status");
+            assert!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "{status:?}");
+            continue;
+        }
+        thread::spawn(|| ()).join().expect("a thread");
+        fork(1, 0);
+        return;
+    }
+}
+
+/// Calls, and says what was refused and whether everything is as before.
+fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
+    let before = (state(), own_descriptors());
+    match call(n) {
+        Ok(_) => idle(),
+        Err(error) => {
+            let (call, worker) = (error.call().unwrap_or("None"), error.worker());
+            say(&format!(
+                "refused {call} for {worker:?}: {error}; state as before: {}",
+                before == (state(), own_descriptors())
+            ));
+        }
+    }
+}
+
+/// The limit counts all processes of a user, so root becomes a user that has no others. Another user has others, and
+/// is refused the first worker.
+fn process_limit() {
+    prepare();
+    let limit = if nix::unistd::geteuid().is_root() { 20 } else { 1 };
+    setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
+    if limit == 20 {
+        setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
+    }
+    refuse(100, |n| try_fork(n, 0));
+}
+
+/// pid_namespaces(7): once its init has ended, fork fails with ENOMEM.
+fn dead_namespace() {
+    prepare();
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        ForkResult::Child => std::process::exit(0),
+        ForkResult::Parent { child } => waitpid(child, None).expect("its status"),
+    };
+    refuse(3, |n| try_fork(n, 0));
+}
+
+fn few_descriptors() {
+    prepare();
+    // 0 to 2 are open.
+    for limit in 3..5 {
+        refuse(3, |n| {
+            setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
+            let result = try_fork(n, 0);
+            setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
+            result
+        });
+    }
+}
+
+fn without_proc() {
+    prepare();
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .expect("private mounts");
+    mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /proc");
+    with_two_threads();
+    up(fork(2, 0));
+}
+
+fn unchanged_in_parent() {
+    prepare();
+    ignore(Signal::SIGHUP);
+    ignore(Signal::SIGCHLD);
+    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGTERM]).thread_block().expect("a mask");
+    let before = (state(), own_descriptors());
+    match try_fork(2, 0) {
+        Ok(0) => std::process::exit(1),
+        Ok(_) => idle(),
+        Err(_) => say(&format!("state as before: {}", before == (state(), own_descriptors()))),
+    }
+}
+
+fn processes_limited_alone() -> Option<&'static str> {
+    cfg!(all(target_os = "linux", taskfork_portable))
+        .then_some("a process limit that does not count the lifeline's thread")
+}

@@ -1,0 +1,178 @@
+//! Signals and fork: what DESIGN calls the traps.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use super::ends::three_idle;
+use crate::Scenario;
+use crate::daemon::{Daemon, kill};
+use crate::program::{drained, fork, idle, ignore, say, state, up, up_until};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("term_kills_a_worker_that_has_no_handler", three_idle, |daemon| {
+            let workers = daemon.workers(3);
+            kill(workers[0].pid, Signal::SIGTERM);
+            assert_eq!(daemon.worker().id, 0);
+            assert!(daemon.said("killed by signal 15, restarting"));
+        }),
+        Scenario::new("a_term_to_a_worker_the_moment_it_is_forked_is_not_lost", fifty_idle, |daemon| {
+            for _ in 0..50 {
+                let line = daemon.wait_for(" started, generation 0");
+                let pid = line.split_once("(pid ").and_then(|(_, rest)| rest.split_once(')')).expect("a pid").0;
+                kill(pid.parse().expect("a pid"), Signal::SIGTERM);
+            }
+            while daemon.count("killed by signal 15, restarting") < 50 {
+                daemon.wait_for("killed by signal 15, restarting");
+            }
+        }),
+        Scenario::new("signal_hook_works_in_a_worker", signal_hook_worker, handles_term),
+        Scenario::new("tokio_signal_works_in_a_worker", tokio_worker, handles_term),
+        Scenario::new("sigaction_works_in_a_worker", sigaction_worker, handles_term),
+        Scenario::new("a_handler_installed_before_the_call_runs_in_the_worker", handler_before, handles_term),
+        Scenario::new("a_workers_signal_is_not_taken_for_one_of_the_parents", three_that_drain, |daemon| {
+            let workers = daemon.workers(3);
+            kill(workers[1].pid, Signal::SIGTERM);
+            daemon.wait_for(&format!("child 1 (pid {}) exited normally", workers[1].pid));
+            kill(workers[2].pid, Signal::SIGKILL);
+            assert_eq!(daemon.worker().id, 2, "the parent still supervises");
+            assert!(!daemon.said("log Stopping"));
+        }),
+        Scenario::new("a_handler_of_the_programs_own_does_not_disturb_the_parent", own_handler, |daemon| {
+            let workers = daemon.workers(3);
+            daemon.signal(Signal::SIGUSR2);
+            daemon.wait_for("handled");
+            kill(workers[0].pid, Signal::SIGKILL);
+            assert_eq!(daemon.worker().id, 0);
+        }),
+        Scenario::new(
+            "an_ignored_sigchld_does_not_blind_the_parent_and_stays_ignored_in_the_worker",
+            no_sigchld,
+            |daemon| {
+                let worker = daemon.worker();
+                kill(worker.pid, Signal::SIGKILL);
+                daemon.worker();
+                assert!(daemon.said("killed by signal 9, restarting"));
+                assert_eq!(daemon.count("state as before: true"), 2);
+            },
+        ),
+        Scenario::new("a_sigchld_whose_children_need_no_wait_does_not_blind_the_parent", no_child_wait, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGKILL);
+            daemon.worker();
+            assert_eq!(daemon.count("state as before: true"), 2);
+        }),
+        Scenario::new("an_ignored_sighup_stays_ignored", no_sighup, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGHUP);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("Rolling restart"));
+        }),
+        Scenario::new("a_term_that_was_blocked_before_the_call_still_stops_the_parent", blocked_term, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("log Stopping 1 processes");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+    ]
+}
+
+fn fifty_idle() {
+    fork(50, 100);
+    idle();
+}
+
+fn handles_term(daemon: &mut Daemon) {
+    let worker = daemon.worker();
+    kill(worker.pid, Signal::SIGTERM);
+    daemon.wait_for("handled");
+    daemon.ends_with(0);
+}
+
+fn signal_hook_worker() {
+    let id = fork(1, 100);
+    let mut signals = signal_hook::iterator::Signals::new([libc::SIGTERM]).expect("a handler");
+    up(id);
+    signals.forever().next();
+    say("handled");
+}
+
+fn tokio_worker() {
+    let id = fork(1, 100);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
+        up(id);
+        term.recv().await;
+        say("handled");
+    });
+}
+
+static HANDLED: AtomicBool = AtomicBool::new(false);
+
+fn handle(signal: Signal, flags: SaFlags) {
+    extern "C" fn handled(_: libc::c_int) {
+        HANDLED.store(true, Ordering::Relaxed);
+        let text = b"handled\n";
+        // SAFETY: write(2) is async-signal-safe, and the text is there.
+        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+    }
+    let action = SigAction::new(SigHandler::Handler(handled), flags, SigSet::empty());
+    // SAFETY: the handler is async-signal-safe.
+    unsafe { sigaction(signal, &action) }.expect("a handler");
+}
+
+fn sigaction_worker() {
+    let id = fork(1, 100);
+    handle(Signal::SIGTERM, SaFlags::empty());
+    up_until(id, || HANDLED.load(Ordering::Relaxed));
+}
+
+fn handler_before() {
+    handle(Signal::SIGTERM, SaFlags::empty());
+    let id = fork(1, 100);
+    up_until(id, || HANDLED.load(Ordering::Relaxed));
+}
+
+fn three_that_drain() {
+    drained(fork(3, 100));
+}
+
+fn own_handler() {
+    handle(Signal::SIGUSR2, SaFlags::empty());
+    up(fork(3, 100));
+    idle();
+}
+
+fn no_sigchld() {
+    ignore(Signal::SIGCHLD);
+    compare_state();
+}
+
+fn no_child_wait() {
+    handle(Signal::SIGCHLD, SaFlags::SA_NOCLDWAIT);
+    compare_state();
+}
+
+fn compare_state() {
+    crate::program::prepare();
+    let before = state();
+    let id = fork(1, 100);
+    say(&format!("state as before: {}", before == state()));
+    up(id);
+    idle();
+}
+
+fn no_sighup() {
+    ignore(Signal::SIGHUP);
+    three_idle();
+}
+
+fn blocked_term() {
+    SigSet::from(Signal::SIGTERM).thread_block().expect("a mask");
+    up(fork(1, 100));
+    idle();
+}

@@ -1,0 +1,186 @@
+//! A worker is as if the program had been started alone.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{ForkResult, getpid, getppid};
+
+use super::not_root;
+use crate::Scenario;
+use crate::daemon::Daemon;
+use crate::program::{LIFELINES, fork, idle, ignore, own_descriptors, prepare, say, state, try_fork};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("mask_dispositions_and_descriptors_are_those_before_the_call", unchanged_in_worker, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("as before: true"), 2, "{}", daemon.transcript());
+        }),
+        Scenario::new("task_id_is_the_id_in_a_worker_and_none_in_the_parent", task_ids, |daemon| {
+            daemon.ends_with(0);
+            for line in ["before None", "id 0 Some(0)", "id 1 Some(1)", "after None"] {
+                assert_eq!(daemon.count(line), 1, "{line}");
+            }
+        }),
+        Scenario::new("siblings_and_replacements_draw_random_numbers_of_their_own", random_numbers, |daemon| {
+            all_different(daemon, "drew ", 6);
+        }),
+        Scenario::new("siblings_hash_with_keys_of_their_own", hash_keys, |daemon| {
+            all_different(daemon, "hash ", 4);
+        }),
+        Scenario::new("what_the_parent_had_buffered_is_printed_once", buffered, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!((daemon.count("from Rust"), daemon.count("from C")), (1, 1), "{}", daemon.transcript());
+        }),
+        Scenario::new("a_worker_can_start_programs_and_wait_for_them", runs_programs, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("ran: true"));
+        }),
+        Scenario::new("a_child_of_the_programs_own_is_left_to_it_and_hides_nobody", own_child, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("child 0") && daemon.said("own child: Some(5)"), "{}", daemon.transcript());
+        }),
+        Scenario::new("as_pid_1_strangers_are_reaped_and_term_is_honoured", as_init, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("the stranger is gone") && daemon.said("log Stopping 1 processes"));
+        })
+        .needs(not_root),
+        Scenario::new("a_worker_in_a_pid_namespace_of_its_own_starts", new_namespace, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("pid 1, parent 0"), "{}", daemon.transcript());
+        })
+        .needs(not_root),
+    ]
+}
+
+fn all_different(daemon: &mut Daemon, prefix: &str, n: usize) {
+    let drawn: HashSet<String> = (0..n).map(|_| daemon.wait_for(prefix)).collect();
+    assert_eq!(drawn.len(), n, "{drawn:?}");
+}
+
+fn unchanged_in_worker() {
+    prepare();
+    ignore(Signal::SIGTTIN);
+    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
+    let (before, open_before) = (state(), own_descriptors());
+    fork(2, 100);
+    let (after, open) = (state(), own_descriptors());
+    let open_as_before = open.is_superset(&open_before) && open.len() == open_before.len() + LIFELINES;
+    say(&format!("as before: {}\n{before} {open_before:?}\n{after} {open:?}", before == after && open_as_before));
+}
+
+fn task_ids() {
+    say(&format!("before {:?}", taskfork::task_id()));
+    match try_fork(2, 0) {
+        Ok(id) => {
+            say(&format!("id {id} {:?}", taskfork::task_id()));
+            std::process::exit(id as i32)
+        }
+        Err(_) => say(&format!("after {:?}", taskfork::task_id())),
+    }
+}
+
+fn random_numbers() {
+    let _: u64 = rand::random();
+    let id = fork(4, 100);
+    say(&format!("drew {}", rand::random::<u64>()));
+    if id < 2 { std::process::exit(1) } else { idle() }
+}
+
+fn hash_keys() {
+    fork(4, 100);
+    say(&format!("hash {}", RandomState::new().hash_one(1)));
+    idle();
+}
+
+fn buffered() {
+    print!("from Rust ");
+    // SAFETY: a format without conversions needs no arguments.
+    unsafe { libc::printf(c"from C ".as_ptr()) };
+    fork(3, 100);
+    println!();
+    std::io::stdout().flush().expect("somebody who listens");
+}
+
+fn runs_programs() {
+    fork(1, 0);
+    let status = Command::new("true").status().expect("true(1)");
+    say(&format!("ran: {}", status.success()));
+}
+
+/// The program's own child ends first, and is the first that a wait for anybody finds.
+fn own_child() {
+    let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+    // SAFETY: `info` is there to be written to.
+    let waited = unsafe { libc::waitid(libc::P_PID, child.id(), info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+    assert_eq!(waited, 0);
+    match try_fork(2, 1) {
+        Ok(0) => std::process::exit(1),
+        Ok(_) => idle(),
+        Err(_) => say(&format!("own child: {:?}", child.wait().expect("its status").code())),
+    }
+}
+
+/// A worker leaves an orphan behind, which falls to pid 1.
+fn as_init() {
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    if in_child(|| {
+        fork(1, 100);
+        let orphan = orphan();
+        while nix::sys::signal::kill(orphan, None).is_ok() {
+            std::thread::yield_now();
+        }
+        say("the stranger is gone");
+        nix::sys::signal::kill(getppid(), Signal::SIGTERM).expect("pid 1");
+        idle();
+    }) != 0
+    {
+        std::process::exit(1);
+    }
+}
+
+/// The pid of a process that has ended, whose parent has ended before it.
+fn orphan() -> nix::unistd::Pid {
+    let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
+    let (hold, release) = UnixStream::pair().expect("a pipe");
+    let middle = || {
+        // SAFETY: there is no other thread.
+        if let ForkResult::Child = unsafe { nix::unistd::fork() }.expect("fork") {
+            writer.write_all(&getpid().as_raw().to_ne_bytes()).expect("a pipe");
+            drop(release);
+            let _ = std::io::copy(&mut &hold, &mut std::io::sink());
+        }
+    };
+    assert_eq!(in_child(middle), 0);
+    let mut pid = [0; 4];
+    std::io::Read::read_exact(&mut reader, &mut pid).expect("a pid");
+    nix::unistd::Pid::from_raw(i32::from_ne_bytes(pid))
+}
+
+/// Runs this in a child that exits when it returns, and waits for that.
+fn in_child(run: impl FnOnce()) -> i32 {
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        ForkResult::Child => {
+            run();
+            std::process::exit(0)
+        }
+        ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("wait") {
+            nix::sys::wait::WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        },
+    }
+}
+
+fn new_namespace() {
+    prepare();
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    fork(1, 100);
+    say(&format!("pid {}, parent {}", getpid(), getppid()));
+}
