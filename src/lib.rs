@@ -1,4 +1,122 @@
-//! crate docs
+//! Forks worker processes from the top of `main` and supervises them.
+//!
+//! ```no_run
+//! fn main() -> taskfork::Result<()> {
+//!     let id = taskfork::fork_processes(4, 100)?;
+//!     // From here on this is worker `id`, one of four.
+//!     println!("worker {id}, pid {}", std::process::id());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The call is Tornado's [`fork_processes`][tornado]: it returns in every worker with its task id, and the parent stays in
+//! it, restarts workers that end abnormally under the same id, and exits once all have ended. The supervision is what
+//! users of nginx, gunicorn and Erlang expect of theirs.
+//!
+//! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
+//!
+//! # Why this is hard
+//!
+//! A fork copies everything, wanted or not. Signal handlers and blocked signals are copied, so that a worker may swallow the
+//! SIGTERM that was to end it. Random generators are copied, so that siblings draw the same numbers. What was buffered for
+//! standard output is copied, and printed twice. Locks that another thread held are copied, without the thread. A signal
+//! that arrives just then is lost, or handled by the wrong process. And a parent that is killed does not take its workers
+//! along: they stay, and keep its port.
+//!
+//! # What is promised
+//!
+//! A worker is as if the program had been started alone:
+//!
+//! - Its signal mask and all its dispositions are what they were before the call. SIGTERM kills it, or runs the handler that
+//!   it installs, with signal-hook, `tokio::signal` or `sigaction`.
+//! - No descriptor of the parent's supervision is open in it.
+//! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded.
+//! - What the parent had buffered for standard output was written before, once; the C library's streams as well.
+//! - The parent's end, even by SIGKILL, is a SIGTERM to it, at any moment.
+//! - [`task_id`] is its id. A second [`fork_processes`] in it is an error, not a second tree.
+//! - A signal sent to it is never lost, not even one sent while it is being forked.
+//!
+//! The parent:
+//!
+//! - restarts a worker that exits with another status than 0, or is killed by a signal, under its id, while the budget
+//!   lasts; exit status 0 is an end for good;
+//! - gives up when the budget is spent, but stops the other workers first, and then returns an error, so that `main` ends
+//!   with one;
+//! - is never woken while nothing happens, and holds no descriptor per worker;
+//! - leaves nobody behind, and when it returns, its signal mask, dispositions and descriptors are what they were.
+//!
+//! # Restarts
+//!
+//! The first failure of an id is answered at once. A process that lived less than a second makes the next start of its id
+//! wait: 10 ms, doubled each time up to 1 s, and of that a random part of the upper half, so that ids which failed together
+//! do not come back together. A life of 10 s forgets the failures before it. A fork that the system refuses is tried again
+//! after the same delays, and costs nothing of the budget; only the first start of each worker must succeed, or all are
+//! stopped and the error returned.
+//!
+//! # Fork safety
+//!
+//! fork(2) copies the calling thread only. Whatever another thread holds at that moment, a lock of the allocator or half of
+//! a change, stays so in the child for ever. So [`fork_processes`] is refused with an error that says how many threads there
+//! are, and because it is, it is a safe function. The check is repeated before every restart. Call it first in `main`:
+//! before a runtime is created, before a logger that writes from a thread of its own, before anything that starts a thread.
+//! (A thread that has been joined does not count, although Linux lists it for a moment longer.)
+//!
+//! What the program has done before the call is shared by all workers, which is often what is wanted: a configuration that
+//! was read, a listening socket that was bound, a table that was loaded (its pages are copied only when written to). But:
+//!
+//! - `HashMap`s: the keys of `RandomState` are drawn once per thread. Make one in the parent, and all workers hash with the
+//!   same keys, and std has no call to change that. This crate makes none.
+//! - Random generators other than rand 0.10's `rng()`, those of other versions of rand among them, are copied. Seed them in
+//!   the worker.
+//! - Connections (to a database, say) and files with a position are shared. Open them in the worker.
+//! - epoll(7) descriptors and signal handlers that write to a pipe keep their tie to the parent. Runtimes made before the
+//!   call do not work in a worker.
+//! - Every fork copies the parent's page tables: 0.1 ms for a small parent, about 17 ms for each GiB it has touched.
+//!
+//! # Signals
+//!
+//! | signal to the parent | effect |
+//! |---|---|
+//! | TERM, INT | stop: SIGTERM to all workers at once, SIGKILL after one common deadline of 30 s; a second one: SIGKILL now |
+//! | QUIT | quick stop: SIGQUIT to all, SIGKILL after 2 s; a second one: SIGKILL now |
+//! | HUP | rolling restart, one at a time: the replacement first, and once it has lived 1 s, SIGTERM to the old worker. If it dies before, the old one stays, and the roll is over |
+//! | TTIN, TTOU | one worker more, under the lowest free id; one fewer, the highest id, which gets SIGTERM (never below one) |
+//! | USR1 | passed on to the workers, for example to reopen logs. It kills those without a handler |
+//! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 |
+//!
+//! A signal of these that was ignored when the call was made stays ignored: HUP under `nohup`, for example. SIGCHLD alone is
+//! put to its default in the parent, because wait(2) fails otherwise. Handlers of the program's own for the signals above do
+//! not run in the parent; those for others do.
+//!
+//! ^C reaches the workers as well as the parent, from the terminal. Signals are all taken before anybody is reaped, so it is
+//! a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM.
+//!
+//! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. A library whose handlers can
+//! only be installed once, such as signal-hook and tokio on top of it, could not serve both sides of a fork.
+//!
+//! # Log
+//!
+//! Through the [`log`](https://docs.rs/log) crate, with the target `taskfork` and, where Tornado has the line, its words:
+//! `Starting 4 processes`; `child 2 (pid 71) killed by signal 9, restarting`; `child 2 (pid 71) exited with status 3,
+//! restarting`; `child 2 (pid 71) exited normally`. A SIGKILL that was not the parent's is told as `(out of memory)` if the
+//! cgroup's counter of such kills has grown, and as `(perhaps out of memory)` if there is none that can be read.
+//!
+//! # Limitations
+//!
+//! - A worker that ignores SIGTERM, or is stopped, survives a parent killed by SIGKILL: what it gets then is SIGTERM.
+//! - A worker that changes its user or group, or executes a program with other rights, loses that SIGTERM on Linux
+//!   (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
+//! - Processes that a worker starts are the worker's.
+//! - An out-of-memory kill of a process that a worker had started is counted as well, and may be told of the next worker that
+//!   gets a SIGKILL.
+//! - Where seccomp forbids unshare(2) and there is no `/proc`, the number of threads cannot be told, and the call is refused.
+//!
+//! # Platforms
+//!
+//! Linux is built and tested. For macOS and FreeBSD the code is there and compiled, but it has not been run there: the parent
+//! reads its signals through a handler and a pipe of its own, and its end reaches the workers by `procctl(2)` on FreeBSD and
+//! by a thread that waits for a pipe to close on macOS. This way is tested too, on Linux (`--cfg taskfork_portable`).
+//! Elsewhere the crate does not compile.
 #![deny(unsafe_code)]
 
 mod backend;
@@ -17,10 +135,56 @@ pub use exit::Exit;
 use prefork::MAX_RESTARTS;
 use supervisor::Role;
 
-/// fork
+/// Forks `n` workers, returns in each with its task id, and keeps the parent as their supervisor.
+///
+/// `n` is how many; `None` or 0 is one per CPU that this process may use, by its affinity and by the CPU quota of its cgroup.
+/// `max_restarts` is how many restarts there may be of all workers together, in the whole lifetime; `None` is 100, and the
+/// end that would need one more ends everything. Both as in Tornado.
+///
+/// In a worker it returns `Ok` with the id, from 0 to `n - 1`, at once. A restarted worker gets the id of its predecessor.
+///
+/// In the parent it does not return while workers live. Once all have ended normally, or were asked to stop and did, it
+/// does not return at all: the process exits with status 0. (Destructors of `main` do not run in the parent then; what is
+/// registered with atexit(3) does.) Everything else is an error.
+///
+/// What signals to the parent do, and what is the same in a worker as before the call, is told in the
+/// [documentation of the crate](crate#signals).
+///
+/// # Errors
+///
+/// Nothing is left running when an error is returned, and the signal mask, the dispositions and the descriptors are what
+/// they were.
+///
+/// - There is more than one thread: [`Error::thread_count`].
+/// - This process is a worker already.
+/// - `n` is more than the processes that the system can have.
+/// - The system refuses a call, for example `fork` for want of memory or because of a limit: [`Error::call`],
+///   [`Error::worker`], [`Error::io_error`]. Workers that were already started have been stopped.
+/// - The budget is spent: [`Error::worker`] and [`Error::exit`] name the end that was one too many. The other workers have
+///   been stopped, first gracefully, then by force.
+///
+/// In a worker, an error is returned only if the system has no random numbers for it.
+///
+/// # Examples
+///
+/// One socket for all workers, which the kernel hands the connections to:
+///
+/// ```no_run
+/// use std::io::Write;
+/// use std::net::TcpListener;
+///
+/// let listener = TcpListener::bind("127.0.0.1:8000")?;
+/// let id = taskfork::fork_processes(None, None)?;
+/// loop {
+///     let (mut connection, _) = listener.accept()?;
+///     writeln!(connection, "hello from worker {id}")?;
+/// }
+/// # #[allow(unreachable_code)]
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Option<u32>>) -> Result<usize> {
-    let config = prefork::configure(n.into().unwrap_or(0), max_restarts.into().unwrap_or(MAX_RESTARTS))?;
     worker::check_no_worker()?;
+    let config = prefork::configure(n.into().unwrap_or(0), max_restarts.into().unwrap_or(MAX_RESTARTS))?;
     match supervisor::supervise(config)? {
         Role::Worker(id) => Ok(id),
         Role::Parent(end) => {
@@ -30,7 +194,10 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
     }
 }
 
-/// id
+/// The task id of this worker: what [`fork_processes`] returned in it. `None` in every process that is not a worker, the
+/// parent included.
+///
+/// A process that a worker forks without executing another program keeps it.
 pub fn task_id() -> Option<usize> {
     worker::task_id()
 }

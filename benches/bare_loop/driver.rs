@@ -1,0 +1,110 @@
+//! What is measured, how often, and in which order.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use crate::procfs;
+use crate::program::Role;
+use crate::running::{Running, adopt_orphans};
+use crate::table::{self, Pair, Row, Samples};
+
+const FEW: Plan = Plan { workers: 4, rounds: 300, killed: 4 };
+const MANY: Plan = Plan { workers: 1_000, rounds: 40, killed: 32 };
+
+/// Long enough for any timer of a second or more to show.
+const IDLE: Duration = Duration::from_secs(4);
+/// Until whoever was busy with the last event waits for the next one again.
+const SETTLE: Duration = Duration::from_millis(4);
+
+struct Plan {
+    workers: usize,
+    /// Programs of each kind.
+    rounds: usize,
+    /// Workers killed in each program, every one once: an id that fails early for the second time is made to wait.
+    killed: usize,
+}
+
+#[derive(Default)]
+struct Figures {
+    start: Pair<Samples>,
+    replacement: Pair<Samples>,
+    memory: Pair<Samples>,
+    descriptors: Pair<u64>,
+}
+
+impl<T> Pair<T> {
+    fn of(&mut self, role: Role) -> &mut T {
+        match role {
+            Role::Ours => &mut self.ours,
+            Role::Bare => &mut self.bare,
+        }
+    }
+}
+
+/// Whether all targets are met.
+pub fn run() -> io::Result<bool> {
+    adopt_orphans()?;
+    let (few, many) = (compare(&FEW)?, compare(&MANY)?);
+    let mut rows = Vec::new();
+    for (plan, figures) in [(&FEW, &few), (&MANY, &many)] {
+        rows.extend(plan.rows(figures));
+        rows.push(idle(plan.workers)?);
+    }
+    let claim = format!("descriptors of the parent, {} -> {} workers", FEW.workers, MANY.workers);
+    rows.push(table::growth(claim, &few.descriptors, &many.descriptors));
+    table::print(&rows);
+    Ok(rows.iter().all(|row| row.met))
+}
+
+/// By turns, so that whatever else the machine does is done to both, and neither always has the other's wake.
+fn compare(plan: &Plan) -> io::Result<Figures> {
+    let mut figures = Figures::default();
+    for round in 0..plan.rounds {
+        let mut roles = [Role::Ours, Role::Bare];
+        roles.rotate_left(round % 2);
+        for role in roles {
+            measure(plan, round, role, &mut figures)?;
+        }
+    }
+    Ok(figures)
+}
+
+fn measure(plan: &Plan, round: usize, role: Role, figures: &mut Figures) -> io::Result<()> {
+    let (mut running, started) = Running::start(role, plan.workers)?;
+    figures.start.of(role).push(started);
+    thread::sleep(SETTLE);
+    *figures.descriptors.of(role) = procfs::descriptors(running.pid())?;
+    for &worker in running.workers() {
+        figures.memory.of(role).push(procfs::private_memory(worker)?);
+    }
+    for nth in 0..plan.killed {
+        let id = (nth * plan.workers / plan.killed + round) % plan.workers;
+        figures.replacement.of(role).push(running.replace(id)?);
+        thread::sleep(SETTLE);
+    }
+    Ok(())
+}
+
+/// Both at the same time: who sleeps does not disturb.
+fn idle(workers: usize) -> io::Result<Row> {
+    let (ours, bare) = (Running::start(Role::Ours, workers)?.0, Running::start(Role::Bare, workers)?.0);
+    let switches = || -> io::Result<[u64; 2]> { Ok([procfs::switches(ours.pid())?, procfs::switches(bare.pid())?]) };
+    thread::sleep(Duration::from_millis(200));
+    let before = switches()?;
+    thread::sleep(IDLE);
+    let after = switches()?;
+    let claim = format!("wakeups of the idle parent in {} s, {workers} workers", IDLE.as_secs());
+    Ok(table::nothing(claim, &Pair { ours: after[0] - before[0], bare: after[1] - before[1] }))
+}
+
+impl Plan {
+    fn rows(&self, figures: &Figures) -> [Row; 3] {
+        let workers = self.workers;
+        [
+            table::times(format!("start-up of {workers} workers"), &figures.start),
+            table::times(format!("replacement after kill -9, of {workers}"), &figures.replacement),
+            table::memory(format!("private memory of a worker, of {workers}"), &figures.memory),
+        ]
+    }
+}

@@ -1,0 +1,35 @@
+//! taskfork beside a bare loop of fork(2) and wait(2), in one program and one run, because a machine's own mood is larger
+//! than what is to be shown. `cargo bench --bench bare_loop`; with `-- --check` a missed target is an exit status of 1.
+
+#[cfg(target_os = "linux")]
+mod driver;
+#[cfg(target_os = "linux")]
+mod procfs;
+#[cfg(target_os = "linux")]
+mod program;
+#[cfg(target_os = "linux")]
+mod running;
+#[cfg(target_os = "linux")]
+mod table;
+
+/// Run again by itself as `bare_loop ours 1000`, it is one of the programs that are compared.
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match program::Role::from_arguments(&arguments) {
+        Some((role, workers)) => program::run(role, workers).map(|never| match never {}),
+        None => driver::run(),
+    };
+    match result {
+        Ok(all_met) => u8::from(!all_met && arguments.iter().any(|argument| argument == "--check")).into(),
+        Err(error) => {
+            eprintln!("bare_loop: {error}");
+            2.into()
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("bare_loop: it reads /proc, so it runs on Linux only");
+}

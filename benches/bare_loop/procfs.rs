@@ -1,0 +1,28 @@
+//! What the kernel says about a process.
+
+use std::{fs, io};
+
+/// How often it was switched away from, of its own will or not: once for each time it was woken.
+pub fn switches(pid: u64) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    sum(&status, &["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"])
+}
+
+/// In KiB: what would be free again if it alone ended.
+pub fn private_memory(pid: u64) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    sum(&rollup, &["Private_Clean:", "Private_Dirty:"])
+}
+
+pub fn descriptors(pid: u64) -> io::Result<u64> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
+fn sum(text: &str, keys: &[&str]) -> io::Result<u64> {
+    let value = |key: &str| -> Option<u64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+        value.split_whitespace().next()?.parse().ok()
+    };
+    let missing = |key: &str| io::Error::other(format!("no {key} in /proc"));
+    keys.iter().map(|&key| value(key).ok_or_else(|| missing(key))).sum()
+}

@@ -1,0 +1,141 @@
+//! One of the compared programs while it runs, seen from the driver.
+
+use std::collections::HashSet;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::program::{Record, Role, now};
+
+/// In milliseconds. A program that says nothing for so long will not say anything any more.
+const PATIENCE: libc::c_int = 30_000;
+
+/// Whoever wakes for each single record takes a processor from those who are measured; so it looks only so often.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+pub struct Running {
+    program: Child,
+    records: ChildStdout,
+    /// By id; 0 where none has come yet.
+    pids: Vec<u64>,
+}
+
+impl Running {
+    /// With all its workers up, and the nanoseconds from the call until the last of them ran.
+    pub fn start(role: Role, workers: usize) -> io::Result<(Running, u64)> {
+        let mut program = Command::new(std::env::current_exe()?)
+            .args([role.name(), &workers.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let records = program.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        let mut running = Running { program, records, pids: vec![0; workers] };
+        let (mut started, mut latest) = (0, 0);
+        while started < workers {
+            thread::sleep(BETWEEN_LOOKS);
+            let records = running.read()?;
+            if records.is_empty() {
+                let program = role.name();
+                return Err(io::Error::other(format!("{program} gave up, with {started} of {workers} workers up")));
+            }
+            started += records.len();
+            latest = records.iter().map(|record| record.ran - record.called).fold(latest, u64::max);
+        }
+        Ok((running, latest))
+    }
+
+    pub fn pid(&self) -> u64 {
+        self.program.id().into()
+    }
+
+    pub fn workers(&self) -> &[u64] {
+        &self.pids
+    }
+
+    /// Kills this worker; the nanoseconds from then until its replacement ran.
+    pub fn replace(&mut self, id: usize) -> io::Result<u64> {
+        let killed = now();
+        kill(self.pids[id])?;
+        match self.read()?[..] {
+            [record] if record.id == id as u64 => Ok(record.ran - killed),
+            ref others => Err(io::Error::other(format!("worker {id} was killed, and there came {others:?}"))),
+        }
+    }
+
+    /// What has been written by now, at least one record; none if nobody is left who could write.
+    fn read(&mut self) -> io::Result<Vec<Record>> {
+        self.await_records()?;
+        let mut bytes = [0; 512 * Record::SIZE];
+        let length = self.records.read(&mut bytes)?;
+        let records: Vec<Record> = bytes[..length].chunks_exact(Record::SIZE).map(Record::from_bytes).collect();
+        for record in &records {
+            self.pids[record.id as usize] = record.pid;
+        }
+        Ok(records)
+    }
+
+    fn await_records(&self) -> io::Result<()> {
+        let mut wanted = libc::pollfd { fd: self.records.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: it is one valid entry, as the count says.
+        match unsafe { libc::poll(&raw mut wanted, 1, PATIENCE) } {
+            1.. => Ok(()),
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.program.kill()?;
+        self.program.wait()?;
+        // The workers are the driver's children now, so that no pid of theirs can become another's before it is reaped.
+        let mut left: HashSet<u64> = self.pids.iter().copied().filter(|&pid| pid != 0).collect();
+        loop {
+            left.iter().filter(|&&pid| is_living_child(pid)).try_for_each(|&pid| kill(pid))?;
+            let late = self.read()?;
+            if late.is_empty() {
+                break;
+            }
+            left.extend(late.iter().map(|record| record.pid));
+        }
+        left.into_iter().for_each(reap);
+        Ok(())
+    }
+}
+
+/// Nobody is left behind: the end of the pipe is the end of the last process that could write to it.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("bare_loop: {error}");
+        }
+    }
+}
+
+/// Makes the driver the parent of those whose parent it kills.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: it concerns this process alone.
+    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn kill(pid: u64) -> io::Result<()> {
+    // SAFETY: sending a signal touches no memory; the pid is that of a child, or of a child's child that is alive.
+    match unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn is_living_child(pid: u64) -> bool {
+    // SAFETY: a null pointer is allowed for a status that nobody asks for.
+    unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG) == 0 }
+}
+
+fn reap(pid: u64) {
+    // SAFETY: as above.
+    unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
+}

@@ -1,0 +1,109 @@
+//! The figures, as they are printed.
+
+use std::fmt;
+
+/// One figure, measured many times.
+#[derive(Default)]
+pub struct Samples(Vec<u64>);
+
+impl Samples {
+    pub fn push(&mut self, sample: u64) {
+        self.0.push(sample);
+    }
+
+    pub fn median(&self) -> u64 {
+        self.quantile(1, 2)
+    }
+
+    fn quantile(&self, of: usize, parts: usize) -> u64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() * of / parts).copied().unwrap_or_default()
+    }
+}
+
+/// `f(ours)` beside `f(bare)`.
+#[derive(Default)]
+pub struct Pair<T> {
+    pub ours: T,
+    pub bare: T,
+}
+
+pub struct Row {
+    pub claim: String,
+    pub ours: String,
+    pub bare: String,
+    pub compared: String,
+    pub target: String,
+    pub met: bool,
+}
+
+/// Nanoseconds, judged by the ratio of the medians.
+pub fn times(claim: String, samples: &Pair<Samples>) -> Row {
+    let ratio = samples.ours.median() as f64 / samples.bare.median() as f64;
+    Row {
+        claim,
+        ours: spread(&samples.ours, "ms", 1e6, 3),
+        bare: spread(&samples.bare, "ms", 1e6, 3),
+        compared: format!("{ratio:.2}x"),
+        target: format!("<= {MOST_TIME}x"),
+        met: ratio <= MOST_TIME,
+    }
+}
+
+/// KiB, judged by how much more ours is.
+pub fn memory(claim: String, samples: &Pair<Samples>) -> Row {
+    let more = samples.ours.median() as i64 - samples.bare.median() as i64;
+    Row {
+        claim,
+        ours: spread(&samples.ours, "KiB", 1.0, 0),
+        bare: spread(&samples.bare, "KiB", 1.0, 0),
+        compared: format!("{more:+} KiB"),
+        target: format!("<= +{MOST_MEMORY} KiB"),
+        met: more <= MOST_MEMORY,
+    }
+}
+
+/// Judged by itself: nothing at all is the target.
+pub fn nothing(claim: String, counts: &Pair<u64>) -> Row {
+    Row {
+        claim,
+        ours: counts.ours.to_string(),
+        bare: counts.bare.to_string(),
+        compared: "-".into(),
+        target: "0".into(),
+        met: counts.ours == 0,
+    }
+}
+
+/// With few workers and with many.
+pub fn growth(claim: String, few: &Pair<u64>, many: &Pair<u64>) -> Row {
+    Row {
+        claim,
+        ours: format!("{} -> {}", few.ours, many.ours),
+        bare: format!("{} -> {}", few.bare, many.bare),
+        compared: format!("{:+}", many.ours as i64 - few.ours as i64),
+        target: "+0".into(),
+        met: many.ours <= few.ours,
+    }
+}
+
+const MOST_TIME: f64 = 1.25;
+const MOST_MEMORY: i64 = 64;
+
+fn spread(samples: &Samples, unit: &str, scale: f64, digits: usize) -> String {
+    let [low, median, high] = [1, 2, 3].map(|of| samples.quantile(of, 4) as f64 / scale);
+    format!("{median:.digits$} {unit} ({low:.digits$}..{high:.digits$})")
+}
+
+pub fn print(rows: &[Row]) {
+    print_line("", ["ours, median (quartiles)", "bare, median (quartiles)", "compared", "target", "met"]);
+    for row in rows {
+        let met = if row.met { "yes" } else { "NO" };
+        print_line(&row.claim, [&row.ours, &row.bare, &row.compared, &row.target, met]);
+    }
+}
+
+fn print_line(claim: impl fmt::Display, [ours, bare, compared, target, met]: [&str; 5]) {
+    println!("{claim:<44} {ours:>29} {bare:>29} {compared:>9} {target:>10} {met:>4}");
+}
