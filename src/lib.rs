@@ -107,6 +107,8 @@
 //! - A worker that changes its user or group, or executes a program with other rights, loses that SIGTERM on Linux
 //!   (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
 //! - Processes that a worker starts are the worker's.
+//! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who
+//!   connects then waits, and is turned away when the parent ends.
 //! - An out-of-memory kill of a process that a worker had started is counted as well, and may be told of the next worker that
 //!   gets a SIGKILL.
 //! - Where seccomp forbids unshare(2) and there is no `/proc`, the number of threads cannot be told, and the call is refused.
@@ -131,6 +133,10 @@ mod worker;
 
 pub use error::{Error, Result};
 pub use exit::Exit;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 use prefork::MAX_RESTARTS;
 use supervisor::Role;

@@ -45,6 +45,7 @@ impl Daemon {
     }
 
     /// A directory that the program makes, to be removed once it is gone.
+    #[cfg(target_os = "linux")]
     pub fn leaves(&mut self, directory: PathBuf) {
         self.leaves = Some(directory);
     }
@@ -114,6 +115,7 @@ impl Daemon {
     }
 
     /// A line that was said before.
+    #[cfg(target_os = "linux")]
     pub fn line(&self, text: &str) -> &str {
         self.said
             .iter()

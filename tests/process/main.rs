@@ -28,6 +28,7 @@ impl Scenario {
         Scenario { name, program, check, lacks: || None }
     }
 
+    #[cfg(target_os = "linux")]
     fn needs(self, lacks: fn() -> Option<&'static str>) -> Scenario {
         Scenario { lacks, ..self }
     }

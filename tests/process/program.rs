@@ -91,7 +91,10 @@ pub fn ignore(which: Signal) {
     unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
 }
 
+#[cfg(target_os = "linux")]
 const SA_RESTORER: libc::c_int = 0x0400_0000;
+#[cfg(not(target_os = "linux"))]
+const SA_RESTORER: libc::c_int = 0;
 
 /// A worker's own, where the kernel does not tell it of the parent's end.
 pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
@@ -113,17 +116,15 @@ pub fn state() -> String {
     state
 }
 
+/// The open descriptors of this process.
 pub fn own_descriptors() -> BTreeSet<String> {
-    descriptors(std::process::id())
+    // The listing's own is the highest, and closed by now.
+    let entries = fs::read_dir("/dev/fd").expect("the descriptors");
+    let names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.into_iter().filter(|name| is_open(name)).collect()
 }
 
-pub fn descriptors(pid: u32) -> BTreeSet<String> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors");
-    let targets = entries.filter_map(|entry| {
-        let path = entry.ok()?.path();
-        let target = fs::read_link(&path).ok()?;
-        // The listing itself.
-        (!target.ends_with(format!("{pid}/fd"))).then(|| format!("{} -> {}", path.display(), target.display()))
-    });
-    targets.map(|line| line.replace(&format!("/proc/{pid}/"), "")).collect()
+fn is_open(name: &str) -> bool {
+    // SAFETY: fcntl(2) with F_GETFD reads a flag.
+    name.parse().is_ok_and(|fd: libc::c_int| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
 }

@@ -1,4 +1,8 @@
 mod ends;
+#[cfg(target_os = "linux")]
+mod limits;
+#[cfg(target_os = "linux")]
+mod namespaces;
 mod operations;
 mod orphans;
 mod refusals;
@@ -9,7 +13,7 @@ mod worker;
 use super::Scenario;
 
 pub fn all() -> Vec<Scenario> {
-    [
+    let everywhere = [
         ends::scenarios(),
         operations::scenarios(),
         orphans::scenarios(),
@@ -17,12 +21,12 @@ pub fn all() -> Vec<Scenario> {
         signals::scenarios(),
         stops::scenarios(),
         worker::scenarios(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-fn not_root() -> Option<&'static str> {
-    (!nix::unistd::geteuid().is_root()).then_some("root")
+    ];
+    let here = [
+        #[cfg(target_os = "linux")]
+        limits::scenarios(),
+        #[cfg(target_os = "linux")]
+        namespaces::scenarios(),
+    ];
+    everywhere.into_iter().chain(here).flatten().collect()
 }

@@ -1,12 +1,10 @@
 //! What an operator does to a running service.
 
-use std::fs;
-
 use nix::sys::signal::Signal;
 
 use super::stops::three_that_drain;
 use crate::Scenario;
-use crate::program::{descriptors, drained, fork, idle, say, start_count, up};
+use crate::program::{drained, fork, say, start_count, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -68,32 +66,6 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(!daemon.said("restarting"));
             },
         ),
-        Scenario::new("the_parents_descriptors_do_not_grow_with_the_workers", sixty_four_idle, |daemon| {
-            let line = daemon.wait_for("descriptors before: ");
-            let before: usize = line.rsplit(' ').next().expect("a number").parse().expect("a number");
-            daemon.workers(64);
-            let now = descriptors(daemon.pid());
-            // The epoll, the signals, the counter of kills; elsewhere two pipes for the latter.
-            assert!(now.len() <= before + 6, "{before} before, now {now:?}");
-        }),
-        Scenario::new("an_idle_parent_has_nothing_to_wake_up_for", three_that_drain, |daemon| {
-            daemon.workers(3);
-            let asleep = |pid| {
-                let call = fs::read_to_string(format!("/proc/{pid}/syscall")).expect("its system call");
-                let arguments: Vec<_> = call.split(' ').map(str::to_owned).collect();
-                (arguments.first().cloned(), arguments.get(4).cloned())
-            };
-            // epoll_wait or epoll_pwait, whose fourth argument is the timeout: -1.
-            let wanted = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].map(|number| number.to_string());
-            loop {
-                let (call, timeout) = asleep(daemon.pid());
-                if call.is_some_and(|call| wanted.contains(&call)) {
-                    assert_eq!(timeout.as_deref(), Some("0xffffffff"));
-                    break;
-                }
-                std::thread::yield_now();
-            }
-        }),
     ]
 }
 
@@ -117,10 +89,4 @@ fn three_that_reopen() {
     for _ in signals.forever() {
         say(&format!("reopened {id}"));
     }
-}
-
-fn sixty_four_idle() {
-    say(&format!("descriptors before: {}", descriptors(std::process::id()).len()));
-    up(fork(64, 100));
-    idle();
 }

@@ -3,14 +3,11 @@
 use std::sync::mpsc;
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Uid, setuid};
+use nix::unistd::ForkResult;
 
-use super::not_root;
 use crate::Scenario;
 use crate::program::{fork, idle, ignore, own_descriptors, prepare, say, state, try_fork, up};
 
@@ -45,20 +42,6 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said(&format!("refused: {} workers asked for", usize::MAX)), "{}", daemon.transcript());
             },
         ),
-        Scenario::new("a_fork_refused_at_start_stops_what_was_started_and_names_the_worker", process_limit, |daemon| {
-            daemon.ends_with(0);
-            let line = daemon.line("refused ");
-            assert!(line.contains("refused fork for Some("), "{line}");
-            assert!(line.contains("Resource temporarily unavailable"), "{line}");
-            assert!(line.ends_with("state as before: true"), "{line}");
-        })
-        .needs(processes_limited_alone),
-        Scenario::new("no_memory_for_a_fork_names_the_worker", dead_namespace, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.said("refused fork for Some(0): cannot start worker 0: fork: Cannot allocate memory"));
-            assert!(daemon.said("state as before: true"));
-        })
-        .needs(not_root),
         Scenario::new("no_descriptors_names_the_call", few_descriptors, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.count("refused ") >= 2, "{}", daemon.transcript());
@@ -66,12 +49,6 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("refused "), daemon.count("state as before: true"));
             assert!(!daemon.said("refused None"));
         }),
-        Scenario::new("without_proc_it_works_and_still_refuses_threads", without_proc, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.said("refused None: more than one thread is running"), "{}", daemon.transcript());
-            assert_eq!(daemon.count("up "), 2);
-        })
-        .needs(not_root),
         Scenario::new("on_return_the_parent_is_as_it_was_before_the_call", unchanged_in_parent, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
@@ -90,7 +67,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn with_two_threads() {
+pub fn with_two_threads() {
     let (ends, threads): (Vec<_>, Vec<_>) = (0..2)
         .map(|_| {
             let (end, wait) = mpsc::channel::<()>();
@@ -121,7 +98,7 @@ fn after_a_thread() {
 }
 
 /// Calls, and says what was refused and whether everything is as before.
-fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
+pub fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
     let before = (state(), own_descriptors());
     match call(n) {
         Ok(_) => idle(),
@@ -133,30 +110,6 @@ fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
             ));
         }
     }
-}
-
-/// The limit counts all processes of a user, so root becomes a user that has no others. Another user has others, and
-/// is refused the first worker.
-fn process_limit() {
-    prepare();
-    let limit = if nix::unistd::geteuid().is_root() { 20 } else { 1 };
-    setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
-    if limit == 20 {
-        setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
-    }
-    refuse(100, |n| try_fork(n, 0));
-}
-
-/// pid_namespaces(7): once its init has ended, fork fails with ENOMEM.
-fn dead_namespace() {
-    prepare();
-    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
-    // SAFETY: there is no other thread.
-    match unsafe { nix::unistd::fork() }.expect("fork") {
-        ForkResult::Child => std::process::exit(0),
-        ForkResult::Parent { child } => waitpid(child, None).expect("its status"),
-    };
-    refuse(3, |n| try_fork(n, 0));
 }
 
 fn few_descriptors() {
@@ -172,16 +125,6 @@ fn few_descriptors() {
     }
 }
 
-fn without_proc() {
-    prepare();
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .expect("private mounts");
-    mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /proc");
-    with_two_threads();
-    up(fork(2, 0));
-}
-
 fn unchanged_in_parent() {
     prepare();
     ignore(Signal::SIGHUP);
@@ -193,9 +136,4 @@ fn unchanged_in_parent() {
         Ok(_) => idle(),
         Err(_) => say(&format!("state as before: {}", before == (state(), own_descriptors()))),
     }
-}
-
-fn processes_limited_alone() -> Option<&'static str> {
-    cfg!(all(target_os = "linux", taskfork_portable))
-        .then_some("a process limit that does not count the lifeline's thread")
 }

@@ -3,14 +3,10 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, getpid, getppid};
 
-use super::not_root;
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::program::{LIFELINES, fork, idle, ignore, own_descriptors, prepare, say, state, try_fork};
@@ -45,16 +41,6 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("child 0") && daemon.said("own child: Some(5)"), "{}", daemon.transcript());
         }),
-        Scenario::new("as_pid_1_strangers_are_reaped_and_term_is_honoured", as_init, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.said("the stranger is gone") && daemon.said("log Stopping 1 processes"));
-        })
-        .needs(not_root),
-        Scenario::new("a_worker_in_a_pid_namespace_of_its_own_starts", new_namespace, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.said("pid 1, parent 0"), "{}", daemon.transcript());
-        })
-        .needs(not_root),
     ]
 }
 
@@ -118,69 +104,13 @@ fn own_child() {
     let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
     // SAFETY: `info` is there to be written to.
-    let waited = unsafe { libc::waitid(libc::P_PID, child.id(), info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+    let waited = unsafe {
+        libc::waitid(libc::P_PID, child.id() as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
+    };
     assert_eq!(waited, 0);
     match try_fork(2, 1) {
         Ok(0) => std::process::exit(1),
         Ok(_) => idle(),
         Err(_) => say(&format!("own child: {:?}", child.wait().expect("its status").code())),
     }
-}
-
-/// A worker leaves an orphan behind, which falls to pid 1.
-fn as_init() {
-    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
-    if in_child(|| {
-        fork(1, 100);
-        let orphan = orphan();
-        while nix::sys::signal::kill(orphan, None).is_ok() {
-            std::thread::yield_now();
-        }
-        say("the stranger is gone");
-        nix::sys::signal::kill(getppid(), Signal::SIGTERM).expect("pid 1");
-        idle();
-    }) != 0
-    {
-        std::process::exit(1);
-    }
-}
-
-/// The pid of a process that has ended, whose parent has ended before it.
-fn orphan() -> nix::unistd::Pid {
-    let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
-    let (hold, release) = UnixStream::pair().expect("a pipe");
-    let middle = || {
-        // SAFETY: there is no other thread.
-        if let ForkResult::Child = unsafe { nix::unistd::fork() }.expect("fork") {
-            writer.write_all(&getpid().as_raw().to_ne_bytes()).expect("a pipe");
-            drop(release);
-            let _ = std::io::copy(&mut &hold, &mut std::io::sink());
-        }
-    };
-    assert_eq!(in_child(middle), 0);
-    let mut pid = [0; 4];
-    std::io::Read::read_exact(&mut reader, &mut pid).expect("a pid");
-    nix::unistd::Pid::from_raw(i32::from_ne_bytes(pid))
-}
-
-/// Runs this in a child that exits when it returns, and waits for that.
-fn in_child(run: impl FnOnce()) -> i32 {
-    // SAFETY: there is no other thread.
-    match unsafe { nix::unistd::fork() }.expect("fork") {
-        ForkResult::Child => {
-            run();
-            std::process::exit(0)
-        }
-        ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("wait") {
-            nix::sys::wait::WaitStatus::Exited(_, code) => code,
-            other => panic!("{other:?}"),
-        },
-    }
-}
-
-fn new_namespace() {
-    prepare();
-    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
-    fork(1, 100);
-    say(&format!("pid {}, parent {}", getpid(), getppid()));
 }

@@ -1,0 +1,174 @@
+//! What a process may use: CPUs, memory, processes, signals beyond the standard ones. Linux only.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, setuid};
+
+use super::ends::three_idle;
+use super::refusals::refuse;
+use super::stops::three_that_drain;
+use crate::Scenario;
+use crate::daemon::kill;
+use crate::program::{fork, idle, own_descriptors, prepare, say, start_count, try_fork, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("a_worker_killed_by_a_real_time_signal_is_restarted_too", three_idle, |daemon| {
+            let workers = daemon.workers(3);
+            // SAFETY: kill(2) takes integers. nix knows no real-time signals.
+            assert_eq!(unsafe { libc::kill(workers[2].pid as i32, libc::SIGRTMIN() + 3) }, 0);
+            assert_eq!(daemon.worker().id, 2);
+            assert!(daemon.said(&format!("killed by signal {}, restarting", libc::SIGRTMIN() + 3)));
+        }),
+        Scenario::new("without_a_number_there_is_one_worker_per_cpu_of_the_affinity", one_cpu_by_affinity, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
+        }),
+        Scenario::new("without_a_number_there_is_one_worker_per_cpu_of_the_quota", one_cpu_by_quota, |daemon| {
+            daemon.leaves(own_cgroup("cpu", daemon.pid()));
+            daemon.ends_with(0);
+            assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
+        })
+        .needs(no_cpu_cgroup),
+        Scenario::new("a_worker_killed_for_want_of_memory_is_told_as_such_and_others_are_not", want_memory, |daemon| {
+            daemon.leaves(own_cgroup("memory", daemon.pid()));
+            let (first, second) = (daemon.worker(), daemon.worker());
+            assert!(
+                daemon.said(&format!("child 0 (pid {}) killed by signal 9 (out of memory), restarting", first.pid))
+            );
+            kill(second.pid, Signal::SIGKILL);
+            daemon.worker();
+            assert!(daemon.said(&format!("child 0 (pid {}) killed by signal 9, restarting", second.pid)));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(no_memory_cgroup),
+        Scenario::new("a_fork_refused_at_start_stops_what_was_started_and_names_the_worker", process_limit, |daemon| {
+            daemon.ends_with(0);
+            let line = daemon.line("refused ");
+            assert!(line.contains("refused fork for Some("), "{line}");
+            assert!(line.contains("Resource temporarily unavailable"), "{line}");
+            assert!(line.ends_with("state as before: true"), "{line}");
+        })
+        .needs(processes_limited_alone),
+        Scenario::new("the_parents_descriptors_do_not_grow_with_the_workers", sixty_four_idle, |daemon| {
+            let line = daemon.wait_for("descriptors before: ");
+            let before: usize = line.rsplit(' ').next().expect("a number").parse().expect("a number");
+            daemon.workers(64);
+            let now = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count();
+            // The epoll, the signals, the counter of kills; elsewhere two pipes for the latter.
+            assert!(now <= before + 6, "{before} before, now {now}");
+        }),
+        Scenario::new("an_idle_parent_has_nothing_to_wake_up_for", three_that_drain, |daemon| {
+            daemon.workers(3);
+            let asleep = |pid| {
+                let call = fs::read_to_string(format!("/proc/{pid}/syscall")).expect("its system call");
+                let arguments: Vec<_> = call.split(' ').map(str::to_owned).collect();
+                (arguments.first().cloned(), arguments.get(4).cloned())
+            };
+            // epoll_wait or epoll_pwait, whose fourth argument is the timeout: -1.
+            let wanted = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].map(|number| number.to_string());
+            loop {
+                let (call, timeout) = asleep(daemon.pid());
+                if call.is_some_and(|call| wanted.contains(&call)) {
+                    assert_eq!(timeout.as_deref(), Some("0xffffffff"));
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }),
+    ]
+}
+
+fn one_cpu_by_affinity() {
+    let mut one = nix::sched::CpuSet::new();
+    let all = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).expect("the affinity");
+    let first = (0..nix::sched::CpuSet::count()).find(|&cpu| all.is_set(cpu) == Ok(true)).expect("a CPU");
+    one.set(first).expect("a CPU");
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).expect("an affinity");
+    fork(0, 100);
+}
+
+/// The directory of this process's cgroup under v1's controller of this name.
+fn cgroup(controller: &str) -> Option<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        fields.next()?.split(',').any(|name| name == controller).then(|| fields.next())?
+    })?;
+    let path = PathBuf::from(format!("/sys/fs/cgroup/{controller}{group}"));
+    path.is_dir().then_some(path)
+}
+
+fn cannot_make_cgroup(controller: &str) -> Option<&'static str> {
+    let probe = cgroup(controller)?.join(format!("taskfork-probe-{}", std::process::id()));
+    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).err().map(|_| "a cgroup that it may change")
+}
+
+fn no_cpu_cgroup() -> Option<&'static str> {
+    if cgroup("cpu").is_none() { Some("the cpu controller of cgroup v1") } else { cannot_make_cgroup("cpu") }
+}
+
+fn no_memory_cgroup() -> Option<&'static str> {
+    if cgroup("memory").is_none() { Some("the memory controller of cgroup v1") } else { cannot_make_cgroup("memory") }
+}
+
+/// The program's own cgroup, which goes when the program is gone.
+fn own_cgroup(controller: &str, pid: u32) -> PathBuf {
+    cgroup(controller).expect("a cgroup").join(format!("taskfork-test-{pid}"))
+}
+
+fn enter_own_cgroup(controller: &str, limits: &[(&str, &str)]) {
+    let path = own_cgroup(controller, std::process::id());
+    fs::create_dir(&path).expect("a cgroup");
+    for (name, value) in limits {
+        fs::write(path.join(name), value).expect("a limit");
+    }
+    fs::write(path.join("cgroup.procs"), std::process::id().to_string()).expect("to be moved");
+}
+
+fn one_cpu_by_quota() {
+    enter_own_cgroup("cpu", &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "100000")]);
+    fork(0, 100);
+}
+
+/// The first process of the id takes more than there is, the next ones nothing.
+fn want_memory() {
+    enter_own_cgroup("memory", &[("memory.limit_in_bytes", "64M")]);
+    let starts = start_count();
+    let id = fork(1, 100);
+    up(id);
+    if starts() == 1 {
+        let mut hoard = Vec::new();
+        loop {
+            hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
+        }
+    }
+    idle()
+}
+
+/// The limit counts all processes of a user, so root becomes a user that has no others. Another user has others, and
+/// is refused the first worker.
+fn process_limit() {
+    prepare();
+    let limit = if nix::unistd::geteuid().is_root() { 20 } else { 1 };
+    setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
+    if limit == 20 {
+        setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
+    }
+    refuse(100, |n| try_fork(n, 0));
+}
+
+fn processes_limited_alone() -> Option<&'static str> {
+    cfg!(all(target_os = "linux", taskfork_portable))
+        .then_some("a process limit that does not count the lifeline's thread")
+}
+
+fn sixty_four_idle() {
+    say(&format!("descriptors before: {}", own_descriptors().len()));
+    up(fork(64, 100));
+    idle();
+}

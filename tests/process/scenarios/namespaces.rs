@@ -1,0 +1,118 @@
+//! What there is in containers: pid namespaces, an unusable /proc. Linux only.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, getpid, getppid};
+
+use super::refusals::{refuse, with_two_threads};
+use crate::Scenario;
+use crate::program::{fork, idle, prepare, say, try_fork, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("as_pid_1_strangers_are_reaped_and_term_is_honoured", as_init, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("the stranger is gone") && daemon.said("log Stopping 1 processes"));
+        })
+        .needs(not_root),
+        Scenario::new("a_worker_in_a_pid_namespace_of_its_own_starts", new_namespace, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("pid 1, parent 0"), "{}", daemon.transcript());
+        })
+        .needs(not_root),
+        Scenario::new("no_memory_for_a_fork_names_the_worker", dead_namespace, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused fork for Some(0): cannot start worker 0: fork: Cannot allocate memory"));
+            assert!(daemon.said("state as before: true"));
+        })
+        .needs(not_root),
+        Scenario::new("without_proc_it_works_and_still_refuses_threads", without_proc, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused None: more than one thread is running"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("up "), 2);
+        })
+        .needs(not_root),
+    ]
+}
+
+/// A worker leaves an orphan behind, which falls to pid 1.
+fn as_init() {
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    let status = in_child(|| {
+        fork(1, 100);
+        let orphan = orphan();
+        while nix::sys::signal::kill(orphan, None).is_ok() {
+            std::thread::yield_now();
+        }
+        say("the stranger is gone");
+        nix::sys::signal::kill(getppid(), Signal::SIGTERM).expect("pid 1");
+        idle();
+    });
+    std::process::exit(status);
+}
+
+/// The pid of a process that has ended, whose parent has ended before it.
+fn orphan() -> nix::unistd::Pid {
+    let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
+    let (hold, release) = UnixStream::pair().expect("a pipe");
+    let middle = || {
+        // SAFETY: there is no other thread.
+        if let ForkResult::Child = unsafe { nix::unistd::fork() }.expect("fork") {
+            writer.write_all(&getpid().as_raw().to_ne_bytes()).expect("a pipe");
+            drop(release);
+            let _ = std::io::copy(&mut &hold, &mut std::io::sink());
+        }
+    };
+    assert_eq!(in_child(middle), 0);
+    let mut pid = [0; 4];
+    reader.read_exact(&mut pid).expect("a pid");
+    nix::unistd::Pid::from_raw(i32::from_ne_bytes(pid))
+}
+
+/// Runs this in a child that exits when it returns, and waits for that.
+fn in_child(run: impl FnOnce()) -> i32 {
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        ForkResult::Child => {
+            run();
+            std::process::exit(0)
+        }
+        ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("wait") {
+            nix::sys::wait::WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        },
+    }
+}
+
+fn new_namespace() {
+    prepare();
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    fork(1, 100);
+    say(&format!("pid {}, parent {}", getpid(), getppid()));
+}
+
+/// pid_namespaces(7): once its init has ended, fork fails with ENOMEM.
+fn dead_namespace() {
+    prepare();
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    in_child(|| ());
+    refuse(3, |n| try_fork(n, 0));
+}
+
+fn without_proc() {
+    prepare();
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .expect("private mounts");
+    mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /proc");
+    with_two_threads();
+    up(fork(2, 0));
+}
+
+fn not_root() -> Option<&'static str> {
+    (!nix::unistd::geteuid().is_root()).then_some("root")
+}
