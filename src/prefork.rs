@@ -13,14 +13,11 @@ pub(crate) const MAX_RESTARTS: u32 = 100;
 
 /// The configuration of `workers` workers (0: one per CPU that this process may use), checked; all else by default.
 pub(crate) fn configure(workers: usize, max_restarts: u32) -> Result<Config> {
-    let limit = sys::process_limit();
     let workers = if workers == 0 { cpus() } else { workers };
-    if workers > limit {
-        return Err(Error::too_many(workers, limit));
-    }
+    check_possible(workers)?;
     Ok(Config {
         workers,
-        max_workers: limit,
+        max_workers: usize::MAX,
         restart: Restart::OnFailure,
         max_restarts,
         restart_window: None,
@@ -30,6 +27,17 @@ pub(crate) fn configure(workers: usize, max_restarts: u32) -> Result<Config> {
         ready_timeout: None,
         heartbeat_timeout: None,
     })
+}
+
+/// Refused here is what no system can have; what this user may have is for fork to say.
+fn check_possible(workers: usize) -> Result<()> {
+    /// No system is set up for less, so it need not be asked.
+    const FEW: usize = 256;
+    if workers <= FEW {
+        return Ok(());
+    }
+    let limit = sys::process_limit();
+    if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
 }
 
 /// std counts by affinity and by the cgroup's CPU quota, v1 and v2. If it cannot tell, one is never wrong.

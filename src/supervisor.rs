@@ -1,8 +1,8 @@
 //! The parent's loop: wait until the deadline, events in, actions out.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{fmt, io, mem};
 
 use log::{Level, log};
 use mio::unix::SourceFd;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::policy::{Action, Config, End, Message, Policy, Request};
-use crate::sys::{CallError, OomCounter, POLLER, Signal, Signals};
+use crate::sys::{self, Arrived, CallError, OomCounter, POLLER, Signal, Signals};
 use crate::worker;
 
 /// Which of the processes this is, once the call returns.
@@ -27,6 +27,7 @@ pub(crate) enum Role {
 /// thing before the return is that mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config) -> Result<Role> {
     let backend = Fork::new()?;
+    worker::prepare()?;
     let mut signals = Signals::take()?;
     let role = Supervisor::new(config, backend, &mut signals)?.run()?;
     match role {
@@ -40,11 +41,16 @@ pub(crate) fn supervise(config: Config) -> Result<Role> {
 
 struct Supervisor<'a> {
     policy: Policy,
+    backend: Fork,
+    signals: &'a mut Signals,
     poll: Poll,
     events: Events,
-    signals: &'a mut Signals,
-    out_of_memory: OomCounter,
-    backend: Fork,
+    /// Opened once the first workers are on their way, which takes longer than to start some of them.
+    out_of_memory: Option<OomCounter>,
+    /// A child has ended, so that others may have with it.
+    child_ended: bool,
+    /// Something was logged, so that something may be buffered.
+    unflushed: bool,
 }
 
 impl<'a> Supervisor<'a> {
@@ -55,11 +61,13 @@ impl<'a> Supervisor<'a> {
             .map_err(|error| CallError::new(POLLER.add, error))?;
         Ok(Supervisor {
             policy: Policy::new(config, seed(), Instant::now()),
+            backend,
+            signals,
             poll,
             events: Events::with_capacity(1),
-            signals,
-            out_of_memory: OomCounter::open(),
-            backend,
+            out_of_memory: None,
+            child_ended: false,
+            unflushed: true,
         })
     }
 
@@ -70,41 +78,66 @@ impl<'a> Supervisor<'a> {
                     self.leave();
                     return Ok(Role::Worker(id));
                 }
-                self.take_events()?;
+                self.take_events(Vec::new())?;
+            }
+            if mem::take(&mut self.child_ended) {
+                let ended = self.backend.reap_all()?;
+                self.take_events(ended)?;
+                continue;
             }
             if let Some(end) = self.policy.poll_end() {
                 return Ok(Role::Parent(end));
             }
-            self.wait()?;
-            self.take_events()?;
-            self.meet_deadline();
+            let deadline = self.policy.next_deadline();
+            self.wait(deadline)?;
+            self.take_events(Vec::new())?;
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.policy.handle_timeout(Instant::now());
+            }
         }
     }
 
     /// In the process that was started, and only there, returns its id.
     fn carry_out(&mut self, action: Action) -> Option<usize> {
         match action {
-            Action::Tell(event) => tell(&event),
+            Action::Tell(event) => self.tell(&event),
             Action::Send { process, message } => {
                 if let Err(error) = self.backend.send(process, signal_for(message)) {
-                    log!(Level::Warn, "{process}: {error}");
+                    self.log(Level::Warn, &format_args!("{process}: {error}"));
                 }
             }
-            Action::Start { id, generation } => match self.backend.start(id, generation) {
-                Ok(Started::Here) => return Some(id),
-                Ok(Started::Pid(pid)) => self.policy.handle_started(Instant::now(), Process { id, generation, pid }),
-                Err(error) => self.policy.handle_start_failed(Instant::now(), id, generation, error),
-            },
+            Action::Start { id, generation } => return self.start(id, generation),
         }
         None
     }
 
-    /// Signals before ends, and the signals once more after the last end was found: a ^C, which the terminal sends to the
-    /// workers as well, is then among them, and nobody is restarted because of it.
-    fn take_events(&mut self) -> Result<()> {
-        let (mut requests, mut ended) = (Vec::new(), Vec::new());
-        while self.take_signals(&mut requests)? {
-            ended.append(&mut self.backend.reap()?);
+    fn start(&mut self, id: usize, generation: u32) -> Option<usize> {
+        if mem::take(&mut self.unflushed) {
+            sys::flush_output();
+        }
+        match self.backend.start(id, generation) {
+            Ok(Started::Here) => return Some(id),
+            Ok(Started::Pid(pid)) => {
+                let process = Process { id, generation, pid };
+                self.policy.handle_started(Instant::now(), process);
+                self.tell(&Event::Started { process });
+            }
+            Err(error) => self.policy.handle_start_failed(Instant::now(), id, generation, error),
+        }
+        None
+    }
+
+    /// Takes the signals that have arrived, and with each SIGCHLD the child it names. Whoever had ended before this is
+    /// handed in: the signals have to be taken once more after an end was found, and count first. A ^C, which the terminal
+    /// sends to the workers as well, is then among them, and nobody is restarted because of it.
+    fn take_events(&mut self, mut ended: Vec<(Process, Exit)>) -> Result<()> {
+        let mut requests = Vec::new();
+        while let Some(Arrived { signal, sender }) = self.signals.next()? {
+            requests.extend(request_of(signal));
+            if signal == Signal::Child {
+                self.child_ended = true;
+                ended.extend(sender.map(|pid| self.backend.reap_one(pid)).transpose()?.flatten());
+            }
         }
         let now = Instant::now();
         for request in requests {
@@ -117,52 +150,50 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Whether a child has ended.
-    fn take_signals(&mut self, requests: &mut Vec<Request>) -> Result<bool> {
-        let mut child_ended = false;
-        while let Some(signal) = self.signals.next()? {
-            child_ended |= signal == Signal::Child;
-            requests.extend(request_of(signal));
-        }
-        Ok(child_ended)
-    }
-
     fn was_out_of_memory(&mut self, exit: Exit) -> OutOfMemory {
         if exit != Exit::Signal(9) {
             return OutOfMemory::No;
         }
-        match self.out_of_memory.take() {
+        match self.out_of_memory.as_mut().and_then(OomCounter::take) {
             Some(true) => OutOfMemory::Yes,
             Some(false) => OutOfMemory::No,
             None => OutOfMemory::Perhaps,
         }
     }
 
-    fn wait(&mut self) -> Result<()> {
-        let timeout = self.policy.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<()> {
+        self.out_of_memory.get_or_insert_with(OomCounter::open);
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(CallError::new(POLLER.wait, error).into()),
             _ => Ok(()),
         }
     }
 
-    fn meet_deadline(&mut self) {
-        let now = Instant::now();
-        if self.policy.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.policy.handle_timeout(now);
+    fn tell(&mut self, event: &Event) {
+        if let Some(level) = level_of(event) {
+            self.log(level, event);
         }
     }
 
-    /// In a worker: nothing of the supervisor stays open. No deregistering, that would be done to the parent's epoll.
+    fn log(&mut self, level: Level, line: &dyn fmt::Display) {
+        if level <= log::max_level() {
+            log!(target: "taskfork", level, "{line}");
+            self.unflushed = true;
+        }
+    }
+
+    /// In a worker: the descriptors are closed, and nothing else is touched. To free what is in the parent's memory would be
+    /// to copy it first; to take the signals out of the epoll would be to take them out of the parent's.
     fn leave(self) {
+        mem::forget((self.policy, self.backend, self.events));
         if !POLLER.is_inherited {
-            std::mem::forget(self.poll);
+            mem::forget(self.poll);
         }
     }
 }
 
-/// For the jitter of delays, so that services which were started together do not stay in step. Not from the thread's
-/// generator: that one is the program's, and untouched until a worker reseeds it.
+/// For the jitter of delays, so that services which were started together do not stay in step.
 fn seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::from(std::process::id()) << 32 | u64::from(since.subsec_nanos())
@@ -190,24 +221,23 @@ fn signal_for(message: Message) -> Signal {
     }
 }
 
-/// All the log lines.
-fn tell(event: &Event) {
-    let level = match event {
-        Event::Exited { restarting: true, .. } => return,
-        Event::Started { .. } | Event::Ready { .. } => Level::Debug,
-        Event::Exited { exit, asked, .. } if *asked || exit.is_success() => Level::Info,
+/// Where a line stands in the log, if it has one.
+fn level_of(event: &Event) -> Option<Level> {
+    match event {
+        Event::Exited { restarting: true, .. } => None,
+        Event::Exited { exit, asked, .. } if *asked || exit.is_success() => Some(Level::Info),
+        Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
         Event::Starting { .. } | Event::Scaled { .. } | Event::Reloading | Event::Reloaded | Event::Stopping { .. } => {
-            Level::Info
+            Some(Level::Info)
         }
         Event::Exited { .. }
         | Event::Restarting { .. }
         | Event::StartFailed { .. }
         | Event::Hung { .. }
         | Event::Late { .. }
-        | Event::Killing { .. } => Level::Warn,
-        Event::ReloadAborted { .. } | Event::GaveUp { .. } => Level::Error,
-    };
-    log!(target: "taskfork", level, "{event}");
+        | Event::Killing { .. } => Some(Level::Warn),
+        Event::ReloadAborted { .. } | Event::GaveUp { .. } => Some(Level::Error),
+    }
 }
 
 impl End {

@@ -27,17 +27,13 @@ impl Fork {
         Ok(Fork { children: BTreeMap::new(), lifeline: Lifeline::new()? })
     }
 
-    fn reap_child(&mut self, pid: u32, ended: &mut Vec<(Process, Exit)>) -> Result<()> {
-        if let Some(status) = sys::reap(pid)? {
-            ended.extend(self.children.remove(&pid).map(|process| (process, exit_of(status))));
-        }
-        Ok(())
-    }
-
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
     fn sweep(&mut self, ended: &mut Vec<(Process, Exit)>) -> Result<()> {
         let pids: Vec<u32> = self.children.keys().copied().collect();
-        pids.into_iter().try_for_each(|pid| self.reap_child(pid, ended))
+        for pid in pids {
+            ended.extend(self.reap_one(pid)?);
+        }
+        Ok(())
     }
 }
 
@@ -66,11 +62,19 @@ impl Backend for Fork {
         }
     }
 
-    fn reap(&mut self) -> Result<Vec<(Process, Exit)>> {
+    fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
+        if !self.children.contains_key(&pid) {
+            return Ok(None);
+        }
+        let Some(status) = sys::reap(pid)? else { return Ok(None) };
+        Ok(self.children.remove(&pid).map(|process| (process, exit_of(status))))
+    }
+
+    fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
         let mut ended = Vec::new();
         while let Some(pid) = sys::peek_exited()? {
-            if self.children.contains_key(&pid) {
-                self.reap_child(pid, &mut ended)?;
+            if let Some(worker) = self.reap_one(pid)? {
+                ended.push(worker);
             } else if sys::is_init() {
                 sys::reap(pid)?;
             } else {

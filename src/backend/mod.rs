@@ -24,6 +24,9 @@ pub(crate) trait Backend {
     /// Nothing is done to a process that has ended.
     fn send(&mut self, process: Process, signal: Signal) -> Result<()>;
 
-    /// Every worker that has ended since the last time, each once.
-    fn reap(&mut self) -> Result<Vec<(Process, Exit)>>;
+    /// Whether this one has ended, if it is a worker, without a look at the others.
+    fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>>;
+
+    /// Every worker that has ended and was not told yet.
+    fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>>;
 }

@@ -210,7 +210,6 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let wanted = slot.is_wanted();
         slot.handle_started(now, process, self.roll.epoch(), &self.config);
-        self.out.tell(Event::Started { process });
         if !wanted {
             slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
         }

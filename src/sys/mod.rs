@@ -3,7 +3,8 @@
 //! A platform exports:
 //!
 //! - `fork()`: a child that is the only thread of its process, with every signal blocked in it, or an error; refused with
-//!   more than one thread, each time. What was buffered for standard output is written before it.
+//!   more than one thread, each time.
+//! - `flush_output()`: writes what is buffered for standard output, by std and by the C library.
 //! - `thread_count()`: whether there is one thread, and how many there are where that can be told.
 //! - `Signals`: from `take()` to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
 //!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks.
@@ -73,6 +74,14 @@ pub(crate) struct Poller {
     pub wait: &'static str,
     /// Whether a child gets a copy of the descriptor, to be closed there: of epoll(7) it does, of kqueue(2) it does not.
     pub is_inherited: bool,
+}
+
+/// A signal that was taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    pub signal: Signal,
+    /// Who sent it, where that is told; of several that came as one, some one of them. For SIGCHLD a child that may have ended.
+    pub sender: Option<u32>,
 }
 
 /// The signals that matter here, the supervised ones first.

@@ -26,7 +26,6 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     if let Threads::Several(count) = thread_count()? {
         return Err(ForkError::Threads(count));
     }
-    flush_output();
     let before = SigSet::all()
         .thread_swap_mask(SigmaskHow::SIG_SETMASK)
         .map_err(|error| CallError::new("pthread_sigmask", error))?;
@@ -44,9 +43,9 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     }
 }
 
-/// What is buffered now would be written by the parent and by the child, so it goes out first. If it cannot, that is for
-/// the next one who writes to find out.
-fn flush_output() {
+/// What is buffered at a fork is written by the parent and by the child, so it has to go out before. If it cannot, that is
+/// for the next one who writes to find out.
+pub(crate) fn flush_output() {
     let _ = io::stdout().flush();
     // SAFETY: fflush(3) with a null pointer flushes every output stream of the C library.
     unsafe { libc::fflush(std::ptr::null_mut()) };

@@ -37,7 +37,7 @@ mod kernel {
         /// a parent outside this pid namespace; it cannot be told from another one.)
         pub fn hold(&mut self) {
             let armed = arm();
-            let parent = std::os::unix::process::parent_id();
+            let parent = nix::unistd::getppid().as_raw() as u32;
             if !armed || (parent != self.parent && parent != 0) {
                 leave();
             }

@@ -12,7 +12,7 @@ mod wait;
 
 use super::Poller;
 pub(crate) use cgroup::OomCounter;
-pub(crate) use fork::{Forked, fork};
+pub(crate) use fork::{Forked, flush_output, fork};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use signal::{Signals, send};

@@ -25,7 +25,7 @@ pub(crate) fn thread_count() -> Result<Threads, CallError> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::{fs, io, os::unix::fs::MetadataExt};
+    use std::{fs, io};
 
     use super::{CallError, Threads};
 
@@ -33,12 +33,12 @@ mod linux {
     /// `PF_EXITING` of the kernel's `task->flags`, which proc_pid_stat(5) shows as field 9.
     const EXITING: u64 = 4;
 
+    /// unshare(2) is asked first, because it is asked before every fork and answers at once. It cannot tell how many there
+    /// are, nor that a thread is only about to end, and seccomp may forbid it.
     pub fn thread_count() -> Result<Threads, CallError> {
-        // A directory's link count is two more than the directories in it: one call where a listing takes four.
-        match fs::metadata(TASKS) {
-            Ok(tasks) if tasks.nlink() == 3 => Ok(Threads::One),
-            Ok(_) => count_tasks().map(Threads::from).or_else(|_| ask_unshare()),
-            Err(_) => ask_unshare(),
+        match ask_unshare() {
+            Ok(Threads::One) => Ok(Threads::One),
+            several => count_tasks().map(Threads::from).or(several),
         }
     }
 
@@ -64,7 +64,7 @@ mod linux {
         flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
     }
 
-    /// Without `/proc`: unshare(2) refuses `CLONE_SIGHAND` with `EINVAL` if there is another thread.
+    /// `CLONE_SIGHAND` is refused with `EINVAL` if there is another thread.
     fn ask_unshare() -> Result<Threads, CallError> {
         // SAFETY: in a process with one thread there is nothing to unshare, and the call changes nothing.
         if unsafe { libc::unshare(libc::CLONE_SIGHAND) } == 0 {

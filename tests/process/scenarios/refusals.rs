@@ -129,7 +129,7 @@ fn unchanged_in_parent() {
     prepare();
     ignore(Signal::SIGHUP);
     ignore(Signal::SIGCHLD);
-    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGTERM]).thread_block().expect("a mask");
+    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGINT]).thread_block().expect("a mask");
     let before = (state(), own_descriptors());
     match try_fork(2, 0) {
         Ok(0) => std::process::exit(1),

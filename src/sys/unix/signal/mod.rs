@@ -9,7 +9,7 @@ use std::{mem, ptr};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::sys::{CallError, Signal};
+use crate::sys::{Arrived, CallError, Signal};
 
 #[cfg_attr(all(target_os = "linux", not(taskfork_portable)), path = "signalfd.rs")]
 #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "self_pipe.rs")]

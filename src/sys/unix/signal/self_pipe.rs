@@ -17,7 +17,7 @@ use nix::sys::signal::SigSet;
 
 use super::taken::Before;
 use super::{native, number};
-use crate::sys::{CallError, Signal};
+use crate::sys::{Arrived, CallError, Signal};
 
 /// By the position in [`Signal::SUPERVISED`].
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
@@ -51,16 +51,18 @@ impl Source {
         before
     }
 
-    pub fn next(&mut self) -> Result<Option<Signal>, CallError> {
+    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         if let Some(signal) = take_arrived() {
-            return Ok(Some(signal));
+            return Ok(Some(Arrived { signal, sender: None }));
         }
         // The bytes go first: a signal that comes after them wakes the parent again.
         let mut bytes = [0; 64];
         loop {
             match self.reader.read(&mut bytes) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(take_arrived()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(take_arrived().map(|signal| Arrived { signal, sender: None }));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(CallError::new("read", error)),
             }

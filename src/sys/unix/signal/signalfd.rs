@@ -1,8 +1,9 @@
 //! signalfd(2): the signals are blocked, and read from a descriptor. No handler, so nothing to hand down to a child.
 //!
 //! # Safety
-//! Nothing unsafe here.
+//! The one call here writes a set of signals into memory of the right size.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::signal::SigSet;
@@ -10,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::taken::Before;
 use super::{native, number};
-use crate::sys::{CallError, Signal};
+use crate::sys::{Arrived, CallError, Signal};
 
 #[derive(Debug)]
 pub(super) struct Source(SignalFd);
@@ -27,9 +28,27 @@ impl Source {
         before | set_of(signals)
     }
 
-    pub fn next(&mut self) -> Result<Option<Signal>, CallError> {
+    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
+        if !self.is_pending() {
+            return Ok(None);
+        }
         let info = self.0.read_signal().map_err(|error| CallError::new("read", error))?;
-        Ok(info.and_then(|info| Signal::SUPERVISED.into_iter().find(|&signal| number(signal) as u32 == info.ssi_signo)))
+        Ok(info.and_then(|info| {
+            let signal = Signal::SUPERVISED.into_iter().find(|&signal| number(signal) as u32 == info.ssi_signo)?;
+            Some(Arrived { signal, sender: Some(info.ssi_pid) })
+        }))
+    }
+
+    /// Asked before each read, because a read that fails sets `errno`: a page that every fork makes one to be copied.
+    fn is_pending(&self) -> bool {
+        let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigpending(2) writes a set to where there is room for one.
+        if unsafe { libc::sigpending(pending.as_mut_ptr()) } != 0 {
+            return true;
+        }
+        // SAFETY: it has been written, since the call succeeded.
+        let pending = unsafe { SigSet::from_sigset_t_unchecked(pending.assume_init()) };
+        Signal::SUPERVISED.iter().any(|&signal| pending.contains(native(signal)))
     }
 }
 

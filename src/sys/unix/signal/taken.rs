@@ -21,7 +21,8 @@ pub(crate) struct Signals {
 #[derive(Debug)]
 pub(super) struct Before {
     mask: SigSet,
-    dispositions: Vec<(Signal, libc::sigaction)>,
+    /// By the position in [`Signal::SUPERVISED`]. No memory of its own, which a child would have to free.
+    dispositions: [Option<libc::sigaction>; Signal::SUPERVISED.len()],
 }
 
 impl Signals {
@@ -33,14 +34,14 @@ impl Signals {
             }
         }
         let mask = swap_mask(&SigSet::all())?;
-        let mut before = Before { mask, dispositions: Vec::with_capacity(taken.len()) };
+        let mut before = Before { mask, dispositions: [None; Signal::SUPERVISED.len()] };
         let source = Source::open(&taken, &mut before)?;
         swap_mask(&Source::mask(before.mask, &taken))?;
         Ok(Signals { source, _before: before })
     }
 
     /// The next signal that has arrived, if any; each only once, however often it came meanwhile.
-    pub fn next(&mut self) -> Result<Option<Signal>, CallError> {
+    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         self.source.next()
     }
 }
@@ -58,7 +59,10 @@ impl Before {
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
-        self.dispositions.push((signal, swap_disposition(signal, Some(&action))?));
+        let old = swap_disposition(signal, Some(&action))?;
+        if let Some(position) = Signal::SUPERVISED.iter().position(|&known| known == signal) {
+            self.dispositions[position] = Some(old);
+        }
         Ok(())
     }
 }
@@ -66,8 +70,10 @@ impl Before {
 impl Drop for Before {
     fn drop(&mut self) {
         // What was once accepted by these calls is accepted again.
-        for (signal, action) in self.dispositions.drain(..).rev() {
-            let _ = swap_disposition(signal, Some(&action));
+        for (signal, action) in Signal::SUPERVISED.into_iter().zip(&self.dispositions) {
+            if let Some(action) = action {
+                let _ = swap_disposition(signal, Some(action));
+            }
         }
         let _ = self.mask.thread_set_mask();
     }
