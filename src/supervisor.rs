@@ -91,8 +91,9 @@ impl<'a> Supervisor<'a> {
             let deadline = self.policy.next_deadline();
             self.wait(deadline)?;
             self.take_events(Vec::new())?;
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.policy.handle_timeout(Instant::now());
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                self.policy.handle_timeout(now);
             }
         }
     }

@@ -6,8 +6,10 @@
 
 mod backoff;
 mod budget;
+mod life;
 mod roll;
 mod slot;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -18,15 +20,15 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 pub(crate) use backoff::Delays;
 use budget::Budget;
+use life::Life;
 use roll::Roll;
-use slot::{Life, Missed, Part, Slot};
+use slot::{Missed, Part, Slot};
+
+use stop::Stop;
 
 use crate::error::Error;
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
-
-/// From SIGQUIT to SIGKILL.
-const QUICK_STOP: Duration = Duration::from_secs(2);
 
 /// Everything that can be chosen. The defaults, and the checks, are in `prefork`.
 #[derive(Clone, Debug)]
@@ -105,14 +107,6 @@ pub(crate) enum End {
     StartupFailed { process: Process, exit: Option<Exit> },
     /// The system refused one of the first starts, and the others have been stopped.
     Refused(Error),
-}
-
-#[derive(Debug)]
-struct Stop {
-    end: End,
-    /// An operator has asked, so that the next one to ask means: now.
-    asked: bool,
-    quick: bool,
 }
 
 #[derive(Debug, Default)]
@@ -330,7 +324,7 @@ impl Policy {
         let delay = self.slots[id].wait(now, lived, self.config.delays, &mut self.rng);
         self.out.tell(exited(true));
         self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
-        if life.epoch() == self.roll.epoch() {
+        if life.epoch == self.roll.epoch() {
             self.abort_roll(id);
         }
     }
@@ -375,69 +369,5 @@ impl Policy {
         for life in self.slots.iter().flat_map(Slot::lives) {
             self.out.0.push_back(Action::Send { process: life.process, message });
         }
-    }
-
-    fn stop_as_asked(&mut self, now: Instant) {
-        match &mut self.stop {
-            None => self.begin_stop(End::Stopped, Message::Stop, now + self.config.graceful_timeout, true),
-            Some(stop) if !stop.asked => stop.asked = true,
-            Some(_) => self.kill_all(),
-        }
-    }
-
-    fn stop_quickly(&mut self, now: Instant) {
-        let kill_at = now + QUICK_STOP;
-        match &mut self.stop {
-            None => self.begin_stop(End::Stopped, Message::QuickStop, kill_at, true),
-            Some(stop) if !stop.quick => {
-                (stop.asked, stop.quick) = (true, true);
-                self.retire_all(Message::QuickStop, kill_at);
-            }
-            Some(_) => self.kill_all(),
-        }
-    }
-
-    fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
-        let restarts = self.budget.spent();
-        self.out.tell(Event::GaveUp { restarts });
-        let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(End::GaveUp { process, exit, restarts }, Message::Stop, graceful, false);
-    }
-
-    fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
-        let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(End::StartupFailed { process, exit }, Message::Stop, graceful, false);
-    }
-
-    /// The first reason to stop is the one that counts.
-    fn begin_stop(&mut self, end: End, message: Message, kill_at: Instant, asked: bool) {
-        if self.stop.is_some() {
-            return;
-        }
-        let quick = message == Message::QuickStop;
-        self.cancel_starts(None);
-        self.roll.cancel();
-        self.look_at = None;
-        let workers = self.slots.iter().flat_map(Slot::lives).count();
-        self.out.tell(Event::Stopping { workers, quick });
-        self.stop = Some(Stop { end, asked, quick });
-        self.retire_all(message, kill_at);
-    }
-
-    fn retire_all(&mut self, message: Message, kill_at: Instant) {
-        for slot in &mut self.slots {
-            slot.retire(message, kill_at, &mut self.out);
-        }
-    }
-
-    fn kill_all(&mut self) {
-        for slot in &mut self.slots {
-            slot.kill(&mut self.out);
-        }
-    }
-
-    /// Starts that nobody has taken yet are not made: of one id, or of all.
-    fn cancel_starts(&mut self, of: Option<usize>) {
-        self.out.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
     }
 }

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Delays};
+use super::life::{Life, Phase};
 use super::{Action, Config, Message, Out};
 use crate::event::Event;
 use crate::exit::Process;
@@ -14,8 +15,6 @@ use rand::rngs::SmallRng;
 
 /// Without readiness, a replacement counts as ready once it has lived this long.
 const SETTLED: Duration = Duration::from_secs(1);
-/// From SIGABRT to SIGKILL: a stopped process only dies of the latter.
-const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// No id ever has more processes than this: one that serves and one that comes or goes.
 const MOST_ALIVE: usize = 2;
 
@@ -47,37 +46,6 @@ enum State {
     },
 }
 
-#[derive(Debug)]
-pub(super) struct Life {
-    pub process: Process,
-    pub since: Instant,
-    /// The count of rolling restarts when this one was started.
-    epoch: u64,
-    phase: Phase,
-    last_beat: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// It is to say that it is ready until then.
-    Fresh {
-        late_at: Instant,
-    },
-    /// A replacement that nobody asks for readiness: ready if it lives until then.
-    Settling {
-        ready_at: Instant,
-    },
-    Serving,
-    Hung {
-        kill_at: Instant,
-    },
-    Asked {
-        kill_at: Instant,
-    },
-    /// By us.
-    Killed,
-}
-
 /// Which part a process had that is gone now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -98,75 +66,6 @@ pub(super) enum Missed {
     Startup(Process),
     /// Not ready in time, and only a replacement.
     Trial,
-}
-
-impl Life {
-    fn new(process: Process, now: Instant, epoch: u64, phase: Phase) -> Life {
-        Life { process, since: now, epoch, phase, last_beat: now }
-    }
-
-    /// Whether it was us who sent it SIGKILL.
-    pub fn was_killed(&self) -> bool {
-        self.phase == Phase::Killed
-    }
-
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    fn is(&self, generation: u32) -> bool {
-        self.process.generation == generation
-    }
-
-    fn is_unproven(&self) -> bool {
-        matches!(self.phase, Phase::Fresh { .. } | Phase::Settling { .. })
-    }
-
-    fn ask(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
-        if self.phase == Phase::Killed {
-            return;
-        }
-        self.phase = match self.phase {
-            Phase::Asked { kill_at: earlier } | Phase::Hung { kill_at: earlier } if earlier < kill_at => {
-                Phase::Asked { kill_at: earlier }
-            }
-            _ => Phase::Asked { kill_at },
-        };
-        out.send(self.process, message);
-    }
-
-    fn kill(&mut self, out: &mut Out) {
-        if self.phase != Phase::Killed {
-            self.phase = Phase::Killed;
-            out.send(self.process, Message::Kill);
-        }
-    }
-
-    /// An asked or hung one whose time is up is killed.
-    fn kill_overdue(&mut self, now: Instant, out: &mut Out) {
-        if let Phase::Asked { kill_at } | Phase::Hung { kill_at } = self.phase {
-            if kill_at <= now {
-                out.tell(Event::Killing { process: self.process });
-                self.kill(out);
-            }
-        }
-    }
-
-    fn check_beat(&mut self, now: Instant, timeout: Duration, out: &mut Out) {
-        if matches!(self.phase, Phase::Serving | Phase::Settling { .. }) && now >= self.last_beat + timeout {
-            out.tell(Event::Hung { process: self.process });
-            self.phase = Phase::Hung { kill_at: now + ABORT_GRACE };
-            out.send(self.process, Message::Abort);
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Fresh { late_at: at } | Phase::Settling { ready_at: at } => Some(at),
-            Phase::Hung { kill_at } | Phase::Asked { kill_at } => Some(kill_at),
-            Phase::Serving | Phase::Killed => None,
-        }
-    }
 }
 
 impl Slot {
@@ -299,9 +198,9 @@ impl Slot {
     fn become_ready(&mut self, now: Instant, config: &Config, out: &mut Out) {
         self.proven = true;
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(life) => State::Up(ready(life, now, out)),
+            State::Up(life) => State::Up(life.ready(now, out)),
             State::Trial { mut old, new: Some(new) } => {
-                let new = ready(new, now, out);
+                let new = new.ready(now, out);
                 old.ask(Message::Stop, now + config.graceful_timeout, out);
                 self.leaving.push(old);
                 State::Up(new)
@@ -439,11 +338,4 @@ impl Slot {
     fn is_crowded(&self) -> bool {
         self.leaving.len() >= MOST_ALIVE
     }
-}
-
-fn ready(mut life: Life, now: Instant, out: &mut Out) -> Life {
-    out.tell(Event::Ready { process: life.process });
-    life.phase = Phase::Serving;
-    life.last_beat = now;
-    life
 }

@@ -664,7 +664,7 @@ fn news_of_a_process_that_is_not_known_changes_nothing() {
     sim.policy.handle_ready(sim.now, 7, 7);
     sim.policy.handle_beat(sim.now, 7, 7);
     sim.settle();
-    assert_eq!((sim.living(), sim.log.len()), (vec![(0, 0)], 2));
+    assert_eq!((sim.living(), sim.log.len()), (vec![(0, 0)], 1));
 }
 
 /// A random life of a random service, and its end.

@@ -1,6 +1,7 @@
 //! The counter of out-of-memory kills of this process's cgroup.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -39,9 +40,14 @@ fn value_of(key: &str, text: &str) -> Option<u64> {
 }
 
 fn path_of_counter() -> Option<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    find_counter(&groups, &mounts)
+    find_counter(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
+}
+
+/// With room from the start: these files give their size as 0, and each small read makes the kernel write them anew.
+fn read(path: &str) -> Option<String> {
+    let mut text = String::with_capacity(16 * 1024);
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// With v1's memory controller in use, v2 has none, so v1 comes first.

@@ -1,0 +1,113 @@
+//! One process, from its start to its end.
+
+use std::time::{Duration, Instant};
+
+use super::{Message, Out};
+use crate::event::Event;
+use crate::exit::Process;
+
+/// From SIGABRT to SIGKILL: a stopped process only dies of the latter.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Life {
+    pub process: Process,
+    pub since: Instant,
+    /// The count of rolling restarts when this one was started.
+    pub epoch: u64,
+    pub phase: Phase,
+    pub last_beat: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It is to say that it is ready until then.
+    Fresh {
+        late_at: Instant,
+    },
+    /// A replacement that nobody asks for readiness: ready if it lives until then.
+    Settling {
+        ready_at: Instant,
+    },
+    Serving,
+    Hung {
+        kill_at: Instant,
+    },
+    Asked {
+        kill_at: Instant,
+    },
+    /// By us.
+    Killed,
+}
+
+impl Life {
+    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase) -> Life {
+        Life { process, since: now, epoch, phase, last_beat: now }
+    }
+
+    /// Whether it was us who sent it SIGKILL.
+    pub fn was_killed(&self) -> bool {
+        self.phase == Phase::Killed
+    }
+
+    pub fn is(&self, generation: u32) -> bool {
+        self.process.generation == generation
+    }
+
+    pub fn is_unproven(&self) -> bool {
+        matches!(self.phase, Phase::Fresh { .. } | Phase::Settling { .. })
+    }
+
+    pub fn ask(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
+        if self.phase == Phase::Killed {
+            return;
+        }
+        self.phase = match self.phase {
+            Phase::Asked { kill_at: earlier } | Phase::Hung { kill_at: earlier } if earlier < kill_at => {
+                Phase::Asked { kill_at: earlier }
+            }
+            _ => Phase::Asked { kill_at },
+        };
+        out.send(self.process, message);
+    }
+
+    pub fn kill(&mut self, out: &mut Out) {
+        if self.phase != Phase::Killed {
+            self.phase = Phase::Killed;
+            out.send(self.process, Message::Kill);
+        }
+    }
+
+    /// An asked or hung one whose time is up is killed.
+    pub fn kill_overdue(&mut self, now: Instant, out: &mut Out) {
+        if let Phase::Asked { kill_at } | Phase::Hung { kill_at } = self.phase {
+            if kill_at <= now {
+                out.tell(Event::Killing { process: self.process });
+                self.kill(out);
+            }
+        }
+    }
+
+    pub fn check_beat(&mut self, now: Instant, timeout: Duration, out: &mut Out) {
+        if matches!(self.phase, Phase::Serving | Phase::Settling { .. }) && now >= self.last_beat + timeout {
+            out.tell(Event::Hung { process: self.process });
+            self.phase = Phase::Hung { kill_at: now + ABORT_GRACE };
+            out.send(self.process, Message::Abort);
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Fresh { late_at: at } | Phase::Settling { ready_at: at } => Some(at),
+            Phase::Hung { kill_at } | Phase::Asked { kill_at } => Some(kill_at),
+            Phase::Serving | Phase::Killed => None,
+        }
+    }
+
+    pub fn ready(mut self, now: Instant, out: &mut Out) -> Life {
+        out.tell(Event::Ready { process: self.process });
+        self.phase = Phase::Serving;
+        self.last_beat = now;
+        self
+    }
+}

@@ -1,0 +1,84 @@
+//! The end of everybody: ask, wait, kill, wait; a second request means now.
+
+use std::time::{Duration, Instant};
+
+use super::{Action, End, Message, Policy, Slot};
+use crate::event::Event;
+use crate::exit::{Exit, Process};
+
+/// From SIGQUIT to SIGKILL.
+const QUICK_STOP: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct Stop {
+    pub end: End,
+    /// An operator has asked, so that the next one to ask means: now.
+    asked: bool,
+    quick: bool,
+}
+
+impl Policy {
+    pub(super) fn stop_as_asked(&mut self, now: Instant) {
+        match &mut self.stop {
+            None => self.begin_stop(End::Stopped, Message::Stop, now + self.config.graceful_timeout, true),
+            Some(stop) if !stop.asked => stop.asked = true,
+            Some(_) => self.kill_all(),
+        }
+    }
+
+    pub(super) fn stop_quickly(&mut self, now: Instant) {
+        let kill_at = now + QUICK_STOP;
+        match &mut self.stop {
+            None => self.begin_stop(End::Stopped, Message::QuickStop, kill_at, true),
+            Some(stop) if !stop.quick => {
+                (stop.asked, stop.quick) = (true, true);
+                self.retire_all(Message::QuickStop, kill_at);
+            }
+            Some(_) => self.kill_all(),
+        }
+    }
+
+    pub(super) fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
+        let restarts = self.budget.spent();
+        self.out.tell(Event::GaveUp { restarts });
+        let graceful = now + self.config.graceful_timeout;
+        self.begin_stop(End::GaveUp { process, exit, restarts }, Message::Stop, graceful, false);
+    }
+
+    pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
+        let graceful = now + self.config.graceful_timeout;
+        self.begin_stop(End::StartupFailed { process, exit }, Message::Stop, graceful, false);
+    }
+
+    /// The first reason to stop is the one that counts.
+    pub(super) fn begin_stop(&mut self, end: End, message: Message, kill_at: Instant, asked: bool) {
+        if self.stop.is_some() {
+            return;
+        }
+        let quick = message == Message::QuickStop;
+        self.cancel_starts(None);
+        self.roll.cancel();
+        self.look_at = None;
+        let workers = self.slots.iter().flat_map(Slot::lives).count();
+        self.out.tell(Event::Stopping { workers, quick });
+        self.stop = Some(Stop { end, asked, quick });
+        self.retire_all(message, kill_at);
+    }
+
+    fn retire_all(&mut self, message: Message, kill_at: Instant) {
+        for slot in &mut self.slots {
+            slot.retire(message, kill_at, &mut self.out);
+        }
+    }
+
+    fn kill_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.kill(&mut self.out);
+        }
+    }
+
+    /// Starts that nobody has taken yet are not made: of one id, or of all.
+    pub(super) fn cancel_starts(&mut self, of: Option<usize>) {
+        self.out.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
+    }
+}
