@@ -155,7 +155,12 @@ impl<'a> Supervisor<'a> {
         if exit != Exit::Signal(9) {
             return OutOfMemory::No;
         }
-        match self.out_of_memory.as_mut().and_then(OomCounter::take) {
+        let told = match &mut self.out_of_memory {
+            Some(counter) => counter.take(),
+            // Its value from before the start is not known; but if there never was such a kill, this was none.
+            None => self.out_of_memory.insert(OomCounter::open()).is_zero().then_some(false),
+        };
+        match told {
             Some(true) => OutOfMemory::Yes,
             Some(false) => OutOfMemory::No,
             None => OutOfMemory::Perhaps,

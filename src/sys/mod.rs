@@ -14,7 +14,7 @@
 //!   is named.
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is a SIGTERM to the child,
 //!   also if the parent is gone already.
-//! - `OomCounter`: how often the kernel killed for want of memory where this process is accounted.
+//! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.
 //! - `is_init()`: whether this process is pid 1, which has to reap strangers.
 //! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.

@@ -20,6 +20,11 @@ impl OomCounter {
         counter
     }
 
+    /// Whether there never was a kill, as far as can be read.
+    pub fn is_zero(&self) -> bool {
+        self.read() == Some(0)
+    }
+
     /// Whether there was a kill that nobody has been told of yet; this tells of one. `None` if it cannot be read.
     pub fn take(&mut self) -> Option<bool> {
         let kills = self.read()?;
