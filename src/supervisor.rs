@@ -28,25 +28,50 @@ pub(crate) enum Role {
 pub(crate) fn supervise(config: Config) -> Result<Role> {
     let backend = Fork::new()?;
     worker::prepare()?;
-    let mut signals = Signals::take()?;
-    let role = Supervisor::new(config, backend, &mut signals)?.run()?;
+    let mut descriptors = Descriptors::open()?;
+    let mut supervisor = Supervisor::new(config, backend, &mut descriptors);
+    let role = supervisor.run()?;
     match role {
-        Role::Worker(id) => worker::become_worker(id)?,
+        Role::Worker(id) => {
+            // In a worker it is the parent's memory. To free it would be to copy it first.
+            mem::forget(supervisor);
+            worker::become_worker(id)?;
+            if !POLLER.is_inherited {
+                mem::forget(descriptors.poll);
+            }
+        }
         // Asked again for what is done now: not the program's to answer, it would die of it.
-        Role::Parent(End::Stopped) => while signals.next()?.is_some() {},
+        Role::Parent(End::Stopped) => while supervisor.descriptors.signals.next()?.is_some() {},
         Role::Parent(_) => {}
     }
     Ok(role)
 }
 
+/// All that the parent has open, and a worker closes and does nothing else to: to take the signals out of the epoll would be
+/// to take them out of the parent's. The signals are last, so that the mask is put back when all is done.
+struct Descriptors {
+    poll: Poll,
+    /// Opened once the first workers are on their way, which takes longer than to start some of them.
+    out_of_memory: Option<OomCounter>,
+    signals: Signals,
+}
+
+impl Descriptors {
+    fn open() -> Result<Descriptors> {
+        let signals = Signals::take()?;
+        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
+        poll.registry()
+            .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Token(0), Interest::READABLE)
+            .map_err(|error| CallError::new(POLLER.add, error))?;
+        Ok(Descriptors { poll, out_of_memory: None, signals })
+    }
+}
+
 struct Supervisor<'a> {
     policy: Policy,
     backend: Fork,
-    signals: &'a mut Signals,
-    poll: Poll,
+    descriptors: &'a mut Descriptors,
     events: Events,
-    /// Opened once the first workers are on their way, which takes longer than to start some of them.
-    out_of_memory: Option<OomCounter>,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
     /// Something was logged, so that something may be buffered.
@@ -54,28 +79,24 @@ struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(config: Config, backend: Fork, signals: &'a mut Signals) -> Result<Supervisor<'a>> {
-        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
-        poll.registry()
-            .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Token(0), Interest::READABLE)
-            .map_err(|error| CallError::new(POLLER.add, error))?;
-        Ok(Supervisor {
+    /// In a box, and made in a frame that is gone at the first fork: each page of the stack that is in use between two forks
+    /// is copied for every worker.
+    #[inline(never)]
+    fn new(config: Config, backend: Fork, descriptors: &'a mut Descriptors) -> Box<Supervisor<'a>> {
+        Box::new(Supervisor {
             policy: Policy::new(config, seed(), Instant::now()),
             backend,
-            signals,
-            poll,
+            descriptors,
             events: Events::with_capacity(1),
-            out_of_memory: None,
             child_ended: false,
             unflushed: true,
         })
     }
 
-    fn run(mut self) -> Result<Role> {
+    fn run(&mut self) -> Result<Role> {
         loop {
             while let Some(action) = self.policy.poll_action() {
                 if let Some(id) = self.carry_out(action) {
-                    self.leave();
                     return Ok(Role::Worker(id));
                 }
                 self.take_events(Vec::new())?;
@@ -133,7 +154,7 @@ impl<'a> Supervisor<'a> {
     /// sends to the workers as well, is then among them, and nobody is restarted because of it.
     fn take_events(&mut self, mut ended: Vec<(Process, Exit)>) -> Result<()> {
         let mut requests = Vec::new();
-        while let Some(Arrived { signal, sender }) = self.signals.next()? {
+        while let Some(Arrived { signal, sender }) = self.descriptors.signals.next()? {
             requests.extend(request_of(signal));
             if signal == Signal::Child {
                 self.child_ended = true;
@@ -155,10 +176,10 @@ impl<'a> Supervisor<'a> {
         if exit != Exit::Signal(9) {
             return OutOfMemory::No;
         }
-        let told = match &mut self.out_of_memory {
+        let told = match &mut self.descriptors.out_of_memory {
             Some(counter) => counter.take(),
             // Its value from before the start is not known; but if there never was such a kill, this was none.
-            None => self.out_of_memory.insert(OomCounter::open()).is_zero().then_some(false),
+            None => self.descriptors.out_of_memory.insert(OomCounter::open()).is_zero().then_some(false),
         };
         match told {
             Some(true) => OutOfMemory::Yes,
@@ -168,9 +189,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<()> {
-        self.out_of_memory.get_or_insert_with(OomCounter::open);
+        self.descriptors.out_of_memory.get_or_insert_with(OomCounter::open);
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match self.poll.poll(&mut self.events, timeout) {
+        match self.descriptors.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(CallError::new(POLLER.wait, error).into()),
             _ => Ok(()),
         }
@@ -186,15 +207,6 @@ impl<'a> Supervisor<'a> {
         if level <= log::max_level() {
             log!(target: "taskfork", level, "{line}");
             self.unflushed = true;
-        }
-    }
-
-    /// In a worker: the descriptors are closed, and nothing else is touched. To free what is in the parent's memory would be
-    /// to copy it first; to take the signals out of the epoll would be to take them out of the parent's.
-    fn leave(self) {
-        mem::forget((self.policy, self.backend, self.events));
-        if !POLLER.is_inherited {
-            mem::forget(self.poll);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Workers are forks of the parent.
 
-use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -9,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::exit::{Exit, Process};
 use crate::sys::{self, ForkError, Forked, Lifeline, Signal, Threads};
 
-/// The children that are not reaped yet, by pid.
-///
-/// A tree, because the keys of a `HashMap` would be made here and shared by all the children, for every map of theirs.
+/// Sorted by pid, because a `HashMap` would make its keys here, and all the children would share them for every map of
+/// theirs; and in one piece, because what is written between two forks is copied for every child.
 #[derive(Debug)]
 pub(crate) struct Fork {
-    children: BTreeMap<u32, Process>,
+    /// Those that are not reaped yet.
+    children: Vec<Process>,
     lifeline: Lifeline,
 }
 
@@ -24,16 +23,21 @@ impl Fork {
         if let Threads::Several(count) = sys::thread_count()? {
             return Err(Error::threads(count));
         }
-        Ok(Fork { children: BTreeMap::new(), lifeline: Lifeline::new()? })
+        Ok(Fork { children: Vec::new(), lifeline: Lifeline::new()? })
     }
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
     fn sweep(&mut self, ended: &mut Vec<(Process, Exit)>) -> Result<()> {
-        let pids: Vec<u32> = self.children.keys().copied().collect();
+        let pids: Vec<u32> = self.children.iter().map(|child| child.pid).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);
         }
         Ok(())
+    }
+
+    /// Where this child is, or would be.
+    fn find(&self, pid: u32) -> std::result::Result<usize, usize> {
+        self.children.binary_search_by_key(&pid, |child| child.pid)
     }
 }
 
@@ -41,12 +45,12 @@ impl Backend for Fork {
     fn start(&mut self, id: usize, generation: u32) -> Result<Started> {
         match sys::fork() {
             Ok(Forked::Parent(pid)) => {
-                self.children.insert(pid, Process { id, generation, pid });
+                if let Err(at) = self.find(pid) {
+                    self.children.insert(at, Process { id, generation, pid });
+                }
                 Ok(Started::Pid(pid))
             }
             Ok(Forked::Child) => {
-                // They are the parent's; to let go of them one by one would copy the pages they are on.
-                std::mem::forget(std::mem::take(&mut self.children));
                 self.lifeline.hold();
                 Ok(Started::Here)
             }
@@ -56,18 +60,15 @@ impl Backend for Fork {
     }
 
     fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
-        match self.children.contains_key(&process.pid) {
-            true => Ok(sys::send(process.pid, signal)?),
-            false => Ok(()),
+        match self.find(process.pid) {
+            Ok(_) => Ok(sys::send(process.pid, signal)?),
+            Err(_) => Ok(()),
         }
     }
 
     fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
-        if !self.children.contains_key(&pid) {
-            return Ok(None);
-        }
-        let Some(status) = sys::reap(pid)? else { return Ok(None) };
-        Ok(self.children.remove(&pid).map(|process| (process, exit_of(status))))
+        let Ok(at) = self.find(pid) else { return Ok(None) };
+        Ok(sys::reap(pid)?.map(|status| (self.children.remove(at), exit_of(status))))
     }
 
     fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
@@ -86,14 +87,14 @@ impl Backend for Fork {
     }
 }
 
-/// Whatever ended the supervision, nobody is left behind.
+/// Whatever ended the supervision, nobody is left behind. (In the parent: a worker forgets this without dropping it.)
 impl Drop for Fork {
     fn drop(&mut self) {
-        for &pid in self.children.keys() {
-            let _ = sys::send(pid, Signal::Kill);
+        for child in &self.children {
+            let _ = sys::send(child.pid, Signal::Kill);
         }
-        for &pid in self.children.keys() {
-            let _ = sys::reap_blocking(pid);
+        for child in &self.children {
+            let _ = sys::reap_blocking(child.pid);
         }
     }
 }

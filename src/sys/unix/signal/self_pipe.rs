@@ -31,6 +31,9 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// How many it sets.
+    pub const DISPOSITIONS: usize = Signal::SUPERVISED.len();
+
     pub fn open(signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
         let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
         for end in [&reader, &writer] {

@@ -17,6 +17,9 @@ use crate::sys::{Arrived, CallError, Signal};
 pub(super) struct Source(SignalFd);
 
 impl Source {
+    /// How many it sets.
+    pub const DISPOSITIONS: usize = 1;
+
     /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition.
     pub fn open(signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
         before.set_disposition(Signal::Child, libc::SIG_DFL)?;

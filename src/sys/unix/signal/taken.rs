@@ -21,8 +21,8 @@ pub(crate) struct Signals {
 #[derive(Debug)]
 pub(super) struct Before {
     mask: SigSet,
-    /// By the position in [`Signal::SUPERVISED`]. No memory of its own, which a child would have to free.
-    dispositions: [Option<libc::sigaction>; Signal::SUPERVISED.len()],
+    /// Not in memory of its own, which a child would have to free.
+    dispositions: [Option<(Signal, libc::sigaction)>; Source::DISPOSITIONS],
 }
 
 impl Signals {
@@ -34,7 +34,7 @@ impl Signals {
             }
         }
         let mask = swap_mask(&SigSet::all())?;
-        let mut before = Before { mask, dispositions: [None; Signal::SUPERVISED.len()] };
+        let mut before = Before { mask, dispositions: [None; Source::DISPOSITIONS] };
         let source = Source::open(&taken, &mut before)?;
         swap_mask(&Source::mask(before.mask, &taken))?;
         Ok(Signals { source, _before: before })
@@ -60,8 +60,8 @@ impl Before {
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
         let old = swap_disposition(signal, Some(&action))?;
-        if let Some(position) = Signal::SUPERVISED.iter().position(|&known| known == signal) {
-            self.dispositions[position] = Some(old);
+        if let Some(free) = self.dispositions.iter_mut().find(|known| known.is_none()) {
+            *free = Some((signal, old));
         }
         Ok(())
     }
@@ -70,10 +70,8 @@ impl Before {
 impl Drop for Before {
     fn drop(&mut self) {
         // What was once accepted by these calls is accepted again.
-        for (signal, action) in Signal::SUPERVISED.into_iter().zip(&self.dispositions) {
-            if let Some(action) = action {
-                let _ = swap_disposition(signal, Some(action));
-            }
+        for (signal, action) in self.dispositions.iter().flatten() {
+            let _ = swap_disposition(*signal, Some(action));
         }
         let _ = self.mask.thread_set_mask();
     }
