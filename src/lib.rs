@@ -193,10 +193,7 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
     let config = prefork::configure(n.into().unwrap_or(0), max_restarts.into().unwrap_or(MAX_RESTARTS))?;
     match supervisor::supervise(config)? {
         Role::Worker(id) => Ok(id),
-        Role::Parent(end) => {
-            end.into_result()?;
-            std::process::exit(0)
-        }
+        Role::Parent(ended) => match ended.exit()? {},
     }
 }
 

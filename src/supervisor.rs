@@ -1,5 +1,7 @@
 //! The parent's loop: wait until the deadline, events in, actions out.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io, mem};
@@ -17,34 +19,52 @@ use crate::sys::{self, Arrived, CallError, OomCounter, POLLER, Signal, Signals};
 use crate::worker;
 
 /// Which of the processes this is, once the call returns.
-#[derive(Debug)]
 pub(crate) enum Role {
     Worker(usize),
-    Parent(End),
+    Parent(Box<Ended>),
 }
 
-/// Starts the workers and stays with them to the end; in each worker, returns at once. Whichever process it is, the last
-/// thing before the return is that mask and dispositions are again what they were.
+/// In the parent, when all is over: the signals are still held.
+pub(crate) struct Ended {
+    end: End,
+    descriptors: Descriptors,
+}
+
+/// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
+/// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config) -> Result<Role> {
     let backend = Fork::new()?;
     worker::prepare()?;
     let mut descriptors = Descriptors::open()?;
     let mut supervisor = Supervisor::new(config, backend, &mut descriptors);
-    let role = supervisor.run()?;
-    match role {
-        Role::Worker(id) => {
+    match supervisor.run()? {
+        Turn::End(end) => {
+            drop(supervisor);
+            Ok(Role::Parent(Box::new(Ended { end, descriptors })))
+        }
+        Turn::Worker(id) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
             worker::become_worker(id)?;
             if !POLLER.is_inherited {
                 mem::forget(descriptors.poll);
             }
+            Ok(Role::Worker(id))
         }
-        // Asked again for what is done now: not the program's to answer, it would die of it.
-        Role::Parent(End::Stopped) => while supervisor.descriptors.signals.next()?.is_some() {},
-        Role::Parent(_) => {}
     }
-    Ok(role)
+}
+
+impl Ended {
+    /// Exits if it ended as it should, and returns if it did not. The exit is with the signals still held: one more request
+    /// to stop, or any other, is not to take the place of this status.
+    pub fn exit(self) -> Result<Infallible> {
+        match self.end {
+            End::Finished { .. } | End::Stopped => std::process::exit(0),
+            End::GaveUp { process, exit, restarts } => self.descriptors.close(Error::gave_up(process, exit, restarts)),
+            End::StartupFailed { process, exit } => self.descriptors.close(Error::startup_failed(process, exit)),
+            End::Refused(error) => self.descriptors.close(error),
+        }
+    }
 }
 
 /// All that the parent has open, and a worker closes and does nothing else to: to take the signals out of the epoll would be
@@ -65,6 +85,18 @@ impl Descriptors {
             .map_err(|error| CallError::new(POLLER.add, error))?;
         Ok(Descriptors { poll, out_of_memory: None, signals })
     }
+
+    fn close<T>(self, error: Error) -> Result<T> {
+        self.signals.end()?;
+        Err(error)
+    }
+}
+
+/// Why the loop was left.
+enum Turn {
+    /// Only in the process that has just been started.
+    Worker(usize),
+    End(End),
 }
 
 struct Supervisor<'a> {
@@ -72,6 +104,8 @@ struct Supervisor<'a> {
     backend: Fork,
     descriptors: &'a mut Descriptors,
     events: Events,
+    /// Reaped, and not yet answered.
+    ended: VecDeque<(Process, Exit)>,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
     /// Something was logged, so that something may be buffered.
@@ -88,35 +122,45 @@ impl<'a> Supervisor<'a> {
             backend,
             descriptors,
             events: Events::with_capacity(1),
+            ended: VecDeque::new(),
             child_ended: false,
             unflushed: true,
         })
     }
 
-    fn run(&mut self) -> Result<Role> {
+    /// Every request counts before any end, and each end is answered before the next one is looked at. A ^C, which the
+    /// terminal sends to the workers as well, is then taken before they are missed, and nobody is restarted because of it.
+    fn run(&mut self) -> Result<Turn> {
         loop {
             while let Some(action) = self.policy.poll_action() {
                 if let Some(id) = self.carry_out(action) {
-                    return Ok(Role::Worker(id));
+                    return Ok(Turn::Worker(id));
                 }
-                self.take_events(Vec::new())?;
+                self.take_signals()?;
             }
-            if mem::take(&mut self.child_ended) {
-                let ended = self.backend.reap_all()?;
-                self.take_events(ended)?;
-                continue;
-            }
-            if let Some(end) = self.policy.poll_end() {
-                return Ok(Role::Parent(end));
-            }
-            let deadline = self.policy.next_deadline();
-            self.wait(deadline)?;
-            self.take_events(Vec::new())?;
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                self.policy.handle_timeout(now);
+            if let Some((process, exit)) = self.ended.pop_front() {
+                self.lose(process, exit);
+            } else if mem::take(&mut self.child_ended) {
+                self.ended.extend(self.backend.reap_all()?);
+                self.take_signals()?;
+            } else if let Some(end) = self.policy.poll_end() {
+                return Ok(Turn::End(end));
+            } else {
+                self.sleep()?;
             }
         }
+    }
+
+    /// Until the deadline, if there is one, or a signal.
+    fn sleep(&mut self) -> Result<()> {
+        let deadline = self.policy.next_deadline();
+        self.wait(deadline)?;
+        self.take_signals()?;
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.policy.handle_timeout(now);
+        }
+        Ok(())
     }
 
     /// In the process that was started, and only there, returns its id.
@@ -144,32 +188,32 @@ impl<'a> Supervisor<'a> {
                 self.policy.handle_started(Instant::now(), process);
                 self.tell(&Event::Started { process });
             }
-            Err(error) => self.policy.handle_start_failed(Instant::now(), id, generation, error),
+            Err(error) => self.policy.handle_start_failed(Instant::now(), id, error),
         }
         None
     }
 
-    /// Takes the signals that have arrived, and with each SIGCHLD the child it names. Whoever had ended before this is
-    /// handed in: the signals have to be taken once more after an end was found, and count first. A ^C, which the terminal
-    /// sends to the workers as well, is then among them, and nobody is restarted because of it.
-    fn take_events(&mut self, mut ended: Vec<(Process, Exit)>) -> Result<()> {
-        let mut requests = Vec::new();
+    /// With each SIGCHLD, the child that it names is reaped. Others may have ended with it, but to look for them takes time,
+    /// and the first one may be replaced before.
+    fn take_signals(&mut self) -> Result<()> {
         while let Some(Arrived { signal, sender }) = self.descriptors.signals.next()? {
-            requests.extend(request_of(signal));
+            if let Some(request) = request_of(signal) {
+                self.policy.handle_request(Instant::now(), request);
+            }
             if signal == Signal::Child {
                 self.child_ended = true;
-                ended.extend(sender.map(|pid| self.backend.reap_one(pid)).transpose()?.flatten());
+                self.ended.extend(sender.map(|pid| self.backend.reap_one(pid)).transpose()?.flatten());
             }
         }
-        let now = Instant::now();
-        for request in requests {
-            self.policy.handle_request(now, request);
-        }
-        for (process, exit) in ended {
-            let out_of_memory = self.was_out_of_memory(exit);
-            self.policy.handle_exited(now, process, exit, out_of_memory);
-        }
         Ok(())
+    }
+
+    fn lose(&mut self, process: Process, exit: Exit) {
+        let out_of_memory = match self.policy.has_killed(process) {
+            true => OutOfMemory::No,
+            false => self.was_out_of_memory(exit),
+        };
+        self.policy.handle_exited(Instant::now(), process, exit, out_of_memory);
     }
 
     fn was_out_of_memory(&mut self, exit: Exit) -> OutOfMemory {
@@ -255,17 +299,5 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::Late { .. }
         | Event::Killing { .. } => Some(Level::Warn),
         Event::ReloadAborted { .. } | Event::GaveUp { .. } => Some(Level::Error),
-    }
-}
-
-impl End {
-    /// Whether it ended as it should.
-    pub fn into_result(self) -> Result<()> {
-        match self {
-            End::Finished { .. } | End::Stopped => Ok(()),
-            End::GaveUp { process, exit, restarts } => Err(Error::gave_up(process, exit, restarts)),
-            End::StartupFailed { process, exit } => Err(Error::startup_failed(process, exit)),
-            End::Refused(error) => Err(error),
-        }
     }
 }

@@ -90,9 +90,8 @@ impl Backend for Fork {
 /// Whatever ended the supervision, nobody is left behind. (In the parent: a worker forgets this without dropping it.)
 impl Drop for Fork {
     fn drop(&mut self) {
-        for child in &self.children {
-            let _ = sys::send(child.pid, Signal::Kill);
-        }
+        // One that has become another user's, and cannot be killed, is not waited for.
+        self.children.retain(|child| sys::send(child.pid, Signal::Kill).is_ok());
         for child in &self.children {
             let _ = sys::reap_blocking(child.pid);
         }

@@ -124,6 +124,11 @@ impl Out {
     fn tell(&mut self, event: Event) {
         self.push(Action::Tell(event));
     }
+
+    /// Starts that nobody has taken yet are not made: of one id, or of all.
+    fn cancel_starts(&mut self, of: Option<usize>) {
+        self.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
+    }
 }
 
 #[derive(Debug)]
@@ -145,7 +150,7 @@ impl Policy {
     pub fn new(config: Config, seed: u64, now: Instant) -> Policy {
         let mut out = Out::default();
         out.tell(Event::Starting { workers: config.workers });
-        let mut slots: Vec<Slot> = (0..config.workers).map(|id| Slot::new(id, now)).collect();
+        let mut slots: Vec<Slot> = (0..config.workers).map(|id| Slot::first(id, now)).collect();
         for slot in &mut slots {
             slot.start_if_due(now, &mut out);
         }
@@ -175,6 +180,12 @@ impl Policy {
             return None;
         }
         Some(self.stop.take().map_or(End::Finished { failed: self.failed }, |stop| stop.end))
+    }
+
+    /// Whether this process was sent SIGKILL from here.
+    pub fn has_killed(&self, process: Process) -> bool {
+        let mut lives = self.slots.get(process.id).into_iter().flat_map(Slot::lives);
+        lives.any(|life| life.process == process && life.was_killed())
     }
 
     /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
@@ -210,17 +221,17 @@ impl Policy {
         self.advance_roll();
     }
 
-    /// The start of this generation of this id was refused. One of the first starts: everything is stopped. A restart:
+    /// The start of a process of this id was refused. One of the first starts: everything is stopped. A restart:
     /// it is tried again.
-    pub fn handle_start_failed(&mut self, now: Instant, id: usize, generation: u32, error: Error) {
+    pub fn handle_start_failed(&mut self, now: Instant, id: usize, error: Error) {
         if self.stop.is_some() {
             return;
         }
-        if id < self.config.workers && generation == 0 {
+        let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_wanted()) else { return };
+        if slot.is_first_start() {
             let graceful = now + self.config.graceful_timeout;
             return self.begin_stop(End::Refused(error), Message::Stop, graceful, false);
         }
-        let Some(slot) = self.slots.get_mut(id) else { return };
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
         self.out.tell(Event::StartFailed { error, retry });
         if retry.is_none() {
@@ -247,7 +258,6 @@ impl Policy {
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let Some((part, life)) = slot.handle_exited(process.generation) else { return };
-        let out_of_memory = if life.was_killed() { OutOfMemory::No } else { out_of_memory };
         match part {
             Part::Leaving | Part::Trial => {
                 let asked = part == Part::Leaving;
@@ -359,7 +369,6 @@ impl Policy {
             return;
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
-            self.cancel_starts(Some(id));
             self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
             self.out.tell(Event::Scaled { workers: self.wanted() });
         }

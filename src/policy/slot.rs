@@ -26,6 +26,8 @@ pub(super) struct Slot {
     /// A process of this id has been ready once, so that the next one's failure is no startup failure.
     proven: bool,
     backoff: Backoff,
+    /// One of the first starts, which must succeed, is still to come.
+    first: bool,
     state: State,
     leaving: Vec<Life>,
 }
@@ -69,10 +71,16 @@ pub(super) enum Missed {
 }
 
 impl Slot {
+    /// One of the ids that there are from the beginning.
+    pub fn first(id: usize, now: Instant) -> Slot {
+        Slot { first: true, ..Slot::new(id, now) }
+    }
+
     /// A new id, whose first process is wanted at once.
     pub fn new(id: usize, now: Instant) -> Slot {
         let state = State::Waiting { at: now };
-        Slot { id, generation: 0, proven: false, backoff: Backoff::default(), state, leaving: Vec::new() }
+        let backoff = Backoff::default();
+        Slot { id, generation: 0, proven: false, backoff, first: false, state, leaving: Vec::new() }
     }
 
     pub fn is_wanted(&self) -> bool {
@@ -160,6 +168,7 @@ impl Slot {
     /// goes to those who leave by the [`Slot::retire`] that follows.
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config) {
         self.generation = process.generation + 1;
+        self.first = false;
         let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
         let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise));
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
@@ -312,12 +321,15 @@ impl Slot {
     pub fn retire(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) => self.leaving.push(life),
-            State::Trial { old, new } => {
+            State::Trial { old, new: Some(new) } => self.leaving.extend([old, new]),
+            State::Trial { old, new: None } => {
                 self.leaving.push(old);
-                self.leaving.extend(new);
+                out.cancel_starts(Some(self.id));
             }
-            State::Idle | State::Waiting { .. } | State::Starting => {}
+            State::Starting => out.cancel_starts(Some(self.id)),
+            State::Idle | State::Waiting { .. } => {}
         }
+        self.first = false;
         for life in &mut self.leaving {
             if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
                 life.ask(message, kill_at, out);
@@ -329,6 +341,10 @@ impl Slot {
         for life in &mut self.leaving {
             life.kill(out);
         }
+    }
+
+    pub fn is_first_start(&self) -> bool {
+        self.first
     }
 
     pub fn is_proven(&self) -> bool {

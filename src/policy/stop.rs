@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, End, Message, Policy, Slot};
+use super::{End, Message, Policy, Slot};
 use crate::event::Event;
 use crate::exit::{Exit, Process};
 
@@ -56,7 +56,7 @@ impl Policy {
             return;
         }
         let quick = message == Message::QuickStop;
-        self.cancel_starts(None);
+        self.out.cancel_starts(None);
         self.roll.cancel();
         self.look_at = None;
         let workers = self.slots.iter().flat_map(Slot::lives).count();
@@ -75,10 +75,5 @@ impl Policy {
         for slot in &mut self.slots {
             slot.kill(&mut self.out);
         }
-    }
-
-    /// Starts that nobody has taken yet are not made: of one id, or of all.
-    pub(super) fn cancel_starts(&mut self, of: Option<usize>) {
-        self.out.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
     }
 }

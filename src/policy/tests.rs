@@ -45,6 +45,8 @@ struct Sim {
     restarts: u32,
     stopping: bool,
     scaling: bool,
+    /// How many actions are taken between two events; the others stay for later.
+    patience: usize,
 }
 
 impl Sim {
@@ -66,6 +68,7 @@ impl Sim {
             restarts: 0,
             stopping: false,
             scaling: false,
+            patience: usize::MAX,
         };
         sim.settle();
         sim
@@ -73,11 +76,12 @@ impl Sim {
 
     /// Does what the policy wants done, and holds it against the invariants.
     fn settle(&mut self) {
-        while let Some(action) = self.policy.poll_action() {
-            match action {
-                Action::Start { id, generation } => self.start(id, generation),
-                Action::Send { process, message } => self.send(process, message),
-                Action::Tell(event) => self.hear(event),
+        for _ in 0..self.patience {
+            match self.policy.poll_action() {
+                Some(Action::Start { id, generation }) => self.start(id, generation),
+                Some(Action::Send { process, message }) => self.send(process, message),
+                Some(Action::Tell(event)) => self.hear(event),
+                None => break,
             }
         }
         let max = self.policy.config.max_restarts;
@@ -89,7 +93,7 @@ impl Sim {
         assert!(!self.stopping, "child {id} started while stopping");
         if self.full {
             let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
-            return self.policy.handle_start_failed(self.now, id, generation, Error::from(refused).starting(id));
+            return self.policy.handle_start_failed(self.now, id, Error::from(refused).starting(id));
         }
         self.starts += 1;
         let process = Process { id, generation, pid: self.starts };
@@ -102,7 +106,8 @@ impl Sim {
     }
 
     fn send(&mut self, process: Process, message: Message) {
-        let alive = self.alive.get_mut(&(process.id, process.generation)).expect("told who lives");
+        // Who ended meanwhile is told nothing.
+        let Some(alive) = self.alive.get_mut(&(process.id, process.generation)) else { return };
         assert_eq!(alive.process, process);
         assert!(message == Message::Reopen || !alive.told.contains(&message), "{process} told {message:?} twice");
         alive.told.push(message);
@@ -156,7 +161,8 @@ impl Sim {
         self.now = self.now.max(at);
         self.policy.handle_timeout(self.now);
         self.settle();
-        assert!(self.policy.next_deadline().is_none_or(|next| next > self.now), "a deadline that is never over");
+        let next = self.policy.next_deadline();
+        assert!(next.is_none_or(|next| next > self.now), "a deadline that is never over");
     }
 
     /// Lets time pass, waking at every deadline on the way.
@@ -358,9 +364,9 @@ fn a_first_start_that_is_refused_stops_what_was_started() {
     let mut pid = 0;
     while let Some(action) = policy.poll_action() {
         match action {
-            Action::Start { id: 2, generation } => {
+            Action::Start { id: 2, .. } => {
                 let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
-                policy.handle_start_failed(now, 2, generation, Error::from(refused).starting(2));
+                policy.handle_start_failed(now, 2, Error::from(refused).starting(2));
             }
             Action::Start { id, generation } => {
                 pid += 1;
@@ -639,10 +645,64 @@ fn only_a_kill_that_is_not_ours_may_be_for_want_of_memory() {
     let mut sim = Sim::new(config(2));
     sim.end_with(0, 0, Exit::Signal(9), OutOfMemory::Yes);
     assert!(sim.logged("killed by signal 9 (out of memory), restarting"));
+    let (ours, other) = (sim.alive[&(1, 0)].process, sim.alive[&(0, 1)].process);
     sim.request(Request::Stop);
+    assert!(!sim.policy.has_killed(ours));
     sim.request(Request::Stop);
-    sim.end_with(1, 0, Exit::Signal(9), OutOfMemory::Perhaps);
-    assert!(sim.logged("child 1 (pid 2) killed by signal 9") && !sim.logged("perhaps"));
+    assert!(sim.policy.has_killed(ours) && sim.policy.has_killed(other));
+    sim.end(1, 0, Exit::Signal(9));
+    assert!(!sim.policy.has_killed(ours), "it is gone");
+}
+
+#[test]
+fn an_id_that_ended_for_good_during_its_replacement_stays_ended() {
+    let mut sim = Sim::new(config(2));
+    sim.patience = 0;
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Code(0));
+    sim.patience = usize::MAX;
+    sim.settle();
+    assert_eq!(sim.living(), [(1, 0), (1, 1)], "the roll goes on with the next one");
+}
+
+#[test]
+fn a_start_that_was_overtaken_leaves_no_second_process_of_its_generation() {
+    let mut sim = Sim::new(config(2));
+    sim.patience = 0;
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::More);
+    sim.patience = usize::MAX;
+    sim.settle();
+    assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
+}
+
+#[test]
+fn a_first_start_that_was_given_up_is_no_first_start_later() {
+    let now = Instant::now();
+    let mut policy = Policy::new(config(2), 1, now);
+    policy.handle_request(now, Request::Fewer);
+    let mut started = 0;
+    let mut drain = |policy: &mut Policy, full: bool| {
+        while let Some(action) = policy.poll_action() {
+            match action {
+                Action::Start { id, .. } if full => {
+                    let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
+                    policy.handle_start_failed(now, id, refused.into());
+                }
+                Action::Start { id, generation } => {
+                    started += 1;
+                    policy.handle_started(now, Process { id, generation, pid: started });
+                }
+                Action::Send { message, .. } => panic!("{message:?}"),
+                Action::Tell(_) => {}
+            }
+        }
+    };
+    drain(&mut policy, false);
+    policy.handle_request(now, Request::More);
+    drain(&mut policy, true);
+    assert_eq!((policy.wanted(), policy.poll_end().is_none()), (2, true), "it is tried again");
 }
 
 #[test]
@@ -682,6 +742,9 @@ fn script(seed: u64) {
         ..config(rng.random_range(1..5))
     };
     let mut sim = Sim::seeded(config, seed);
+    if rng.random_bool(0.5) {
+        sim.patience = rng.random_range(0..4);
+    }
     for _ in 0..rng.random_range(1..60) {
         random_event(&mut sim, &mut rng);
         assert!(sim.policy.wanted() <= sim.policy.config.max_workers);
@@ -713,6 +776,7 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
 
 /// Asked, everybody goes or is killed within the graceful time, and the end comes. Some have hearing difficulties.
 fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
+    sim.patience = usize::MAX;
     sim.request(Request::Stop);
     for (id, generation) in sim.living() {
         if rng.random_bool(0.5) {

@@ -7,7 +7,8 @@
 //! - `flush_output()`: writes what is buffered for standard output, by std and by the C library.
 //! - `thread_count()`: whether there is one thread, and how many there are where that can be told.
 //! - `Signals`: from `take()` to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
-//!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks.
+//!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out job control by a terminal. `Signals::end()` hands stop
+//!   requests that nobody took back to the program, and drops the others.
 //!   Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
 //! - `send()`: a signal for a child that has not been reaped yet, so that its pid is still its own.
 //! - `peek_exited()`, `reap()` and `reap_blocking()`: which child has ended, without reaping it; and the status of one that
@@ -110,4 +111,10 @@ impl Signal {
         Signal::User1,
         Signal::Child,
     ];
+
+    /// Whether a terminal sends it, to all processes in the background as soon as one of them reads or writes. Then it is
+    /// not for the parent.
+    pub fn is_job_control(self) -> bool {
+        matches!(self, Signal::TerminalInput | Signal::TerminalOutput)
+    }
 }

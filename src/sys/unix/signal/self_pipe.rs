@@ -27,7 +27,6 @@ static WAKE: AtomicI32 = AtomicI32::new(-1);
 pub(super) struct Source {
     reader: UnixStream,
     _writer: UnixStream,
-    owner: u32,
 }
 
 impl Source {
@@ -44,7 +43,7 @@ impl Source {
         for &signal in signals {
             before.set_disposition(signal, note as *const () as libc::sighandler_t)?;
         }
-        Ok(Source { reader, _writer: writer, owner: std::process::id() })
+        Ok(Source { reader, _writer: writer })
     }
 
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
@@ -79,28 +78,43 @@ impl AsFd for Source {
     }
 }
 
-/// What has arrived and was not read is the program's again, as if it came now; in a child it is not the child's.
+/// The descriptor goes; with all signals blocked, until those who still write to it are put back.
 impl Drop for Source {
     fn drop(&mut self) {
-        if std::process::id() != self.owner {
-            return;
-        }
-        let blocked = SigSet::all().thread_block();
+        let _ = SigSet::all().thread_block();
         WAKE.store(-1, Ordering::Relaxed);
-        while let (Ok(()), Some(signal)) = (&blocked, take_arrived()) {
-            let _ = nix::sys::signal::raise(native(signal));
-        }
     }
 }
 
-extern "C" fn note(signal: libc::c_int) {
+extern "C" fn note(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
-    if let Some(position) = Signal::SUPERVISED.iter().position(|&known| number(known) == signal) {
+    let position = Signal::SUPERVISED.iter().position(|&known| number(known) == signal);
+    // SAFETY: with SA_SIGINFO, sigaction(2), it points to what is known about this signal.
+    let from_kernel = is_from_kernel(unsafe { &*info });
+    if let Some(position) = position.filter(|&position| !(from_kernel && Signal::SUPERVISED[position].is_job_control()))
+    {
         ARRIVED.fetch_or(1 << position, Ordering::Relaxed);
         // SAFETY: write(2) of one byte that is there; to -1 it is an error, and nothing else.
         unsafe { libc::write(WAKE.load(Ordering::Relaxed), c"".as_ptr().cast(), 1) };
     }
     nix::errno::Errno::set_raw(errno);
+}
+
+#[cfg(target_os = "linux")]
+fn is_from_kernel(info: &libc::siginfo_t) -> bool {
+    info.si_code == libc::SI_KERNEL
+}
+
+#[cfg(target_os = "freebsd")]
+fn is_from_kernel(info: &libc::siginfo_t) -> bool {
+    /// From <sys/signal.h>.
+    const SI_KERNEL: libc::c_int = 0x10006;
+    info.si_code == SI_KERNEL
+}
+
+#[cfg(target_os = "macos")]
+fn is_from_kernel(info: &libc::siginfo_t) -> bool {
+    info.si_pid == 0
 }
 
 fn take_arrived() -> Option<Signal> {

@@ -27,19 +27,25 @@ impl Source {
         fd.map(Source).map_err(|error| CallError::new("signalfd", error))
     }
 
-    pub fn mask(before: SigSet, signals: &[Signal]) -> SigSet {
-        before | set_of(signals)
+    /// Added one by one: to nix, the union of two sets is that of the standard signals in them.
+    pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
+        for &signal in signals {
+            before.add(native(signal));
+        }
+        before
     }
 
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
-        if !self.is_pending() {
-            return Ok(None);
+        while self.is_pending() {
+            let Some(info) = self.0.read_signal().map_err(|error| CallError::new("read", error))? else { break };
+            let signal = Signal::SUPERVISED.into_iter().find(|&signal| number(signal) as u32 == info.ssi_signo);
+            match signal {
+                Some(signal) if signal.is_job_control() && info.ssi_code == libc::SI_KERNEL => {}
+                Some(signal) => return Ok(Some(Arrived { signal, sender: Some(info.ssi_pid) })),
+                None => {}
+            }
         }
-        let info = self.0.read_signal().map_err(|error| CallError::new("read", error))?;
-        Ok(info.and_then(|info| {
-            let signal = Signal::SUPERVISED.into_iter().find(|&signal| number(signal) as u32 == info.ssi_signo)?;
-            Some(Arrived { signal, sender: Some(info.ssi_pid) })
-        }))
+        Ok(None)
     }
 
     /// Asked before each read, because a read that fails sets `errno`: a page that every fork makes one to be copied.

@@ -40,6 +40,22 @@ impl Signals {
         Ok(Signals { source, _before: before })
     }
 
+    /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now;
+    /// the other requests have nobody left to answer them, and would kill or stop the program.
+    pub fn end(mut self) -> Result<(), CallError> {
+        let mut stops = Vec::new();
+        while let Some(Arrived { signal, .. }) = self.next()? {
+            if matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
+                stops.push(signal);
+            }
+        }
+        swap_mask(&SigSet::all())?;
+        for signal in stops {
+            nix::sys::signal::raise(native(signal)).map_err(|error| CallError::new("raise", error))?;
+        }
+        Ok(())
+    }
+
     /// The next signal that has arrived, if any; each only once, however often it came meanwhile.
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         self.source.next()
@@ -58,7 +74,7 @@ impl Before {
         // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are fine.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = handler;
-        action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+        action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_SIGINFO;
         let old = swap_disposition(signal, Some(&action))?;
         if let Some(free) = self.dispositions.iter_mut().find(|known| known.is_none()) {
             *free = Some((signal, old));
