@@ -31,7 +31,8 @@
 //!   it installs, with signal-hook, `tokio::signal` or `sigaction`.
 //! - No descriptor of the parent's supervision is open in it.
 //! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded.
-//! - What the parent had buffered for standard output was written before, once; the C library's streams as well.
+//! - What the parent had buffered for standard output was written before, once; the C library's streams as well. (As far as
+//!   standard output took it: what it refuses, stays in the buffer.)
 //! - The parent's end, even by SIGKILL, is a SIGTERM to it, at any moment.
 //! - [`task_id`] is its id. A second [`fork_processes`] in it is an error, not a second tree.
 //! - A signal sent to it is never lost, not even one sent while it is being forked.
@@ -43,23 +44,24 @@
 //! - gives up when the budget is spent, but stops the other workers first, and then returns an error, so that `main` ends
 //!   with one;
 //! - is never woken while nothing happens, and holds no descriptor per worker;
-//! - leaves nobody behind, and when it returns, its signal mask, dispositions and descriptors are what they were.
+//! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and descriptors are what they were.
 //!
 //! # Restarts
 //!
 //! The first failure of an id is answered at once. A process that lived less than a second makes the next start of its id
 //! wait: 10 ms, doubled each time up to 1 s, and of that a random part of the upper half, so that ids which failed together
 //! do not come back together. A life of 10 s forgets the failures before it. A fork that the system refuses is tried again
-//! after the same delays, and costs nothing of the budget; only the first start of each worker must succeed, or all are
-//! stopped and the error returned.
+//! after the same delays, and costs nothing of the budget; only the first starts, those of the workers that were asked
+//! for, must succeed, or all are stopped and the error returned.
 //!
 //! # Fork safety
 //!
 //! fork(2) copies the calling thread only. Whatever another thread holds at that moment, a lock of the allocator or half of
 //! a change, stays so in the child for ever. So [`fork_processes`] is refused with an error that says how many threads there
-//! are, and because it is, it is a safe function. The check is repeated before every restart. Call it first in `main`:
+//! are. That is what lets it be a safe function. The check is repeated before every restart. Call it first in `main`:
 //! before a runtime is created, before a logger that writes from a thread of its own, before anything that starts a thread.
-//! (A thread that has been joined does not count, although Linux lists it for a moment longer.)
+//! (A thread that has been joined does not count, although the system lists it for a moment longer. Where that cannot be
+//! told, without `/proc` or on other systems than Linux, the call may be refused in that moment.)
 //!
 //! What the program has done before the call is shared by all workers, which is often what is wanted: a configuration that
 //! was read, a listening socket that was bound, a table that was loaded (its pages are copied only when written to). But:
@@ -71,6 +73,8 @@
 //! - Connections (to a database, say) and files with a position are shared. Open them in the worker.
 //! - epoll(7) descriptors and signal handlers that write to a pipe keep their tie to the parent. Runtimes made before the
 //!   call do not work in a worker.
+//! - Memory that is shared with the kernel or with other processes, an io_uring for example, stays shared, whatever Rust's
+//!   type for it says. Make such things in the worker.
 //! - Every fork copies the parent's page tables: 0.1 ms for a small parent, about 17 ms for each GiB it has touched.
 //!
 //! # Signals
@@ -85,11 +89,14 @@
 //! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 |
 //!
 //! A signal of these that was ignored when the call was made stays ignored: HUP under `nohup`, for example. SIGCHLD alone is
-//! put to its default in the parent, because wait(2) fails otherwise. Handlers of the program's own for the signals above do
+//! put to its default in the parent, because wait(2) fails otherwise. TTIN and TTOU are for operators: when a terminal sends
+//! them, to a service in its background, they are not the parent's. Handlers of the program's own for the signals above do
 //! not run in the parent; those for others do.
 //!
 //! ^C reaches the workers as well as the parent, from the terminal. Signals are all taken before anybody is reaped, so it is
-//! a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM.
+//! a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM. A terminal that
+//! is closed sends HUP to all of them: to the parent that is a rolling restart, and workers without a handler die of it
+//! and are restarted. A service that is to stay starts under nohup or in a session of its own.
 //!
 //! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. A library whose handlers can
 //! only be installed once, such as signal-hook and tokio on top of it, could not serve both sides of a fork.
@@ -103,10 +110,13 @@
 //!
 //! # Limitations
 //!
-//! - A worker that ignores SIGTERM, or is stopped, survives a parent killed by SIGKILL: what it gets then is SIGTERM.
+//! - What a worker gets when the parent is killed by SIGKILL is SIGTERM. One that ignores or blocks it, or is stopped, or is
+//!   pid 1 of a pid namespace, survives.
 //! - A worker that changes its user or group, or executes a program with other rights, loses that SIGTERM on Linux
 //!   (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
+//! - A worker that becomes another user's, so that the parent may not signal it, cannot be stopped by the parent.
 //! - Processes that a worker starts are the worker's.
+//! - The log is written by the parent itself. A log that blocks, such as a pipe that nobody reads, blocks the supervision.
 //! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who
 //!   connects then waits, and is turned away when the parent ends.
 //! - An out-of-memory kill of a process that a worker had started is counted as well, and may be told of the next worker that
@@ -151,7 +161,7 @@ use supervisor::Role;
 ///
 /// In the parent it does not return while workers live. Once all have ended normally, or were asked to stop and did, it
 /// does not return at all: the process exits with status 0. (Destructors of `main` do not run in the parent then; what is
-/// registered with atexit(3) does.) Everything else is an error.
+/// registered with atexit(3) does, with the signals of the parent still blocked.) Everything else is an error.
 ///
 /// What signals to the parent do, and what is the same in a worker as before the call, is told in the
 /// [documentation of the crate](crate#signals).

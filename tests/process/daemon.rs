@@ -62,6 +62,7 @@ impl Daemon {
             return None;
         }
         self.said.push(line.trim_end().to_owned());
+        assert!(!line.starts_with("watchdog"), "somebody hangs:\n{}", self.transcript());
         self.said.last().map(String::as_str)
     }
 

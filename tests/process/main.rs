@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     if args.next().as_deref() == Some(PROGRAM) {
         let name = args.next().unwrap_or_default();
         let scenario = scenarios::all().into_iter().find(|scenario| scenario.name == name).expect("a scenario");
+        program::reset_signals();
         (scenario.program)();
         return ExitCode::SUCCESS;
     }

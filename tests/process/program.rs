@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{alarm, pause};
 
-/// No program lives longer than this many seconds, whatever it waits for.
-const WATCHDOG: u32 = 100;
+/// No process lives longer than this many seconds, whatever it waits for. It says so, and so fails its test.
+const WATCHDOG: u32 = 60;
 
 /// The call at the top of `main`, with its log where everything is said. An error is said, and ends the program.
 pub fn fork(n: usize, max_restarts: u32) -> usize {
@@ -28,12 +28,51 @@ pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
     Ok(id)
 }
 
+/// As a program that is started from a quiet shell, whatever the tests were started from.
+pub fn reset_signals() {
+    for number in Signal::iterator() {
+        if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: no handler is involved.
+            let _ = unsafe { signal(number, SigHandler::SigDfl) };
+        }
+    }
+    SigSet::empty().thread_set_mask().expect("a mask");
+}
+
+extern "C" fn out_of_time(_: libc::c_int) {
+    let text = b"watchdog: somebody was still there\n";
+    // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
+    unsafe {
+        libc::write(2, text.as_ptr().cast(), text.len());
+        libc::_exit(99);
+    }
+}
+
 pub fn prepare() {
+    // SAFETY: the handler is async-signal-safe.
+    unsafe { signal(Signal::SIGALRM, SigHandler::Handler(out_of_time)) }.expect("a handler");
     alarm::set(WATCHDOG);
     let _ = env_logger::Builder::new()
         .filter_module("taskfork", log::LevelFilter::Debug)
-        .format(|line, record| writeln!(line, "log {}", record.args()))
+        .format(|line, record| {
+            let text = record.args().to_string();
+            for (part, hook) in HOOKS.lock().expect("hooks").iter() {
+                if text.contains(part) {
+                    hook();
+                }
+            }
+            writeln!(line, "log {text}")
+        })
         .try_init();
+}
+
+type Hook = (&'static str, fn());
+
+static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+
+/// Runs this in the parent, as a logger might, before a line that contains `part` is written.
+pub fn on_log(part: &'static str, hook: fn()) {
+    HOOKS.lock().expect("hooks").push((part, hook));
 }
 
 /// One line, in one write and past every buffer, so that those of several processes do not mix.
@@ -91,6 +130,8 @@ pub fn ignore(which: Signal) {
     unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
 }
 
+const SIGNALS: libc::c_int = if cfg!(target_os = "macos") { 32 } else { 65 };
+
 #[cfg(target_os = "linux")]
 const SA_RESTORER: libc::c_int = 0x0400_0000;
 #[cfg(not(target_os = "linux"))]
@@ -102,8 +143,15 @@ pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)
 /// The signal mask, and every disposition with its flags.
 pub fn state() -> String {
     let mask = SigSet::thread_get_mask().expect("the mask");
-    let mut state = format!("blocked {:?}", mask.iter().collect::<Vec<_>>());
-    for number in 1..=64 {
+    let mut state = String::from("blocked");
+    for number in 1..SIGNALS {
+        // SAFETY: the set is a valid one. (nix's own iterator knows no real-time signals.)
+        if unsafe { libc::sigismember(mask.as_ref(), number) } == 1 {
+            state += &format!(" {number}");
+        }
+    }
+    state += "; actions";
+    for number in 1..SIGNALS {
         // SAFETY: zeroes are a valid sigaction.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         // SAFETY: `action` is there to be written to, and nothing is changed.
@@ -127,4 +175,20 @@ pub fn own_descriptors() -> BTreeSet<String> {
 fn is_open(name: &str) -> bool {
     // SAFETY: fcntl(2) with F_GETFD reads a flag.
     name.parse().is_ok_and(|fd: libc::c_int| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
+}
+
+/// Runs this in a child that exits when it returns, and waits for that.
+#[cfg(target_os = "linux")]
+pub fn in_child(run: impl FnOnce()) -> i32 {
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        nix::unistd::ForkResult::Child => {
+            run();
+            std::process::exit(0)
+        }
+        nix::unistd::ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("wait") {
+            nix::sys::wait::WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        },
+    }
 }

@@ -12,7 +12,7 @@ use super::refusals::refuse;
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{fork, idle, own_descriptors, prepare, say, start_count, try_fork, up};
+use crate::program::{fork, idle, on_log, own_descriptors, prepare, say, start_count, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -23,6 +23,22 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 2);
             assert!(daemon.said(&format!("killed by signal {}, restarting", libc::SIGRTMIN() + 3)));
         }),
+        Scenario::new("real_time_signals_that_were_blocked_stay_blocked_in_the_parent", blocked_real_time, |daemon| {
+            let worker = daemon.worker();
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::kill(daemon.pid() as i32, libc::SIGRTMIN() + 2) }, 0);
+            kill(worker.pid, Signal::SIGKILL);
+            daemon.worker();
+        }),
+        Scenario::new("a_restart_that_the_system_refuses_is_tried_again", as_a_lone_user, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGKILL);
+            daemon.wait_for("log cannot start worker 0: fork: Resource temporarily unavailable");
+            assert_eq!(daemon.worker().id, 0);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(processes_limited_alone),
         Scenario::new("without_a_number_there_is_one_worker_per_cpu_of_the_affinity", one_cpu_by_affinity, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
@@ -150,16 +166,39 @@ fn want_memory() {
     idle()
 }
 
-/// The limit counts all processes of a user, so root becomes a user that has no others. Another user has others, and
-/// is refused the first worker.
 fn process_limit() {
     prepare();
-    let limit = if nix::unistd::geteuid().is_root() { 20 } else { 1 };
-    setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
-    if limit == 20 {
-        setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
-    }
+    become_lone_user(20);
     refuse(100, |n| try_fork(n, 0));
+}
+
+fn blocked_real_time() {
+    // SAFETY: zeroes are a valid set.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is there, and the mask is this thread's.
+    let blocked = unsafe {
+        libc::sigaddset(&mut set, libc::SIGRTMIN() + 2);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
+    };
+    assert_eq!(blocked, 0);
+    up(fork(1, 100));
+    idle();
+}
+
+/// There is no room for a restart until it was tried once.
+fn as_a_lone_user() {
+    prepare();
+    become_lone_user(20);
+    on_log("restarting", || setrlimit(Resource::RLIMIT_NPROC, 0, 20).expect("a limit"));
+    on_log("trying again", || setrlimit(Resource::RLIMIT_NPROC, 20, 20).expect("a limit"));
+    up(fork(1, 100));
+    idle();
+}
+
+/// The limit counts all processes of a user, and does not hold for root.
+fn become_lone_user(limit: u64) {
+    setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
+    setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
 }
 
 fn processes_limited_alone() -> Option<&'static str> {

@@ -8,6 +8,8 @@ mod orphans;
 mod refusals;
 mod signals;
 mod stops;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod worker;
 
 use super::Scenario;
@@ -27,6 +29,13 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
+        #[cfg(target_os = "linux")]
+        terminal::scenarios(),
     ];
     everywhere.into_iter().chain(here).flatten().collect()
+}
+
+#[cfg(target_os = "linux")]
+fn not_root() -> Option<&'static str> {
+    (!nix::unistd::geteuid().is_root()).then_some("root")
 }

@@ -8,9 +8,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, getpid, getppid};
 
+use super::not_root;
 use super::refusals::{refuse, with_two_threads};
 use crate::Scenario;
-use crate::program::{fork, idle, prepare, say, try_fork, up};
+use crate::program::{fork, idle, in_child, prepare, say, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -73,21 +74,6 @@ fn orphan() -> nix::unistd::Pid {
     nix::unistd::Pid::from_raw(i32::from_ne_bytes(pid))
 }
 
-/// Runs this in a child that exits when it returns, and waits for that.
-fn in_child(run: impl FnOnce()) -> i32 {
-    // SAFETY: there is no other thread.
-    match unsafe { nix::unistd::fork() }.expect("fork") {
-        ForkResult::Child => {
-            run();
-            std::process::exit(0)
-        }
-        ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("wait") {
-            nix::sys::wait::WaitStatus::Exited(_, code) => code,
-            other => panic!("{other:?}"),
-        },
-    }
-}
-
 fn new_namespace() {
     prepare();
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
@@ -111,8 +97,4 @@ fn without_proc() {
     mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /proc");
     with_two_threads();
     up(fork(2, 0));
-}
-
-fn not_root() -> Option<&'static str> {
-    (!nix::unistd::geteuid().is_root()).then_some("root")
 }

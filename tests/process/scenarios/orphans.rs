@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use super::ends::three_idle;
 use crate::Scenario;
-use crate::program::{fork, idle, up};
+use crate::program::{fork, idle, on_log, own_descriptors, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -17,6 +17,7 @@ pub fn scenarios() -> Vec<Scenario> {
             "nobody_is_left_behind_when_the_parent_is_killed_while_it_is_forking_the_1st",
             forking,
             |daemon| {
+                daemon.wait_for("log Starting");
                 daemon.signal(Signal::SIGKILL);
                 daemon.end();
             },
@@ -45,7 +46,33 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert_eq!(daemon.count("drained"), 3);
         }),
+        Scenario::new("a_call_that_fails_in_the_parent_leaves_nobody_behind", loses_its_descriptors, |daemon| {
+            let workers = daemon.workers(3);
+            crate::daemon::kill(workers[0].pid, Signal::SIGKILL);
+            daemon.ends_with(1);
+            assert!(daemon.said("error ") && daemon.said("Invalid argument"), "{}", daemon.transcript());
+        }),
+        Scenario::new("a_logger_that_panics_in_the_parent_leaves_nobody_behind", panics, |daemon| {
+            let workers = daemon.workers(3);
+            crate::daemon::kill(workers[0].pid, Signal::SIGKILL);
+            daemon.ends_with(101);
+        }),
     ]
+}
+
+fn loses_its_descriptors() {
+    on_log("restarting", || {
+        for descriptor in own_descriptors().iter().filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2) {
+            // SAFETY: whoever owns it still has a descriptor, if one that is of no use; which is what this is about.
+            unsafe { libc::dup2(0, descriptor) };
+        }
+    });
+    three_idle();
+}
+
+fn panics() {
+    on_log("restarting", || panic!("a logger that panics"));
+    three_idle();
 }
 
 fn forking() {

@@ -1,6 +1,6 @@
 //! What the system refuses, and what the call refuses.
 
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -9,7 +9,8 @@ use nix::sys::wait::waitpid;
 use nix::unistd::ForkResult;
 
 use crate::Scenario;
-use crate::program::{fork, idle, ignore, own_descriptors, prepare, say, state, try_fork, up};
+use crate::daemon::kill;
+use crate::program::{fork, idle, ignore, on_log, own_descriptors, prepare, say, state, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -53,6 +54,13 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
+        Scenario::new("a_thread_started_meanwhile_holds_up_a_restart_until_it_has_ended", thread_meanwhile, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGKILL);
+            assert_eq!(daemon.worker().id, 0);
+            assert!(daemon.said("cannot start worker 0: 2 threads are running"), "{}", daemon.transcript());
+            assert!(daemon.said("trying again in"));
+        }),
         Scenario::new(
             "after_a_refusal_the_next_call_can_succeed",
             || {
@@ -80,6 +88,24 @@ pub fn with_two_threads() {
     for thread in threads {
         thread.join().expect("a thread");
     }
+}
+
+/// A logger that makes a thread, which waits until it is told to end.
+fn thread_meanwhile() {
+    static THREAD: Mutex<Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>> = Mutex::new(None);
+    on_log("restarting", || {
+        let (end, wait) = mpsc::channel();
+        let thread = thread::spawn(move || assert!(wait.recv().is_err()));
+        *THREAD.lock().expect("the thread") = Some((end, thread));
+    });
+    on_log("trying again", || {
+        if let Some((end, thread)) = THREAD.lock().expect("the thread").take() {
+            drop(end);
+            thread.join().expect("the thread");
+        }
+    });
+    up(fork(1, 100));
+    idle();
 }
 
 /// A joined thread is still listed by the system for a moment; often enough tried, such a moment is met.

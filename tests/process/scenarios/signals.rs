@@ -27,6 +27,11 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.wait_for("killed by signal 15, restarting");
             }
         }),
+        Scenario::new("a_signal_in_the_midst_of_a_fork_waits_for_a_whole_worker", signalled_in_fork, |daemon| {
+            daemon.wait_for("handled in Some(0)");
+            daemon.ends_with(0);
+            assert!(!daemon.said("handled in None"));
+        }),
         Scenario::new("signal_hook_works_in_a_worker", signal_hook_worker, handles_term),
         Scenario::new("tokio_signal_works_in_a_worker", tokio_worker, handles_term),
         Scenario::new("sigaction_works_in_a_worker", sigaction_worker, handles_term),
@@ -83,6 +88,27 @@ pub fn scenarios() -> Vec<Scenario> {
 fn fifty_idle() {
     fork(50, 100);
     idle();
+}
+
+/// The C library runs what pthread_atfork(3) was given before fork(2) returns in the child.
+fn signalled_in_fork() {
+    extern "C" fn raise() {
+        let _ = nix::sys::signal::raise(Signal::SIGUSR2);
+    }
+    extern "C" fn handled(_: libc::c_int) {
+        let text: &[u8] = match taskfork::task_id() {
+            Some(0) => b"handled in Some(0)\n",
+            _ => b"handled in None\n",
+        };
+        // SAFETY: write(2) is async-signal-safe, and the text is there.
+        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+    }
+    let action = SigAction::new(SigHandler::Handler(handled), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler is async-signal-safe.
+    unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler");
+    // SAFETY: the function is async-signal-safe, and there until the end.
+    assert_eq!(unsafe { libc::pthread_atfork(None, None, Some(raise)) }, 0);
+    fork(1, 0);
 }
 
 fn handles_term(daemon: &mut Daemon) {

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use super::ends::three_idle;
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::program::{drained, fork, idle, ignore, up};
+use crate::program::{drained, fork, idle, ignore, say, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -55,6 +55,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.count(" started, generation 0") < MANY, "it had started all of them by then");
         }),
+        Scenario::new("whatever_comes_after_the_stop_the_parent_exits_0", signals_itself_at_exit, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("at exit"));
+        }),
         Scenario::new("a_worker_that_is_stopped_is_killed_by_a_second_term", three_idle, |daemon| {
             let workers = daemon.workers(3);
             crate::daemon::kill(workers[0].pid, Signal::SIGSTOP);
@@ -81,6 +87,19 @@ fn drains_on(daemon: &mut Daemon, signal: Signal) {
     for id in 0..3 {
         assert!(daemon.said(&format!("drained {id}")), "{}", daemon.transcript());
     }
+}
+
+fn signals_itself_at_exit() {
+    extern "C" fn at_exit() {
+        say("at exit");
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTTIN] {
+            let _ = nix::sys::signal::raise(signal);
+        }
+    }
+    // SAFETY: the function is there until the end.
+    assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
+    up(fork(1, 100));
+    idle();
 }
 
 fn twenty_idle() {
