@@ -60,8 +60,7 @@
 //! a change, stays so in the child for ever. So [`fork_processes`] is refused with an error that says how many threads there
 //! are. That is what lets it be a safe function. The check is repeated before every restart. Call it first in `main`:
 //! before a runtime is created, before a logger that writes from a thread of its own, before anything that starts a thread.
-//! (A thread that has been joined does not count, although the system lists it for a moment longer. Where that cannot be
-//! told, without `/proc` or on other systems than Linux, the call may be refused in that moment.)
+//! (A thread that has been joined does not count, although the system lists it for a moment longer.)
 //!
 //! What the program has done before the call is shared by all workers, which is often what is wanted: a configuration that
 //! was read, a listening socket that was bound, a table that was loaded (its pages are copied only when written to). But:

@@ -116,7 +116,6 @@ impl Daemon {
     }
 
     /// A line that was said before.
-    #[cfg(target_os = "linux")]
     pub fn line(&self, text: &str) -> &str {
         self.said
             .iter()

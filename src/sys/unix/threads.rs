@@ -3,6 +3,9 @@
 //! # Safety
 //! The calls here read a figure about this process into memory of the right size, or change nothing.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use crate::sys::CallError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,19 @@ impl From<usize> for Threads {
     }
 }
 
+/// Where a thread that has ended cannot be told from one that runs: several are believed only if they last. A thread that
+/// has been joined is still counted for a moment.
+fn lasting(count: impl Fn() -> Result<Threads, CallError>) -> Result<Threads, CallError> {
+    const PATIENCE: Duration = Duration::from_millis(10);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match count()? {
+            Threads::Several(_) if Instant::now() < until => thread::yield_now(),
+            answer => return Ok(answer),
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) fn thread_count() -> Result<Threads, CallError> {
     linux::thread_count()
@@ -27,7 +43,7 @@ pub(crate) fn thread_count() -> Result<Threads, CallError> {
 mod linux {
     use std::{fs, io};
 
-    use super::{CallError, Threads};
+    use super::{CallError, Threads, lasting};
 
     const TASKS: &str = "/proc/self/task";
     /// `PF_EXITING` of the kernel's `task->flags`, which proc_pid_stat(5) shows as field 9.
@@ -38,7 +54,7 @@ mod linux {
     pub fn thread_count() -> Result<Threads, CallError> {
         match ask_unshare() {
             Ok(Threads::One) => Ok(Threads::One),
-            several => count_tasks().map(Threads::from).or(several),
+            several => count_tasks().map(Threads::from).or_else(|_| several.and_then(|_| lasting(ask_unshare))),
         }
     }
 
@@ -95,8 +111,13 @@ mod linux {
     }
 }
 
-#[cfg(target_os = "macos")]
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn thread_count() -> Result<Threads, CallError> {
+    lasting(count)
+}
+
+#[cfg(target_os = "macos")]
+fn count() -> Result<Threads, CallError> {
     use std::mem;
 
     // SAFETY: proc_taskinfo consists of integers, for which zeroes are fine.
@@ -112,7 +133,7 @@ pub(crate) fn thread_count() -> Result<Threads, CallError> {
 }
 
 #[cfg(target_os = "freebsd")]
-pub(crate) fn thread_count() -> Result<Threads, CallError> {
+fn count() -> Result<Threads, CallError> {
     use std::{mem, ptr};
 
     // SAFETY: kinfo_proc consists of integers, pointers and arrays of them, for which zeroes are fine.
