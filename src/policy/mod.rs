@@ -14,6 +14,7 @@ mod stop;
 mod tests;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rand::{SeedableRng, rngs::SmallRng};
@@ -143,6 +144,9 @@ pub(crate) struct Policy {
     failed: bool,
     /// When the heartbeats are looked at next.
     look_at: Option<Instant>,
+    /// The ids whose first start is still to be asked for: one by one, since whatever happens meanwhile comes first, and
+    /// since every page that a long list of them would take is inherited by every worker.
+    first_starts: Range<usize>,
     out: Out,
 }
 
@@ -150,10 +154,6 @@ impl Policy {
     pub fn new(config: Config, seed: u64, now: Instant) -> Policy {
         let mut out = Out::default();
         out.tell(Event::Starting { workers: config.workers });
-        let mut slots: Vec<Slot> = (0..config.workers).map(|id| Slot::first(id, now)).collect();
-        for slot in &mut slots {
-            slot.start_if_due(now, &mut out);
-        }
         Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
             look_at: config.heartbeat_timeout.map(|timeout| now + timeout),
@@ -161,8 +161,9 @@ impl Policy {
             roll: Roll::default(),
             stop: None,
             failed: false,
+            slots: (0..config.workers).map(|id| Slot::first(id, now)).collect(),
+            first_starts: 0..config.workers,
             config,
-            slots,
             out,
         }
     }
@@ -170,6 +171,10 @@ impl Policy {
     /// The next thing to do. A call too many gives nothing.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {
+        while self.out.0.is_empty() {
+            let id = self.first_starts.next()?;
+            self.slots[id].start_first(&mut self.out);
+        }
         self.out.0.pop_front()
     }
 

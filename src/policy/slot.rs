@@ -138,6 +138,13 @@ impl Slot {
         delay
     }
 
+    /// Starts the first process, if it is still wanted.
+    pub fn start_first(&mut self, out: &mut Out) {
+        if let (true, State::Waiting { at }) = (self.first, &self.state) {
+            self.start_if_due(*at, out);
+        }
+    }
+
     /// Starts the next process if one is due and there is room for it.
     pub fn start_if_due(&mut self, now: Instant, out: &mut Out) {
         match self.state {
