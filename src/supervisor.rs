@@ -37,12 +37,16 @@ pub(crate) fn supervise(config: Config) -> Result<Role> {
     worker::prepare()?;
     let mut descriptors = Descriptors::open()?;
     let mut supervisor = Supervisor::new(config, backend, &mut descriptors);
-    match supervisor.run()? {
-        Turn::End(end) => {
+    match supervisor.run() {
+        Err(error) => {
+            drop(supervisor);
+            Err(descriptors.close(error))
+        }
+        Ok(Turn::End(end)) => {
             drop(supervisor);
             Ok(Role::Parent(Box::new(Ended { end, descriptors })))
         }
-        Turn::Worker(id) => {
+        Ok(Turn::Worker(id)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
             worker::become_worker(id)?;
@@ -58,12 +62,13 @@ impl Ended {
     /// Exits if it ended as it should, and returns if it did not. The exit is with the signals still held: one more request
     /// to stop, or any other, is not to take the place of this status.
     pub fn exit(self) -> Result<Infallible> {
-        match self.end {
+        let error = match self.end {
             End::Finished { .. } | End::Stopped => std::process::exit(0),
-            End::GaveUp { process, exit, restarts } => self.descriptors.close(Error::gave_up(process, exit, restarts)),
-            End::StartupFailed { process, exit } => self.descriptors.close(Error::startup_failed(process, exit)),
-            End::Refused(error) => self.descriptors.close(error),
-        }
+            End::GaveUp { process, exit, restarts } => Error::gave_up(process, exit, restarts),
+            End::StartupFailed { process, exit } => Error::startup_failed(process, exit),
+            End::Refused(error) => error,
+        };
+        Err(self.descriptors.close(error))
     }
 }
 
@@ -86,9 +91,10 @@ impl Descriptors {
         Ok(Descriptors { poll, out_of_memory: None, signals })
     }
 
-    fn close<T>(self, error: Error) -> Result<T> {
-        self.signals.end()?;
-        Err(error)
+    /// In the parent. What went wrong before counts, not what goes wrong here.
+    fn close(self, error: Error) -> Error {
+        let _ = self.signals.end();
+        error
     }
 }
 
