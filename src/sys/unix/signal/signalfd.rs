@@ -1,10 +1,13 @@
 //! signalfd(2): the signals are blocked, and read from a descriptor. No handler, so nothing to hand down to a child.
 //!
+//! Not read through nix, which panics if a read is short.
+//!
 //! # Safety
-//! The one call here writes a set of signals into memory of the right size.
+//! The calls here write a set of signals, or what is known about one, into memory of the right size.
 
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -37,7 +40,7 @@ impl Source {
 
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         while self.is_pending() {
-            let Some(info) = self.0.read_signal().map_err(|error| CallError::new("read", error))? else { break };
+            let Some(info) = self.read()? else { break };
             let signal = Signal::SUPERVISED.into_iter().find(|&signal| number(signal) as u32 == info.ssi_signo);
             match signal {
                 Some(signal) if signal.is_job_control() && info.ssi_code == libc::SI_KERNEL => {}
@@ -46,6 +49,22 @@ impl Source {
             }
         }
         Ok(None)
+    }
+
+    fn read(&self) -> Result<Option<libc::signalfd_siginfo>, CallError> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        let size = size_of_val(&info);
+        // SAFETY: read(2) writes at most `size` bytes, for which there is room.
+        let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+        if read == size as isize {
+            // SAFETY: all of it has been written.
+            return Ok(Some(unsafe { info.assume_init() }));
+        }
+        match CallError::last("read") {
+            _ if read >= 0 => Err(CallError::new("read", io::Error::from(io::ErrorKind::UnexpectedEof))),
+            error if error.source.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error => Err(error),
+        }
     }
 
     /// Asked before each read, because a read that fails sets `errno`: a page that every fork makes one to be copied.
