@@ -678,6 +678,21 @@ fn a_start_that_was_overtaken_leaves_no_second_process_of_its_generation() {
 }
 
 #[test]
+fn a_replacement_that_was_overtaken_leaves_no_second_process_of_its_generation() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    sim.patience = 0;
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::Fewer);
+    sim.request(Request::More);
+    sim.patience = usize::MAX;
+    sim.settle();
+    assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
+    assert_eq!(sim.told(1, 0), [Message::Stop]);
+}
+
+#[test]
 fn a_first_start_that_was_given_up_is_no_first_start_later() {
     let now = Instant::now();
     let mut policy = Policy::new(config(2), 1, now);
