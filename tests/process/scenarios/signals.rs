@@ -1,4 +1,4 @@
-//! Signals and fork: what DESIGN calls the traps.
+//! Signals and fork: each trap by its name.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
