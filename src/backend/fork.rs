@@ -61,8 +61,9 @@ impl Backend for Fork {
 
     fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
         match self.find(process.pid) {
-            Ok(_) => Ok(sys::send(process.pid, signal)?),
-            Err(_) => Ok(()),
+            Ok(at) if self.children[at] == process => Ok(sys::send(process.pid, signal)?),
+            // It has been reaped, and its pid may be another one's by now.
+            _ => Ok(()),
         }
     }
 
@@ -100,4 +101,26 @@ impl Drop for Fork {
 
 fn exit_of(status: ExitStatus) -> Exit {
     status.code().map(Exit::Code).or(status.signal().map(Exit::Signal)).unwrap_or(Exit::Code(-1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn what_is_meant_for_a_process_that_was_reaped_does_not_reach_the_next_one_with_its_pid() {
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat(1)");
+        let now = Process { id: 1, generation: 0, pid: cat.id() };
+        let mut fork = Fork { children: vec![now], lifeline: Lifeline::new().expect("a lifeline") };
+        fork.send(Process { id: 0, ..now }, Signal::Kill).expect("nothing to be done");
+        cat.stdin.as_mut().expect("a pipe").write_all(b"!").expect("a reader");
+        let mut echo = [0];
+        cat.stdout.as_mut().expect("a pipe").read_exact(&mut echo).expect("it still lives");
+        fork.send(now, Signal::Kill).expect("a signal");
+        assert_eq!(cat.wait().expect("its status").signal(), Some(9));
+        fork.children.clear();
+    }
 }

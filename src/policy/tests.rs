@@ -24,6 +24,11 @@ fn config(workers: usize) -> Config {
     }
 }
 
+/// There is no other way to an `Instant`. Which one it is makes no difference.
+fn some_time() -> Instant {
+    Instant::now()
+}
+
 #[derive(Debug)]
 struct Alive {
     process: Process,
@@ -55,7 +60,7 @@ impl Sim {
     }
 
     fn seeded(config: Config, seed: u64) -> Sim {
-        let now = Instant::now();
+        let now = some_time();
         let policy = Policy::new(config, seed, now);
         let mut sim = Sim {
             policy,
@@ -330,7 +335,7 @@ fn the_first_stop_by_an_operator_while_giving_up_is_not_yet_a_second_one() {
 
 #[test]
 fn a_stop_overtakes_the_starts_still_to_come() {
-    let now = Instant::now();
+    let now = some_time();
     let mut policy = Policy::new(config(1000), 1, now);
     let first = std::iter::from_fn(|| policy.poll_action()).find(|action| matches!(action, Action::Start { .. }));
     assert!(matches!(first, Some(Action::Start { id: 0, .. })));
@@ -346,7 +351,7 @@ fn a_stop_overtakes_the_starts_still_to_come() {
 
 #[test]
 fn a_process_that_came_after_the_stop_is_asked_to_go_as_well() {
-    let now = Instant::now();
+    let now = some_time();
     let mut policy = Policy::new(config(1), 1, now);
     while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
     policy.handle_request(now, Request::Stop);
@@ -358,7 +363,7 @@ fn a_process_that_came_after_the_stop_is_asked_to_go_as_well() {
 
 #[test]
 fn a_first_start_that_is_refused_stops_what_was_started() {
-    let now = Instant::now();
+    let now = some_time();
     let mut policy = Policy::new(config(3), 1, now);
     let mut sent = Vec::new();
     let mut pid = 0;
@@ -694,7 +699,7 @@ fn a_replacement_that_was_overtaken_leaves_no_second_process_of_its_generation()
 
 #[test]
 fn a_first_start_that_was_given_up_is_no_first_start_later() {
-    let now = Instant::now();
+    let now = some_time();
     let mut policy = Policy::new(config(2), 1, now);
     policy.handle_request(now, Request::Fewer);
     let mut started = 0;

@@ -7,9 +7,9 @@
 //! - `flush_output()`: writes what is buffered for standard output, by std and by the C library.
 //! - `thread_count()`: whether there is one thread, and how many there are where that can be told.
 //! - `Signals`: from `take()` to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
-//!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out job control by a terminal. `Signals::end()` hands stop
-//!   requests that nobody took back to the program, and drops the others.
-//!   Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
+//!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out
+//!   job control by a terminal. `Signals::end()` hands stop requests that nobody took back to the program, and drops the
+//!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
 //! - `send()`: a signal for a child that has not been reaped yet, so that its pid is still its own.
 //! - `peek_exited()`, `reap()` and `reap_blocking()`: which child has ended, without reaping it; and the status of one that
 //!   is named.
