@@ -36,6 +36,11 @@ enum Kind {
         asked: usize,
         limit: usize,
     },
+    /// A setting that makes no sense.
+    Setting {
+        name: &'static str,
+        problem: String,
+    },
     GaveUp {
         process: Process,
         exit: Exit,
@@ -58,6 +63,10 @@ impl Error {
 
     pub(crate) fn too_many(asked: usize, limit: usize) -> Error {
         Kind::TooMany { asked, limit }.into()
+    }
+
+    pub(crate) fn unfit(name: &'static str, problem: impl Into<String>) -> Error {
+        Kind::Setting { name, problem: problem.into() }.into()
     }
 
     pub(crate) fn gave_up(process: Process, exit: Exit, restarts: u32) -> Error {
@@ -90,7 +99,16 @@ impl Error {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } => *worker,
             Kind::InWorker { id } => Some(*id),
             Kind::GaveUp { process, .. } | Kind::StartupFailed { process, .. } => Some(process.id),
-            Kind::TooMany { .. } => None,
+            Kind::TooMany { .. } | Kind::Setting { .. } => None,
+        }
+    }
+
+    /// The setting that was refused, by the name of its method: `max_workers`, `heartbeat_timeout`.
+    pub fn setting(&self) -> Option<&'static str> {
+        match &*self.0 {
+            Kind::Setting { name, .. } => Some(name),
+            Kind::TooMany { .. } => Some("workers"),
+            _ => None,
         }
     }
 
@@ -153,6 +171,7 @@ impl fmt::Display for Error {
             Kind::TooMany { asked, limit } => {
                 write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")
             }
+            Kind::Setting { name, problem } => write!(f, "{name}: {problem}"),
             Kind::GaveUp { process, exit, restarts } => {
                 write!(f, "too many child restarts ({restarts}), giving up: {process} {exit}")
             }
@@ -179,7 +198,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {
             Kind::Call { error, .. } => error.source.kind(),
-            Kind::TooMany { .. } => io::ErrorKind::InvalidInput,
+            Kind::TooMany { .. } | Kind::Setting { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

@@ -6,68 +6,145 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::exit::{Exit, OutOfMemory, Process};
 
-/// What happened. `Display` gives the log line; Tornado's words where Tornado has them.
+/// What happened to the workers, as [`Prefork::on_event`](crate::Prefork::on_event) is told. `Display` gives the line of
+/// the log, with Tornado's words where Tornado has them.
 #[derive(Debug)]
-pub(crate) enum Event {
+#[non_exhaustive]
+pub enum Event {
+    /// The workers are about to be started.
     Starting {
+        /// How many.
         workers: usize,
     },
+    /// A process was started.
     Started {
+        /// Which one.
         process: Process,
     },
+    /// A process is ready: it has said so, or, where nobody asks for that, a replacement has lived for a second.
     Ready {
+        /// Which one.
         process: Process,
     },
-    /// With `restarting`, a [`Event::Restarting`] follows that tells the rest.
+    /// A process has ended, and has been reaped.
     Exited {
+        /// Which one.
         process: Process,
+        /// How.
         exit: Exit,
+        /// Whether the kernel has killed it for want of memory.
         out_of_memory: OutOfMemory,
         /// It had been asked to go.
         asked: bool,
+        /// A restart follows: the next event is [`Event::Restarting`], and the log says both in one line.
         restarting: bool,
     },
+    /// A process that has ended will be followed by another one of its id.
     Restarting {
+        /// The one that has ended.
         process: Process,
+        /// How.
         exit: Exit,
+        /// Whether the kernel has killed it for want of memory.
         out_of_memory: OutOfMemory,
+        /// How long the id waits before that.
         delay: Duration,
         /// Restarts that the budget still allows after this one.
-        #[expect(dead_code, reason = "there is nobody to tell yet")]
         left: u32,
     },
-    /// The system refused a start that is not one of the first; it is tried again after the delay, if one is given.
+    /// The system refused to start a process that is not one of the first.
     StartFailed {
+        /// What it said, and of which worker.
         error: Error,
+        /// After this time it is tried again. A replacement is not: the old process stays.
         retry: Option<Duration>,
     },
-    /// No heartbeat in time.
+    /// A process gave no heartbeat in time: it gets SIGABRT now, and SIGKILL after one more second.
     Hung {
+        /// Which one.
         process: Process,
     },
-    /// Not ready in time.
+    /// A process was not ready in time.
     Late {
+        /// Which one.
         process: Process,
     },
-    /// It did not go in time when asked to.
+    /// A process did not go in time when it was asked to: it gets SIGKILL now.
     Killing {
+        /// Which one.
         process: Process,
     },
+    /// A worker more or fewer was asked for.
     Scaled {
+        /// How many are wanted now.
         workers: usize,
     },
+    /// A rolling restart begins.
     Reloading,
+    /// A rolling restart is over, and every worker was replaced.
     Reloaded,
+    /// A rolling restart is over because a replacement failed. The old process stays, and those after it.
     ReloadAborted {
+        /// The worker whose replacement failed.
         id: usize,
     },
-    Stopping {
-        workers: usize,
-        quick: bool,
+    /// A process has served for its lifetime, and its replacement is about to be started.
+    Recycling {
+        /// The old one.
+        process: Process,
     },
+    /// The replacement of an old process failed. The old one stays for one more lifetime.
+    RecyclingAborted {
+        /// The worker whose replacement failed.
+        id: usize,
+    },
+    /// All workers are asked to go.
+    Stopping {
+        /// How many processes there are.
+        workers: usize,
+        /// By SIGQUIT, and with less time.
+        quick: bool,
+        /// The worker that has asked for it by [`Worker::stop_all`](crate::Worker::stop_all), if one has.
+        by: Option<Process>,
+    },
+    /// A worker could not be brought up, so that everything is stopped.
+    StartupFailed {
+        /// The process.
+        process: Process,
+        /// How it ended; `None`: it lives, and is late.
+        exit: Option<Exit>,
+    },
+    /// The restart budget is spent, so that everything is stopped.
     GaveUp {
+        /// How many restarts there have been.
         restarts: u32,
     },
+}
+
+impl Event {
+    /// The process that this is about, if it is about one.
+    pub fn process(&self) -> Option<Process> {
+        match self {
+            Event::Started { process }
+            | Event::Ready { process }
+            | Event::Exited { process, .. }
+            | Event::Restarting { process, .. }
+            | Event::Hung { process }
+            | Event::Late { process }
+            | Event::Killing { process }
+            | Event::Recycling { process }
+            | Event::StartupFailed { process, .. } => Some(*process),
+            Event::Stopping { by, .. } => *by,
+            Event::Starting { .. }
+            | Event::StartFailed { .. }
+            | Event::Scaled { .. }
+            | Event::Reloading
+            | Event::Reloaded
+            | Event::ReloadAborted { .. }
+            | Event::RecyclingAborted { .. }
+            | Event::GaveUp { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Event {
@@ -92,8 +169,19 @@ impl fmt::Display for Event {
             Event::Reloading => f.write_str("Rolling restart"),
             Event::Reloaded => f.write_str("Rolling restart done"),
             Event::ReloadAborted { id } => write!(f, "Rolling restart aborted: the replacement of child {id} failed"),
-            Event::Stopping { workers, quick: false } => write!(f, "Stopping {workers} processes"),
-            Event::Stopping { workers, quick: true } => write!(f, "Stopping {workers} processes quickly"),
+            Event::Recycling { process } => write!(f, "{process} has served its time, replacing it"),
+            Event::RecyclingAborted { id } => write!(f, "The replacement of child {id} failed, the old one stays"),
+            Event::Stopping { workers, quick, by } => {
+                write!(f, "Stopping {workers} processes")?;
+                match by {
+                    Some(process) => write!(f, ", as {process} asked"),
+                    None => f.write_str(if *quick { " quickly" } else { "" }),
+                }
+            }
+            Event::StartupFailed { process, exit: Some(exit) } => write!(f, "Startup failed: {process} {exit}"),
+            Event::StartupFailed { process, exit: None } => {
+                write!(f, "Startup failed: {process} was not ready in time")
+            }
             Event::GaveUp { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
         }
     }

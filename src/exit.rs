@@ -30,11 +30,17 @@ impl fmt::Display for Exit {
     }
 }
 
-/// One process of one id. The generation tells it from the others of its id, for ever; the pid only while it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process {
+/// One process of one worker. `Display` gives `child 2 (pid 71)`, as in Tornado's log.
+///
+/// The generation tells it from the others of its worker, for ever; the pid only while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Process {
+    /// The task id.
     pub id: usize,
+    /// 0 for the first process of this id, and one more for each after it.
     pub generation: u32,
+    /// The process id.
     pub pid: u32,
 }
 
@@ -45,14 +51,20 @@ impl fmt::Display for Process {
 }
 
 /// Whether the kernel's out-of-memory killer was behind a SIGKILL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutOfMemory {
+///
+/// On Linux it counts its kills in each cgroup: `oom_kill` in `memory.events` (v2) and in `memory.oom_control` (v1). A worker
+/// killed by SIGKILL, and not by the parent, was out of memory if the counter of the parent's cgroup has grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutOfMemory {
+    /// The counter says so.
     Yes,
     /// The counter cannot be read.
     Perhaps,
+    /// The counter says that it was not, or it was no such SIGKILL.
     No,
 }
 
+/// For the log, after how it ended: ` (out of memory)`, ` (perhaps out of memory)`, or nothing.
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -136,19 +136,25 @@ mod event;
 mod exit;
 mod policy;
 mod prefork;
+mod report;
+mod scoreboard;
 mod supervisor;
 mod sys;
 mod worker;
 
 pub use error::{Error, Result};
-pub use exit::Exit;
+pub use event::Event;
+pub use exit::{Exit, OutOfMemory, Process};
+pub use policy::Restart;
+pub use prefork::{Backend, Prefork, Role, WorkResult};
+pub use report::{Reason, Report, WorkerReport};
+pub use worker::Worker;
+
+use supervisor::Extras;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-use prefork::MAX_RESTARTS;
-use supervisor::Role;
 
 /// Forks `n` workers, returns in each with its task id, and keeps the parent as their supervisor.
 ///
@@ -199,10 +205,13 @@ use supervisor::Role;
 /// ```
 pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Option<u32>>) -> Result<usize> {
     worker::check_no_worker()?;
-    let config = prefork::configure(n.into().unwrap_or(0), max_restarts.into().unwrap_or(MAX_RESTARTS))?;
-    match supervisor::supervise(config)? {
-        Role::Worker(id) => Ok(id),
-        Role::Parent(ended) => match ended.exit()? {},
+    let mut prefork = Prefork::new().workers(n.into().unwrap_or(0));
+    if let Some(max_restarts) = max_restarts.into() {
+        prefork = prefork.max_restarts(max_restarts);
+    }
+    match supervisor::supervise(prefork.into_config()?, Extras { places: false, on_event: None })? {
+        supervisor::Role::Worker(worker) => Ok(worker.id()),
+        supervisor::Role::Parent(ended) => match ended.exit()? {},
     }
 }
 

@@ -1,46 +1,406 @@
 //! What can be chosen: every default, and every check.
 
+use std::fmt;
 use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::policy::{Config, Delays, Restart};
+use crate::report::Report;
+use crate::supervisor::{self, Ended};
 use crate::sys;
+use crate::worker::{self, Worker};
 
-/// Tornado's.
-pub(crate) const MAX_RESTARTS: u32 = 100;
+/// What a [`Prefork::run`] closure returns: any error will do.
+pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// The configuration of `workers` workers (0: one per CPU that this process may use), checked; all else by default.
-pub(crate) fn configure(workers: usize, max_restarts: u32) -> Result<Config> {
-    let workers = if workers == 0 { cpus() } else { workers };
-    check_possible(workers)?;
-    Ok(Config {
-        workers,
-        max_workers: usize::MAX,
-        restart: Restart::OnFailure,
-        max_restarts,
-        restart_window: None,
-        delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
-        fatal_exits: Vec::new(),
-        graceful_timeout: Duration::from_secs(30),
-        ready_timeout: None,
-        heartbeat_timeout: None,
-    })
+/// Starts workers and supervises them: [`fork_processes`](crate::fork_processes) with everything that can be chosen.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use taskfork::{Prefork, Role};
+///
+/// fn main() -> taskfork::Result<taskfork::Report> {
+///     match Prefork::new().workers(4).ready_timeout(Duration::from_secs(10)).start()? {
+///         Role::Parent(report) => Ok(report),
+///         Role::Worker(worker) => {
+///             // Open the connections, make the runtime.
+///             worker.ready();
+///             while !worker.wait_for_stop(Some(Duration::from_secs(1))) {
+///                 // A second's work.
+///             }
+///             std::process::exit(0)
+///         }
+///     }
+/// }
+/// ```
+///
+/// Like [`fork_processes`](crate::fork_processes), it is to be called before anything starts a thread.
+#[must_use = "nothing happens before start() or run()"]
+pub struct Prefork {
+    config: Config,
+    backend: Backend,
+    on_event: Option<OnEvent>,
 }
 
-/// Refused here is what no system can have; what this user may have is for fork to say.
-fn check_possible(workers: usize) -> Result<()> {
-    /// No system is set up for less, so it need not be asked.
-    const FEW: usize = 256;
-    if workers <= FEW {
-        return Ok(());
+/// Told of every event, in the parent.
+pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+
+/// Which side of the fork this is, once [`Prefork::start`] returns.
+#[derive(Debug)]
+pub enum Role {
+    /// A worker, just started.
+    Worker(Worker),
+    /// The parent, with everything over.
+    Parent(Report),
+}
+
+/// What a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// A fork of the parent. The default on Unix.
+    Fork,
+    /// The program, started again. Not in this version: it is refused.
+    Spawn,
+    /// A thread, for [`Prefork::run`] only. Not in this version: it is refused.
+    Thread,
+}
+
+impl Prefork {
+    /// Everything by default: a worker per CPU, restarted when it fails, 100 times at most.
+    pub fn new() -> Prefork {
+        let config = Config {
+            workers: 0,
+            max_workers: usize::MAX,
+            restart: Restart::OnFailure,
+            // Tornado's.
+            max_restarts: 100,
+            restart_window: None,
+            delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
+            fatal_exits: Vec::new(),
+            graceful_timeout: Duration::from_secs(30),
+            ready_timeout: None,
+            heartbeat_timeout: None,
+            max_lifetime: None,
+        };
+        Prefork { config, backend: Backend::Fork, on_event: None }
     }
-    let limit = sys::process_limit();
-    if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
+
+    /// How many workers. Default, and 0: one per CPU that this process may use, by its affinity and by the CPU quota of its
+    /// cgroup.
+    pub fn workers(mut self, workers: usize) -> Prefork {
+        self.config.workers = workers;
+        self
+    }
+
+    /// The most workers that SIGTTIN brings, so that every [`Worker::id`] is less than this. It cannot be less than
+    /// [`workers`](Prefork::workers). Default: no such limit.
+    pub fn max_workers(mut self, max: usize) -> Prefork {
+        self.config.max_workers = max;
+        self
+    }
+
+    /// How many restarts there may be of all workers together, in the whole lifetime or in the
+    /// [`restart_window`](Prefork::restart_window). The end that needs one more ends everything: the other workers are
+    /// stopped, and the report says [`GaveUp`](crate::Reason::GaveUp). Default: 100, as in Tornado.
+    pub fn max_restarts(mut self, max: u32) -> Prefork {
+        self.config.max_restarts = max;
+        self
+    }
+
+    /// Counts only the restarts of the last so much time, as Erlang's supervisors do. Default: all there ever were.
+    pub fn restart_window(mut self, window: Duration) -> Prefork {
+        self.config.restart_window = Some(window);
+        self
+    }
+
+    /// Which ends are followed by a restart. Default: [`Restart::OnFailure`].
+    pub fn restart(mut self, restart: Restart) -> Prefork {
+        self.config.restart = restart;
+        self
+    }
+
+    /// How long a worker that keeps failing waits for its next start. The first failure is answered at once. After a life of
+    /// less than a second it waits for `first`, doubled each time up to `max`, and of that for a random part of the upper
+    /// half. A life of 10 s forgets the failures before it. Default: 10 ms to 1 s.
+    pub fn backoff(mut self, first: Duration, max: Duration) -> Prefork {
+        self.config.delays = Delays { first, max };
+        self
+    }
+
+    /// A worker that exits with this status is not restarted, and everything is stopped: the report says
+    /// [`StartupFailed`](crate::Reason::StartupFailed). For what no restart can mend, a bad configuration for example. May be
+    /// called several times, each adding one. On Unix it is 1 to 255. Default: none.
+    pub fn fatal_exit(mut self, code: i32) -> Prefork {
+        self.config.fatal_exits.push(code);
+        self
+    }
+
+    /// How long workers that are asked to stop have for it before they are killed: all of them together in a stop, each in a
+    /// rolling restart. Default: 30 s.
+    pub fn graceful_timeout(mut self, timeout: Duration) -> Prefork {
+        self.config.graceful_timeout = timeout;
+        self
+    }
+
+    /// Workers call [`Worker::ready`] within this time after their start.
+    ///
+    /// One that is late or ends before, and no process of its id ever was ready: nothing would be gained by a restart, so
+    /// everything is stopped, and the report says [`StartupFailed`](crate::Reason::StartupFailed). If an earlier process of
+    /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in its
+    /// place. Default: off; workers count as ready when they are started, and a replacement after a second.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
+        self.config.ready_timeout = Some(timeout);
+        self
+    }
+
+    /// Workers call [`Worker::beat`] at least once in this time, from when they are ready.
+    ///
+    /// The parent looks once in each such time, whatever the number of workers. One that was silent for at least this time,
+    /// and less than twice as long, gets SIGABRT (which a debugger or a core dump can make something of), and SIGKILL after
+    /// one second more (of which a stopped process dies as well); it is restarted in any case but
+    /// [`Restart::Never`]. A parent that wakes up late by half this time or more has been starved or stopped itself, or the
+    /// whole machine was: nobody is called silent then before one more such time has passed. Default: off.
+    pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
+        self.config.heartbeat_timeout = Some(timeout);
+        self
+    }
+
+    /// Replaces each process when it is so old, as in a rolling restart: its replacement is ready first, and no two are
+    /// replaced at a time. Each draws its own share of this time, from three quarters to the whole, so that workers which were
+    /// started together are not replaced together; one whose turn has not come lives on. If a replacement fails, the
+    /// old process stays for one more lifetime. Default: off.
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
+        self.config.max_lifetime = Some(lifetime);
+        self
+    }
+
+    /// What a worker is. Default: [`Backend::Fork`].
+    pub fn backend(mut self, backend: Backend) -> Prefork {
+        self.backend = backend;
+        self
+    }
+
+    /// Is called in the parent for every event, after its line was logged. While it runs, the parent does nothing else. It
+    /// must not start a thread (every later start would be refused); if it panics, all workers are killed and the panic goes
+    /// on. A second call takes the place of the first. Default: nobody is told.
+    pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
+        self.on_event = Some(Box::new(on_event));
+        self
+    }
+
+    /// Starts the workers. Returns in each of them at once, and in the parent when all is over, with a [`Report`]: all have
+    /// ended, were stopped, failed to start, or failed too often.
+    ///
+    /// A worker returns from `main` as it pleases, or exits: what counts is its exit status.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is left running when an error is returned, and the signal mask, the dispositions and the descriptors are what
+    /// they were.
+    ///
+    /// - A setting makes no sense: a time of less than a millisecond or more than a year, `max_workers` below `workers`, a
+    ///   first backoff above the last, a fatal exit status that cannot be told from success, a backend that cannot do this;
+    ///   [`Error::setting`] names it.
+    /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report.
+    pub fn start(self) -> Result<Role> {
+        self.launch("a thread cannot return from start(): use run()")
+    }
+
+    /// Starts the workers, each of which runs this and then ends; returns in the parent only, when all is over.
+    ///
+    /// A worker exits with status 0 if it returns `Ok`. An error is logged, with its sources, and the status is 1. A panic
+    /// is printed as usual, and the status is 101. Neither goes on into the code around this call.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Prefork::start).
+    ///
+    /// # Examples
+    ///
+    /// What is made before the call is there in every worker. A slot for each id, and `max_workers` so that no id is beyond:
+    ///
+    /// ```no_run
+    /// use std::net::TcpListener;
+    /// use taskfork::{Prefork, Report};
+    ///
+    /// fn main() -> Result<Report, Box<dyn std::error::Error>> {
+    ///     let ports = [8000, 8001, 8002].map(|port| TcpListener::bind(("127.0.0.1", port)));
+    ///     let listeners = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
+    ///     Ok(Prefork::new().workers(2).max_workers(listeners.len()).run(move |worker| {
+    ///         let listener = &listeners[worker.id()];
+    ///         // ..
+    /// #       drop(listener);
+    ///         Ok(())
+    ///     })?)
+    /// }
+    /// ```
+    pub fn run<F>(self, work: F) -> Result<Report>
+    where
+        F: Fn(Worker) -> WorkResult + Send + Sync + 'static,
+    {
+        match self.launch("threads are not in this version")? {
+            Role::Parent(report) => Ok(report),
+            Role::Worker(worker) => supervisor::perform(worker, work),
+        }
+    }
+
+    fn launch(self, no_threads: &'static str) -> Result<Role> {
+        worker::check_no_worker()?;
+        match self.backend {
+            Backend::Fork => {}
+            Backend::Spawn => return Err(Error::unfit("backend", "Spawn is not in this version")),
+            Backend::Thread => return Err(Error::unfit("backend", no_threads)),
+        }
+        let role = supervisor::supervise(
+            self.config.checked()?,
+            supervisor::Extras { places: true, on_event: self.on_event },
+        )?;
+        Ok(match role {
+            supervisor::Role::Worker(worker) => Role::Worker(worker),
+            supervisor::Role::Parent(ended) => Role::Parent(Ended::report(*ended)?),
+        })
+    }
+
+    /// For the call that hands out no more than an id, and ends the parent.
+    pub(crate) fn into_config(self) -> Result<Config> {
+        self.config.checked()
+    }
+}
+
+impl Default for Prefork {
+    fn default() -> Prefork {
+        Prefork::new()
+    }
+}
+
+impl fmt::Debug for Prefork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prefork").field("config", &self.config).field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// What is less cannot be told from nothing by those who wait for it.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+impl Config {
+    fn checked(mut self) -> Result<Config> {
+        if self.workers == 0 {
+            self.workers = cpus();
+        }
+        self.check_workers()?;
+        self.check_times()?;
+        // On Unix, only the low eight bits of a status reach the parent.
+        let possible = if cfg!(unix) { 1..=255 } else { i32::MIN..=i32::MAX };
+        match self.fatal_exits.iter().find(|&&code| code == 0 || !possible.contains(&code)) {
+            Some(0) => Err(Error::unfit("fatal_exit", "0 is success")),
+            Some(code) => Err(Error::unfit("fatal_exit", format!("no process exits with status {code} here"))),
+            None => Ok(self),
+        }
+    }
+
+    fn check_workers(&self) -> Result<()> {
+        /// No system is set up for less, so it need not be asked.
+        const FEW: usize = 256;
+        let &Config { workers, max_workers, .. } = self;
+        if max_workers < workers {
+            return Err(Error::unfit("max_workers", format!("{max_workers} is below the {workers} workers asked for")));
+        }
+        if workers <= FEW {
+            return Ok(());
+        }
+        // Refused here is what no system can have; what this user may have is for fork to say.
+        let limit = sys::process_limit();
+        if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
+    }
+
+    fn check_times(&self) -> Result<()> {
+        let Delays { first, max } = self.delays;
+        let times = [
+            ("backoff", Some(first)),
+            ("backoff", Some(max)),
+            ("graceful_timeout", Some(self.graceful_timeout)),
+            ("restart_window", self.restart_window),
+            ("ready_timeout", self.ready_timeout),
+            ("heartbeat_timeout", self.heartbeat_timeout),
+            ("max_lifetime", self.max_lifetime),
+        ];
+        for (name, time) in times.into_iter().filter_map(|(name, time)| Some((name, time?))) {
+            if time < SHORTEST {
+                return Err(Error::unfit(name, format!("{time:?} is less than a millisecond")));
+            }
+            if time > LONGEST {
+                return Err(Error::unfit(name, format!("{time:?} is more than a year")));
+            }
+        }
+        if first > max {
+            return Err(Error::unfit(
+                "backoff",
+                format!("the first delay, {first:?}, is longer than the longest, {max:?}"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// std counts by affinity and by the cgroup's CPU quota, v1 and v2. If it cannot tell, one is never wrong.
 fn cpus() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(prefork: Prefork) -> (&'static str, String) {
+        let error = prefork.start().expect_err("it makes no sense");
+        (error.setting().expect("a setting"), error.to_string())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_name_before_anything_else() {
+        let (new, zero, ms) = (Prefork::new, Duration::ZERO, Duration::from_millis);
+        let endless = Duration::MAX;
+        for (name, prefork) in [
+            ("graceful_timeout", new().graceful_timeout(zero)),
+            ("graceful_timeout", new().graceful_timeout(endless)),
+            ("ready_timeout", new().ready_timeout(zero)),
+            ("ready_timeout", new().ready_timeout(endless)),
+            ("heartbeat_timeout", new().heartbeat_timeout(Duration::from_nanos(1))),
+            ("heartbeat_timeout", new().heartbeat_timeout(endless)),
+            ("restart_window", new().restart_window(zero)),
+            ("restart_window", new().restart_window(endless)),
+            ("max_lifetime", new().max_lifetime(zero)),
+            ("max_lifetime", new().max_lifetime(endless)),
+            ("backoff", new().backoff(zero, ms(1))),
+            ("backoff", new().backoff(ms(1), endless)),
+            ("backoff", new().backoff(ms(2), ms(1))),
+            ("max_workers", new().workers(3).max_workers(2)),
+            ("max_workers", new().max_workers(0)),
+            ("fatal_exit", new().fatal_exit(3).fatal_exit(0)),
+            ("fatal_exit", new().fatal_exit(256)),
+            ("fatal_exit", new().fatal_exit(-1)),
+            ("backend", new().backend(Backend::Thread)),
+            ("backend", new().backend(Backend::Spawn)),
+            ("workers", new().workers(usize::MAX)),
+        ] {
+            let (setting, text) = refused(prefork);
+            assert_eq!(setting, name, "{text}");
+        }
+        assert_eq!(refused(new().workers(3).max_workers(2)).1, "max_workers: 2 is below the 3 workers asked for");
+        assert_eq!(refused(new().ready_timeout(zero)).1, "ready_timeout: 0ns is less than a millisecond");
+    }
+
+    #[test]
+    fn what_makes_sense_at_the_edge_is_accepted() {
+        let ms = Duration::from_millis(1);
+        let prefork =
+            Prefork::new().workers(3).max_workers(3).backoff(ms, ms).graceful_timeout(LONGEST).fatal_exit(255);
+        let config = prefork.max_restarts(0).max_lifetime(ms).into_config().expect("sense");
+        assert_eq!((config.workers, config.max_restarts), (3, 0));
+    }
 }

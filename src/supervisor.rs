@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::panic::AssertUnwindSafe;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use std::{fmt, io, mem};
+use std::{fmt, io, mem, panic, process};
 
 use log::{Level, log};
 use mio::unix::SourceFd;
@@ -15,47 +16,77 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::policy::{Action, Config, End, Message, Policy, Request};
-use crate::sys::{self, Arrived, CallError, OomCounter, POLLER, Signal, Signals};
-use crate::worker;
+use crate::prefork::{OnEvent, WorkResult};
+use crate::report::{Reason, Report, WorkerReport};
+use crate::scoreboard::{News, Scoreboard};
+use crate::sys::{self, Arrived, Bell, CallError, OomCounter, POLLER, Signal, Signals};
+use crate::worker::{self, Worker};
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
-    Worker(usize),
+    Worker(Worker),
     Parent(Box<Ended>),
+}
+
+/// What not everybody asks for.
+pub(crate) struct Extras {
+    /// Workers can tell the parent something.
+    pub places: bool,
+    pub on_event: Option<OnEvent>,
 }
 
 /// In the parent, when all is over: the signals are still held.
 pub(crate) struct Ended {
     end: End,
+    workers: Vec<WorkerReport>,
     descriptors: Descriptors,
 }
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
-pub(crate) fn supervise(config: Config) -> Result<Role> {
+pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
     let backend = Fork::new()?;
     worker::prepare()?;
     let mut descriptors = Descriptors::open()?;
-    let mut supervisor = Supervisor::new(config, backend, &mut descriptors);
+    let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers)).transpose()?;
+    let mut supervisor = Supervisor::new(config, backend, scoreboard, extras.on_event, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);
             Err(descriptors.close(error))
         }
         Ok(Turn::End(end)) => {
+            let workers = supervisor.policy.reports();
             drop(supervisor);
-            Ok(Role::Parent(Box::new(Ended { end, descriptors })))
+            Ok(Role::Parent(Box::new(Ended { end, workers, descriptors })))
         }
-        Ok(Turn::Worker(id)) => {
+        Ok(Turn::Worker(worker)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
-            worker::become_worker(id)?;
+            worker::become_worker(worker.id())?;
             if !POLLER.is_inherited {
                 mem::forget(descriptors.poll);
             }
-            Ok(Role::Worker(id))
+            Ok(Role::Worker(worker))
         }
     }
+}
+
+/// Does the work of a worker, and ends it.
+pub(crate) fn perform(worker: Worker, work: impl Fn(Worker) -> WorkResult) -> ! {
+    let id = worker.id();
+    let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
+        Ok(()) => 0,
+        Err(error) => {
+            write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
+            1
+        }
+    }));
+    process::exit(status.unwrap_or_else(|payload| {
+        // It may be anything, and panic once more.
+        mem::forget(payload);
+        101
+    }))
 }
 
 impl Ended {
@@ -63,19 +94,34 @@ impl Ended {
     /// to stop, or any other, is not to take the place of this status.
     pub fn exit(self) -> Result<Infallible> {
         let error = match self.end {
-            End::Finished { .. } | End::Stopped => std::process::exit(0),
-            End::GaveUp { process, exit, restarts } => Error::gave_up(process, exit, restarts),
-            End::StartupFailed { process, exit } => Error::startup_failed(process, exit),
-            End::Refused(error) => error,
+            Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => process::exit(0),
+            Ok(Reason::GaveUp { process, exit, restarts }) => Error::gave_up(process, exit, restarts),
+            Ok(Reason::StartupFailed { process, exit }) => Error::startup_failed(process, exit),
+            Err(error) => error,
         };
         Err(self.descriptors.close(error))
     }
+
+    /// A request to stop that comes when all have stopped is carried out already.
+    pub fn report(self) -> Result<Report> {
+        let reason = match self.end {
+            Ok(reason) => reason,
+            Err(error) => return Err(self.descriptors.close(error)),
+        };
+        let has_stopped = matches!(reason, Reason::Stopped | Reason::StoppedByWorker { .. });
+        self.descriptors.signals.end(has_stopped)?;
+        Ok(Report::new(reason, self.workers))
+    }
 }
+
+const SIGNALS: Token = Token(0);
+const BELL: Token = Token(1);
 
 /// All that the parent has open, and a worker closes and does nothing else to: to take the signals out of the epoll would be
 /// to take them out of the parent's. The signals are last, so that the mask is put back when all is done.
 struct Descriptors {
     poll: Poll,
+    bell: Option<Bell>,
     /// Opened once the first workers are on their way, which takes longer than to start some of them.
     out_of_memory: Option<OomCounter>,
     signals: Signals,
@@ -85,15 +131,26 @@ impl Descriptors {
     fn open() -> Result<Descriptors> {
         let signals = Signals::take()?;
         let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
-        poll.registry()
-            .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Token(0), Interest::READABLE)
-            .map_err(|error| CallError::new(POLLER.add, error))?;
-        Ok(Descriptors { poll, out_of_memory: None, signals })
+        let descriptors = Descriptors { poll, bell: None, out_of_memory: None, signals };
+        descriptors.wake_on(descriptors.signals.as_fd(), SIGNALS)?;
+        Ok(descriptors)
+    }
+
+    fn open_scoreboard(&mut self, workers: usize) -> Result<Scoreboard> {
+        let (scoreboard, bell) = Scoreboard::new(workers)?;
+        self.wake_on(bell.as_fd(), BELL)?;
+        self.bell = Some(bell);
+        Ok(scoreboard)
+    }
+
+    fn wake_on(&self, fd: BorrowedFd<'_>, token: Token) -> Result<()> {
+        let registered = self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE);
+        registered.map_err(|error| CallError::new(POLLER.add, error).into())
     }
 
     /// In the parent. What went wrong before counts, not what goes wrong here.
     fn close(self, error: Error) -> Error {
-        let _ = self.signals.end();
+        let _ = self.signals.end(false);
         error
     }
 }
@@ -101,13 +158,15 @@ impl Descriptors {
 /// Why the loop was left.
 enum Turn {
     /// Only in the process that has just been started.
-    Worker(usize),
+    Worker(Worker),
     End(End),
 }
 
 struct Supervisor<'a> {
     policy: Policy,
     backend: Fork,
+    scoreboard: Option<Scoreboard>,
+    on_event: Option<OnEvent>,
     descriptors: &'a mut Descriptors,
     events: Events,
     /// Reaped, and not yet answered.
@@ -122,12 +181,20 @@ impl<'a> Supervisor<'a> {
     /// In a box, and made in a frame that is gone at the first fork: each page of the stack that is in use between two forks
     /// is copied for every worker.
     #[inline(never)]
-    fn new(config: Config, backend: Fork, descriptors: &'a mut Descriptors) -> Box<Supervisor<'a>> {
+    fn new(
+        config: Config,
+        backend: Fork,
+        scoreboard: Option<Scoreboard>,
+        on_event: Option<OnEvent>,
+        descriptors: &'a mut Descriptors,
+    ) -> Box<Supervisor<'a>> {
         Box::new(Supervisor {
             policy: Policy::new(config, seed(), Instant::now()),
             backend,
+            scoreboard,
+            on_event,
             descriptors,
-            events: Events::with_capacity(1),
+            events: Events::with_capacity(2),
             ended: VecDeque::new(),
             child_ended: false,
             unflushed: true,
@@ -139,8 +206,8 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) -> Result<Turn> {
         loop {
             while let Some(action) = self.policy.poll_action() {
-                if let Some(id) = self.carry_out(action) {
-                    return Ok(Turn::Worker(id));
+                if let Some(worker) = self.carry_out(action) {
+                    return Ok(Turn::Worker(worker));
                 }
                 self.take_signals()?;
             }
@@ -157,20 +224,24 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Until the deadline, if there is one, or a signal.
+    /// Until the deadline, if there is one, a signal, or the doorbell.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
         self.wait(deadline)?;
         self.take_signals()?;
+        self.take_news()?;
         let now = Instant::now();
         if deadline.is_some_and(|deadline| deadline <= now) {
+            for process in self.scoreboard.iter().flat_map(Scoreboard::beats) {
+                self.policy.handle_beat(now, process.id, process.generation);
+            }
             self.policy.handle_timeout(now);
         }
         Ok(())
     }
 
-    /// In the process that was started, and only there, returns its id.
-    fn carry_out(&mut self, action: Action) -> Option<usize> {
+    /// In the process that was started, and only there, returns it as a worker.
+    fn carry_out(&mut self, action: Action) -> Option<Worker> {
         match action {
             Action::Tell(event) => self.tell(&event),
             Action::Send { process, message } => {
@@ -183,14 +254,22 @@ impl<'a> Supervisor<'a> {
         None
     }
 
-    fn start(&mut self, id: usize, generation: u32) -> Option<usize> {
+    fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
         if mem::take(&mut self.unflushed) {
             sys::flush_output();
         }
-        match self.backend.start(id, generation) {
-            Ok(Started::Here) => return Some(id),
-            Ok(Started::Pid(pid)) => {
+        let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose();
+        let started = line.map_err(|error| Error::from(error).starting(id));
+        match started.and_then(|line| Ok((line, self.backend.start(id, generation)?))) {
+            Ok((line, Started::Here)) => {
+                let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
+                return Some(Worker::new(id, generation, self.policy.wanted(), place));
+            }
+            Ok((line, Started::Pid(pid))) => {
                 let process = Process { id, generation, pid };
+                if let Some((scoreboard, line)) = self.scoreboard.as_mut().zip(line) {
+                    scoreboard.assign(line, process);
+                }
                 self.policy.handle_started(Instant::now(), process);
                 self.tell(&Event::Started { process });
             }
@@ -214,7 +293,32 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
+    /// What the workers have to say that cannot wait.
+    fn take_news(&mut self) -> Result<()> {
+        let (Some(bell), Some(scoreboard)) = (&self.descriptors.bell, &mut self.scoreboard) else { return Ok(()) };
+        if self.events.iter().any(|event| event.token() == BELL) {
+            bell.silence()?;
+            for news in scoreboard.news() {
+                self.hear(news);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Ready(Process { id, generation, .. }) => self.policy.handle_ready(now, id, generation),
+            News::StopAll(process) => self.policy.handle_stop_all(now, process),
+        }
+    }
+
+    /// Its last words come before its end.
     fn lose(&mut self, process: Process, exit: Exit) {
+        let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process));
+        for news in last_words.into_iter().flatten().flatten() {
+            self.hear(news);
+        }
         let out_of_memory = match self.policy.has_killed(process) {
             true => OutOfMemory::No,
             false => self.was_out_of_memory(exit),
@@ -251,13 +355,31 @@ impl<'a> Supervisor<'a> {
         if let Some(level) = level_of(event) {
             self.log(level, event);
         }
+        if let Some(on_event) = &mut self.on_event {
+            on_event(event);
+            self.unflushed = true;
+        }
     }
 
     fn log(&mut self, level: Level, line: &dyn fmt::Display) {
         if level <= log::max_level() {
-            log!(target: "taskfork", level, "{line}");
+            write(level, line);
             self.unflushed = true;
         }
+    }
+}
+
+fn write(level: Level, line: &dyn fmt::Display) {
+    log!(target: "taskfork", level, "{line}");
+}
+
+/// An error, and what is behind it.
+struct WithSources<'a>(&'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for WithSources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |error| error.source()).try_for_each(|source| write!(f, ": {source}"))
     }
 }
 
@@ -295,15 +417,21 @@ fn level_of(event: &Event) -> Option<Level> {
         Event::Exited { restarting: true, .. } => None,
         Event::Exited { exit, asked, .. } if *asked || exit.is_success() => Some(Level::Info),
         Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
-        Event::Starting { .. } | Event::Scaled { .. } | Event::Reloading | Event::Reloaded | Event::Stopping { .. } => {
-            Some(Level::Info)
-        }
+        Event::Starting { .. }
+        | Event::Scaled { .. }
+        | Event::Reloading
+        | Event::Reloaded
+        | Event::Recycling { .. }
+        | Event::Stopping { .. } => Some(Level::Info),
         Event::Exited { .. }
         | Event::Restarting { .. }
         | Event::StartFailed { .. }
         | Event::Hung { .. }
         | Event::Late { .. }
         | Event::Killing { .. } => Some(Level::Warn),
-        Event::ReloadAborted { .. } | Event::GaveUp { .. } => Some(Level::Error),
+        Event::ReloadAborted { .. }
+        | Event::RecyclingAborted { .. }
+        | Event::StartupFailed { .. }
+        | Event::GaveUp { .. } => Some(Level::Error),
     }
 }

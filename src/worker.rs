@@ -1,12 +1,20 @@
 //! The worker's side.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use rand::Rng;
 use rand::rngs::SysRng;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
-use crate::sys::CallError;
+use crate::scoreboard::Place;
+use crate::sys::{self, CallError, Signal};
 
 const NO_WORKER: usize = usize::MAX;
 
@@ -37,4 +45,164 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
     TASK_ID.store(id, Ordering::Relaxed);
     // The generator's state was copied with everything else; without this, siblings draw the same numbers.
     rand::rng().reseed().map_err(|error| Error::from(CallError::new("getrandom", error)).starting(id))
+}
+
+/// A worker's own handle: who it is, what it tells the parent, and whether it is to stop.
+///
+/// It may be shared between threads. There is one in each process; what is told by it is told of the process.
+///
+/// # Stopping
+///
+/// The parent asks a worker to stop by SIGTERM. It kills the worker, as it does any process, until the worker first calls
+/// [`stop_requested`](Worker::stop_requested), [`wait_for_stop`](Worker::wait_for_stop) or [`stop_fd`](Worker::stop_fd):
+/// from then on SIGTERM, and SIGINT as well (which is what a ^C at the terminal sends to every process), only make these
+/// three say so, and the worker has the parent's `graceful_timeout` to end by itself. They listen by
+/// [signal-hook](https://docs.rs/signal-hook), beside the handlers of the program's own and those of `tokio::signal`; a
+/// handler that `sigaction` installs afterwards takes their place. A SIGINT that was ignored when the program started
+/// (which is how a shell starts a job in the background) stays ignored.
+///
+/// A worker that is to drain from its very first moment on calls one of the three first of all. What comes between the
+/// fork and that call, kills it.
+#[derive(Debug)]
+pub struct Worker {
+    id: usize,
+    generation: u32,
+    count: usize,
+    /// None: nobody asked for a handle that could use it.
+    place: Option<Place>,
+    stop: OnceLock<Stop>,
+}
+
+impl Worker {
+    pub(crate) fn new(id: usize, generation: u32, count: usize, place: Option<Place>) -> Worker {
+        Worker { id, generation, count, place, stop: OnceLock::new() }
+    }
+
+    /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
+    /// than [`max_workers`](crate::Prefork::max_workers). A restarted worker has the id of its predecessor.
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
+    /// How many processes of this id there were before this one.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How many workers were wanted when this process was started.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Tells the parent that this worker can do its work. The parent learns of it at once.
+    ///
+    /// With a [`ready_timeout`](crate::Prefork::ready_timeout), it is to be called within that time. In a rolling restart
+    /// the old worker is asked to go only then. Without one, a replacement counts as ready after a second, or when it says so.
+    /// A second call says nothing more.
+    pub fn ready(&self) {
+        if let Some(place) = &self.place {
+            place.ready();
+        }
+    }
+
+    /// Gives a sign of life: one store to shared memory, so that it may be called as often as is convenient. The parent is
+    /// not woken by it.
+    ///
+    /// With a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout), it is to be called at least once in that time, from
+    /// the code whose progress is meant: one that beats from a thread of its own only shows that this thread lives.
+    pub fn beat(&self) {
+        if let Some(place) = &self.place {
+            place.beat();
+        }
+    }
+
+    /// Asks the parent to stop the whole service, gracefully: this worker and all others get SIGTERM, and the parent ends
+    /// as if it had got one. However many ask, it happens once. This worker may go on, or end at once.
+    pub fn stop_all(&self) {
+        if let Some(place) = &self.place {
+            place.stop_all();
+        }
+    }
+
+    /// Whether this worker was asked to stop since the first call of this, [`wait_for_stop`](Worker::wait_for_stop) or
+    /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
+    pub fn stop_requested(&self) -> bool {
+        self.stop.get_or_init(Stop::listen).requested.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this worker is asked to stop, and for this time at most; `None`: as long as it takes. Whether it was.
+    ///
+    /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it, it looks
+    /// every 10 ms.
+    pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
+        let stop = self.stop.get_or_init(Stop::listen);
+        match stop.pipe().and_then(|pipe| sys::wait_readable(pipe.as_fd(), timeout)) {
+            Ok(requested) => requested,
+            Err(_) => stop.look_now_and_then(timeout),
+        }
+    }
+
+    /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
+    /// poll(2). It is not to be read from. Unix only.
+    ///
+    /// # Errors
+    ///
+    /// The first call needs a few descriptors, and fails if the system has none. It may be tried again.
+    pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.stop.get_or_init(Stop::listen).pipe()?.as_fd())
+    }
+}
+
+/// Listens for a request to stop, for the rest of the process.
+#[derive(Debug)]
+struct Stop {
+    requested: Arc<AtomicBool>,
+    pipe: OnceLock<UnixStream>,
+    /// Held while the pipe is made, so that there is one.
+    making: Mutex<()>,
+}
+
+impl Stop {
+    fn listen() -> Stop {
+        let requested = Arc::new(AtomicBool::new(false));
+        for signal in stop_signals() {
+            // A kernel that has these signals takes handlers for them.
+            let _ = signal_hook::flag::register(signal, Arc::clone(&requested));
+        }
+        Stop { requested, pipe: OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    fn pipe(&self) -> io::Result<&UnixStream> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipe) = self.pipe.get() {
+            return Ok(pipe);
+        }
+        let (reader, writer) = UnixStream::pair()?;
+        let writers = stop_signals().map(|signal| Ok((signal, writer.try_clone()?))).collect::<io::Result<Vec<_>>>()?;
+        for (signal, writer) in writers {
+            signal_hook::low_level::pipe::register(signal, writer)?;
+        }
+        // What came before the pipe did is not in it.
+        if self.requested.load(Ordering::SeqCst) {
+            (&writer).write_all(&[0])?;
+        }
+        Ok(self.pipe.get_or_init(|| reader))
+    }
+
+    fn look_now_and_then(&self, timeout: Option<Duration>) -> bool {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        while !self.requested.load(Ordering::Relaxed) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+/// TERM is how the parent asks. INT is what a terminal sends, but not to who ignores it.
+fn stop_signals() -> impl Iterator<Item = i32> {
+    let ignores_int = sys::is_ignored(Signal::Interrupt).unwrap_or(false);
+    std::iter::once(SIGTERM).chain((!ignores_int).then_some(SIGINT))
 }

@@ -17,6 +17,8 @@ pub(super) struct Life {
     pub epoch: u64,
     pub phase: Phase,
     pub last_beat: Instant,
+    /// When it is to be replaced because of its age.
+    pub recycle_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +43,18 @@ pub(super) enum Phase {
 }
 
 impl Life {
-    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase) -> Life {
-        Life { process, since: now, epoch, phase, last_beat: now }
+    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycle_at: Option<Instant>) -> Life {
+        Life { process, since: now, epoch, phase, last_beat: now, recycle_at }
     }
 
     /// Whether it was us who sent it SIGKILL.
     pub fn was_killed(&self) -> bool {
         self.phase == Phase::Killed
+    }
+
+    /// Whether it was taken for hung or late.
+    pub fn was_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Hung { .. } | Phase::Killed)
     }
 
     pub fn is(&self, generation: u32) -> bool {

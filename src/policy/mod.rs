@@ -27,9 +27,10 @@ use slot::{Missed, Part, Slot};
 
 use stop::Stop;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
+use crate::report::{Reason, WorkerReport};
 
 /// Everything that can be chosen. The defaults, and the checks, are in `prefork`.
 #[derive(Clone, Debug)]
@@ -45,14 +46,19 @@ pub(crate) struct Config {
     pub graceful_timeout: Duration,
     pub ready_timeout: Option<Duration>,
     pub heartbeat_timeout: Option<Duration>,
+    pub max_lifetime: Option<Duration>,
 }
 
-/// Which ends are followed by a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "fork_processes knows OnFailure only"))]
-pub(crate) enum Restart {
+/// Which ends of a worker are followed by a restart, if it was not asked to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Restart {
+    /// Every abnormal end: an exit status other than 0, or a signal. An exit status of 0 is an end for good.
+    #[default]
     OnFailure,
+    /// Every end. An exit status of 0 is restarted as well, and costs as much of the budget.
     Always,
+    /// None. The others go on; once all have ended, [`Report::is_success`](crate::Report::is_success) tells whether all
+    /// ended normally.
     Never,
 }
 
@@ -92,23 +98,8 @@ pub(crate) enum Action {
     Tell(Event),
 }
 
-/// How it all ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// Everybody has ended by themselves; with [`Restart::Never`] perhaps abnormally.
-    Finished {
-        #[cfg_attr(not(test), expect(dead_code, reason = "without Restart::Never it is always false"))]
-        failed: bool,
-    },
-    /// A stop was asked for and carried out.
-    Stopped,
-    /// The restart budget is spent, and the others have been stopped.
-    GaveUp { process: Process, exit: Exit, restarts: u32 },
-    /// A worker could not be brought up at all, and the others have been stopped. No exit: it was late.
-    StartupFailed { process: Process, exit: Option<Exit> },
-    /// The system refused one of the first starts, and the others have been stopped.
-    Refused(Error),
-}
+/// How it all ended. An error: the system refused one of the first starts, and the others have been stopped.
+pub(crate) type End = Result<Reason>;
 
 #[derive(Debug, Default)]
 struct Out(VecDeque<Action>);
@@ -141,7 +132,6 @@ pub(crate) struct Policy {
     rng: SmallRng,
     roll: Roll,
     stop: Option<Stop>,
-    failed: bool,
     /// When the heartbeats are looked at next.
     look_at: Option<Instant>,
     /// The ids whose first start is still to be asked for: one by one, since whatever happens meanwhile comes first, and
@@ -160,7 +150,6 @@ impl Policy {
             rng: SmallRng::seed_from_u64(seed),
             roll: Roll::default(),
             stop: None,
-            failed: false,
             slots: (0..config.workers).map(|id| Slot::first(id, now)).collect(),
             first_starts: 0..config.workers,
             config,
@@ -184,7 +173,12 @@ impl Policy {
         if !self.out.0.is_empty() || !self.slots.iter().all(Slot::is_over) {
             return None;
         }
-        Some(self.stop.take().map_or(End::Finished { failed: self.failed }, |stop| stop.end))
+        Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.end))
+    }
+
+    /// By id.
+    pub fn reports(&self) -> Vec<WorkerReport> {
+        self.slots.iter().map(Slot::report).collect()
     }
 
     /// Whether this process was sent SIGKILL from here.
@@ -195,7 +189,7 @@ impl Policy {
 
     /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.slots.iter().filter_map(Slot::deadline).chain(self.look_at).min()
+        self.slots.iter().filter_map(Slot::deadline).chain(self.look_at).chain(self.next_turn()).min()
     }
 
     /// How many are wanted to run.
@@ -213,17 +207,17 @@ impl Policy {
             Request::Fewer => self.fewer(now),
             Request::Reopen => self.pass_on(Message::Reopen),
         }
-        self.advance_roll();
+        self.advance_roll(now);
     }
 
     pub fn handle_started(&mut self, now: Instant, process: Process) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let wanted = slot.is_wanted();
-        slot.handle_started(now, process, self.roll.epoch(), &self.config);
+        slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
         if !wanted {
             slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
         }
-        self.advance_roll();
+        self.advance_roll(now);
     }
 
     /// The start of a process of this id was refused. One of the first starts: everything is stopped. A restart:
@@ -235,40 +229,44 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_wanted()) else { return };
         if slot.is_first_start() {
             let graceful = now + self.config.graceful_timeout;
-            return self.begin_stop(End::Refused(error), Message::Stop, graceful, false);
+            return self.begin_stop(Err(error), Message::Stop, graceful, false);
         }
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
         self.out.tell(Event::StartFailed { error, retry });
         if retry.is_none() {
-            self.abort_roll(id);
+            self.replacement_failed(now, id);
         }
-        self.advance_roll();
+        self.advance_roll(now);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "workers cannot say so yet"))]
     pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_ready(now, generation, &self.config, &mut self.out);
         }
-        self.advance_roll();
+        self.advance_roll(now);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "workers cannot beat yet"))]
     pub fn handle_beat(&mut self, at: Instant, id: usize, generation: u32) {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_beat(generation, at);
         }
     }
 
+    /// A worker asks for the end of all. If that has begun, it is on its way.
+    pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
+        let graceful = now + self.config.graceful_timeout;
+        self.begin_stop(Ok(Reason::StoppedByWorker { process }), Message::Stop, graceful, false);
+    }
+
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
-        let Some((part, life)) = slot.handle_exited(process.generation) else { return };
+        let Some((part, life)) = slot.handle_exited(process.generation, exit) else { return };
         match part {
             Part::Leaving | Part::Trial => {
                 let asked = part == Part::Leaving;
                 self.out.tell(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
                 if part == Part::Trial {
-                    self.abort_roll(process.id);
+                    self.replacement_failed(now, process.id);
                 }
             }
             Part::Serving | Part::Replaced => self.handle_loss(now, part, life, exit, out_of_memory),
@@ -276,7 +274,7 @@ impl Policy {
         if self.stop.is_none() {
             self.slots[process.id].start_if_due(now, &mut self.out);
         }
-        self.advance_roll();
+        self.advance_roll(now);
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -288,12 +286,12 @@ impl Policy {
         }
         for (id, what) in missed {
             match what {
-                Missed::Trial => self.abort_roll(id),
+                Missed::Trial => self.replacement_failed(now, id),
                 Missed::Startup(process) => self.fail_startup(now, process, None),
             }
         }
         self.look_at_beats(now);
-        self.advance_roll();
+        self.advance_roll(now);
     }
 
     /// Who is silent for too long is aborted. Woken much later than asked, the parent was starved or the machine slept,
@@ -314,17 +312,19 @@ impl Policy {
     fn handle_loss(&mut self, now: Instant, part: Part, life: Life, exit: Exit, out_of_memory: OutOfMemory) {
         let (process, id) = (life.process, life.process.id);
         let exited = |restarting| Event::Exited { process, exit, out_of_memory, asked: false, restarting };
+        // Whoever was aborted or killed from here has failed, however it took that.
+        let failed = !exit.is_success() || life.was_given_up();
         let wanted_again = match self.config.restart {
             Restart::Always => true,
-            Restart::OnFailure => !exit.is_success(),
+            Restart::OnFailure => failed,
             Restart::Never => false,
         };
-        if self.is_fatal(id, exit) {
+        if self.is_fatal(exit) || ((failed || wanted_again) && self.was_never_ready(id)) {
             self.out.tell(exited(false));
             return self.fail_startup(now, process, Some(exit));
         }
         if !wanted_again {
-            self.failed |= !exit.is_success();
+            self.slots[id].end_for_good(failed);
             self.out.tell(exited(false));
             return self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
         }
@@ -340,15 +340,18 @@ impl Policy {
         self.out.tell(exited(true));
         self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
         if life.epoch == self.roll.epoch() {
-            self.abort_roll(id);
+            self.replacement_failed(now, id);
         }
     }
 
-    /// Whether nothing is gained by a restart: the exit code says so, or no process of this id was ever ready.
-    fn is_fatal(&self, id: usize, exit: Exit) -> bool {
-        let code_says_so = matches!(exit, Exit::Code(code) if self.config.fatal_exits.contains(&code));
-        let never_ready = self.config.ready_timeout.is_some() && !self.slots[id].is_proven();
-        code_says_so || (never_ready && !exit.is_success())
+    /// Nothing is gained by a restart: the exit code says so.
+    fn is_fatal(&self, exit: Exit) -> bool {
+        matches!(exit, Exit::Code(code) if self.config.fatal_exits.contains(&code))
+    }
+
+    /// Nor if no process of this id was ever ready.
+    fn was_never_ready(&self, id: usize) -> bool {
+        self.config.ready_timeout.is_some() && !self.slots[id].is_proven()
     }
 
     fn more(&mut self, now: Instant) {

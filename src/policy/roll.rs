@@ -1,6 +1,12 @@
-//! The rolling restart: one id after the other, each replacement ready before the old process is asked to go.
+//! Replacing processes that serve: all of them, in a rolling restart, or one that is old. Never two at a time, and each
+//! replacement is ready before the old process is asked to go.
+
+use std::time::{Duration, Instant};
+
+use rand::{RngExt, rngs::SmallRng};
 
 use super::Policy;
+use super::slot::Slot;
 use crate::event::Event;
 
 #[derive(Debug, Default)]
@@ -8,10 +14,17 @@ pub(super) struct Roll {
     /// Rolling restarts begun so far; a process remembers the count at its start, and with a lower one it is outdated.
     epoch: u64,
     active: bool,
-    /// The id whose process is being replaced.
-    current: Option<usize>,
     /// Asked for during a roll: one more after it.
     again: bool,
+    turn: Option<Turn>,
+}
+
+/// The id whose process is being replaced.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    id: usize,
+    /// Because of its age.
+    recycles: bool,
 }
 
 impl Roll {
@@ -23,6 +36,16 @@ impl Roll {
     pub fn cancel(&mut self) {
         *self = Roll { epoch: self.epoch, ..Roll::default() };
     }
+
+    fn is_turn_of(&self, id: usize) -> bool {
+        self.turn.is_some_and(|turn| turn.id == id)
+    }
+}
+
+/// A process's own share of the longest life: something from the last quarter, so that those which were started together
+/// do not grow old together.
+pub(super) fn share_of(lifetime: Duration, rng: &mut SmallRng) -> Duration {
+    lifetime.mul_f64(rng.random_range(0.75..=1.0))
 }
 
 impl Policy {
@@ -34,45 +57,87 @@ impl Policy {
         }
     }
 
+    /// Whoever is being replaced because of his age, is first.
     fn begin_roll(&mut self) {
-        self.roll = Roll { epoch: self.roll.epoch + 1, active: true, current: None, again: false };
+        self.roll = Roll { epoch: self.roll.epoch + 1, active: true, again: false, turn: self.roll.turn };
         self.out.tell(Event::Reloading);
     }
 
     /// Goes on as far as it can: to the next id once the current one has its new process and the old one is gone.
-    pub(super) fn advance_roll(&mut self) {
-        while self.roll.active {
-            if let Some(id) = self.roll.current {
-                if self.slots[id].is_in_transition() {
-                    return;
-                }
+    pub(super) fn advance_roll(&mut self, now: Instant) {
+        loop {
+            if self.roll.turn.is_some_and(|turn| self.slots[turn.id].is_in_transition()) {
+                return;
             }
-            let epoch = self.roll.epoch;
-            self.roll.current = self.slots.iter().position(|slot| slot.is_outdated(epoch));
-            match self.roll.current {
-                Some(id) if self.slots[id].is_in_transition() => return,
-                Some(id) => self.slots[id].replace(&mut self.out),
-                None => {
-                    self.out.tell(Event::Reloaded);
-                    self.end_roll();
-                }
+            self.roll.turn = None;
+            if self.roll.active {
+                self.roll_on();
+            } else if let Some(id) = self.oldest_overdue(now) {
+                self.recycle(id);
+            } else {
+                return;
             }
         }
     }
 
-    /// The replacement of this id failed: if it is this id's turn, the roll is over.
-    pub(super) fn abort_roll(&mut self, id: usize) {
-        if self.roll.active && self.roll.current == Some(id) {
-            self.out.tell(Event::ReloadAborted { id });
-            self.end_roll();
+    fn roll_on(&mut self) {
+        let epoch = self.roll.epoch;
+        let Some(id) = self.slots.iter().position(|slot| slot.is_outdated(epoch)) else {
+            self.out.tell(Event::Reloaded);
+            return self.end_roll();
+        };
+        self.roll.turn = Some(Turn { id, recycles: false });
+        if !self.slots[id].is_in_transition() {
+            self.slots[id].replace(&mut self.out);
+        }
+    }
+
+    fn recycle(&mut self, id: usize) {
+        self.roll.turn = Some(Turn { id, recycles: true });
+        if let Some(life) = self.slots[id].lives().next() {
+            self.out.tell(Event::Recycling { process: life.process });
+        }
+        self.slots[id].replace(&mut self.out);
+    }
+
+    /// The replacement of this id failed. If it is this id's turn, the roll is over; an old process gets one more lifetime.
+    pub(super) fn replacement_failed(&mut self, now: Instant, id: usize) {
+        match self.roll.turn {
+            Some(Turn { recycles: true, .. }) if self.roll.is_turn_of(id) => {
+                self.roll.turn = None;
+                self.out.tell(Event::RecyclingAborted { id });
+                self.slots[id].live_on(now, &self.config, &mut self.rng);
+            }
+            Some(_) if self.roll.is_turn_of(id) => {
+                self.out.tell(Event::ReloadAborted { id });
+                self.end_roll();
+            }
+            _ => {}
         }
     }
 
     fn end_roll(&mut self) {
         self.roll.active = false;
-        self.roll.current = None;
+        self.roll.turn = None;
         if self.roll.again {
             self.begin_roll();
         }
+    }
+
+    /// When the next process will be too old, if nobody is being replaced.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        let busy = self.config.max_lifetime.is_none() || self.stop.is_some();
+        if busy || self.roll.active || self.roll.turn.is_some() {
+            return None;
+        }
+        self.slots.iter().filter_map(Slot::recycle_at).min()
+    }
+
+    fn oldest_overdue(&self, now: Instant) -> Option<usize> {
+        if self.config.max_lifetime.is_none() || self.stop.is_some() {
+            return None;
+        }
+        let overdue = self.slots.iter().enumerate().filter_map(|(id, slot)| Some((slot.recycle_at()?, id)));
+        overdue.filter(|(at, _)| *at <= now).min().map(|(_, id)| id)
     }
 }

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Delays};
 use super::life::{Life, Phase};
+use super::roll::share_of;
 use super::{Action, Config, Message, Out};
 use crate::event::Event;
-use crate::exit::Process;
+use crate::exit::{Exit, Process};
+use crate::report::WorkerReport;
 
 use rand::rngs::SmallRng;
 
@@ -30,6 +32,9 @@ pub(super) struct Slot {
     first: bool,
     state: State,
     leaving: Vec<Life>,
+    report: WorkerReport,
+    /// The generation that the reported exit is of.
+    ended: u32,
 }
 
 #[derive(Debug)]
@@ -79,8 +84,17 @@ impl Slot {
     /// A new id, whose first process is wanted at once.
     pub fn new(id: usize, now: Instant) -> Slot {
         let state = State::Waiting { at: now };
-        let backoff = Backoff::default();
-        Slot { id, generation: 0, proven: false, backoff, first: false, state, leaving: Vec::new() }
+        Slot {
+            id,
+            generation: 0,
+            proven: false,
+            backoff: Backoff::default(),
+            first: false,
+            state,
+            leaving: Vec::new(),
+            report: WorkerReport::new(id),
+            ended: 0,
+        }
     }
 
     pub fn is_wanted(&self) -> bool {
@@ -97,6 +111,21 @@ impl Slot {
         match &self.state {
             State::Up(life) => life.epoch < epoch && (life.is_unproven() || life.phase == Phase::Serving),
             _ => false,
+        }
+    }
+
+    /// When the process that serves is too old, if it could be replaced now.
+    pub fn recycle_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Up(life) if life.phase == Phase::Serving && self.leaving.is_empty() => life.recycle_at,
+            _ => None,
+        }
+    }
+
+    /// The process that serves gets one more lifetime.
+    pub fn live_on(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
+        if let State::Up(life) = &mut self.state {
+            life.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         }
     }
 
@@ -133,6 +162,7 @@ impl Slot {
     }
 
     pub fn wait(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+        self.report.restarts += 1;
         let delay = self.backoff.after_life(lived, delays, rng);
         self.state = State::Waiting { at: now + delay };
         delay
@@ -173,11 +203,14 @@ impl Slot {
 
     /// A process was started. If nobody wants it any more (it was on its way when the stop came), it is not taken, and
     /// goes to those who leave by the [`Slot::retire`] that follows.
-    pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config) {
+    pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
         self.generation = process.generation + 1;
         self.first = false;
+        self.report.processes += 1;
+        self.report.failed = false;
         let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
-        let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise));
+        let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
+        let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Trial { old, new: None } => {
                 State::Trial { old, new: Some(life(Phase::Settling { ready_at: now + SETTLED })) }
@@ -236,7 +269,15 @@ impl Slot {
     }
 
     /// Takes out the process that ended; `None` if it is not known here.
-    pub fn handle_exited(&mut self, generation: u32) -> Option<(Part, Life)> {
+    pub fn handle_exited(&mut self, generation: u32, exit: Exit) -> Option<(Part, Life)> {
+        let gone = self.take_out(generation)?;
+        if self.report.exit.is_none() || generation > self.ended {
+            (self.report.exit, self.ended) = (Some(exit), generation);
+        }
+        Some(gone)
+    }
+
+    fn take_out(&mut self, generation: u32) -> Option<(Part, Life)> {
         if let Some(at) = self.leaving.iter().position(|life| life.is(generation)) {
             return Some((Part::Leaving, self.leaving.swap_remove(at)));
         }
@@ -348,6 +389,15 @@ impl Slot {
         for life in &mut self.leaving {
             life.kill(out);
         }
+    }
+
+    /// What ended was a failure, and nobody will take its place.
+    pub fn end_for_good(&mut self, failed: bool) {
+        self.report.failed = failed;
+    }
+
+    pub fn report(&self) -> WorkerReport {
+        self.report
     }
 
     pub fn is_first_start(&self) -> bool {

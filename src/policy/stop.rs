@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{End, Message, Policy, Slot};
 use crate::event::Event;
 use crate::exit::{Exit, Process};
+use crate::report::Reason;
 
 /// From SIGQUIT to SIGKILL.
 const QUICK_STOP: Duration = Duration::from_secs(2);
@@ -20,7 +21,7 @@ pub(super) struct Stop {
 impl Policy {
     pub(super) fn stop_as_asked(&mut self, now: Instant) {
         match &mut self.stop {
-            None => self.begin_stop(End::Stopped, Message::Stop, now + self.config.graceful_timeout, true),
+            None => self.begin_stop(Ok(Reason::Stopped), Message::Stop, now + self.config.graceful_timeout, true),
             Some(stop) if !stop.asked => stop.asked = true,
             Some(_) => self.kill_all(),
         }
@@ -29,7 +30,7 @@ impl Policy {
     pub(super) fn stop_quickly(&mut self, now: Instant) {
         let kill_at = now + QUICK_STOP;
         match &mut self.stop {
-            None => self.begin_stop(End::Stopped, Message::QuickStop, kill_at, true),
+            None => self.begin_stop(Ok(Reason::Stopped), Message::QuickStop, kill_at, true),
             Some(stop) if !stop.quick => {
                 (stop.asked, stop.quick) = (true, true);
                 self.retire_all(Message::QuickStop, kill_at);
@@ -42,12 +43,16 @@ impl Policy {
         let restarts = self.budget.spent();
         self.out.tell(Event::GaveUp { restarts });
         let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(End::GaveUp { process, exit, restarts }, Message::Stop, graceful, false);
+        self.begin_stop(Ok(Reason::GaveUp { process, exit, restarts }), Message::Stop, graceful, false);
     }
 
     pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.out.tell(Event::StartupFailed { process, exit });
         let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(End::StartupFailed { process, exit }, Message::Stop, graceful, false);
+        self.begin_stop(Ok(Reason::StartupFailed { process, exit }), Message::Stop, graceful, false);
     }
 
     /// The first reason to stop is the one that counts.
@@ -60,7 +65,11 @@ impl Policy {
         self.roll.cancel();
         self.look_at = None;
         let workers = self.slots.iter().flat_map(Slot::lives).count();
-        self.out.tell(Event::Stopping { workers, quick });
+        let by = match &end {
+            Ok(Reason::StoppedByWorker { process }) => Some(*process),
+            _ => None,
+        };
+        self.out.tell(Event::Stopping { workers, quick, by });
         self.stop = Some(Stop { end, asked, quick });
         self.retire_all(message, kill_at);
     }

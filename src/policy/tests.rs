@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
 use super::*;
+use crate::report::Report;
 use rand::RngExt;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,6 +22,7 @@ fn config(workers: usize) -> Config {
         graceful_timeout: GRACEFUL,
         ready_timeout: None,
         heartbeat_timeout: None,
+        max_lifetime: None,
     }
 }
 
@@ -49,6 +51,7 @@ struct Sim {
     ends: u32,
     restarts: u32,
     stopping: bool,
+    /// Somebody was retired, and may not have been told yet.
     scaling: bool,
     /// How many actions are taken between two events; the others stay for later.
     patience: usize,
@@ -86,7 +89,10 @@ impl Sim {
                 Some(Action::Start { id, generation }) => self.start(id, generation),
                 Some(Action::Send { process, message }) => self.send(process, message),
                 Some(Action::Tell(event)) => self.hear(event),
-                None => break,
+                None => {
+                    self.scaling = false;
+                    break;
+                }
             }
         }
         let max = self.policy.config.max_restarts;
@@ -107,7 +113,15 @@ impl Sim {
         assert!(before.is_none(), "generation {generation} of child {id} started twice");
         let of_this_id = self.alive.range((id, 0)..=(id, u32::MAX)).count();
         assert!(of_this_id <= 2, "{of_this_id} processes of child {id}");
+        let trials = self.trials();
+        assert!(trials.len() <= 1, "children {trials:?} are replaced at a time");
         self.policy.handle_started(self.now, process);
+    }
+
+    /// The ids of which two processes live and none was asked to go.
+    fn trials(&self) -> Vec<usize> {
+        let ids: Vec<usize> = self.alive.values().filter(|one| one.told.is_empty()).map(|one| one.process.id).collect();
+        ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
     }
 
     fn send(&mut self, process: Process, message: Message) {
@@ -133,15 +147,20 @@ impl Sim {
     }
 
     fn request(&mut self, request: Request) {
-        self.scaling = request == Request::Fewer;
+        self.scaling |= request == Request::Fewer;
         self.policy.handle_request(self.now, request);
         self.settle();
-        self.scaling = false;
     }
 
     fn ready(&mut self, id: usize, generation: u32) {
         self.alive.get_mut(&(id, generation)).expect("alive").ready = true;
         self.policy.handle_ready(self.now, id, generation);
+        self.settle();
+    }
+
+    fn stop_all(&mut self, id: usize, generation: u32) {
+        let process = self.alive[&(id, generation)].process;
+        self.policy.handle_stop_all(self.now, process);
         self.settle();
     }
 
@@ -214,7 +233,7 @@ fn all_end_normally_and_so_does_the_parent() {
         assert!(sim.policy.poll_end().is_none());
         sim.end(id, 0, Exit::Code(0));
     }
-    assert!(matches!(sim.ended(), End::Finished { failed: false }));
+    assert!(matches!(sim.ended(), Ok(Reason::Finished)));
     assert_eq!(sim.log[0], "Starting 3 processes");
     assert!(sim.logged("child 1 (pid 2) exited normally"));
 }
@@ -242,7 +261,7 @@ fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_befor
     sim.end(1, 1, Exit::Signal(15));
     assert!(matches!(
         sim.ended(),
-        End::GaveUp { process: Process { id: 0, generation: 1, .. }, exit: Exit::Code(1), restarts: 2 }
+        Ok(Reason::GaveUp { process: Process { id: 0, generation: 1, .. }, exit: Exit::Code(1), restarts: 2 })
     ));
 }
 
@@ -250,7 +269,7 @@ fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_befor
 fn a_budget_of_none_gives_up_at_the_first_abnormal_end() {
     let mut sim = Sim::new(Config { max_restarts: 0, ..config(1) });
     sim.end(0, 0, Exit::Code(1));
-    assert!(matches!(sim.ended(), End::GaveUp { restarts: 0, .. }));
+    assert!(matches!(sim.ended(), Ok(Reason::GaveUp { restarts: 0, .. })));
     assert!(!sim.logged("restarting"));
 }
 
@@ -263,7 +282,7 @@ fn a_restart_window_forgives_what_is_long_ago() {
     }
     sim.end(0, 20, Exit::Code(1));
     sim.end(0, 21, Exit::Code(1));
-    assert!(matches!(sim.ended(), End::GaveUp { restarts: 21, .. }));
+    assert!(matches!(sim.ended(), Ok(Reason::GaveUp { restarts: 21, .. })));
 }
 
 #[test]
@@ -296,7 +315,7 @@ fn a_stop_asks_everybody_at_once_and_kills_after_one_common_deadline() {
     assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
     assert_eq!(sim.told(2, 0), [Message::Stop, Message::Kill]);
     sim.bury();
-    assert!(matches!(sim.ended(), End::Stopped));
+    assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
 }
 
 #[test]
@@ -307,7 +326,7 @@ fn a_second_stop_means_now() {
     sim.request(Request::Stop);
     assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
     sim.bury();
-    assert!(matches!(sim.ended(), End::Stopped));
+    assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
 }
 
 #[test]
@@ -330,7 +349,7 @@ fn the_first_stop_by_an_operator_while_giving_up_is_not_yet_a_second_one() {
     sim.request(Request::Stop);
     assert_eq!(sim.told(1, 0), [Message::Stop, Message::Kill]);
     sim.bury();
-    assert!(matches!(sim.ended(), End::GaveUp { .. }));
+    assert!(matches!(sim.ended(), Ok(Reason::GaveUp { .. })));
 }
 
 #[test]
@@ -346,7 +365,7 @@ fn a_stop_overtakes_the_starts_still_to_come() {
     }
     policy.handle_exited(now, Process { id: 0, generation: 0, pid: 1 }, Exit::Signal(15), OutOfMemory::No);
     while policy.poll_action().is_some() {}
-    assert!(matches!(policy.poll_end(), Some(End::Stopped)));
+    assert!(matches!(policy.poll_end(), Some(Ok(Reason::Stopped))));
 }
 
 #[test]
@@ -387,7 +406,7 @@ fn a_first_start_that_is_refused_stops_what_was_started() {
     }
     while policy.poll_action().is_some() {}
     match policy.poll_end() {
-        Some(End::Refused(error)) => assert_eq!((error.call(), error.worker()), (Some("fork"), Some(2))),
+        Some(Err(error)) => assert_eq!((error.call(), error.worker()), (Some("fork"), Some(2))),
         other => panic!("{other:?}"),
     }
 }
@@ -413,7 +432,7 @@ fn a_stop_overtakes_a_restart_that_is_being_refused() {
     sim.full = true;
     sim.end(0, 0, Exit::Code(1));
     sim.request(Request::Stop);
-    assert!(matches!(sim.ended(), End::Stopped));
+    assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
 }
 
 #[test]
@@ -512,7 +531,7 @@ fn a_stop_overtakes_a_roll() {
         assert_eq!(sim.alive[&key].told, [Message::Stop]);
         sim.end(key.0, key.1, Exit::Signal(15));
     }
-    assert!(matches!(sim.ended(), End::Stopped));
+    assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
 }
 
 #[test]
@@ -567,7 +586,10 @@ fn a_worker_that_dies_before_its_id_was_ever_ready_is_a_startup_failure() {
     sim.end(1, 0, Exit::Code(1));
     assert_eq!(sim.told(0, 0), [Message::Stop]);
     sim.end(0, 0, Exit::Code(0));
-    assert!(matches!(sim.ended(), End::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)) }));
+    assert!(matches!(
+        sim.ended(),
+        Ok(Reason::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)) })
+    ));
 }
 
 #[test]
@@ -576,7 +598,7 @@ fn a_worker_that_is_late_before_its_id_was_ever_ready_is_a_startup_failure() {
     sim.step();
     assert_eq!(sim.told(0, 0), [Message::Stop]);
     sim.end(0, 0, Exit::Signal(15));
-    assert!(matches!(sim.ended(), End::StartupFailed { exit: None, .. }));
+    assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: None, .. })));
 }
 
 #[test]
@@ -596,7 +618,7 @@ fn a_fatal_code_stops_everything() {
     let mut sim = Sim::new(Config { fatal_exits: vec![78], ..config(2) });
     sim.end(0, 0, Exit::Code(78));
     sim.end(1, 0, Exit::Signal(15));
-    assert!(matches!(sim.ended(), End::StartupFailed { exit: Some(Exit::Code(78)), .. }));
+    assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: Some(Exit::Code(78)), .. })));
 }
 
 #[test]
@@ -732,7 +754,156 @@ fn with_always_a_normal_end_is_followed_by_a_restart_and_with_never_nothing_is()
     assert_eq!(sim.living(), [(0, 1)]);
     let mut sim = Sim::new(Config { restart: Restart::Never, ..config(1) });
     sim.end(0, 0, Exit::Code(1));
-    assert!(matches!(sim.ended(), End::Finished { failed: true }));
+    let end = sim.ended().expect("an end");
+    assert_eq!(end, Reason::Finished);
+    assert!(!Report::new(end, sim.policy.reports()).is_success(), "but not a good one");
+}
+
+#[test]
+fn the_report_tells_of_each_worker_how_often_it_was_restarted_and_how_it_ended() {
+    let mut sim = Sim::new(Config { restart: Restart::OnFailure, ..config(3) });
+    sim.end(0, 0, Exit::Signal(9));
+    sim.end(0, 1, Exit::Code(0));
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    sim.end(1, 0, Exit::Code(0));
+    sim.request(Request::Stop);
+    for (id, generation) in sim.living() {
+        sim.end(id, generation, Exit::Signal(15));
+    }
+    let report = Report::new(sim.ended().expect("an end"), sim.policy.reports());
+    let told = |worker: &WorkerReport| (worker.id(), worker.processes(), worker.restarts(), worker.exit());
+    assert_eq!(told(&report.workers()[0]), (0, 2, 1, Some(Exit::Code(0))));
+    assert_eq!(told(&report.workers()[1]), (1, 2, 0, Some(Exit::Signal(15))));
+    assert_eq!(told(&report.workers()[2]), (2, 2, 0, Some(Exit::Signal(15))));
+    assert_eq!((report.restarts(), report.reason()), (1, &Reason::Stopped));
+    assert!(report.is_success());
+}
+
+#[test]
+fn the_last_process_of_an_id_counts_even_if_the_one_before_it_ends_later() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    sim.request(Request::Stop);
+    sim.end(0, 1, Exit::Code(0));
+    sim.end(0, 0, Exit::Signal(9));
+    assert_eq!(sim.policy.reports()[0].exit(), Some(Exit::Code(0)));
+}
+
+#[test]
+fn a_worker_ends_the_whole_service_once_however_many_ask() {
+    let mut sim = Sim::new(config(3));
+    for id in [1, 0, 1, 2] {
+        sim.stop_all(id, 0);
+    }
+    for id in 0..3 {
+        assert_eq!(sim.told(id, 0), [Message::Stop]);
+    }
+    assert!(sim.logged("Stopping 3 processes, as child 1 (pid 2) asked"));
+    sim.request(Request::Stop);
+    assert_eq!(sim.told(0, 0), [Message::Stop], "an operator's first request is not a second one");
+    sim.request(Request::Stop);
+    sim.bury();
+    assert!(matches!(sim.ended(), Ok(Reason::StoppedByWorker { process: Process { id: 1, .. } })));
+}
+
+#[test]
+fn an_old_process_is_replaced_before_it_is_asked_to_go_and_no_two_at_a_time() {
+    let lifetime = 100 * SECOND;
+    let mut sim = Sim::new(Config { max_lifetime: Some(lifetime), ..config(3) });
+    sim.pass(74 * SECOND);
+    assert_eq!(sim.living(), [(0, 0), (1, 0), (2, 0)], "three quarters at least");
+    // One is due after the other, but nobody's turn comes while the first of them drains.
+    sim.pass(26 * SECOND);
+    assert_eq!(sim.alive.len(), 4);
+    assert!(sim.logged("has served its time, replacing it"));
+    for round in 0..3 {
+        let old = sim.alive.values().find(|one| one.told == [Message::Stop]).expect("somebody who is to go");
+        let (id, generation) = (old.process.id, old.process.generation);
+        assert_eq!(generation, 0);
+        sim.end(id, generation, Exit::Code(0));
+        assert_eq!(sim.alive.len(), if round < 2 { 4 } else { 3 }, "{:?}", sim.living());
+        sim.pass(SECOND);
+    }
+    assert_eq!(sim.living(), [(0, 1), (1, 1), (2, 1)]);
+    assert_eq!(sim.restarts, 0, "it costs nothing of the budget");
+}
+
+#[test]
+fn lifetimes_differ_so_that_workers_which_began_together_do_not_end_together() {
+    let sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(50) });
+    let mut ages: Vec<u64> =
+        sim.policy.slots.iter().map(|slot| (slot.recycle_at().unwrap() - sim.now).as_secs()).collect();
+    ages.sort();
+    assert!(ages[0] >= 75 && ages[49] <= 100 && ages[49] - ages[0] > 20, "{ages:?}");
+}
+
+#[test]
+fn an_old_process_whose_replacement_fails_stays_for_one_more_lifetime() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(1) });
+    sim.step();
+    assert_eq!(sim.living(), [(0, 0), (0, 1)]);
+    sim.end(0, 1, Exit::Code(1));
+    assert!(sim.logged("The replacement of child 0 failed, the old one stays"));
+    assert!(sim.told(0, 0).is_empty());
+    let again = sim.policy.next_deadline().expect("a second try") - sim.now;
+    assert!(again >= 75 * SECOND && again <= 100 * SECOND, "{again:?}");
+    sim.full = true;
+    sim.step();
+    assert_eq!(sim.living(), [(0, 0)], "nor does it go if there is no room for another one");
+    sim.full = false;
+    sim.step();
+    sim.pass(SECOND);
+    assert_eq!(sim.told(0, 0), [Message::Stop]);
+}
+
+#[test]
+fn a_roll_waits_for_the_process_that_is_being_replaced_for_its_age() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(2) });
+    sim.step();
+    let trial = sim.trials();
+    sim.request(Request::Roll);
+    assert_eq!(sim.trials(), trial);
+    assert_eq!(sim.alive.len(), 3);
+    sim.end(trial[0], 1, Exit::Code(1));
+    assert!(!sim.logged("Rolling restart aborted"), "it was not the roll's");
+    assert_eq!(sim.trials(), [0], "now the roll begins");
+}
+
+#[test]
+fn one_that_was_aborted_has_failed_even_if_it_says_otherwise() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
+    sim.step();
+    assert_eq!(sim.told(0, 0), [Message::Abort]);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!((sim.living(), sim.restarts), (vec![(0, 1)], 1));
+}
+
+#[test]
+fn one_that_is_to_be_there_always_and_ends_before_it_was_ever_ready_is_a_startup_failure() {
+    let ready_timeout = Some(5 * SECOND);
+    let mut sim = Sim::new(Config { ready_timeout, restart: Restart::Always, ..config(1) });
+    sim.end(0, 0, Exit::Code(0));
+    assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: Some(Exit::Code(0)), .. })));
+    let mut sim = Sim::new(Config { ready_timeout, ..config(1) });
+    sim.end(0, 0, Exit::Code(0));
+    assert!(matches!(sim.ended(), Ok(Reason::Finished)), "one that is done is done");
+}
+
+#[test]
+fn several_that_are_late_together_are_one_startup_failure() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(3) });
+    sim.step();
+    assert_eq!(sim.log.iter().filter(|line| line.contains("Startup failed")).count(), 1);
+}
+
+#[test]
+fn one_that_says_it_is_ready_though_nobody_asks_ends_the_wait_for_the_replacement() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.ready(0, 1);
+    assert_eq!(sim.told(0, 0), [Message::Stop]);
 }
 
 #[test]
@@ -759,6 +930,7 @@ fn script(seed: u64) {
         fatal_exits: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
         ready_timeout: optional(&mut rng, 10),
         heartbeat_timeout: optional(&mut rng, 10),
+        max_lifetime: optional(&mut rng, 30),
         ..config(rng.random_range(1..5))
     };
     let mut sim = Sim::seeded(config, seed);
@@ -787,6 +959,7 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
             let requests = [Request::Roll, Request::Roll, Request::More, Request::Fewer, Request::Reopen];
             sim.request(requests[rng.random_range(0..requests.len())]);
         }
+        (9, Some((id, generation))) if rng.random_bool(0.05) => sim.stop_all(id, generation),
         (9, _) if rng.random_bool(0.1) => sim.request([Request::Stop, Request::QuickStop][rng.random_range(0..2)]),
         (10, _) => sim.now += rng.random_range(0..5000) * Duration::from_millis(1),
         _ => sim.pass(rng.random_range(0..3000) * Duration::from_millis(1)),
@@ -805,12 +978,15 @@ fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
     }
     sim.pass(GRACEFUL);
     sim.bury();
-    sim.ended();
+    let end = sim.ended().expect("no first start was refused");
+    let report = Report::new(end, sim.policy.reports());
+    assert_eq!(report.restarts(), sim.restarts);
+    assert_eq!(report.workers().iter().map(WorkerReport::processes).sum::<u32>(), sim.starts);
 }
 
 #[test]
 fn random_lives_keep_the_promises() {
-    for seed in 0..20_000 {
+    for seed in 0..100_000 {
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| script(seed))) {
             eprintln!("as a test:\n\n#[test]\nfn script_{seed}() {{\n    script({seed});\n}}\n");
             panic::resume_unwind(panic);

@@ -3,19 +3,25 @@
 #[cfg_attr(target_os = "linux", path = "cgroup.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_cgroup.rs")]
 mod cgroup;
+mod doorbell;
 mod fork;
 mod lifeline;
 mod limit;
+mod ready;
+mod shm;
 mod signal;
 mod threads;
 mod wait;
 
 use super::Poller;
 pub(crate) use cgroup::OomCounter;
+pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
-pub(crate) use signal::{Signals, send};
+pub(crate) use ready::wait_readable;
+pub(crate) use shm::Shared;
+pub(crate) use signal::{Signals, is_ignored, send};
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{is_init, peek_exited, reap, reap_blocking};
 

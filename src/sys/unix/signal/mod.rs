@@ -15,7 +15,7 @@ use crate::sys::{Arrived, CallError, Signal};
 #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "self_pipe.rs")]
 mod source;
 mod taken;
-pub(crate) use taken::Signals;
+pub(crate) use taken::{Signals, is_ignored};
 
 type Native = nix::sys::signal::Signal;
 

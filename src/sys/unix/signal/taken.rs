@@ -40,9 +40,9 @@ impl Signals {
         Ok(Signals { source, _before: before })
     }
 
-    /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now;
-    /// the other requests have nobody left to answer them, and would kill or stop the program.
-    pub fn end(mut self) -> Result<(), CallError> {
+    /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now,
+    /// unless it `has_stopped`; the other requests have nobody left to answer them, and would kill or stop the program.
+    pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
         let mut stops = Vec::new();
         while let Some(Arrived { signal, .. }) = self.next()? {
             if matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
@@ -50,7 +50,7 @@ impl Signals {
             }
         }
         swap_mask(&SigSet::all())?;
-        for signal in stops {
+        for signal in stops.into_iter().filter(|_| !has_stopped) {
             nix::sys::signal::raise(native(signal)).map_err(|error| CallError::new("raise", error))?;
         }
         Ok(())
@@ -97,7 +97,7 @@ fn swap_mask(mask: &SigSet) -> Result<SigSet, CallError> {
     mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|error| CallError::new("pthread_sigmask", error))
 }
 
-fn is_ignored(signal: Signal) -> Result<bool, CallError> {
+pub(crate) fn is_ignored(signal: Signal) -> Result<bool, CallError> {
     Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
 }
 

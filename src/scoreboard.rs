@@ -1,0 +1,223 @@
+//! What workers tell the parent: one cache line of shared memory for each process, and a doorbell for what cannot wait.
+//!
+//! A worker writes to its own line only. The parent believes nothing of it but single words, each a yes or a no, so that a
+//! worker gone mad can say something untrue of itself, and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::exit::Process;
+use crate::sys::{self, Bell, Button, CallError, Shared};
+
+/// The words of a line. Those before the beat are said once, and rung for.
+const READY: usize = 0;
+const STOP_ALL: usize = 1;
+const BEAT: usize = 2;
+
+/// What a process has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    Ready(Process),
+    StopAll(Process),
+}
+
+/// The parent's side.
+#[derive(Debug)]
+pub(crate) struct Scoreboard {
+    /// Each as long as all before it together, so that there are few.
+    segments: Vec<Segment>,
+    /// By line, whose it is.
+    owners: Vec<Option<Owner>>,
+    /// Lines that have had an owner and have none.
+    free: Vec<usize>,
+    button: Arc<Button>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    /// The first of its lines.
+    first: usize,
+    shared: Arc<Shared>,
+}
+
+/// A process, and what is known of it already.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    process: Process,
+    heard: [bool; BEAT],
+}
+
+/// A worker's side. (Its segment is the parent's as well, and stays mapped whatever becomes of the scoreboard.)
+#[derive(Debug)]
+pub(crate) struct Place {
+    segment: Arc<Shared>,
+    line: usize,
+    button: Arc<Button>,
+}
+
+impl Scoreboard {
+    /// With room for so many processes before more memory has to be found.
+    pub fn new(processes: usize) -> Result<(Scoreboard, Bell), CallError> {
+        let (bell, button) = sys::doorbell()?;
+        let segments = vec![Segment { first: 0, shared: Arc::new(Shared::new(processes)?) }];
+        Ok((Scoreboard { segments, owners: Vec::new(), free: Vec::new(), button: Arc::new(button) }, bell))
+    }
+
+    /// A line for a process that is about to be started: to be [assigned](Scoreboard::assign) when it has been.
+    pub fn vacancy(&mut self) -> Result<usize, CallError> {
+        let line = self.free.last().copied().unwrap_or(self.owners.len());
+        let len = self.segments.iter().map(|segment| segment.shared.len()).sum();
+        if line >= len {
+            self.segments.push(Segment { first: len, shared: Arc::new(Shared::new(len)?) });
+        }
+        for word in [READY, STOP_ALL, BEAT] {
+            self.word(line, word).store(0, Ordering::Relaxed);
+        }
+        Ok(line)
+    }
+
+    pub fn assign(&mut self, line: usize, process: Process) {
+        let owner = Some(Owner { process, heard: [false; BEAT] });
+        if self.free.last() == Some(&line) {
+            self.free.pop();
+            self.owners[line] = owner;
+        } else {
+            self.owners.push(owner);
+        }
+    }
+
+    /// In the process that was started.
+    pub fn place(&self, line: usize) -> Place {
+        let (segment, line) = self.locate(line);
+        Place { segment: Arc::clone(segment), line, button: Arc::clone(&self.button) }
+    }
+
+    /// What has been said since it was last asked.
+    pub fn news(&mut self) -> Vec<News> {
+        (0..self.owners.len()).flat_map(|line| self.news_of_line(line)).flatten().collect()
+    }
+
+    /// The last words of a process that has ended. Its line is another's from now on.
+    pub fn release(&mut self, process: Process) -> [Option<News>; BEAT] {
+        let is_owner = |owner: &Option<Owner>| owner.is_some_and(|owner| owner.process == process);
+        let Some(line) = self.owners.iter().position(is_owner) else { return [None; BEAT] };
+        let news = self.news_of_line(line);
+        self.owners[line] = None;
+        self.free.push(line);
+        news
+    }
+
+    /// Who has given a sign of life since it was last asked.
+    pub fn beats(&self) -> impl Iterator<Item = Process> {
+        let owners = self.owners.iter().enumerate().filter_map(|(line, owner)| Some((line, owner.as_ref()?)));
+        owners.filter(|(line, _)| take(self.word(*line, BEAT))).map(|(_, owner)| owner.process)
+    }
+
+    fn news_of_line(&mut self, line: usize) -> [Option<News>; BEAT] {
+        let Some(Owner { process, heard }) = self.owners[line] else { return [None; BEAT] };
+        let says = [READY, STOP_ALL].map(|word| self.word(line, word).load(Ordering::Acquire) != 0);
+        self.owners[line] = Some(Owner { process, heard: says });
+        let is_new = |word: usize| says[word] && !heard[word];
+        let ready = is_new(READY).then_some(News::Ready(process));
+        [ready, is_new(STOP_ALL).then_some(News::StopAll(process))]
+    }
+
+    fn word(&self, line: usize, word: usize) -> &AtomicU32 {
+        let (segment, line) = self.locate(line);
+        &segment[line][word]
+    }
+
+    fn locate(&self, line: usize) -> (&Arc<Shared>, usize) {
+        let Segment { first, shared } =
+            &self.segments[self.segments.partition_point(|segment| segment.first <= line) - 1];
+        (shared, line - first)
+    }
+}
+
+impl Place {
+    pub fn ready(&self) {
+        self.say_once(READY);
+    }
+
+    pub fn stop_all(&self) {
+        self.say_once(STOP_ALL);
+    }
+
+    pub fn beat(&self) {
+        self.segment[self.line][BEAT].store(1, Ordering::Relaxed);
+    }
+
+    fn say_once(&self, word: usize) {
+        if self.segment[self.line][word].swap(1, Ordering::Release) == 0 {
+            self.button.ring();
+        }
+    }
+}
+
+fn take(word: &AtomicU32) -> bool {
+    word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOBODY: [Option<News>; BEAT] = [None; BEAT];
+
+    fn process(id: usize, generation: u32) -> Process {
+        Process { id, generation, pid: 71 }
+    }
+
+    fn start(board: &mut Scoreboard, process: Process) -> Place {
+        let line = board.vacancy().expect("memory");
+        board.assign(line, process);
+        board.place(line)
+    }
+
+    #[test]
+    fn what_a_process_says_is_heard_once() {
+        let (mut board, _bell) = Scoreboard::new(2).expect("memory");
+        let (first, second) = (start(&mut board, process(0, 0)), start(&mut board, process(1, 0)));
+        assert_eq!(board.news(), []);
+        second.ready();
+        first.stop_all();
+        second.ready();
+        assert_eq!(board.news(), [News::StopAll(process(0, 0)), News::Ready(process(1, 0))]);
+        second.ready();
+        assert_eq!(board.news(), []);
+        first.beat();
+        assert!(board.beats().eq([process(0, 0)]));
+        assert!(board.beats().eq([]));
+    }
+
+    #[test]
+    fn the_last_words_of_a_process_are_heard_and_are_not_those_of_the_next_one_on_its_line() {
+        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let old = start(&mut board, process(0, 0));
+        old.stop_all();
+        old.beat();
+        assert_eq!(board.release(process(0, 0)), [None, Some(News::StopAll(process(0, 0)))]);
+        assert_eq!(board.release(process(0, 0)), NOBODY, "it is unknown by now");
+        let new = start(&mut board, process(0, 1));
+        assert_eq!((board.news(), board.beats().count()), (vec![], 0));
+        new.ready();
+        assert_eq!(board.news(), [News::Ready(process(0, 1))]);
+    }
+
+    #[test]
+    fn a_start_that_fails_takes_no_line() {
+        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let line = board.vacancy().expect("memory");
+        assert_eq!(board.vacancy().expect("memory"), line);
+    }
+
+    #[test]
+    fn more_processes_than_were_expected_find_room_too() {
+        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let places: Vec<Place> = (0..1000).map(|id| start(&mut board, process(id, 0))).collect();
+        for place in &places {
+            place.ready();
+        }
+        assert!(board.news().into_iter().eq((0..1000).map(|id| News::Ready(process(id, 0)))));
+    }
+}
