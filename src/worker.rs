@@ -157,7 +157,7 @@ impl Worker {
 #[derive(Debug)]
 struct Stop {
     requested: Arc<AtomicBool>,
-    pipe: OnceLock<UnixStream>,
+    pipe: OnceLock<&'static UnixStream>,
     /// Held while the pipe is made, so that there is one.
     making: Mutex<()>,
 }
@@ -172,13 +172,15 @@ impl Stop {
         Stop { requested, pipe: OnceLock::new(), making: Mutex::new(()) }
     }
 
-    fn pipe(&self) -> io::Result<&UnixStream> {
+    fn pipe(&self) -> io::Result<&'static UnixStream> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipe) = self.pipe.get() {
             return Ok(pipe);
         }
         let (reader, writer) = UnixStream::pair()?;
         let writers = stop_signals().map(|signal| Ok((signal, writer.try_clone()?))).collect::<io::Result<Vec<_>>>()?;
+        // A handler stays, whatever becomes of the handle, and to write to nobody is a SIGPIPE.
+        let reader: &UnixStream = Box::leak(Box::new(reader));
         for (signal, writer) in writers {
             signal_hook::low_level::pipe::register(signal, writer)?;
         }

@@ -68,18 +68,29 @@ impl Daemon {
 
     /// Reads on until a line contains this, and returns it.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_until(text, |line| line.contains(text))
+    }
+
+    fn wait_until(&mut self, text: &str, is_it: impl Fn(&str) -> bool) -> String {
         loop {
             match self.read_line() {
-                Some(line) if line.contains(text) => return line.to_owned(),
+                Some(line) if is_it(line) => return line.to_owned(),
                 Some(_) => {}
                 None => panic!("nobody said '{text}':\n{}", self.transcript()),
             }
         }
     }
 
+    /// Reads on until it has been said so often, from the beginning.
+    pub fn wait_for_times(&mut self, text: &str, times: usize) {
+        while self.count(text) < times {
+            self.wait_for(text);
+        }
+    }
+
     /// Reads on until the next worker says that it is up.
     pub fn worker(&mut self) -> Up {
-        let line = self.wait_for("up ");
+        let line = self.wait_until("up", |line| line.starts_with("up "));
         let mut numbers = line.split(' ').skip(1).map(|number| number.parse().expect("a number"));
         let mut next = || numbers.next().expect("an id and a pid");
         Up { id: next() as usize, pid: next() }

@@ -7,7 +7,7 @@ mod daemon;
 mod program;
 mod scenarios;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 use daemon::Daemon;
 use libtest_mimic::{Arguments, Trial};
@@ -17,15 +17,26 @@ const PROGRAM: &str = "--program";
 
 struct Scenario {
     name: &'static str,
-    program: fn(),
+    program: Program,
     check: fn(&mut Daemon),
     /// What it needs of the machine, if that is not there.
     lacks: fn() -> Option<&'static str>,
 }
 
+/// What `main` is, and what it returns.
+enum Program {
+    Plain(fn()),
+    Reports(fn() -> taskfork::Report),
+}
+
 impl Scenario {
     fn new(name: &'static str, program: fn(), check: fn(&mut Daemon)) -> Scenario {
-        Scenario { name, program, check, lacks: || None }
+        Scenario { name, program: Program::Plain(program), check, lacks: || None }
+    }
+
+    /// The parent says why it ended, and exits as its report says.
+    fn reporting(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
+        Scenario { name, program: Program::Reports(program), check, lacks: || None }
     }
 
     #[cfg(target_os = "linux")]
@@ -55,9 +66,21 @@ fn main() -> ExitCode {
         let name = args.next().unwrap_or_default();
         let scenario = scenarios::all().into_iter().find(|scenario| scenario.name == name).expect("a scenario");
         program::reset_signals();
-        (scenario.program)();
-        return ExitCode::SUCCESS;
+        return match scenario.program {
+            Program::Plain(main) => {
+                main();
+                ExitCode::SUCCESS
+            }
+            Program::Reports(main) => {
+                let report = main();
+                program::say(&format!("report: {}", report.reason()));
+                report.report()
+            }
+        };
     }
     let trials = scenarios::all().into_iter().map(Scenario::into_trial).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Most of them wait for something most of the time.
+    arguments.test_threads.get_or_insert(8);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{alarm, pause};
+use taskfork::{Prefork, Report, Role, Worker};
 
 /// No process lives longer than this many seconds, whatever it waits for. It says so, and so fails its test.
 const WATCHDOG: u32 = 60;
@@ -26,6 +28,23 @@ pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
     // An alarm is not inherited.
     alarm::set(WATCHDOG);
     Ok(id)
+}
+
+/// The same with everything that can be chosen; in the parent, how it all went.
+pub fn serve(prefork: Prefork, work: impl FnOnce(Worker)) -> Report {
+    prepare();
+    match prefork.start() {
+        Ok(Role::Parent(report)) => report,
+        Ok(Role::Worker(worker)) => {
+            alarm::set(WATCHDOG);
+            work(worker);
+            std::process::exit(0)
+        }
+        Err(error) => {
+            say(&format!("error {error}"));
+            std::process::exit(1)
+        }
+    }
 }
 
 /// As a program that is started from a quiet shell, whatever the tests were started from.
@@ -86,6 +105,24 @@ pub fn up(id: usize) {
     say(&format!("up {id} {}", std::process::id()));
 }
 
+/// Made before the fork: who passes it waits until another process of the program opens it, once for each.
+pub struct Gate(UnixStream, UnixStream);
+
+impl Gate {
+    pub fn new() -> Gate {
+        let (outside, inside) = UnixStream::pair().expect("a gate");
+        Gate(outside, inside)
+    }
+
+    pub fn open(&self, times: usize) {
+        (&self.1).write_all(&vec![0; times]).expect("an open gate");
+    }
+
+    pub fn pass(&self) {
+        (&self.0).read_exact(&mut [0]).expect("a gate that opens");
+    }
+}
+
 /// A count that all processes of the program share. Each call adds one.
 pub fn start_count() -> impl Fn() -> u64 {
     let path = std::env::temp_dir().join(format!("taskfork-count-{}", std::process::id()));
@@ -95,6 +132,14 @@ pub fn start_count() -> impl Fn() -> u64 {
         (&file).write_all(b".").expect("a count");
         file.metadata().expect("a count").len()
     }
+}
+
+/// Says that it is up, and waits for this signal, which may come as soon as it has said so.
+pub fn up_until_signal(id: usize, awaited: Signal) {
+    let awaited = SigSet::from_iter([awaited]);
+    awaited.thread_block().expect("a mask");
+    up(id);
+    awaited.wait().expect("a signal");
 }
 
 /// Until a signal ends it.

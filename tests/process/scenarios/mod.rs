@@ -1,12 +1,17 @@
 mod ends;
+mod heartbeats;
 #[cfg(target_os = "linux")]
 mod limits;
 #[cfg(target_os = "linux")]
 mod namespaces;
 mod operations;
 mod orphans;
+mod prefork;
+mod readiness;
 mod refusals;
+mod reports;
 mod signals;
+mod stop_requests;
 mod stops;
 #[cfg(target_os = "linux")]
 mod terminal;
@@ -17,10 +22,15 @@ use super::Scenario;
 pub fn all() -> Vec<Scenario> {
     let everywhere = [
         ends::scenarios(),
+        heartbeats::scenarios(),
         operations::scenarios(),
         orphans::scenarios(),
+        prefork::scenarios(),
+        readiness::scenarios(),
         refusals::scenarios(),
+        reports::scenarios(),
         signals::scenarios(),
+        stop_requests::scenarios(),
         stops::scenarios(),
         worker::scenarios(),
     ];

@@ -1,0 +1,172 @@
+//! Workers that are to give signs of life.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+use taskfork::{Prefork, Report, Worker};
+
+use crate::Scenario;
+use crate::daemon::{Daemon, kill};
+use crate::program::{say, serve, up};
+
+/// Beats come ten times as often, and the parent looks once in it.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("who_hangs_is_aborted_and_may_say_where_before_it_is_restarted", two_that_beat, |daemon| {
+            let workers = daemon.workers(2);
+            kill(workers[1].pid, Signal::SIGUSR2);
+            daemon.wait_for(&format!("child 1 (pid {}) gives no sign of life, aborting it", workers[1].pid));
+            daemon.wait_for("it was in a loop");
+            daemon.wait_for(&format!("child 1 (pid {}) exited with status 6, restarting", workers[1].pid));
+            assert_eq!(daemon.worker().id, 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("gives no sign of life"), 1, "the other one beats:\n{}", daemon.transcript());
+        }),
+        Scenario::reporting("who_is_stopped_does_not_die_of_an_abort_and_is_killed", two_that_beat, |daemon| {
+            let workers = daemon.workers(2);
+            kill(workers[0].pid, Signal::SIGSTOP);
+            daemon.wait_for(&format!("child 0 (pid {}) gives no sign of life, aborting it", workers[0].pid));
+            daemon.wait_for(&format!("child 0 (pid {}) did not stop in time, killing it", workers[0].pid));
+            daemon.wait_for(&format!("child 0 (pid {}) killed by signal 9, restarting", workers[0].pid));
+            assert_eq!(daemon.worker().id, 0);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting(
+            "nobody_is_killed_for_what_he_missed_while_the_parent_was_stopped",
+            three_that_tick,
+            |daemon| {
+                let workers = daemon.workers(3);
+                // All but one, which tells the time.
+                daemon.signal(Signal::SIGSTOP);
+                kill(workers[1].pid, Signal::SIGSTOP);
+                kill(workers[2].pid, Signal::SIGSTOP);
+                ticks(daemon, 30);
+                daemon.signal(Signal::SIGCONT);
+                // Some of its ticks later the parent has looked.
+                ticks(daemon, 3);
+                kill(workers[1].pid, Signal::SIGCONT);
+                kill(workers[2].pid, Signal::SIGCONT);
+                ticks(daemon, 30);
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::reporting("nobody_is_asked_for_signs_of_life_before_he_is_ready", beats_when_ready, |daemon| {
+            daemon.worker();
+            daemon.wait_for("is ready");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
+        }),
+        #[cfg(target_os = "linux")]
+        Scenario::reporting(
+            "twenty_workers_that_beat_all_the_time_wake_the_parent_once_per_timeout",
+            twenty_that_beat,
+            |daemon| {
+                daemon.workers(20);
+                let (began, before) = (Instant::now(), wakeups(daemon.pid()));
+                ticks(daemon, 40);
+                let (passed, times) = (began.elapsed(), wakeups(daemon.pid()) - before);
+                let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
+                assert!(times <= looks, "{times} wakeups in {passed:?}");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+            },
+        ),
+    ]
+}
+
+fn ticks(daemon: &mut Daemon, n: usize) {
+    for _ in 0..n {
+        daemon.wait_for("tick");
+    }
+}
+
+/// How often it has waited for something.
+#[cfg(target_os = "linux")]
+fn wakeups(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a count");
+    waits.trim().parse().expect("a number")
+}
+
+fn service(workers: usize) -> Prefork {
+    Prefork::new().workers(workers).heartbeat_timeout(TIMEOUT)
+}
+
+/// Ten beats in each timeout, and a tick with each if it is the one that ticks, until asked to stop.
+fn beat(worker: &Worker, ticks: bool) {
+    while !worker.wait_for_stop(Some(TIMEOUT / 10)) {
+        worker.beat();
+        if ticks {
+            say("tick");
+        }
+    }
+}
+
+/// SIGUSR2 is the endless loop, and SIGABRT makes it say so.
+fn two_that_beat() -> Report {
+    extern "C" fn hang(_: libc::c_int) {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    extern "C" fn trace(_: libc::c_int) {
+        let text = b"it was in a loop\n";
+        // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
+        unsafe {
+            libc::write(2, text.as_ptr().cast(), text.len());
+            libc::_exit(6);
+        }
+    }
+    serve(service(2), |worker| {
+        assert!(!worker.stop_requested());
+        // SAFETY: both handlers are async-signal-safe.
+        unsafe {
+            signal(Signal::SIGUSR2, SigHandler::Handler(hang)).expect("a handler");
+            signal(Signal::SIGABRT, SigHandler::Handler(trace)).expect("a handler");
+        }
+        up(worker.id());
+        beat(&worker, false);
+    })
+}
+
+fn three_that_tick() -> Report {
+    serve(service(3), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        beat(&worker, worker.id() == 0);
+    })
+}
+
+fn beats_when_ready() -> Report {
+    serve(service(1).ready_timeout(60 * TIMEOUT), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        assert!(!worker.wait_for_stop(Some(3 * TIMEOUT)), "it takes its time");
+        worker.ready();
+        beat(&worker, false);
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn twenty_that_beat() -> Report {
+    serve(service(20), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        let mut beats = 0u64;
+        while !worker.wait_for_stop(Some(TIMEOUT / 100)) {
+            (0..1000).for_each(|_| worker.beat());
+            beats += 1;
+            if worker.id() == 0 && beats % 10 == 0 {
+                say("tick");
+            }
+        }
+    })
+}

@@ -1,0 +1,350 @@
+//! What can be chosen beyond `fork_processes`, and what the workers' handles do.
+
+use std::fmt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use taskfork::{Backend, Prefork, Report, Restart, WorkResult, Worker};
+
+use crate::Scenario;
+use crate::daemon::kill;
+use crate::program::{Gate, own_descriptors, prepare, say, serve, state, up, up_until_signal};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("a_worker_can_stop_all_and_it_happens_once_however_many_ask", all_stop_all, |daemon| {
+            for worker in daemon.workers(4) {
+                kill(worker.pid, Signal::SIGUSR2);
+            }
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("log Stopping "), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 4);
+            assert!(daemon.said("report: stopped, as child "));
+        }),
+        Scenario::reporting("a_worker_can_stop_all_and_end_at_once", stops_all_and_ends, |daemon| {
+            kill(daemon.workers(2)[1].pid, Signal::SIGUSR2);
+            daemon.ends_with(0);
+            assert!(daemon.said("drained 0"), "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped, as child 1 (pid "), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("the_last_worker_can_stop_all_though_nobody_else_is_left", stops_all_alone, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped, as child 0 (pid "), "{}", daemon.transcript());
+            assert!(!daemon.said("restarting"));
+        }),
+        Scenario::reporting("an_id_is_never_beyond_the_most_workers_there_can_be", with_contexts, |daemon| {
+            daemon.workers(2);
+            for _ in 0..5 {
+                daemon.signal(Signal::SIGTTIN);
+            }
+            assert_eq!(daemon.worker().id, 2);
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("log Scaled to 2 processes");
+            daemon.signal(Signal::SIGTTIN);
+            daemon.signal(Signal::SIGTTIN);
+            assert_eq!(daemon.worker().id, 2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for (context, times) in [("zero", 1), ("one", 1), ("two", 2)] {
+                assert_eq!(daemon.count(&format!("context {context}")), times, "{}", daemon.transcript());
+            }
+        }),
+        Scenario::reporting("a_worker_knows_its_generation_and_how_many_were_wanted", tells_of_itself, |daemon| {
+            let workers = daemon.workers(2);
+            daemon.wait_for_times("0 is generation 0 of 2", 1);
+            daemon.wait_for_times("1 is generation 0 of 2", 1);
+            daemon.signal(Signal::SIGTTIN);
+            daemon.wait_for("2 is generation 0 of 3");
+            kill(workers[1].pid, Signal::SIGKILL);
+            daemon.wait_for("1 is generation 1 of 3");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("with_always_a_normal_end_is_followed_by_a_restart", ends_normally_always, |daemon| {
+            daemon.ends_with(1);
+            assert_eq!(daemon.count("exited normally, restarting"), 3);
+            assert!(daemon.said("report: gave up after 3 restarts: child 0"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting(
+            "with_never_nothing_is_restarted_and_a_failure_is_no_success",
+            fails_once_and_never,
+            |daemon| {
+                daemon.ends_with(1);
+                assert!(!daemon.said("restarting"));
+                assert_eq!(daemon.count("up "), 2);
+                assert!(daemon.said("report: finished"));
+            },
+        ),
+        Scenario::reporting("a_restart_window_forgets_what_is_long_ago", slow_failures, |daemon| {
+            daemon.workers(6);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("a_fatal_exit_stops_everything", exits_fatally, |daemon| {
+            daemon.ends_with(3);
+            assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("exited with status 78"));
+            assert!(daemon.said("drained 0"));
+            assert!(!daemon.said("restarting"));
+        }),
+        Scenario::reporting("a_backoff_is_as_long_as_was_chosen", long_backoff, |daemon| {
+            daemon.wait_for("exited with status 1, restarting");
+            let line = daemon.wait_for("exited with status 1, restarting in ");
+            let delay: u64 = line.split(' ').rev().nth(1).expect("a delay").parse().expect("a number");
+            assert!((250_000..=500_000).contains(&delay), "{line}");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("a_graceful_timeout_is_as_long_as_was_chosen", deaf, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("did not stop in time, killing it"));
+        }),
+        Scenario::reporting("run_ends_a_worker_with_the_status_of_what_it_returns", runs_three, |daemon| {
+            daemon.ends_with(1);
+            assert!(daemon.said("log worker 1: it is all wrong: no hope"), "{}", daemon.transcript());
+            assert!(daemon.said("it is too much"), "a panic is printed as always");
+            for end in ["child 0", "child 1", "child 2"].iter().zip(["normally", "with status 1", "with status 101"]) {
+                let is_it = |line: &&str| line.contains(end.0) && line.contains(end.1);
+                assert_eq!(daemon.transcript().lines().filter(is_it).count(), 1, "{}", daemon.transcript());
+            }
+            assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
+            assert!(daemon.said("what the worker had is dropped"));
+        }),
+        Scenario::new("what_makes_no_sense_is_refused_before_anything_is_started", no_sense, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused max_workers: 2 is below the 3 workers asked for"), "{}", daemon.transcript());
+            assert!(daemon.said("refused backend: a thread cannot return from start(): use run()"));
+            assert!(!daemon.said("log "), "nothing was started");
+        }),
+        Scenario::new("a_worker_cannot_start_workers_by_this_call_either", nested, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("second: this process is worker 0 already"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("a_second_service_can_follow_the_first", twice, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("first: stopped, state as before: true");
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped"));
+        }),
+        Scenario::reporting(
+            "a_stop_asked_for_once_more_does_not_kill_the_parent_that_has_stopped",
+            stopped_late,
+            |daemon| {
+                daemon.worker();
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said("report: stopped"));
+            },
+        ),
+        Scenario::reporting("a_stop_asked_for_when_all_have_finished_is_the_programs", finished_late, |daemon| {
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&daemon.end()), Some(15));
+            assert!(!daemon.said("report: "));
+        }),
+    ]
+}
+
+/// Until asked to stop, which it says.
+fn drain(worker: &Worker) {
+    assert!(worker.wait_for_stop(None));
+    say(&format!("drained {}", worker.id()));
+}
+
+fn all_stop_all() -> Report {
+    serve(Prefork::new().workers(4), |worker| {
+        assert!(!worker.stop_requested());
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        for _ in 0..100 {
+            worker.stop_all();
+        }
+        drain(&worker);
+    })
+}
+
+fn stops_all_and_ends() -> Report {
+    serve(Prefork::new().workers(2), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 0 {
+            up(0);
+            return drain(&worker);
+        }
+        up_until_signal(1, Signal::SIGUSR2);
+        worker.stop_all();
+    })
+}
+
+fn stops_all_alone() -> Report {
+    serve(Prefork::new().workers(1).restart(Restart::Always), |worker| worker.stop_all())
+}
+
+fn with_contexts() -> Report {
+    let contexts = ["zero", "one", "two"];
+    serve(Prefork::new().workers(2).max_workers(contexts.len()), |worker| {
+        assert!(!worker.stop_requested());
+        say(&format!("context {}", contexts[worker.id()]));
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+fn tells_of_itself() -> Report {
+    serve(Prefork::new().workers(2), |worker| {
+        assert_eq!(taskfork::task_id(), Some(worker.id()));
+        up(worker.id());
+        say(&format!("{} is generation {} of {}", worker.id(), worker.generation(), worker.count()));
+        drain(&worker);
+    })
+}
+
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+fn ends_normally_always() -> Report {
+    serve(Prefork::new().workers(1).restart(Restart::Always).max_restarts(3).backoff(AT_ONCE, AT_ONCE), |_| {})
+}
+
+fn fails_once_and_never() -> Report {
+    serve(Prefork::new().workers(2).restart(Restart::Never), |worker| {
+        up(worker.id());
+        std::process::exit(worker.id() as i32);
+    })
+}
+
+/// More failures than the budget has, each later than the window is long.
+fn slow_failures() -> Report {
+    let window = Duration::from_millis(50);
+    serve(Prefork::new().workers(1).max_restarts(1).restart_window(window).backoff(AT_ONCE, AT_ONCE), move |worker| {
+        up(worker.id());
+        if worker.generation() == 5 {
+            return drain(&worker);
+        }
+        std::thread::sleep(2 * window);
+        std::process::exit(1)
+    })
+}
+
+fn exits_fatally() -> Report {
+    let gate = Gate::new();
+    serve(Prefork::new().workers(2).fatal_exit(77).fatal_exit(78), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 1 {
+            gate.pass();
+            std::process::exit(78);
+        }
+        gate.open(1);
+        drain(&worker);
+    })
+}
+
+fn long_backoff() -> Report {
+    let delay = Duration::from_secs(500);
+    serve(Prefork::new().workers(1).backoff(delay, delay), |_| std::process::exit(1))
+}
+
+fn deaf() -> Report {
+    serve(Prefork::new().workers(1).graceful_timeout(Duration::from_millis(50)), |worker| {
+        assert!(!worker.stop_requested());
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+    })
+}
+
+#[derive(Debug)]
+struct Wrong(Option<Box<Wrong>>, &'static str);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.1)
+    }
+}
+
+impl std::error::Error for Wrong {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.as_deref().map(|source| source as _)
+    }
+}
+
+struct SaysWhenDropped(&'static str);
+
+impl Drop for SaysWhenDropped {
+    fn drop(&mut self) {
+        say(self.0);
+    }
+}
+
+fn runs_three() -> Report {
+    let _callers = SaysWhenDropped("the caller's frame is left");
+    prepare();
+    let work = |worker: Worker| -> WorkResult {
+        let _workers = SaysWhenDropped("what the worker had is dropped");
+        match worker.id() {
+            0 => Ok(()),
+            1 => Err(Wrong(Some(Box::new(Wrong(None, "no hope"))), "it is all wrong").into()),
+            _ => panic!("it is too much"),
+        }
+    };
+    Prefork::new().workers(3).restart(Restart::Never).run(work).expect("workers")
+}
+
+fn no_sense() {
+    prepare();
+    let services = [
+        Prefork::new().workers(3).max_workers(2),
+        Prefork::new().backend(Backend::Thread),
+        Prefork::new().fatal_exit(0),
+    ];
+    for service in services {
+        say(&format!("refused {}", service.start().expect_err("a refusal")));
+    }
+}
+
+fn nested() {
+    let report = serve(Prefork::new().workers(1), |_| {
+        say(&format!("second: {}", Prefork::new().workers(1).start().expect_err("a refusal")));
+    });
+    assert!(report.is_success());
+}
+
+fn twice() -> Report {
+    let service = || {
+        serve(Prefork::new().workers(1), |worker| {
+            assert!(!worker.stop_requested());
+            up(worker.id());
+            drain(&worker);
+        })
+    };
+    prepare();
+    let before = (state(), own_descriptors());
+    let first = service();
+    say(&format!("first: {}, state as before: {}", first.reason(), before == (state(), own_descriptors())));
+    service()
+}
+
+/// The parent gets one more request when it has nothing more to do, and before the call returns.
+fn signals_itself_at_the_end(work: fn(&Worker)) -> Report {
+    struct Signals;
+    impl Drop for Signals {
+        fn drop(&mut self) {
+            nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
+        }
+    }
+    let signals = Signals;
+    let service = Prefork::new().workers(1).on_event(move |_| {
+        let _ = &signals;
+    });
+    serve(service, move |worker| work(&worker))
+}
+
+fn stopped_late() -> Report {
+    signals_itself_at_the_end(|worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(worker);
+    })
+}
+
+fn finished_late() -> Report {
+    signals_itself_at_the_end(|_| {})
+}

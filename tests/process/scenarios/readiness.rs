@@ -1,0 +1,210 @@
+//! Workers that say when they can do their work.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use taskfork::{Prefork, Report, Worker};
+
+use crate::Scenario;
+use crate::daemon::kill;
+use crate::program::{Gate, idle, say, serve, start_count, up, up_until_signal};
+
+/// Longer than the watchdog: what is waited for comes, or the test fails.
+const EVER: Duration = Duration::from_secs(600);
+/// For who is to be late.
+const SOON: Duration = Duration::from_millis(300);
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting(
+            "the_old_worker_goes_when_the_new_one_is_ready_and_not_before",
+            ready_when_told,
+            |daemon| {
+                let old = daemon.workers(2);
+                for worker in &old {
+                    kill(worker.pid, Signal::SIGUSR2);
+                }
+                daemon.wait_for("is ready");
+                daemon.wait_for("is ready");
+                daemon.signal(Signal::SIGHUP);
+                for old in old {
+                    let new = daemon.worker();
+                    assert_eq!(new.id, old.id);
+                    assert!(!daemon.said(&format!("drained {}", old.id)), "its replacement is up, but not ready");
+                    kill(new.pid, Signal::SIGUSR2);
+                    daemon.wait_for(&format!("child {} (pid {}) is ready", new.id, new.pid));
+                    daemon.wait_for(&format!("drained {}", old.id));
+                }
+                daemon.wait_for("log Rolling restart done");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said("report: stopped"));
+            },
+        ),
+        Scenario::reporting("a_second_hup_during_a_roll_is_one_more_roll_after_it", ready_when_told, |daemon| {
+            for worker in daemon.workers(2) {
+                kill(worker.pid, Signal::SIGUSR2);
+                daemon.wait_for("is ready");
+            }
+            daemon.signal(Signal::SIGHUP);
+            let mut next = daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            daemon.signal(Signal::SIGHUP);
+            for ups in 0..4 {
+                assert_eq!(next.id, ups % 2);
+                kill(next.pid, Signal::SIGUSR2);
+                if ups < 3 {
+                    next = daemon.worker();
+                }
+            }
+            daemon.wait_for_times("log Rolling restart done", 2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("up "), 6);
+        }),
+        Scenario::reporting("a_term_overtakes_a_roll_whose_replacement_is_not_ready", ready_when_told, |daemon| {
+            for worker in daemon.workers(2) {
+                kill(worker.pid, Signal::SIGUSR2);
+                daemon.wait_for("is ready");
+            }
+            daemon.signal(Signal::SIGHUP);
+            let unready = daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("log Stopping 3 processes");
+            kill(unready.pid, Signal::SIGUSR2);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("who_is_late_and_never_was_ready_is_a_startup_failure", never_ready, |daemon| {
+            daemon.ends_with(3);
+            assert!(daemon.said("is not ready in time"));
+            assert!(daemon.said("log Startup failed: child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
+            assert!(!daemon.said("restarting"));
+        }),
+        Scenario::reporting("who_ends_and_never_was_ready_is_a_startup_failure", ends_unready, |daemon| {
+            daemon.ends_with(3);
+            assert_eq!(daemon.count("log child 1"), 2, "it was started, and has ended");
+            assert!(daemon.said(") exited with status 7"));
+            assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("drained 0"), "the others are asked to go, as in any stop");
+        }),
+        Scenario::reporting("who_is_ready_and_ends_at_once_has_been_ready", ready_and_gone, |daemon| {
+            daemon.ends_with(1);
+            assert_eq!(daemon.count("exited with status 7, restarting"), 20);
+            assert!(daemon.said("report: gave up after 20 restarts"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("who_is_late_in_a_later_life_is_killed_and_restarted", late_in_second_life, |daemon| {
+            let first = daemon.worker();
+            daemon.wait_for("is ready");
+            kill(first.pid, Signal::SIGKILL);
+            let second = daemon.worker();
+            daemon.wait_for(&format!("child 0 (pid {}) is not ready in time", second.pid));
+            daemon.wait_for(&format!("child 0 (pid {}) killed by signal 9, restarting", second.pid));
+            daemon.worker();
+            daemon.wait_for("is ready");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting(
+            "a_replacement_that_is_late_is_killed_and_the_old_one_stays",
+            late_in_second_life,
+            |daemon| {
+                let old = daemon.worker();
+                daemon.wait_for("is ready");
+                daemon.signal(Signal::SIGHUP);
+                let new = daemon.worker();
+                daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
+                daemon.wait_for(&format!("child 0 (pid {}) killed by signal 9", new.pid));
+                daemon.signal(Signal::SIGTERM);
+                daemon.wait_for(&format!("child 0 (pid {}) exited normally", old.pid));
+                daemon.ends_with(0);
+                assert!(!daemon.said("restarting"));
+            },
+        ),
+        Scenario::reporting("a_replacement_for_age_is_ready_before_the_old_one_goes", short_lives, |daemon| {
+            let first = daemon.workers(2);
+            let second = daemon.workers(2);
+            daemon.workers(2);
+            for (id, (first, second)) in first.iter().zip(&second).enumerate() {
+                let (old, new) =
+                    (format!("child {id} (pid {})", first.pid), format!("child {id} (pid {})", second.pid));
+                daemon.wait_for_times(&format!("{old} exited normally"), 1);
+                assert!(daemon.said_before(&format!("{old} has served its time"), &format!("{new} is ready")));
+                assert!(daemon.said_before(&format!("{new} is ready"), &format!("{old} exited normally")));
+            }
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("restarting"), "{}", daemon.transcript());
+        }),
+    ]
+}
+
+/// Ready on SIGUSR2, and then drains.
+fn ready_when_told() -> Report {
+    serve(Prefork::new().workers(2).ready_timeout(EVER), |worker| {
+        assert!(!worker.stop_requested());
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        worker.ready();
+        drain(&worker);
+    })
+}
+
+fn drain(worker: &Worker) {
+    assert!(worker.wait_for_stop(None));
+    say(&format!("drained {}", worker.id()));
+}
+
+fn never_ready() -> Report {
+    serve(Prefork::new().workers(2).ready_timeout(SOON), |worker| {
+        up(worker.id());
+        if worker.id() == 0 {
+            worker.ready();
+        }
+        idle()
+    })
+}
+
+fn ends_unready() -> Report {
+    let gate = Gate::new();
+    serve(Prefork::new().workers(2).ready_timeout(EVER), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 1 {
+            gate.pass();
+            std::process::exit(7);
+        }
+        worker.ready();
+        gate.open(1);
+        drain(&worker);
+    })
+}
+
+fn ready_and_gone() -> Report {
+    let service = Prefork::new().workers(1).max_restarts(20).ready_timeout(EVER);
+    serve(service.backoff(Duration::from_millis(1), Duration::from_millis(1)), |worker| {
+        worker.ready();
+        std::process::exit(7)
+    })
+}
+
+/// The second process is late, all others are ready at once.
+fn late_in_second_life() -> Report {
+    let starts = start_count();
+    serve(Prefork::new().workers(1).ready_timeout(SOON), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        if starts() == 2 {
+            idle();
+        }
+        worker.ready();
+        drain(&worker);
+    })
+}
+
+fn short_lives() -> Report {
+    serve(Prefork::new().workers(2).ready_timeout(EVER).max_lifetime(Duration::from_millis(100)), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.ready();
+        drain(&worker);
+    })
+}

@@ -1,0 +1,135 @@
+//! What the parent tells of it all: events while it lasts, and a report at the end.
+
+use nix::sys::signal::Signal;
+use taskfork::{Event, Prefork, Process, Report, Worker};
+
+use crate::Scenario;
+use crate::daemon::kill;
+use crate::program::{Gate, say, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("every_transition_is_told_with_worker_pid_generation_and_exit", told, |daemon| {
+            let old = daemon.workers(2);
+            kill(old[1].pid, Signal::SIGKILL);
+            let new = daemon.worker();
+            daemon.signal(Signal::SIGTTIN);
+            let third = daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            daemon.workers(3);
+            daemon.wait_for("event Reloaded");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for event in [
+                "event Starting 2".to_owned(),
+                format!("event Started 0/0 {}", old[0].pid),
+                format!("event Exited 1/0 {} Signal(9) asked false restarting true", old[1].pid),
+                format!("event Restarting 1/0 {} Signal(9) in 0ns, 6 left", old[1].pid),
+                format!("event Started 1/1 {}", new.pid),
+                "event Scaled 3".to_owned(),
+                format!("event Started 2/0 {}", third.pid),
+                "event Reloading".to_owned(),
+                format!("event Exited 0/0 {} Code(0) asked true restarting false", old[0].pid),
+                format!("event Exited 1/1 {} Code(0) asked true restarting false", new.pid),
+                "event Stopping 3 quick false by None".to_owned(),
+            ] {
+                assert_eq!(daemon.count(&event), 1, "{event}:\n{}", daemon.transcript());
+            }
+            assert_eq!(daemon.count("event Ready "), 7, "{}", daemon.transcript());
+            assert_eq!(daemon.count("event Exited "), 7);
+            assert!(daemon.said("in all: 1 restarts, success true, stopped"));
+            assert!(daemon.said("worker 0: 2 processes, 0 restarts, Some(Code(0))"));
+            assert!(daemon.said("worker 1: 3 processes, 1 restarts, Some(Code(0))"));
+            assert!(daemon.said("worker 2: 2 processes, 0 restarts, Some(Code(0))"));
+        }),
+        Scenario::reporting("an_event_comes_after_its_line_in_the_log_and_reads_the_same", told, |daemon| {
+            daemon.workers(2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            let transcript = daemon.transcript();
+            let lines: Vec<&str> = transcript.lines().filter(|line| line.starts_with("log ")).collect();
+            let events: Vec<&str> = transcript.lines().filter_map(|line| line.strip_prefix("event log ")).collect();
+            assert!(lines.iter().map(|line| &line[4..]).eq(events), "{transcript}");
+        }),
+        Scenario::reporting("a_report_tells_which_worker_had_one_end_too_many", gives_up, |daemon| {
+            daemon.ends_with(1);
+            assert!(daemon.said("report: gave up after 2 restarts: child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("in all: 2 restarts, success false, gave up"));
+            assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Code(0))"));
+            assert!(daemon.said("worker 1: 3 processes, 2 restarts, Some(Code(9))"));
+        }),
+        Scenario::new("a_panic_of_who_is_told_leaves_nobody_behind", panics_when_told, |daemon| {
+            daemon.ends_with(101);
+            assert_eq!(daemon.count("up "), 2);
+            assert!(daemon.said("too much to hear"), "{}", daemon.transcript());
+        }),
+    ]
+}
+
+fn tell(event: &Event) {
+    let one = |process: &Process| format!("{}/{} {}", process.id, process.generation, process.pid);
+    match event {
+        Event::Starting { workers } => say(&format!("event Starting {workers}")),
+        Event::Started { process } => say(&format!("event Started {}", one(process))),
+        Event::Ready { process } => say(&format!("event Ready {}", one(process))),
+        Event::Exited { process, exit, asked, restarting, .. } => {
+            say(&format!("event Exited {} {exit:?} asked {asked} restarting {restarting}", one(process)));
+        }
+        Event::Restarting { process, exit, delay, left, .. } => {
+            say(&format!("event Restarting {} {exit:?} in {delay:?}, {left} left", one(process)));
+        }
+        Event::Scaled { workers } => say(&format!("event Scaled {workers}")),
+        Event::Reloading => say("event Reloading"),
+        Event::Reloaded => say("event Reloaded"),
+        Event::Stopping { workers, quick, by } => say(&format!("event Stopping {workers} quick {quick} by {by:?}")),
+        other => panic!("{other:?}"),
+    }
+    if !matches!(event, Event::Exited { restarting: true, .. }) {
+        say(&format!("event log {event}"));
+    }
+}
+
+fn drain(worker: &Worker) {
+    assert!(!worker.stop_requested());
+    worker.ready();
+    up(worker.id());
+    assert!(worker.wait_for_stop(None));
+}
+
+fn tell_all(report: Report) -> Report {
+    let (restarts, success, reason) = (report.restarts(), report.is_success(), report.reason());
+    say(&format!("in all: {restarts} restarts, success {success}, {reason}"));
+    for worker in report.workers() {
+        let (id, processes, restarts) = (worker.id(), worker.processes(), worker.restarts());
+        say(&format!("worker {id}: {processes} processes, {restarts} restarts, {:?}", worker.exit()));
+    }
+    report
+}
+
+fn told() -> Report {
+    let patience = std::time::Duration::from_secs(600);
+    let service = Prefork::new().workers(2).max_restarts(7).ready_timeout(patience).on_event(tell);
+    tell_all(serve(service, |worker| drain(&worker)))
+}
+
+fn gives_up() -> Report {
+    let gate = Gate::new();
+    tell_all(serve(Prefork::new().workers(2).max_restarts(2), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 1 {
+            gate.pass();
+            std::process::exit(9);
+        }
+        gate.open(3);
+        drain(&worker);
+    }))
+}
+
+fn panics_when_told() {
+    let mut started = 0;
+    let service = Prefork::new().workers(2).on_event(move |event| {
+        started += usize::from(matches!(event, Event::Ready { .. }));
+        assert!(started < 2, "too much to hear");
+    });
+    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| drain(&worker));
+}

@@ -1,0 +1,250 @@
+//! How a worker hears that it is to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use taskfork::{Prefork, Report, Worker};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::SignalKind;
+
+use crate::Scenario;
+use crate::daemon::{Daemon, kill};
+use crate::program::{idle, ignore, own_descriptors, say, serve, up, up_until, up_until_signal};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("without_a_call_term_kills_a_worker", never_asks, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGTERM);
+            daemon.wait_for("killed by signal 15, restarting");
+            daemon.worker();
+        }),
+        Scenario::reporting("stop_requested_is_true_after_a_term", asks_again_and_again, drains_on_term),
+        Scenario::reporting("stop_requested_is_true_after_the_int_of_a_terminal", asks_again_and_again, drains_on_int),
+        Scenario::reporting("wait_for_stop_is_over_after_a_term", waits, drains_on_term),
+        Scenario::reporting("wait_for_stop_is_over_after_the_int_of_a_terminal", waits, drains_on_int),
+        Scenario::reporting(
+            "wait_for_stop_is_over_at_once_after_a_term_that_came_before_it",
+            waits_late,
+            drains_on_term,
+        ),
+        Scenario::reporting("wait_for_stop_is_not_cut_short_by_other_signals", waits_through_signals, |daemon| {
+            let worker = daemon.worker();
+            for _ in 0..10 {
+                kill(worker.pid, Signal::SIGUSR2);
+                daemon.wait_for("handled");
+            }
+            assert!(!daemon.said("drained"));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("drained"));
+        }),
+        Scenario::reporting("wait_for_stop_works_without_a_descriptor", waits_without_descriptors, drains_on_term),
+        Scenario::reporting("stop_fd_fits_into_tokio_and_stays_readable", watches_with_tokio, drains_on_term),
+        Scenario::reporting("stop_fd_is_readable_after_the_int_of_a_terminal", watches_with_tokio, drains_on_int),
+        Scenario::reporting("tokios_and_the_programs_own_handlers_run_as_well", with_other_handlers, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGTERM);
+            daemon.ends_with(0);
+            for heard in ["installed before", "signal-hook", "tokio", "stop_requested"] {
+                assert_eq!(daemon.count(&format!("heard by {heard}")), 1, "{}", daemon.transcript());
+            }
+        }),
+        Scenario::reporting("a_term_that_comes_when_the_handle_is_gone_does_no_harm", drops_its_handle, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGTERM);
+            kill(worker.pid, Signal::SIGUSR2);
+            daemon.wait_for("still there");
+            daemon.ends_with(0);
+            assert!(daemon.said("exited normally"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("an_int_that_was_ignored_when_the_program_started_stops_nobody", ignores_int, |daemon| {
+            let worker = daemon.worker();
+            daemon.signal_group(Signal::SIGINT);
+            kill(worker.pid, Signal::SIGUSR2);
+            daemon.wait_for("still there");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("drained"));
+        }),
+        Scenario::reporting(
+            "a_worker_has_the_doorbell_and_nothing_else_of_the_parents",
+            counts_descriptors,
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said("descriptors more: 1"), "{}", daemon.transcript());
+            },
+        ),
+    ]
+}
+
+fn drains_on_term(daemon: &mut Daemon) {
+    daemon.worker();
+    daemon.signal(Signal::SIGTERM);
+    daemon.ends_with(0);
+    assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
+    assert!(daemon.said("exited normally"), "{}", daemon.transcript());
+}
+
+fn drains_on_int(daemon: &mut Daemon) {
+    daemon.worker();
+    daemon.signal_group(Signal::SIGINT);
+    daemon.ends_with(0);
+    assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
+    assert!(daemon.said("exited normally"), "{}", daemon.transcript());
+}
+
+fn one(work: impl FnOnce(&Worker)) -> Report {
+    serve(Prefork::new().workers(1), |worker| work(&worker))
+}
+
+fn never_asks() -> Report {
+    one(|worker| {
+        up(worker.id());
+        idle()
+    })
+}
+
+fn asks_again_and_again() -> Report {
+    one(|worker| {
+        assert!(!worker.stop_requested());
+        up_until(worker.id(), || worker.stop_requested());
+        assert!(worker.stop_requested());
+        say("drained");
+    })
+}
+
+fn waits() -> Report {
+    one(|worker| {
+        assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
+        assert!(!worker.wait_for_stop(Some(Duration::from_micros(1))));
+        up(worker.id());
+        assert!(worker.wait_for_stop(None));
+        assert!(worker.wait_for_stop(Some(Duration::ZERO)) && worker.wait_for_stop(Some(Duration::MAX)));
+        assert!(worker.stop_requested());
+        say("drained");
+    })
+}
+
+/// The request comes before there is anything to wait on.
+fn waits_late() -> Report {
+    one(|worker| {
+        assert!(!worker.stop_requested());
+        up_until(worker.id(), || worker.stop_requested());
+        assert!(worker.wait_for_stop(None));
+        assert!(worker.stop_fd().is_ok());
+        say("drained");
+    })
+}
+
+extern "C" fn handled(_: libc::c_int) {
+    let text = b"handled\n";
+    // SAFETY: write(2) is async-signal-safe, and the text is there.
+    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+}
+
+fn waits_through_signals() -> Report {
+    one(|worker| {
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { signal(Signal::SIGUSR2, SigHandler::Handler(handled)) }.expect("a handler");
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        assert!(worker.wait_for_stop(None));
+        say("drained");
+    })
+}
+
+fn waits_without_descriptors() -> Report {
+    one(|worker| {
+        setrlimit(Resource::RLIMIT_NOFILE, 3, 1024).expect("a limit");
+        assert!(!worker.wait_for_stop(Some(Duration::from_millis(30))));
+        let refused = worker.stop_fd().expect_err("a refusal");
+        assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+        up(worker.id());
+        assert!(worker.wait_for_stop(None));
+        setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
+        assert!(worker.stop_fd().is_ok(), "it can be tried again");
+        assert!(worker.wait_for_stop(None));
+        say("drained");
+    })
+}
+
+fn watches_with_tokio() -> Report {
+    one(|worker| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let fd = worker.stop_fd().expect("a descriptor");
+            // SAFETY: the descriptor is the worker's, and open as long as the worker is.
+            let stop = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.expect("a registration");
+            up(worker.id());
+            let _ = stop.readable().await.expect("a request");
+            let _ = stop.readable().await.expect("it stays");
+            assert!(worker.stop_requested());
+            say("drained");
+        });
+    })
+}
+
+fn with_other_handlers() -> Report {
+    static BEFORE: AtomicBool = AtomicBool::new(false);
+    extern "C" fn note(_: libc::c_int) {
+        BEFORE.store(true, Ordering::Relaxed);
+    }
+    one(|worker| {
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { signal(Signal::SIGTERM, SigHandler::Handler(note)) }.expect("a handler");
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGTERM, flag.clone()).expect("a handler");
+        assert!(!worker.stop_requested());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut term = tokio::signal::unix::signal(SignalKind::terminate()).expect("a handler");
+            up(worker.id());
+            term.recv().await;
+            say("heard by tokio");
+        });
+        for (by, heard) in [
+            ("installed before", BEFORE.load(Ordering::Relaxed)),
+            ("signal-hook", flag.load(Ordering::Relaxed)),
+            ("stop_requested", worker.stop_requested()),
+        ] {
+            assert!(heard, "{by}");
+            say(&format!("heard by {by}"));
+        }
+    })
+}
+
+fn drops_its_handle() -> Report {
+    serve(Prefork::new().workers(1), |worker| {
+        assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
+        let id = worker.id();
+        drop(worker);
+        up_until_signal(id, Signal::SIGUSR2);
+        say("still there");
+    })
+}
+
+fn ignores_int() -> Report {
+    ignore(Signal::SIGINT);
+    one(|worker| {
+        assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        assert!(!worker.stop_requested() && !worker.wait_for_stop(Some(Duration::ZERO)));
+        say("still there");
+        assert!(worker.wait_for_stop(None));
+        say("drained");
+    })
+}
+
+fn counts_descriptors() -> Report {
+    let before = own_descriptors();
+    one(|_| {
+        let now = own_descriptors();
+        assert!(now.is_superset(&before), "{before:?} {now:?}");
+        say(&format!("descriptors more: {}", now.len() - before.len() - crate::program::LIFELINES));
+    })
+}
