@@ -2,7 +2,8 @@
 
 use std::{fmt, io};
 
-use crate::exit::{Exit, Process};
+use crate::exit::Exit;
+use crate::report::Reason;
 use crate::sys::CallError;
 
 /// A result whose error is [`Error`].
@@ -41,15 +42,8 @@ enum Kind {
         name: &'static str,
         problem: String,
     },
-    GaveUp {
-        process: Process,
-        exit: Exit,
-        restarts: u32,
-    },
-    StartupFailed {
-        process: Process,
-        exit: Option<Exit>,
-    },
+    /// The service is over, and not as it should.
+    Ended(Reason),
 }
 
 impl Error {
@@ -69,12 +63,8 @@ impl Error {
         Kind::Setting { name, problem: problem.into() }.into()
     }
 
-    pub(crate) fn gave_up(process: Process, exit: Exit, restarts: u32) -> Error {
-        Kind::GaveUp { process, exit, restarts }.into()
-    }
-
-    pub(crate) fn startup_failed(process: Process, exit: Option<Exit>) -> Error {
-        Kind::StartupFailed { process, exit }.into()
+    pub(crate) fn ended(reason: Reason) -> Error {
+        Kind::Ended(reason).into()
     }
 
     /// Names the worker that was to be started when this happened.
@@ -98,7 +88,7 @@ impl Error {
         match &*self.0 {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } => *worker,
             Kind::InWorker { id } => Some(*id),
-            Kind::GaveUp { process, .. } | Kind::StartupFailed { process, .. } => Some(process.id),
+            Kind::Ended(reason) => reason.process().map(|process| process.id),
             Kind::TooMany { .. } | Kind::Setting { .. } => None,
         }
     }
@@ -132,8 +122,7 @@ impl Error {
     /// How the last worker ended, if the restart budget was spent.
     pub fn exit(&self) -> Option<Exit> {
         match &*self.0 {
-            Kind::GaveUp { exit, .. } => Some(*exit),
-            Kind::StartupFailed { exit, .. } => *exit,
+            Kind::Ended(reason) => reason.exit(),
             _ => None,
         }
     }
@@ -172,11 +161,10 @@ impl fmt::Display for Error {
                 write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")
             }
             Kind::Setting { name, problem } => write!(f, "{name}: {problem}"),
-            Kind::GaveUp { process, exit, restarts } => {
+            Kind::Ended(Reason::GaveUp { process, exit, restarts }) => {
                 write!(f, "too many child restarts ({restarts}), giving up: {process} {exit}")
             }
-            Kind::StartupFailed { process, exit: Some(exit) } => write!(f, "startup failed: {process} {exit}"),
-            Kind::StartupFailed { process, exit: None } => write!(f, "startup failed: {process} was not ready in time"),
+            Kind::Ended(reason) => write!(f, "{reason}"),
         }
     }
 }

@@ -184,7 +184,8 @@ struct Readme;
 /// - The budget is spent: [`Error::worker`] and [`Error::exit`] name the end that was one too many. The other workers have
 ///   been stopped, first gracefully, then by force.
 ///
-/// In a worker, an error is returned only if the system has no random numbers for it.
+/// No error is returned in a worker: one that the system has no random numbers for says so in the log and exits with
+/// status 1.
 ///
 /// # Examples
 ///

@@ -90,6 +90,27 @@ impl Report {
     }
 }
 
+impl Reason {
+    /// The process that it is about: the one that has asked, or that could not be brought up, or whose end was one too many.
+    pub fn process(&self) -> Option<Process> {
+        match *self {
+            Reason::Finished | Reason::Stopped => None,
+            Reason::StoppedByWorker { process }
+            | Reason::GaveUp { process, .. }
+            | Reason::StartupFailed { process, .. } => Some(process),
+        }
+    }
+
+    /// How that process ended, if that is the reason.
+    pub fn exit(&self) -> Option<Exit> {
+        match *self {
+            Reason::GaveUp { exit, .. } => Some(exit),
+            Reason::StartupFailed { exit, .. } => exit,
+            Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. } => None,
+        }
+    }
+}
+
 impl WorkerReport {
     pub(crate) fn new(id: usize) -> WorkerReport {
         WorkerReport { id, processes: 0, restarts: 0, exit: None, failed: false }

@@ -63,7 +63,10 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
         Ok(Turn::Worker(worker)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
-            worker::become_worker(worker.id())?;
+            if let Err(error) = worker::become_worker(worker.id()) {
+                write(Level::Error, &error);
+                process::exit(1);
+            }
             if !POLLER.is_inherited {
                 mem::forget(descriptors.poll);
             }
@@ -95,8 +98,7 @@ impl Ended {
     pub fn exit(self) -> Result<Infallible> {
         let error = match self.end {
             Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => process::exit(0),
-            Ok(Reason::GaveUp { process, exit, restarts }) => Error::gave_up(process, exit, restarts),
-            Ok(Reason::StartupFailed { process, exit }) => Error::startup_failed(process, exit),
+            Ok(reason) => Error::ended(reason),
             Err(error) => error,
         };
         Err(self.descriptors.close(error))

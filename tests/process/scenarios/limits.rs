@@ -1,14 +1,15 @@
 //! What a process may use: CPUs, memory, processes, signals beyond the standard ones. Linux only.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
+use taskfork::Prefork;
 
 use super::ends::three_idle;
-use super::refusals::refuse;
+use super::refusals::{id_of, refuse};
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::kill;
@@ -50,7 +51,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(no_cpu_cgroup),
         Scenario::new("a_worker_killed_for_want_of_memory_is_told_as_such_and_others_are_not", want_memory, |daemon| {
-            daemon.leaves(own_cgroup("memory", daemon.pid()));
+            daemon.leaves(memory_cgroup().expect("a cgroup").own(daemon.pid()));
             let (first, second) = (daemon.worker(), daemon.worker());
             assert!(
                 daemon.said(&format!("child 0 (pid {}) killed by signal 9 (out of memory), restarting", first.pid))
@@ -62,6 +63,13 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .needs(no_memory_cgroup),
+        Scenario::new("a_fork_refused_at_start_is_an_error_of_start_too", process_limit_of_prefork, |daemon| {
+            daemon.ends_with(0);
+            let line = daemon.line("refused ");
+            assert!(line.contains("refused fork for Some("), "{line}");
+            assert!(line.ends_with("state as before: true"), "{line}");
+        })
+        .needs(processes_limited_alone),
         Scenario::new("a_fork_refused_at_start_stops_what_was_started_and_names_the_worker", process_limit, |daemon| {
             daemon.ends_with(0);
             let line = daemon.line("refused ");
@@ -128,8 +136,38 @@ fn no_cpu_cgroup() -> Option<&'static str> {
     if cgroup("cpu").is_none() { Some("the cpu controller of cgroup v1") } else { cannot_make_cgroup("cpu") }
 }
 
+/// Where memory is limited, and by which file: v1's controller of its own, or v2's.
+struct MemoryCgroup {
+    path: PathBuf,
+    limit: &'static str,
+}
+
+impl MemoryCgroup {
+    fn own(&self, pid: u32) -> PathBuf {
+        self.path.join(format!("taskfork-test-{pid}"))
+    }
+
+    /// Whether a cgroup made in this one can be limited.
+    fn works(&self) -> bool {
+        let probe = self.path.join(format!("taskfork-probe-{}", std::process::id()));
+        let works = fs::create_dir(&probe).is_ok() && probe.join(self.limit).exists();
+        let _ = fs::remove_dir(&probe);
+        works
+    }
+}
+
+fn memory_cgroup() -> Option<MemoryCgroup> {
+    let v1 = cgroup("memory").map(|path| MemoryCgroup { path, limit: "memory.limit_in_bytes" });
+    v1.filter(MemoryCgroup::works).or_else(|| {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let path = PathBuf::from(format!("/sys/fs/cgroup{group}"));
+        Some(MemoryCgroup { path, limit: "memory.max" }).filter(MemoryCgroup::works)
+    })
+}
+
 fn no_memory_cgroup() -> Option<&'static str> {
-    if cgroup("memory").is_none() { Some("the memory controller of cgroup v1") } else { cannot_make_cgroup("memory") }
+    memory_cgroup().is_none().then_some("a cgroup whose memory it may limit, v1 or v2")
 }
 
 /// The program's own cgroup, which goes when the program is gone.
@@ -137,9 +175,8 @@ fn own_cgroup(controller: &str, pid: u32) -> PathBuf {
     cgroup(controller).expect("a cgroup").join(format!("taskfork-test-{pid}"))
 }
 
-fn enter_own_cgroup(controller: &str, limits: &[(&str, &str)]) {
-    let path = own_cgroup(controller, std::process::id());
-    fs::create_dir(&path).expect("a cgroup");
+fn enter_cgroup(path: &Path, limits: &[(&str, &str)]) {
+    fs::create_dir(path).expect("a cgroup");
     for (name, value) in limits {
         fs::write(path.join(name), value).expect("a limit");
     }
@@ -147,13 +184,17 @@ fn enter_own_cgroup(controller: &str, limits: &[(&str, &str)]) {
 }
 
 fn one_cpu_by_quota() {
-    enter_own_cgroup("cpu", &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "100000")]);
+    enter_cgroup(
+        &own_cgroup("cpu", std::process::id()),
+        &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "100000")],
+    );
     fork(0, 100);
 }
 
 /// The first process of the id takes more than there is, the next ones nothing.
 fn want_memory() {
-    enter_own_cgroup("memory", &[("memory.limit_in_bytes", "64M")]);
+    let cgroup = memory_cgroup().expect("a cgroup");
+    enter_cgroup(&cgroup.own(std::process::id()), &[(cgroup.limit, "64M")]);
     let starts = start_count();
     let id = fork(1, 100);
     up(id);
@@ -170,6 +211,12 @@ fn process_limit() {
     prepare();
     become_lone_user(20);
     refuse(100, |n| try_fork(n, 0));
+}
+
+fn process_limit_of_prefork() {
+    prepare();
+    become_lone_user(20);
+    refuse(100, |n| id_of(Prefork::new().workers(n).start()));
 }
 
 fn blocked_real_time() {

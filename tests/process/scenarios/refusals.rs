@@ -7,6 +7,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::ForkResult;
+use taskfork::{Prefork, Role};
 
 use crate::Scenario;
 use crate::daemon::kill;
@@ -45,7 +46,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ),
         Scenario::new("no_descriptors_names_the_call", few_descriptors, |daemon| {
             daemon.ends_with(0);
-            assert!(daemon.count("refused ") >= 2, "{}", daemon.transcript());
+            assert!(daemon.count("refused ") >= 6, "{}", daemon.transcript());
             assert_eq!(daemon.count("refused "), daemon.count("Too many open files"));
             assert_eq!(daemon.count("refused "), daemon.count("state as before: true"));
             assert!(!daemon.said("refused None"));
@@ -142,13 +143,26 @@ fn few_descriptors() {
     prepare();
     // 0 to 2 are open.
     for limit in 3..5 {
-        refuse(3, |n| {
-            setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
-            let result = try_fork(n, 0);
-            setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
-            result
-        });
+        refuse(3, |n| with_descriptors(limit, || try_fork(n, 0)));
     }
+    // The doorbell has two more.
+    for limit in 3..7 {
+        refuse(3, |n| with_descriptors(limit, || id_of(Prefork::new().workers(n).start())));
+    }
+}
+
+fn with_descriptors(limit: u64, call: impl FnOnce() -> taskfork::Result<usize>) -> taskfork::Result<usize> {
+    setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
+    let result = call();
+    setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
+    result
+}
+
+pub fn id_of(started: taskfork::Result<Role>) -> taskfork::Result<usize> {
+    started.map(|role| match role {
+        Role::Worker(worker) => worker.id(),
+        Role::Parent(report) => panic!("{report:?}"),
+    })
 }
 
 fn unchanged_in_parent() {

@@ -1,0 +1,62 @@
+//! What the operator of the `contexts` example would notice.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+struct Service {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Service {
+    fn start() -> Service {
+        let test = std::env::current_exe().unwrap();
+        // target/debug/deps/contexts-1234 to target/debug/examples/contexts
+        let example = test.ancestors().nth(2).unwrap().join("examples/contexts");
+        assert!(example.exists(), "a plain `cargo test` builds it, and so does `cargo build --examples`");
+        let mut command = Command::new(example);
+        let mut child = command.env_remove("RUST_LOG").stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Service { child, lines }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn wait_for(&mut self, text: &str) -> String {
+        let found = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(text));
+        found.unwrap_or_else(|| panic!("nobody said '{text}'"))
+    }
+}
+
+/// A test that failed leaves nobody behind: the workers end with their parent.
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn each_worker_has_the_context_of_its_id_and_there_are_never_more_workers_than_contexts() {
+    let mut service = Service::start();
+    let mut served: Vec<String> = (0..2).map(|_| service.wait_for(" serves ")).collect();
+    served.sort_by_key(|line| line.contains("worker 1"));
+    assert!(served[0].ends_with("worker 0 serves north (A to I)"), "{served:?}");
+    assert!(served[1].ends_with("worker 1 serves middle (J to R)"), "{served:?}");
+    for _ in 0..3 {
+        service.signal(Signal::SIGTTIN);
+    }
+    assert!(service.wait_for(" serves ").ends_with("worker 2 serves south (S to Z)"));
+    service.signal(Signal::SIGTERM);
+    service.wait_for("Stopping 3 processes");
+    // To the end of the file, which is the end of all.
+    assert!(service.lines.by_ref().map(Result::unwrap).all(|line| !line.contains(" serves ")));
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
