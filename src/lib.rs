@@ -13,6 +13,27 @@
 //! it, restarts workers that end abnormally under the same id, and exits once all have ended. The supervision is what
 //! users of nginx, gunicorn and Erlang expect of theirs.
 //!
+//! [`Prefork`] is the same with everything that can be chosen: readiness, heartbeats, lifetimes, restart policies, and a
+//! [`Report`] in the parent instead of its exit. In a worker it gives a [`Worker`], by which to say that it is ready, to hear
+//! that it is to stop, or to stop the whole service.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use taskfork::{Prefork, Report};
+//!
+//! fn main() -> taskfork::Result<Report> {
+//!     Prefork::new().workers(4).ready_timeout(Duration::from_secs(10)).run(|worker| {
+//!         let mut stopped = worker.stop_requested(); // from here on a SIGTERM is a request
+//!         worker.ready();
+//!         while !stopped {
+//!             // A second's work of worker.id().
+//!             stopped = worker.wait_for_stop(Some(Duration::from_secs(1)));
+//!         }
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
 //! # Why this is hard
@@ -29,21 +50,22 @@
 //!
 //! - Its signal mask and all its dispositions are what they were before the call. SIGTERM kills it, or runs the handler that
 //!   it installs, with signal-hook, `tokio::signal` or `sigaction`.
-//! - No descriptor of the parent's supervision is open in it.
+//! - No descriptor of the parent's supervision is open in it. With [`Prefork`] there is one, by which it wakes the parent to
+//!   say that it is ready, and a page of memory that it shares with the parent.
 //! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded.
 //! - What the parent had buffered for standard output was written before, once; the C library's streams as well. (As far as
 //!   standard output took it: what it refuses, stays in the buffer.)
 //! - The parent's end, even by SIGKILL, is a SIGTERM to it, at any moment.
-//! - [`task_id`] is its id. A second [`fork_processes`] in it is an error, not a second tree.
+//! - [`task_id`] is its id. A second call in it is an error, not a second tree.
 //! - A signal sent to it is never lost, not even one sent while it is being forked.
 //!
 //! The parent:
 //!
 //! - restarts a worker that exits with another status than 0, or is killed by a signal, under its id, while the budget
 //!   lasts; exit status 0 is an end for good;
-//! - gives up when the budget is spent, but stops the other workers first, and then returns an error, so that `main` ends
-//!   with one;
-//! - is never woken while nothing happens, and holds no descriptor per worker;
+//! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says so,
+//!   so that `main` ends with one;
+//! - is never woken while nothing happens (with heartbeats, once per timeout), and holds no descriptor per worker;
 //! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and descriptors are what they were.
 //!
 //! # Restarts
@@ -53,6 +75,41 @@
 //! do not come back together. A life of 10 s forgets the failures before it. A fork that the system refuses is tried again
 //! after the same delays, and costs nothing of the budget; only the first starts, those of the workers that were asked
 //! for, must succeed, or all are stopped and the error returned.
+//!
+//! By [`Prefork::restart`] normal ends are followed by a restart as well, or none is; [`Prefork::restart_window`] counts the
+//! restarts of the last minute, say, instead of all; and an exit status that [`Prefork::fatal_exit`] names is not answered by
+//! a restart but by the end of everything.
+//!
+//! # Readiness
+//!
+//! With [`Prefork::ready_timeout`], a worker says by [`Worker::ready`] when it can do its work, and the parent learns of it at
+//! once. It means two things. A worker that cannot be brought up at all, because it ends or is late before any process of its
+//! id was ever ready, is not restarted for ever: everything is stopped, and the exit status of the [`Report`] is 3. And in a
+//! rolling restart the replacement is ready before the old worker is asked to go, so that there are never fewer ready workers
+//! than were asked for; a replacement that ends or is late is given up, the old worker stays, and the roll is over.
+//!
+//! Readiness is asked for at the start of a process only. Whether it goes on working is what heartbeats are for.
+//!
+//! # Heartbeats
+//!
+//! With [`Prefork::heartbeat_timeout`], a worker gives a sign of life by [`Worker::beat`] at least once in that time: one
+//! store to the shared page. The parent looks there once per timeout, however many workers there are, so that a silent one is
+//! found after one to two timeouts. It gets SIGABRT, for a core dump or a trace, and a second later SIGKILL, of which a
+//! stopped process dies too; then it is restarted under its id, whatever its exit status.
+//!
+//! A parent that is late itself by half the timeout cannot tell a worker that hangs from a machine that slept. It gives
+//! everybody one more timeout.
+//!
+//! # Lifetimes
+//!
+//! With [`Prefork::max_lifetime`], processes are replaced when they are old, in the way of a rolling restart: no two at a
+//! time, each at an age of its own between three quarters of that time and the whole. It costs nothing of the restart budget.
+//!
+//! # Worker contexts
+//!
+//! What is made before the call is there in every worker, at the price of a page that is copied when it is written to. So data
+//! of each worker's own is an array that is made once and indexed with [`Worker::id`]; with [`Prefork::max_workers`] as its
+//! length, whatever SIGTTIN asks for, no id is beyond its end. The example `contexts` is such a program.
 //!
 //! # Fork safety
 //!
@@ -80,10 +137,10 @@
 //!
 //! | signal to the parent | effect |
 //! |---|---|
-//! | TERM, INT | stop: SIGTERM to all workers at once, SIGKILL after one common deadline of 30 s; a second one: SIGKILL now |
+//! | TERM, INT | stop: SIGTERM to all workers at once, SIGKILL after one common deadline ([`graceful_timeout`](Prefork::graceful_timeout), 30 s); a second one: SIGKILL now |
 //! | QUIT | quick stop: SIGQUIT to all, SIGKILL after 2 s; a second one: SIGKILL now |
-//! | HUP | rolling restart, one at a time: the replacement first, and once it has lived 1 s, SIGTERM to the old worker. If it dies before, the old one stays, and the roll is over |
-//! | TTIN, TTOU | one worker more, under the lowest free id; one fewer, the highest id, which gets SIGTERM (never below one) |
+//! | HUP | rolling restart, one at a time: the replacement first, and once it is ready, or has lived 1 s where nobody asks for readiness, SIGTERM to the old worker. If it dies or is late, the old one stays, and the roll is over. During a roll: one more after it |
+//! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM (never below one) |
 //! | USR1 | passed on to the workers, for example to reopen logs. It kills those without a handler |
 //! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 |
 //!
@@ -93,7 +150,8 @@
 //! not run in the parent; those for others do.
 //!
 //! ^C reaches the workers as well as the parent, from the terminal. Signals are all taken before anybody is reaped, so it is
-//! a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM. A terminal that
+//! a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM; [`Worker`] listens
+//! for both. A terminal that
 //! is closed sends HUP to all of them: to the parent that is a rolling restart, and workers without a handler die of it
 //! and are restarted. A service that is to stay starts under nohup or in a session of its own.
 //!
@@ -107,6 +165,8 @@
 //! restarting`; `child 2 (pid 71) exited normally`. A SIGKILL that was not the parent's is told as `(out of memory)` if the
 //! cgroup's counter of such kills has grown, and as `(perhaps out of memory)` if there is none that can be read.
 //!
+//! [`Prefork::on_event`] is told the same as values, with what the log leaves out: an [`Event`] for every transition.
+//!
 //! # Limitations
 //!
 //! - What a worker gets when the parent is killed by SIGKILL is SIGTERM. One that ignores or blocks it, or is stopped, or is
@@ -115,6 +175,9 @@
 //!   (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
 //! - A worker that becomes another user's, so that the parent may not signal it, cannot be stopped by the parent.
 //! - Processes that a worker starts are the worker's.
+//! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
+//!   alive, or that all are to stop. It cannot harm the parent.
+//! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed.
 //! - The log is written by the parent itself. A log that blocks, such as a pipe that nobody reads, blocks the supervision.
 //! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who
 //!   connects then waits, and is turned away when the parent ends.

@@ -208,3 +208,14 @@ fn stop_signals() -> impl Iterator<Item = i32> {
     let ignores_int = sys::is_ignored(Signal::Interrupt).unwrap_or(false);
     std::iter::once(SIGTERM).chain((!ignores_int).then_some(SIGINT))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_may_be_shared_between_threads() {
+        fn shared<T: Send + Sync + 'static>() {}
+        shared::<Worker>();
+    }
+}
