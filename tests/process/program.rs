@@ -47,6 +47,12 @@ pub fn serve(prefork: Prefork, work: impl FnOnce(Worker)) -> Report {
     }
 }
 
+/// Until it is asked to stop, which it says.
+pub fn drain(worker: &Worker) {
+    assert!(worker.wait_for_stop(None));
+    say(&format!("drained {}", worker.id()));
+}
+
 /// As a program that is started from a quiet shell, whatever the tests were started from.
 pub fn reset_signals() {
     for number in Signal::iterator() {

@@ -24,13 +24,14 @@ pub(crate) fn doorbell() -> Result<(Bell, Button), CallError> {
 }
 
 impl Bell {
-    /// Until it rings again. To the end, because a full socket takes no byte that would wake anybody.
+    /// Until it rings again. All that is there is read, because a full socket takes no byte that would wake anybody; but not
+    /// what comes meanwhile, which wakes again, so that a worker which rings without end does not hold up the parent.
     pub fn silence(&self) -> Result<(), CallError> {
-        let mut bytes = [0; 512];
+        let mut bytes = [0; 4096];
         loop {
             match (&self.0).read(&mut bytes) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(read) if read == bytes.len() => {}
+                Ok(_) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(CallError::new("read", error)),

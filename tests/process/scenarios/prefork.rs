@@ -8,7 +8,7 @@ use taskfork::{Backend, Prefork, Report, Restart, WorkResult, Worker};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, own_descriptors, prepare, say, serve, state, up, up_until_signal};
+use crate::program::{Gate, drain, own_descriptors, prepare, say, serve, state, up, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -146,12 +146,6 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("report: "));
         }),
     ]
-}
-
-/// Until asked to stop, which it says.
-fn drain(worker: &Worker) {
-    assert!(worker.wait_for_stop(None));
-    say(&format!("drained {}", worker.id()));
 }
 
 fn all_stop_all() -> Report {

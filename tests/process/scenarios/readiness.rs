@@ -7,7 +7,7 @@ use taskfork::{Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, idle, say, serve, start_count, up, up_until_signal};
+use crate::program::{Gate, drain, idle, say, serve, start_count, up, up_until_signal};
 
 /// Longer than the watchdog: what is waited for comes, or the test fails.
 const EVER: Duration = Duration::from_secs(600);
@@ -147,11 +147,6 @@ fn ready_when_told() -> Report {
         worker.ready();
         drain(&worker);
     })
-}
-
-fn drain(worker: &Worker) {
-    assert!(worker.wait_for_stop(None));
-    say(&format!("drained {}", worker.id()));
 }
 
 fn never_ready() -> Report {

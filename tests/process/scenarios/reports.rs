@@ -5,7 +5,7 @@ use taskfork::{Event, Prefork, Process, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, say, serve, up};
+use crate::program::{Gate, drain, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -89,11 +89,11 @@ fn tell(event: &Event) {
     }
 }
 
-fn drain(worker: &Worker) {
+fn serve_and_drain(worker: &Worker) {
     assert!(!worker.stop_requested());
     worker.ready();
     up(worker.id());
-    assert!(worker.wait_for_stop(None));
+    drain(worker);
 }
 
 fn tell_all(report: Report) -> Report {
@@ -109,7 +109,7 @@ fn tell_all(report: Report) -> Report {
 fn told() -> Report {
     let patience = std::time::Duration::from_secs(600);
     let service = Prefork::new().workers(2).max_restarts(7).ready_timeout(patience).on_event(tell);
-    tell_all(serve(service, |worker| drain(&worker)))
+    tell_all(serve(service, |worker| serve_and_drain(&worker)))
 }
 
 fn gives_up() -> Report {
@@ -121,7 +121,7 @@ fn gives_up() -> Report {
             std::process::exit(9);
         }
         gate.open(3);
-        drain(&worker);
+        serve_and_drain(&worker);
     }))
 }
 
@@ -131,5 +131,5 @@ fn panics_when_told() {
         started += usize::from(matches!(event, Event::Ready { .. }));
         assert!(started < 2, "too much to hear");
     });
-    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| drain(&worker));
+    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| serve_and_drain(&worker));
 }

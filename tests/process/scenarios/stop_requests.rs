@@ -83,16 +83,16 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 fn drains_on_term(daemon: &mut Daemon) {
-    daemon.worker();
-    daemon.signal(Signal::SIGTERM);
-    daemon.ends_with(0);
-    assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
-    assert!(daemon.said("exited normally"), "{}", daemon.transcript());
+    drains(daemon, |daemon| daemon.signal(Signal::SIGTERM));
 }
 
 fn drains_on_int(daemon: &mut Daemon) {
+    drains(daemon, |daemon| daemon.signal_group(Signal::SIGINT));
+}
+
+fn drains(daemon: &mut Daemon, ask: fn(&Daemon)) {
     daemon.worker();
-    daemon.signal_group(Signal::SIGINT);
+    ask(daemon);
     daemon.ends_with(0);
     assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
     assert!(daemon.said("exited normally"), "{}", daemon.transcript());
