@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use taskfork::{Prefork, Report, Worker};
+use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, drain, idle, say, serve, start_count, up, up_until_signal};
+use crate::program::{Gate, drain, idle, serve, start_count, up, up_until_signal};
 
 /// Longer than the watchdog: what is waited for comes, or the test fails.
 const EVER: Duration = Duration::from_secs(600);
