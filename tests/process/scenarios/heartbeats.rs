@@ -1,7 +1,6 @@
 //! Workers that are to give signs of life.
 
-use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use taskfork::{Prefork, Report, Worker};
@@ -11,7 +10,7 @@ use crate::daemon::{Daemon, kill};
 use crate::program::{say, serve, up};
 
 /// Beats come ten times as often, and the parent looks once in it.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -64,39 +63,16 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
         }),
-        #[cfg(target_os = "linux")]
-        Scenario::reporting(
-            "twenty_workers_that_beat_all_the_time_wake_the_parent_once_per_timeout",
-            twenty_that_beat,
-            |daemon| {
-                daemon.workers(20);
-                let (began, before) = (Instant::now(), wakeups(daemon.pid()));
-                ticks(daemon, 40);
-                let (passed, times) = (began.elapsed(), wakeups(daemon.pid()) - before);
-                let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
-                assert!(times <= looks, "{times} wakeups in {passed:?}");
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-            },
-        ),
     ]
 }
 
-fn ticks(daemon: &mut Daemon, n: usize) {
+pub fn ticks(daemon: &mut Daemon, n: usize) {
     for _ in 0..n {
         daemon.wait_for("tick");
     }
 }
 
-/// How often it has waited for something.
-#[cfg(target_os = "linux")]
-fn wakeups(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a count");
-    waits.trim().parse().expect("a number")
-}
-
-fn service(workers: usize) -> Prefork {
+pub fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).heartbeat_timeout(TIMEOUT)
 }
 
@@ -152,21 +128,5 @@ fn beats_when_ready() -> Report {
         assert!(!worker.wait_for_stop(Some(3 * TIMEOUT)), "it takes its time");
         worker.ready();
         beat(&worker, false);
-    })
-}
-
-#[cfg(target_os = "linux")]
-fn twenty_that_beat() -> Report {
-    serve(service(20), |worker| {
-        assert!(!worker.stop_requested());
-        up(worker.id());
-        let mut beats = 0u64;
-        while !worker.wait_for_stop(Some(TIMEOUT / 100)) {
-            (0..1000).for_each(|_| worker.beat());
-            beats += 1;
-            if worker.id() == 0 && beats % 10 == 0 {
-                say("tick");
-            }
-        }
     })
 }

@@ -2,18 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
-use taskfork::Prefork;
+use taskfork::{Prefork, Report};
 
 use super::ends::three_idle;
+use super::heartbeats::{self, TIMEOUT, ticks};
 use super::refusals::{id_of, refuse};
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{fork, idle, on_log, own_descriptors, prepare, say, start_count, try_fork, up};
+use crate::program::{fork, idle, on_log, own_descriptors, prepare, say, serve, start_count, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -104,6 +106,21 @@ pub fn scenarios() -> Vec<Scenario> {
                 std::thread::yield_now();
             }
         }),
+        Scenario::reporting(
+            "twenty_workers_that_beat_all_the_time_wake_the_parent_once_per_timeout",
+            twenty_that_beat,
+            |daemon| {
+                daemon.workers(20);
+                let (began, before) = (Instant::now(), wakeups(daemon.pid()));
+                ticks(daemon, 40);
+                let (passed, times) = (began.elapsed(), wakeups(daemon.pid()) - before);
+                // One look at either end, and the first sleep, if it had not begun yet.
+                let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
+                assert!(times <= looks + 1, "{times} wakeups in {passed:?}");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+            },
+        ),
     ]
 }
 
@@ -257,4 +274,26 @@ fn sixty_four_idle() {
     say(&format!("descriptors before: {}", own_descriptors().len()));
     up(fork(64, 100));
     idle();
+}
+
+/// How often it has waited for something.
+fn wakeups(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a count");
+    waits.trim().parse().expect("a number")
+}
+
+fn twenty_that_beat() -> Report {
+    serve(heartbeats::service(20), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        let mut beats = 0u64;
+        while !worker.wait_for_stop(Some(TIMEOUT / 100)) {
+            (0..1000).for_each(|_| worker.beat());
+            beats += 1;
+            if worker.id() == 0 && beats % 10 == 0 {
+                say("tick");
+            }
+        }
+    })
 }

@@ -151,7 +151,7 @@ fn few_descriptors() {
     }
 }
 
-fn with_descriptors(limit: u64, call: impl FnOnce() -> taskfork::Result<usize>) -> taskfork::Result<usize> {
+fn with_descriptors(limit: libc::rlim_t, call: impl FnOnce() -> taskfork::Result<usize>) -> taskfork::Result<usize> {
     setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
     let result = call();
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
