@@ -112,7 +112,7 @@ pub fn scenarios() -> Vec<Scenario> {
             |daemon| {
                 daemon.workers(20);
                 let (began, before) = (Instant::now(), wakeups(daemon.pid()));
-                ticks(daemon, 40);
+                ticks(daemon, 20);
                 let (passed, times) = (began.elapsed(), wakeups(daemon.pid()) - before);
                 // One look at either end, and the first sleep, if it had not begun yet.
                 let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
