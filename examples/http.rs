@@ -1,10 +1,11 @@
-//! An HTTP daemon: one port, several worker processes, and no request lost when it stops, reloads or loses a worker.
+//! An HTTP daemon: one port, several worker processes, and no request lost when they are replaced, added or removed.
 //!
 //! ```text
 //! $ cargo run --example http -- --workers 2
 //! $ curl localhost:8000         # worker 1 (pid 71)
-//! $ kill -9 71                  # is replaced at once
-//! $ kill -HUP <the parent>      # every worker is replaced, one at a time
+//! $ kill -9 71                  # is replaced at once; only what it had accepted is lost
+//! $ kill -HUP <the parent>      # every worker is replaced, one at a time, the new one first
+//! $ kill -TTIN <the parent>     # one worker more; TTOU: one fewer
 //! $ kill <the parent>           # or ^C: requests in hand are finished, then it exits 0
 //! ```
 
@@ -13,8 +14,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::process::{self, ExitCode};
-use std::task::{Context, Poll};
+use std::process::{self, ExitCode, Termination};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,7 +25,11 @@ use axum::routing::get;
 use axum::serve::Listener;
 use clap::Parser;
 use log::info;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use taskfork::{Prefork, Role, Worker};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// A worker that takes longer to start will not get there.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From the last accept to the moment when a connection without a request counts as idle, and is closed. One that was
 /// accepted just before the worker was asked to stop has its request on the way.
@@ -42,11 +47,14 @@ struct Args {
     /// How often failed workers are restarted before the daemon gives up
     #[arg(long, default_value_t = 100)]
     max_restarts: u32,
+    /// Seconds that requests in hand may take when a worker is to stop
+    #[arg(long, default_value_t = 30)]
+    graceful_timeout: u64,
 }
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("Error: {error}");
             ExitCode::FAILURE
@@ -54,15 +62,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // Bound once, so that the workers share one queue: a connection that waits in it outlives any of them.
     let listener = listen(args.bind).map_err(|error| format!("cannot listen on {}: {error}", args.bind))?;
     info!("listening on http://{}", listener.local_addr()?);
-    let id = taskfork::fork_processes(args.workers, args.max_restarts)?;
-    // A runtime made before the call would be one runtime in all the processes: its epoll is shared across a fork.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(serve(id, listener))?)
+    let prefork = Prefork::new()
+        .workers(args.workers)
+        .max_restarts(args.max_restarts)
+        .graceful_timeout(Duration::from_secs(args.graceful_timeout))
+        .ready_timeout(READY_TIMEOUT);
+    match prefork.start()? {
+        Role::Parent(report) => Ok(report.report()),
+        Role::Worker(worker) => work(worker, listener).map(|()| ExitCode::SUCCESS),
+    }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -71,50 +84,50 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn serve(id: usize, listener: TcpListener) -> io::Result<()> {
-    // Before the first accept: a TERM that comes sooner ends the process, and costs nobody an answer.
-    let mut stop = Stop::new()?;
-    let listener = Door { listener: tokio::net::TcpListener::from_std(listener)?, stop: Stop::new()?, closed: false };
-    let name: &str = format!("worker {id} (pid {})", process::id()).leak();
-    let router = Router::new().route("/", get(who).post(count)).with_state(name);
-    info!("{name} is serving");
-    let drain = async move {
-        poll_fn(|cx| stop.poll(cx)).await;
-        tokio::time::sleep(LINGER).await;
-        info!("{name} is draining");
-    };
-    axum::serve(listener, router).with_graceful_shutdown(drain).await?;
-    info!("{name} has drained");
+fn work(worker: Worker, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+    // A runtime made before the fork would be one runtime in all the processes: its epoll is shared across it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The handlers want it for as long as the process lives.
+    Ok(runtime.block_on(serve(Box::leak(Box::new(worker)), listener))?)
+}
+
+async fn serve(worker: &'static Worker, listener: TcpListener) -> io::Result<()> {
+    let door = Door { listener: tokio::net::TcpListener::from_std(listener)?, worker };
+    let router = Router::new().route("/", get(who).post(count)).with_state(worker);
+    // The first question makes TERM a request. One that comes sooner ends the process, and costs nobody an answer.
+    worker.stop_requested();
+    let stop = spawn_blocking(|| worker.wait_for_stop(None));
+    // Nothing can fail any more, and whoever has connected meanwhile is in the queue.
+    worker.ready();
+    info!("{} is serving", name(worker));
+    axum::serve(door, router).with_graceful_shutdown(drain(worker, stop)).await?;
+    info!("{} has drained", name(worker));
     Ok(())
 }
 
-async fn who(State(name): State<&'static str>) -> String {
-    format!("{name}\n")
+async fn drain(worker: &Worker, stop: JoinHandle<bool>) {
+    let _ = stop.await;
+    tokio::time::sleep(LINGER).await;
+    info!("{} is draining", name(worker));
 }
 
-async fn count(State(name): State<&'static str>, body: Bytes) -> String {
-    format!("{name} received {} bytes\n", body.len())
+async fn who(State(worker): State<&'static Worker>) -> String {
+    format!("{}\n", name(worker))
 }
 
-/// TERM comes from the parent; ^C comes from the terminal, to the workers as well as to the parent.
-struct Stop(Signal, Signal);
+async fn count(State(worker): State<&'static Worker>, body: Bytes) -> String {
+    format!("{} received {} bytes\n", name(worker), body.len())
+}
 
-impl Stop {
-    fn new() -> io::Result<Stop> {
-        Ok(Stop(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.poll_recv(cx).is_ready() || self.1.poll_recv(cx).is_ready() { Poll::Ready(()) } else { Poll::Pending }
-    }
+fn name(worker: &Worker) -> String {
+    format!("worker {} (pid {})", worker.id(), process::id())
 }
 
 /// Accepts until the worker is to stop, and leaves those who come later to the other workers. To go on accepting until
 /// the graceful shutdown begins would be too long: it closes connections whose request it has not begun to read.
 struct Door {
     listener: tokio::net::TcpListener,
-    stop: Stop,
-    closed: bool,
+    worker: &'static Worker,
 }
 
 impl Listener for Door {
@@ -123,11 +136,7 @@ impl Listener for Door {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let mut accepted = pin!(Listener::accept(&mut self.listener));
-        poll_fn(|cx| {
-            self.closed = self.closed || self.stop.poll(cx).is_ready();
-            if self.closed { Poll::Pending } else { accepted.as_mut().poll(cx) }
-        })
-        .await
+        poll_fn(|cx| if self.worker.stop_requested() { Poll::Pending } else { accepted.as_mut().poll(cx) }).await
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
