@@ -21,6 +21,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::header::{CONNECTION, HeaderValue};
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
 use axum::routing::get;
 use axum::serve::Listener;
 use clap::Parser;
@@ -93,7 +96,10 @@ fn work(worker: Worker, listener: TcpListener) -> Result<(), Box<dyn Error>> {
 
 async fn serve(worker: &'static Worker, listener: TcpListener) -> io::Result<()> {
     let door = Door { listener: tokio::net::TcpListener::from_std(listener)?, worker };
-    let router = Router::new().route("/", get(who).post(count)).with_state(worker);
+    let router = Router::new()
+        .route("/", get(who).post(count))
+        .layer(map_response_with_state(worker, say_if_last))
+        .with_state(worker);
     // The first question makes TERM a request. One that comes sooner ends the process, and costs nobody an answer.
     worker.stop_requested();
     let stop = spawn_blocking(|| worker.wait_for_stop(None));
@@ -117,6 +123,14 @@ async fn who(State(worker): State<&'static Worker>) -> String {
 
 async fn count(State(worker): State<&'static Worker>, body: Bytes) -> String {
     format!("{} received {} bytes\n", name(worker), body.len())
+}
+
+/// A client that keeps its connection for the next request is told to make a new one, before this one is closed.
+async fn say_if_last(State(worker): State<&'static Worker>, mut answer: Response) -> Response {
+    if worker.stop_requested() {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 fn name(worker: &Worker) -> String {
