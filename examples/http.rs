@@ -114,6 +114,8 @@ async fn serve(worker: &'static Worker, listener: TcpListener) -> io::Result<()>
 async fn drain(worker: &Worker, stop: JoinHandle<bool>) {
     let _ = stop.await;
     tokio::time::sleep(LINGER).await;
+    // A process that was starved meanwhile has not read yet what came in time.
+    tokio::task::yield_now().await;
     info!("{} is draining", name(worker));
 }
 
