@@ -3,6 +3,8 @@
 #![cfg(unix)]
 
 use std::collections::BTreeSet;
+#[cfg(target_os = "linux")]
+use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -10,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,8 +24,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn answers_with_the_task_id_and_pid_of_a_worker() {
-    let mut daemon = Daemon::start(&["--workers", "2"]);
-    let workers = daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 2));
+    let (mut daemon, workers) = Daemon::serving(2);
     assert_eq!(workers.iter().map(|worker| worker.id).collect::<Vec<_>>(), [0, 1]);
     assert!(workers.contains(&daemon.who()));
 }
@@ -39,13 +40,8 @@ fn a_request_in_hand_is_finished_on_ctrl_c_though_the_workers_get_it_too() {
 }
 
 fn finishes_the_request_in_hand(stop: fn(&Daemon)) {
-    let mut daemon = Daemon::start(&["--workers", "2"]);
-    daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 2));
-    let mut client = Client::connect(daemon.address()).unwrap();
-    client.send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n").unwrap();
-    // It is sent when the handler asks for the body: from here on the request is in hand.
-    assert_eq!(client.head().unwrap(), "HTTP/1.1 100 Continue");
-    client.send("first").unwrap();
+    let (mut daemon, _) = Daemon::serving(2);
+    let (_, mut client) = daemon.hold();
     stop(&daemon);
     daemon.wait_for(|log| (count(log, "is draining") == 2).then_some(()));
     client.send(" last").unwrap();
@@ -55,14 +51,36 @@ fn finishes_the_request_in_hand(stop: fn(&Daemon)) {
 }
 
 #[test]
+fn a_request_in_hand_for_longer_than_the_graceful_timeout_is_cut_off() {
+    let mut daemon = Daemon::start(&["--workers", "1", "--graceful-timeout", "1"]);
+    let (_, mut client) = daemon.hold();
+    daemon.kill(Signal::SIGTERM);
+    daemon.wait_for_next("did not stop in time, killing it");
+    client.answer().unwrap_err();
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
 fn an_idle_connection_is_closed_and_does_not_hold_up_a_stop() {
     let mut daemon = Daemon::start(&["--workers", "1"]);
     let mut client = Client::connect(daemon.address()).unwrap();
-    client.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
-    client.answer().unwrap();
+    client.ask(GET).unwrap();
     daemon.kill(Signal::SIGTERM);
     daemon.assert_drains(1);
-    assert_eq!(client.0.read(&mut [0]).unwrap(), 0);
+    assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
+}
+
+/// Otherwise its next request would be lost if it came just when the connection is closed.
+#[test]
+fn a_client_that_keeps_its_connection_is_told_in_time_that_the_worker_goes() {
+    let (mut daemon, workers) = Daemon::serving(1);
+    let mut client = Client::connect(daemon.address()).unwrap();
+    client.ask(GET).unwrap();
+    assert!(!client.is_over);
+    workers.first().unwrap().kill(Signal::SIGTERM);
+    let is_told = |client: &mut Client| client.ask(GET).map(|_| client.is_over).unwrap();
+    assert!((0..100).any(|_| is_told(&mut client)));
+    daemon.assert_drains(1);
 }
 
 /// With a single worker, so that nobody else answers in its place.
@@ -70,7 +88,7 @@ fn an_idle_connection_is_closed_and_does_not_hold_up_a_stop() {
 fn a_killed_worker_is_replaced_and_the_port_keeps_answering() {
     let mut daemon = Daemon::start(&["--workers", "1"]);
     let killed = daemon.who();
-    signal::kill(Pid::from_raw(killed.pid), Signal::SIGKILL).unwrap();
+    killed.kill(Signal::SIGKILL);
     let told = format!("child 0 (pid {}) killed by signal 9", killed.pid);
     daemon.wait_for(|log| (count(log, &told) == 1).then_some(()));
     let heir = daemon.who();
@@ -82,6 +100,16 @@ fn a_killed_worker_is_replaced_and_the_port_keeps_answering() {
     }
     daemon.kill(Signal::SIGTERM);
     daemon.assert_drains(1);
+}
+
+#[test]
+fn the_daemon_exits_1_when_the_restarts_are_used_up() {
+    let mut daemon = Daemon::start(&["--workers", "2", "--max-restarts", "0"]);
+    let workers = daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 2));
+    workers.first().unwrap().kill(Signal::SIGKILL);
+    assert_eq!(daemon.wait(), Some(1));
+    assert_eq!(count(&daemon.log, "Too many child restarts (0), giving up"), 1);
+    assert_eq!(count(&daemon.log, "has drained"), 1);
 }
 
 #[test]
@@ -104,70 +132,187 @@ fn a_port_in_use_is_a_clear_error() {
 }
 
 #[test]
-fn a_hup_replaces_every_worker_and_no_request_fails() {
-    let mut daemon = Daemon::start(&["--workers", "2"]);
-    let old = daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 2));
-    let address = daemon.address();
-    let rolling = Arc::new(AtomicBool::new(true));
-    let clients = [(); 4].map(|()| {
-        let rolling = Arc::clone(&rolling);
-        thread::spawn(move || ask_while(&rolling, address))
-    });
-    daemon.kill(Signal::SIGHUP);
-    daemon.wait_for(|log| (count(log, "Rolling restart done") == 1).then_some(()));
-    daemon.wait_for(|log| (count(log, "has drained") == 2).then_some(()));
-    rolling.store(false, Ordering::Relaxed);
-    for client in clients {
-        let answers = client.join().unwrap().unwrap();
-        assert!(answers > 0);
+fn hup_again_and_again_replaces_every_worker_and_no_request_fails() {
+    const ROLLS: usize = 20;
+    let (mut daemon, old) = Daemon::serving(2);
+    let load = Load::start(daemon.address());
+    for _ in 0..ROLLS {
+        daemon.kill(Signal::SIGHUP);
+        daemon.wait_for_next("Rolling restart done");
     }
-    let all = daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 4));
-    let new: BTreeSet<Worker> = all.difference(&old).copied().collect();
-    assert_eq!(new.iter().map(|worker| worker.id).collect::<Vec<_>>(), [0, 1]);
-    assert!(new.contains(&daemon.who()));
+    load.stop_without_loss();
+    let new = daemon.who();
+    assert!(new.id < 2 && !old.contains(&new));
     daemon.kill(Signal::SIGTERM);
-    daemon.assert_drains(4);
+    daemon.assert_drains(2 + 2 * ROLLS);
 }
 
-/// Small requests, the more the better to meet a worker just as it goes, and uploads, to be in hand when it does.
-fn ask_while(rolling: &AtomicBool, address: SocketAddr) -> io::Result<usize> {
-    let body = "x".repeat(1_000_000);
-    let upload = format!("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let mut answers = 0;
-    while rolling.load(Ordering::Relaxed) {
-        ask(address, "GET / HTTP/1.1\r\nhost: test\r\n\r\n")?;
-        let answer = ask(address, &upload)?;
-        assert!(answer.ends_with(" received 1000000 bytes\n"), "{answer:?}");
-        answers += 2;
+#[test]
+fn workers_that_come_and_go_again_and_again_cost_no_request() {
+    let (mut daemon, _) = Daemon::serving(2);
+    let load = Load::start(daemon.address());
+    for _ in 0..15 {
+        // One that has answered some of the requests.
+        daemon.kill(Signal::SIGTTIN);
+        daemon.wait_for_next("is serving");
+        daemon.kill(Signal::SIGTTOU);
+        daemon.wait_for_next("has drained");
+        // One that is sent away while it starts.
+        daemon.kill(Signal::SIGTTIN);
+        daemon.wait_for_next("Scaled to 3 processes");
+        daemon.kill(Signal::SIGTTOU);
+        daemon.wait_for_next("Scaled to 2 processes");
     }
-    Ok(answers)
+    load.stop_without_loss();
+    daemon.kill(Signal::SIGTERM);
+    assert_eq!(daemon.wait(), Some(0));
 }
 
-fn ask(address: SocketAddr, request: &str) -> io::Result<String> {
-    let mut client = Client::connect(address)?;
-    client.send(request)?;
-    client.answer()
+/// The other requests are answered by the other workers.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_killed_worker_takes_along_only_what_it_had_accepted() {
+    kill_under_load(4, 20);
 }
 
-struct Client(BufReader<TcpStream>);
+/// The other requests wait for its replacement.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_only_worker_when_it_is_killed_takes_along_only_what_it_had_accepted() {
+    kill_under_load(1, 8);
+}
+
+/// A worker is stopped first: what it has accepted is certain then, and it accepts no more.
+#[cfg(target_os = "linux")]
+fn kill_under_load(workers: usize, kills: usize) {
+    let (mut daemon, _) = Daemon::serving(workers);
+    let load = Load::start(daemon.address());
+    let mut taken_along = BTreeSet::new();
+    for _ in 0..kills {
+        let (worker, mut accepted) = daemon.hold();
+        worker.suspend();
+        let ports = worker.accepted();
+        assert!(ports.contains(&accepted.port));
+        taken_along.extend(ports);
+        let mut waiting = Client::connect(daemon.address()).unwrap();
+        waiting.send(GET).unwrap();
+        worker.kill(Signal::SIGKILL);
+        accepted.answer().unwrap_err();
+        assert_ne!(Worker::find(&waiting.answer().unwrap()), Some(worker));
+        daemon.wait_for_next("is serving");
+    }
+    for Loss { port, error } in load.stop() {
+        assert!(port.is_some_and(|port| taken_along.contains(&port)), "nobody had accepted it: {error}");
+    }
+}
+
+/// Clients that ask without a break, each on one connection at a time.
+struct Load {
+    on: Arc<AtomicBool>,
+    clients: [JoinHandle<Tally>; 4],
+}
+
+#[derive(Default)]
+struct Tally {
+    answers: usize,
+    losses: Vec<Loss>,
+}
+
+/// A request that was not answered.
+struct Loss {
+    /// The client's. None: it could not even connect.
+    port: Option<u16>,
+    error: io::Error,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Load {
+        let on = Arc::new(AtomicBool::new(true));
+        let clients = [(); 4].map(|()| {
+            let on = Arc::clone(&on);
+            thread::spawn(move || Tally::default().ask_while(&on, address))
+        });
+        Load { on, clients }
+    }
+
+    fn stop_without_loss(self) {
+        let errors: Vec<io::Error> = self.stop().into_iter().map(|loss| loss.error).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+
+    fn stop(self) -> Vec<Loss> {
+        self.on.store(false, Ordering::Relaxed);
+        let tallies = self.clients.map(|client| client.join().unwrap());
+        assert!(tallies.iter().any(|tally| tally.answers > 0));
+        tallies.into_iter().flat_map(|tally| tally.losses).collect()
+    }
+}
+
+impl Tally {
+    /// Small requests, the more the better to meet a worker just as it goes, and uploads, to be in hand when it does. On
+    /// fresh connections, and on one that is kept for a while.
+    fn ask_while(mut self, on: &AtomicBool, address: SocketAddr) -> Tally {
+        let body = "x".repeat(1_000_000);
+        let upload = format!("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let visits: [&[&str]; 3] = [&[GET], &[&upload], &[GET, &upload, GET, GET, &upload, GET]];
+        for requests in visits.iter().cycle().take_while(|_| on.load(Ordering::Relaxed)) {
+            if let Err(loss) = self.visit(address, requests) {
+                self.losses.push(loss);
+            }
+            if self.losses.last().is_some_and(|loss| loss.port.is_none()) {
+                break;
+            }
+        }
+        self
+    }
+
+    fn visit(&mut self, address: SocketAddr, requests: &[&str]) -> Result<(), Loss> {
+        let mut client = Client::connect(address).map_err(|error| Loss { port: None, error })?;
+        for request in requests {
+            let answer = client.ask(request).map_err(|error| Loss { port: Some(client.port), error })?;
+            let end = if *request == GET { ")\n" } else { " received 1000000 bytes\n" };
+            assert!(answer.ends_with(end), "{answer:?}");
+            self.answers += 1;
+            if client.is_over {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+
+struct Client {
+    stream: BufReader<TcpStream>,
+    port: u16,
+    /// The last answer has said that there will be no other one on this connection.
+    is_over: bool,
+}
 
 impl Client {
     fn connect(address: SocketAddr) -> io::Result<Client> {
         let stream = TcpStream::connect_timeout(&address, LIMIT)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        Ok(Client(BufReader::new(stream)))
+        let port = stream.local_addr()?.port();
+        Ok(Client { stream: BufReader::new(stream), port, is_over: false })
+    }
+
+    fn ask(&mut self, request: &str) -> io::Result<String> {
+        self.send(request)?;
+        self.answer()
     }
 
     fn send(&mut self, text: &str) -> io::Result<()> {
-        self.0.get_mut().write_all(text.as_bytes())
+        self.stream.get_mut().write_all(text.as_bytes())
     }
 
     /// Without the empty line that ends it.
     fn head(&mut self) -> io::Result<String> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            if self.0.read_line(&mut head)? == 0 {
+            if self.stream.read_line(&mut head)? == 0 {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, format!("no answer but {head:?}")));
             }
         }
@@ -181,9 +326,17 @@ impl Client {
         let (true, Some(length)) = (head.starts_with("HTTP/1.1 200 "), length) else {
             return Err(io::Error::other(head));
         };
+        self.is_over = head.lines().any(|line| line == "connection: close");
         let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
+        self.stream.read_exact(&mut body)?;
         String::from_utf8(body).map_err(io::Error::other)
+    }
+
+    fn who(&mut self) -> Worker {
+        let answer = self.ask(GET).unwrap();
+        let worker = Worker::find(&answer).unwrap_or_else(|| panic!("{answer:?}"));
+        assert_eq!(answer, format!("worker {} (pid {})\n", worker.id, worker.pid));
+        worker
     }
 }
 
@@ -200,6 +353,47 @@ impl Worker {
         let (pid, _) = rest.split_once(')')?;
         Some(Worker { id: id.parse().ok()?, pid: pid.parse().ok()? })
     }
+
+    fn kill(self, signal: Signal) {
+        signal::kill(Pid::from_raw(self.pid), signal).unwrap();
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Worker {
+    fn suspend(self) {
+        self.kill(Signal::SIGSTOP);
+        let until = Instant::now() + LIMIT;
+        // Behind the name, which may be anything.
+        while !self.read("stat").rsplit_once(") ").unwrap().1.starts_with('T') {
+            assert!(Instant::now() < until, "it was to stop");
+            thread::yield_now();
+        }
+    }
+
+    /// The ports of those whose connections it has accepted, as the kernel knows them.
+    fn accepted(self) -> BTreeSet<u16> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        let links: Vec<_> = files.map(|file| fs::read_link(file.unwrap().path()).unwrap()).collect();
+        let sockets: Vec<&str> =
+            links.iter().filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix("]")).collect();
+        let table = self.read("net/tcp");
+        table.lines().skip(1).filter_map(|line| port_of_the_peer(line, &sockets)).collect()
+    }
+
+    fn read(self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.pid)).unwrap()
+    }
+}
+
+/// From `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`, if it is one of these sockets.
+#[cfg(target_os = "linux")]
+fn port_of_the_peer(line: &str, sockets: &[&str]) -> Option<u16> {
+    let mut fields = line.split_whitespace();
+    let peer = fields.nth(2)?;
+    let inode = fields.nth(6)?;
+    let port = u16::from_str_radix(peer.split_once(':')?.1, 16).unwrap();
+    sockets.contains(&inode).then_some(port)
 }
 
 /// Everybody who ever said so.
@@ -225,6 +419,13 @@ impl Daemon {
         Daemon::spawn(command(&["--bind", "127.0.0.1:0"]).args(args))
     }
 
+    /// With so many workers, all of whom serve.
+    fn serving(workers: usize) -> (Daemon, BTreeSet<Worker>) {
+        let mut daemon = Daemon::start(&["--workers", &workers.to_string()]);
+        let all = daemon.wait_for(|log| serving(log).filter(|all| all.len() == workers));
+        (daemon, all)
+    }
+
     fn spawn(command: &mut Command) -> Daemon {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -246,10 +447,18 @@ impl Daemon {
     }
 
     fn who(&mut self) -> Worker {
-        let answer = ask(self.address(), "GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
-        let worker = Worker::find(&answer).unwrap_or_else(|| panic!("{answer:?}"));
-        assert_eq!(answer, format!("worker {} (pid {})\n", worker.id, worker.pid));
-        worker
+        Client::connect(self.address()).unwrap().who()
+    }
+
+    /// A request in hand, half of its body still to come, and who has it.
+    fn hold(&mut self) -> (Worker, Client) {
+        let mut client = Client::connect(self.address()).unwrap();
+        let worker = client.who();
+        client.send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n").unwrap();
+        // It is sent when the handler asks for the body.
+        assert_eq!(client.head().unwrap(), "HTTP/1.1 100 Continue");
+        client.send("first").unwrap();
+        (worker, client)
     }
 
     /// Until the whole log so far has it: in which order several processes write is nobody's promise.
@@ -261,6 +470,12 @@ impl Daemon {
             }
             self.read_line(until).expect("the log was to say more");
         }
+    }
+
+    /// One that has not been read yet.
+    fn wait_for_next(&mut self, text: &str) {
+        let read = self.log.len();
+        self.wait_for(|log| log[read..].iter().any(|line| line.contains(text)).then_some(()));
     }
 
     fn read_line(&mut self, until: Instant) -> Result<(), RecvTimeoutError> {
