@@ -79,6 +79,12 @@ pub enum Event {
         /// How many are wanted now.
         workers: usize,
     },
+    /// A worker that was asked for by SIGTTIN could not be brought up: it ended, or was late, before any process of its id
+    /// was ready. It is given up, and [`Event::Scaled`] follows.
+    ScalingAborted {
+        /// Which worker.
+        id: usize,
+    },
     /// A rolling restart begins.
     Reloading,
     /// A rolling restart is over, and every worker was replaced.
@@ -106,6 +112,11 @@ pub enum Event {
         quick: bool,
         /// The worker that has asked for it by [`Worker::stop_all`](crate::Worker::stop_all), if one has.
         by: Option<Process>,
+    },
+    /// A stop was asked for once more: whoever still lives gets SIGKILL now.
+    KillingAll {
+        /// How many processes there are.
+        workers: usize,
     },
     /// A worker could not be brought up, so that everything is stopped.
     StartupFailed {
@@ -138,6 +149,8 @@ impl Event {
             Event::Starting { .. }
             | Event::StartFailed { .. }
             | Event::Scaled { .. }
+            | Event::ScalingAborted { .. }
+            | Event::KillingAll { .. }
             | Event::Reloading
             | Event::Reloaded
             | Event::ReloadAborted { .. }
@@ -166,6 +179,8 @@ impl fmt::Display for Event {
             Event::Late { process } => write!(f, "{process} is not ready in time"),
             Event::Killing { process } => write!(f, "{process} did not stop in time, killing it"),
             Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
+            Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
+            Event::KillingAll { workers } => write!(f, "Asked to stop once more, killing {workers} processes"),
             Event::Reloading => f.write_str("Rolling restart"),
             Event::Reloaded => f.write_str("Rolling restart done"),
             Event::ReloadAborted { id } => write!(f, "Rolling restart aborted: the replacement of child {id} failed"),

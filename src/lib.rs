@@ -84,7 +84,8 @@
 //!
 //! With [`Prefork::ready_timeout`], a worker says by [`Worker::ready`] when it can do its work, and the parent learns of it at
 //! once. It means two things. A worker that cannot be brought up at all, because it ends or is late before any process of its
-//! id was ever ready, is not restarted for ever: everything is stopped, and the exit status of the [`Report`] is 3. And in a
+//! id was ever ready, is not restarted for ever: everything is stopped, and the exit status of the [`Report`] is 3. (Unless
+//! it was asked for later, by SIGTTIN: then it is given up alone, and those who serve go on.) And in a
 //! rolling restart the replacement is ready before the old worker is asked to go, so that there are never fewer ready workers
 //! than were asked for; a replacement that ends or is late is given up, the old worker stays, and the roll is over.
 //!
@@ -177,6 +178,8 @@
 //! - Processes that a worker starts are the worker's.
 //! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
 //!   alive, or that all are to stop. It cannot harm the parent.
+//! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils does so to a
+//!   program that it runs, with TERM; with its option `--foreground` it asks once.
 //! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed.
 //! - The log is written by the parent itself. A log that blocks, such as a pipe that nobody reads, blocks the supervision.
 //! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who

@@ -151,7 +151,7 @@ impl Prefork {
     /// One that is late or ends before, and no process of its id ever was ready: nothing would be gained by a restart, so
     /// everything is stopped, and the report says [`StartupFailed`](crate::Reason::StartupFailed). If an earlier process of
     /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in its
-    /// place. Default: off; workers count as ready when they are started, and a replacement after a second.
+    /// place, and one more worker that SIGTTIN has asked for is given up, while the others go on. Default: off; workers count as ready when they are started, and a replacement after a second.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self

@@ -430,8 +430,10 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::StartFailed { .. }
         | Event::Hung { .. }
         | Event::Late { .. }
-        | Event::Killing { .. } => Some(Level::Warn),
+        | Event::Killing { .. }
+        | Event::KillingAll { .. } => Some(Level::Warn),
         Event::ReloadAborted { .. }
+        | Event::ScalingAborted { .. }
         | Event::RecyclingAborted { .. }
         | Event::StartupFailed { .. }
         | Event::GaveUp { .. } => Some(Level::Error),

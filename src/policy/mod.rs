@@ -288,6 +288,7 @@ impl Policy {
             match what {
                 Missed::Trial => self.replacement_failed(now, id),
                 Missed::Startup(process) => self.fail_startup(now, process, None),
+                Missed::Addition => self.addition_failed(id),
             }
         }
         self.look_at_beats(now);
@@ -319,7 +320,12 @@ impl Policy {
             Restart::OnFailure => failed,
             Restart::Never => false,
         };
-        if self.is_fatal(exit) || ((failed || wanted_again) && self.was_never_ready(id)) {
+        let hopeless = (failed || wanted_again) && self.was_never_ready(id);
+        if hopeless && !self.is_fatal(exit) && self.slots[id].is_addition() {
+            self.out.tell(exited(false));
+            return self.addition_failed(id);
+        }
+        if hopeless || self.is_fatal(exit) {
             self.out.tell(exited(false));
             return self.fail_startup(now, process, Some(exit));
         }
@@ -380,6 +386,12 @@ impl Policy {
             self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
             self.out.tell(Event::Scaled { workers: self.wanted() });
         }
+    }
+
+    /// One that was asked for later could not be brought up. The others, who serve, are not to suffer for it.
+    fn addition_failed(&mut self, id: usize) {
+        self.out.tell(Event::ScalingAborted { id });
+        self.out.tell(Event::Scaled { workers: self.wanted() });
     }
 
     fn pass_on(&mut self, message: Message) {

@@ -27,6 +27,8 @@ pub(super) struct Slot {
     generation: u32,
     /// A process of this id has been ready once, so that the next one's failure is no startup failure.
     proven: bool,
+    /// It was not there from the beginning.
+    addition: bool,
     backoff: Backoff,
     /// One of the first starts, which must succeed, is still to come.
     first: bool,
@@ -73,12 +75,14 @@ pub(super) enum Missed {
     Startup(Process),
     /// Not ready in time, and only a replacement.
     Trial,
+    /// Not ready in time, and no process of this id ever was; but it is none of those that were there from the beginning.
+    Addition,
 }
 
 impl Slot {
     /// One of the ids that there are from the beginning.
     pub fn first(id: usize, now: Instant) -> Slot {
-        Slot { first: true, ..Slot::new(id, now) }
+        Slot { first: true, addition: false, ..Slot::new(id, now) }
     }
 
     /// A new id, whose first process is wanted at once.
@@ -88,6 +92,7 @@ impl Slot {
             id,
             generation: 0,
             proven: false,
+            addition: true,
             backoff: Backoff::default(),
             first: false,
             state,
@@ -325,6 +330,11 @@ impl Slot {
 
     fn handle_late(&mut self, out: &mut Out) -> Option<Missed> {
         let (next, missed) = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Up(mut life) if !self.proven && self.addition => {
+                life.kill(out);
+                self.leaving.push(life);
+                (State::Idle, Some(Missed::Addition))
+            }
             State::Up(life) if !self.proven => {
                 let process = life.process;
                 (State::Up(life), Some(Missed::Startup(process)))
@@ -402,6 +412,10 @@ impl Slot {
 
     pub fn is_first_start(&self) -> bool {
         self.first
+    }
+
+    pub fn is_addition(&self) -> bool {
+        self.addition
     }
 
     pub fn is_proven(&self) -> bool {

@@ -81,6 +81,10 @@ impl Policy {
     }
 
     fn kill_all(&mut self) {
+        let workers = self.slots.iter().flat_map(Slot::lives).filter(|life| !life.was_killed()).count();
+        if workers > 0 {
+            self.out.tell(Event::KillingAll { workers });
+        }
         for slot in &mut self.slots {
             slot.kill(&mut self.out);
         }

@@ -892,6 +892,25 @@ fn one_that_is_to_be_there_always_and_ends_before_it_was_ever_ready_is_a_startup
 }
 
 #[test]
+fn one_more_worker_that_cannot_be_brought_up_is_given_up_and_the_others_go_on() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.request(Request::More);
+    sim.end(1, 0, Exit::Signal(9));
+    assert!(sim.logged("Child 1 could not be brought up, giving it up"));
+    assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 processes");
+    sim.request(Request::More);
+    sim.pass(5 * SECOND);
+    assert_eq!(sim.told(1, 1), [Message::Kill], "late");
+    sim.bury();
+    assert_eq!((sim.living(), sim.policy.wanted(), sim.policy.next_deadline()), (vec![(0, 0)], 1, None));
+    sim.request(Request::More);
+    sim.ready(1, 2);
+    sim.end(1, 2, Exit::Code(1));
+    assert_eq!(sim.living(), [(0, 0), (1, 3)], "once it was ready, it is one of them");
+}
+
+#[test]
 fn several_that_are_late_together_are_one_startup_failure() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(3) });
     sim.step();

@@ -88,6 +88,20 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
             assert!(daemon.said("drained 0"), "the others are asked to go, as in any stop");
         }),
+        Scenario::reporting("one_more_worker_that_cannot_be_brought_up_is_given_up_alone", ready_when_told, |daemon| {
+            for worker in daemon.workers(2) {
+                kill(worker.pid, Signal::SIGUSR2);
+                daemon.wait_for("is ready");
+            }
+            daemon.signal(Signal::SIGTTIN);
+            let third = daemon.worker();
+            kill(third.pid, Signal::SIGKILL);
+            daemon.wait_for("log Child 2 could not be brought up, giving it up");
+            daemon.wait_for("log Scaled to 2 processes");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("drained 0") && daemon.said("drained 1"), "{}", daemon.transcript());
+        }),
         Scenario::reporting("who_is_ready_and_ends_at_once_has_been_ready", ready_and_gone, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("exited with status 7, restarting"), 20);

@@ -34,6 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for("log Stopping 3 processes");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+            assert!(daemon.said("log Asked to stop once more, killing 3 processes"));
             assert_eq!(daemon.count("killed by signal 9"), 3);
         }),
         Scenario::new("a_second_int_after_a_term_kills_who_does_not_listen", deaf_to_term, |daemon| {
