@@ -1,5 +1,6 @@
 //! The one seam: how a worker is started, told something, and found to have ended.
 
+mod children;
 mod fork;
 
 pub(crate) use fork::Fork;
