@@ -21,7 +21,8 @@ pub enum Event {
         /// Which one.
         process: Process,
     },
-    /// A process is ready: it has said so, or, where nobody asks for that, a replacement has lived for a second.
+    /// A process is ready: it has said so within the `ready_timeout`; or, where there is none, a replacement has said so or
+    /// has lived for a second.
     Ready {
         /// Which one.
         process: Process,
@@ -87,9 +88,10 @@ pub enum Event {
     },
     /// A rolling restart begins.
     Reloading,
-    /// A rolling restart is over, and every worker was replaced.
+    /// A rolling restart is over, and every process that served when it began, and still did when its turn came, was replaced.
     Reloaded,
-    /// A rolling restart is over because a replacement failed. The old process stays, and those after it.
+    /// A rolling restart is over because a replacement failed. The processes whose turn has not come stay, and so does the
+    /// old one, unless it had been asked to go because the replacement was ready before it failed.
     ReloadAborted {
         /// The worker whose replacement failed.
         id: usize,

@@ -98,8 +98,8 @@
 //! found after one to two timeouts. It gets SIGABRT, for a core dump or a trace, and a second later SIGKILL, of which a
 //! stopped process dies too; then it is restarted under its id, whatever its exit status.
 //!
-//! A parent that is late itself by half the timeout cannot tell a worker that hangs from a machine that slept. It gives
-//! everybody one more timeout.
+//! A parent that is late itself, or has been stopped meanwhile, cannot tell a worker that hangs from a machine that slept. It
+//! gives everybody one more timeout.
 //!
 //! # Lifetimes
 //!
@@ -180,7 +180,8 @@
 //!   alive, or that all are to stop. It cannot harm the parent.
 //! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils does so to a
 //!   program that it runs, with TERM; with its option `--foreground` it asks once.
-//! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed.
+//! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed. Workers that were stopped for about one,
+//!   with a parent that was not, are taken for hung.
 //! - The log is written by the parent itself. A log that blocks, such as a pipe that nobody reads, blocks the supervision.
 //! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who
 //!   connects then waits, and is turned away when the parent ends.

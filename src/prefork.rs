@@ -90,7 +90,7 @@ impl Prefork {
     }
 
     /// How many workers. Default, and 0: one per CPU that this process may use, by its affinity and by the CPU quota of its
-    /// cgroup.
+    /// cgroup, but not more than [`max_workers`](Prefork::max_workers).
     pub fn workers(mut self, workers: usize) -> Prefork {
         self.config.workers = workers;
         self
@@ -133,7 +133,8 @@ impl Prefork {
 
     /// A worker that exits with this status is not restarted, and everything is stopped: the report says
     /// [`StartupFailed`](crate::Reason::StartupFailed). For what no restart can mend, a bad configuration for example. May be
-    /// called several times, each adding one. On Unix it is 1 to 255. Default: none.
+    /// called several times, each adding one. On Unix it is 1 to 255. (A replacement that exits so is only given up.) Default:
+    /// none.
     pub fn fatal_exit(mut self, code: i32) -> Prefork {
         self.config.fatal_exits.push(code);
         self
@@ -148,10 +149,12 @@ impl Prefork {
 
     /// Workers call [`Worker::ready`] within this time after their start.
     ///
-    /// One that is late or ends before, and no process of its id ever was ready: nothing would be gained by a restart, so
+    /// One that is late or fails before, and no process of its id ever was ready: nothing would be gained by a restart, so
     /// everything is stopped, and the report says [`StartupFailed`](crate::Reason::StartupFailed). If an earlier process of
     /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in its
-    /// place, and one more worker that SIGTTIN has asked for is given up, while the others go on. Default: off; workers count as ready when they are started, and a replacement after a second.
+    /// place, and one more worker that SIGTTIN has asked for is given up, while the others go on. (An exit status of 0 is no failure,
+    /// unless [`Restart::Always`] is asked for.) A parent that was stopped or starved meanwhile gives the same time once more.
+    /// Default: off; workers count as ready when they are started, and a replacement after a second.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self
@@ -160,10 +163,14 @@ impl Prefork {
     /// Workers call [`Worker::beat`] at least once in this time, from when they are ready.
     ///
     /// The parent looks once in each such time, whatever the number of workers. One that was silent for at least this time,
-    /// and less than twice as long, gets SIGABRT (which a debugger or a core dump can make something of), and SIGKILL after
-    /// one second more (of which a stopped process dies as well); it is restarted in any case but
-    /// [`Restart::Never`]. A parent that wakes up late by half this time or more has been starved or stopped itself, or the
-    /// whole machine was: nobody is called silent then before one more such time has passed. Default: off.
+    /// and about twice as long at most, gets SIGABRT (which a debugger or a core dump can make something of), and SIGKILL
+    /// after one second more (of which a stopped process dies as well); it is restarted in any case but [`Restart::Never`].
+    ///
+    /// A parent that wakes up late by half this time or more has been starved or stopped itself, or the whole machine was:
+    /// nobody is called silent then before one more such time has passed. If it is late by a tenth, or its wait was
+    /// interrupted, that may be so, and who is silent gets one more such time, but only once. What cannot be seen in either
+    /// way, such as the workers alone being stopped for long, counts as silence; a time of several beats leaves room for it.
+    /// Default: off.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.heartbeat_timeout = Some(timeout);
         self
@@ -184,7 +191,8 @@ impl Prefork {
         self
     }
 
-    /// Is called in the parent for every event, after its line was logged. While it runs, the parent does nothing else. It
+    /// Is called in the parent for every event, after its line in the log (an exit and the restart that follows are one line,
+    /// that of the latter). While it runs, the parent does nothing else. It
     /// must not start a thread (every later start would be refused); if it panics, all workers are killed and the panic goes
     /// on. A second call takes the place of the first. Default: nobody is told.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
@@ -290,7 +298,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 impl Config {
     fn checked(mut self) -> Result<Config> {
         if self.workers == 0 {
-            self.workers = cpus();
+            self.workers = cpus().min(self.max_workers.max(1));
         }
         self.check_workers()?;
         self.check_times()?;
@@ -393,6 +401,22 @@ mod tests {
         }
         assert_eq!(refused(new().workers(3).max_workers(2)).1, "max_workers: 2 is below the 3 workers asked for");
         assert_eq!(refused(new().ready_timeout(zero)).1, "ready_timeout: 0ns is less than a millisecond");
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_are_told() {
+        let config = Prefork::default().workers(3).into_config().expect("sense");
+        assert_eq!((config.max_restarts, config.restart, config.max_workers), (100, Restart::OnFailure, usize::MAX));
+        assert_eq!(config.graceful_timeout, Duration::from_secs(30));
+        assert_eq!((config.delays.first, config.delays.max), (Duration::from_millis(10), Duration::from_secs(1)));
+        let off = [config.restart_window, config.ready_timeout, config.heartbeat_timeout, config.max_lifetime];
+        assert!(off.iter().all(Option::is_none) && config.fatal_exits.is_empty());
+    }
+
+    #[test]
+    fn as_many_workers_as_cpus_are_not_more_than_the_most_there_may_be() {
+        let config = Prefork::new().max_workers(1).into_config().expect("sense");
+        assert_eq!((config.workers, config.max_workers), (1, 1));
     }
 
     #[test]

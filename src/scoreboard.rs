@@ -1,8 +1,9 @@
 //! What workers tell the parent: one cache line of shared memory for each process, and a doorbell for what cannot wait.
 //!
 //! A worker writes to its own line only. The parent believes nothing of it but single words, each a yes or a no, so that a
-//! worker gone mad can say something untrue of itself, and nothing else.
+//! worker gone mad, which writes anywhere, can say something untrue of itself and of the others, and do nothing else.
 
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -53,6 +54,8 @@ pub(crate) struct Place {
     segment: Arc<Shared>,
     line: usize,
     button: Arc<Button>,
+    /// What this process forks has it as well, and may outlive it, when the line is another's.
+    pid: u32,
 }
 
 impl Scoreboard {
@@ -89,7 +92,7 @@ impl Scoreboard {
     /// In the process that was started.
     pub fn place(&self, line: usize) -> Place {
         let (segment, line) = self.locate(line);
-        Place { segment: Arc::clone(segment), line, button: Arc::clone(&self.button) }
+        Place { segment: Arc::clone(segment), line, button: Arc::clone(&self.button), pid: process::id() }
     }
 
     /// What has been said since it was last asked.
@@ -148,7 +151,7 @@ impl Place {
     }
 
     fn say_once(&self, word: usize) {
-        if self.segment[self.line][word].swap(1, Ordering::Release) == 0 {
+        if process::id() == self.pid && self.segment[self.line][word].swap(1, Ordering::Release) == 0 {
             self.button.ring();
         }
     }
@@ -160,11 +163,15 @@ fn take(word: &AtomicU32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
     const NOBODY: [Option<News>; BEAT] = [None; BEAT];
 
-    fn process(id: usize, generation: u32) -> Process {
+    fn named(id: usize, generation: u32) -> Process {
         Process { id, generation, pid: 71 }
     }
 
@@ -177,31 +184,65 @@ mod tests {
     #[test]
     fn what_a_process_says_is_heard_once() {
         let (mut board, _bell) = Scoreboard::new(2).expect("memory");
-        let (first, second) = (start(&mut board, process(0, 0)), start(&mut board, process(1, 0)));
+        let (first, second) = (start(&mut board, named(0, 0)), start(&mut board, named(1, 0)));
         assert_eq!(board.news(), []);
         second.ready();
         first.stop_all();
         second.ready();
-        assert_eq!(board.news(), [News::StopAll(process(0, 0)), News::Ready(process(1, 0))]);
+        assert_eq!(board.news(), [News::StopAll(named(0, 0)), News::Ready(named(1, 0))]);
         second.ready();
         assert_eq!(board.news(), []);
         first.beat();
-        assert!(board.beats().eq([process(0, 0)]));
+        assert!(board.beats().eq([named(0, 0)]));
         assert!(board.beats().eq([]));
     }
 
     #[test]
     fn the_last_words_of_a_process_are_heard_and_are_not_those_of_the_next_one_on_its_line() {
         let (mut board, _bell) = Scoreboard::new(1).expect("memory");
-        let old = start(&mut board, process(0, 0));
+        let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        assert_eq!(board.release(process(0, 0)), [None, Some(News::StopAll(process(0, 0)))]);
-        assert_eq!(board.release(process(0, 0)), NOBODY, "it is unknown by now");
-        let new = start(&mut board, process(0, 1));
+        assert_eq!(board.release(named(0, 0)), [None, Some(News::StopAll(named(0, 0)))]);
+        assert_eq!(board.release(named(0, 0)), NOBODY, "it is unknown by now");
+        let new = start(&mut board, named(0, 1));
         assert_eq!((board.news(), board.beats().count()), (vec![], 0));
         new.ready();
-        assert_eq!(board.news(), [News::Ready(process(0, 1))]);
+        assert_eq!(board.news(), [News::Ready(named(0, 1))]);
+    }
+
+    #[test]
+    fn lines_are_used_again() {
+        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        for generation in 0..10_000 {
+            start(&mut board, named(0, generation));
+            board.release(named(0, generation));
+        }
+        assert_eq!(board.segments.len(), 1);
+    }
+
+    #[test]
+    fn the_bell_rings_once_for_each_thing_that_is_said_and_is_silent_then() {
+        let (mut board, bell) = Scoreboard::new(1).expect("memory");
+        let place = start(&mut board, named(0, 0));
+        let rings = || {
+            let mut bells = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+            let rings = poll(&mut bells, PollTimeout::ZERO).expect("a bell") > 0;
+            while !bell.silence().expect("a bell") {}
+            rings
+        };
+        assert!(!rings());
+        place.ready();
+        assert!(rings() && !rings());
+        place.ready();
+        place.beat();
+        assert!(!rings());
+        place.stop_all();
+        assert!(rings());
+        for _ in 0..1_000_000 {
+            place.button.ring();
+        }
+        assert!(rings() && !rings(), "nobody can ring it for ever, nor block on it");
     }
 
     #[test]
@@ -214,10 +255,10 @@ mod tests {
     #[test]
     fn more_processes_than_were_expected_find_room_too() {
         let (mut board, _bell) = Scoreboard::new(1).expect("memory");
-        let places: Vec<Place> = (0..1000).map(|id| start(&mut board, process(id, 0))).collect();
+        let places: Vec<Place> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
         for place in &places {
             place.ready();
         }
-        assert!(board.news().into_iter().eq((0..1000).map(|id| News::Ready(process(id, 0)))));
+        assert!(board.news().into_iter().eq((0..1000).map(|id| News::Ready(named(id, 0)))));
     }
 }

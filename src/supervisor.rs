@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io, mem, panic, process};
 
 use log::{Level, log};
@@ -82,6 +82,8 @@ pub(crate) fn perform(worker: Worker, work: impl Fn(Worker) -> WorkResult) -> ! 
         Ok(()) => 0,
         Err(error) => {
             write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
+            // What happens when it is dropped is not to change the status.
+            mem::forget(error);
             1
         }
     }));
@@ -173,6 +175,8 @@ struct Supervisor<'a> {
     events: Events,
     /// Reaped, and not yet answered.
     ended: VecDeque<(Process, Exit)>,
+    /// The doorbell could not be silenced in one go.
+    is_ringing: bool,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
     /// Something was logged, so that something may be buffered.
@@ -198,6 +202,7 @@ impl<'a> Supervisor<'a> {
             descriptors,
             events: Events::with_capacity(2),
             ended: VecDeque::new(),
+            is_ringing: false,
             child_ended: false,
             unflushed: true,
         })
@@ -226,19 +231,22 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Until the deadline, if there is one, a signal, or the doorbell.
+    /// Until the deadline, if there is one, a signal, or the doorbell. What has happened counts before what was not done in
+    /// time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
         self.wait(deadline)?;
         self.take_signals()?;
-        self.take_news()?;
         let now = Instant::now();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            for process in self.scoreboard.iter().flat_map(Scoreboard::beats) {
-                self.policy.handle_beat(now, process.id, process.generation);
-            }
-            self.policy.handle_timeout(now);
+        let is_due = deadline.is_some_and(|deadline| deadline <= now);
+        self.take_news(is_due)?;
+        if !is_due || self.child_ended || !self.ended.is_empty() {
+            return Ok(());
         }
+        for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
+            self.policy.handle_beat(now, id, generation);
+        }
+        self.policy.handle_timeout(now);
         Ok(())
     }
 
@@ -295,11 +303,14 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// What the workers have to say that cannot wait.
-    fn take_news(&mut self) -> Result<()> {
+    /// What the workers have to say that cannot wait: when they ring, and before anybody is found to be late.
+    fn take_news(&mut self, is_due: bool) -> Result<()> {
         let (Some(bell), Some(scoreboard)) = (&self.descriptors.bell, &mut self.scoreboard) else { return Ok(()) };
-        if self.events.iter().any(|event| event.token() == BELL) {
-            bell.silence()?;
+        let rings = self.is_ringing || self.events.iter().any(|event| event.token() == BELL);
+        if rings {
+            self.is_ringing = !bell.silence()?;
+        }
+        if rings || is_due {
             for news in scoreboard.news() {
                 self.hear(news);
             }
@@ -346,10 +357,16 @@ impl<'a> Supervisor<'a> {
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<()> {
         self.descriptors.out_of_memory.get_or_insert_with(OomCounter::open);
-        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = if self.is_ringing { Some(Duration::ZERO) } else { left };
         match self.descriptors.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(CallError::new(POLLER.wait, error).into()),
-            _ => Ok(()),
+            Ok(()) => Ok(()),
+            // A handler of the program's own; or this process had been stopped, and others perhaps with it.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.policy.handle_interruption(Instant::now());
+                Ok(())
+            }
+            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
         }
     }
 

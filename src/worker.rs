@@ -1,20 +1,17 @@
 //! The worker's side.
 
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SysRng;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
 use crate::scoreboard::Place;
-use crate::sys::{self, CallError, Signal};
+use crate::sys::{CallError, StopRequest};
 
 const NO_WORKER: usize = usize::MAX;
 
@@ -49,7 +46,10 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 
 /// A worker's own handle: who it is, what it tells the parent, and whether it is to stop.
 ///
-/// It may be shared between threads. There is one in each process; what is told by it is told of the process.
+/// It may be shared between threads. There is one in each process; what is told by it is told of the process. A process that a
+/// worker forks is not a worker: in it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do nothing, and a signal
+/// sent to it is no request to the worker. (A [`beat`](Worker::beat) in it counts for the worker.) A worker that closes
+/// descriptors which are not its own may close the one that wakes the parent; what it says is then heard late.
 ///
 /// # Stopping
 ///
@@ -70,7 +70,7 @@ pub struct Worker {
     count: usize,
     /// None: nobody asked for a handle that could use it.
     place: Option<Place>,
-    stop: OnceLock<Stop>,
+    stop: OnceLock<StopRequest>,
 }
 
 impl Worker {
@@ -127,7 +127,7 @@ impl Worker {
     /// Whether this worker was asked to stop since the first call of this, [`wait_for_stop`](Worker::wait_for_stop) or
     /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
     pub fn stop_requested(&self) -> bool {
-        self.stop.get_or_init(Stop::listen).requested.load(Ordering::Relaxed)
+        self.stop.get_or_init(StopRequest::listen).is_made()
     }
 
     /// Waits until this worker is asked to stop, and for this time at most; `None`: as long as it takes. Whether it was.
@@ -135,11 +135,7 @@ impl Worker {
     /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it, it looks
     /// every 10 ms.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
-        let stop = self.stop.get_or_init(Stop::listen);
-        match stop.pipe().and_then(|pipe| sys::wait_readable(pipe.as_fd(), timeout)) {
-            Ok(requested) => requested,
-            Err(_) => stop.look_now_and_then(timeout),
-        }
+        self.stop.get_or_init(StopRequest::listen).wait(timeout)
     }
 
     /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
@@ -151,64 +147,8 @@ impl Worker {
     ///
     /// The first call needs a few descriptors, and fails if the system has none. It may be tried again.
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.stop.get_or_init(Stop::listen).pipe()?.as_fd())
+        self.stop.get_or_init(StopRequest::listen).fd()
     }
-}
-
-/// Listens for a request to stop, for the rest of the process.
-#[derive(Debug)]
-struct Stop {
-    requested: Arc<AtomicBool>,
-    pipe: OnceLock<&'static UnixStream>,
-    /// Held while the pipe is made, so that there is one.
-    making: Mutex<()>,
-}
-
-impl Stop {
-    fn listen() -> Stop {
-        let requested = Arc::new(AtomicBool::new(false));
-        for signal in stop_signals() {
-            // A kernel that has these signals takes handlers for them.
-            let _ = signal_hook::flag::register(signal, Arc::clone(&requested));
-        }
-        Stop { requested, pipe: OnceLock::new(), making: Mutex::new(()) }
-    }
-
-    fn pipe(&self) -> io::Result<&'static UnixStream> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipe) = self.pipe.get() {
-            return Ok(pipe);
-        }
-        let (reader, writer) = UnixStream::pair()?;
-        let writers = stop_signals().map(|signal| Ok((signal, writer.try_clone()?))).collect::<io::Result<Vec<_>>>()?;
-        // A handler stays, whatever becomes of the handle, and to write to nobody is a SIGPIPE.
-        let reader: &UnixStream = Box::leak(Box::new(reader));
-        for (signal, writer) in writers {
-            signal_hook::low_level::pipe::register(signal, writer)?;
-        }
-        // What came before the pipe did is not in it.
-        if self.requested.load(Ordering::SeqCst) {
-            (&writer).write_all(&[0])?;
-        }
-        Ok(self.pipe.get_or_init(|| reader))
-    }
-
-    fn look_now_and_then(&self, timeout: Option<Duration>) -> bool {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        while !self.requested.load(Ordering::Relaxed) {
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        true
-    }
-}
-
-/// TERM is how the parent asks. INT is what a terminal sends, but not to who ignores it.
-fn stop_signals() -> impl Iterator<Item = i32> {
-    let ignores_int = sys::is_ignored(Signal::Interrupt).unwrap_or(false);
-    std::iter::once(SIGTERM).chain((!ignores_int).then_some(SIGINT))
 }
 
 #[cfg(test)]

@@ -17,6 +17,10 @@ pub(super) struct Life {
     pub epoch: u64,
     pub phase: Phase,
     pub last_beat: Instant,
+    /// It was silent when it was last looked at, and that was put down to something else.
+    suspect: bool,
+    /// It got more time to become ready already.
+    extended: bool,
     /// When it is to be replaced because of its age.
     pub recycle_at: Option<Instant>,
 }
@@ -44,7 +48,7 @@ pub(super) enum Phase {
 
 impl Life {
     pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycle_at: Option<Instant>) -> Life {
-        Life { process, since: now, epoch, phase, last_beat: now, recycle_at }
+        Life { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycle_at }
     }
 
     /// Whether it was us who sent it SIGKILL.
@@ -95,12 +99,38 @@ impl Life {
         }
     }
 
-    pub fn check_beat(&mut self, now: Instant, timeout: Duration, out: &mut Out) {
-        if matches!(self.phase, Phase::Serving | Phase::Settling { .. }) && now >= self.last_beat + timeout {
+    /// A sign of life.
+    pub fn beat(&mut self, at: Instant) {
+        self.last_beat = self.last_beat.max(at);
+        self.suspect = false;
+    }
+
+    /// In doubt, one that is silent is only suspected the first time.
+    pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, out: &mut Out) {
+        if !matches!(self.phase, Phase::Serving | Phase::Settling { .. }) || now < self.last_beat + timeout {
+            return;
+        }
+        if doubtful && !self.suspect {
+            self.suspect = true;
+        } else {
             out.tell(Event::Hung { process: self.process });
             self.phase = Phase::Hung { kill_at: now + ABORT_GRACE };
             out.send(self.process, Message::Abort);
         }
+    }
+
+    /// One that is late to become ready, but perhaps only because everything was stopped meanwhile, gets the same time once
+    /// more, and only once.
+    pub fn extend(&mut self, now: Instant, timeout: Duration, interrupted_at: Option<Instant>) -> bool {
+        let Phase::Fresh { late_at } = self.phase else { return false };
+        let late = now.saturating_duration_since(late_at);
+        let doubtful = interrupted_at.is_some_and(|at| at >= self.since) || late >= timeout / 10;
+        if self.extended || !doubtful {
+            return false;
+        }
+        self.extended = true;
+        self.phase = Phase::Fresh { late_at: now + timeout };
+        true
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -114,7 +144,7 @@ impl Life {
     pub fn ready(mut self, now: Instant, out: &mut Out) -> Life {
         out.tell(Event::Ready { process: self.process });
         self.phase = Phase::Serving;
-        self.last_beat = now;
+        self.beat(now);
         self
     }
 }

@@ -134,6 +134,8 @@ pub(crate) struct Policy {
     stop: Option<Stop>,
     /// When the heartbeats are looked at next.
     look_at: Option<Instant>,
+    /// When the parent last had been stopped, or may have been, and the workers with it.
+    interrupted_at: Option<Instant>,
     /// The ids whose first start is still to be asked for: one by one, since whatever happens meanwhile comes first, and
     /// since every page that a long list of them would take is inherited by every worker.
     first_starts: Range<usize>,
@@ -147,6 +149,7 @@ impl Policy {
         Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
             look_at: config.heartbeat_timeout.map(|timeout| now + timeout),
+            interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
             roll: Roll::default(),
             stop: None,
@@ -280,7 +283,7 @@ impl Policy {
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut missed = Vec::new();
         for (id, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(what) = slot.handle_timeout(now, &self.config, &mut self.out) {
+            if let Some(what) = slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.out) {
                 missed.push((id, what));
             }
         }
@@ -295,16 +298,25 @@ impl Policy {
         self.advance_roll(now);
     }
 
+    /// The wait for a deadline was cut short by what may have been a stop of this process.
+    pub fn handle_interruption(&mut self, now: Instant) {
+        self.interrupted_at = Some(now);
+    }
+
     /// Who is silent for too long is aborted. Woken much later than asked, the parent was starved or the machine slept,
-    /// and the workers with it: they get one more period.
+    /// and the workers with it: they get one more period. Woken somewhat later, or interrupted meanwhile, that may be so:
+    /// who is silent gets one more period, but only one.
     fn look_at_beats(&mut self, now: Instant) {
         let (Some(timeout), Some(look_at)) = (self.config.heartbeat_timeout, self.look_at) else { return };
-        if now < look_at {
-            return;
-        }
-        let starved = now >= look_at + timeout / 2;
+        let Some(late) = now.checked_duration_since(look_at) else { return };
+        let interrupted = self.interrupted_at.is_some_and(|at| at + timeout >= look_at);
+        let doubtful = interrupted || late >= timeout / 10;
         for slot in &mut self.slots {
-            if starved { slot.forgive_beats(now) } else { slot.check_beats(now, timeout, &mut self.out) }
+            if late >= timeout / 2 {
+                slot.forgive_beats(now);
+            } else {
+                slot.check_beats(now, timeout, doubtful, &mut self.out);
+            }
         }
         self.look_at = Some(now + timeout);
     }
@@ -329,6 +341,10 @@ impl Policy {
             self.out.tell(exited(false));
             return self.fail_startup(now, process, Some(exit));
         }
+        if part == Part::Replaced && failed {
+            // Its replacement is there already.
+            return self.out.tell(exited(false));
+        }
         if !wanted_again {
             self.slots[id].end_for_good(failed);
             self.out.tell(exited(false));
@@ -346,7 +362,7 @@ impl Policy {
         self.out.tell(exited(true));
         self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
         if life.epoch == self.roll.epoch() {
-            self.replacement_failed(now, id);
+            self.successor_failed(id);
         }
     }
 

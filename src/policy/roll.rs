@@ -108,12 +108,24 @@ impl Policy {
                 self.out.tell(Event::RecyclingAborted { id });
                 self.slots[id].live_on(now, &self.config, &mut self.rng);
             }
-            Some(_) if self.roll.is_turn_of(id) => {
-                self.out.tell(Event::ReloadAborted { id });
-                self.end_roll();
-            }
+            Some(_) if self.roll.is_turn_of(id) => self.abort_roll(id),
             _ => {}
         }
+    }
+
+    /// The process that has just taken the place of another one has failed, with the old one gone or going. It is restarted
+    /// as any other, but the roll is not to bring more of its kind.
+    pub(super) fn successor_failed(&mut self, id: usize) {
+        match self.roll.turn {
+            Some(Turn { recycles: true, .. }) if self.roll.is_turn_of(id) => self.roll.turn = None,
+            Some(_) if self.roll.is_turn_of(id) => self.abort_roll(id),
+            _ => {}
+        }
+    }
+
+    fn abort_roll(&mut self, id: usize) {
+        self.out.tell(Event::ReloadAborted { id });
+        self.end_roll();
     }
 
     fn end_roll(&mut self) {

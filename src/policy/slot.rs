@@ -33,6 +33,8 @@ pub(super) struct Slot {
     /// One of the first starts, which must succeed, is still to come.
     first: bool,
     state: State,
+    /// What is started next takes the place of one that has failed.
+    restarting: bool,
     leaving: Vec<Life>,
     report: WorkerReport,
     /// The generation that the reported exit is of.
@@ -96,6 +98,7 @@ impl Slot {
             backoff: Backoff::default(),
             first: false,
             state,
+            restarting: false,
             leaving: Vec::new(),
             report: WorkerReport::new(id),
             ended: 0,
@@ -167,7 +170,7 @@ impl Slot {
     }
 
     pub fn wait(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
-        self.report.restarts += 1;
+        self.restarting = true;
         let delay = self.backoff.after_life(lived, delays, rng);
         self.state = State::Waiting { at: now + delay };
         delay
@@ -212,6 +215,7 @@ impl Slot {
         self.generation = process.generation + 1;
         self.first = false;
         self.report.processes += 1;
+        self.report.restarts += u32::from(std::mem::take(&mut self.restarting));
         self.report.failed = false;
         let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
         let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
@@ -266,9 +270,9 @@ impl Slot {
     pub fn handle_beat(&mut self, generation: u32, at: Instant) {
         match &mut self.state {
             State::Up(life) | State::Trial { old: life, .. } if life.is(generation) => {
-                life.last_beat = life.last_beat.max(at);
+                life.beat(at);
             }
-            State::Trial { new: Some(life), .. } if life.is(generation) => life.last_beat = life.last_beat.max(at),
+            State::Trial { new: Some(life), .. } if life.is(generation) => life.beat(at),
             _ => {}
         }
     }
@@ -300,7 +304,13 @@ impl Slot {
 
     /// Deadlines other than the heartbeat's.
     #[must_use]
-    pub fn handle_timeout(&mut self, now: Instant, config: &Config, out: &mut Out) -> Option<Missed> {
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        interrupted_at: Option<Instant>,
+        config: &Config,
+        out: &mut Out,
+    ) -> Option<Missed> {
         for life in &mut self.leaving {
             life.kill_overdue(now, out);
         }
@@ -321,6 +331,9 @@ impl Slot {
                 None
             }
             Phase::Fresh { late_at } if late_at <= now => {
+                if config.ready_timeout.is_some_and(|timeout| coming.extend(now, timeout, interrupted_at)) {
+                    return None;
+                }
                 out.tell(Event::Late { process: coming.process });
                 self.handle_late(out)
             }
@@ -355,22 +368,22 @@ impl Slot {
     }
 
     /// The processes that are to give signs of life.
-    pub fn check_beats(&mut self, now: Instant, timeout: Duration, out: &mut Out) {
+    pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, out: &mut Out) {
         if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
-            life.check_beat(now, timeout, out);
+            life.check_beat(now, timeout, doubtful, out);
         }
         if let State::Trial { new: Some(new), .. } = &mut self.state {
-            new.check_beat(now, timeout, out);
+            new.check_beat(now, timeout, doubtful, out);
         }
     }
 
     /// Whoever lives is taken to have given a sign of life just now.
     pub fn forgive_beats(&mut self, now: Instant) {
         if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
-            life.last_beat = now;
+            life.beat(now);
         }
         if let State::Trial { new: Some(new), .. } = &mut self.state {
-            new.last_beat = now;
+            new.beat(now);
         }
     }
 
@@ -387,7 +400,7 @@ impl Slot {
             State::Starting => out.cancel_starts(Some(self.id)),
             State::Idle | State::Waiting { .. } => {}
         }
-        self.first = false;
+        (self.first, self.restarting) = (false, false);
         for life in &mut self.leaving {
             if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
                 life.ask(message, kill_at, out);

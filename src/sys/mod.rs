@@ -10,13 +10,12 @@
 //!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out
 //!   job control by a terminal. `Signals::end()` hands stop requests that nobody took back to the program, if it is not
 //!   stopped already, and drops the others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
-//! - `is_ignored()`: whether the program ignores this signal.
 //! - `send()`: a signal for a child that has not been reaped yet, so that its pid is still its own.
 //! - `peek_exited()`, `reap()` and `reap_blocking()`: which child has ended, without reaping it; and the status of one that
 //!   is named.
 //! - `Shared`: zeroes that this process shares with its children, in lines that no two processes write to.
 //! - `doorbell()`: a `Button` in any of the processes that wakes who waits for its `Bell`.
-//! - `wait_readable()`: waits for one descriptor.
+//! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is a SIGTERM to the child,
 //!   also if the parent is gone already.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.

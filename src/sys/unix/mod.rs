@@ -10,6 +10,7 @@ mod limit;
 mod ready;
 mod shm;
 mod signal;
+mod stop_request;
 mod threads;
 mod wait;
 
@@ -19,9 +20,9 @@ pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
-pub(crate) use ready::wait_readable;
 pub(crate) use shm::Shared;
-pub(crate) use signal::{Signals, is_ignored, send};
+pub(crate) use signal::{Signals, send};
+pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{is_init, peek_exited, reap, reap_blocking};
 

@@ -141,6 +141,22 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said("report: stopped"));
             },
         ),
+        Scenario::reporting("nor_one_that_comes_when_a_worker_has_stopped_all", stops_all_late, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped, as child 0"));
+        }),
+        Scenario::reporting(
+            "a_panic_with_something_that_panics_when_it_is_dropped_is_a_panic",
+            panics_twice,
+            |daemon| {
+                daemon.ends_with(1);
+                assert_eq!(daemon.count("exited with status 101"), 1, "{}", daemon.transcript());
+                assert!(
+                    daemon.transcript().lines().any(|line| line.contains("child 1") && line.ends_with("with status 1"))
+                );
+                assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
+            },
+        ),
         Scenario::reporting("a_stop_asked_for_when_all_have_finished_is_the_programs", finished_late, |daemon| {
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&daemon.end()), Some(15));
             assert!(!daemon.said("report: "));
@@ -337,6 +353,41 @@ fn stopped_late() -> Report {
         up(worker.id());
         drain(worker);
     })
+}
+
+fn stops_all_late() -> Report {
+    signals_itself_at_the_end(Worker::stop_all)
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("once more");
+    }
+}
+
+impl fmt::Debug for PanicsWhenDropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it panics")
+    }
+}
+
+impl fmt::Display for PanicsWhenDropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it panics")
+    }
+}
+
+impl std::error::Error for PanicsWhenDropped {}
+
+fn panics_twice() -> Report {
+    let _callers = SaysWhenDropped("the caller's frame is left");
+    prepare();
+    let work = |worker: Worker| -> WorkResult {
+        if worker.id() == 0 { std::panic::panic_any(PanicsWhenDropped) } else { Err(PanicsWhenDropped.into()) }
+    };
+    Prefork::new().workers(2).restart(Restart::Never).run(work).expect("workers")
 }
 
 fn finished_late() -> Report {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::ForkResult;
 use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, drain, idle, serve, start_count, up, up_until_signal};
+use crate::program::{Gate, drain, idle, say, serve, start_count, up, up_until_signal};
 
 /// Longer than the watchdog: what is waited for comes, or the test fails.
 const EVER: Duration = Duration::from_secs(600);
@@ -107,6 +108,39 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("exited with status 7, restarting"), 20);
             assert!(daemon.said("report: gave up after 20 restarts"), "{}", daemon.transcript());
         }),
+        Scenario::reporting(
+            "who_became_ready_while_the_parent_was_stopped_is_not_late",
+            ready_when_told_soon,
+            |daemon| {
+                let worker = daemon.worker();
+                daemon.signal(Signal::SIGSTOP);
+                kill(worker.pid, Signal::SIGUSR2);
+                daemon.wait_for("it is late by now");
+                daemon.signal(Signal::SIGCONT);
+                daemon.wait_for("is ready");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::new(
+            "a_replacement_that_died_while_the_parent_was_stopped_takes_nobodys_place",
+            dies_when_told,
+            |daemon| {
+                let old = daemon.worker();
+                daemon.signal(Signal::SIGHUP);
+                let new = daemon.worker();
+                daemon.signal(Signal::SIGSTOP);
+                kill(new.pid, Signal::SIGUSR2);
+                daemon.wait_for("a second later");
+                daemon.signal(Signal::SIGCONT);
+                daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said(&format!("child 0 (pid {}) exited normally", old.pid)), "{}", daemon.transcript());
+                assert!(!daemon.said("restarting"), "{}", daemon.transcript());
+            },
+        ),
         Scenario::reporting("who_is_late_in_a_later_life_is_killed_and_restarted", late_in_second_life, |daemon| {
             let first = daemon.worker();
             daemon.wait_for("is ready");
@@ -161,6 +195,37 @@ fn ready_when_told() -> Report {
         worker.ready();
         drain(&worker);
     })
+}
+
+/// Says so when the parent is to find it late.
+fn ready_when_told_soon() -> Report {
+    serve(Prefork::new().workers(1).ready_timeout(SOON), |worker| {
+        assert!(!worker.stop_requested());
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        worker.ready();
+        assert!(!worker.wait_for_stop(Some(2 * SOON)));
+        say("it is late by now");
+        drain(&worker);
+    })
+}
+
+/// The second one, which leaves a process behind that says when it would have taken its place.
+fn dies_when_told() {
+    let report = serve(Prefork::new().workers(1), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.generation() == 0 {
+            up(worker.id());
+            return drain(&worker);
+        }
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        // SAFETY: there is no other thread.
+        if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }.expect("fork") {
+            std::process::exit(7);
+        }
+        std::thread::sleep(Duration::from_millis(1100));
+        say("a second later");
+    });
+    assert!(report.is_success());
 }
 
 fn never_ready() -> Report {

@@ -58,6 +58,18 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Code(0))"));
             assert!(daemon.said("worker 1: 3 processes, 2 restarts, Some(Code(9))"));
         }),
+        Scenario::reporting(
+            "last_words_count_though_the_parent_hears_of_the_end_first",
+            ends_before_it_is_heard,
+            |daemon| {
+                daemon.ends_with(1);
+                assert!(daemon.said("report: gave up after 0 restarts"), "it was ready:\n{}", daemon.transcript());
+            },
+        ),
+        Scenario::reporting("what_the_one_who_is_told_has_printed_is_printed_once", prints_when_told, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("from the parent"), 1, "{}", daemon.transcript());
+        }),
         Scenario::new("a_panic_of_who_is_told_leaves_nobody_behind", panics_when_told, |daemon| {
             daemon.ends_with(101);
             assert_eq!(daemon.count("up "), 2);
@@ -123,6 +135,35 @@ fn gives_up() -> Report {
         gate.open(3);
         serve_and_drain(&worker);
     }))
+}
+
+/// The parent is busy until the worker is dead.
+fn ends_before_it_is_heard() -> Report {
+    let service = Prefork::new().workers(1).max_restarts(0).ready_timeout(std::time::Duration::from_secs(600));
+    let service = service.on_event(|event| {
+        if let Event::Started { process } = event {
+            let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+            // SAFETY: `info` is there to be written to.
+            let waited =
+                unsafe { libc::waitid(libc::P_PID, process.pid, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+            assert_eq!(waited, 0);
+        }
+    });
+    serve(service, |worker| {
+        worker.ready();
+        std::process::exit(7)
+    })
+}
+
+/// Between two forks, and without a line in the log.
+fn prints_when_told() -> Report {
+    let service = Prefork::new().workers(3).on_event(|event| {
+        log::set_max_level(log::LevelFilter::Off);
+        if matches!(event, Event::Started { process } if process.id == 0) {
+            print!("from the parent ");
+        }
+    });
+    serve(service, |_| println!())
 }
 
 fn panics_when_told() {

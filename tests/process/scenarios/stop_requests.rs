@@ -1,11 +1,14 @@
 //! How a worker hears that it is to stop.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::ForkResult;
 use taskfork::{Prefork, Report, Worker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -62,6 +65,18 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("exited normally"), "{}", daemon.transcript());
         }),
+        Scenario::reporting(
+            "a_term_to_a_process_that_a_worker_forked_is_no_request_to_the_worker",
+            forks_on_its_own,
+            |daemon| {
+                let worker = daemon.worker();
+                daemon.wait_for("the child has heard nothing, nor has the worker");
+                kill(worker.pid, Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
+            },
+        ),
+        Scenario::reporting("several_threads_may_ask_at_once", asks_from_threads, drains_on_term),
         Scenario::reporting("an_int_that_was_ignored_when_the_program_started_stops_nobody", ignores_int, |daemon| {
             let worker = daemon.worker();
             daemon.signal_group(Signal::SIGINT);
@@ -215,6 +230,52 @@ fn with_other_handlers() -> Report {
             assert!(heard, "{by}");
             say(&format!("heard by {by}"));
         }
+    })
+}
+
+fn forks_on_its_own() -> Report {
+    one(|worker| {
+        assert!(!worker.wait_for_stop(Some(Duration::ZERO)) && worker.stop_fd().is_ok());
+        // SAFETY: there is no other thread.
+        match unsafe { nix::unistd::fork() }.expect("fork") {
+            ForkResult::Child => {
+                nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
+                worker.stop_all();
+                let heard = worker.stop_requested() || worker.wait_for_stop(Some(Duration::from_millis(1)));
+                // SAFETY: this child has nothing to clean up.
+                unsafe { libc::_exit(i32::from(heard)) }
+            }
+            ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).expect("its status");
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+        up(worker.id());
+        assert!(!worker.wait_for_stop(Some(Duration::from_millis(50))) && !worker.stop_requested());
+        say("the child has heard nothing, nor has the worker");
+        assert!(worker.wait_for_stop(None));
+        say("drained");
+    })
+}
+
+fn asks_from_threads() -> Report {
+    one(|worker| {
+        let barrier = Barrier::new(8);
+        let descriptors: HashSet<i32> = std::thread::scope(|scope| {
+            let ask = || {
+                barrier.wait();
+                assert!(!worker.stop_requested());
+                worker.stop_fd().expect("a descriptor").as_raw_fd()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("an answer")).collect()
+        });
+        assert_eq!(descriptors.len(), 1, "one for all");
+        up(worker.id());
+        std::thread::scope(|scope| {
+            (0..8).for_each(|_| drop(scope.spawn(|| assert!(worker.wait_for_stop(None)))));
+        });
+        say("drained");
     })
 }
 

@@ -15,7 +15,8 @@ use crate::sys::{Arrived, CallError, Signal};
 #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "self_pipe.rs")]
 mod source;
 mod taken;
-pub(crate) use taken::{Signals, is_ignored};
+pub(crate) use taken::Signals;
+pub(super) use taken::is_ignored;
 
 type Native = nix::sys::signal::Signal;
 
@@ -34,7 +35,7 @@ fn native(signal: Signal) -> Native {
     }
 }
 
-fn number(signal: Signal) -> libc::c_int {
+pub(super) fn number(signal: Signal) -> libc::c_int {
     native(signal) as libc::c_int
 }
 

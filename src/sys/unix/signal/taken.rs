@@ -97,7 +97,7 @@ fn swap_mask(mask: &SigSet) -> Result<SigSet, CallError> {
     mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|error| CallError::new("pthread_sigmask", error))
 }
 
-pub(crate) fn is_ignored(signal: Signal) -> Result<bool, CallError> {
+pub(in crate::sys::unix) fn is_ignored(signal: Signal) -> Result<bool, CallError> {
     Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
 }
 

@@ -1,4 +1,4 @@
-//! One descriptor by which any of the workers wakes the parent. What for is written elsewhere.
+//! A pair of sockets, where there is no eventfd(2).
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,18 +24,16 @@ pub(crate) fn doorbell() -> Result<(Bell, Button), CallError> {
 }
 
 impl Bell {
-    /// Until it rings again. All that is there is read, because a full socket takes no byte that would wake anybody; but not
-    /// what comes meanwhile, which wakes again, so that a worker which rings without end does not hold up the parent.
-    pub fn silence(&self) -> Result<(), CallError> {
+    /// Until it rings again. Whether it is silent now: a worker that rings without end does not hold up the parent. Only what
+    /// comes when all was read wakes again.
+    pub fn silence(&self) -> Result<bool, CallError> {
         let mut bytes = [0; 4096];
-        loop {
-            match (&self.0).read(&mut bytes) {
-                Ok(read) if read == bytes.len() => {}
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(CallError::new("read", error)),
-            }
+        match (&self.0).read(&mut bytes) {
+            Ok(0) => Ok(true),
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(CallError::new("read", error)),
         }
     }
 }

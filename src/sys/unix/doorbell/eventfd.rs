@@ -1,0 +1,46 @@
+//! eventfd(2): a number that is not zero wakes the parent, and one read of it makes it zero, however often it was added to.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::sys::CallError;
+
+/// The parent's end.
+#[derive(Debug)]
+pub(crate) struct Bell(Arc<EventFd>);
+
+/// The end that all workers have.
+#[derive(Debug)]
+pub(crate) struct Button(Arc<EventFd>);
+
+pub(crate) fn doorbell() -> Result<(Bell, Button), CallError> {
+    let eventfd = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+    let eventfd = Arc::new(eventfd.map_err(|error| CallError::new("eventfd", error))?);
+    Ok((Bell(Arc::clone(&eventfd)), Button(eventfd)))
+}
+
+impl Bell {
+    /// Until it rings again. Whether it is silent now.
+    pub fn silence(&self) -> Result<bool, CallError> {
+        match self.0.read() {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(true),
+            Err(error) => Err(CallError::new("read", error)),
+        }
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Button {
+    /// A number that is too large to be added to wakes the parent as well.
+    pub fn ring(&self) {
+        while self.0.write(1) == Err(Errno::EINTR) {}
+    }
+}
