@@ -131,7 +131,7 @@ impl WorkerReport {
         self.processes
     }
 
-    /// How its last process ended; `None` if it never had one.
+    /// How its last process ended, not counting replacements that failed; `None` if it never had one.
     pub fn exit(&self) -> Option<Exit> {
         self.exit
     }

@@ -280,7 +280,8 @@ impl Slot {
     /// Takes out the process that ended; `None` if it is not known here.
     pub fn handle_exited(&mut self, generation: u32, exit: Exit) -> Option<(Part, Life)> {
         let gone = self.take_out(generation)?;
-        if self.report.exit.is_none() || generation > self.ended {
+        // A replacement that failed has never served.
+        if gone.0 != Part::Trial && (self.report.exit.is_none() || generation > self.ended) {
             (self.report.exit, self.ended) = (Some(exit), generation);
         }
         Some(gone)

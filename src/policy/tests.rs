@@ -1002,6 +1002,16 @@ fn the_last_process_of_an_id_counts_even_if_the_one_before_it_ends_later() {
 }
 
 #[test]
+fn the_end_of_a_replacement_that_never_served_is_not_that_of_the_worker() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.end(0, 1, Exit::Code(7));
+    sim.request(Request::Stop);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.policy.reports()[0].exit(), Some(Exit::Code(0)));
+}
+
+#[test]
 fn a_worker_ends_the_whole_service_once_however_many_ask() {
     let mut sim = Sim::new(config(3));
     for id in [1, 0, 1, 2] {
