@@ -1,12 +1,18 @@
 //! The side of the operator: starts the program, reads what it says, sends signals, and never outstays it.
 
 use std::io::{BufRead, BufReader};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
@@ -64,6 +70,24 @@ impl Daemon {
         self.said.push(line.trim_end().to_owned());
         assert!(!line.starts_with("watchdog"), "somebody hangs:\n{}", self.transcript());
         self.said.last().map(String::as_str)
+    }
+
+    /// The next line.
+    #[cfg(target_os = "linux")]
+    pub fn next_line(&mut self) -> String {
+        match self.read_line() {
+            Some(line) => line.to_owned(),
+            None => panic!("everybody is gone:\n{}", self.transcript()),
+        }
+    }
+
+    /// The next line, if there is one within this time. (A line is written at once, so its end is never waited for.)
+    #[cfg(target_os = "linux")]
+    pub fn line_within(&mut self, time: Duration) -> Option<String> {
+        let mut stream = [PollFd::new(self.lines.get_ref().as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).expect("a time for poll(2)");
+        let is_there = !self.lines.buffer().is_empty() || poll(&mut stream, time).expect("poll(2)") > 0;
+        is_there.then(|| self.next_line())
     }
 
     /// Reads on until a line contains this, and returns it.

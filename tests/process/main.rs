@@ -3,8 +3,14 @@
 //! A scenario is a program and what is to be seen of it. The program runs in a fresh process, this binary executed once
 //! more, because fork refuses where libtest's threads are.
 
+#[cfg(target_os = "linux")]
+mod census;
 mod daemon;
+#[cfg(target_os = "linux")]
+mod procfs;
 mod program;
+#[cfg(target_os = "linux")]
+mod room;
 mod scenarios;
 
 use std::process::{ExitCode, Termination};

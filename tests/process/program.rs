@@ -32,11 +32,17 @@ pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
 
 /// The same with everything that can be chosen; in the parent, how it all went.
 pub fn serve(prefork: Prefork, work: impl FnOnce(Worker)) -> Report {
+    serve_watched(prefork, WATCHDOG, work)
+}
+
+/// The same for one that has so much to do that it may take longer than others.
+pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl FnOnce(Worker)) -> Report {
     prepare();
+    alarm::set(seconds);
     match prefork.start() {
         Ok(Role::Parent(report)) => report,
         Ok(Role::Worker(worker)) => {
-            alarm::set(WATCHDOG);
+            alarm::set(seconds);
             work(worker);
             std::process::exit(0)
         }

@@ -14,6 +14,8 @@ mod signals;
 mod stop_requests;
 mod stops;
 #[cfg(target_os = "linux")]
+mod storm;
+#[cfg(target_os = "linux")]
 mod terminal;
 mod worker;
 
@@ -39,6 +41,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
+        #[cfg(target_os = "linux")]
+        storm::scenarios(),
         #[cfg(target_os = "linux")]
         terminal::scenarios(),
     ];
