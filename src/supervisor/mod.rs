@@ -1,15 +1,15 @@
 //! The parent's loop: wait until the deadline, events in, actions out.
 
+mod descriptors;
+mod journal;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{fmt, io, mem, panic, process};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{fmt, mem, panic, process};
 
-use log::{Level, log};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use log::Level;
 
 use crate::backend::{Backend, Fork, Started};
 use crate::error::{Error, Result};
@@ -19,8 +19,10 @@ use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::{OnEvent, WorkResult};
 use crate::report::{Reason, Report, WorkerReport};
 use crate::scoreboard::{News, Scoreboard};
-use crate::sys::{self, Arrived, Bell, CallError, OomCounter, POLLER, Signal, Signals};
+use crate::sys::{self, Arrived, Signal};
 use crate::worker::{self, Worker};
+use descriptors::{Descriptors, Waited};
+use journal::{WithSources, level_of, write};
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
@@ -53,7 +55,7 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);
-            Err(descriptors.close(error))
+            Err(descriptors.close_after(error))
         }
         Ok(Turn::End(end)) => {
             let workers = supervisor.policy.reports();
@@ -67,9 +69,7 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
                 write(Level::Error, &error);
                 process::exit(1);
             }
-            if !POLLER.is_inherited {
-                mem::forget(descriptors.poll);
-            }
+            descriptors.leave();
             Ok(Role::Worker(worker))
         }
     }
@@ -103,59 +103,18 @@ impl Ended {
             Ok(reason) => Error::ended(reason),
             Err(error) => error,
         };
-        Err(self.descriptors.close(error))
+        Err(self.descriptors.close_after(error))
     }
 
     /// A request to stop that comes when all have stopped is carried out already.
     pub fn report(self) -> Result<Report> {
         let reason = match self.end {
             Ok(reason) => reason,
-            Err(error) => return Err(self.descriptors.close(error)),
+            Err(error) => return Err(self.descriptors.close_after(error)),
         };
         let has_stopped = matches!(reason, Reason::Stopped | Reason::StoppedByWorker { .. });
-        self.descriptors.signals.end(has_stopped)?;
+        self.descriptors.close(has_stopped)?;
         Ok(Report::new(reason, self.workers))
-    }
-}
-
-const SIGNALS: Token = Token(0);
-const BELL: Token = Token(1);
-
-/// All that the parent has open, and a worker closes and does nothing else to: to take the signals out of the epoll would be
-/// to take them out of the parent's. The signals are last, so that the mask is put back when all is done.
-struct Descriptors {
-    poll: Poll,
-    bell: Option<Bell>,
-    /// Opened once the first workers are on their way, which takes longer than to start some of them.
-    out_of_memory: Option<OomCounter>,
-    signals: Signals,
-}
-
-impl Descriptors {
-    fn open() -> Result<Descriptors> {
-        let signals = Signals::take()?;
-        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
-        let descriptors = Descriptors { poll, bell: None, out_of_memory: None, signals };
-        descriptors.wake_on(descriptors.signals.as_fd(), SIGNALS)?;
-        Ok(descriptors)
-    }
-
-    fn open_scoreboard(&mut self, workers: usize) -> Result<Scoreboard> {
-        let (scoreboard, bell) = Scoreboard::new(workers)?;
-        self.wake_on(bell.as_fd(), BELL)?;
-        self.bell = Some(bell);
-        Ok(scoreboard)
-    }
-
-    fn wake_on(&self, fd: BorrowedFd<'_>, token: Token) -> Result<()> {
-        let registered = self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE);
-        registered.map_err(|error| CallError::new(POLLER.add, error).into())
-    }
-
-    /// In the parent. What went wrong before counts, not what goes wrong here.
-    fn close(self, error: Error) -> Error {
-        let _ = self.signals.end(false);
-        error
     }
 }
 
@@ -172,11 +131,8 @@ struct Supervisor<'a> {
     scoreboard: Option<Scoreboard>,
     on_event: Option<OnEvent>,
     descriptors: &'a mut Descriptors,
-    events: Events,
     /// Reaped, and not yet answered.
     ended: VecDeque<(Process, Exit)>,
-    /// The doorbell could not be silenced in one go.
-    is_ringing: bool,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
     /// Something was logged, so that something may be buffered.
@@ -200,9 +156,7 @@ impl<'a> Supervisor<'a> {
             scoreboard,
             on_event,
             descriptors,
-            events: Events::with_capacity(2),
             ended: VecDeque::new(),
-            is_ringing: false,
             child_ended: false,
             unflushed: true,
         })
@@ -235,7 +189,10 @@ impl<'a> Supervisor<'a> {
     /// time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
-        self.wait(deadline)?;
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if self.descriptors.wait(left)? == Waited::Interrupted {
+            self.policy.handle_interruption(Instant::now());
+        }
         self.take_signals()?;
         let now = Instant::now();
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
@@ -291,7 +248,7 @@ impl<'a> Supervisor<'a> {
     /// With each SIGCHLD, the child that it names is reaped. Others may have ended with it, but to look for them takes time,
     /// and the first one may be replaced before.
     fn take_signals(&mut self) -> Result<()> {
-        while let Some(Arrived { signal, sender }) = self.descriptors.signals.next()? {
+        while let Some(Arrived { signal, sender }) = self.descriptors.next_signal()? {
             if let Some(request) = request_of(signal) {
                 self.policy.handle_request(Instant::now(), request);
             }
@@ -305,12 +262,7 @@ impl<'a> Supervisor<'a> {
 
     /// What the workers have to say that cannot wait: when they ring, and before anybody is found to be late.
     fn take_news(&mut self, is_due: bool) -> Result<()> {
-        let (Some(bell), Some(scoreboard)) = (&self.descriptors.bell, &mut self.scoreboard) else { return Ok(()) };
-        let rings = self.is_ringing || self.events.iter().any(|event| event.token() == BELL);
-        if rings {
-            self.is_ringing = !bell.silence()?;
-        }
-        if rings || is_due {
+        if let (true, Some(scoreboard)) = (self.descriptors.take_ring()? || is_due, &mut self.scoreboard) {
             for news in scoreboard.news() {
                 self.hear(news);
             }
@@ -343,30 +295,10 @@ impl<'a> Supervisor<'a> {
         if exit != Exit::Signal(9) {
             return OutOfMemory::No;
         }
-        let told = match &mut self.descriptors.out_of_memory {
-            Some(counter) => counter.take(),
-            // Its value from before the start is not known; but if there never was such a kill, this was none.
-            None => self.descriptors.out_of_memory.insert(OomCounter::open()).is_zero().then_some(false),
-        };
-        match told {
+        match self.descriptors.take_out_of_memory() {
             Some(true) => OutOfMemory::Yes,
             Some(false) => OutOfMemory::No,
             None => OutOfMemory::Perhaps,
-        }
-    }
-
-    fn wait(&mut self, deadline: Option<Instant>) -> Result<()> {
-        self.descriptors.out_of_memory.get_or_insert_with(OomCounter::open);
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = if self.is_ringing { Some(Duration::ZERO) } else { left };
-        match self.descriptors.poll.poll(&mut self.events, timeout) {
-            Ok(()) => Ok(()),
-            // A handler of the program's own; or this process had been stopped, and others perhaps with it.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.policy.handle_interruption(Instant::now());
-                Ok(())
-            }
-            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
         }
     }
 
@@ -385,20 +317,6 @@ impl<'a> Supervisor<'a> {
             write(level, line);
             self.unflushed = true;
         }
-    }
-}
-
-fn write(level: Level, line: &dyn fmt::Display) {
-    log!(target: "taskfork", level, "{line}");
-}
-
-/// An error, and what is behind it.
-struct WithSources<'a>(&'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for WithSources<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        std::iter::successors(self.0.source(), |error| error.source()).try_for_each(|source| write!(f, ": {source}"))
     }
 }
 
@@ -427,32 +345,5 @@ fn signal_for(message: Message) -> Signal {
         Message::Abort => Signal::Abort,
         Message::Kill => Signal::Kill,
         Message::Reopen => Signal::User1,
-    }
-}
-
-/// Where a line stands in the log, if it has one.
-fn level_of(event: &Event) -> Option<Level> {
-    match event {
-        Event::Exited { restarting: true, .. } => None,
-        Event::Exited { exit, asked, .. } if *asked || exit.is_success() => Some(Level::Info),
-        Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
-        Event::Starting { .. }
-        | Event::Scaled { .. }
-        | Event::Reloading
-        | Event::Reloaded
-        | Event::Recycling { .. }
-        | Event::Stopping { .. } => Some(Level::Info),
-        Event::Exited { .. }
-        | Event::Restarting { .. }
-        | Event::StartFailed { .. }
-        | Event::Hung { .. }
-        | Event::Late { .. }
-        | Event::Killing { .. }
-        | Event::KillingAll { .. } => Some(Level::Warn),
-        Event::ReloadAborted { .. }
-        | Event::ScalingAborted { .. }
-        | Event::RecyclingAborted { .. }
-        | Event::StartupFailed { .. }
-        | Event::GaveUp { .. } => Some(Level::Error),
     }
 }
