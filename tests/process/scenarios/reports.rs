@@ -17,7 +17,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let third = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.workers(3);
-            daemon.wait_for("event Reloaded");
+            daemon.wait_for_times("event Reloaded", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             for event in [
