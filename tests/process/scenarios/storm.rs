@@ -116,7 +116,7 @@ impl Watch<'_> {
 
     fn hear_next(&mut self) {
         let line = self.daemon.next_line();
-        self.census().hear(&line);
+        hear(&line, &self.census, self.daemon);
         assert!(descriptors(self.parent) < DESCRIPTORS, "{} descriptors", descriptors(self.parent));
     }
 
@@ -143,7 +143,7 @@ impl Watch<'_> {
             let operators: Vec<_> = operators.collect();
             while !operators.iter().all(ScopedJoinHandle::is_finished) {
                 if let Some(line) = self.daemon.line_within(Duration::from_millis(10)) {
-                    census.lock().expect("nobody who panicked").hear(&line);
+                    hear(&line, census, self.daemon);
                 }
             }
         });
@@ -192,6 +192,14 @@ impl Watch<'_> {
         assert!(descriptors(self.parent) < DESCRIPTORS);
         self.daemon.ends_with(0);
     }
+}
+
+fn hear(line: &str, census: &Mutex<Census>, daemon: &Daemon) {
+    let mut census = census.lock().expect("nobody who panicked");
+    census.hear(line);
+    let crowded = census.crowded();
+    drop(census);
+    assert_eq!(crowded, None, "too many processes of a child:\n{}", daemon.transcript());
 }
 
 fn rage(parent: u32, census: &Mutex<Census>, weather: &Weather, rng: &mut SmallRng) {
