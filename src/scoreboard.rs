@@ -119,7 +119,10 @@ impl Scoreboard {
     fn news_of_line(&mut self, line: usize) -> [Option<News>; BEAT] {
         let Some(Owner { process, heard }) = self.owners[line] else { return [None; BEAT] };
         let says = [READY, STOP_ALL].map(|word| self.word(line, word).load(Ordering::Acquire) != 0);
-        self.owners[line] = Some(Owner { process, heard: says });
+        // What is written between two forks is copied for every worker.
+        if says != heard {
+            self.owners[line] = Some(Owner { process, heard: says });
+        }
         let is_new = |word: usize| says[word] && !heard[word];
         let ready = is_new(READY).then_some(News::Ready(process));
         [ready, is_new(STOP_ALL).then_some(News::StopAll(process))]

@@ -7,30 +7,28 @@ use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::sys::{self, Signal};
 
-/// Sorted by pid, because a `HashMap` would make its keys here, and all the children would share them for every map of
-/// theirs; and in one piece, because what is written between two forks is copied for every child.
+/// In no order, because to keep one is to move others, and what is written between two forks is copied for every child. (A
+/// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
 #[derive(Debug, Default)]
 pub(super) struct Children(Vec<Process>);
 
 impl Children {
     pub fn add(&mut self, child: Process) {
-        if let Err(at) = self.find(child.pid) {
-            self.0.insert(at, child);
-        }
+        self.0.push(child);
     }
 
     /// Nothing is done to one that has ended.
     pub fn send(&mut self, child: Process, signal: Signal) -> Result<()> {
         match self.find(child.pid) {
-            Ok(at) if self.0[at] == child => Ok(sys::send(child.pid, signal)?),
+            Some(at) if self.0[at] == child => Ok(sys::send(child.pid, signal)?),
             // It has been reaped, and its pid may be another one's by now.
             _ => Ok(()),
         }
     }
 
     pub fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
-        let Ok(at) = self.find(pid) else { return Ok(None) };
-        Ok(sys::reap(pid)?.map(|status| (self.0.remove(at), exit_of(status))))
+        let Some(at) = self.find(pid) else { return Ok(None) };
+        Ok(sys::reap(pid)?.map(|status| (self.0.swap_remove(at), exit_of(status))))
     }
 
     pub fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
@@ -57,9 +55,8 @@ impl Children {
         Ok(())
     }
 
-    /// Where this child is, or would be.
-    fn find(&self, pid: u32) -> std::result::Result<usize, usize> {
-        self.0.binary_search_by_key(&pid, |child| child.pid)
+    fn find(&self, pid: u32) -> Option<usize> {
+        self.0.iter().rposition(|child| child.pid == pid)
     }
 }
 

@@ -244,6 +244,8 @@ impl Slot {
     }
 
     pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, out: &mut Out) {
+        // One that had been asked to go when it said so has shown that this id can be brought up.
+        self.proven |= self.leaving.iter().any(|life| life.is(generation));
         match &mut self.state {
             State::Up(life) | State::Trial { new: Some(life), .. } if life.is(generation) && life.is_unproven() => {
                 self.become_ready(now, config, out);

@@ -1131,6 +1131,19 @@ fn one_more_worker_that_cannot_be_brought_up_is_given_up_and_the_others_go_on() 
 }
 
 #[test]
+fn an_id_whose_process_said_that_it_was_ready_just_as_it_was_retired_was_ready_once() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.request(Request::More);
+    sim.request(Request::Fewer);
+    sim.ready(1, 0);
+    sim.end(1, 0, Exit::Signal(15));
+    sim.request(Request::More);
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!(sim.living(), [(0, 0), (1, 2)], "restarted, and not given up");
+}
+
+#[test]
 fn several_that_are_late_together_are_one_startup_failure() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(3) });
     sim.step();
