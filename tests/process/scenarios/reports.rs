@@ -144,8 +144,9 @@ fn ends_before_it_is_heard() -> Report {
         if let Event::Started { process } = event {
             let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
             // SAFETY: `info` is there to be written to.
-            let waited =
-                unsafe { libc::waitid(libc::P_PID, process.pid, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+            let waited = unsafe {
+                libc::waitid(libc::P_PID, process.pid as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
+            };
             assert_eq!(waited, 0);
         }
     });
