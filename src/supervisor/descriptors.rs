@@ -38,7 +38,7 @@ pub(super) enum Waited {
 
 impl Descriptors {
     pub fn open() -> Result<Descriptors> {
-        let signals = Signals::take()?;
+        let signals = Signals::take(true)?;
         let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
         let events = Events::with_capacity(2);
         let descriptors = Descriptors { poll, events, bell: None, is_ringing: false, out_of_memory: None, signals };

@@ -6,7 +6,7 @@
 //!   more than one thread, each time.
 //! - `flush_output()`: writes what is buffered for standard output, by std and by the C library.
 //! - `thread_count()`: whether there is one thread, and how many there are where that can be told.
-//! - `Signals`: from `take()` to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
+//! - `Signals`: from `take()`, which is told whether there is one thread only, to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
 //!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out
 //!   job control by a terminal. `Signals::end()` hands stop requests that nobody took back to the program, if it is not
 //!   stopped already, and drops the others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.

@@ -11,8 +11,9 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::sys::{Arrived, CallError, Signal};
 
-#[cfg_attr(all(target_os = "linux", not(taskfork_portable)), path = "signalfd.rs")]
-#[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "self_pipe.rs")]
+mod self_pipe;
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+mod signalfd;
 mod source;
 mod taken;
 pub(crate) use taken::Signals;

@@ -1,12 +1,12 @@
-//! Where there is no signalfd(2): a handler that notes the signal and writes a byte to a pipe, or to a socket
+//! Where there is no signalfd(2), or other threads that might get the signals: a handler that notes the signal and writes a byte to a pipe, or to a socket
 //! pair, which std makes close-on-exec everywhere.
 //!
 //! The note is a bit for each signal, as the kernel keeps it for pending ones: a full pipe loses nothing.
 //!
 //! # Safety
 //! The handler only uses lock-free atomics, write(2) and `errno`, all async-signal-safe (signal-safety(7)). The descriptor it
-//! writes to is open for as long as the handler is installed: a child closes it with all signals blocked, the parent after
-//! the dispositions have been put back.
+//! writes to is open for as long as any thread may write to it: it is closed with all signals blocked in this thread, and when no
+//! other thread is in the handler.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -19,21 +19,20 @@ use super::taken::Before;
 use super::{native, number};
 use crate::sys::{Arrived, CallError, Signal};
 
+/// How many threads are in the handler.
+static HANDLING: AtomicU32 = AtomicU32::new(0);
 /// By the position in [`Signal::SUPERVISED`].
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct SelfPipe {
     reader: UnixStream,
     _writer: UnixStream,
 }
 
-impl Source {
-    /// How many it sets.
-    pub const DISPOSITIONS: usize = Signal::SUPERVISED.len();
-
-    pub fn open(signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
+impl SelfPipe {
+    pub fn open(signals: &[Signal], before: &mut Before) -> Result<SelfPipe, CallError> {
         let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
         for end in [&reader, &writer] {
             end.set_nonblocking(true).map_err(|error| CallError::new("ioctl", error))?;
@@ -43,7 +42,7 @@ impl Source {
         for &signal in signals {
             before.set_disposition(signal, note as *const () as libc::sighandler_t)?;
         }
-        Ok(Source { reader, _writer: writer })
+        Ok(SelfPipe { reader, _writer: writer })
     }
 
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
@@ -72,21 +71,26 @@ impl Source {
     }
 }
 
-impl AsFd for Source {
+impl AsFd for SelfPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
 }
 
-/// The descriptor goes; with all signals blocked, until those who still write to it are put back.
-impl Drop for Source {
+/// The descriptor goes; with all signals blocked here, until those who still write to it are put back, and when no other
+/// thread is about to write to it.
+impl Drop for SelfPipe {
     fn drop(&mut self) {
         let _ = SigSet::all().thread_block();
-        WAKE.store(-1, Ordering::Relaxed);
+        WAKE.store(-1, Ordering::SeqCst);
+        while HANDLING.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
     }
 }
 
 extern "C" fn note(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
+    HANDLING.fetch_add(1, Ordering::SeqCst);
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
     let position = Signal::SUPERVISED.iter().position(|&known| number(known) == signal);
     // SAFETY: with SA_SIGINFO, sigaction(2), it points to what is known about this signal.
@@ -95,9 +99,10 @@ extern "C" fn note(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut li
     {
         ARRIVED.fetch_or(1 << position, Ordering::Relaxed);
         // SAFETY: write(2) of one byte that is there; to -1 it is an error, and nothing else.
-        unsafe { libc::write(WAKE.load(Ordering::Relaxed), c"".as_ptr().cast(), 1) };
+        unsafe { libc::write(WAKE.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
     }
     nix::errno::Errno::set_raw(errno);
+    HANDLING.fetch_sub(1, Ordering::SeqCst);
 }
 
 #[cfg(target_os = "linux")]

@@ -17,17 +17,14 @@ use super::{native, number};
 use crate::sys::{Arrived, CallError, Signal};
 
 #[derive(Debug)]
-pub(super) struct Source(SignalFd);
+pub(super) struct Signalfd(SignalFd);
 
-impl Source {
-    /// How many it sets.
-    pub const DISPOSITIONS: usize = 1;
-
+impl Signalfd {
     /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition.
-    pub fn open(signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
+    pub fn open(signals: &[Signal], before: &mut Before) -> Result<Signalfd, CallError> {
         before.set_disposition(Signal::Child, libc::SIG_DFL)?;
         let fd = SignalFd::with_flags(&set_of(signals), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        fd.map(Source).map_err(|error| CallError::new("signalfd", error))
+        fd.map(Signalfd).map_err(|error| CallError::new("signalfd", error))
     }
 
     /// Added one by one: to nix, the union of two sets is that of the standard signals in them.
@@ -80,7 +77,7 @@ impl Source {
     }
 }
 
-impl AsFd for Source {
+impl AsFd for Signalfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -22,11 +22,12 @@ pub(crate) struct Signals {
 pub(super) struct Before {
     mask: SigSet,
     /// Not in memory of its own, which a child would have to free.
-    dispositions: [Option<(Signal, libc::sigaction)>; Source::DISPOSITIONS],
+    dispositions: [Option<(Signal, libc::sigaction)>; Signal::SUPERVISED.len()],
 }
 
 impl Signals {
-    pub fn take() -> Result<Signals, CallError> {
+    /// `alone`: this is the only thread, and will be.
+    pub fn take(alone: bool) -> Result<Signals, CallError> {
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
             if signal == Signal::Child || !is_ignored(signal)? {
@@ -34,9 +35,9 @@ impl Signals {
             }
         }
         let mask = swap_mask(&SigSet::all())?;
-        let mut before = Before { mask, dispositions: [None; Source::DISPOSITIONS] };
-        let source = Source::open(&taken, &mut before)?;
-        swap_mask(&Source::mask(before.mask, &taken))?;
+        let mut before = Before { mask, dispositions: [None; Signal::SUPERVISED.len()] };
+        let source = Source::open(alone, &taken, &mut before)?;
+        swap_mask(&source.mask(before.mask, &taken))?;
         Ok(Signals { source, _before: before })
     }
 
