@@ -1,5 +1,6 @@
 //! The one error type.
 
+use std::path::PathBuf;
 use std::{fmt, io};
 
 use crate::exit::Exit;
@@ -27,6 +28,12 @@ enum Kind {
     /// There are other threads, so fork is unsound; how many there are in all, where that can be told.
     Threads {
         count: Option<usize>,
+        worker: Option<usize>,
+    },
+    /// This program cannot be started again.
+    Executable {
+        path: PathBuf,
+        source: io::Error,
         worker: Option<usize>,
     },
     /// Called inside a worker.
@@ -59,6 +66,10 @@ impl Error {
         Kind::TooMany { asked, limit }.into()
     }
 
+    pub(crate) fn executable(path: PathBuf, source: io::Error) -> Error {
+        Kind::Executable { path, source, worker: None }.into()
+    }
+
     pub(crate) fn unfit(name: &'static str, problem: impl Into<String>) -> Error {
         Kind::Setting { name, problem: problem.into() }.into()
     }
@@ -69,16 +80,19 @@ impl Error {
 
     /// Names the worker that was to be started when this happened.
     pub(crate) fn starting(mut self, id: usize) -> Error {
-        if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } = &mut *self.0 {
+        if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } = &mut *self.0
+        {
             *worker = Some(id);
         }
         self
     }
 
-    /// The system call that was refused, by its name in the manual: `fork`, `signalfd`.
+    /// The system call that was refused, by its name in the manual: `fork`, `signalfd`. `posix_spawn`, if this program could
+    /// not be started again, whatever the reason.
     pub fn call(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Call { error, .. } => Some(error.call),
+            Kind::Executable { .. } => Some("posix_spawn"),
             _ => None,
         }
     }
@@ -86,7 +100,7 @@ impl Error {
     /// The task id of the worker that this is about: the one that could not be started, or whose end was one too many.
     pub fn worker(&self) -> Option<usize> {
         match &*self.0 {
-            Kind::Call { worker, .. } | Kind::Threads { worker, .. } => *worker,
+            Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } => *worker,
             Kind::InWorker { id } => Some(*id),
             Kind::Ended(reason) => reason.process().map(|process| process.id),
             Kind::TooMany { .. } | Kind::Setting { .. } => None,
@@ -106,6 +120,7 @@ impl Error {
     pub fn io_error(&self) -> Option<&io::Error> {
         match &*self.0 {
             Kind::Call { error, .. } => Some(&error.source),
+            Kind::Executable { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -142,7 +157,10 @@ impl From<CallError> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Kind::Call { worker: Some(id), .. } | Kind::Threads { worker: Some(id), .. } = &*self.0 {
+        if let Kind::Call { worker: Some(id), .. }
+        | Kind::Threads { worker: Some(id), .. }
+        | Kind::Executable { worker: Some(id), .. } = &*self.0
+        {
             write!(f, "cannot start worker {id}: ")?;
         }
         match &*self.0 {
@@ -154,6 +172,7 @@ impl fmt::Display for Error {
                 }
                 f.write_str(", and fork is only sound with one: call it before anything that starts threads")
             }
+            Kind::Executable { path, source, .. } => write!(f, "{}: {source}", path.display()),
             Kind::InWorker { id } => {
                 write!(f, "this process is worker {id} already, and a worker cannot start workers")
             }
@@ -186,6 +205,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {
             Kind::Call { error, .. } => error.source.kind(),
+            Kind::Executable { source, .. } => source.kind(),
             Kind::TooMany { .. } | Kind::Setting { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };

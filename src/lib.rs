@@ -134,6 +134,12 @@
 //!   type for it says. Make such things in the worker.
 //! - Every fork copies the parent's page tables: 0.1 ms for a small parent, about 17 ms for each GiB it has touched.
 //!
+//! # Spawn
+//!
+//! With [`Backend::Spawn`] workers are no forks: they are the program, started again, which runs from the top of `main` to the
+//! same call and returns there as a worker. The supervision is the same. It costs a start of the program each time, but the
+//! parent may have threads, and its memory costs nothing.
+//!
 //! # Signals
 //!
 //! | signal to the parent | effect |
@@ -156,7 +162,8 @@
 //! is closed sends HUP to all of them: to the parent that is a rolling restart, and workers without a handler die of it
 //! and are restarted. A service that is to stay starts under nohup or in a session of its own.
 //!
-//! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. A library whose handlers can
+//! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. (With [`Backend::Spawn`], where
+//! it may have threads that do not block them, it does: one that notes the signal and wakes it.) A library whose handlers can
 //! only be installed once, such as signal-hook and tokio on top of it, could not serve both sides of a fork.
 //!
 //! # Log
@@ -277,7 +284,7 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
     if let Some(max_restarts) = max_restarts.into() {
         prefork = prefork.max_restarts(max_restarts);
     }
-    match supervisor::supervise(prefork.into_config()?, Extras { places: false, on_event: None })? {
+    match supervisor::supervise(prefork.into_config()?, Extras { places: false, spawns: false, on_event: None })? {
         supervisor::Role::Worker(worker) => Ok(worker.id()),
         supervisor::Role::Parent(ended) => match ended.exit()? {},
     }

@@ -5,11 +5,12 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
+use crate::backend;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
-use crate::supervisor::{self, Ended};
+use crate::supervisor::{self, Ended, Extras};
 use crate::sys;
 use crate::worker::{self, Worker};
 
@@ -37,7 +38,8 @@ pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send +
 /// }
 /// ```
 ///
-/// Like [`fork_processes`](crate::fork_processes), it is to be called before anything starts a thread.
+/// Like [`fork_processes`](crate::fork_processes), it is to be called before anything starts a thread, unless workers are
+/// [spawned](Backend::Spawn).
 #[must_use = "nothing happens before start() or run()"]
 pub struct Prefork {
     config: Config,
@@ -63,7 +65,24 @@ pub enum Role {
 pub enum Backend {
     /// A fork of the parent. The default on Unix.
     Fork,
-    /// The program, started again. Not in this version: it is refused.
+    /// This program, started again: with the same arguments, in the directory where it was started, with the same standard
+    /// streams, and the environment as it is at the call.
+    ///
+    /// **Everything before the call happens again in each worker**, for it is `main` from its beginning; the call then returns
+    /// at once, as the worker. So what is before it must be what every process may do: read the configuration, but not bind the
+    /// port, nor print the greeting. Other calls of this kind must not come before it either: the first one is taken for it.
+    ///
+    /// It has its place where fork has not: the parent may have threads, and may have touched gigabytes, which a fork pays
+    /// for page by page. Nothing is shared with the parent but what [`Worker::ready`], [`Worker::beat`] and
+    /// [`Worker::stop_all`] need.
+    ///
+    /// A worker is told that it is one by a variable in its environment, `TASKFORK_WORKER`, and by memory that it inherits.
+    /// The variable alone, set by hand or inherited by another program, makes nobody a worker. It is removed by the call,
+    /// unless the process has more than one thread by then. Before the call, a worker is a program like any other: it does not
+    /// hear of the end of its parent, and SIGTERM ends it. Its signal mask is empty at the beginning, whatever the parent's was.
+    ///
+    /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any more,
+    /// starts are refused with its path in the error; as any refused restart they are tried again, and those who run go on.
     Spawn,
     /// A thread, for [`Prefork::run`] only. Not in this version: it is refused.
     Thread,
@@ -193,7 +212,7 @@ impl Prefork {
 
     /// Is called in the parent for every event, after its line in the log (an exit and the restart that follows are one line,
     /// that of the latter). While it runs, the parent does nothing else. It
-    /// must not start a thread (every later start would be refused); if it panics, all workers are killed and the panic goes
+    /// must not start a thread if workers are forks (every later start would be refused); if it panics, all workers are killed and the panic goes
     /// on. A second call takes the place of the first. Default: nobody is told.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));
@@ -260,13 +279,16 @@ impl Prefork {
         worker::check_no_worker()?;
         match self.backend {
             Backend::Fork => {}
-            Backend::Spawn => return Err(Error::unfit("backend", "Spawn is not in this version")),
+            Backend::Spawn => {
+                if let Some(worker) = backend::arrive() {
+                    return Ok(Role::Worker(supervisor::begin(worker)));
+                }
+            }
             Backend::Thread => return Err(Error::unfit("backend", no_threads)),
         }
-        let role = supervisor::supervise(
-            self.config.checked()?,
-            supervisor::Extras { places: true, on_event: self.on_event },
-        )?;
+        let spawns = self.backend == Backend::Spawn;
+        let extras = Extras { places: true, spawns, on_event: self.on_event };
+        let role = supervisor::supervise(self.config.checked()?, extras)?;
         Ok(match role {
             supervisor::Role::Worker(worker) => Role::Worker(worker),
             supervisor::Role::Parent(ended) => Role::Parent(Ended::report(*ended)?),
@@ -393,7 +415,6 @@ mod tests {
             ("fatal_exit", new().fatal_exit(256)),
             ("fatal_exit", new().fatal_exit(-1)),
             ("backend", new().backend(Backend::Thread)),
-            ("backend", new().backend(Backend::Spawn)),
             ("workers", new().workers(usize::MAX)),
         ] {
             let (setting, text) = refused(prefork);

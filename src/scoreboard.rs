@@ -22,9 +22,35 @@ pub(crate) enum News {
     StopAll(Process),
 }
 
+/// Whom the memory is shared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    Forks,
+    /// And with programs that are started.
+    Programs,
+}
+
+impl Memory {
+    fn find(self, lines: usize) -> Result<Shared, CallError> {
+        match self {
+            Memory::Forks => Shared::new(lines),
+            Memory::Programs => Shared::for_programs(lines),
+        }
+    }
+}
+
+/// What a program that is started is to be given.
+#[derive(Debug)]
+pub(crate) struct Seat<'a> {
+    pub memory: &'a Shared,
+    pub line: usize,
+    pub button: &'a Button,
+}
+
 /// The parent's side.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
+    memory: Memory,
     /// Each as long as all before it together, so that there are few.
     segments: Vec<Segment>,
     /// By line, whose it is.
@@ -60,10 +86,10 @@ pub(crate) struct Place {
 
 impl Scoreboard {
     /// With room for so many processes before more memory has to be found.
-    pub fn new(processes: usize) -> Result<(Scoreboard, Bell), CallError> {
+    pub fn new(processes: usize, memory: Memory) -> Result<(Scoreboard, Bell), CallError> {
         let (bell, button) = sys::doorbell()?;
-        let segments = vec![Segment { first: 0, shared: Arc::new(Shared::new(processes)?) }];
-        Ok((Scoreboard { segments, owners: Vec::new(), free: Vec::new(), button: Arc::new(button) }, bell))
+        let segments = vec![Segment { first: 0, shared: Arc::new(memory.find(processes)?) }];
+        Ok((Scoreboard { memory, segments, owners: Vec::new(), free: Vec::new(), button: Arc::new(button) }, bell))
     }
 
     /// A line for a process that is about to be started: to be [assigned](Scoreboard::assign) when it has been.
@@ -71,7 +97,7 @@ impl Scoreboard {
         let line = self.free.last().copied().unwrap_or(self.owners.len());
         let len = self.segments.iter().map(|segment| segment.shared.len()).sum();
         if line >= len {
-            self.segments.push(Segment { first: len, shared: Arc::new(Shared::new(len)?) });
+            self.segments.push(Segment { first: len, shared: Arc::new(self.memory.find(len)?) });
         }
         for word in [READY, STOP_ALL, BEAT] {
             self.word(line, word).store(0, Ordering::Relaxed);
@@ -93,6 +119,12 @@ impl Scoreboard {
     pub fn place(&self, line: usize) -> Place {
         let (segment, line) = self.locate(line);
         Place { segment: Arc::clone(segment), line, button: Arc::clone(&self.button), pid: process::id() }
+    }
+
+    /// For a program that is about to be started.
+    pub fn seat(&self, line: usize) -> Seat<'_> {
+        let (memory, line) = self.locate(line);
+        Seat { memory, line, button: &self.button }
     }
 
     /// What has been said since it was last asked.
@@ -141,6 +173,11 @@ impl Scoreboard {
 }
 
 impl Place {
+    /// In a program that was started.
+    pub fn given(memory: Shared, line: usize, button: Button) -> Place {
+        Place { segment: Arc::new(memory), line, button: Arc::new(button), pid: process::id() }
+    }
+
     pub fn ready(&self) {
         self.say_once(READY);
     }
@@ -186,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_a_process_says_is_heard_once() {
-        let (mut board, _bell) = Scoreboard::new(2).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(2, Memory::Forks).expect("memory");
         let (first, second) = (start(&mut board, named(0, 0)), start(&mut board, named(1, 0)));
         assert_eq!(board.news(), []);
         second.ready();
@@ -202,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_process_are_heard_and_are_not_those_of_the_next_one_on_its_line() {
-        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
@@ -216,7 +253,7 @@ mod tests {
 
     #[test]
     fn lines_are_used_again() {
-        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
         for generation in 0..10_000 {
             start(&mut board, named(0, generation));
             board.release(named(0, generation));
@@ -226,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_bell_rings_once_for_each_thing_that_is_said_and_is_silent_then() {
-        let (mut board, bell) = Scoreboard::new(1).expect("memory");
+        let (mut board, bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
         let place = start(&mut board, named(0, 0));
         let rings = || {
             let mut bells = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
@@ -250,14 +287,14 @@ mod tests {
 
     #[test]
     fn a_start_that_fails_takes_no_line() {
-        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
         let line = board.vacancy().expect("memory");
         assert_eq!(board.vacancy().expect("memory"), line);
     }
 
     #[test]
     fn more_processes_than_were_expected_find_room_too() {
-        let (mut board, _bell) = Scoreboard::new(1).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
         let places: Vec<Place> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
         for place in &places {
             place.ready();

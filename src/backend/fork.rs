@@ -1,7 +1,7 @@
 //! Workers are forks of the parent.
 
 use super::children::Children;
-use super::{Backend, Started};
+use super::{Backend, Birth, Started};
 use crate::error::{Error, Result};
 use crate::exit::{Exit, Process};
 use crate::sys::{self, ForkError, Forked, Lifeline, Signal, Threads};
@@ -23,7 +23,7 @@ impl Fork {
 }
 
 impl Backend for Fork {
-    fn start(&mut self, id: usize, generation: u32) -> Result<Started> {
+    fn start(&mut self, Birth { id, generation, .. }: Birth<'_>) -> Result<Started> {
         match sys::fork() {
             Ok(Forked::Parent(pid)) => {
                 self.children.add(Process { id, generation, pid });

@@ -2,12 +2,26 @@
 
 mod children;
 mod fork;
+mod spawn;
 
 pub(crate) use fork::Fork;
+pub(crate) use spawn::{Spawn, arrive};
 
 use crate::error::Result;
 use crate::exit::{Exit, Process};
+use crate::scoreboard::Seat;
 use crate::sys::Signal;
+
+/// What is to be started.
+#[derive(Debug)]
+pub(crate) struct Birth<'a> {
+    pub id: usize,
+    pub generation: u32,
+    /// How many workers are wanted.
+    pub count: usize,
+    /// Where it can tell the parent something. A fork has it anyway.
+    pub seat: Option<Seat<'a>>,
+}
 
 /// What came of a start.
 #[derive(Debug)]
@@ -20,7 +34,7 @@ pub(crate) enum Started {
 
 /// How workers come into being and end. The supervisor is the same whatever the answer is.
 pub(crate) trait Backend {
-    fn start(&mut self, id: usize, generation: u32) -> Result<Started>;
+    fn start(&mut self, birth: Birth<'_>) -> Result<Started>;
 
     /// Nothing is done to a process that has ended.
     fn send(&mut self, process: Process, signal: Signal) -> Result<()>;

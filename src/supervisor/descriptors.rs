@@ -8,7 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::error::{Error, Result};
-use crate::scoreboard::Scoreboard;
+use crate::scoreboard::{Memory, Scoreboard};
 use crate::sys::{Arrived, Bell, CallError, OomCounter, POLLER, Signals};
 
 const SIGNALS: Token = Token(0);
@@ -37,8 +37,9 @@ pub(super) enum Waited {
 }
 
 impl Descriptors {
-    pub fn open() -> Result<Descriptors> {
-        let signals = Signals::take(true)?;
+    /// `alone`: there is one thread only, and will be.
+    pub fn open(alone: bool) -> Result<Descriptors> {
+        let signals = Signals::take(alone)?;
         let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
         let events = Events::with_capacity(2);
         let descriptors = Descriptors { poll, events, bell: None, is_ringing: false, out_of_memory: None, signals };
@@ -46,8 +47,8 @@ impl Descriptors {
         Ok(descriptors)
     }
 
-    pub fn open_scoreboard(&mut self, workers: usize) -> Result<Scoreboard> {
-        let (scoreboard, bell) = Scoreboard::new(workers)?;
+    pub fn open_scoreboard(&mut self, workers: usize, memory: Memory) -> Result<Scoreboard> {
+        let (scoreboard, bell) = Scoreboard::new(workers, memory)?;
         self.wake_on(bell.as_fd(), BELL)?;
         self.bell = Some(bell);
         Ok(scoreboard)

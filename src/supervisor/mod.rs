@@ -11,14 +11,14 @@ use std::{fmt, mem, panic, process};
 
 use log::Level;
 
-use crate::backend::{Backend, Fork, Started};
+use crate::backend::{Backend, Birth, Fork, Spawn, Started};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::{OnEvent, WorkResult};
 use crate::report::{Reason, Report, WorkerReport};
-use crate::scoreboard::{News, Scoreboard};
+use crate::scoreboard::{Memory, News, Scoreboard};
 use crate::sys::{self, Arrived, Signal};
 use crate::worker::{self, Worker};
 use descriptors::{Descriptors, Waited};
@@ -34,6 +34,8 @@ pub(crate) enum Role {
 pub(crate) struct Extras {
     /// Workers can tell the parent something.
     pub places: bool,
+    /// Workers are this program, started again.
+    pub spawns: bool,
     pub on_event: Option<OnEvent>,
 }
 
@@ -47,10 +49,15 @@ pub(crate) struct Ended {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let backend = Fork::new()?;
-    worker::prepare()?;
-    let mut descriptors = Descriptors::open()?;
-    let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers)).transpose()?;
+    let (backend, memory): (Box<dyn Backend>, Memory) = if extras.spawns {
+        (Box::new(Spawn::new()?), Memory::Programs)
+    } else {
+        let fork = Fork::new()?;
+        worker::prepare()?;
+        (Box::new(fork), Memory::Forks)
+    };
+    let mut descriptors = Descriptors::open(!extras.spawns)?;
+    let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
     let mut supervisor = Supervisor::new(config, backend, scoreboard, extras.on_event, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
@@ -65,14 +72,20 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
         Ok(Turn::Worker(worker)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
-            if let Err(error) = worker::become_worker(worker.id()) {
-                write(Level::Error, &error);
-                process::exit(1);
-            }
+            let worker = begin(worker);
             descriptors.leave();
             Ok(Role::Worker(worker))
         }
     }
+}
+
+/// What a process does first when it is a worker. An error is no business of the program's: it belongs to the parent's side.
+pub(crate) fn begin(worker: Worker) -> Worker {
+    if let Err(error) = worker::become_worker(worker.id()) {
+        write(Level::Error, &error);
+        process::exit(1);
+    }
+    worker
 }
 
 /// Does the work of a worker, and ends it.
@@ -127,7 +140,7 @@ enum Turn {
 
 struct Supervisor<'a> {
     policy: Policy,
-    backend: Fork,
+    backend: Box<dyn Backend>,
     scoreboard: Option<Scoreboard>,
     on_event: Option<OnEvent>,
     descriptors: &'a mut Descriptors,
@@ -145,7 +158,7 @@ impl<'a> Supervisor<'a> {
     #[inline(never)]
     fn new(
         config: Config,
-        backend: Fork,
+        backend: Box<dyn Backend>,
         scoreboard: Option<Scoreboard>,
         on_event: Option<OnEvent>,
         descriptors: &'a mut Descriptors,
@@ -226,8 +239,12 @@ impl<'a> Supervisor<'a> {
             sys::flush_output();
         }
         let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose();
-        let started = line.map_err(|error| Error::from(error).starting(id));
-        match started.and_then(|line| Ok((line, self.backend.start(id, generation)?))) {
+        let started = line.map_err(|error| Error::from(error).starting(id)).and_then(|line| {
+            let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
+            let count = self.policy.wanted();
+            Ok((line, self.backend.start(Birth { id, generation, count, seat })?))
+        });
+        match started {
             Ok((line, Started::Here)) => {
                 let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
                 return Some(Worker::new(id, generation, self.policy.wanted(), place));

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ pub struct Daemon {
     said: Vec<String>,
     ended: Option<ExitStatus>,
     leaves: Option<PathBuf>,
+    scratch: PathBuf,
+    #[cfg(target_os = "linux")]
+    pub is_forking: bool,
 }
 
 /// `up 2 71`: worker 2 runs, with pid 71.
@@ -36,24 +40,50 @@ pub struct Up {
 }
 
 impl Daemon {
-    pub fn start(scenario: &str) -> Daemon {
+    pub fn start(scenario: &str, backend: &str) -> Daemon {
+        Daemon::start_program(&std::env::current_exe().expect("this binary"), scenario, backend, None)
+    }
+
+    /// A copy of this binary, say, with a variable in its environment.
+    pub fn start_program(program: &Path, scenario: &str, backend: &str, variable: Option<(&str, &str)>) -> Daemon {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let scratch = std::env::temp_dir().join(format!("taskfork-test-{}-{number}", std::process::id()));
+        std::fs::create_dir(&scratch).expect("a directory");
         let (reader, writer) = UnixStream::pair().expect("a pipe");
         let writer = OwnedFd::from(writer);
-        let child = Command::new(std::env::current_exe().expect("this binary"))
+        let child = Command::new(program)
             .args([crate::PROGRAM, scenario])
+            .env(crate::BACKEND, backend)
+            .env(crate::SCRATCH, &scratch)
+            .envs(variable)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("a descriptor"))
             .stderr(writer)
             .process_group(0)
             .spawn()
             .expect("the program");
-        Daemon { child, lines: BufReader::new(reader), said: Vec::new(), ended: None, leaves: None }
+        Daemon {
+            child,
+            lines: BufReader::new(reader),
+            said: Vec::new(),
+            ended: None,
+            leaves: None,
+            scratch,
+            #[cfg(target_os = "linux")]
+            is_forking: backend == "fork",
+        }
     }
 
     /// A directory that the program makes, to be removed once it is gone.
     #[cfg(target_os = "linux")]
     pub fn leaves(&mut self, directory: PathBuf) {
         self.leaves = Some(directory);
+    }
+
+    /// A directory of its own, which its processes know as well, and which goes with it.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
     }
 
     pub fn pid(&self) -> u32 {
@@ -184,6 +214,7 @@ impl Drop for Daemon {
             let _ = signal::killpg(Pid::from_raw(self.pid() as i32), Signal::SIGKILL);
             let _ = self.child.wait();
         }
+        let _ = std::fs::remove_dir_all(&self.scratch);
         if let Some(directory) = &self.leaves {
             let _ = std::fs::remove_dir(directory);
         }

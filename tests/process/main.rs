@@ -21,12 +21,20 @@ use libtest_mimic::{Arguments, Trial};
 /// With this as the first argument, and a name, the binary is the program of that scenario.
 const PROGRAM: &str = "--program";
 
+/// Tells the program what its workers are, where it has a choice.
+const BACKEND: &str = "TASKFORK_TEST_BACKEND";
+const BACKENDS: [&str; 2] = ["fork", "spawn"];
+/// Tells the program of a directory of its own.
+const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
+
 struct Scenario {
     name: &'static str,
     program: Program,
     check: fn(&mut Daemon),
     /// What it needs of the machine, if that is not there.
     lacks: fn() -> Option<&'static str>,
+    /// What its workers may be.
+    backends: &'static [&'static str],
 }
 
 /// What `main` is, and what it returns.
@@ -37,12 +45,12 @@ enum Program {
 
 impl Scenario {
     fn new(name: &'static str, program: fn(), check: fn(&mut Daemon)) -> Scenario {
-        Scenario { name, program: Program::Plain(program), check, lacks: || None }
+        Scenario { name, program: Program::Plain(program), check, lacks: || None, backends: &BACKENDS[..1] }
     }
 
     /// The parent says why it ended, and exits as its report says.
     fn reporting(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
-        Scenario { name, program: Program::Reports(program), check, lacks: || None }
+        Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: &BACKENDS }
     }
 
     #[cfg(target_os = "linux")]
@@ -50,19 +58,30 @@ impl Scenario {
         Scenario { lacks, ..self }
     }
 
-    fn into_trial(self) -> Trial {
+    /// The same for one that is as good for one kind of worker as for the other, and takes long.
+    #[cfg(target_os = "linux")]
+    fn forking(self) -> Scenario {
+        Scenario { backends: &BACKENDS[..1], ..self }
+    }
+
+    /// The same for one whose workers are spawned in any case.
+    fn spawning(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
+        Scenario { backends: &BACKENDS[1..], ..Scenario::reporting(name, program, check) }
+    }
+
+    /// One for each kind of worker.
+    fn into_trials(self) -> impl Iterator<Item = Trial> {
         let lacks = (self.lacks)();
-        let trial = Trial::test(self.name, move || {
-            (self.check)(&mut Daemon::start(self.name));
-            Ok(())
-        });
-        match lacks {
-            Some(lacks) => {
-                eprintln!("ignored: {} needs {lacks}", self.name);
-                trial.with_ignored_flag(true)
-            }
-            None => trial,
+        if let Some(lacks) = lacks {
+            eprintln!("ignored: {} needs {lacks}", self.name);
         }
+        self.backends.iter().map(move |backend| {
+            let trial = Trial::test(format!("{backend}::{}", self.name), move || {
+                (self.check)(&mut Daemon::start(self.name, backend));
+                Ok(())
+            });
+            trial.with_ignored_flag(lacks.is_some())
+        })
     }
 }
 
@@ -84,7 +103,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    let trials = scenarios::all().into_iter().map(Scenario::into_trial).collect();
+    let trials = scenarios::all().into_iter().flat_map(Scenario::into_trials).collect();
     let mut arguments = Arguments::from_args();
     // Most of them wait for something most of the time.
     arguments.test_threads.get_or_insert(8);

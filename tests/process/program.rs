@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::unistd::{alarm, pause};
-use taskfork::{Prefork, Report, Role, Worker};
+use nix::sys::stat::Mode;
+use nix::unistd::{alarm, mkfifo, pause};
+use taskfork::{Backend, Prefork, Report, Role, Worker};
 
 /// No process lives longer than this many seconds, whatever it waits for. It says so, and so fails its test.
 const WATCHDOG: u32 = 60;
@@ -39,7 +40,7 @@ pub fn serve(prefork: Prefork, work: impl FnOnce(Worker)) -> Report {
 pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl FnOnce(Worker)) -> Report {
     prepare();
     alarm::set(seconds);
-    match prefork.start() {
+    match prefork.backend(backend()).start() {
         Ok(Role::Parent(report)) => report,
         Ok(Role::Worker(worker)) => {
             alarm::set(seconds);
@@ -50,6 +51,14 @@ pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl FnOnce(Worker)) 
             say(&format!("error {error}"));
             std::process::exit(1)
         }
+    }
+}
+
+/// What this round of tests is about.
+pub fn backend() -> Backend {
+    match std::env::var(crate::BACKEND).as_deref() {
+        Ok("spawn") => Backend::Spawn,
+        _ => Backend::Fork,
     }
 }
 
@@ -117,17 +126,24 @@ pub fn up(id: usize) {
     say(&format!("up {id} {}", std::process::id()));
 }
 
-/// Made before the fork: who passes it waits until another process of the program opens it, once for each.
-pub struct Gate(UnixStream, UnixStream);
+/// What all processes of the program find there, whichever way they were started.
+pub fn scratch() -> PathBuf {
+    PathBuf::from(std::env::var_os(crate::SCRATCH).expect("a directory"))
+}
+
+/// Who passes it waits until another process of the program opens it, once for each. Made before the call.
+pub struct Gate(File);
 
 impl Gate {
     pub fn new() -> Gate {
-        let (outside, inside) = UnixStream::pair().expect("a gate");
-        Gate(outside, inside)
+        let path = scratch().join("gate");
+        // It is there already in a worker that was spawned.
+        let _ = mkfifo(&path, Mode::S_IRWXU);
+        Gate(File::options().read(true).write(true).open(path).expect("a gate"))
     }
 
     pub fn open(&self, times: usize) {
-        (&self.1).write_all(&vec![0; times]).expect("an open gate");
+        (&self.0).write_all(&vec![0; times]).expect("an open gate");
     }
 
     pub fn pass(&self) {
@@ -137,9 +153,7 @@ impl Gate {
 
 /// A count that all processes of the program share. Each call adds one.
 pub fn start_count() -> impl Fn() -> u64 {
-    let path = std::env::temp_dir().join(format!("taskfork-count-{}", std::process::id()));
-    let file = File::options().create_new(true).append(true).open(&path).expect("a file");
-    fs::remove_file(&path).expect("nobody else's file");
+    let file = File::options().create(true).append(true).open(scratch().join("count")).expect("a file");
     move || {
         (&file).write_all(b".").expect("a count");
         file.metadata().expect("a count").len()

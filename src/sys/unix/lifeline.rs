@@ -21,6 +21,8 @@ fn leave() -> ! {
 /// The kernel sends it.
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 mod kernel {
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
     use super::{CallError, leave};
 
     #[derive(Debug)]
@@ -31,6 +33,16 @@ mod kernel {
     impl Lifeline {
         pub fn new() -> Result<Lifeline, CallError> {
             Ok(Lifeline { parent: std::process::id() })
+        }
+
+        /// Nothing has to be passed on to a program.
+        pub fn passed(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        /// In a program that this parent has started.
+        pub fn inherited(parent: u32, _: Option<OwnedFd>) -> Lifeline {
+            Lifeline { parent }
         }
 
         /// In the child. A parent that ended before this took effect is noticed by the change of the parent's pid. (Pid 0:
@@ -62,30 +74,48 @@ mod kernel {
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
     use std::io::{self, Read};
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
     use std::thread;
+
+    use nix::sys::signal::{SigSet, SigmaskHow};
 
     use super::{CallError, leave};
 
     #[derive(Debug)]
     pub(crate) struct Lifeline {
-        ends: Option<(UnixStream, UnixStream)>,
+        reader: Option<UnixStream>,
+        /// None in a program, which has never had it.
+        writer: Option<UnixStream>,
     }
 
     impl Lifeline {
         pub fn new() -> Result<Lifeline, CallError> {
-            let ends = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
-            Ok(Lifeline { ends: Some(ends) })
+            let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
+            Ok(Lifeline { reader: Some(reader), writer: Some(writer) })
         }
 
-        /// In the child, with all signals blocked, as they then are in the thread.
+        /// What has to be passed on to a program.
+        pub fn passed(&self) -> Option<BorrowedFd<'_>> {
+            self.reader.as_ref().map(AsFd::as_fd)
+        }
+
+        /// In a program that was passed this.
+        pub fn inherited(_: u32, passed: Option<OwnedFd>) -> Lifeline {
+            Lifeline { reader: passed.map(UnixStream::from), writer: None }
+        }
+
+        /// In the child. All signals are blocked in the thread.
         pub fn hold(&mut self) {
-            let Some((reader, writer)) = self.ends.take() else { leave() };
-            drop(writer);
+            let Some(reader) = self.reader.take() else { leave() };
+            self.writer = None;
+            let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
             if watch.spawn(move || watch_parent(reader)).is_err() {
                 leave();
             }
+            // It was the mask a moment ago, so it is accepted.
+            let _ = before.map(|before| before.thread_set_mask());
         }
     }
 

@@ -1,13 +1,15 @@
-//! Memory that a process shares with the children it forks.
+//! Memory that a process shares with its children: those that it forks, and those that are programs of their own.
 //!
 //! # Safety
 //! A mapping made here is of zeroes at first, which are valid atomics, is only ever used as atomics, and is unmapped when
-//! nobody in this process has it any more. Other processes may change it at any time, as other threads may an atomic.
+//! nobody in this process has it any more. Other processes may change it at any time, as other threads may an atomic. What is
+//! behind it never shrinks: it has no file, or one that was sealed or that has no name.
 
 use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
-use std::slice;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{io, mem, slice};
 
 use crate::sys::CallError;
 
@@ -19,7 +21,25 @@ pub(crate) type Line = [AtomicU32; 16];
 pub(crate) struct Shared {
     lines: NonNull<Line>,
     len: usize,
+    file: Option<OwnedFd>,
 }
+
+/// What a program is told of the memory that it was given: the descriptors by their numbers, and what is written in its
+/// line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub memory: RawFd,
+    pub len: usize,
+    pub line: usize,
+    /// Passed along with the memory; -1 for none.
+    pub passed: [RawFd; 2],
+    pub secret: [u32; 4],
+}
+
+/// Where in a line the secret is, and after it whether it was claimed, and the pid of who may claim it.
+const SECRET: usize = 8;
+const CLAIMED: usize = SECRET + 4;
+const INVITEE: usize = CLAIMED + 1;
 
 // SAFETY: it is a slice of atomics, which any thread may use and any thread may unmap.
 unsafe impl Send for Shared {}
@@ -29,16 +49,148 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// At least so many lines, and more than none. mmap(2) maps whole pages, whose start is also that of a cache line.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
-        const PAGE: usize = 4096 / size_of::<Line>();
-        let len = at_least.max(1).next_multiple_of(PAGE);
-        let size = len * size_of::<Line>();
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANON);
-        // SAFETY: without MAP_FIXED no mapping that exists is touched.
-        let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
-        match NonNull::new(mapped.cast()) {
-            Some(lines) if mapped != libc::MAP_FAILED => Ok(Shared { lines, len }),
-            _ => Err(CallError::last("mmap")),
+        map(whole_pages(at_least), None)
+    }
+
+    /// The same, to be passed to programs too.
+    pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
+        let len = whole_pages(at_least);
+        let file = nameless_file(len * size_of::<Line>())?;
+        map(len, Some(file))
+    }
+
+    /// To be passed to a program.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What the program that gets this line has to know, until it has claimed it.
+    pub fn invite(&self, line: usize, secret: [u32; 4]) {
+        for (word, part) in self[line][SECRET..].iter().zip(secret.into_iter().chain([0, 0])) {
+            word.store(part, Ordering::Relaxed);
         }
+    }
+
+    /// Who it is, when that is known.
+    pub fn name_invitee(&self, line: usize, pid: u32) {
+        self[line][INVITEE].store(pid, Ordering::Relaxed);
+    }
+
+    /// In a program: who is to claim this, if its secret is right; 0 if the parent did not live to say so.
+    pub fn invitee(claim: &Claim) -> Option<u32> {
+        let memory = look_at(claim)?;
+        memory.knows(claim).then(|| memory[claim.line][INVITEE].load(Ordering::Relaxed))
+    }
+
+    fn knows(&self, claim: &Claim) -> bool {
+        let secret = self[claim.line][SECRET..CLAIMED].iter().zip(claim.secret);
+        secret.into_iter().all(|(word, part)| word.load(Ordering::Relaxed) == part)
+    }
+
+    /// In a program: the memory and the other descriptors that it was told of, if it was. A number that is none, or somebody
+    /// else's, gives nothing.
+    pub fn claim(claim: &Claim) -> Option<(Shared, [Option<OwnedFd>; 2])> {
+        let memory = look_at(claim)?;
+        if !memory.knows(claim) || memory[claim.line][CLAIMED].swap(1, Ordering::Relaxed) != 0 {
+            return None;
+        }
+        // SAFETY: only who has passed these descriptors to this program knows the secret that is in the memory, so they are
+        // open under these numbers, and are this function's, because it succeeds once.
+        let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
+        drop(own(claim.memory));
+        let passed = claim.passed.map(own);
+        for fd in passed.iter().flatten() {
+            close_on_exec(fd.as_fd(), true).ok()?;
+        }
+        Some((memory, passed))
+    }
+}
+
+fn whole_pages(lines: usize) -> usize {
+    const PAGE: usize = 4096 / size_of::<Line>();
+    lines.max(1).next_multiple_of(PAGE)
+}
+
+fn map(len: usize, file: Option<OwnedFd>) -> Result<Shared, CallError> {
+    let fd = file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let lines = map_lines(len, fd).ok_or_else(|| CallError::last("mmap"))?;
+    Ok(Shared { lines, len, file })
+}
+
+fn map_lines(len: usize, fd: RawFd) -> Option<NonNull<Line>> {
+    let size = len.checked_mul(size_of::<Line>())?;
+    let private = if fd == -1 { libc::MAP_ANON } else { 0 };
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | private);
+    // SAFETY: without MAP_FIXED no mapping that exists is touched.
+    let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, fd, 0) };
+    NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED)
+}
+
+/// The memory that is said to be behind a descriptor, if it can be: nameless, and long enough.
+fn look_at(claim: &Claim) -> Option<Shared> {
+    // SAFETY: stat consists of integers, for which zeroes are fine, and fstat(2) writes one.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: as above. A number that is no descriptor is refused.
+    let known = unsafe { libc::fstat(claim.memory, &raw mut stat) } == 0;
+    let size = claim.len.checked_mul(size_of::<Line>())?;
+    if !known || stat.st_nlink != 0 || stat.st_size < size as libc::off_t || claim.line >= claim.len {
+        return None;
+    }
+    Some(Shared { lines: map_lines(claim.len, claim.memory)?, len: claim.len, file: None })
+}
+
+/// Whether a descriptor ends with the program that has it, or is passed on to the next one.
+pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallError> {
+    // SAFETY: the descriptor is open, and this concerns nothing but its flag.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, if yes { libc::FD_CLOEXEC } else { 0 }) } {
+        -1 => Err(CallError::last("fcntl")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"taskfork".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd == -1 {
+        return Err(CallError::last("memfd_create"));
+    }
+    // SAFETY: it was just opened, for nobody else.
+    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_size(&file, size)?;
+    // SAFETY: it takes integers.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) } {
+        -1 => Err(CallError::last("fcntl")),
+        _ => Ok(file),
+    }
+}
+
+/// There is nothing nameless from the beginning.
+#[cfg(target_os = "macos")]
+fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
+    let name = std::ffi::CString::new(format!("/taskfork-{}", std::process::id())).unwrap_or_default();
+    // SAFETY: the name is a C string.
+    let fd = unsafe {
+        libc::shm_unlink(name.as_ptr());
+        libc::shm_open(name.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600 as libc::c_uint)
+    };
+    if fd == -1 {
+        return Err(CallError::last("shm_open"));
+    }
+    // SAFETY: it was just opened, for nobody else; and the name is a C string.
+    let file = unsafe {
+        libc::shm_unlink(name.as_ptr());
+        OwnedFd::from_raw_fd(fd)
+    };
+    set_size(&file, size).map(|()| file)
+}
+
+fn set_size(file: &OwnedFd, size: usize) -> Result<(), CallError> {
+    let size = libc::off_t::try_from(size).map_err(|_| CallError::new("ftruncate", io::ErrorKind::InvalidInput))?;
+    // SAFETY: it takes integers.
+    match unsafe { libc::ftruncate(file.as_raw_fd(), size) } {
+        -1 => Err(CallError::last("ftruncate")),
+        _ => Ok(()),
     }
 }
 
@@ -55,5 +207,53 @@ impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: it is the mapping that was made, and every borrow of it has ended.
         unsafe { libc::munmap(self.lines.as_ptr().cast(), self.len * size_of::<Line>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    /// As a program that has inherited it.
+    fn invited(secret: [u32; 4]) -> (Shared, Claim) {
+        let shared = Shared::for_programs(3).expect("memory");
+        shared.invite(2, secret);
+        let memory = shared.file().expect("a file").try_clone_to_owned().expect("a descriptor").into_raw_fd();
+        let button = shared.file().expect("a file").try_clone_to_owned().expect("a descriptor").into_raw_fd();
+        let claim = Claim { memory, len: shared.len(), line: 2, passed: [button, -1], secret };
+        (shared, claim)
+    }
+
+    #[test]
+    fn who_knows_the_secret_gets_the_memory_once() {
+        let (shared, claim) = invited([1, 2, 3, 4]);
+        let (claimed, _passed) = Shared::claim(&claim).expect("the memory");
+        claimed[2][0].store(71, Ordering::Relaxed);
+        assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
+        let again = Claim { memory: shared.file().expect("a file").as_raw_fd(), ..claim };
+        assert!(Shared::claim(&again).is_none());
+    }
+
+    #[test]
+    fn who_does_not_gets_nothing_and_nothing_is_closed() {
+        let (shared, claim) = invited([1, 2, 3, 4]);
+        let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
+        for wrong in [
+            Claim { secret: [1, 2, 3, 5], ..claim },
+            Claim { line: 1, ..claim },
+            Claim { line: claim.len, ..claim },
+            Claim { len: claim.len + 1, ..claim },
+            Claim { len: usize::MAX, ..claim },
+            Claim { memory: -1, ..claim },
+            Claim { memory: 1 << 20, ..claim },
+            Claim { memory: file.as_raw_fd(), len: 64, line: 0, ..claim },
+            Claim { memory: 0, ..claim },
+        ] {
+            assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
+        }
+        assert!(file.metadata().is_ok() && shared.file().is_some());
+        assert!(Shared::claim(&claim).is_some(), "the right one still can");
     }
 }

@@ -11,6 +11,7 @@ mod readiness;
 mod refusals;
 mod reports;
 mod signals;
+mod spawn;
 mod stop_requests;
 mod stops;
 #[cfg(target_os = "linux")]
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Scenario> {
         refusals::scenarios(),
         reports::scenarios(),
         signals::scenarios(),
+        spawn::scenarios(),
         stop_requests::scenarios(),
         stops::scenarios(),
         worker::scenarios(),

@@ -1,6 +1,6 @@
 //! eventfd(2): a number that is not zero wakes the parent, and one read of it makes it zero, however often it was added to.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -35,6 +35,20 @@ impl Bell {
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsFd for Button {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// As it was passed to a program.
+impl From<OwnedFd> for Button {
+    fn from(fd: OwnedFd) -> Button {
+        // SAFETY: it is one; and if it were not, a write to it would be an error or would reach whatever it is.
+        Button(Arc::new(unsafe { EventFd::from_owned_fd(fd) }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A pair of sockets, where there is no eventfd(2).
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::sys::CallError;
@@ -41,6 +41,19 @@ impl Bell {
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsFd for Button {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// As it was passed to a program.
+impl From<OwnedFd> for Button {
+    fn from(fd: OwnedFd) -> Button {
+        Button(UnixStream::from(fd))
     }
 }
 

@@ -1,0 +1,146 @@
+//! Workers are this program, started again.
+//!
+//! What tells a worker that it is one is a variable in its environment. A variable can be inherited by somebody else, or be
+//! set by hand, so it only says where to look: in memory that was passed by the parent, for a secret that only this worker
+//! was told. Whoever does not find it there is no worker.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process;
+use std::str::FromStr;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use super::children::Children;
+use super::{Backend, Birth, Started};
+use crate::error::{Error, Result};
+use crate::exit::{Exit, Process};
+use crate::scoreboard::Place;
+use crate::sys::{self, CallError, Claim, Lifeline, Program, Shared, Signal};
+use crate::worker::Worker;
+
+const VARIABLE: &str = "TASKFORK_WORKER";
+
+#[derive(Debug)]
+pub(crate) struct Spawn {
+    children: Children,
+    program: Program,
+    lifeline: Lifeline,
+}
+
+impl Spawn {
+    pub fn new() -> Result<Spawn> {
+        Ok(Spawn { children: Children::default(), program: Program::this()?, lifeline: Lifeline::new()? })
+    }
+}
+
+impl Backend for Spawn {
+    fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
+        let Birth { id, generation, count, seat } = birth;
+        let Some(seat) = seat else { return Err(Error::unfit("backend", "a program needs a handle")) };
+        let secret = draw_secret().map_err(|error| Error::from(error).starting(id))?;
+        seat.memory.invite(seat.line, secret);
+        let (memory, lifeline) = (seat.memory.file(), self.lifeline.passed());
+        let number = |fd: Option<std::os::fd::BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
+        let passed = [number(Some(seat.button.as_fd())), number(lifeline)];
+        let claim = Claim { memory: number(memory), len: seat.memory.len(), line: seat.line, passed, secret };
+        let marker = Marker { parent: process::id(), id, generation, count, claim };
+        let descriptors: Vec<_> = memory.into_iter().chain([seat.button.as_fd()]).chain(lifeline).collect();
+        match self.program.start((VARIABLE, &marker.to_string()), &descriptors) {
+            Ok(pid) => {
+                seat.memory.name_invitee(seat.line, pid);
+                self.children.add(Process { id, generation, pid });
+                Ok(Started::Pid(pid))
+            }
+            Err(source) => Err(Error::executable(self.program.path().to_owned(), source).starting(id)),
+        }
+    }
+
+    fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
+        self.children.send(process, signal)
+    }
+
+    fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
+        self.children.reap_one(pid)
+    }
+
+    fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
+        self.children.reap_all()
+    }
+}
+
+/// If this process was started as a worker, that worker. One whose parent is gone already ends here. With a marker that is
+/// true, and was meant for another process, it is a child of that one.
+pub(crate) fn arrive() -> Option<Worker> {
+    let Marker { parent, id, generation, count, claim } = sys::take_variable(VARIABLE)?.parse().ok()?;
+    if sys::parent_id() != parent {
+        let invitee = Shared::invitee(&claim)?;
+        if invitee == process::id() || invitee == 0 {
+            process::exit(1);
+        }
+        return None;
+    }
+    let (memory, [button, lifeline]) = Shared::claim(&claim)?;
+    Lifeline::inherited(parent, lifeline).hold();
+    Some(Worker::new(id, generation, count, Some(Place::given(memory, claim.line, button?.into()))))
+}
+
+/// What a worker is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marker {
+    parent: u32,
+    id: usize,
+    generation: u32,
+    count: usize,
+    claim: Claim,
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Marker { parent, id, generation, count, claim } = self;
+        let Claim { memory, len, line, passed: [button, lifeline], secret: [a, b, c, d] } = claim;
+        write!(f, "{parent} {id} {generation} {count} {memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")
+    }
+}
+
+impl FromStr for Marker {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Marker, ()> {
+        fn next<T: FromStr>(fields: &mut std::str::Split<'_, char>) -> std::result::Result<T, ()> {
+            fields.next().ok_or(())?.parse().map_err(|_| ())
+        }
+        let fields = &mut text.split(' ');
+        let (parent, id, generation, count) = (next(fields)?, next(fields)?, next(fields)?, next(fields)?);
+        let (memory, len, line) = (next(fields)?, next(fields)?, next(fields)?);
+        let passed = [next(fields)?, next(fields)?];
+        let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
+        let claim = Claim { memory, len, line, passed, secret };
+        fields.next().map_or(Ok(Marker { parent, id, generation, count, claim }), |_| Err(()))
+    }
+}
+
+fn draw_secret() -> std::result::Result<[u32; 4], CallError> {
+    let mut secret = [0; 4];
+    for part in &mut secret {
+        *part = SysRng.try_next_u32().map_err(|error| CallError::new("getrandom", error))?;
+    }
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
+        let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], secret: [u32::MAX, 0, 5, 6] };
+        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, claim };
+        let text = marker.to_string();
+        assert_eq!(text.parse(), Ok(marker));
+        for wrong in ["", "1", "yes", &text[1..text.len() - 2], &format!("{text} 1"), &text.replace("64", "-64")] {
+            assert_eq!(wrong.parse::<Marker>(), Err(()), "{wrong}");
+        }
+    }
+}

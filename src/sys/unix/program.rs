@@ -1,0 +1,108 @@
+//! Starting this program once more.
+//!
+//! # Safety
+//! The function that runs before `main` calls getcwd(3) only, into memory that nobody reads before it is done. Environment
+//! variables are only removed where no other thread could read them meanwhile.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::shm::close_on_exec;
+use super::threads::{Threads, thread_count};
+use crate::sys::CallError;
+
+const LONGEST: usize = libc::PATH_MAX as usize;
+
+/// Where the program was started; empty if that cannot be told.
+static START_DIRECTORY: [AtomicU8; LONGEST] = [const { AtomicU8::new(0) }; LONGEST];
+
+/// What runs before `main`, where the program has had no time yet to go anywhere else.
+#[used]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
+static AT_START: extern "C" fn() = {
+    extern "C" fn note_directory() {
+        let bytes = START_DIRECTORY.as_ptr() as *mut libc::c_char;
+        // SAFETY: atomics have the memory of what is in them, so there is room for so many bytes, and it is not constant.
+        if unsafe { libc::getcwd(bytes, LONGEST) }.is_null() {
+            START_DIRECTORY[0].store(0, Ordering::Relaxed);
+        }
+    }
+    note_directory
+};
+
+/// The directory in which this program was started.
+pub(crate) fn start_directory() -> Option<PathBuf> {
+    let bytes: Vec<u8> =
+        START_DIRECTORY.iter().map(|byte| byte.load(Ordering::Relaxed)).take_while(|&byte| byte != 0).collect();
+    (!bytes.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&bytes)))
+}
+
+/// This program, as it was started.
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    /// Its device and inode, by which it is known.
+    file: (u64, u64),
+}
+
+impl Program {
+    pub fn this() -> Result<Program, CallError> {
+        let refused = |source| CallError { call: "readlink", source };
+        let path = std::env::current_exe().map_err(refused)?;
+        // On Linux the link leads to the file that runs, whatever is in its place by now.
+        let running = if cfg!(target_os = "linux") { "/proc/self/exe".as_ref() } else { path.as_path() };
+        let metadata = running.metadata().map_err(|source| CallError { call: "stat", source })?;
+        Ok(Program { file: (metadata.dev(), metadata.ino()), path })
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Starts it once more: with the same arguments, in the directory where this process was started, and with this variable
+    /// and these descriptors more. Its pid.
+    pub fn start(&self, (name, value): (&str, &str), passed: &[BorrowedFd<'_>]) -> io::Result<u32> {
+        let metadata = self.path.metadata()?;
+        if (metadata.dev(), metadata.ino()) != self.file {
+            return Err(io::Error::other("it was replaced since this process was started"));
+        }
+        let mut arguments = std::env::args_os();
+        let mut command = Command::new(&self.path);
+        command.arg0(arguments.next().unwrap_or_default()).args(arguments).env(name, value);
+        if let Some(directory) = start_directory() {
+            command.current_dir(directory);
+        }
+        for fd in passed {
+            close_on_exec(*fd, false).map_err(|error| error.source)?;
+        }
+        let child = command.spawn();
+        for fd in passed {
+            // What was accepted with the flag off is with the flag on.
+            let _ = close_on_exec(*fd, true);
+        }
+        Ok(child?.id())
+    }
+}
+
+/// Takes a variable out of the environment, so that it is not passed on to programs that this one starts; if there are other
+/// threads, which may be reading it, it stays.
+pub(crate) fn take_variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?;
+    if matches!(thread_count(), Ok(Threads::One)) {
+        // SAFETY: there is no other thread.
+        unsafe { std::env::remove_var(name) };
+    }
+    Some(value)
+}
+
+pub(crate) fn parent_id() -> u32 {
+    std::os::unix::process::parent_id()
+}

@@ -1,0 +1,260 @@
+//! Workers that are the program, started again.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use taskfork::{Backend, Prefork, Report};
+
+use crate::daemon::{Daemon, kill};
+use crate::program::{drain, prepare, say, scratch, serve, up};
+use crate::{PROGRAM, Scenario};
+
+const VARIABLE: &str = "TASKFORK_WORKER";
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::spawning("what_is_before_the_call_runs_again_in_each_worker", says_where_it_is, |daemon| {
+            daemon.workers(2);
+            let here = std::env::current_dir().expect("a directory");
+            let before = format!("before: {} in {}", PROGRAM, here.display());
+            assert_eq!(daemon.count(&before), 3, "{before}:\n{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained"), 2);
+        }),
+        Scenario::spawning("a_spawned_worker_draws_random_numbers_and_has_its_id", draws, |daemon| {
+            daemon.ends_with(0);
+            let transcript = daemon.transcript();
+            let mut drawn: Vec<&str> = transcript.lines().filter(|line| line.starts_with("drew ")).collect();
+            drawn.dedup();
+            assert_eq!(drawn.len(), 2, "{transcript}");
+        }),
+        Scenario::spawning("the_marker_is_not_left_for_a_workers_own_children", looks_for_marker, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("marker before: true, after: false"), 2, "{}", daemon.transcript());
+        }),
+        Scenario::spawning("a_marker_that_was_set_by_hand_makes_nobody_a_worker", sets_marker, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("log Starting 1 processes"), 4, "{}", daemon.transcript());
+            assert_eq!(daemon.count("report: finished"), 4);
+        }),
+        Scenario::spawning("a_marker_that_leaked_into_a_workers_child_makes_it_no_worker", leaks_marker, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("the child is a worker: false"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("up 0"), 1);
+        }),
+        Scenario::spawning("a_parent_with_threads_is_welcome_and_stops_on_a_signal", with_threads, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGKILL);
+            daemon.worker();
+            for _ in 0..3 {
+                daemon.signal(Signal::SIGHUP);
+                daemon.worker();
+                daemon.wait_for("log Rolling restart done");
+            }
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("drained"));
+        }),
+        Scenario::spawning("a_spawned_worker_ends_with_its_parent", one, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGKILL);
+            daemon.end();
+            assert!(daemon.said("drained"));
+        }),
+        Scenario::spawning("a_worker_whose_parent_ends_before_the_call_ends_there", waits_before_the_call, |daemon| {
+            daemon.wait_for("about to call");
+            daemon.signal(Signal::SIGKILL);
+            fs::write(daemon.scratch().join("gone"), "").expect("a file");
+            daemon.end();
+            assert!(!daemon.said("up 0"), "{}", daemon.transcript());
+        }),
+        Scenario::spawning(
+            "an_executable_that_was_deleted_or_replaced_holds_up_restarts_alone",
+            copies_itself,
+            |daemon| {
+                let (mut copy, path) = copy_of(daemon, "spawn_two");
+                let workers = copy.workers(2);
+                let original = path.with_extension("original");
+                fs::rename(&path, &original).expect("a rename");
+                kill(workers[0].pid, Signal::SIGKILL);
+                copy.wait_for(&format!("log cannot start worker 0: {}: No such file or directory", path.display()));
+                fs::copy(&original, &path).expect("a copy");
+                copy.wait_for(&format!("log cannot start worker 0: {}: it was replaced since", path.display()));
+                fs::rename(&original, &path).expect("a rename");
+                assert_eq!(copy.worker().id, 0, "it is the same again");
+                copy.signal(Signal::SIGTERM);
+                copy.ends_with(0);
+                assert!(copy.said("drained 1") && !copy.said(&format!("child 1 (pid {}) killed", workers[1].pid)));
+                daemon.ends_with(0);
+            },
+        ),
+        Scenario::spawning("an_executable_that_may_not_be_executed_is_told_by_its_path", copies_itself, |daemon| {
+            let (mut copy, path) = copy_of(daemon, "spawn_two");
+            let workers = copy.workers(2);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
+            kill(workers[0].pid, Signal::SIGKILL);
+            copy.wait_for(&format!("log cannot start worker 0: {}: Permission denied", path.display()));
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("permissions");
+            assert_eq!(copy.worker().id, 0);
+            copy.signal(Signal::SIGTERM);
+            copy.ends_with(0);
+            daemon.ends_with(0);
+        }),
+        Scenario::new("an_argument_list_that_is_too_long_is_an_error_of_the_call", too_long, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("Argument list too long"), "{}", daemon.transcript());
+            assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: /"));
+        }),
+        Scenario::new("no_descriptors_for_a_spawn_is_an_error_of_the_call", few_descriptors, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.count("refused ") >= 5, "{}", daemon.transcript());
+            assert_eq!(daemon.count("refused "), daemon.count("Too many open files"), "{}", daemon.transcript());
+        }),
+        Scenario::spawning("spawn_two", two, |daemon| {
+            daemon.workers(2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+    ]
+}
+
+fn one() -> Report {
+    serve(Prefork::new().workers(1), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+fn two() -> Report {
+    serve(Prefork::new().workers(2), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// It goes somewhere else before the call; the workers begin where it began.
+fn says_where_it_is() -> Report {
+    let here = std::env::current_dir().expect("a directory");
+    say(&format!("before: {} in {}", std::env::args().nth(1).expect("an argument"), here.display()));
+    std::env::set_current_dir("/").expect("a directory");
+    two()
+}
+
+fn draws() -> Report {
+    serve(Prefork::new().workers(2), |worker| {
+        assert_eq!(taskfork::task_id(), Some(worker.id()));
+        say(&format!("drew {}", rand::random::<u64>()));
+    })
+}
+
+fn looks_for_marker() -> Report {
+    let before = std::env::var_os(VARIABLE).is_some();
+    serve(Prefork::new().workers(2), move |_| {
+        say(&format!("marker before: {before}, after: {}", std::env::var_os(VARIABLE).is_some()));
+    })
+}
+
+fn sets_marker() -> Report {
+    if std::env::args().len() == 3 && std::env::var_os(VARIABLE).is_none() {
+        let parent = std::process::id();
+        let markers = ["nonsense", "", &format!("{parent} 0 0 1 0 64 0 1 -1 1 2 3 4")];
+        for marker in markers {
+            let mut command = Command::new(std::env::current_exe().expect("this binary"));
+            command.args(std::env::args().skip(1)).arg("by hand").env(VARIABLE, marker);
+            assert!(command.status().expect("a program").success());
+        }
+    }
+    serve(Prefork::new().workers(1), |_| {})
+}
+
+/// A worker that starts the program itself, before the call.
+fn leaks_marker() -> Report {
+    let is_child = std::env::args().any(|argument| argument == "child");
+    if std::env::var_os(VARIABLE).is_some() && !is_child {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        assert!(command.args(std::env::args().skip(1)).arg("child").status().expect("a program").success());
+    }
+    if is_child {
+        let error = Prefork::new().workers(1).max_workers(0).backend(Backend::Spawn).start().expect_err("a refusal");
+        say(&format!("the child is a worker: {}", error.setting().is_none()));
+        std::process::exit(0);
+    }
+    serve(Prefork::new().workers(1), |worker| up(worker.id()))
+}
+
+fn with_threads() -> Report {
+    for _ in 0..3 {
+        thread::spawn(|| {
+            loop {
+                thread::park();
+            }
+        });
+    }
+    one()
+}
+
+/// The worker, until its parent is gone.
+fn waits_before_the_call() -> Report {
+    if std::env::var_os(VARIABLE).is_some() {
+        say("about to call");
+        while !scratch().join("gone").exists() || nix::unistd::getppid().as_raw() != 1 && has_its_parent() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    one()
+}
+
+fn has_its_parent() -> bool {
+    let marker = std::env::var(VARIABLE).expect("a marker");
+    marker.split(' ').next() == Some(&nix::unistd::getppid().to_string())
+}
+
+/// The program proper is a copy of this one, which can be deleted.
+fn copies_itself() -> Report {
+    serve(Prefork::new().workers(1), |_| {})
+}
+
+fn copy_of(daemon: &Daemon, scenario: &str) -> (Daemon, PathBuf) {
+    let path = daemon.scratch().join("program");
+    // By another process: a descriptor to write to it, here, would be in every program that other tests start meanwhile, and
+    // what is being written cannot be executed.
+    let copied = Command::new("cp").arg(std::env::current_exe().expect("this binary")).arg(&path).status();
+    assert!(copied.expect("cp(1)").success());
+    (Daemon::start_program(&path, scenario, "spawn", None), path)
+}
+
+fn refuse(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
+    match call() {
+        Ok(role) => say(&format!("{role:?}")),
+        Err(error) => say(&format!("refused {:?} for {:?}: {error}", error.call(), error.worker())),
+    }
+}
+
+fn too_long() {
+    prepare();
+    // SAFETY: there is no other thread.
+    unsafe { std::env::set_var("TASKFORK_LONG", "x".repeat(1 << 20)) };
+    refuse(|| Prefork::new().workers(2).backend(Backend::Spawn).start());
+}
+
+fn few_descriptors() {
+    prepare();
+    // 0 to 2 are open.
+    for limit in 3..8 {
+        refuse(|| {
+            setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
+            let result = Prefork::new().workers(2).backend(Backend::Spawn).start();
+            setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
+            result
+        });
+    }
+}
