@@ -79,7 +79,8 @@ pub enum Backend {
     /// A worker is told that it is one by a variable in its environment, `TASKFORK_WORKER`, and by memory that it inherits.
     /// The variable alone, set by hand or inherited by another program, makes nobody a worker. It is removed by the call,
     /// unless the process has more than one thread by then. Before the call, a worker is a program like any other: it does not
-    /// hear of the end of its parent, and SIGTERM ends it. Its signal mask is empty at the beginning, whatever the parent's was.
+    /// hear of the end of its parent, and SIGTERM ends it. It inherits the parent's signal mask, in which the signals that the
+    /// [parent answers](crate#signals) are not blocked.
     ///
     /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any more,
     /// starts are refused with its path in the error; as any refused restart they are tried again, and those who run go on.

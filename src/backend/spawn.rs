@@ -5,7 +5,7 @@
 //! was told. Whoever does not find it there is no worker.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process;
 use std::str::FromStr;
 
@@ -42,7 +42,7 @@ impl Backend for Spawn {
         let secret = draw_secret().map_err(|error| Error::from(error).starting(id))?;
         seat.memory.invite(seat.line, secret);
         let (memory, lifeline) = (seat.memory.file(), self.lifeline.passed());
-        let number = |fd: Option<std::os::fd::BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
+        let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
         let passed = [number(Some(seat.button.as_fd())), number(lifeline)];
         let claim = Claim { memory: number(memory), len: seat.memory.len(), line: seat.line, passed, secret };
         let marker = Marker { parent: process::id(), id, generation, count, claim };

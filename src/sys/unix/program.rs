@@ -80,12 +80,10 @@ impl Program {
         if let Some(directory) = start_directory() {
             command.current_dir(directory);
         }
+        let opened = passed.iter().try_for_each(|fd| close_on_exec(*fd, false));
+        let child = opened.map_err(|error| error.source).and_then(|()| command.spawn());
         for fd in passed {
-            close_on_exec(*fd, false).map_err(|error| error.source)?;
-        }
-        let child = command.spawn();
-        for fd in passed {
-            // What was accepted with the flag off is with the flag on.
+            // It takes no more than an open descriptor, which it is.
             let _ = close_on_exec(*fd, true);
         }
         Ok(child?.id())
