@@ -1,0 +1,110 @@
+//! The measured program while it runs, seen from the driver.
+
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::memory;
+use crate::program::{Record, Series, WORKERS};
+
+/// In milliseconds. A program that says nothing for so long will not say anything any more.
+const PATIENCE: libc::c_int = 30_000;
+
+/// Until whoever was busy with the last event waits for the next one again.
+const SETTLE: Duration = Duration::from_millis(2);
+
+pub struct Running {
+    program: Child,
+    records: ChildStdout,
+}
+
+/// Of one worker, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub private: u64,
+    pub page_tables: u64,
+}
+
+impl Running {
+    /// With its memory touched, and all its workers up.
+    pub fn start(series: Series) -> io::Result<Running> {
+        let mut program = Command::new(std::env::current_exe()?)
+            .args(series.arguments())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let records = program.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        let mut running = Running { program, records };
+        (0..WORKERS).try_for_each(|_| running.read().map(drop))?;
+        thread::sleep(SETTLE);
+        Ok(running)
+    }
+
+    pub fn pid(&self) -> u64 {
+        self.program.id().into()
+    }
+
+    /// Has one worker more started and ended, so often: how long each start took.
+    pub fn time_starts(&mut self, count: u64) -> io::Result<Vec<Duration>> {
+        let time = |(ran, called): (Record, Record)| Duration::from_nanos(ran.time - called.time);
+        (0..count).map(|_| self.with_one_more(Ok).map(time)).collect()
+    }
+
+    /// The same, for what each has while it lives.
+    pub fn measure(&mut self, count: usize) -> io::Result<Vec<Usage>> {
+        let look = |Record { pid, .. }| {
+            thread::sleep(SETTLE);
+            Ok(Usage { private: memory::private(pid)?, page_tables: memory::page_tables(pid)? })
+        };
+        (0..count).map(|_| Ok(self.with_one_more(look)?.0)).collect()
+    }
+
+    fn with_one_more<T>(&mut self, look: impl FnOnce(Record) -> io::Result<T>) -> io::Result<(T, Record)> {
+        self.signal(libc::SIGTTIN)?;
+        let ran = self.read()?;
+        let seen = look(ran)?;
+        self.signal(libc::SIGTTOU)?;
+        let called = self.read()?;
+        if called.pid != ran.pid {
+            return Err(io::Error::other(format!("{ran:?} was started, and there came {called:?}")));
+        }
+        thread::sleep(SETTLE);
+        Ok((seen, called))
+    }
+
+    fn read(&mut self) -> io::Result<Record> {
+        self.await_record()?;
+        let mut bytes = [0; Record::SIZE];
+        self.records.read_exact(&mut bytes)?;
+        Ok(Record::from_bytes(bytes))
+    }
+
+    fn await_record(&self) -> io::Result<()> {
+        let mut wanted = libc::pollfd { fd: self.records.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: it is one valid entry, as the count says.
+        match unsafe { libc::poll(&raw mut wanted, 1, PATIENCE) } {
+            1.. => Ok(()),
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn signal(&self, signal: libc::c_int) -> io::Result<()> {
+        // SAFETY: sending a signal touches no memory; the pid is that of a child that was not reaped.
+        match unsafe { libc::kill(self.program.id() as libc::pid_t, signal) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// It stops its workers before it ends.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.signal(libc::SIGTERM).and_then(|()| self.program.wait()) {
+            eprintln!("fork_vs_spawn: {error}");
+        }
+    }
+}
