@@ -51,11 +51,12 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::some_time;
     use super::*;
 
     #[test]
     fn a_lifetime_budget_counts_every_restart_there_ever_was() {
-        let (mut budget, now) = (Budget::new(2, None), Instant::now());
+        let (mut budget, now) = (Budget::new(2, None), some_time());
         assert!(budget.take(now) && budget.take(now + Duration::from_secs(1_000_000)));
         assert!(!budget.take(now + Duration::from_secs(2_000_000)));
         assert_eq!((budget.spent(), budget.left()), (2, 0));
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_window_counts_only_the_restarts_within_it() {
-        let (mut budget, now) = (Budget::new(2, Some(Duration::from_secs(60))), Instant::now());
+        let (mut budget, now) = (Budget::new(2, Some(Duration::from_secs(60))), some_time());
         assert!(budget.take(now) && budget.take(now + Duration::from_secs(59)));
         assert!(!budget.take(now + Duration::from_secs(60)));
         assert!(budget.take(now + Duration::from_secs(61)), "the first one is forgotten by now");

@@ -26,8 +26,8 @@ fn config(workers: usize) -> Config {
     }
 }
 
-/// There is no other way to an `Instant`. Which one it is makes no difference.
-fn some_time() -> Instant {
+/// There is no other way to an `Instant`, so this is the one place. Which one it is makes no difference.
+pub(super) fn some_time() -> Instant {
     Instant::now()
 }
 

@@ -231,7 +231,7 @@ fn slow_failures() -> Report {
         if worker.generation() == 5 {
             return drain(&worker);
         }
-        std::thread::sleep(2 * window);
+        assert!(!worker.wait_for_stop(Some(2 * window)));
         std::process::exit(1)
     })
 }

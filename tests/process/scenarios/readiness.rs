@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::unistd::ForkResult;
 use taskfork::{Prefork, Report};
 
 use crate::Scenario;
@@ -132,6 +131,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 let new = daemon.worker();
                 daemon.signal(Signal::SIGSTOP);
                 kill(new.pid, Signal::SIGUSR2);
+                kill(old.pid, Signal::SIGUSR2);
                 daemon.wait_for("a second later");
                 daemon.signal(Signal::SIGCONT);
                 daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
@@ -209,21 +209,17 @@ fn ready_when_told_soon() -> Report {
     })
 }
 
-/// The second one, which leaves a process behind that says when it would have taken its place.
+/// The second one. The first one says when the second would have taken its place.
 fn dies_when_told() {
     let report = serve(Prefork::new().workers(1), |worker| {
         assert!(!worker.stop_requested());
-        if worker.generation() == 0 {
-            up(worker.id());
-            return drain(&worker);
-        }
         up_until_signal(worker.id(), Signal::SIGUSR2);
-        // SAFETY: there is no other thread.
-        if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }.expect("fork") {
+        if worker.generation() == 1 {
             std::process::exit(7);
         }
-        std::thread::sleep(Duration::from_millis(1100));
+        assert!(!worker.wait_for_stop(Some(Duration::from_millis(1100))));
         say("a second later");
+        drain(&worker);
     });
     assert!(report.is_success());
 }

@@ -5,14 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use taskfork::{Backend, Prefork, Report};
 
 use crate::daemon::{Daemon, kill};
-use crate::program::{drain, prepare, say, scratch, serve, up};
+use crate::program::{drain, prepare, say, serve, up};
 use crate::{PROGRAM, Scenario};
 
 const VARIABLE: &str = "TASKFORK_WORKER";
@@ -68,10 +67,10 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert!(daemon.said("drained"));
         }),
+        #[cfg(target_os = "linux")]
         Scenario::spawning("a_worker_whose_parent_ends_before_the_call_ends_there", waits_before_the_call, |daemon| {
             daemon.wait_for("about to call");
             daemon.signal(Signal::SIGKILL);
-            fs::write(daemon.scratch().join("gone"), "").expect("a file");
             daemon.end();
             assert!(!daemon.said("up 0"), "{}", daemon.transcript());
         }),
@@ -202,20 +201,19 @@ fn with_threads() -> Report {
     one()
 }
 
-/// The worker, until its parent is gone.
+/// The worker, until its parent is gone, which the kernel tells it when it has another one.
+#[cfg(target_os = "linux")]
 fn waits_before_the_call() -> Report {
-    if std::env::var_os(VARIABLE).is_some() {
+    if let Ok(marker) = std::env::var(VARIABLE) {
+        let told = nix::sys::signal::SigSet::from_iter([Signal::SIGUSR2]);
+        told.thread_block().expect("a mask");
+        nix::sys::prctl::set_pdeathsig(Signal::SIGUSR2).expect("a signal");
         say("about to call");
-        while !scratch().join("gone").exists() || nix::unistd::getppid().as_raw() != 1 && has_its_parent() {
-            thread::sleep(Duration::from_millis(1));
+        if marker.split(' ').next() == Some(&nix::unistd::getppid().to_string()) {
+            told.wait().expect("the end of the parent");
         }
     }
     one()
-}
-
-fn has_its_parent() -> bool {
-    let marker = std::env::var(VARIABLE).expect("a marker");
-    marker.split(' ').next() == Some(&nix::unistd::getppid().to_string())
 }
 
 /// The program proper is a copy of this one, which can be deleted.
