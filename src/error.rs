@@ -98,8 +98,9 @@ impl Error {
         self
     }
 
-    /// The system call that was refused, by its name in the manual: `fork`, `signalfd`. `posix_spawn`, if this program could
-    /// not be started again, whatever the reason.
+    /// The system call that was refused, by its name in the manual: `fork`, `signalfd`, `CreateEventW`. `posix_spawn`, or
+    /// `CreateProcessW` on Windows, if this program could not be started again, whatever the reason; `bind`, if there can
+    /// be no listener, the same.
     pub fn call(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Call { error, .. } => Some(error.call),

@@ -63,10 +63,11 @@
 //!
 //! - restarts a worker that exits with another status than 0, or is killed by a signal, under its id, while the budget
 //!   lasts; exit status 0 is an end for good;
-//! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says so,
-//!   so that `main` ends with one;
+//! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says
+//!   so, so that `main` ends with one;
 //! - is never woken while nothing happens (with heartbeats, once per timeout), and holds no descriptor per worker;
-//! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and descriptors are what they were.
+//! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and
+//!   descriptors are what they were.
 //!
 //! # Restarts
 //!
@@ -82,12 +83,12 @@
 //!
 //! # Readiness
 //!
-//! With [`Prefork::ready_timeout`], a worker says by [`Worker::ready`] when it can do its work, and the parent learns of it at
-//! once. It means two things. A worker that cannot be brought up at all, because it ends or is late before any process of its
-//! id was ever ready, is not restarted for ever: everything is stopped, and the exit status of the [`Report`] is 3. (Unless
-//! it was asked for later, by SIGTTIN: then it is given up alone, and those who serve go on.) And in a
-//! rolling restart the replacement is ready before the old worker is asked to go, so that there are never fewer ready workers
-//! than were asked for; a replacement that ends or is late is given up, the old worker stays, and the roll is over.
+//! With [`Prefork::ready_timeout`], a worker says by [`Worker::ready`] when it can do its work, and the parent learns of it
+//! at once. It means two things. A worker that cannot be brought up at all, because it ends or is late before any process
+//! of its id was ever ready, is not restarted for ever: everything is stopped, and the exit status of the [`Report`] is 3.
+//! (Unless it was asked for later, by SIGTTIN: then it is given up alone, and those who serve go on.) And in a rolling
+//! restart the replacement is ready before the old worker is asked to go, so that there are never fewer ready workers than
+//! were asked for; a replacement that ends or is late is given up, the old worker stays, and the roll is over.
 //!
 //! Readiness is asked for at the start of a process only. Whether it goes on working is what heartbeats are for.
 //!
@@ -108,9 +109,9 @@
 //!
 //! # Worker contexts
 //!
-//! What is made before the call is there in every worker, at the price of a page that is copied when it is written to. So data
-//! of each worker's own is an array that is made once and indexed with [`Worker::id`]; with [`Prefork::max_workers`] as its
-//! length, whatever SIGTTIN asks for, no id is beyond its end. The example `contexts` is such a program.
+//! What is made before the call is there in every worker, at the price of a page that is copied when it is written to. So
+//! data of each worker's own is an array that is made once and indexed with [`Worker::id`]; with [`Prefork::max_workers`]
+//! as its length, whatever SIGTTIN asks for, no id is beyond its end. The example `contexts` is such a program.
 //!
 //! # Fork safety
 //!
@@ -136,11 +137,40 @@
 //!
 //! # Spawn
 //!
-//! With [`Backend::Spawn`] workers are no forks: they are the program, started again, which runs from the top of `main` to the
-//! same call and returns there as a worker. The supervision is the same. It costs a start of the program each time, but the
-//! parent may have threads, and its memory costs nothing.
+//! With [`Backend::Spawn`] workers are no forks: they are the program, started again, which runs from the top of `main` to
+//! the same call and returns there as a worker. The supervision is the same. It costs a start of the program each time, but
+//! the parent may have threads, and its memory costs nothing.
+//!
+//! What must be made once, such as a listening socket, cannot be made before the call then. [`Prefork::listen`] makes it in
+//! the parent and hands it to the workers, whatever they are.
+//!
+//! # Windows
+//!
+//! There is no fork on Windows, so workers are spawned, by [`fork_processes`] as well: **what precedes the call runs again in
+//! each of them**. All else is the same, with these in the place of what Windows has not:
+//!
+//! - The operator's signals are events that the parent makes, with its pid in their names: `taskfork-71-TERM`, `-QUIT`,
+//!   `-HUP`, `-TTIN` and `-TTOU` for the parent with the pid 71. What sets them may be another program, a service's stop
+//!   handler, or PowerShell in the same session: `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`.
+//! - Ctrl-C and Ctrl-Break at the console are INT. They reach the workers as well: one that calls
+//!   [`Worker::stop_requested`] or [`Worker::wait_for_stop`] takes them for the request that they are, one with a handler
+//!   of its own does what that does, and any other ends with status 0xC000013A, which is no failure then. To close the
+//!   console, to log off or to shut down is TERM; the system ends a process about 5 s later whatever it does, so that a
+//!   [`graceful_timeout`](Prefork::graceful_timeout) is to be shorter than that where this matters.
+//! - The parent asks a worker to stop by an event of that worker's own, for which no console is needed. One that does not
+//!   listen by then, because it has not called one of these two, is ended at once, as SIGTERM ends a process on Unix.
+//! - A worker that has to be killed is ended with status 1, as `taskkill /F` does it; one without a heartbeat as well,
+//!   since nothing is like SIGABRT. USR1 has no counterpart.
+//! - Exit statuses have 32 bits. An access violation or an abort is one as well: `exited with status 0xC0000005 (access
+//!   violation)`.
+//! - The workers are in a job of the parent's: whatever ends the parent ends them, at once and without a request. Processes
+//!   that they start are in it too, and end with the supervision, unless they are started with `CREATE_BREAKAWAY_FROM_JOB`.
+//! - A worker inherits the standard streams, the listeners, and three handles that the call needs, and nothing else; its
+//!   command line is the parent's, to the letter.
 //!
 //! # Signals
+//!
+//! (On Windows, [events](#windows) take their place.)
 //!
 //! | signal to the parent | effect |
 //! |---|---|
@@ -156,15 +186,15 @@
 //! them, to a service in its background, they are not the parent's. Handlers of the program's own for the signals above do
 //! not run in the parent; those for others do.
 //!
-//! ^C reaches the workers as well as the parent, from the terminal. Signals are all taken before anybody is reaped, so it is
-//! a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM; [`Worker`] listens
-//! for both. A terminal that
-//! is closed sends HUP to all of them: to the parent that is a rolling restart, and workers without a handler die of it
-//! and are restarted. A service that is to stay starts under nohup or in a session of its own.
+//! ^C reaches the workers as well as the parent, from the terminal. Signals are all taken before anybody is reaped, so it
+//! is a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM; [`Worker`]
+//! listens for both. A terminal that is closed sends HUP to all of them: to the parent that is a rolling restart, and
+//! workers without a handler die of it and are restarted. A service that is to stay starts under nohup or in a session of
+//! its own.
 //!
-//! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. (With [`Backend::Spawn`], where
-//! it may have threads that do not block them, it does: one that notes the signal and wakes it.) A library whose handlers can
-//! only be installed once, such as signal-hook and tokio on top of it, could not serve both sides of a fork.
+//! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. (With [`Backend::Spawn`],
+//! where it may have threads that do not block them, it does: one that notes the signal and wakes it.) A library whose
+//! handlers can only be installed once, such as signal-hook and tokio on top of it, could not serve both sides of a fork.
 //!
 //! # Log
 //!
@@ -187,8 +217,8 @@
 //!   alive, or that all are to stop. It cannot harm the parent.
 //! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils does so to a
 //!   program that it runs, with TERM; with its option `--foreground` it asks once.
-//! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed. Workers that were stopped for about one,
-//!   with a parent that was not, are taken for hung.
+//! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed. Workers that were stopped for about
+//!   one, with a parent that was not, are taken for hung.
 //! - The log is written by the parent itself. A log that blocks, such as a pipe that nobody reads, blocks the supervision.
 //! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who
 //!   connects then waits, and is turned away when the parent ends.
@@ -201,6 +231,11 @@
 //! Linux is built and tested. For macOS and FreeBSD the code is there and compiled, but it has not been run there: the parent
 //! reads its signals through a handler and a pipe of its own, and its end reaches the workers by `procctl(2)` on FreeBSD and
 //! by a thread that waits for a pipe to close on macOS. This way is tested too, on Linux (`--cfg taskfork_portable`).
+//!
+//! Windows 10 and later: built and tested with Wine 8, by the same scenarios. Not tested, because Wine has it not or has it
+//! otherwise: Ctrl-Break; the closing of the console, logging off and shutting down; that a handle limit or the job's limit
+//! of processes is told as the error of the start; what a security product that watches `CreateProcessW` does to it.
+//!
 //! Elsewhere the crate does not compile.
 #![deny(unsafe_code)]
 
@@ -232,6 +267,9 @@ struct Readme;
 
 /// Forks `n` workers, returns in each with its task id, and keeps the parent as their supervisor.
 ///
+/// On Windows they are spawned, [which makes a difference](crate#windows): the program starts again in each worker, and
+/// runs to this call.
+///
 /// `n` is how many; `None` or 0 is one per CPU that this process may use, by its affinity and by the CPU quota of its cgroup.
 /// `max_restarts` is how many restarts there may be of all workers together, in the whole lifetime; `None` is 100, and the
 /// end that would need one more ends everything. Both as in Tornado.
@@ -250,7 +288,7 @@ struct Readme;
 /// Nothing is left running when an error is returned, and the signal mask, the dispositions and the descriptors are what
 /// they were.
 ///
-/// - There is more than one thread: [`Error::thread_count`].
+/// - There is more than one thread: [`Error::thread_count`]. (Not on Windows.)
 /// - This process is a worker already.
 /// - `n` is more than the processes that the system can have.
 /// - The system refuses a call, for example `fork` for want of memory or because of a limit: [`Error::call`],
@@ -263,7 +301,7 @@ struct Readme;
 ///
 /// # Examples
 ///
-/// One socket for all workers, which the kernel hands the connections to:
+/// One socket for all workers, which the kernel hands the connections to (on Unix; [`Prefork::listen`] does it everywhere):
 ///
 /// ```no_run
 /// use std::io::Write;

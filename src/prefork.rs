@@ -65,14 +65,16 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// A fork of the parent. The default on Unix.
+    /// A fork of the parent. The default on Unix. Refused on Windows, which has none.
     Fork,
-    /// This program, started again: with the same arguments, in the directory where it was started, with the same standard
-    /// streams, and the environment as it is at the call.
+    /// This program, started again. The default on Windows, [where some things differ](crate#windows). It starts with the
+    /// same arguments, in the directory where it was started, with the same standard streams, and the environment as it is
+    /// at the call.
     ///
-    /// **Everything before the call happens again in each worker**, for it is `main` from its beginning; the call then returns
-    /// at once, as the worker. So what is before it must be what every process may do: read the configuration, but not bind the
-    /// port, nor print the greeting. Other calls of this kind must not come before it either: the first one is taken for it.
+    /// **Everything before the call happens again in each worker**, for it is `main` from its beginning; the call then
+    /// returns at once, as the worker. So what is before it must be what every process may do: read the configuration, but
+    /// not bind the port, nor print the greeting. Other calls of this kind must not come before it either: the first one is
+    /// taken for it.
     ///
     /// It has its place where fork has not: the parent may have threads, and may have touched gigabytes, which a fork pays
     /// for page by page. Nothing is shared with the parent but what [`Worker::ready`], [`Worker::beat`] and
@@ -80,12 +82,13 @@ pub enum Backend {
     ///
     /// A worker is told that it is one by a variable in its environment, `TASKFORK_WORKER`, and by memory that it inherits.
     /// The variable alone, set by hand or inherited by another program, makes nobody a worker. It is removed by the call,
-    /// unless the process has more than one thread by then. Before the call, a worker is a program like any other: it does not
-    /// hear of the end of its parent, and SIGTERM ends it. It inherits the parent's signal mask, in which the signals that the
-    /// [parent answers](crate#signals) are not blocked.
+    /// unless the process has more than one thread by then (on Windows in any case). Before the call, a worker is a program
+    /// like any other: it does not hear of the end of its parent, and SIGTERM ends it. It inherits the parent's signal
+    /// mask, in which the signals that the [parent answers](crate#signals) are not blocked.
     ///
-    /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any more,
-    /// starts are refused with its path in the error; as any refused restart they are tried again, and those who run go on.
+    /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any
+    /// more, starts are refused with its path in the error; as any refused restart they are tried again, and those who run
+    /// go on.
     Spawn,
     /// A thread, for [`Prefork::run`] only. Not in this version: it is refused.
     Thread,
@@ -155,9 +158,9 @@ impl Prefork {
     }
 
     /// A worker that exits with this status is not restarted, and everything is stopped: the report says
-    /// [`StartupFailed`](crate::Reason::StartupFailed). For what no restart can mend, a bad configuration for example. May be
-    /// called several times, each adding one. On Unix it is 1 to 255. (A replacement that exits so is only given up.) Default:
-    /// none.
+    /// [`StartupFailed`](crate::Reason::StartupFailed). For what no restart can mend, a bad configuration for example. May
+    /// be called several times, each adding one. On Unix it is 1 to 255, on Windows any but 0. (A replacement that exits so
+    /// is only given up.) Default: none.
     pub fn fatal_exit(mut self, code: i32) -> Prefork {
         self.config.fatal_exits.push(code);
         self
@@ -174,10 +177,10 @@ impl Prefork {
     ///
     /// One that is late or fails before, and no process of its id ever was ready: nothing would be gained by a restart, so
     /// everything is stopped, and the report says [`StartupFailed`](crate::Reason::StartupFailed). If an earlier process of
-    /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in its
-    /// place, and one more worker that SIGTTIN has asked for is given up, while the others go on. (An exit status of 0 is no failure,
-    /// unless [`Restart::Always`] is asked for.) A parent that was stopped or starved meanwhile gives the same time once more.
-    /// Default: off; workers count as ready when they are started, and a replacement after a second.
+    /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in
+    /// its place, and one more worker that SIGTTIN has asked for is given up, while the others go on. (An exit status of 0
+    /// is no failure, unless [`Restart::Always`] is asked for.) A parent that was stopped or starved meanwhile gives the
+    /// same time once more. Default: off; workers count as ready when they are started, and a replacement after a second.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self
@@ -200,17 +203,17 @@ impl Prefork {
     }
 
     /// Replaces each process when it is so old, as in a rolling restart: its replacement is ready first, and no two are
-    /// replaced at a time. Each draws its own share of this time, from three quarters to the whole, so that workers which were
-    /// started together are not replaced together; one whose turn has not come lives on. If a replacement fails, the
+    /// replaced at a time. Each draws its own share of this time, from three quarters to the whole, so that workers which
+    /// were started together are not replaced together; one whose turn has not come lives on. If a replacement fails, the
     /// old process stays for one more lifetime. Default: off.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
         self.config.max_lifetime = Some(lifetime);
         self
     }
 
-    /// A socket that is made before the workers and that all of them have, forked or spawned: [`Worker::listeners`]. Each call
-    /// adds one. Connections wait there while a worker is restarted, and go to whichever worker accepts them. (The kernel does
-    /// not balance: who is waiting gets the next one.) With port 0 the system chooses one, the same for all.
+    /// A socket that is made before the workers and that all of them have, forked or spawned: [`Worker::listeners`]. Each
+    /// call adds one. Connections wait there while a worker is restarted, and go to whichever worker accepts them. (The
+    /// kernel does not balance: who is waiting gets the next one.) With port 0 the system chooses one, the same for all.
     ///
     /// It is bound at the start, in the parent alone. Default: none.
     pub fn listen(mut self, on: impl Into<Listen>) -> Prefork {
@@ -218,16 +221,16 @@ impl Prefork {
         self
     }
 
-    /// What a worker is. Default: [`Backend::Fork`].
+    /// What a worker is. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
     pub fn backend(mut self, backend: Backend) -> Prefork {
         self.backend = backend;
         self
     }
 
-    /// Is called in the parent for every event, after its line in the log (an exit and the restart that follows are one line,
-    /// that of the latter). While it runs, the parent does nothing else. It
-    /// must not start a thread if workers are forks (every later start would be refused); if it panics, all workers are killed and the panic goes
-    /// on. A second call takes the place of the first. Default: nobody is told.
+    /// Is called in the parent for every event, after its line in the log (an exit and the restart that follows are one
+    /// line, that of the latter). While it runs, the parent does nothing else. It must not start a thread if workers are
+    /// forks (every later start would be refused); if it panics, all workers are killed and the panic goes on. A second
+    /// call takes the place of the first. Default: nobody is told.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));
         self

@@ -50,10 +50,10 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 
 /// A worker's own handle: who it is, what it tells the parent, and whether it is to stop.
 ///
-/// It may be shared between threads. There is one in each process; what is told by it is told of the process. A process that a
-/// worker forks is not a worker: in it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do nothing, and a signal
-/// sent to it is no request to the worker. (A [`beat`](Worker::beat) in it counts for the worker.) A worker that closes
-/// descriptors which are not its own may close the one that wakes the parent; what it says is then heard late.
+/// It may be shared between threads. There is one in each process; what is told by it is told of the process. A process
+/// that a worker forks is not a worker: in it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do nothing, and
+/// a signal sent to it is no request to the worker. (A [`beat`](Worker::beat) in it counts for the worker.) A worker that
+/// closes descriptors which are not its own may close the one that wakes the parent; what it says is then heard late.
 ///
 /// # Stopping
 ///
@@ -67,6 +67,8 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 ///
 /// A worker that is to drain from its very first moment on calls one of the three first of all. What comes between the
 /// fork and that call, kills it.
+///
+/// On Windows the parent asks by an event, and what is typed at the console counts as well: [the differences](crate#windows).
 #[derive(Debug)]
 pub struct Worker {
     id: usize,
@@ -108,8 +110,8 @@ impl Worker {
     /// Tells the parent that this worker can do its work. The parent learns of it at once.
     ///
     /// With a [`ready_timeout`](crate::Prefork::ready_timeout), it is to be called within that time. In a rolling restart
-    /// the old worker is asked to go only then. Without one, a replacement counts as ready after a second, or when it says so.
-    /// A second call says nothing more.
+    /// the old worker is asked to go only then. Without one, a replacement counts as ready after a second, or when it says
+    /// so. A second call says nothing more.
     pub fn ready(&self) {
         if let Some(place) = &self.place {
             place.ready();
@@ -127,8 +129,8 @@ impl Worker {
         }
     }
 
-    /// Asks the parent to stop the whole service, gracefully: this worker and all others get SIGTERM, and the parent ends
-    /// as if it had got one. However many ask, it happens once. This worker may go on, or end at once.
+    /// Asks the parent to stop the whole service, gracefully: this worker and all others are asked to stop, and the parent
+    /// ends as if it had got SIGTERM. However many ask, it happens once. This worker may go on, or end at once.
     pub fn stop_all(&self) {
         if let Some(place) = &self.place {
             place.stop_all();
@@ -143,14 +145,15 @@ impl Worker {
 
     /// Waits until this worker is asked to stop, and for this time at most; `None`: as long as it takes. Whether it was.
     ///
-    /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it, it looks
-    /// every 10 ms.
+    /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it (on
+    /// Unix), it looks every 10 ms.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         self.stop().wait(timeout)
     }
 
     /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
-    /// poll(2). It is not to be read from, and stays open until the process ends, also when this handle is dropped. Unix only.
+    /// poll(2). It is not to be read from, and stays open until the process ends, also when this handle is dropped. Unix
+    /// only.
     ///
     /// (In tokio, [`wait_for_stop`](Worker::wait_for_stop) in a task of `spawn_blocking` is often simpler.)
     ///

@@ -2,29 +2,31 @@
 //!
 //! A platform exports:
 //!
-//! - `fork()`: a child that is the only thread of its process, with every signal blocked in it, or an error; refused with
-//!   more than one thread, each time.
-//! - `flush_output()`: writes what is buffered for standard output, by std and by the C library.
-//! - `thread_count()`: whether there is one thread, and how many there are where that can be told.
-//! - `Signals`: from `take()`, which is told whether there is one thread only, to the drop, the signals of [`Signal::SUPERVISED`] that were not ignored before wait in
-//!   a descriptor instead of taking effect; SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out
-//!   job control by a terminal. `Signals::end()` hands stop requests that nobody took back to the program, if it is not
-//!   stopped already, and drops the others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
-//! - `send()`: a signal for a child that has not been reaped yet, so that its pid is still its own.
-//! - `peek_exited()`, `reap()` and `reap_blocking()`: which child has ended, without reaping it; and the status of one that
-//!   is named.
+//! - `fork()`, on Unix: a child that is the only thread of its process, with every signal blocked in it, or an error; refused
+//!   with more than one thread, each time. `thread_count()`, there: whether there is one thread, and how many there are where
+//!   that can be told.
+//! - `Program`: this program, which can be started once more, with what it is `Handed`: memory, button, lifeline and sockets,
+//!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom.
+//! - `flush_output()`: writes what is buffered for standard output, by std and, where there are forks, by the C library.
+//! - `Signals`: from `take()`, which is told whether there is one thread only, to the drop, what asks the parent for something
+//!   waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored before, or what stands for
+//!   them. SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out job control by a terminal.
+//!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
+//!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
+//!   `Signals::ends()`: whom a child's end is told by somebody else than the system, if it is.
+//! - `Child`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
+//!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
 //! - `Shared`: zeroes that this process shares with its children, in lines that no two processes write to.
 //! - `doorbell()`: a `Button` in any of the processes that wakes who waits for its `Bell`.
 //! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
-//! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is a SIGTERM to the child,
-//!   also if the parent is gone already.
+//! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
+//!   SIGTERM to it, also if the parent is gone already.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.
-//! - `is_init()`: whether this process is pid 1, which has to reap strangers.
 //! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.
 //!
-//! Every refusal of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec and owned
-//! from birth.
+//! Every refusal of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec, every
+//! handle is not inheritable, and each is owned from birth.
 
 #![allow(unsafe_code)]
 
@@ -107,7 +109,8 @@ pub(crate) struct Poller {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrived {
     pub signal: Signal,
-    /// Who sent it, where that is told; of several that came as one, some one of them. For SIGCHLD a child that may have ended.
+    /// Who sent it, where that is told; of several that came as one, some one of them. For SIGCHLD a child that may have
+    /// ended.
     pub sender: Option<u32>,
 }
 
