@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use taskfork::{Backend, Prefork, Report, Restart, WorkResult, Worker};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, drain, own_descriptors, prepare, say, serve, state, up, up_until_signal};
+use crate::os::{Gate, Signal, own_descriptors, raise, state, up_until_signal};
+use crate::program::{drain, prepare, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -157,10 +157,6 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
             },
         ),
-        Scenario::reporting("a_stop_asked_for_when_all_have_finished_is_the_programs", finished_late, |daemon| {
-            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&daemon.end()), Some(15));
-            assert!(!daemon.said("report: "));
-        }),
     ]
 }
 
@@ -333,12 +329,12 @@ fn twice() -> Report {
 }
 
 /// The parent gets one more request when it has nothing more to do, and before the call returns.
-fn signals_itself_at_the_end(work: fn(&Worker)) -> Report {
+pub fn signals_itself_at_the_end(work: fn(&Worker)) -> Report {
     struct Signals;
     impl Drop for Signals {
         fn drop(&mut self) {
             if taskfork::task_id().is_none() {
-                nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
+                raise(Signal::SIGTERM);
             }
         }
     }
@@ -390,8 +386,4 @@ fn panics_twice() -> Report {
         if worker.id() == 0 { std::panic::panic_any(PanicsWhenDropped) } else { Err(PanicsWhenDropped.into()) }
     };
     Prefork::new().workers(2).restart(Restart::Never).run(work).expect("workers")
-}
-
-fn finished_late() -> Report {
-    signals_itself_at_the_end(|_| {})
 }
