@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use crate::exit::Exit;
 use crate::report::Reason;
-use crate::sys::CallError;
+use crate::sys::{CallError, Program};
 
 /// A result whose error is [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -92,7 +92,7 @@ impl Error {
     pub fn call(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Call { error, .. } => Some(error.call),
-            Kind::Executable { .. } => Some("posix_spawn"),
+            Kind::Executable { .. } => Some(Program::CALL),
             _ => None,
         }
     }

@@ -224,8 +224,6 @@ pub use prefork::{Backend, Prefork, Role, WorkResult};
 pub use report::{Reason, Report, WorkerReport};
 pub use worker::Worker;
 
-use supervisor::Extras;
-
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -279,15 +277,11 @@ struct Readme;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Option<u32>>) -> Result<usize> {
-    worker::check_no_worker()?;
     let mut prefork = Prefork::new().workers(n.into().unwrap_or(0));
     if let Some(max_restarts) = max_restarts.into() {
         prefork = prefork.max_restarts(max_restarts);
     }
-    match supervisor::supervise(prefork.into_config()?, Extras { places: false, spawns: false, on_event: None })? {
-        supervisor::Role::Worker(worker) => Ok(worker.id()),
-        supervisor::Role::Parent(ended) => match ended.exit()? {},
-    }
+    prefork.launch_plain()
 }
 
 /// The task id of this worker: what [`fork_processes`] returned in it. `None` in every process that is not a worker, the

@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
-use crate::backend;
+use crate::backend::{self, Kind};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::policy::{Config, Delays, Restart};
@@ -106,7 +106,8 @@ impl Prefork {
             heartbeat_timeout: None,
             max_lifetime: None,
         };
-        Prefork { config, backend: Backend::Fork, on_event: None }
+        let backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
+        Prefork { config, backend, on_event: None }
     }
 
     /// How many workers. Default, and 0: one per CPU that this process may use, by its affinity and by the CPU quota of its
@@ -277,28 +278,36 @@ impl Prefork {
     }
 
     fn launch(self, no_threads: &'static str) -> Result<Role> {
-        worker::check_no_worker()?;
-        match self.backend {
-            Backend::Fork => {}
-            Backend::Spawn => {
-                if let Some(worker) = backend::arrive() {
-                    return Ok(Role::Worker(supervisor::begin(worker)));
-                }
-            }
-            Backend::Thread => return Err(Error::unfit("backend", no_threads)),
-        }
-        let spawns = self.backend == Backend::Spawn;
-        let extras = Extras { places: true, spawns, on_event: self.on_event };
-        let role = supervisor::supervise(self.config.checked()?, extras)?;
-        Ok(match role {
+        Ok(match self.supervise(true, no_threads)? {
             supervisor::Role::Worker(worker) => Role::Worker(worker),
             supervisor::Role::Parent(ended) => Role::Parent(Ended::report(*ended)?),
         })
     }
 
     /// For the call that hands out no more than an id, and ends the parent.
-    pub(crate) fn into_config(self) -> Result<Config> {
-        self.config.checked()
+    pub(crate) fn launch_plain(self) -> Result<usize> {
+        match self.supervise(false, "a thread cannot return from the call")? {
+            supervisor::Role::Worker(worker) => Ok(worker.id()),
+            supervisor::Role::Parent(ended) => match ended.exit()? {},
+        }
+    }
+
+    /// `has_handles`: a worker can tell the parent something. One that is spawned needs that in any case.
+    fn supervise(self, has_handles: bool, no_threads: &'static str) -> Result<supervisor::Role> {
+        worker::check_no_worker()?;
+        let kind = match self.backend {
+            #[cfg(unix)]
+            Backend::Fork => Kind::Fork,
+            #[cfg(not(unix))]
+            Backend::Fork => return Err(Error::unfit("backend", "there is no fork on this system")),
+            Backend::Spawn => match backend::arrive() {
+                Some(worker) => return Ok(supervisor::Role::Worker(supervisor::begin(worker))),
+                None => Kind::Spawn,
+            },
+            Backend::Thread => return Err(Error::unfit("backend", no_threads)),
+        };
+        let extras = Extras { places: has_handles || kind == Kind::Spawn, kind, on_event: self.on_event };
+        supervisor::supervise(self.config.checked()?, extras)
     }
 }
 
@@ -427,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_that_are_told() {
-        let config = Prefork::default().workers(3).into_config().expect("sense");
+        let config = Prefork::default().workers(3).config.checked().expect("sense");
         assert_eq!((config.max_restarts, config.restart, config.max_workers), (100, Restart::OnFailure, usize::MAX));
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
         assert_eq!((config.delays.first, config.delays.max), (Duration::from_millis(10), Duration::from_secs(1)));
@@ -437,7 +446,7 @@ mod tests {
 
     #[test]
     fn as_many_workers_as_cpus_are_not_more_than_the_most_there_may_be() {
-        let config = Prefork::new().max_workers(1).into_config().expect("sense");
+        let config = Prefork::new().max_workers(1).config.checked().expect("sense");
         assert_eq!((config.workers, config.max_workers), (1, 1));
     }
 
@@ -446,7 +455,7 @@ mod tests {
         let ms = Duration::from_millis(1);
         let prefork =
             Prefork::new().workers(3).max_workers(3).backoff(ms, ms).graceful_timeout(LONGEST).fatal_exit(255);
-        let config = prefork.max_restarts(0).max_lifetime(ms).into_config().expect("sense");
+        let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("sense");
         assert_eq!((config.workers, config.max_restarts), (3, 0));
     }
 }

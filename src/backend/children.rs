@@ -1,26 +1,27 @@
 //! The processes that a backend has started and that are not reaped yet.
 
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use crate::error::Result;
 use crate::exit::{Exit, Process};
-use crate::sys::{self, Signal};
+use crate::sys::{self, Child, Signal};
 
 /// In no order, because to keep one is to move others, and what is written between two forks is copied for every child. (A
 /// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
 #[derive(Debug, Default)]
-pub(super) struct Children(Vec<Process>);
+pub(super) struct Children(Vec<(Process, Child)>);
 
 impl Children {
-    pub fn add(&mut self, child: Process) {
-        self.0.push(child);
+    pub fn add(&mut self, id: usize, generation: u32, child: Child) -> u32 {
+        let pid = child.pid();
+        self.0.push((Process { id, generation, pid }, child));
+        pid
     }
 
     /// Nothing is done to one that has ended.
-    pub fn send(&mut self, child: Process, signal: Signal) -> Result<()> {
-        match self.find(child.pid) {
-            Some(at) if self.0[at] == child => Ok(sys::send(child.pid, signal)?),
+    pub fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
+        match self.find(process.pid).map(|at| &self.0[at]) {
+            Some((known, child)) if *known == process => Ok(child.send(signal)?),
             // It has been reaped, and its pid may be another one's by now.
             _ => Ok(()),
         }
@@ -28,7 +29,7 @@ impl Children {
 
     pub fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
         let Some(at) = self.find(pid) else { return Ok(None) };
-        Ok(sys::reap(pid)?.map(|status| (self.0.swap_remove(at), exit_of(status))))
+        Ok(self.0[at].1.reap()?.map(|status| (self.0.swap_remove(at).0, exit_of(status))))
     }
 
     pub fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
@@ -36,9 +37,7 @@ impl Children {
         while let Some(pid) = sys::peek_exited()? {
             if let Some(child) = self.reap_one(pid)? {
                 ended.push(child);
-            } else if sys::is_init() {
-                sys::reap(pid)?;
-            } else {
+            } else if !sys::reap_as_init(pid)? {
                 self.sweep(&mut ended)?;
                 break;
             }
@@ -48,7 +47,7 @@ impl Children {
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
     fn sweep(&mut self, ended: &mut Vec<(Process, Exit)>) -> Result<()> {
-        let pids: Vec<u32> = self.0.iter().map(|child| child.pid).collect();
+        let pids: Vec<u32> = self.0.iter().map(|(process, _)| process.pid).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);
         }
@@ -56,7 +55,7 @@ impl Children {
     }
 
     fn find(&self, pid: u32) -> Option<usize> {
-        self.0.iter().rposition(|child| child.pid == pid)
+        self.0.iter().rposition(|(process, _)| process.pid == pid)
     }
 }
 
@@ -64,20 +63,21 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         // One that has become another user's, and cannot be killed, is not waited for.
-        self.0.retain(|child| sys::send(child.pid, Signal::Kill).is_ok());
-        for child in &self.0 {
-            let _ = sys::reap_blocking(child.pid);
+        self.0.retain(|(_, child)| child.send(Signal::Kill).is_ok());
+        for (_, child) in &self.0 {
+            let _ = child.reap_blocking();
         }
     }
 }
 
 fn exit_of(status: ExitStatus) -> Exit {
-    status.code().map(Exit::Code).or(status.signal().map(Exit::Signal)).unwrap_or(Exit::Code(-1))
+    status.code().map(Exit::Code).or(sys::signal_of(status).map(Exit::Signal)).unwrap_or(Exit::Code(-1))
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -85,8 +85,9 @@ mod tests {
     #[test]
     fn what_is_meant_for_a_process_that_was_reaped_does_not_reach_the_next_one_with_its_pid() {
         let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat(1)");
+        let mut children = Children::default();
+        children.add(1, 0, Child::new(cat.id()));
         let now = Process { id: 1, generation: 0, pid: cat.id() };
-        let mut children = Children(vec![now]);
         children.send(Process { id: 0, ..now }, Signal::Kill).expect("nothing to be done");
         cat.stdin.as_mut().expect("a pipe").write_all(b"!").expect("a reader");
         let mut echo = [0];

@@ -25,10 +25,7 @@ impl Fork {
 impl Backend for Fork {
     fn start(&mut self, Birth { id, generation, .. }: Birth<'_>) -> Result<Started> {
         match sys::fork() {
-            Ok(Forked::Parent(pid)) => {
-                self.children.add(Process { id, generation, pid });
-                Ok(Started::Pid(pid))
-            }
+            Ok(Forked::Parent(child)) => Ok(Started::Pid(self.children.add(id, generation, child))),
             Ok(Forked::Child) => {
                 self.lifeline.hold();
                 Ok(Started::Here)

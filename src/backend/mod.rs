@@ -1,9 +1,11 @@
 //! The one seam: how a worker is started, told something, and found to have ended.
 
 mod children;
+#[cfg(unix)]
 mod fork;
 mod spawn;
 
+#[cfg(unix)]
 pub(crate) use fork::Fork;
 pub(crate) use spawn::{Spawn, arrive};
 
@@ -11,6 +13,14 @@ use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::scoreboard::Seat;
 use crate::sys::Signal;
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    #[cfg(unix)]
+    Fork,
+    Spawn,
+}
 
 /// What is to be started.
 #[derive(Debug)]
@@ -29,6 +39,7 @@ pub(crate) enum Started {
     /// A process, with this pid.
     Pid(u32),
     /// This is the process that was to be started. Whoever sees this leaves the supervisor, touching nothing of it.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "nobody is forked there"))]
     Here,
 }
 

@@ -5,7 +5,6 @@
 //! was told. Whoever does not find it there is no worker.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process;
 use std::str::FromStr;
 
@@ -17,7 +16,7 @@ use super::{Backend, Birth, Started};
 use crate::error::{Error, Result};
 use crate::exit::{Exit, Process};
 use crate::scoreboard::Place;
-use crate::sys::{self, CallError, Claim, Lifeline, Program, Shared, Signal};
+use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
 
 const VARIABLE: &str = "TASKFORK_WORKER";
@@ -30,8 +29,8 @@ pub(crate) struct Spawn {
 }
 
 impl Spawn {
-    pub fn new() -> Result<Spawn> {
-        Ok(Spawn { children: Children::default(), program: Program::this()?, lifeline: Lifeline::new()? })
+    pub fn new(ends: Ends) -> Result<Spawn> {
+        Ok(Spawn { children: Children::default(), program: Program::this(ends)?, lifeline: Lifeline::new()? })
     }
 }
 
@@ -39,19 +38,17 @@ impl Backend for Spawn {
     fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
         let Birth { id, generation, count, seat } = birth;
         let Some(seat) = seat else { return Err(Error::unfit("backend", "a program needs a handle")) };
-        let secret = draw_secret().map_err(|error| Error::from(error).starting(id))?;
+        let refused = |error| Error::from(error).starting(id);
+        let secret = draw_secret().map_err(refused)?;
         seat.memory.invite(seat.line, secret);
-        let (memory, lifeline) = (seat.memory.file(), self.lifeline.passed());
-        let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
-        let passed = [number(Some(seat.button.as_fd())), number(lifeline)];
-        let claim = Claim { memory: number(memory), len: seat.memory.len(), line: seat.line, passed, secret };
+        let handed = Handed::new(seat.memory, seat.button, &self.lifeline).map_err(refused)?;
+        let (memory, passed) = handed.numbers();
+        let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, secret };
         let marker = Marker { parent: process::id(), id, generation, count, claim };
-        let descriptors: Vec<_> = memory.into_iter().chain([seat.button.as_fd()]).chain(lifeline).collect();
-        match self.program.start((VARIABLE, &marker.to_string()), &descriptors) {
-            Ok(pid) => {
-                seat.memory.name_invitee(seat.line, pid);
-                self.children.add(Process { id, generation, pid });
-                Ok(Started::Pid(pid))
+        match self.program.start((VARIABLE, &marker.to_string()), handed) {
+            Ok(child) => {
+                seat.memory.name_invitee(seat.line, child.pid());
+                Ok(Started::Pid(self.children.add(id, generation, child)))
             }
             Err(source) => Err(Error::executable(self.program.path().to_owned(), source).starting(id)),
         }

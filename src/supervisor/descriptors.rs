@@ -1,24 +1,16 @@
 //! What the parent waits on.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
-use std::{io, mem};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-
+use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::{Memory, Scoreboard};
-use crate::sys::{Arrived, Bell, CallError, OomCounter, POLLER, Signals};
+use crate::sys::{Arrived, Bell, Ends, OomCounter, Signals};
 
-const SIGNALS: Token = Token(0);
-const BELL: Token = Token(1);
-
-/// All that the parent has open, and a worker closes and does nothing else to: to take the signals out of the epoll would be
-/// to take them out of the parent's. The signals are last, so that the mask is put back when all is done.
+/// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
+/// back when all is done.
 pub(super) struct Descriptors {
-    poll: Poll,
-    events: Events,
+    poller: Poller,
     bell: Option<Bell>,
     /// The doorbell could not be silenced in one go.
     is_ringing: bool,
@@ -27,47 +19,31 @@ pub(super) struct Descriptors {
     signals: Signals,
 }
 
-/// How a wait ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waited {
-    /// There is something to be done, or the time is over.
-    ToTheEnd,
-    /// By a handler of the program's own; or this process had been stopped, and others perhaps with it.
-    Interrupted,
-}
-
 impl Descriptors {
     /// `alone`: there is one thread only, and will be.
     pub fn open(alone: bool) -> Result<Descriptors> {
         let signals = Signals::take(alone)?;
-        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
-        let events = Events::with_capacity(2);
-        let descriptors = Descriptors { poll, events, bell: None, is_ringing: false, out_of_memory: None, signals };
-        descriptors.wake_on(descriptors.signals.as_fd(), SIGNALS)?;
-        Ok(descriptors)
+        let poller = Poller::open()?;
+        poller.wake_on_signals(&signals)?;
+        Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, signals })
     }
 
     pub fn open_scoreboard(&mut self, workers: usize, memory: Memory) -> Result<Scoreboard> {
         let (scoreboard, bell) = Scoreboard::new(workers, memory)?;
-        self.wake_on(bell.as_fd(), BELL)?;
+        self.poller.wake_on_bell(&bell)?;
         self.bell = Some(bell);
         Ok(scoreboard)
     }
 
-    fn wake_on(&self, fd: BorrowedFd<'_>, token: Token) -> Result<()> {
-        let registered = self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE);
-        registered.map_err(|error| CallError::new(POLLER.add, error).into())
+    /// Who is to be told of the end of a child that is a program.
+    pub fn ends(&self) -> Ends {
+        self.signals.ends()
     }
 
     /// For a signal or the doorbell, and for this time at most, if one is given.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
         self.out_of_memory.get_or_insert_with(OomCounter::open);
-        let timeout = if self.is_ringing { Some(Duration::ZERO) } else { timeout };
-        match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => Ok(Waited::ToTheEnd),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Waited::Interrupted),
-            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
-        }
+        self.poller.wait(if self.is_ringing { Some(Duration::ZERO) } else { timeout })
     }
 
     /// The next signal that has arrived, if any.
@@ -77,7 +53,7 @@ impl Descriptors {
 
     /// Whether the doorbell rang in the last wait. It is silent then, or rings in the next one.
     pub fn take_ring(&mut self) -> Result<bool> {
-        let rings = self.is_ringing || self.events.iter().any(|event| event.token() == BELL);
+        let rings = self.is_ringing || self.poller.has_rung();
         if let (true, Some(bell)) = (rings, &self.bell) {
             self.is_ringing = !bell.silence()?;
         }
@@ -93,12 +69,9 @@ impl Descriptors {
         }
     }
 
-    /// In a worker. To free the parent's memory would be to copy it first.
+    /// In a fork.
     pub fn leave(self) {
-        mem::forget(self.events);
-        if !POLLER.is_inherited {
-            mem::forget(self.poll);
-        }
+        self.poller.leave();
     }
 
     /// In the parent.

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod journal;
+mod poller;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -11,7 +12,9 @@ use std::{fmt, mem, panic, process};
 
 use log::Level;
 
-use crate::backend::{Backend, Birth, Fork, Spawn, Started};
+#[cfg(unix)]
+use crate::backend::Fork;
+use crate::backend::{Backend, Birth, Kind, Spawn, Started};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
@@ -21,8 +24,9 @@ use crate::report::{Reason, Report, WorkerReport};
 use crate::scoreboard::{Memory, News, Scoreboard};
 use crate::sys::{self, Arrived, Signal};
 use crate::worker::{self, Worker};
-use descriptors::{Descriptors, Waited};
+use descriptors::Descriptors;
 use journal::{WithSources, level_of, write};
+use poller::Waited;
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
@@ -34,8 +38,7 @@ pub(crate) enum Role {
 pub(crate) struct Extras {
     /// Workers can tell the parent something.
     pub places: bool,
-    /// Workers are this program, started again.
-    pub spawns: bool,
+    pub kind: Kind,
     pub on_event: Option<OnEvent>,
 }
 
@@ -49,14 +52,21 @@ pub(crate) struct Ended {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let (backend, memory): (Box<dyn Backend>, Memory) = if extras.spawns {
-        (Box::new(Spawn::new()?), Memory::Programs)
-    } else {
-        let fork = Fork::new()?;
-        worker::prepare()?;
-        (Box::new(fork), Memory::Forks)
+    let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match extras.kind {
+        #[cfg(unix)]
+        Kind::Fork => {
+            let fork = Fork::new()?;
+            worker::prepare()?;
+            (Box::new(fork), Descriptors::open(true)?, Memory::Forks)
+        }
+        Kind::Spawn => {
+            let descriptors = Descriptors::open(false)?;
+            match Spawn::new(descriptors.ends()) {
+                Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
+                Err(error) => return Err(descriptors.close_after(error)),
+            }
+        }
     };
-    let mut descriptors = Descriptors::open(!extras.spawns)?;
     let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
     let mut supervisor = Supervisor::new(config, backend, scoreboard, extras.on_event, &mut descriptors);
     match supervisor.run() {

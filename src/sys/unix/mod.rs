@@ -5,6 +5,7 @@
 mod cgroup;
 mod doorbell;
 mod fork;
+mod handed;
 mod lifeline;
 mod limit;
 mod program;
@@ -19,14 +20,15 @@ use super::Poller;
 pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};
+pub(crate) use handed::{Handed, Number};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, parent_id, take_variable};
-pub(crate) use shm::{Claim, Shared};
-pub(crate) use signal::{Signals, send};
+pub(crate) use shm::Shared;
+pub(crate) use signal::{Ends, Signals};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
-pub(crate) use wait::{is_init, peek_exited, reap, reap_blocking};
+pub(crate) use wait::{Child, peek_exited, reap_as_init, signal_of};
 
 pub(crate) const POLLER: Poller = if cfg!(target_os = "linux") {
     Poller { create: "epoll_create1", add: "epoll_ctl", wait: "epoll_wait", is_inherited: true }

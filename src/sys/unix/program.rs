@@ -6,7 +6,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -14,8 +13,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::handed::Handed;
 use super::shm::close_on_exec;
+use super::signal::Ends;
 use super::threads::{Threads, thread_count};
+use super::wait::Child;
 use crate::sys::CallError;
 
 const LONGEST: usize = libc::PATH_MAX as usize;
@@ -54,7 +56,10 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub fn this() -> Result<Program, CallError> {
+    /// What starts it.
+    pub const CALL: &str = "posix_spawn";
+
+    pub fn this(_: Ends) -> Result<Program, CallError> {
         let refused = |source| CallError { call: "readlink", source };
         let path = std::env::current_exe().map_err(refused)?;
         // On Linux the link leads to the file that runs, whatever is in its place by now.
@@ -68,8 +73,8 @@ impl Program {
     }
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, and with this variable
-    /// and these descriptors more. Its pid.
-    pub fn start(&self, (name, value): (&str, &str), passed: &[BorrowedFd<'_>]) -> io::Result<u32> {
+    /// and these descriptors more.
+    pub fn start(&self, (name, value): (&str, &str), handed: Handed<'_>) -> io::Result<Child> {
         let metadata = self.path.metadata()?;
         if (metadata.dev(), metadata.ino()) != self.file {
             return Err(io::Error::other("it was replaced since this process was started"));
@@ -80,13 +85,13 @@ impl Program {
         if let Some(directory) = start_directory() {
             command.current_dir(directory);
         }
-        let opened = passed.iter().try_for_each(|fd| close_on_exec(*fd, false));
+        let opened = handed.descriptors().try_for_each(|fd| close_on_exec(fd, false));
         let child = opened.map_err(|error| error.source).and_then(|()| command.spawn());
-        for fd in passed {
+        for fd in handed.descriptors() {
             // It takes no more than an open descriptor, which it is.
-            let _ = close_on_exec(*fd, true);
+            let _ = close_on_exec(fd, true);
         }
-        Ok(child?.id())
+        Ok(Child::new(child?.id()))
     }
 }
 

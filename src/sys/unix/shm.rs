@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{io, mem, slice};
 
-use crate::sys::CallError;
+use crate::sys::{CallError, Claim};
 
 /// What no two processes write to: one cache line.
 pub(crate) type Line = [AtomicU32; 16];
@@ -22,18 +22,6 @@ pub(crate) struct Shared {
     lines: NonNull<Line>,
     len: usize,
     file: Option<OwnedFd>,
-}
-
-/// What a program is told of the memory that it was given: the descriptors by their numbers, and what is written in its
-/// line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub memory: RawFd,
-    pub len: usize,
-    pub line: usize,
-    /// Passed along with the memory; -1 for none.
-    pub passed: [RawFd; 2],
-    pub secret: [u32; 4],
 }
 
 /// Where in a line the secret is, and after it whether it was claimed, and the pid of who may claim it.

@@ -10,7 +10,48 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::{io, mem};
 
-use crate::sys::CallError;
+use super::signal::number;
+use crate::sys::{CallError, Signal};
+
+/// A child that is not reaped yet, so that its pid is its own.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: u32,
+}
+
+impl Child {
+    pub(crate) fn new(pid: u32) -> Child {
+        Child { pid }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A signal, also to one that has ended.
+    pub fn send(&self, signal: Signal) -> Result<(), CallError> {
+        // SAFETY: kill(2) takes integers.
+        match unsafe { libc::kill(self.pid as libc::pid_t, number(signal)) } {
+            0 => Ok(()),
+            _ => Err(CallError::last("kill")),
+        }
+    }
+
+    /// Reaps it if it has ended. It is to be forgotten then.
+    pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
+        wait_for(self.pid, libc::WNOHANG)
+    }
+
+    /// Waits until it has ended, and reaps it.
+    pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
+        loop {
+            match wait_for(self.pid, 0) {
+                Err(error) if error.source.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
 
 /// A child that has ended and is not reaped yet, if there is any. It stays as it is.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
@@ -27,19 +68,14 @@ pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
     Ok(u32::try_from(pid).ok().filter(|&pid| pid != 0))
 }
 
-/// Reaps this child if it has ended.
-pub(crate) fn reap(pid: u32) -> Result<Option<ExitStatus>, CallError> {
-    wait_for(pid, libc::WNOHANG)
+/// The signal that killed it.
+pub(crate) fn signal_of(status: ExitStatus) -> Option<i32> {
+    status.signal()
 }
 
-/// Waits until this child has ended, and reaps it.
-pub(crate) fn reap_blocking(pid: u32) -> Result<Option<ExitStatus>, CallError> {
-    loop {
-        match wait_for(pid, 0) {
-            Err(error) if error.source.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+/// As pid 1, which is every orphan's parent, reaps this child that nobody knows. Whether it did.
+pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
+    Ok(std::process::id() == 1 && wait_for(pid, libc::WNOHANG)?.is_some())
 }
 
 fn wait_for(pid: u32, flags: libc::c_int) -> Result<Option<ExitStatus>, CallError> {
@@ -54,8 +90,4 @@ fn wait_for(pid: u32, flags: libc::c_int) -> Result<Option<ExitStatus>, CallErro
 
 fn is_no_child(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECHILD)
-}
-
-pub(crate) fn is_init() -> bool {
-    std::process::id() == 1
 }

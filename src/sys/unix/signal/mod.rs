@@ -16,8 +16,8 @@ mod self_pipe;
 mod signalfd;
 mod source;
 mod taken;
-pub(crate) use taken::Signals;
 pub(super) use taken::is_ignored;
+pub(crate) use taken::{Ends, Signals};
 
 type Native = nix::sys::signal::Signal;
 
@@ -38,10 +38,4 @@ fn native(signal: Signal) -> Native {
 
 pub(super) fn number(signal: Signal) -> libc::c_int {
     native(signal) as libc::c_int
-}
-
-/// Sends a signal to a child that is not reaped yet, ended or not.
-pub(crate) fn send(pid: u32, signal: Signal) -> Result<(), CallError> {
-    let pid = nix::unistd::Pid::from_raw(pid as libc::pid_t);
-    nix::sys::signal::kill(pid, native(signal)).map_err(|error| CallError::new("kill", error))
 }

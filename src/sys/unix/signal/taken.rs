@@ -17,6 +17,10 @@ pub(crate) struct Signals {
     _before: Before,
 }
 
+/// Whom the end of a child is told: SIGCHLD needs nobody's help.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends;
+
 /// What is put back at the end, the mask last.
 #[derive(Debug)]
 pub(super) struct Before {
@@ -55,6 +59,10 @@ impl Signals {
             nix::sys::signal::raise(native(signal)).map_err(|error| CallError::new("raise", error))?;
         }
         Ok(())
+    }
+
+    pub fn ends(&self) -> Ends {
+        Ends
     }
 
     /// The next signal that has arrived, if any; each only once, however often it came meanwhile.

@@ -1,0 +1,65 @@
+//! Descriptors are waited for.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+use std::{io, mem};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::Waited;
+use crate::error::Result;
+use crate::sys::{Bell, CallError, POLLER, Signals};
+
+const SIGNALS: Token = Token(0);
+const BELL: Token = Token(1);
+
+#[derive(Debug)]
+pub(crate) struct Poller {
+    poll: Poll,
+    events: Events,
+}
+
+impl Poller {
+    pub fn open() -> Result<Poller> {
+        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
+        Ok(Poller { poll, events: Events::with_capacity(2) })
+    }
+
+    pub fn wake_on_signals(&self, signals: &Signals) -> Result<()> {
+        self.wake_on(signals, SIGNALS)
+    }
+
+    pub fn wake_on_bell(&self, bell: &Bell) -> Result<()> {
+        self.wake_on(bell, BELL)
+    }
+
+    fn wake_on(&self, source: &impl AsFd, token: Token) -> Result<()> {
+        let fd = source.as_fd().as_raw_fd();
+        let registered = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
+        registered.map_err(|error| CallError::new(POLLER.add, error).into())
+    }
+
+    /// For a signal or the doorbell, and for this time at most, if one is given.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => Ok(Waited::ToTheEnd),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Waited::Interrupted),
+            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
+        }
+    }
+
+    /// Whether the doorbell rang in the last wait.
+    pub fn has_rung(&self) -> bool {
+        self.events.iter().any(|event| event.token() == BELL)
+    }
+
+    /// In a fork. To free the parent's memory would be to copy it first, and to take something out of the epoll would be to
+    /// take it out of the parent's.
+    pub fn leave(self) {
+        mem::forget(self.events);
+        if !POLLER.is_inherited {
+            mem::forget(self.poll);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Threads of the system's pool wait, and wake this one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+
+use super::Waited;
+use crate::error::Result;
+use crate::sys::{Bell, CallError, POLLER, Signals};
+
+#[derive(Debug)]
+pub(crate) struct Poller {
+    poll: Poll,
+    events: Events,
+    waker: Arc<Waker>,
+    has_rung: Arc<AtomicBool>,
+}
+
+impl Poller {
+    pub fn open() -> Result<Poller> {
+        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
+        let waker = Waker::new(poll.registry(), Token(0)).map_err(|error| CallError::new(POLLER.add, error))?;
+        let has_rung = Arc::new(AtomicBool::new(false));
+        Ok(Poller { poll, events: Events::with_capacity(1), waker: Arc::new(waker), has_rung })
+    }
+
+    pub fn wake_on_signals(&self, signals: &Signals) -> Result<()> {
+        let waker = Arc::clone(&self.waker);
+        signals.wake_by(move || wake(&waker));
+        Ok(())
+    }
+
+    pub fn wake_on_bell(&self, bell: &Bell) -> Result<()> {
+        let (waker, has_rung) = (Arc::clone(&self.waker), Arc::clone(&self.has_rung));
+        Ok(bell.wake_by(move || {
+            has_rung.store(true, Ordering::Release);
+            wake(&waker);
+        })?)
+    }
+
+    /// For a signal or the doorbell, and for this time at most, if one is given.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => Ok(Waited::ToTheEnd),
+            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
+        }
+    }
+
+    /// Whether the doorbell rang in the last wait.
+    pub fn has_rung(&self) -> bool {
+        self.has_rung.swap(false, Ordering::Acquire)
+    }
+
+    /// Nobody is forked here.
+    pub fn leave(self) {}
+}
+
+/// It fails for want of memory only, and then there is nobody to be told.
+fn wake(waker: &Waker) {
+    let _ = waker.wake();
+}

@@ -1,0 +1,35 @@
+//! What a program that is started finds open.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use super::doorbell::Button;
+use super::lifeline::Lifeline;
+use super::shm::Shared;
+use crate::sys::CallError;
+
+/// What the parent passes to it: open under the same numbers in both.
+#[derive(Debug)]
+pub(crate) struct Handed<'a> {
+    memory: Option<BorrowedFd<'a>>,
+    button: BorrowedFd<'a>,
+    lifeline: Option<BorrowedFd<'a>>,
+}
+
+/// The number of something that is passed; -1 for none.
+pub(crate) type Number = RawFd;
+
+impl<'a> Handed<'a> {
+    pub fn new(memory: &'a Shared, button: &'a Button, lifeline: &'a Lifeline) -> Result<Handed<'a>, CallError> {
+        Ok(Handed { memory: memory.file(), button: button.as_fd(), lifeline: lifeline.passed() })
+    }
+
+    /// The memory, and the others.
+    pub fn numbers(&self) -> (Number, [Number; 2]) {
+        let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
+        (number(self.memory), [number(Some(self.button)), number(self.lifeline)])
+    }
+
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
+        self.memory.into_iter().chain([self.button]).chain(self.lifeline)
+    }
+}
