@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -145,6 +146,12 @@ pub fn up_until_signal(id: usize, awaited: Signal) {
     awaited.thread_block().expect("a mask");
     up(id);
     awaited.wait().expect("a signal");
+}
+
+/// By another process: a descriptor to write to it, here, would be in every program that other tests start meanwhile, and
+/// what is being written cannot be executed.
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp(1)").success());
 }
 
 /// Until it is ended from outside.

@@ -26,6 +26,8 @@ mod stops;
 mod storm;
 #[cfg(target_os = "linux")]
 mod terminal;
+#[cfg(windows)]
+mod windows;
 mod worker;
 
 use super::Scenario;
@@ -63,6 +65,8 @@ pub fn all() -> Vec<Scenario> {
         storm::scenarios(),
         #[cfg(target_os = "linux")]
         terminal::scenarios(),
+        #[cfg(windows)]
+        windows::scenarios(),
     ];
     everywhere.into_iter().chain(here).flatten().collect()
 }

@@ -7,12 +7,12 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::ForkResult;
-use taskfork::{Prefork, Role};
+use taskfork::{Prefork, Report, Role};
 
 use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::{Signal, idle, ignore, own_descriptors, state};
-use crate::program::{fork, on_log, prepare, say, try_fork, up};
+use crate::program::{drain, fork, on_log, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -32,6 +32,12 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("refused None"));
         }),
         Scenario::new("on_return_the_parent_is_as_it_was_before_the_call", unchanged_in_parent, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("a_service_that_was_stopped_leaves_the_parent_as_it_was", unchanged_by_service, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
@@ -163,6 +169,18 @@ fn unchanged_in_parent() {
         Ok(_) => idle(),
         Err(_) => say(&format!("state as before: {}", before == (state(), own_descriptors()))),
     }
+}
+
+fn unchanged_by_service() -> Report {
+    prepare();
+    let before = (state(), own_descriptors());
+    let report = serve(Prefork::new().workers(1), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    });
+    say(&format!("state as before: {}", before == (state(), own_descriptors())));
+    report
 }
 
 fn loses_its_descriptors() {

@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::SignalKind;
 
+use super::spawn::two;
 use super::stop_requests::{drains_on_int, drains_on_term, one};
 use crate::Scenario;
 use crate::daemon::kill;
@@ -93,6 +94,12 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said("descriptors of its own: 1"), "{}", daemon.transcript());
             },
         ),
+        Scenario::spawning("a_spawned_worker_drains_when_the_parent_is_killed", two, |daemon| {
+            daemon.workers(2);
+            daemon.signal(Signal::SIGKILL);
+            daemon.end();
+            assert_eq!(daemon.count("drained"), 2, "{}", daemon.transcript());
+        }),
     ]
 }
 
