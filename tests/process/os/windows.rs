@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{mem, ptr, thread};
 
 use taskfork::{Backend, Prefork};
-use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FARPROC, HANDLE};
+use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FARPROC, HANDLE, STATUS_CONTROL_C_EXIT};
 use windows_sys::Win32::System::Console::{
     CTRL_BREAK_EVENT, CTRL_C_EVENT, GenerateConsoleCtrlEvent, GetConsoleCP, SetConsoleCtrlHandler,
 };
@@ -103,7 +103,7 @@ impl Group {
     /// As the console does it for ^C: the parent and its workers alike. Windows has only the other key for one group of
     /// many, and Wine has only this one.
     pub fn interrupt(&self) {
-        let event = if ntdll(c"wine_get_version").is_some() { CTRL_C_EVENT } else { CTRL_BREAK_EVENT };
+        let event = if is_wine() { CTRL_C_EVENT } else { CTRL_BREAK_EVENT };
         // SAFETY: see above.
         let generated = unsafe { GenerateConsoleCtrlEvent(event, self.leader) };
         assert!(generated != 0, "{}", io::Error::last_os_error());
@@ -219,8 +219,21 @@ pub fn begin() {
     // SAFETY: see above.
     unsafe {
         SetConsoleCtrlHandler(None, 0);
+        if is_wine() {
+            SetConsoleCtrlHandler(Some(end_as_by_default), 1);
+        }
         SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
     }
+}
+
+fn is_wine() -> bool {
+    ntdll(c"wine_get_version").is_some()
+}
+
+/// What Windows does when nobody has handled it. Wine exits with 0.
+unsafe extern "system" fn end_as_by_default(_: u32) -> i32 {
+    // SAFETY: see above.
+    unsafe { TerminateProcess(GetCurrentProcess(), STATUS_CONTROL_C_EXIT as u32) }
 }
 
 /// Ends this process after so many seconds, whatever it waits for. It says so, and so fails its test.
@@ -230,10 +243,12 @@ pub fn watch(seconds: u32) {
     if DEADLINE.lock().expect("a deadline").replace(deadline).is_some() {
         return;
     }
-    thread::spawn(|| {
-        while let Some(left) =
-            DEADLINE.lock().expect("a deadline").and_then(|it| it.checked_duration_since(Instant::now()))
-        {
+    let left = || {
+        let deadline = *DEADLINE.lock().expect("a deadline");
+        deadline.and_then(|deadline| deadline.checked_duration_since(Instant::now()))
+    };
+    thread::spawn(move || {
+        while let Some(left) = left() {
             thread::sleep(left);
         }
         let _ = io::stderr().write(b"watchdog: somebody was still there\n");

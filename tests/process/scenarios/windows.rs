@@ -20,7 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 for end in ENDS {
                     daemon.wait_for_times(&format!("{end}, restarting"), 1);
                 }
-                daemon.workers(ENDS.len());
+                daemon.wait_for_times("up ", ENDS.len());
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 for (id, end) in ENDS.iter().enumerate() {
