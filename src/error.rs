@@ -26,6 +26,7 @@ enum Kind {
         worker: Option<usize>,
     },
     /// There are other threads, so fork is unsound; how many there are in all, where that can be told.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there is no fork to be refused"))]
     Threads {
         count: Option<usize>,
         worker: Option<usize>,
@@ -58,6 +59,7 @@ impl Error {
         Kind::InWorker { id }.into()
     }
 
+    #[cfg(unix)]
     pub(crate) fn threads(count: Option<usize>) -> Error {
         Kind::Threads { count, worker: None }.into()
     }

@@ -6,7 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exit {
     /// It exited with this status; 0 is a normal end, everything else is abnormal. On Unix only the low eight bits
-    /// of the status reach the parent (`_exit(2)`).
+    /// of the status reach the parent (`_exit(2)`); on Windows all 32, and an access violation or an abort is a status too
+    /// (a negative one, as this type has it).
     Code(i32),
     /// A signal with this number killed it (Unix only), real-time signals included.
     Signal(i32),
@@ -19,15 +20,38 @@ impl Exit {
     }
 }
 
-/// Reads on from a subject: `exited normally`, `exited with status 3`, `killed by signal 9`.
+/// Reads on from a subject: `exited normally`, `exited with status 3`, `killed by signal 9`. A status below 0, as Windows has
+/// it for a process that was ended by a fault of its own, is told as Windows writes it, with its cause if that is well known:
+/// `exited with status 0xC0000005 (access violation)`.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Code(0) => f.write_str("exited normally"),
-            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Code(code @ 0..) => write!(f, "exited with status {code}"),
+            Exit::Code(code) => {
+                write!(f, "exited with status {code:#010X}")?;
+                known_cause(*code as u32).map_or(Ok(()), |cause| write!(f, " ({cause})"))
+            }
             Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
         }
     }
+}
+
+/// The statuses of Windows (`ntstatus.h`) that a worker is most likely to end with.
+fn known_cause(status: u32) -> Option<&'static str> {
+    Some(match status {
+        0xC000_0005 => "access violation",
+        0xC000_001D => "illegal instruction",
+        0xC000_0094 => "division by zero",
+        0xC000_00FD => "stack overflow",
+        0xC000_0135 => "DLL not found",
+        0xC000_013A => "control-C",
+        0xC000_0142 => "DLL initialization failed",
+        0xC000_0374 => "heap corruption",
+        // Whoever aborts in this way.
+        0xC000_0409 => "abort",
+        _ => return None,
+    })
 }
 
 /// One process of one worker. `Display` gives `child 2 (pid 71)`, as in Tornado's log.
@@ -72,5 +96,20 @@ impl fmt::Display for OutOfMemory {
             OutOfMemory::Perhaps => " (perhaps out of memory)",
             OutOfMemory::No => "",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_reads_as_the_system_writes_it() {
+        assert_eq!(Exit::Code(0).to_string(), "exited normally");
+        assert_eq!(Exit::Code(3).to_string(), "exited with status 3");
+        assert_eq!(Exit::Code(0x1234_5678).to_string(), "exited with status 305419896");
+        assert_eq!(Exit::Code(0xC000_0005_u32 as i32).to_string(), "exited with status 0xC0000005 (access violation)");
+        assert_eq!(Exit::Code(-1).to_string(), "exited with status 0xFFFFFFFF");
+        assert_eq!(Exit::Signal(9).to_string(), "killed by signal 9");
     }
 }

@@ -397,7 +397,7 @@ mod tests {
     use super::*;
 
     fn refused(prefork: Prefork) -> (&'static str, String) {
-        let error = prefork.start().expect_err("it makes no sense");
+        let error = prefork.config.checked().expect_err("it makes no sense");
         (error.setting().expect("a setting"), error.to_string())
     }
 
@@ -422,9 +422,10 @@ mod tests {
             ("max_workers", new().workers(3).max_workers(2)),
             ("max_workers", new().max_workers(0)),
             ("fatal_exit", new().fatal_exit(3).fatal_exit(0)),
+            #[cfg(unix)]
             ("fatal_exit", new().fatal_exit(256)),
+            #[cfg(unix)]
             ("fatal_exit", new().fatal_exit(-1)),
-            ("backend", new().backend(Backend::Thread)),
             ("workers", new().workers(usize::MAX)),
         ] {
             let (setting, text) = refused(prefork);
@@ -432,6 +433,15 @@ mod tests {
         }
         assert_eq!(refused(new().workers(3).max_workers(2)).1, "max_workers: 2 is below the 3 workers asked for");
         assert_eq!(refused(new().ready_timeout(zero)).1, "ready_timeout: 0ns is less than a millisecond");
+    }
+
+    #[test]
+    fn a_backend_that_cannot_do_it_is_refused_by_that_name() {
+        let cannot = if cfg!(unix) { vec![Backend::Thread] } else { vec![Backend::Thread, Backend::Fork] };
+        for backend in cannot {
+            let error = Prefork::new().backend(backend).start().expect_err("a refusal");
+            assert_eq!(error.setting(), Some("backend"), "{error}");
+        }
     }
 
     #[test]

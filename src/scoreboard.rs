@@ -25,6 +25,7 @@ pub(crate) enum News {
 /// Whom the memory is shared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Memory {
+    #[cfg(any(unix, test))]
     Forks,
     /// And with programs that are started.
     Programs,
@@ -33,6 +34,7 @@ pub(crate) enum Memory {
 impl Memory {
     fn find(self, lines: usize) -> Result<Shared, CallError> {
         match self {
+            #[cfg(any(unix, test))]
             Memory::Forks => Shared::new(lines),
             Memory::Programs => Shared::for_programs(lines),
         }
@@ -42,7 +44,7 @@ impl Memory {
 /// What a program that is started is to be given.
 #[derive(Debug)]
 pub(crate) struct Seat<'a> {
-    pub memory: &'a Shared,
+    pub memory: &'a Arc<Shared>,
     pub line: usize,
     pub button: &'a Button,
 }
@@ -186,6 +188,12 @@ impl Place {
         self.say_once(STOP_ALL);
     }
 
+    /// From now on this process hears when it is asked to stop.
+    #[cfg(windows)]
+    pub fn listen(&self) {
+        self.segment.note_listener(self.line);
+    }
+
     pub fn beat(&self) {
         self.segment[self.line][BEAT].store(1, Ordering::Relaxed);
     }
@@ -203,10 +211,6 @@ fn take(word: &AtomicU32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
     use super::*;
 
     const NOBODY: [Option<News>; BEAT] = [None; BEAT];
@@ -266,8 +270,7 @@ mod tests {
         let (mut board, bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
         let place = start(&mut board, named(0, 0));
         let rings = || {
-            let mut bells = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
-            let rings = poll(&mut bells, PollTimeout::ZERO).expect("a bell") > 0;
+            let rings = has_rung(&bell);
             while !bell.silence().expect("a bell") {}
             rings
         };
@@ -283,6 +286,19 @@ mod tests {
             place.button.ring();
         }
         assert!(rings() && !rings(), "nobody can ring it for ever, nor block on it");
+    }
+
+    #[cfg(unix)]
+    fn has_rung(bell: &Bell) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+
+        poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).expect("a bell") > 0
+    }
+
+    #[cfg(windows)]
+    fn has_rung(bell: &Bell) -> bool {
+        bell.has_rung()
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The worker's side.
 
+#[cfg(unix)]
 use std::io;
+#[cfg(unix)]
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rand::Rng;
-use rand::rngs::SysRng;
+#[cfg(unix)]
+use rand::{Rng, rngs::SysRng};
 
 use crate::error::{Error, Result};
 use crate::scoreboard::Place;
@@ -29,6 +31,7 @@ pub(crate) fn check_no_worker() -> Result<()> {
 
 /// In the parent, before it forks: makes the thread's generator, so that the workers, which have to reseed it in any case,
 /// need not each make one first (which takes them longer than all the rest).
+#[cfg(unix)]
 pub(crate) fn prepare() -> Result<()> {
     // The generator panics where this fails.
     let refused = |error: rand::rngs::SysError| Error::from(CallError::new("getrandom", error));
@@ -127,7 +130,7 @@ impl Worker {
     /// Whether this worker was asked to stop since the first call of this, [`wait_for_stop`](Worker::wait_for_stop) or
     /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
     pub fn stop_requested(&self) -> bool {
-        self.stop.get_or_init(StopRequest::listen).is_made()
+        self.stop().is_made()
     }
 
     /// Waits until this worker is asked to stop, and for this time at most; `None`: as long as it takes. Whether it was.
@@ -135,7 +138,7 @@ impl Worker {
     /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it, it looks
     /// every 10 ms.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
-        self.stop.get_or_init(StopRequest::listen).wait(timeout)
+        self.stop().wait(timeout)
     }
 
     /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
@@ -146,8 +149,21 @@ impl Worker {
     /// # Errors
     ///
     /// The first call needs a few descriptors, and fails if the system has none. It may be tried again.
+    #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.stop.get_or_init(StopRequest::listen).fd()
+        self.stop().fd()
+    }
+
+    fn stop(&self) -> &StopRequest {
+        self.stop.get_or_init(|| {
+            let stop = StopRequest::listen();
+            // There the parent has to know, because who does not listen is not asked in vain.
+            #[cfg(windows)]
+            if let Some(place) = &self.place {
+                place.listen();
+            }
+            stop
+        })
     }
 }
 

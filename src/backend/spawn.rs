@@ -41,7 +41,7 @@ impl Backend for Spawn {
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
         seat.memory.invite(seat.line, secret);
-        let handed = Handed::new(seat.memory, seat.button, &self.lifeline).map_err(refused)?;
+        let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline).map_err(refused)?;
         let (memory, passed) = handed.numbers();
         let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, secret };
         let marker = Marker { parent: process::id(), id, generation, count, claim };

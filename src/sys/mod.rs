@@ -30,13 +30,20 @@
 
 use std::io;
 
+mod invitation;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
+#[cfg(windows)]
+mod windows;
+
+pub(crate) use invitation::Line;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
+#[cfg(windows)]
+pub(crate) use windows::*;
 
-#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
-compile_error!("taskfork knows Linux, macOS and FreeBSD");
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd", windows)))]
+compile_error!("taskfork knows Linux, macOS, FreeBSD and Windows");
 
 /// What the system answered, and to which call.
 #[derive(Debug)]
@@ -68,6 +75,7 @@ pub(crate) struct Claim {
 }
 
 /// Why there is no child.
+#[cfg(unix)]
 #[derive(Debug)]
 pub(crate) enum ForkError {
     /// There are other threads; how many in all, if that can be told.
@@ -75,6 +83,7 @@ pub(crate) enum ForkError {
     Call(CallError),
 }
 
+#[cfg(unix)]
 impl From<CallError> for ForkError {
     fn from(error: CallError) -> ForkError {
         ForkError::Call(error)
@@ -87,7 +96,8 @@ pub(crate) struct Poller {
     pub create: &'static str,
     pub add: &'static str,
     pub wait: &'static str,
-    /// Whether a child gets a copy of the descriptor, to be closed there: of epoll(7) it does, of kqueue(2) it does not.
+    /// Whether a fork gets a copy of the descriptor, to be closed there: of epoll(7) it does, of kqueue(2) it does not.
+    #[cfg(unix)]
     pub is_inherited: bool,
 }
 
@@ -114,6 +124,7 @@ pub(crate) enum Signal {
     Kill,
 }
 
+#[cfg(unix)]
 impl Signal {
     pub const SUPERVISED: [Signal; 8] = [
         Signal::Terminate,

@@ -11,6 +11,5 @@ pub(super) enum Waited {
     /// There is something to be done, or the time is over.
     ToTheEnd,
     /// By a handler of the program's own; or this process had been stopped, and others perhaps with it.
-    #[cfg_attr(windows, expect(dead_code, reason = "no wait is interrupted there"))]
     Interrupted,
 }

@@ -1,6 +1,7 @@
 //! What a program that is started finds open.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use super::doorbell::Button;
 use super::lifeline::Lifeline;
@@ -18,8 +19,16 @@ pub(crate) struct Handed<'a> {
 /// The number of something that is passed; -1 for none.
 pub(crate) type Number = RawFd;
 
+/// What was passed, in the program that has got it.
+pub(crate) type Owned = OwnedFd;
+
 impl<'a> Handed<'a> {
-    pub fn new(memory: &'a Shared, button: &'a Button, lifeline: &'a Lifeline) -> Result<Handed<'a>, CallError> {
+    pub fn new(
+        memory: &'a Arc<Shared>,
+        _: usize,
+        button: &'a Button,
+        lifeline: &'a Lifeline,
+    ) -> Result<Handed<'a>, CallError> {
         Ok(Handed { memory: memory.file(), button: button.as_fd(), lifeline: lifeline.passed() })
     }
 

@@ -8,13 +8,9 @@
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::{io, mem, slice};
 
-use crate::sys::{CallError, Claim};
-
-/// What no two processes write to: one cache line.
-pub(crate) type Line = [AtomicU32; 16];
+use crate::sys::{CallError, Claim, Line};
 
 /// Zeroes, shared with every child that is forked while this exists.
 #[derive(Debug)]
@@ -23,11 +19,6 @@ pub(crate) struct Shared {
     len: usize,
     file: Option<OwnedFd>,
 }
-
-/// Where in a line the secret is, and after it whether it was claimed, and the pid of who may claim it.
-const SECRET: usize = 8;
-const CLAIMED: usize = SECRET + 4;
-const INVITEE: usize = CLAIMED + 1;
 
 // SAFETY: it is a slice of atomics, which any thread may use and any thread may unmap.
 unsafe impl Send for Shared {}
@@ -52,45 +43,32 @@ impl Shared {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// What the program that gets this line has to know, until it has claimed it.
-    pub fn invite(&self, line: usize, secret: [u32; 4]) {
-        for (word, part) in self[line][SECRET..].iter().zip(secret.into_iter().chain([0, 0])) {
-            word.store(part, Ordering::Relaxed);
-        }
-    }
-
-    /// Who it is, when that is known.
-    pub fn name_invitee(&self, line: usize, pid: u32) {
-        self[line][INVITEE].store(pid, Ordering::Relaxed);
-    }
-
-    /// In a program: who is to claim this, if its secret is right; 0 if the parent did not live to say so.
-    pub fn invitee(claim: &Claim) -> Option<u32> {
-        let memory = look_at(claim)?;
-        memory.knows(claim).then(|| memory[claim.line][INVITEE].load(Ordering::Relaxed))
-    }
-
-    fn knows(&self, claim: &Claim) -> bool {
-        let secret = self[claim.line][SECRET..CLAIMED].iter().zip(claim.secret);
-        secret.into_iter().all(|(word, part)| word.load(Ordering::Relaxed) == part)
-    }
-
-    /// In a program: the memory and the other descriptors that it was told of, if it was. A number that is none, or somebody
-    /// else's, gives nothing.
-    pub fn claim(claim: &Claim) -> Option<(Shared, [Option<OwnedFd>; 2])> {
-        let memory = look_at(claim)?;
-        if !memory.knows(claim) || memory[claim.line][CLAIMED].swap(1, Ordering::Relaxed) != 0 {
+    /// In a program: the memory that is said to be behind a descriptor, if it can be: nameless, and long enough.
+    pub fn look_at(claim: &Claim) -> Option<Shared> {
+        // SAFETY: stat consists of integers, for which zeroes are fine, and fstat(2) writes one.
+        let mut stat: libc::stat = unsafe { mem::zeroed() };
+        // SAFETY: as above. A number that is no descriptor is refused.
+        let known = unsafe { libc::fstat(claim.memory, &raw mut stat) } == 0;
+        let size = claim.len.checked_mul(size_of::<Line>())?;
+        if !known || stat.st_nlink != 0 || stat.st_size < size as libc::off_t || claim.line >= claim.len {
             return None;
         }
-        // SAFETY: only who has passed these descriptors to this program knows the secret that is in the memory, so they are
-        // open under these numbers, and are this function's, because it succeeds once.
+        Some(Shared { lines: map_lines(claim.len, claim.memory)?, len: claim.len, file: None })
+    }
+
+    /// In a program: what it was passed.
+    ///
+    /// # Safety
+    /// It was, and has not taken it yet.
+    pub unsafe fn own(claim: &Claim) -> Option<[Option<OwnedFd>; 2]> {
+        // SAFETY: they are open and nobody else's, as the caller says.
         let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
         drop(own(claim.memory));
         let passed = claim.passed.map(own);
         for fd in passed.iter().flatten() {
             close_on_exec(fd.as_fd(), true).ok()?;
         }
-        Some((memory, passed))
+        Some(passed)
     }
 }
 
@@ -112,19 +90,6 @@ fn map_lines(len: usize, fd: RawFd) -> Option<NonNull<Line>> {
     // SAFETY: without MAP_FIXED no mapping that exists is touched.
     let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, fd, 0) };
     NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED)
-}
-
-/// The memory that is said to be behind a descriptor, if it can be: nameless, and long enough.
-fn look_at(claim: &Claim) -> Option<Shared> {
-    // SAFETY: stat consists of integers, for which zeroes are fine, and fstat(2) writes one.
-    let mut stat: libc::stat = unsafe { mem::zeroed() };
-    // SAFETY: as above. A number that is no descriptor is refused.
-    let known = unsafe { libc::fstat(claim.memory, &raw mut stat) } == 0;
-    let size = claim.len.checked_mul(size_of::<Line>())?;
-    if !known || stat.st_nlink != 0 || stat.st_size < size as libc::off_t || claim.line >= claim.len {
-        return None;
-    }
-    Some(Shared { lines: map_lines(claim.len, claim.memory)?, len: claim.len, file: None })
 }
 
 /// Whether a descriptor ends with the program that has it, or is passed on to the next one.
@@ -201,6 +166,7 @@ impl Drop for Shared {
 #[cfg(test)]
 mod tests {
     use std::os::fd::IntoRawFd;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 

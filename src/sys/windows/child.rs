@@ -1,0 +1,128 @@
+//! Children, each by its handle.
+
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::os::windows::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use windows_sys::Win32::System::Threading::{GetExitCodeProcess, TerminateProcess};
+
+use super::event::Event;
+use super::handle;
+use super::shm::Shared;
+use super::signal::Ends;
+use super::watch::Watch;
+use crate::sys::{CallError, Signal};
+
+/// The status of a process that is killed, as Task Manager and `taskkill /F` have it.
+const KILLED: u32 = 1;
+
+/// A child, whose pid is its own as long as there is a handle to it.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: u32,
+    _watch: Watch,
+    process: Arc<OwnedHandle>,
+    /// By which it is asked to stop.
+    stop: Event,
+    /// Where it says whether it listens.
+    seat: (Arc<Shared>, usize),
+    ends: Ends,
+}
+
+impl Child {
+    /// One that was just started. If it cannot be watched it must not live.
+    pub(super) fn watch(
+        process: OwnedHandle,
+        pid: u32,
+        stop: Event,
+        seat: (Arc<Shared>, usize),
+        ends: Ends,
+    ) -> Result<Child, CallError> {
+        let process = Arc::new(process);
+        let (watched, told) = (Arc::clone(&process), ends.clone());
+        let watch = Watch::once(&process, move || told.tell(pid, status_of(&watched).unwrap_or_default()));
+        match watch {
+            Ok(watch) => Ok(Child { pid, _watch: watch, process, stop, seat, ends }),
+            Err(error) => {
+                let _ = kill(&process);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Asks it to stop, or kills it; the other signals have no meaning here. One that does not listen is not asked in vain,
+    /// unless it has heard of it from the console, and does about that what it does.
+    pub fn send(&self, signal: Signal) -> Result<(), CallError> {
+        match signal {
+            Signal::Terminate | Signal::Interrupt | Signal::Quit => {
+                self.stop.set()?;
+                let (memory, line) = &self.seat;
+                if memory.has_listener(*line) || self.ends.has_console_asked() { Ok(()) } else { self.kill() }
+            }
+            Signal::Abort | Signal::Kill => self.kill(),
+            Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => Ok(()),
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
+        if !self.has_ended() {
+            return Ok(None);
+        }
+        Ok(Some(ExitStatus::from_raw(status_of(&self.process)?)))
+    }
+
+    /// Waits until it has ended.
+    pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
+        handle::wait(&self.process, None);
+        self.reap()
+    }
+
+    /// One that has ended cannot be killed, and need not be.
+    fn kill(&self) -> Result<(), CallError> {
+        kill(&self.process).or_else(|error| if self.has_ended() { Ok(()) } else { Err(error) })
+    }
+
+    fn has_ended(&self) -> bool {
+        handle::wait(&self.process, Some(Duration::ZERO))
+    }
+}
+
+fn kill(process: &OwnedHandle) -> Result<(), CallError> {
+    // SAFETY: the handle is open.
+    match unsafe { TerminateProcess(process.as_raw_handle(), KILLED) } {
+        0 => Err(CallError::last("TerminateProcess")),
+        _ => Ok(()),
+    }
+}
+
+/// Of a process that has ended: all 32 bits.
+fn status_of(process: &OwnedHandle) -> Result<u32, CallError> {
+    let mut status = 0;
+    // SAFETY: the handle is open, and there is room for the status.
+    match unsafe { GetExitCodeProcess(process.as_raw_handle(), &raw mut status) } {
+        0 => Err(CallError::last("GetExitCodeProcess")),
+        _ => Ok(status),
+    }
+}
+
+/// Each end is told by the pid, so that nobody has to be looked for.
+pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
+    Ok(None)
+}
+
+/// There are no orphans to be reaped.
+pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
+    Ok(false)
+}
+
+/// There are no signals.
+pub(crate) fn signal_of(_: ExitStatus) -> Option<i32> {
+    None
+}

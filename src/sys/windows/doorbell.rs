@@ -1,0 +1,64 @@
+//! One event by which any of the workers wakes the parent. What for is written elsewhere.
+
+use std::os::windows::io::OwnedHandle;
+use std::sync::Mutex;
+
+use super::event::Event;
+use super::watch::Watch;
+use crate::sys::CallError;
+
+/// The parent's end.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    event: Event,
+    watch: Mutex<Option<Watch>>,
+}
+
+/// The end that all workers have.
+#[derive(Debug)]
+pub(crate) struct Button(Event);
+
+pub(crate) fn doorbell() -> Result<(Bell, Button), CallError> {
+    let event = Event::passing()?;
+    Ok((Bell { event: event.clone(), watch: Mutex::new(None) }, Button(event)))
+}
+
+impl Bell {
+    /// When it rings, this is called.
+    pub fn wake_by(&self, wake: impl Fn() + Send + Sync + 'static) -> Result<(), CallError> {
+        let watch = Watch::each(self.event.handle(), wake)?;
+        *self.watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watch);
+        Ok(())
+    }
+
+    /// Whoever was woken by it has silenced it.
+    pub fn silence(&self) -> Result<bool, CallError> {
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+impl Bell {
+    /// While nobody is woken by it.
+    pub fn has_rung(&self) -> bool {
+        self.event.wait(Some(std::time::Duration::ZERO))
+    }
+}
+
+impl Button {
+    /// A parent that is gone needs no waking.
+    pub fn ring(&self) {
+        let _ = self.0.set();
+    }
+
+    pub(super) fn event(&self) -> &Event {
+        &self.0
+    }
+}
+
+/// As it was passed to a program.
+impl From<OwnedHandle> for Button {
+    fn from(handle: OwnedHandle) -> Button {
+        Button(handle.into())
+    }
+}

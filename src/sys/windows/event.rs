@@ -1,0 +1,63 @@
+//! Events: what one process sets, another waits for.
+
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use windows_sys::Win32::System::Threading::{CreateEventW, SetEvent};
+
+use super::handle;
+use crate::sys::CallError;
+
+#[derive(Clone, Debug)]
+pub(super) struct Event(Arc<OwnedHandle>);
+
+impl Event {
+    /// That stays set.
+    pub fn lasting() -> Result<Event, CallError> {
+        Event::create(true, ptr::null())
+    }
+
+    /// That is set until somebody has waited for it.
+    pub fn passing() -> Result<Event, CallError> {
+        Event::create(false, ptr::null())
+    }
+
+    /// The same, for whoever knows its name.
+    pub fn named(name: &str) -> Result<Event, CallError> {
+        let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
+        Event::create(false, name.as_ptr())
+    }
+
+    /// The name, if there is one, ends with zero.
+    fn create(lasting: bool, name: *const u16) -> Result<Event, CallError> {
+        // SAFETY: as above; without attributes it is not inheritable.
+        let event = unsafe { handle::owned(CreateEventW(ptr::null(), lasting.into(), 0, name), "CreateEventW") };
+        Ok(Event(Arc::new(event?)))
+    }
+
+    pub fn set(&self) -> Result<(), CallError> {
+        // SAFETY: it is open.
+        match unsafe { SetEvent(self.0.as_raw_handle()) } {
+            0 => Err(CallError::last("SetEvent")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until it is set, and for this time at most. Whether it is.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        handle::wait(&self.0, timeout)
+    }
+
+    pub fn handle(&self) -> &Arc<OwnedHandle> {
+        &self.0
+    }
+}
+
+/// As it was passed to a program. If it is something else, it cannot be set.
+impl From<OwnedHandle> for Event {
+    fn from(handle: OwnedHandle) -> Event {
+        Event(Arc::new(handle))
+    }
+}

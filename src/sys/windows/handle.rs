@@ -1,0 +1,48 @@
+//! Handles: owned from birth, and never inheritable but for the moment of a start.
+
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
+use std::ptr;
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::{
+    DUPLICATE_SAME_ACCESS, DuplicateHandle, HANDLE, INVALID_HANDLE_VALUE, WAIT_OBJECT_0,
+};
+use windows_sys::Win32::System::Threading::{GetCurrentProcess, INFINITE, WaitForSingleObject};
+
+use crate::sys::CallError;
+
+/// What a call has just opened.
+///
+/// # Safety
+/// It is nobody else's.
+pub(super) unsafe fn owned(handle: HANDLE, call: &'static str) -> Result<OwnedHandle, CallError> {
+    if handle.is_null() || handle == INVALID_HANDLE_VALUE {
+        return Err(CallError::last(call));
+    }
+    // SAFETY: it is open, and nobody else's, as the caller says.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// The same object under another number, which a program that is started can inherit.
+pub(super) fn inheritable(handle: RawHandle) -> Result<OwnedHandle, CallError> {
+    let mut copy = ptr::null_mut();
+    // SAFETY: a handle that is not open is refused, and there is room for the copy.
+    let copied = unsafe {
+        let this = GetCurrentProcess();
+        DuplicateHandle(this, handle, this, &raw mut copy, 0, 1, DUPLICATE_SAME_ACCESS)
+    };
+    if copied == 0 {
+        return Err(CallError::last("DuplicateHandle"));
+    }
+    // SAFETY: it was just made.
+    unsafe { owned(copy, "DuplicateHandle") }
+}
+
+/// Waits until this is signalled, and for this time at most. Whether it is.
+pub(super) fn wait(handle: &OwnedHandle, timeout: Option<Duration>) -> bool {
+    // Of part of a millisecond the whole, so that nobody spins through the last.
+    let millis = timeout.map_or(u128::MAX, |timeout| timeout.as_nanos().div_ceil(1_000_000));
+    let millis = u32::try_from(millis).unwrap_or(INFINITE);
+    // SAFETY: the handle is open.
+    unsafe { WaitForSingleObject(handle.as_raw_handle(), millis) == WAIT_OBJECT_0 }
+}

@@ -1,0 +1,57 @@
+//! Windows: no fork and no signals, but programs that are started, events, a job, and a console.
+
+mod child;
+mod console;
+mod doorbell;
+mod event;
+mod handed;
+mod handle;
+mod lifeline;
+mod program;
+mod shm;
+mod signal;
+mod stop_request;
+mod watch;
+
+use std::io::{self, Write};
+
+use super::Poller;
+pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of};
+pub(crate) use doorbell::{Bell, Button, doorbell};
+pub(crate) use handed::{Handed, Number, Owned};
+pub(crate) use lifeline::Lifeline;
+pub(crate) use program::{Program, parent_id, take_variable};
+pub(crate) use shm::Shared;
+pub(crate) use signal::{Ends, Signals};
+pub(crate) use stop_request::StopRequest;
+
+pub(crate) const POLLER: Poller =
+    Poller { create: "CreateIoCompletionPort", add: "PostQueuedCompletionStatus", wait: "GetQueuedCompletionStatusEx" };
+
+/// So that what the parent has printed before a worker starts comes before what that one prints.
+pub(crate) fn flush_output() {
+    let _ = io::stdout().flush();
+}
+
+/// A process can have 2^24 handles, and each child takes two.
+pub(crate) fn process_limit() -> usize {
+    1 << 23
+}
+
+/// Nothing here kills for want of memory.
+#[derive(Debug)]
+pub(crate) struct OomCounter;
+
+impl OomCounter {
+    pub fn open() -> OomCounter {
+        OomCounter
+    }
+
+    pub fn is_zero(&self) -> bool {
+        true
+    }
+
+    pub fn take(&mut self) -> Option<bool> {
+        Some(false)
+    }
+}

@@ -1,0 +1,152 @@
+//! What takes the place of signals for the parent: the console, events that an operator sets, and the ends of children.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
+
+use super::console;
+use super::event::Event;
+use super::watch::Watch;
+use crate::sys::{Arrived, CallError, Signal};
+
+/// The events that an operator sets, by the last part of their names.
+const NAMED: [(Signal, &str); 5] = [
+    (Signal::Terminate, "TERM"),
+    (Signal::Quit, "QUIT"),
+    (Signal::Hangup, "HUP"),
+    (Signal::TerminalInput, "TTIN"),
+    (Signal::TerminalOutput, "TTOU"),
+];
+
+/// For as long as this lives, what is typed at the console does not end this process, but waits here.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    _events: Vec<Watch>,
+    ends: Ends,
+}
+
+/// Whom the end of a child is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends(Arc<Post>);
+
+#[derive(Default)]
+struct Post {
+    state: Mutex<State>,
+    console_has_asked: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    arrived: VecDeque<Arrived>,
+    wake: Option<Box<dyn Fn() + Send>>,
+    /// It has told this process, and the children too.
+    console_has_asked: bool,
+}
+
+impl Signals {
+    /// With threads or without makes no difference.
+    pub fn take(_: bool) -> Result<Signals, CallError> {
+        let post = Arc::new(Post::default());
+        let mut events = Vec::with_capacity(NAMED.len());
+        for (signal, name) in NAMED {
+            let post = Arc::clone(&post);
+            let event = Event::named(&format!("taskfork-{}-{name}", process::id()))?;
+            events.push(Watch::each(event.handle(), move || post.tell(signal))?);
+        }
+        let heard = Arc::clone(&post);
+        let signals = Signals { _events: events, ends: Ends(post) };
+        console::hear_by(Some(Arc::new(move |signal| heard.tell_from_console(signal))))?;
+        Ok(signals)
+    }
+
+    /// Whenever there is a next one, this is called.
+    pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
+        let mut state = self.ends.0.lock();
+        if !state.arrived.is_empty() {
+            wake();
+        }
+        state.wake = Some(Box::new(wake));
+    }
+
+    pub fn ends(&self) -> Ends {
+        self.ends.clone()
+    }
+
+    /// The next one that has arrived, if any; each only once, however often it came meanwhile.
+    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
+        Ok(self.ends.0.lock().arrived.pop_front())
+    }
+
+    /// For the parent, when it is done: a request to stop that nobody took ends the program, as it would have without this,
+    /// unless it `has_stopped`.
+    pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
+        while let Some(Arrived { signal, .. }) = self.next()? {
+            if !has_stopped && matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
+                process::exit(STATUS_CONTROL_C_EXIT);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // It fails only where there is no handler to be taken away.
+        let _ = console::hear_by(None);
+    }
+}
+
+impl Ends {
+    /// A child has ended. If it was the console that has ended it, that is told first: the console tells all processes, one
+    /// after the other, and this one may be the last.
+    pub(super) fn tell(&self, pid: u32, status: u32) {
+        if status == STATUS_CONTROL_C_EXIT as u32 {
+            let state = self.0.lock();
+            let is_silent = |state: &mut State| !state.console_has_asked;
+            drop(self.0.console_has_asked.wait_timeout_while(state, Duration::from_secs(1), is_silent));
+        }
+        self.0.push(Arrived { signal: Signal::Child, sender: Some(pid) });
+    }
+
+    /// Whether children have heard of it from the console, each by itself.
+    pub(super) fn has_console_asked(&self) -> bool {
+        self.0.lock().console_has_asked
+    }
+}
+
+impl Post {
+    fn tell(&self, signal: Signal) {
+        self.push(Arrived { signal, sender: None });
+    }
+
+    fn tell_from_console(&self, signal: Signal) {
+        self.tell(signal);
+        self.lock().console_has_asked = true;
+        self.console_has_asked.notify_all();
+    }
+
+    fn push(&self, arrived: Arrived) {
+        let mut state = self.lock();
+        let is_there = |known: &Arrived| known.signal == arrived.signal && known.sender == arrived.sender;
+        if !state.arrived.iter().any(is_there) {
+            state.arrived.push_back(arrived);
+        }
+        if let Some(wake) = &state.wake {
+            wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Post {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Post").field("arrived", &self.lock().arrived).finish_non_exhaustive()
+    }
+}
