@@ -37,6 +37,11 @@ enum Kind {
         source: io::Error,
         worker: Option<usize>,
     },
+    /// There can be no listener.
+    Listen {
+        address: String,
+        source: io::Error,
+    },
     /// Called inside a worker.
     InWorker {
         id: usize,
@@ -72,6 +77,10 @@ impl Error {
         Kind::Executable { path, source, worker: None }.into()
     }
 
+    pub(crate) fn listen(address: String, source: io::Error) -> Error {
+        Kind::Listen { address, source }.into()
+    }
+
     pub(crate) fn unfit(name: &'static str, problem: impl Into<String>) -> Error {
         Kind::Setting { name, problem: problem.into() }.into()
     }
@@ -95,6 +104,7 @@ impl Error {
         match &*self.0 {
             Kind::Call { error, .. } => Some(error.call),
             Kind::Executable { .. } => Some(Program::CALL),
+            Kind::Listen { .. } => Some("bind"),
             _ => None,
         }
     }
@@ -105,13 +115,14 @@ impl Error {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } => *worker,
             Kind::InWorker { id } => Some(*id),
             Kind::Ended(reason) => reason.process().map(|process| process.id),
-            Kind::TooMany { .. } | Kind::Setting { .. } => None,
+            Kind::Listen { .. } | Kind::TooMany { .. } | Kind::Setting { .. } => None,
         }
     }
 
-    /// The setting that was refused, by the name of its method: `max_workers`, `heartbeat_timeout`.
+    /// The setting that was refused, by the name of its method: `max_workers`, `heartbeat_timeout`, `listen`.
     pub fn setting(&self) -> Option<&'static str> {
         match &*self.0 {
+            Kind::Listen { .. } => Some("listen"),
             Kind::Setting { name, .. } => Some(name),
             Kind::TooMany { .. } => Some("workers"),
             _ => None,
@@ -122,7 +133,7 @@ impl Error {
     pub fn io_error(&self) -> Option<&io::Error> {
         match &*self.0 {
             Kind::Call { error, .. } => Some(&error.source),
-            Kind::Executable { source, .. } => Some(source),
+            Kind::Executable { source, .. } | Kind::Listen { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -175,6 +186,7 @@ impl fmt::Display for Error {
                 f.write_str(", and fork is only sound with one: call it before anything that starts threads")
             }
             Kind::Executable { path, source, .. } => write!(f, "{}: {source}", path.display()),
+            Kind::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Kind::InWorker { id } => {
                 write!(f, "this process is worker {id} already, and a worker cannot start workers")
             }
@@ -207,7 +219,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {
             Kind::Call { error, .. } => error.source.kind(),
-            Kind::Executable { source, .. } => source.kind(),
+            Kind::Executable { source, .. } | Kind::Listen { source, .. } => source.kind(),
             Kind::TooMany { .. } | Kind::Setting { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };

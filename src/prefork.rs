@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backend::{self, Kind};
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::listener::{Listen, Listener};
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
 use crate::supervisor::{self, Ended, Extras};
@@ -45,6 +46,7 @@ pub struct Prefork {
     config: Config,
     backend: Backend,
     on_event: Option<OnEvent>,
+    listens: Vec<Listen>,
 }
 
 /// Told of every event, in the parent.
@@ -107,7 +109,7 @@ impl Prefork {
             max_lifetime: None,
         };
         let backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
-        Prefork { config, backend, on_event: None }
+        Prefork { config, backend, on_event: None, listens: Vec::new() }
     }
 
     /// How many workers. Default, and 0: one per CPU that this process may use, by its affinity and by the CPU quota of its
@@ -206,6 +208,16 @@ impl Prefork {
         self
     }
 
+    /// A socket that is made before the workers and that all of them have, forked or spawned: [`Worker::listeners`]. Each call
+    /// adds one. Connections wait there while a worker is restarted, and go to whichever worker accepts them. (The kernel does
+    /// not balance: who is waiting gets the next one.) With port 0 the system chooses one, the same for all.
+    ///
+    /// It is bound at the start, in the parent alone. Default: none.
+    pub fn listen(mut self, on: impl Into<Listen>) -> Prefork {
+        self.listens.push(on.into());
+        self
+    }
+
     /// What a worker is. Default: [`Backend::Fork`].
     pub fn backend(mut self, backend: Backend) -> Prefork {
         self.backend = backend;
@@ -234,6 +246,7 @@ impl Prefork {
     /// - A setting makes no sense: a time of less than a millisecond or more than a year, `max_workers` below `workers`, a
     ///   first backoff above the last, a fatal exit status that cannot be told from success, a backend that cannot do this;
     ///   [`Error::setting`] names it.
+    /// - A [listener](Prefork::listen) cannot be had; the text names its address.
     /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report.
     pub fn start(self) -> Result<Role> {
         self.launch("a thread cannot return from start(): use run()")
@@ -306,8 +319,11 @@ impl Prefork {
             },
             Backend::Thread => return Err(Error::unfit("backend", no_threads)),
         };
-        let extras = Extras { places: has_handles || kind == Kind::Spawn, kind, on_event: self.on_event };
-        supervisor::supervise(self.config.checked()?, extras)
+        let config = self.config.checked()?;
+        let listeners = self.listens.into_iter().map(Listen::open).collect::<Result<Vec<Listener>>>()?;
+        let listeners = (!listeners.is_empty()).then(|| listeners.into());
+        let places = has_handles || kind == Kind::Spawn;
+        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners })
     }
 }
 

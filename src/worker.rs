@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand::{Rng, rngs::SysRng};
 
 use crate::error::{Error, Result};
+use crate::listener::{Listener, Listeners};
 use crate::scoreboard::Place;
 use crate::sys::{CallError, StopRequest};
 
@@ -73,12 +74,13 @@ pub struct Worker {
     count: usize,
     /// None: nobody asked for a handle that could use it.
     place: Option<Place>,
+    listeners: Listeners,
     stop: OnceLock<StopRequest>,
 }
 
 impl Worker {
-    pub(crate) fn new(id: usize, generation: u32, count: usize, place: Option<Place>) -> Worker {
-        Worker { id, generation, count, place, stop: OnceLock::new() }
+    pub(crate) fn new(id: usize, generation: u32, count: usize, place: Option<Place>, listeners: Listeners) -> Worker {
+        Worker { id, generation, count, place, listeners, stop: OnceLock::new() }
     }
 
     /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
@@ -95,6 +97,12 @@ impl Worker {
     /// How many workers were wanted when this process was started.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// What [`Prefork::listen`](crate::Prefork::listen) was asked for, in that order: the same sockets in every worker, which
+    /// they outlive.
+    pub fn listeners(&self) -> &[Listener] {
+        self.listeners.as_deref().unwrap_or_default()
     }
 
     /// Tells the parent that this worker can do its work. The parent learns of it at once.

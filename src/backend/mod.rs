@@ -11,6 +11,7 @@ pub(crate) use spawn::{Spawn, arrive};
 
 use crate::error::Result;
 use crate::exit::{Exit, Process};
+use crate::listener::Listener;
 use crate::scoreboard::Seat;
 use crate::sys::Signal;
 
@@ -31,6 +32,8 @@ pub(crate) struct Birth<'a> {
     pub count: usize,
     /// Where it can tell the parent something. A fork has it anyway.
     pub seat: Option<Seat<'a>>,
+    /// What it listens on. The same.
+    pub listeners: &'a [Listener],
 }
 
 /// What came of a start.

@@ -15,6 +15,7 @@ use super::children::Children;
 use super::{Backend, Birth, Started};
 use crate::error::{Error, Result};
 use crate::exit::{Exit, Process};
+use crate::listener::Listener;
 use crate::scoreboard::Place;
 use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
@@ -36,14 +37,15 @@ impl Spawn {
 
 impl Backend for Spawn {
     fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
-        let Birth { id, generation, count, seat } = birth;
+        let Birth { id, generation, count, seat, listeners } = birth;
         let Some(seat) = seat else { return Err(Error::unfit("backend", "a program needs a handle")) };
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
         seat.memory.invite(seat.line, secret);
-        let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline).map_err(refused)?;
-        let (memory, passed) = handed.numbers();
-        let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, secret };
+        let sockets = listeners.iter().map(Listener::as_passed).collect();
+        let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline, sockets).map_err(refused)?;
+        let (memory, passed, sockets) = handed.numbers();
+        let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
         let marker = Marker { parent: process::id(), id, generation, count, claim };
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {
@@ -82,13 +84,16 @@ pub(crate) fn arrive() -> Option<Worker> {
         }
         return None;
     }
-    let (memory, [button, lifeline]) = Shared::claim(&claim)?;
+    let (memory, [button, lifeline], sockets) = Shared::claim(&claim)?;
     Lifeline::inherited(parent, lifeline).hold();
-    Some(Worker::new(id, generation, count, Some(Place::given(memory, claim.line, button?.into()))))
+    let place = Place::given(memory, claim.line, button?.into());
+    let listeners: Vec<Listener> = sockets.into_iter().map(Listener::given).collect();
+    let listeners = (!listeners.is_empty()).then(|| listeners.into());
+    Some(Worker::new(id, generation, count, Some(place), listeners))
 }
 
 /// What a worker is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Marker {
     parent: u32,
     id: usize,
@@ -100,8 +105,9 @@ struct Marker {
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Marker { parent, id, generation, count, claim } = self;
-        let Claim { memory, len, line, passed: [button, lifeline], secret: [a, b, c, d] } = claim;
-        write!(f, "{parent} {id} {generation} {count} {memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")
+        let Claim { memory, len, line, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
+        write!(f, "{parent} {id} {generation} {count} {memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")?;
+        sockets.iter().try_for_each(|socket| write!(f, " {socket}"))
     }
 }
 
@@ -117,8 +123,8 @@ impl FromStr for Marker {
         let (memory, len, line) = (next(fields)?, next(fields)?, next(fields)?);
         let passed = [next(fields)?, next(fields)?];
         let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
-        let claim = Claim { memory, len, line, passed, secret };
-        fields.next().map_or(Ok(Marker { parent, id, generation, count, claim }), |_| Err(()))
+        let sockets = fields.map(|field| field.parse().map_err(|_| ())).collect::<std::result::Result<_, ()>>()?;
+        Ok(Marker { parent, id, generation, count, claim: Claim { memory, len, line, passed, sockets, secret } })
     }
 }
 
@@ -136,11 +142,14 @@ mod tests {
 
     #[test]
     fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
-        let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], secret: [u32::MAX, 0, 5, 6] };
-        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, claim };
+        let secret = [u32::MAX, 0, 5, 6];
+        let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], sockets: vec![], secret };
+        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, claim: claim.clone() };
         let text = marker.to_string();
-        assert_eq!(text.parse(), Ok(marker));
-        for wrong in ["", "1", "yes", &text[1..text.len() - 2], &format!("{text} 1"), &text.replace("64", "-64")] {
+        assert_eq!(text.parse(), Ok(marker.clone()));
+        let marker = Marker { claim: Claim { sockets: vec![9, 10], ..claim }, ..marker };
+        assert_eq!(marker.to_string().parse(), Ok(marker));
+        for wrong in ["", "1", "yes", &text[1..text.len() - 2], &format!("{text} x"), &text.replace("64", "-64")] {
             assert_eq!(wrong.parse::<Marker>(), Err(()), "{wrong}");
         }
     }

@@ -18,6 +18,7 @@ use crate::backend::{Backend, Birth, Kind, Spawn, Started};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
+use crate::listener::Listeners;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::{OnEvent, WorkResult};
 use crate::report::{Reason, Report, WorkerReport};
@@ -40,6 +41,7 @@ pub(crate) struct Extras {
     pub places: bool,
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
+    pub listeners: Listeners,
 }
 
 /// In the parent, when all is over: the signals are still held.
@@ -68,7 +70,8 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
         }
     };
     let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
-    let mut supervisor = Supervisor::new(config, backend, scoreboard, extras.on_event, &mut descriptors);
+    let Extras { on_event, listeners, .. } = extras;
+    let mut supervisor = Supervisor::new(config, backend, scoreboard, on_event, listeners, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);
@@ -153,6 +156,7 @@ struct Supervisor<'a> {
     backend: Box<dyn Backend>,
     scoreboard: Option<Scoreboard>,
     on_event: Option<OnEvent>,
+    listeners: Listeners,
     descriptors: &'a mut Descriptors,
     /// Reaped, and not yet answered.
     ended: VecDeque<(Process, Exit)>,
@@ -171,6 +175,7 @@ impl<'a> Supervisor<'a> {
         backend: Box<dyn Backend>,
         scoreboard: Option<Scoreboard>,
         on_event: Option<OnEvent>,
+        listeners: Listeners,
         descriptors: &'a mut Descriptors,
     ) -> Box<Supervisor<'a>> {
         Box::new(Supervisor {
@@ -178,6 +183,7 @@ impl<'a> Supervisor<'a> {
             backend,
             scoreboard,
             on_event,
+            listeners,
             descriptors,
             ended: VecDeque::new(),
             child_ended: false,
@@ -254,13 +260,13 @@ impl<'a> Supervisor<'a> {
         let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose();
         let started = line.map_err(|error| Error::from(error).starting(id)).and_then(|line| {
             let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-            let count = self.policy.wanted();
-            Ok((line, self.backend.start(Birth { id, generation, count, seat })?))
+            let (count, listeners) = (self.policy.wanted(), self.listeners.as_deref().unwrap_or_default());
+            Ok((line, self.backend.start(Birth { id, generation, count, seat, listeners })?))
         });
         match started {
             Ok((line, Started::Here)) => {
                 let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
-                return Some(Worker::new(id, generation, self.policy.wanted(), place));
+                return Some(Worker::new(id, generation, self.policy.wanted(), place, self.listeners.clone()));
             }
             Ok((line, Started::Pid(pid))) => {
                 let process = Process { id, generation, pid };

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Claim, Owned, Shared};
+use super::{Claim, Owned, OwnedSocket, Shared};
 
 /// What no two processes write to: one cache line.
 pub(crate) type Line = [AtomicU32; 16];
@@ -36,15 +36,15 @@ impl Shared {
 
     /// In a program: the memory, and what was passed with it, if it was told of them; once. A number that is none, or
     /// somebody else's, gives nothing.
-    pub fn claim(claim: &Claim) -> Option<(Shared, [Option<Owned>; 2])> {
+    pub fn claim(claim: &Claim) -> Option<(Shared, [Option<Owned>; 2], Vec<OwnedSocket>)> {
         let memory = Shared::look_at(claim)?;
         if !memory.knows(claim) || memory[claim.line][CLAIMED].swap(1, Ordering::Relaxed) != 0 {
             return None;
         }
         // SAFETY: only who has passed these to this program knows the secret that is in the memory, so they are open under
         // these numbers, and are this function's, because it succeeds once.
-        let passed = unsafe { Shared::own(claim) }?;
-        Some((memory, passed))
+        let (passed, sockets) = unsafe { Shared::own(claim) }?;
+        Some((memory, passed, sockets))
     }
 
     fn knows(&self, claim: &Claim) -> bool {

@@ -64,13 +64,15 @@ impl CallError {
 }
 
 /// What a program is told of the memory that it was given, by number, and what is written there in its line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub memory: Number,
     pub len: usize,
     pub line: usize,
     /// Passed along with the memory.
     pub passed: [Number; 2],
+    /// What it listens on.
+    pub sockets: Vec<Number>,
     pub secret: [u32; 4],
 }
 

@@ -14,6 +14,7 @@ pub(crate) struct Handed<'a> {
     memory: Option<BorrowedFd<'a>>,
     button: BorrowedFd<'a>,
     lifeline: Option<BorrowedFd<'a>>,
+    sockets: Vec<BorrowedFd<'a>>,
 }
 
 /// The number of something that is passed; -1 for none.
@@ -22,23 +23,29 @@ pub(crate) type Number = RawFd;
 /// What was passed, in the program that has got it.
 pub(crate) type Owned = OwnedFd;
 
+/// Here, sockets are like everything else.
+pub(crate) type BorrowedSocket<'a> = BorrowedFd<'a>;
+pub(crate) type OwnedSocket = OwnedFd;
+
 impl<'a> Handed<'a> {
     pub fn new(
         memory: &'a Arc<Shared>,
         _: usize,
         button: &'a Button,
         lifeline: &'a Lifeline,
+        sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<Handed<'a>, CallError> {
-        Ok(Handed { memory: memory.file(), button: button.as_fd(), lifeline: lifeline.passed() })
+        Ok(Handed { memory: memory.file(), button: button.as_fd(), lifeline: lifeline.passed(), sockets })
     }
 
-    /// The memory, and the others.
-    pub fn numbers(&self) -> (Number, [Number; 2]) {
+    /// The memory, the others, and the sockets.
+    pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
-        (number(self.memory), [number(Some(self.button)), number(self.lifeline)])
+        let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        (number(self.memory), [number(Some(self.button)), number(self.lifeline)], sockets)
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
-        self.memory.into_iter().chain([self.button]).chain(self.lifeline)
+        self.memory.into_iter().chain([self.button]).chain(self.lifeline).chain(self.sockets.iter().copied())
     }
 }

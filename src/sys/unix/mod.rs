@@ -20,7 +20,7 @@ use super::Poller;
 pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};
-pub(crate) use handed::{Handed, Number, Owned};
+pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, parent_id, take_variable};

@@ -60,15 +60,16 @@ impl Shared {
     ///
     /// # Safety
     /// It was, and has not taken it yet.
-    pub unsafe fn own(claim: &Claim) -> Option<[Option<OwnedFd>; 2]> {
+    pub unsafe fn own(claim: &Claim) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
         // SAFETY: they are open and nobody else's, as the caller says.
         let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
         drop(own(claim.memory));
         let passed = claim.passed.map(own);
-        for fd in passed.iter().flatten() {
+        let sockets: Vec<OwnedFd> = claim.sockets.iter().copied().filter_map(own).collect();
+        for fd in passed.iter().flatten().chain(&sockets) {
             close_on_exec(fd.as_fd(), true).ok()?;
         }
-        Some(passed)
+        Some((passed, sockets))
     }
 }
 
@@ -176,17 +177,17 @@ mod tests {
         shared.invite(2, secret);
         let memory = shared.file().expect("a file").try_clone_to_owned().expect("a descriptor").into_raw_fd();
         let button = shared.file().expect("a file").try_clone_to_owned().expect("a descriptor").into_raw_fd();
-        let claim = Claim { memory, len: shared.len(), line: 2, passed: [button, -1], secret };
+        let claim = Claim { memory, len: shared.len(), line: 2, passed: [button, -1], sockets: vec![], secret };
         (shared, claim)
     }
 
     #[test]
     fn who_knows_the_secret_gets_the_memory_once() {
         let (shared, claim) = invited([1, 2, 3, 4]);
-        let (claimed, _passed) = Shared::claim(&claim).expect("the memory");
+        let (claimed, ..) = Shared::claim(&claim).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
         assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = Claim { memory: shared.file().expect("a file").as_raw_fd(), ..claim };
+        let again = Claim { memory: shared.file().expect("a file").as_raw_fd(), ..claim.clone() };
         assert!(Shared::claim(&again).is_none());
     }
 
@@ -195,15 +196,15 @@ mod tests {
         let (shared, claim) = invited([1, 2, 3, 4]);
         let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
         for wrong in [
-            Claim { secret: [1, 2, 3, 5], ..claim },
-            Claim { line: 1, ..claim },
-            Claim { line: claim.len, ..claim },
-            Claim { len: claim.len + 1, ..claim },
-            Claim { len: usize::MAX, ..claim },
-            Claim { memory: -1, ..claim },
-            Claim { memory: 1 << 20, ..claim },
-            Claim { memory: file.as_raw_fd(), len: 64, line: 0, ..claim },
-            Claim { memory: 0, ..claim },
+            Claim { secret: [1, 2, 3, 5], ..claim.clone() },
+            Claim { line: 1, ..claim.clone() },
+            Claim { line: claim.len, ..claim.clone() },
+            Claim { len: claim.len + 1, ..claim.clone() },
+            Claim { len: usize::MAX, ..claim.clone() },
+            Claim { memory: -1, ..claim.clone() },
+            Claim { memory: 1 << 20, ..claim.clone() },
+            Claim { memory: file.as_raw_fd(), len: 64, line: 0, ..claim.clone() },
+            Claim { memory: 0, ..claim.clone() },
         ] {
             assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
         }

@@ -1,11 +1,12 @@
 //! What a program that is started finds open.
 
-use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, AsRawSocket, OwnedHandle, RawHandle};
+pub(crate) use std::os::windows::io::{BorrowedSocket, OwnedSocket};
 use std::sync::Arc;
 
 use super::doorbell::Button;
 use super::event::Event;
-use super::handle::inheritable;
+use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
 use super::shm::Shared;
 use crate::sys::CallError;
@@ -15,6 +16,7 @@ use crate::sys::CallError;
 #[derive(Debug)]
 pub(crate) struct Handed<'a> {
     copies: [OwnedHandle; 3],
+    sockets: Vec<BorrowedSocket<'a>>,
     pub(super) stop: Event,
     pub(super) seat: (Arc<Shared>, usize),
     pub(super) job: &'a OwnedHandle,
@@ -32,6 +34,7 @@ impl<'a> Handed<'a> {
         line: usize,
         button: &Button,
         lifeline: &'a Lifeline,
+        sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<Handed<'a>, CallError> {
         let stop = Event::lasting()?;
         let section = memory.section().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
@@ -40,16 +43,33 @@ impl<'a> Handed<'a> {
             inheritable(button.event().handle().as_raw_handle())?,
             inheritable(stop.handle().as_raw_handle())?,
         ];
-        Ok(Handed { copies, stop, seat: (Arc::clone(memory), line), job: lifeline.job() })
+        let handed = Handed { copies, sockets, stop, seat: (Arc::clone(memory), line), job: lifeline.job() };
+        // A copy of a socket is no socket: it is the socket itself that is inherited.
+        handed.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
+        Ok(handed)
     }
 
-    /// The memory, and the others.
-    pub fn numbers(&self) -> (Number, [Number; 2]) {
+    /// The memory, the others, and the sockets.
+    pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let [memory, button, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
-        (memory, [button, stop])
+        (memory, [button, stop], self.sockets().map(|socket| socket as Number).collect())
     }
 
-    pub(super) fn copies(&self) -> &[OwnedHandle] {
-        &self.copies
+    /// All that is to be inherited.
+    pub(super) fn handles(&self) -> impl Iterator<Item = RawHandle> {
+        self.copies.iter().map(AsRawHandle::as_raw_handle).chain(self.sockets())
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = RawHandle> {
+        self.sockets.iter().map(|socket| socket.as_raw_socket() as RawHandle)
+    }
+}
+
+impl Drop for Handed<'_> {
+    fn drop(&mut self) {
+        for socket in self.sockets() {
+            // It was possible the other way round.
+            let _ = set_inheritable(socket, false);
+        }
     }
 }

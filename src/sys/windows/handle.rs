@@ -5,7 +5,8 @@ use std::ptr;
 use std::time::Duration;
 
 use windows_sys::Win32::Foundation::{
-    DUPLICATE_SAME_ACCESS, DuplicateHandle, HANDLE, INVALID_HANDLE_VALUE, WAIT_OBJECT_0,
+    DUPLICATE_SAME_ACCESS, DuplicateHandle, HANDLE, HANDLE_FLAG_INHERIT, INVALID_HANDLE_VALUE, SetHandleInformation,
+    WAIT_OBJECT_0,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, INFINITE, WaitForSingleObject};
 
@@ -36,6 +37,15 @@ pub(super) fn inheritable(handle: RawHandle) -> Result<OwnedHandle, CallError> {
     }
     // SAFETY: it was just made.
     unsafe { owned(copy, "DuplicateHandle") }
+}
+
+/// Whether a program that is started can inherit this.
+pub(super) fn set_inheritable(handle: RawHandle, yes: bool) -> Result<(), CallError> {
+    // SAFETY: a handle that is not open is refused, and this concerns nothing but its flag.
+    match unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, if yes { HANDLE_FLAG_INHERIT } else { 0 }) } {
+        0 => Err(CallError::last("SetHandleInformation")),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until this is signalled, and for this time at most. Whether it is.

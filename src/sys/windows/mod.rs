@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use super::Poller;
 pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of};
 pub(crate) use doorbell::{Bell, Button, doorbell};
-pub(crate) use handed::{Handed, Number, Owned};
+pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use program::{Program, parent_id, take_variable};
 pub(crate) use shm::Shared;

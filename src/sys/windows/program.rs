@@ -91,7 +91,7 @@ impl Program {
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
         let inherited: Vec<RawHandle> =
-            handed.copies().iter().chain(streams.iter().flatten()).map(AsRawHandle::as_raw_handle).collect();
+            handed.handles().chain(streams.iter().flatten().map(AsRawHandle::as_raw_handle)).collect();
         let job = handed.job.as_raw_handle();
         let mut attributes = Attributes::new(&inherited, &job)?;
         // SAFETY: it consists of integers and pointers, for which zeroes are fine.
@@ -130,7 +130,7 @@ impl Program {
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
         let child = process.and_then(|process| {
-            Child::watch(process, started.dwProcessId, handed.stop, handed.seat, self.ends.clone())
+            Child::watch(process, started.dwProcessId, handed.stop.clone(), handed.seat.clone(), self.ends.clone())
         });
         child.map_err(|error| error.source)
     }

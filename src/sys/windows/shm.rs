@@ -6,11 +6,12 @@
 //! shrinks.
 
 use std::ops::Deref;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket};
 use std::ptr::{self, NonNull};
-use std::{io, slice};
+use std::{io, mem, slice};
 
-use windows_sys::Win32::Foundation::{HANDLE_FLAG_INHERIT, INVALID_HANDLE_VALUE, SetHandleInformation};
+use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
+use windows_sys::Win32::Networking::WinSock::{WSADATA, WSAStartup};
 use windows_sys::Win32::System::Memory::{
     CreateFileMappingW, FILE_MAP_READ, FILE_MAP_WRITE, MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile, PAGE_READWRITE,
     UnmapViewOfFile,
@@ -72,19 +73,31 @@ impl Shared {
     ///
     /// # Safety
     /// It was, and has not taken it yet.
-    pub unsafe fn own(claim: &Claim) -> Option<[Option<Owned>; 2]> {
+    pub unsafe fn own(claim: &Claim) -> Option<([Option<Owned>; 2], Vec<OwnedSocket>)> {
         // SAFETY: they are open and nobody else's, as the caller says.
         let own = |number: Number| unsafe { OwnedHandle::from_raw_handle(number as RawHandle) };
         drop(own(claim.memory));
         let passed = claim.passed.map(own);
-        for handle in &passed {
-            // SAFETY: it is open, and this concerns nothing but its flag.
-            if unsafe { SetHandleInformation(handle.as_raw_handle(), HANDLE_FLAG_INHERIT, 0) } == 0 {
-                return None;
-            }
+        let handles = passed.iter().map(AsRawHandle::as_raw_handle);
+        for handle in handles.chain(claim.sockets.iter().map(|&socket| socket as RawHandle)) {
+            handle::set_inheritable(handle, false).ok()?;
         }
-        Some(passed.map(Some))
+        if !claim.sockets.is_empty() {
+            start_sockets()?;
+        }
+        // SAFETY: the same.
+        let own = |&number: &Number| unsafe { OwnedSocket::from_raw_socket(number as RawSocket) };
+        Some((passed.map(Some), claim.sockets.iter().map(own).collect()))
     }
+}
+
+/// std does this when it makes its first socket, which these are not.
+fn start_sockets() -> Option<()> {
+    const VERSION: u16 = 0x202;
+    // SAFETY: it consists of integers and pointers, for which zeroes are fine.
+    let mut data: WSADATA = unsafe { mem::zeroed() };
+    // SAFETY: there is room for the data.
+    (unsafe { WSAStartup(VERSION, &raw mut data) } == 0).then_some(())
 }
 
 /// None if there is no section behind the handle, or a shorter one.
@@ -123,17 +136,18 @@ mod tests {
         let shared = Shared::for_programs(3).expect("memory");
         shared.invite(2, secret);
         let copy = || shared.section().expect("a section").try_clone().expect("a handle").into_raw_handle() as Number;
-        let claim = Claim { memory: copy(), len: shared.len(), line: 2, passed: [copy(), copy()], secret };
+        let claim =
+            Claim { memory: copy(), len: shared.len(), line: 2, passed: [copy(), copy()], sockets: vec![], secret };
         (shared, claim)
     }
 
     #[test]
     fn who_knows_the_secret_gets_the_memory_once() {
         let (shared, claim) = invited([1, 2, 3, 4]);
-        let (claimed, _passed) = Shared::claim(&claim).expect("the memory");
+        let (claimed, ..) = Shared::claim(&claim).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
         assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = Claim { memory: shared.section().expect("a section").as_raw_handle() as Number, ..claim };
+        let again = Claim { memory: shared.section().expect("a section").as_raw_handle() as Number, ..claim.clone() };
         assert!(Shared::claim(&again).is_none());
     }
 
@@ -142,15 +156,15 @@ mod tests {
         let (shared, claim) = invited([1, 2, 3, 4]);
         let file = std::fs::File::open(std::env::current_exe().expect("this program")).expect("a file");
         for wrong in [
-            Claim { secret: [1, 2, 3, 5], ..claim },
-            Claim { line: 1, ..claim },
-            Claim { line: claim.len, ..claim },
-            Claim { len: claim.len + (1 << 20), ..claim },
-            Claim { len: usize::MAX, ..claim },
-            Claim { memory: -1, ..claim },
-            Claim { memory: 0, ..claim },
-            Claim { memory: 1 << 20, ..claim },
-            Claim { memory: file.as_raw_handle() as Number, len: 64, line: 0, ..claim },
+            Claim { secret: [1, 2, 3, 5], ..claim.clone() },
+            Claim { line: 1, ..claim.clone() },
+            Claim { line: claim.len, ..claim.clone() },
+            Claim { len: claim.len + (1 << 20), ..claim.clone() },
+            Claim { len: usize::MAX, ..claim.clone() },
+            Claim { memory: -1, ..claim.clone() },
+            Claim { memory: 0, ..claim.clone() },
+            Claim { memory: 1 << 20, ..claim.clone() },
+            Claim { memory: file.as_raw_handle() as Number, len: 64, line: 0, ..claim.clone() },
         ] {
             assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
         }
