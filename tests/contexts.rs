@@ -1,12 +1,8 @@
 //! What the operator of the `contexts` example would notice.
 
-#![cfg(unix)]
-
+use std::env::consts::EXE_EXTENSION;
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStderr, Command, Stdio};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 struct Service {
     child: Child,
@@ -17,7 +13,7 @@ impl Service {
     fn start() -> Service {
         let test = std::env::current_exe().unwrap();
         // target/debug/deps/contexts-1234 to target/debug/examples/contexts
-        let example = test.ancestors().nth(2).unwrap().join("examples/contexts");
+        let example = test.ancestors().nth(2).unwrap().join("examples/contexts").with_extension(EXE_EXTENSION);
         assert!(example.exists(), "a plain `cargo test` builds it, and so does `cargo build --examples`");
         let mut command = Command::new(example);
         let mut child = command.env_remove("RUST_LOG").stderr(Stdio::piped()).spawn().unwrap();
@@ -25,8 +21,28 @@ impl Service {
         Service { child, lines }
     }
 
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    #[cfg(unix)]
+    fn ask(&self, what: &str) {
+        use nix::sys::signal::{Signal, kill};
+
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, format!("SIG{what}").parse::<Signal>().unwrap()).unwrap();
+    }
+
+    #[cfg(windows)]
+    fn ask(&self, what: &str) {
+        use windows_sys::Win32::Foundation::CloseHandle;
+        use windows_sys::Win32::System::Threading::{EVENT_MODIFY_STATE, OpenEventW, SetEvent};
+
+        let name: Vec<u16> = format!("taskfork-{}-{what}\0", self.child.id()).encode_utf16().collect();
+        // SAFETY: the name ends with zero, and the handle is open until it is closed here.
+        let is_set = unsafe {
+            let event = OpenEventW(EVENT_MODIFY_STATE, 0, name.as_ptr());
+            let is_set = SetEvent(event);
+            CloseHandle(event);
+            is_set
+        };
+        assert!(is_set != 0);
     }
 
     fn wait_for(&mut self, text: &str) -> String {
@@ -51,10 +67,10 @@ fn each_worker_has_the_context_of_its_id_and_there_are_never_more_workers_than_c
     assert!(served[0].ends_with("worker 0 serves north (A to I)"), "{served:?}");
     assert!(served[1].ends_with("worker 1 serves middle (J to R)"), "{served:?}");
     for _ in 0..3 {
-        service.signal(Signal::SIGTTIN);
+        service.ask("TTIN");
     }
     assert!(service.wait_for(" serves ").ends_with("worker 2 serves south (S to Z)"));
-    service.signal(Signal::SIGTERM);
+    service.ask("TERM");
     service.wait_for("Stopping 3 processes");
     // To the end of the file, which is the end of all.
     assert!(service.lines.by_ref().map(Result::unwrap).all(|line| !line.contains(" serves ")));

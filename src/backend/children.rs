@@ -32,6 +32,16 @@ impl Children {
         Ok(self.0[at].1.reap()?.map(|status| (self.0.swap_remove(at).0, exit_of(status))))
     }
 
+    pub fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>> {
+        let has_ended = |(process, child): &(Process, Child)| child.has_ended_untold().then_some(process.pid);
+        let pids: Vec<u32> = self.0.iter().filter_map(has_ended).collect();
+        let mut ended = Vec::new();
+        for pid in pids {
+            ended.extend(self.reap_one(pid)?);
+        }
+        Ok(ended)
+    }
+
     pub fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
         let mut ended = Vec::new();
         while let Some(pid) = sys::peek_exited()? {

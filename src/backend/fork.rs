@@ -43,6 +43,10 @@ impl Backend for Fork {
         self.children.reap_one(pid)
     }
 
+    fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>> {
+        self.children.reap_untold()
+    }
+
     fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
         self.children.reap_all()
     }

@@ -56,6 +56,9 @@ pub(crate) trait Backend {
     /// Whether this one has ended, if it is a worker, without a look at the others.
     fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>>;
 
+    /// Every worker whose end may not be told in time, because it is told by a thread that may be behind.
+    fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>>;
+
     /// Every worker that has ended and was not told yet.
     fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>>;
 }

@@ -64,6 +64,10 @@ impl Backend for Spawn {
         self.children.reap_one(pid)
     }
 
+    fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>> {
+        self.children.reap_untold()
+    }
+
     fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
         self.children.reap_all()
     }

@@ -226,6 +226,9 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
         self.take_news(is_due)?;
+        if is_due {
+            self.ended.extend(self.backend.reap_untold()?);
+        }
         if !is_due || self.child_ended || !self.ended.is_empty() {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nix::sys::signal::Signal;
+use crate::os::Signal;
 
 /// Kept from the first line on.
 #[derive(Debug)]

@@ -1,29 +1,23 @@
 //! The side of the operator: starts the program, reads what it says, sends signals, and never outstays it.
 
 use std::io::{BufRead, BufReader};
-#[cfg(target_os = "linux")]
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
-#[cfg(target_os = "linux")]
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
+pub use crate::os::kill;
+use crate::os::{self, Group, Reader, Signal};
 
-/// A program and all its workers, in a process group of their own.
+/// A program and all its workers, in a group of their own.
 ///
 /// Standard output and error are one pipe: what is said and what is logged come in one order, and the end of the file
 /// means that every process is gone, since each holds the pipe.
 pub struct Daemon {
     child: Child,
-    lines: BufReader<UnixStream>,
+    group: Group,
+    lines: BufReader<Reader>,
     said: Vec<String>,
     ended: Option<ExitStatus>,
     leaves: Option<PathBuf>,
@@ -50,21 +44,20 @@ impl Daemon {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let scratch = std::env::temp_dir().join(format!("taskfork-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&scratch).expect("a directory");
-        let (reader, writer) = UnixStream::pair().expect("a pipe");
-        let writer = OwnedFd::from(writer);
-        let child = Command::new(program)
+        let (reader, writer) = os::pipe();
+        let mut command = Command::new(program);
+        command
             .args([crate::PROGRAM, scenario])
             .env(crate::BACKEND, backend)
             .env(crate::SCRATCH, &scratch)
             .envs(variable)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("a descriptor"))
-            .stderr(writer)
-            .process_group(0)
-            .spawn()
-            .expect("the program");
+            .stderr(writer);
+        let (child, group) = Group::start(&mut command);
         Daemon {
             child,
+            group,
             lines: BufReader::new(reader),
             said: Vec::new(),
             ended: None,
@@ -90,7 +83,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The next line, or none if everybody is gone. A program that hangs is ended by its alarm.
+    /// The next line, or none if everybody is gone. A program that hangs is ended by its watchdog.
     fn read_line(&mut self) -> Option<&str> {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("a line");
@@ -114,9 +107,7 @@ impl Daemon {
     /// The next line, if there is one within this time. (A line is written at once, so its end is never waited for.)
     #[cfg(target_os = "linux")]
     pub fn line_within(&mut self, time: Duration) -> Option<String> {
-        let mut stream = [PollFd::new(self.lines.get_ref().as_fd(), PollFlags::POLLIN)];
-        let time = PollTimeout::try_from(time).expect("a time for poll(2)");
-        let is_there = !self.lines.buffer().is_empty() || poll(&mut stream, time).expect("poll(2)") > 0;
+        let is_there = !self.lines.buffer().is_empty() || os::is_readable_within(self.lines.get_ref(), time);
         is_there.then(|| self.next_line())
     }
 
@@ -162,8 +153,8 @@ impl Daemon {
     }
 
     /// As the terminal does it for ^C: the parent and its workers alike.
-    pub fn signal_group(&self, signal: Signal) {
-        signal::killpg(Pid::from_raw(self.pid() as i32), signal).expect("the group");
+    pub fn interrupt(&self) {
+        self.group.interrupt();
     }
 
     /// Waits until every process is gone, and returns how the parent ended.
@@ -177,7 +168,7 @@ impl Daemon {
     /// The same, for a parent that is to exit with this status.
     pub fn ends_with(&mut self, code: i32) {
         let status = self.end();
-        assert_eq!(status.code(), Some(code), "signal {:?}:\n{}", status.signal(), self.transcript());
+        assert_eq!(status.code(), Some(code), "{status}:\n{}", self.transcript());
     }
 
     /// A line that was said before.
@@ -207,11 +198,11 @@ impl Daemon {
     }
 }
 
-/// The group outlives its leader, so a failed test leaves nobody behind either.
+/// A failed test leaves nobody behind either.
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.ended.is_none() {
-            let _ = signal::killpg(Pid::from_raw(self.pid() as i32), Signal::SIGKILL);
+            self.group.kill();
             let _ = self.child.wait();
         }
         let _ = std::fs::remove_dir_all(&self.scratch);
@@ -219,8 +210,4 @@ impl Drop for Daemon {
             let _ = std::fs::remove_dir(directory);
         }
     }
-}
-
-pub fn kill(pid: u32, signal: Signal) {
-    signal::kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");
 }

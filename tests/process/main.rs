@@ -6,6 +6,7 @@
 #[cfg(target_os = "linux")]
 mod census;
 mod daemon;
+mod os;
 #[cfg(target_os = "linux")]
 mod procfs;
 mod program;
@@ -17,13 +18,13 @@ use std::process::{ExitCode, Termination};
 
 use daemon::Daemon;
 use libtest_mimic::{Arguments, Trial};
+use os::BACKENDS;
 
 /// With this as the first argument, and a name, the binary is the program of that scenario.
 const PROGRAM: &str = "--program";
 
 /// Tells the program what its workers are, where it has a choice.
 const BACKEND: &str = "TASKFORK_TEST_BACKEND";
-const BACKENDS: [&str; 2] = ["fork", "spawn"];
 /// Tells the program of a directory of its own.
 const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
 
@@ -50,10 +51,9 @@ impl Scenario {
 
     /// The parent says why it ended, and exits as its report says.
     fn reporting(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
-        Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: &BACKENDS }
+        Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: BACKENDS }
     }
 
-    #[cfg(target_os = "linux")]
     fn needs(self, lacks: fn() -> Option<&'static str>) -> Scenario {
         Scenario { lacks, ..self }
     }
@@ -66,7 +66,7 @@ impl Scenario {
 
     /// The same for one whose workers are spawned in any case.
     fn spawning(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
-        Scenario { backends: &BACKENDS[1..], ..Scenario::reporting(name, program, check) }
+        Scenario { backends: &BACKENDS[BACKENDS.len() - 1..], ..Scenario::reporting(name, program, check) }
     }
 
     /// One for each kind of worker.
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     if args.next().as_deref() == Some(PROGRAM) {
         let name = args.next().unwrap_or_default();
         let scenario = scenarios::all().into_iter().find(|scenario| scenario.name == name).expect("a scenario");
-        program::reset_signals();
+        os::begin();
         return match scenario.program {
             Program::Plain(main) => {
                 main();

@@ -28,6 +28,11 @@ impl Child {
         self.pid
     }
 
+    /// None has: when it ends, the signal that tells of it is there.
+    pub fn has_ended_untold(&self) -> bool {
+        false
+    }
+
     /// A signal, also to one that has ended.
     pub fn send(&self, signal: Signal) -> Result<(), CallError> {
         // SAFETY: kill(2) takes integers.

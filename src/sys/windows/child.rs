@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 use windows_sys::Win32::System::Threading::{GetExitCodeProcess, TerminateProcess};
 
 use super::event::Event;
@@ -68,6 +69,11 @@ impl Child {
             Signal::Abort | Signal::Kill => self.kill(),
             Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => Ok(()),
         }
+    }
+
+    /// Whether it has ended, told of or not; but for one that the console has ended, which is to be told of that first.
+    pub fn has_ended_untold(&self) -> bool {
+        self.has_ended() && status_of(&self.process).is_ok_and(|status| status != STATUS_CONTROL_C_EXIT as u32)
     }
 
     /// How it ended, if it has.

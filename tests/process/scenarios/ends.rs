@@ -1,10 +1,9 @@
 //! How workers end, and what follows.
 
-use nix::sys::signal::Signal;
-
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{fork, idle, say, try_fork, up};
+use crate::os::{KILLED, Signal, TERMINATED, idle};
+use crate::program::{fork, say, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -21,7 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let again = daemon.worker();
             assert_eq!(again.id, 1);
             assert_ne!(again.pid, workers[1].pid);
-            assert!(daemon.said(&format!("log child 1 (pid {}) killed by signal 9, restarting", workers[1].pid)));
+            assert!(daemon.said(&format!("log child 1 (pid {}) {KILLED}, restarting", workers[1].pid)));
         }),
         Scenario::new(
             "gives_up_after_budget_and_leaves_nobody_behind",
@@ -36,9 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count("exited with status 3, restarting"), 2);
                 assert_eq!(daemon.count("exited with status 3"), 4, "two restarts, the last end, and the error");
                 assert!(daemon.said("log Too many child restarts (2), giving up"));
-                assert!(
-                    daemon.said_before("killed by signal 15", "error too many child restarts (2), giving up: child 1")
-                );
+                assert!(daemon.said_before(TERMINATED, "error too many child restarts (2), giving up: child 1"));
             },
         ),
         Scenario::new(

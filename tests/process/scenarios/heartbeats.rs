@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
 use taskfork::{Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
+use crate::os::{ABORTED, IS_ABORTED, KILLED, Signal};
 use crate::program::{say, serve, up};
 
 /// Beats come ten times as often, and the parent looks once in it.
@@ -14,12 +14,10 @@ pub const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("who_hangs_is_aborted_and_may_say_where_before_it_is_restarted", two_that_beat, |daemon| {
+        Scenario::reporting("who_hangs_is_ended_and_restarted_and_who_beats_is_not", second_hangs, |daemon| {
             let workers = daemon.workers(2);
-            kill(workers[1].pid, Signal::SIGUSR2);
-            daemon.wait_for(&format!("child 1 (pid {}) gives no sign of life, aborting it", workers[1].pid));
-            daemon.wait_for("it was in a loop");
-            daemon.wait_for(&format!("child 1 (pid {}) exited with status 6, restarting", workers[1].pid));
+            daemon.wait_for(&format!("child 1 (pid {}) gives no sign of life", workers[1].pid));
+            daemon.wait_for(&format!("child 1 (pid {}) {ABORTED}, restarting", workers[1].pid));
             assert_eq!(daemon.worker().id, 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -28,9 +26,10 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("who_is_stopped_does_not_die_of_an_abort_and_is_killed", two_that_beat, |daemon| {
             let workers = daemon.workers(2);
             kill(workers[0].pid, Signal::SIGSTOP);
-            daemon.wait_for(&format!("child 0 (pid {}) gives no sign of life, aborting it", workers[0].pid));
-            daemon.wait_for(&format!("child 0 (pid {}) did not stop in time, killing it", workers[0].pid));
-            daemon.wait_for(&format!("child 0 (pid {}) killed by signal 9, restarting", workers[0].pid));
+            for what in IS_ABORTED {
+                daemon.wait_for(&format!("child 0 (pid {}) {what}", workers[0].pid));
+            }
+            daemon.wait_for(&format!("child 0 (pid {}) {KILLED}, restarting", workers[0].pid));
             assert_eq!(daemon.worker().id, 0);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -77,7 +76,7 @@ pub fn service(workers: usize) -> Prefork {
 }
 
 /// Ten beats in each timeout, and a tick with each if it is the one that ticks, until asked to stop.
-fn beat(worker: &Worker, ticks: bool) {
+pub fn beat(worker: &Worker, ticks: bool) {
     while !worker.wait_for_stop(Some(TIMEOUT / 10)) {
         worker.beat();
         if ticks {
@@ -86,28 +85,21 @@ fn beat(worker: &Worker, ticks: bool) {
     }
 }
 
-/// SIGUSR2 is the endless loop, and SIGABRT makes it say so.
-fn two_that_beat() -> Report {
-    extern "C" fn hang(_: libc::c_int) {
-        loop {
-            std::hint::spin_loop();
-        }
-    }
-    extern "C" fn trace(_: libc::c_int) {
-        let text = b"it was in a loop\n";
-        // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
-        unsafe {
-            libc::write(2, text.as_ptr().cast(), text.len());
-            libc::_exit(6);
-        }
-    }
+/// In its first life.
+fn second_hangs() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());
-        // SAFETY: both handlers are async-signal-safe.
-        unsafe {
-            signal(Signal::SIGUSR2, SigHandler::Handler(hang)).expect("a handler");
-            signal(Signal::SIGABRT, SigHandler::Handler(trace)).expect("a handler");
+        up(worker.id());
+        while (worker.id(), worker.generation()) == (1, 0) {
+            std::hint::spin_loop();
         }
+        beat(&worker, false);
+    })
+}
+
+fn two_that_beat() -> Report {
+    serve(service(2), |worker| {
+        assert!(!worker.stop_requested());
         up(worker.id());
         beat(&worker, false);
     })

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
 use taskfork::{Prefork, Report};
 
@@ -15,7 +14,8 @@ use super::refusals::{id_of, refuse};
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{fork, idle, on_log, own_descriptors, prepare, say, serve, start_count, try_fork, up};
+use crate::os::{Signal, idle, own_descriptors};
+use crate::program::{fork, on_log, prepare, say, serve, start_count, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![

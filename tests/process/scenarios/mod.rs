@@ -1,4 +1,6 @@
 mod ends;
+#[cfg(unix)]
+mod forks;
 mod heartbeats;
 #[cfg(target_os = "linux")]
 mod limits;
@@ -8,16 +10,24 @@ mod operations;
 mod orphans;
 mod prefork;
 mod readiness;
+#[cfg(unix)]
 mod refusals;
 mod reports;
+#[cfg(unix)]
 mod signals;
 mod spawn;
+#[cfg(unix)]
+mod spawn_refusals;
 mod stop_requests;
+#[cfg(unix)]
+mod stop_signals;
 mod stops;
 #[cfg(target_os = "linux")]
 mod storm;
 #[cfg(target_os = "linux")]
 mod terminal;
+#[cfg(windows)]
+mod windows;
 mod worker;
 
 use super::Scenario;
@@ -30,15 +40,23 @@ pub fn all() -> Vec<Scenario> {
         orphans::scenarios(),
         prefork::scenarios(),
         readiness::scenarios(),
-        refusals::scenarios(),
         reports::scenarios(),
-        signals::scenarios(),
         spawn::scenarios(),
         stop_requests::scenarios(),
         stops::scenarios(),
         worker::scenarios(),
     ];
     let here = [
+        #[cfg(unix)]
+        forks::scenarios(),
+        #[cfg(unix)]
+        refusals::scenarios(),
+        #[cfg(unix)]
+        signals::scenarios(),
+        #[cfg(unix)]
+        spawn_refusals::scenarios(),
+        #[cfg(unix)]
+        stop_signals::scenarios(),
         #[cfg(target_os = "linux")]
         limits::scenarios(),
         #[cfg(target_os = "linux")]
@@ -47,6 +65,8 @@ pub fn all() -> Vec<Scenario> {
         storm::scenarios(),
         #[cfg(target_os = "linux")]
         terminal::scenarios(),
+        #[cfg(windows)]
+        windows::scenarios(),
     ];
     everywhere.into_iter().chain(here).flatten().collect()
 }

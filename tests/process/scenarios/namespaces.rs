@@ -5,13 +5,13 @@ use std::os::unix::net::UnixStream;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, getpid, getppid};
 
 use super::not_root;
 use super::refusals::{refuse, with_two_threads};
 use crate::Scenario;
-use crate::program::{fork, idle, in_child, prepare, say, try_fork, up};
+use crate::os::{Signal, idle, in_child};
+use crate::program::{fork, prepare, say, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![

@@ -1,10 +1,9 @@
 //! What an operator does to a running service.
 
-use nix::sys::signal::Signal;
-
 use super::stops::three_that_drain;
 use crate::Scenario;
-use crate::program::{drained, fork, say, start_count, up};
+use crate::os::{Signal, fork_drained};
+use crate::program::start_count;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -47,13 +46,6 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTTIN);
             assert_eq!(daemon.worker().id, 2);
         }),
-        Scenario::new("usr1_is_passed_on_to_every_worker", three_that_reopen, |daemon| {
-            daemon.workers(3);
-            daemon.signal(Signal::SIGUSR1);
-            for _ in 0..3 {
-                daemon.wait_for("reopened");
-            }
-        }),
         Scenario::new(
             "a_worker_that_is_stopped_and_continued_is_none_of_the_parents_business",
             three_that_drain,
@@ -70,23 +62,14 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 fn two_that_drain() {
-    drained(fork(2, 100));
+    fork_drained(2, || ());
 }
 
 fn second_fails() {
     let starts = start_count();
-    let id = fork(1, 100);
-    if starts() == 2 {
-        std::process::exit(1);
-    }
-    drained(id);
-}
-
-fn three_that_reopen() {
-    let id = fork(3, 100);
-    let mut signals = signal_hook::iterator::Signals::new([libc::SIGUSR1]).expect("a handler");
-    up(id);
-    for _ in signals.forever() {
-        say(&format!("reopened {id}"));
-    }
+    fork_drained(1, || {
+        if starts() == 2 {
+            std::process::exit(1);
+        }
+    });
 }

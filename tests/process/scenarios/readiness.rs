@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, drain, idle, say, serve, start_count, up, up_until_signal};
+use crate::os::{Gate, KILLED, SOON, Signal, idle, up_until_signal};
+use crate::program::{drain, say, serve, start_count, up};
 
 /// Longer than the watchdog: what is waited for comes, or the test fails.
 const EVER: Duration = Duration::from_secs(600);
-/// For who is to be late.
-const SOON: Duration = Duration::from_millis(300);
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -147,7 +145,7 @@ pub fn scenarios() -> Vec<Scenario> {
             kill(first.pid, Signal::SIGKILL);
             let second = daemon.worker();
             daemon.wait_for(&format!("child 0 (pid {}) is not ready in time", second.pid));
-            daemon.wait_for(&format!("child 0 (pid {}) killed by signal 9, restarting", second.pid));
+            daemon.wait_for(&format!("child 0 (pid {}) {KILLED}, restarting", second.pid));
             daemon.worker();
             daemon.wait_for("is ready");
             daemon.signal(Signal::SIGTERM);
@@ -162,7 +160,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.signal(Signal::SIGHUP);
                 let new = daemon.worker();
                 daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
-                daemon.wait_for(&format!("child 0 (pid {}) killed by signal 9", new.pid));
+                daemon.wait_for(&format!("child 0 (pid {}) {KILLED}", new.pid));
                 daemon.signal(Signal::SIGTERM);
                 daemon.wait_for(&format!("child 0 (pid {}) exited normally", old.pid));
                 daemon.ends_with(0);

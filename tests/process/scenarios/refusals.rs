@@ -4,14 +4,15 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::ForkResult;
-use taskfork::{Prefork, Role};
+use taskfork::{Prefork, Report, Role};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{fork, idle, ignore, on_log, own_descriptors, prepare, say, state, try_fork, up};
+use crate::os::{Signal, idle, ignore, own_descriptors, state};
+use crate::program::{drain, fork, on_log, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -23,27 +24,6 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_thread_that_was_joined_is_not_counted", after_a_thread, |daemon| {
             daemon.ends_with(0);
         }),
-        Scenario::new(
-            "a_second_call_in_a_worker_is_refused",
-            || {
-                fork(1, 0);
-                say(&format!("second: {}", try_fork(2, 0).expect_err("a refusal")));
-            },
-            |daemon| {
-                daemon.ends_with(0);
-                assert!(daemon.said("second: this process is worker 0 already"), "{}", daemon.transcript());
-            },
-        ),
-        Scenario::new(
-            "more_workers_than_the_system_can_have_are_refused_at_once",
-            || {
-                say(&format!("refused: {}", try_fork(usize::MAX, 0).expect_err("a refusal")));
-            },
-            |daemon| {
-                daemon.ends_with(0);
-                assert!(daemon.said(&format!("refused: {} workers asked for", usize::MAX)), "{}", daemon.transcript());
-            },
-        ),
         Scenario::new("no_descriptors_names_the_call", few_descriptors, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.count("refused ") >= 5, "{}", daemon.transcript());
@@ -52,6 +32,12 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("refused None"));
         }),
         Scenario::new("on_return_the_parent_is_as_it_was_before_the_call", unchanged_in_parent, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("a_service_that_was_stopped_leaves_the_parent_as_it_was", unchanged_by_service, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
@@ -73,6 +59,13 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count("up "), 1);
             },
         ),
+        Scenario::new("a_call_that_fails_in_the_parent_leaves_nobody_behind", loses_its_descriptors, |daemon| {
+            let workers = daemon.workers(3);
+            crate::daemon::kill(workers[0].pid, Signal::SIGKILL);
+            daemon.ends_with(1);
+            let line = daemon.line("refused ");
+            assert!(line.ends_with("; children left: Err(ECHILD)"), "{line}");
+        }),
     ]
 }
 
@@ -176,4 +169,33 @@ fn unchanged_in_parent() {
         Ok(_) => idle(),
         Err(_) => say(&format!("state as before: {}", before == (state(), own_descriptors()))),
     }
+}
+
+fn unchanged_by_service() -> Report {
+    prepare();
+    let before = (state(), own_descriptors());
+    let report = serve(Prefork::new().workers(1), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    });
+    say(&format!("state as before: {}", before == (state(), own_descriptors())));
+    report
+}
+
+fn loses_its_descriptors() {
+    on_log("restarting", || {
+        for descriptor in own_descriptors().iter().filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2) {
+            // SAFETY: whoever owns it still has a descriptor, if one that is of no use; which is what this is about.
+            unsafe { libc::dup2(0, descriptor) };
+        }
+    });
+    match try_fork(3, 100) {
+        Ok(id) => up(id),
+        Err(error) => {
+            say(&format!("refused {:?}; children left: {:?}", error.call(), nix::sys::wait::wait()));
+            std::process::exit(1)
+        }
+    }
+    idle();
 }

@@ -1,11 +1,11 @@
 //! What the parent tells of it all: events while it lasts, and a report at the end.
 
-use nix::sys::signal::Signal;
 use taskfork::{Event, Prefork, Process, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{Gate, drain, say, serve, up};
+use crate::os::{Gate, KILLED_EXIT, Signal, wait_for_end};
+use crate::program::{drain, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -23,8 +23,8 @@ pub fn scenarios() -> Vec<Scenario> {
             for event in [
                 "event Starting 2".to_owned(),
                 format!("event Started 0/0 {}", old[0].pid),
-                format!("event Exited 1/0 {} Signal(9) asked false restarting true", old[1].pid),
-                format!("event Restarting 1/0 {} Signal(9) in 0ns, 6 left", old[1].pid),
+                format!("event Exited 1/0 {} {KILLED_EXIT} asked false restarting true", old[1].pid),
+                format!("event Restarting 1/0 {} {KILLED_EXIT} in 0ns, 6 left", old[1].pid),
                 format!("event Started 1/1 {}", new.pid),
                 "event Scaled 3".to_owned(),
                 format!("event Started 2/0 {}", third.pid),
@@ -142,12 +142,7 @@ fn ends_before_it_is_heard() -> Report {
     let service = Prefork::new().workers(1).max_restarts(0).ready_timeout(std::time::Duration::from_secs(600));
     let service = service.on_event(|event| {
         if let Event::Started { process } = event {
-            let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
-            // SAFETY: `info` is there to be written to.
-            let waited = unsafe {
-                libc::waitid(libc::P_PID, process.pid as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
-            };
-            assert_eq!(waited, 0);
+            wait_for_end(process.pid);
         }
     });
     serve(service, |worker| {

@@ -2,12 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction, signal};
+use taskfork::Report;
 
 use super::ends::three_idle;
+use super::heartbeats;
+use super::prefork::signals_itself_at_the_end;
+use super::stops::{deaf_to_term, drains_on, three_that_drain};
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::program::{drained, fork, idle, ignore, say, state, up, up_until};
+use crate::os::{Signal, idle, ignore, state, up_until};
+use crate::program::{fork, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -81,6 +86,60 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for("log Stopping 1 processes");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+        }),
+        Scenario::reporting(
+            "who_hangs_is_aborted_and_may_say_where_before_it_is_restarted",
+            two_that_trace,
+            |daemon| {
+                let workers = daemon.workers(2);
+                kill(workers[1].pid, Signal::SIGUSR2);
+                daemon.wait_for(&format!("child 1 (pid {}) gives no sign of life, aborting it", workers[1].pid));
+                daemon.wait_for("it was in a loop");
+                daemon.wait_for(&format!("child 1 (pid {}) exited with status 6, restarting", workers[1].pid));
+                assert_eq!(daemon.worker().id, 1);
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert_eq!(daemon.count("gives no sign of life"), 1, "the other one beats:\n{}", daemon.transcript());
+            },
+        ),
+        Scenario::new("usr1_is_passed_on_to_every_worker", three_that_reopen, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGUSR1);
+            for _ in 0..3 {
+                daemon.wait_for("reopened");
+            }
+        }),
+        Scenario::new("a_worker_drains_when_the_parent_is_killed", three_that_drain, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGKILL);
+            daemon.end();
+            assert_eq!(daemon.count("drained"), 3);
+        }),
+        Scenario::reporting("a_stop_asked_for_when_all_have_finished_is_the_programs", finished_late, |daemon| {
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&daemon.end()), Some(15));
+            assert!(!daemon.said("report: "));
+        }),
+        Scenario::new("int_to_the_parent_lets_the_workers_drain_too", three_that_drain, |daemon| {
+            drains_on(daemon, Signal::SIGINT);
+        }),
+        Scenario::new("quit_is_passed_on_as_quit", three_idle, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGQUIT);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("killed by signal 3"), 3);
+        }),
+        Scenario::new("a_second_int_after_a_term_kills_who_does_not_listen", deaf_to_term, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("log Stopping 3 processes");
+            daemon.signal(Signal::SIGINT);
+            daemon.ends_with(0);
+        }),
+        Scenario::new("whatever_comes_after_the_stop_the_parent_exits_0", signals_itself_at_exit, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("at exit"));
         }),
     ]
 }
@@ -163,10 +222,6 @@ fn handler_before() {
     up_until(id, || HANDLED.load(Ordering::Relaxed));
 }
 
-fn three_that_drain() {
-    drained(fork(3, 100));
-}
-
 fn own_handler() {
     handle(Signal::SIGUSR2, SaFlags::empty());
     up(fork(3, 100));
@@ -201,4 +256,57 @@ fn blocked_term() {
     SigSet::from(Signal::SIGTERM).thread_block().expect("a mask");
     up(fork(1, 100));
     idle();
+}
+
+fn three_that_reopen() {
+    let id = fork(3, 100);
+    let mut signals = signal_hook::iterator::Signals::new([libc::SIGUSR1]).expect("a handler");
+    up(id);
+    for _ in signals.forever() {
+        say(&format!("reopened {id}"));
+    }
+}
+
+fn finished_late() -> Report {
+    signals_itself_at_the_end(|_| {})
+}
+
+fn signals_itself_at_exit() {
+    extern "C" fn at_exit() {
+        say("at exit");
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTTIN] {
+            let _ = nix::sys::signal::raise(signal);
+        }
+    }
+    // SAFETY: the function is there until the end.
+    assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
+    up(fork(1, 100));
+    idle();
+}
+
+/// SIGUSR2 is the endless loop, and SIGABRT makes it say so.
+fn two_that_trace() -> Report {
+    extern "C" fn hang(_: libc::c_int) {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    extern "C" fn trace(_: libc::c_int) {
+        let text = b"it was in a loop\n";
+        // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
+        unsafe {
+            libc::write(2, text.as_ptr().cast(), text.len());
+            libc::_exit(6);
+        }
+    }
+    serve(heartbeats::service(2), |worker| {
+        assert!(!worker.stop_requested());
+        // SAFETY: both handlers are async-signal-safe.
+        unsafe {
+            signal(Signal::SIGUSR2, SigHandler::Handler(hang)).expect("a handler");
+            signal(Signal::SIGABRT, SigHandler::Handler(trace)).expect("a handler");
+        }
+        up(worker.id());
+        heartbeats::beat(&worker, false);
+    })
 }

@@ -1,17 +1,16 @@
 //! Workers that are the program, started again.
 
+use std::env::consts::EXE_EXTENSION;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
 use taskfork::{Backend, Prefork, Report};
 
 use crate::daemon::{Daemon, kill};
-use crate::program::{drain, prepare, say, serve, up};
+use crate::os::{self, NOT_FOUND, Signal};
+use crate::program::{drain, say, serve, up};
 use crate::{PROGRAM, Scenario};
 
 const VARIABLE: &str = "TASKFORK_WORKER";
@@ -65,7 +64,6 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.worker();
             daemon.signal(Signal::SIGKILL);
             daemon.end();
-            assert!(daemon.said("drained"));
         }),
         #[cfg(target_os = "linux")]
         Scenario::spawning("a_worker_whose_parent_ends_before_the_call_ends_there", waits_before_the_call, |daemon| {
@@ -83,7 +81,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 let original = path.with_extension("original");
                 fs::rename(&path, &original).expect("a rename");
                 kill(workers[0].pid, Signal::SIGKILL);
-                copy.wait_for(&format!("log cannot start worker 0: {}: No such file or directory", path.display()));
+                copy.wait_for(&format!("log cannot start worker 0: {}: {NOT_FOUND}", path.display()));
                 fs::copy(&original, &path).expect("a copy");
                 copy.wait_for(&format!("log cannot start worker 0: {}: it was replaced since", path.display()));
                 fs::rename(&original, &path).expect("a rename");
@@ -94,28 +92,6 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
             },
         ),
-        Scenario::spawning("an_executable_that_may_not_be_executed_is_told_by_its_path", copies_itself, |daemon| {
-            let (mut copy, path) = copy_of(daemon, "spawn_two");
-            let workers = copy.workers(2);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
-            kill(workers[0].pid, Signal::SIGKILL);
-            copy.wait_for(&format!("log cannot start worker 0: {}: Permission denied", path.display()));
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("permissions");
-            assert_eq!(copy.worker().id, 0);
-            copy.signal(Signal::SIGTERM);
-            copy.ends_with(0);
-            daemon.ends_with(0);
-        }),
-        Scenario::new("an_argument_list_that_is_too_long_is_an_error_of_the_call", too_long, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.said("Argument list too long"), "{}", daemon.transcript());
-            assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: /"));
-        }),
-        Scenario::new("no_descriptors_for_a_spawn_is_an_error_of_the_call", few_descriptors, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.count("refused ") >= 5, "{}", daemon.transcript());
-            assert_eq!(daemon.count("refused "), daemon.count("Too many open files"), "{}", daemon.transcript());
-        }),
         Scenario::spawning("spawn_two", two, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGTERM);
@@ -132,7 +108,7 @@ fn one() -> Report {
     })
 }
 
-fn two() -> Report {
+pub fn two() -> Report {
     serve(Prefork::new().workers(2), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
@@ -217,42 +193,12 @@ fn waits_before_the_call() -> Report {
 }
 
 /// The program proper is a copy of this one, which can be deleted.
-fn copies_itself() -> Report {
+pub fn copies_itself() -> Report {
     serve(Prefork::new().workers(1), |_| {})
 }
 
-fn copy_of(daemon: &Daemon, scenario: &str) -> (Daemon, PathBuf) {
-    let path = daemon.scratch().join("program");
-    // By another process: a descriptor to write to it, here, would be in every program that other tests start meanwhile, and
-    // what is being written cannot be executed.
-    let copied = Command::new("cp").arg(std::env::current_exe().expect("this binary")).arg(&path).status();
-    assert!(copied.expect("cp(1)").success());
+pub fn copy_of(daemon: &Daemon, scenario: &str) -> (Daemon, PathBuf) {
+    let path = daemon.scratch().join("program").with_extension(EXE_EXTENSION);
+    os::copy_program(&std::env::current_exe().expect("this binary"), &path);
     (Daemon::start_program(&path, scenario, "spawn", None), path)
-}
-
-fn refuse(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
-    match call() {
-        Ok(role) => say(&format!("{role:?}")),
-        Err(error) => say(&format!("refused {:?} for {:?}: {error}", error.call(), error.worker())),
-    }
-}
-
-fn too_long() {
-    prepare();
-    // SAFETY: there is no other thread.
-    unsafe { std::env::set_var("TASKFORK_LONG", "x".repeat(1 << 20)) };
-    refuse(|| Prefork::new().workers(2).backend(Backend::Spawn).start());
-}
-
-fn few_descriptors() {
-    prepare();
-    // 0 to 2 are open.
-    for limit in 3..8 {
-        refuse(|| {
-            setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
-            let result = Prefork::new().workers(2).backend(Backend::Spawn).start();
-            setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
-            result
-        });
-    }
 }

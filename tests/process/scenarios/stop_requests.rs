@@ -1,108 +1,38 @@
 //! How a worker hears that it is to stop.
 
-use std::collections::HashSet;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::ForkResult;
-use taskfork::{Backend, Prefork, Report, Worker};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::SignalKind;
+use taskfork::{Prefork, Report, Worker};
 
 use crate::Scenario;
-use crate::daemon::{Daemon, kill};
-use crate::program::{LIFELINES, backend, idle, ignore, own_descriptors, say, serve, up, up_until, up_until_signal};
+use crate::daemon::Daemon;
+use crate::os::{Signal, no_terminal, up_until};
+use crate::program::{say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("without_a_call_term_kills_a_worker", never_asks, |daemon| {
-            let worker = daemon.worker();
-            kill(worker.pid, Signal::SIGTERM);
-            daemon.wait_for("killed by signal 15, restarting");
-            daemon.worker();
-        }),
         Scenario::reporting("stop_requested_is_true_after_a_term", asks_again_and_again, drains_on_term),
-        Scenario::reporting("stop_requested_is_true_after_the_int_of_a_terminal", asks_again_and_again, drains_on_int),
+        Scenario::reporting("stop_requested_is_true_after_the_int_of_a_terminal", asks_again_and_again, drains_on_int)
+            .needs(no_terminal),
         Scenario::reporting("wait_for_stop_is_over_after_a_term", waits, drains_on_term),
-        Scenario::reporting("wait_for_stop_is_over_after_the_int_of_a_terminal", waits, drains_on_int),
+        Scenario::reporting("wait_for_stop_is_over_after_the_int_of_a_terminal", waits, drains_on_int)
+            .needs(no_terminal),
         Scenario::reporting(
             "wait_for_stop_is_over_at_once_after_a_term_that_came_before_it",
             waits_late,
             drains_on_term,
         ),
-        Scenario::reporting("wait_for_stop_is_not_cut_short_by_other_signals", waits_through_signals, |daemon| {
-            let worker = daemon.worker();
-            for _ in 0..10 {
-                kill(worker.pid, Signal::SIGUSR2);
-                daemon.wait_for("handled");
-            }
-            assert!(!daemon.said("drained"));
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert!(daemon.said("drained"));
-        }),
-        Scenario::reporting("wait_for_stop_works_without_a_descriptor", waits_without_descriptors, drains_on_term),
-        Scenario::reporting("stop_fd_fits_into_tokio_and_stays_readable", watches_with_tokio, drains_on_term),
-        Scenario::reporting("stop_fd_is_readable_after_the_int_of_a_terminal", watches_with_tokio, drains_on_int),
-        Scenario::reporting("tokios_and_the_programs_own_handlers_run_as_well", with_other_handlers, |daemon| {
-            let worker = daemon.worker();
-            kill(worker.pid, Signal::SIGTERM);
-            daemon.ends_with(0);
-            for heard in ["installed before", "signal-hook", "tokio", "stop_requested"] {
-                assert_eq!(daemon.count(&format!("heard by {heard}")), 1, "{}", daemon.transcript());
-            }
-        }),
-        Scenario::reporting("a_term_that_comes_when_the_handle_is_gone_does_no_harm", drops_its_handle, |daemon| {
-            let worker = daemon.worker();
-            kill(worker.pid, Signal::SIGTERM);
-            kill(worker.pid, Signal::SIGUSR2);
-            daemon.wait_for("still there");
-            daemon.ends_with(0);
-            assert!(daemon.said("exited normally"), "{}", daemon.transcript());
-        }),
-        Scenario::reporting(
-            "a_term_to_a_process_that_a_worker_forked_is_no_request_to_the_worker",
-            forks_on_its_own,
-            |daemon| {
-                let worker = daemon.worker();
-                daemon.wait_for("the child has heard nothing, nor has the worker");
-                kill(worker.pid, Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
-            },
-        ),
         Scenario::reporting("several_threads_may_ask_at_once", asks_from_threads, drains_on_term),
-        Scenario::reporting("an_int_that_was_ignored_when_the_program_started_stops_nobody", ignores_int, |daemon| {
-            let worker = daemon.worker();
-            daemon.signal_group(Signal::SIGINT);
-            kill(worker.pid, Signal::SIGUSR2);
-            daemon.wait_for("still there");
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert!(daemon.said("drained"));
-        }),
-        Scenario::reporting(
-            "a_worker_has_the_doorbell_and_nothing_else_of_the_parents",
-            counts_descriptors,
-            |daemon| {
-                daemon.ends_with(0);
-                assert!(daemon.said("descriptors of its own: 1"), "{}", daemon.transcript());
-            },
-        ),
     ]
 }
 
-fn drains_on_term(daemon: &mut Daemon) {
+pub fn drains_on_term(daemon: &mut Daemon) {
     drains(daemon, |daemon| daemon.signal(Signal::SIGTERM));
 }
 
-fn drains_on_int(daemon: &mut Daemon) {
-    drains(daemon, |daemon| daemon.signal_group(Signal::SIGINT));
+pub fn drains_on_int(daemon: &mut Daemon) {
+    drains(daemon, |daemon| daemon.interrupt());
 }
 
 fn drains(daemon: &mut Daemon, ask: fn(&Daemon)) {
@@ -113,15 +43,8 @@ fn drains(daemon: &mut Daemon, ask: fn(&Daemon)) {
     assert!(daemon.said("exited normally"), "{}", daemon.transcript());
 }
 
-fn one(work: impl FnOnce(&Worker)) -> Report {
+pub fn one(work: impl FnOnce(&Worker)) -> Report {
     serve(Prefork::new().workers(1), |worker| work(&worker))
-}
-
-fn never_asks() -> Report {
-    one(|worker| {
-        up(worker.id());
-        idle()
-    })
 }
 
 fn asks_again_and_again() -> Report {
@@ -151,109 +74,6 @@ fn waits_late() -> Report {
         assert!(!worker.stop_requested());
         up_until(worker.id(), || worker.stop_requested());
         assert!(worker.wait_for_stop(None));
-        assert!(worker.stop_fd().is_ok());
-        say("drained");
-    })
-}
-
-extern "C" fn handled(_: libc::c_int) {
-    let text = b"handled\n";
-    // SAFETY: write(2) is async-signal-safe, and the text is there.
-    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
-}
-
-fn waits_through_signals() -> Report {
-    one(|worker| {
-        // SAFETY: the handler is async-signal-safe.
-        unsafe { signal(Signal::SIGUSR2, SigHandler::Handler(handled)) }.expect("a handler");
-        assert!(!worker.stop_requested());
-        up(worker.id());
-        assert!(worker.wait_for_stop(None));
-        say("drained");
-    })
-}
-
-fn waits_without_descriptors() -> Report {
-    one(|worker| {
-        setrlimit(Resource::RLIMIT_NOFILE, 3, 1024).expect("a limit");
-        assert!(!worker.wait_for_stop(Some(Duration::from_millis(30))));
-        let refused = worker.stop_fd().expect_err("a refusal");
-        assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
-        up(worker.id());
-        assert!(worker.wait_for_stop(None));
-        setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
-        assert!(worker.stop_fd().is_ok(), "it can be tried again");
-        assert!(worker.wait_for_stop(None));
-        say("drained");
-    })
-}
-
-fn watches_with_tokio() -> Report {
-    one(|worker| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let fd = worker.stop_fd().expect("a descriptor");
-            // SAFETY: the descriptor is the worker's, and open as long as the worker is.
-            let stop = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.expect("a registration");
-            up(worker.id());
-            let _ = stop.readable().await.expect("a request");
-            let _ = stop.readable().await.expect("it stays");
-            assert!(worker.stop_requested());
-            say("drained");
-        });
-    })
-}
-
-fn with_other_handlers() -> Report {
-    static BEFORE: AtomicBool = AtomicBool::new(false);
-    extern "C" fn note(_: libc::c_int) {
-        BEFORE.store(true, Ordering::Relaxed);
-    }
-    one(|worker| {
-        // SAFETY: the handler is async-signal-safe.
-        unsafe { signal(Signal::SIGTERM, SigHandler::Handler(note)) }.expect("a handler");
-        let flag = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(libc::SIGTERM, flag.clone()).expect("a handler");
-        assert!(!worker.stop_requested());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let mut term = tokio::signal::unix::signal(SignalKind::terminate()).expect("a handler");
-            up(worker.id());
-            term.recv().await;
-            say("heard by tokio");
-        });
-        for (by, heard) in [
-            ("installed before", BEFORE.load(Ordering::Relaxed)),
-            ("signal-hook", flag.load(Ordering::Relaxed)),
-            ("stop_requested", worker.stop_requested()),
-        ] {
-            assert!(heard, "{by}");
-            say(&format!("heard by {by}"));
-        }
-    })
-}
-
-fn forks_on_its_own() -> Report {
-    one(|worker| {
-        assert!(!worker.wait_for_stop(Some(Duration::ZERO)) && worker.stop_fd().is_ok());
-        // SAFETY: there is no other thread.
-        match unsafe { nix::unistd::fork() }.expect("fork") {
-            ForkResult::Child => {
-                nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
-                worker.stop_all();
-                let heard = worker.stop_requested() || worker.wait_for_stop(Some(Duration::from_millis(1)));
-                // SAFETY: this child has nothing to clean up.
-                unsafe { libc::_exit(i32::from(heard)) }
-            }
-            ForkResult::Parent { child } => {
-                let status = nix::sys::wait::waitpid(child, None).expect("its status");
-                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
-            }
-        }
-        up(worker.id());
-        assert!(!worker.wait_for_stop(Some(Duration::from_millis(50))) && !worker.stop_requested());
-        say("the child has heard nothing, nor has the worker");
-        assert!(worker.wait_for_stop(None));
         say("drained");
     })
 }
@@ -261,52 +81,17 @@ fn forks_on_its_own() -> Report {
 fn asks_from_threads() -> Report {
     one(|worker| {
         let barrier = Barrier::new(8);
-        let descriptors: HashSet<i32> = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let ask = || {
                 barrier.wait();
                 assert!(!worker.stop_requested());
-                worker.stop_fd().expect("a descriptor").as_raw_fd()
             };
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
-            threads.into_iter().map(|thread| thread.join().expect("an answer")).collect()
+            (0..8).for_each(|_| drop(scope.spawn(ask)));
         });
-        assert_eq!(descriptors.len(), 1, "one for all");
         up(worker.id());
         std::thread::scope(|scope| {
             (0..8).for_each(|_| drop(scope.spawn(|| assert!(worker.wait_for_stop(None)))));
         });
         say("drained");
-    })
-}
-
-fn drops_its_handle() -> Report {
-    serve(Prefork::new().workers(1), |worker| {
-        assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
-        let id = worker.id();
-        drop(worker);
-        up_until_signal(id, Signal::SIGUSR2);
-        say("still there");
-    })
-}
-
-fn ignores_int() -> Report {
-    ignore(Signal::SIGINT);
-    one(|worker| {
-        assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
-        up_until_signal(worker.id(), Signal::SIGUSR2);
-        assert!(!worker.stop_requested() && !worker.wait_for_stop(Some(Duration::ZERO)));
-        say("still there");
-        assert!(worker.wait_for_stop(None));
-        say("drained");
-    })
-}
-
-/// One that was spawned has had the memory as well, before the call.
-fn counts_descriptors() -> Report {
-    let before = own_descriptors().len();
-    one(|_| {
-        let now = own_descriptors().len() - if backend() == Backend::Fork { LIFELINES } else { 0 };
-        let own = if backend() == Backend::Fork { now - before } else { now - (before - 2) };
-        say(&format!("descriptors of its own: {own}"));
     })
 }

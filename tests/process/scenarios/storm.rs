@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, signal};
 use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
@@ -14,8 +14,9 @@ use taskfork::{Prefork, Report};
 use crate::Scenario;
 use crate::census::{Census, SaysUp};
 use crate::daemon::{Daemon, kill};
+use crate::os::{Signal, idle};
 use crate::procfs::{children, descriptors, is_living_child};
-use crate::program::{fork, idle, serve, serve_watched, up};
+use crate::program::{fork, serve, serve_watched, up};
 use crate::room::lacks_room;
 
 pub fn scenarios() -> Vec<Scenario> {

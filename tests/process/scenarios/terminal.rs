@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::FromRawFd;
 
-use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, setpgid, setsid};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::program::{fork, in_child, prepare, say, up};
+use crate::os::{Signal, in_child};
+use crate::program::{fork, prepare, say, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![Scenario::new("a_worker_in_the_background_that_reads_the_terminal_adds_no_workers", background, |daemon| {

@@ -2,72 +2,52 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
-use std::process::Command;
-
-use nix::sys::signal::{SigSet, Signal};
+use std::process::{Command, Stdio};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::program::{LIFELINES, fork, idle, ignore, own_descriptors, prepare, say, state, try_fork};
+use crate::os::idle;
+use crate::program::{fork, say, try_fork};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("mask_dispositions_and_descriptors_are_those_before_the_call", unchanged_in_worker, |daemon| {
-            daemon.ends_with(0);
-            assert_eq!(daemon.count("as before: true"), 2, "{}", daemon.transcript());
-        }),
-        Scenario::new("task_id_is_the_id_in_a_worker_and_none_in_the_parent", task_ids, |daemon| {
-            daemon.ends_with(0);
-            for line in ["before None", "id 0 Some(0)", "id 1 Some(1)", "after None"] {
-                assert_eq!(daemon.count(line), 1, "{line}");
-            }
-        }),
         Scenario::new("siblings_and_replacements_draw_random_numbers_of_their_own", random_numbers, |daemon| {
             all_different(daemon, "drew ", 6);
         }),
         Scenario::new("siblings_hash_with_keys_of_their_own", hash_keys, |daemon| {
             all_different(daemon, "hash ", 4);
         }),
-        Scenario::new("what_the_parent_had_buffered_is_printed_once", buffered, |daemon| {
-            daemon.ends_with(0);
-            assert_eq!((daemon.count("from Rust"), daemon.count("from C")), (1, 1), "{}", daemon.transcript());
-        }),
         Scenario::new("a_worker_can_start_programs_and_wait_for_them", runs_programs, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("ran: true"));
         }),
-        Scenario::new("a_child_of_the_programs_own_is_left_to_it_and_hides_nobody", own_child, |daemon| {
-            daemon.ends_with(0);
-            assert!(daemon.said("child 0") && daemon.said("own child: Some(5)"), "{}", daemon.transcript());
-        }),
+        Scenario::new(
+            "a_second_call_in_a_worker_is_refused",
+            || {
+                fork(1, 0);
+                say(&format!("second: {}", try_fork(2, 0).expect_err("a refusal")));
+            },
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said("second: this process is worker 0 already"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::new(
+            "more_workers_than_the_system_can_have_are_refused_at_once",
+            || {
+                say(&format!("refused: {}", try_fork(usize::MAX, 0).expect_err("a refusal")));
+            },
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said(&format!("refused: {} workers asked for", usize::MAX)), "{}", daemon.transcript());
+            },
+        ),
     ]
 }
 
 fn all_different(daemon: &mut Daemon, prefix: &str, n: usize) {
     let drawn: HashSet<String> = (0..n).map(|_| daemon.wait_for(prefix)).collect();
     assert_eq!(drawn.len(), n, "{drawn:?}");
-}
-
-fn unchanged_in_worker() {
-    prepare();
-    ignore(Signal::SIGTTIN);
-    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
-    let (before, open_before) = (state(), own_descriptors());
-    fork(2, 100);
-    let (after, open) = (state(), own_descriptors());
-    let open_as_before = open.is_superset(&open_before) && open.len() == open_before.len() + LIFELINES;
-    say(&format!("as before: {}\n{before} {open_before:?}\n{after} {open:?}", before == after && open_as_before));
-}
-
-fn task_ids() {
-    say(&format!("before {:?}", taskfork::task_id()));
-    match try_fork(1, 0) {
-        Ok(_) => std::process::exit(1),
-        Err(_) => say(&format!("after {:?}", taskfork::task_id())),
-    }
-    let id = fork(2, 0);
-    say(&format!("id {id} {:?}", taskfork::task_id()));
 }
 
 fn random_numbers() {
@@ -83,33 +63,9 @@ fn hash_keys() {
     idle();
 }
 
-fn buffered() {
-    print!("from Rust ");
-    // SAFETY: a format without conversions needs no arguments.
-    unsafe { libc::printf(c"from C ".as_ptr()) };
-    fork(3, 100);
-    println!();
-    std::io::stdout().flush().expect("somebody who listens");
-}
-
 fn runs_programs() {
     fork(1, 0);
-    let status = Command::new("true").status().expect("true(1)");
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    let status = command.arg("--help").stdout(Stdio::null()).status().expect("a program");
     say(&format!("ran: {}", status.success()));
-}
-
-/// The program's own child ends first, and is the first that a wait for anybody finds.
-fn own_child() {
-    let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
-    // SAFETY: `info` is there to be written to.
-    let waited = unsafe {
-        libc::waitid(libc::P_PID, child.id() as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
-    };
-    assert_eq!(waited, 0);
-    match try_fork(2, 1) {
-        Ok(0) => std::process::exit(1),
-        Ok(_) => idle(),
-        Err(_) => say(&format!("own child: {:?}", child.wait().expect("its status").code())),
-    }
 }

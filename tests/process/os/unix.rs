@@ -1,0 +1,280 @@
+//! Signals, and what they end.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+pub use nix::sys::signal::Signal;
+use nix::sys::signal::{self, SigHandler, SigSet, signal};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, alarm, mkfifo, pause};
+use taskfork::Backend;
+
+use crate::program::{fork, say, scratch, up};
+
+/// What a worker may be here.
+pub const BACKENDS: &[&str] = &["fork", "spawn"];
+
+/// The one of this name.
+pub fn backend(name: &str) -> Backend {
+    if name == "spawn" { Backend::Spawn } else { Backend::Fork }
+}
+
+/// How who was killed has ended, in the words of the log.
+pub const KILLED: &str = "killed by signal 9";
+/// The same as a value.
+pub const KILLED_EXIT: &str = "Signal(9)";
+/// How who was asked to stop and does not listen has ended.
+pub const TERMINATED: &str = "killed by signal 15";
+/// How who gave no sign of life has ended.
+pub const ABORTED: &str = "killed by signal 6";
+/// In the log, after a pid and before its end, of who gives no sign of life and is stopped.
+pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not stop in time, killing it"];
+/// What the system says of a path where nothing is.
+pub const NOT_FOUND: &str = "No such file or directory";
+
+/// For who is to be late, and nobody else: a start takes less.
+pub const SOON: Duration = Duration::from_millis(300);
+
+/// The operator's terminal can interrupt the group.
+pub fn no_terminal() -> Option<&'static str> {
+    None
+}
+
+/// A process and those that it starts.
+pub struct Group(Pid);
+
+impl Group {
+    pub fn start(command: &mut Command) -> (Child, Group) {
+        let child = command.process_group(0).spawn().expect("the program");
+        let leader = Pid::from_raw(child.id() as i32);
+        (child, Group(leader))
+    }
+
+    /// As the terminal does it for ^C: the parent and its workers alike.
+    pub fn interrupt(&self) {
+        signal::killpg(self.0, Signal::SIGINT).expect("the group");
+    }
+
+    /// The group outlives its leader.
+    pub fn kill(&self) {
+        let _ = signal::killpg(self.0, Signal::SIGKILL);
+    }
+}
+
+pub fn kill(pid: u32, signal: Signal) {
+    signal::kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");
+}
+
+pub type Reader = UnixStream;
+
+/// Its reader comes to the end of the file when every process that holds the writer is gone.
+pub fn pipe() -> (Reader, OwnedFd) {
+    let (reader, writer) = UnixStream::pair().expect("a pipe");
+    (reader, writer.into())
+}
+
+/// Whether there is something to read within this time.
+#[cfg(target_os = "linux")]
+pub fn is_readable_within(reader: &Reader, time: Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    let mut stream = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    poll(&mut stream, PollTimeout::try_from(time).expect("a time for poll(2)")).expect("poll(2)") > 0
+}
+
+/// As a program that is started from a quiet shell, whatever the tests were started from.
+pub fn begin() {
+    for number in Signal::iterator() {
+        if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: no handler is involved.
+            let _ = unsafe { signal(number, SigHandler::SigDfl) };
+        }
+    }
+    SigSet::empty().thread_set_mask().expect("a mask");
+}
+
+extern "C" fn out_of_time(_: libc::c_int) {
+    let text = b"watchdog: somebody was still there\n";
+    // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
+    unsafe {
+        libc::write(2, text.as_ptr().cast(), text.len());
+        libc::_exit(99);
+    }
+}
+
+/// Ends this process after so many seconds, whatever it waits for. It says so, and so fails its test. A fork does not
+/// inherit it.
+pub fn watch(seconds: u32) {
+    // SAFETY: the handler is async-signal-safe.
+    unsafe { signal(Signal::SIGALRM, SigHandler::Handler(out_of_time)) }.expect("a handler");
+    alarm::set(seconds);
+}
+
+/// Who passes it waits until another process of the program opens it, once for each. Made before the call.
+pub struct Gate(File);
+
+impl Gate {
+    pub fn new() -> Gate {
+        let path = scratch().join("gate");
+        // It is there already in a worker that was spawned.
+        let _ = mkfifo(&path, Mode::S_IRWXU);
+        Gate(File::options().read(true).write(true).open(path).expect("a gate"))
+    }
+
+    pub fn open(&self, times: usize) {
+        (&self.0).write_all(&vec![0; times]).expect("an open gate");
+    }
+
+    pub fn pass(&self) {
+        (&self.0).read_exact(&mut [0]).expect("a gate that opens");
+    }
+}
+
+/// Says that it is up, and waits for this signal, which may come as soon as it has said so.
+pub fn up_until_signal(id: usize, awaited: Signal) {
+    let awaited = SigSet::from_iter([awaited]);
+    awaited.thread_block().expect("a mask");
+    up(id);
+    awaited.wait().expect("a signal");
+}
+
+/// By another process: a descriptor to write to it, here, would be in every program that other tests start meanwhile, and
+/// what is being written cannot be executed.
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp(1)").success());
+}
+
+/// Until it is ended from outside.
+pub fn idle() -> ! {
+    loop {
+        pause();
+    }
+}
+
+/// Says that it is up, and waits for a signal that makes this true. None is missed between the question and the wait.
+pub fn up_until(id: usize, done: impl Fn() -> bool) {
+    let open = SigSet::thread_get_mask().expect("the mask");
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block().expect("a mask");
+    up(id);
+    while !done() {
+        let _ = open.suspend();
+    }
+}
+
+/// Runs until it is asked to stop, says so, and ends normally.
+pub fn drained(id: usize) -> ! {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::flag::register(signal, asked.clone()).expect("a handler");
+    }
+    up_until(id, || asked.load(Ordering::Relaxed));
+    say(&format!("drained {id}"));
+    std::process::exit(0)
+}
+
+/// So many that drain, each after it has done this.
+pub fn fork_drained(n: usize, first: impl FnOnce()) {
+    let id = fork(n, 100);
+    first();
+    drained(id);
+}
+
+/// So many that do not listen to this.
+pub fn fork_deaf(n: usize, signal: Signal) {
+    let id = fork(n, 100);
+    ignore(signal);
+    up(id);
+    idle();
+}
+
+pub fn ignore(which: Signal) {
+    // SAFETY: no handler is involved.
+    unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
+}
+
+/// To this process.
+pub fn raise(signal: Signal) {
+    signal::raise(signal).expect("a signal");
+}
+
+/// Waits until this child has ended, and leaves it to be reaped.
+pub fn wait_for_end(child: u32) {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+    // SAFETY: `info` is there to be written to.
+    let waited =
+        unsafe { libc::waitid(libc::P_PID, child as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+    assert_eq!(waited, 0);
+}
+
+const SIGNALS: libc::c_int = if cfg!(target_os = "macos") { 32 } else { 65 };
+
+#[cfg(target_os = "linux")]
+const SA_RESTORER: libc::c_int = 0x0400_0000;
+#[cfg(not(target_os = "linux"))]
+const SA_RESTORER: libc::c_int = 0;
+
+/// A worker's own, where the kernel does not tell it of the parent's end.
+pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
+
+/// The signal mask, and every disposition with its flags.
+pub fn state() -> String {
+    let mask = SigSet::thread_get_mask().expect("the mask");
+    let mut state = String::from("blocked");
+    for number in 1..SIGNALS {
+        // SAFETY: the set is a valid one. (nix's own iterator knows no real-time signals.)
+        if unsafe { libc::sigismember(mask.as_ref(), number) } == 1 {
+            state += &format!(" {number}");
+        }
+    }
+    state += "; actions";
+    for number in 1..SIGNALS {
+        // SAFETY: zeroes are a valid sigaction.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: `action` is there to be written to, and nothing is changed.
+        if unsafe { libc::sigaction(number, std::ptr::null(), &mut action) } == 0 {
+            // Set by the C library whenever it sets an action; nobody can tell the difference.
+            let flags = action.sa_flags & !SA_RESTORER;
+            state += &format!(" {number}:{:x}/{flags:x}", action.sa_sigaction);
+        }
+    }
+    state
+}
+
+/// The open descriptors of this process.
+pub fn own_descriptors() -> BTreeSet<String> {
+    // The listing's own is the highest, and closed by now.
+    let entries = fs::read_dir("/dev/fd").expect("the descriptors");
+    let names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.into_iter().filter(|name| is_open(name)).collect()
+}
+
+fn is_open(name: &str) -> bool {
+    // SAFETY: fcntl(2) with F_GETFD reads a flag.
+    name.parse().is_ok_and(|fd: libc::c_int| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
+}
+
+/// Runs this in a child that exits when it returns, and waits for that.
+#[cfg(target_os = "linux")]
+pub fn in_child(run: impl FnOnce()) -> i32 {
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        nix::unistd::ForkResult::Child => {
+            run();
+            std::process::exit(0)
+        }
+        nix::unistd::ForkResult::Parent { child } => match nix::sys::wait::waitpid(child, None).expect("wait") {
+            nix::sys::wait::WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        },
+    }
+}

@@ -1,0 +1,74 @@
+//! What of a fork is the program's, and what the parent's.
+
+use std::io::Write;
+use std::process::Command;
+
+use nix::sys::signal::SigSet;
+
+use crate::Scenario;
+use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors, state, wait_for_end};
+use crate::program::{fork, prepare, say, try_fork};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("mask_dispositions_and_descriptors_are_those_before_the_call", unchanged_in_worker, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("as before: true"), 2, "{}", daemon.transcript());
+        }),
+        Scenario::new("task_id_is_the_id_in_a_worker_and_none_in_the_parent", task_ids, |daemon| {
+            daemon.ends_with(0);
+            for line in ["before None", "id 0 Some(0)", "id 1 Some(1)", "after None"] {
+                assert_eq!(daemon.count(line), 1, "{line}");
+            }
+        }),
+        Scenario::new("what_the_parent_had_buffered_is_printed_once", buffered, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!((daemon.count("from Rust"), daemon.count("from C")), (1, 1), "{}", daemon.transcript());
+        }),
+        Scenario::new("a_child_of_the_programs_own_is_left_to_it_and_hides_nobody", own_child, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("child 0") && daemon.said("own child: Some(5)"), "{}", daemon.transcript());
+        }),
+    ]
+}
+
+fn unchanged_in_worker() {
+    prepare();
+    ignore(Signal::SIGTTIN);
+    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
+    let (before, open_before) = (state(), own_descriptors());
+    fork(2, 100);
+    let (after, open) = (state(), own_descriptors());
+    let open_as_before = open.is_superset(&open_before) && open.len() == open_before.len() + LIFELINES;
+    say(&format!("as before: {}\n{before} {open_before:?}\n{after} {open:?}", before == after && open_as_before));
+}
+
+fn task_ids() {
+    say(&format!("before {:?}", taskfork::task_id()));
+    match try_fork(1, 0) {
+        Ok(_) => std::process::exit(1),
+        Err(_) => say(&format!("after {:?}", taskfork::task_id())),
+    }
+    let id = fork(2, 0);
+    say(&format!("id {id} {:?}", taskfork::task_id()));
+}
+
+fn buffered() {
+    print!("from Rust ");
+    // SAFETY: a format without conversions needs no arguments.
+    unsafe { libc::printf(c"from C ".as_ptr()) };
+    fork(3, 100);
+    println!();
+    std::io::stdout().flush().expect("somebody who listens");
+}
+
+/// The program's own child ends first, and is the first that a wait for anybody finds.
+fn own_child() {
+    let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
+    wait_for_end(child.id());
+    match try_fork(2, 1) {
+        Ok(0) => std::process::exit(1),
+        Ok(_) => idle(),
+        Err(_) => say(&format!("own child: {:?}", child.wait().expect("its status").code())),
+    }
+}
