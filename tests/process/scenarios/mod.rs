@@ -4,6 +4,7 @@ mod forks;
 mod heartbeats;
 #[cfg(target_os = "linux")]
 mod limits;
+mod listeners;
 #[cfg(target_os = "linux")]
 mod namespaces;
 mod operations;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
     let everywhere = [
         ends::scenarios(),
         heartbeats::scenarios(),
+        listeners::scenarios(),
         operations::scenarios(),
         orphans::scenarios(),
         prefork::scenarios(),

@@ -1,0 +1,97 @@
+//! Sockets that are made before the workers, and outlive them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+use taskfork::{Prefork, Report, Worker};
+
+use crate::Scenario;
+use crate::daemon::{Daemon, kill};
+use crate::os::Signal;
+use crate::program::{drain, prepare, say, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("a_listener_is_handed_to_every_worker_and_outlives_it", two_on_one_port, |daemon| {
+            let port = port(daemon);
+            let workers = daemon.workers(2);
+            assert_eq!(daemon.count(&format!("port {port}")), 2, "{}", daemon.transcript());
+            let client = TcpStream::connect(("127.0.0.1", port)).expect("a socket that is listened on");
+            for worker in &workers {
+                kill(worker.pid, Signal::SIGKILL);
+            }
+            daemon.workers(2);
+            assert!(answer(client).starts_with("worker "), "it has waited for a replacement");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            TcpStream::connect(("127.0.0.1", port)).expect_err("nobody listens");
+        }),
+        Scenario::reporting("listeners_come_in_the_order_in_which_they_were_asked_for", three_ports, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("in order: true"), 2, "{}", daemon.transcript());
+        }),
+        Scenario::new("an_address_that_cannot_be_had_is_an_error_that_names_it", no_such_address, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused Some(\"listen\"): cannot listen on 127.0.0.1:"), "{}", daemon.transcript());
+            assert!(daemon.said("refused Some(\"listen\"): cannot listen on nonsense: "), "{}", daemon.transcript());
+            assert!(!daemon.said("log "), "nothing was started");
+        }),
+    ]
+}
+
+fn port(daemon: &mut Daemon) -> u16 {
+    let line = daemon.wait_for("port ");
+    line.trim_start_matches("port ").parse().expect("a number")
+}
+
+fn answer(client: TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line).expect("an answer");
+    line
+}
+
+fn first(worker: &Worker) -> &TcpListener {
+    worker.listeners()[0].as_tcp().expect("a TCP listener")
+}
+
+/// A thread answers, until the process ends; but in none of the first two.
+fn two_on_one_port() -> Report {
+    serve(Prefork::new().workers(2).listen("127.0.0.1:0"), |worker| {
+        assert!(!worker.stop_requested());
+        let (id, generation) = (worker.id(), worker.generation());
+        let listener = first(&worker).try_clone().expect("a descriptor");
+        say(&format!("port {}", listener.local_addr().expect("an address").port()));
+        if generation > 0 {
+            std::thread::spawn(move || {
+                while let Ok((mut client, _)) = listener.accept() {
+                    let _ = writeln!(client, "worker {id}");
+                }
+            });
+        }
+        up(id);
+        drain(&worker);
+    })
+}
+
+/// One of them was made by the program.
+fn three_ports() -> Report {
+    let own = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let v6 = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.3:0")).expect("a port");
+    let service = Prefork::new().workers(2).listen("127.0.0.2:0").listen(own).listen(v6);
+    serve(service, |worker| {
+        let address = |at: usize| worker.listeners()[at].as_tcp()?.local_addr().ok();
+        let hosts = [0, 1, 2].map(|at| address(at).expect("an address").ip().to_string());
+        let are_in_order = hosts[..2] == ["127.0.0.2", "127.0.0.1"] && ["::1", "127.0.0.3"].contains(&&*hosts[2]);
+        say(&format!("in order: {}", are_in_order && worker.listeners().len() == 3));
+    })
+}
+
+fn no_such_address() {
+    prepare();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address");
+    for service in [Prefork::new().workers(1).listen(taken), Prefork::new().workers(1).listen("nonsense")] {
+        let error = service.start().expect_err("a refusal");
+        say(&format!("refused {:?}: {error}", error.setting()));
+    }
+}
