@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::exit::Exit;
+use crate::exit::{End, Exit};
 use crate::report::Reason;
 use crate::sys::{CallError, Program};
 
@@ -196,7 +196,7 @@ impl fmt::Display for Error {
             }
             Kind::Setting { name, problem } => write!(f, "{name}: {problem}"),
             Kind::Ended(Reason::GaveUp { process, exit, restarts }) => {
-                write!(f, "too many child restarts ({restarts}), giving up: {process} {exit}")
+                write!(f, "too many child restarts ({restarts}), giving up: {}", End(process, exit))
             }
             Kind::Ended(reason) => write!(f, "{reason}"),
         }
@@ -212,6 +212,16 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.io_error().map(|error| error as _)
+    }
+}
+
+/// An error, and what is behind it.
+pub(crate) struct WithSources<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for WithSources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |&error| error.source()).try_for_each(|source| write!(f, ": {source}"))
     }
 }
 

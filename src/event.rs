@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::exit::{Exit, OutOfMemory, Process};
+use crate::exit::{End, Exit, OutOfMemory, Process};
 
 /// What happened to the workers, as [`Prefork::on_event`](crate::Prefork::on_event) is told. `Display` gives the line of
 /// the log, with Tornado's words where Tornado has them.
@@ -40,6 +40,24 @@ pub enum Event {
         /// A restart follows: the next event is [`Event::Restarting`], and the log says both in one line.
         restarting: bool,
     },
+    /// A worker thread has failed, and says how: its end follows. (A process says so itself, in its own log.)
+    Failed {
+        /// Which one.
+        process: Process,
+        /// The error that it returned, with its sources; or `panicked: `, and the panic's message.
+        message: String,
+    },
+    /// A worker thread did not return when it had to, or gave no sign of life. It cannot be killed, so it is given up: its
+    /// end follows, though it still runs.
+    Stale {
+        /// Which one.
+        process: Process,
+    },
+    /// A worker thread that had been given up has returned after all.
+    Returned {
+        /// Which one.
+        process: Process,
+    },
     /// A process that has ended will be followed by another one of its id.
     Restarting {
         /// The one that has ended.
@@ -60,7 +78,7 @@ pub enum Event {
         /// After this time it is tried again. A replacement is not: the old process stays.
         retry: Option<Duration>,
     },
-    /// A process gave no heartbeat in time: it gets SIGABRT now, and SIGKILL after one more second.
+    /// A process gave no heartbeat in time: it gets SIGABRT now, and SIGKILL after one more second. (A thread is given up.)
     Hung {
         /// Which one.
         process: Process,
@@ -70,7 +88,7 @@ pub enum Event {
         /// Which one.
         process: Process,
     },
-    /// A process did not go in time when it was asked to: it gets SIGKILL now.
+    /// A process did not go in time when it was asked to: it gets SIGKILL now. (A thread is given up.)
     Killing {
         /// Which one.
         process: Process,
@@ -140,6 +158,9 @@ impl Event {
         match self {
             Event::Started { process }
             | Event::Ready { process }
+            | Event::Failed { process, .. }
+            | Event::Stale { process }
+            | Event::Returned { process }
             | Event::Exited { process, .. }
             | Event::Restarting { process, .. }
             | Event::Hung { process }
@@ -168,17 +189,22 @@ impl fmt::Display for Event {
             Event::Starting { workers } => write!(f, "Starting {workers} processes"),
             Event::Started { process } => write!(f, "{process} started, generation {}", process.generation),
             Event::Ready { process } => write!(f, "{process} is ready"),
-            Event::Exited { process, exit, out_of_memory, .. } => write!(f, "{process} {exit}{out_of_memory}"),
+            Event::Failed { process, message } => write!(f, "{process}: {message}"),
+            Event::Stale { process } => write!(f, "{process} is stale"),
+            Event::Returned { process } => write!(f, "{process} was stale, and has returned"),
+            Event::Exited { process, exit, out_of_memory, .. } => write!(f, "{}{out_of_memory}", End(process, exit)),
             Event::Restarting { process, exit, out_of_memory, delay, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}, restarting")?;
+                write!(f, "{}{out_of_memory}, restarting", End(process, exit))?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry: Some(delay) } => {
                 write!(f, "{error}, trying again in {} ms", delay.as_millis())
             }
             Event::StartFailed { error, retry: None } => write!(f, "{error}"),
+            Event::Hung { process } if process.is_thread() => write!(f, "{process} gives no sign of life"),
             Event::Hung { process } => write!(f, "{process} gives no sign of life, aborting it"),
             Event::Late { process } => write!(f, "{process} is not ready in time"),
+            Event::Killing { process } if process.is_thread() => write!(f, "{process} did not stop in time"),
             Event::Killing { process } => write!(f, "{process} did not stop in time, killing it"),
             Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
             Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
@@ -195,7 +221,7 @@ impl fmt::Display for Event {
                     None => f.write_str(if *quick { " quickly" } else { "" }),
                 }
             }
-            Event::StartupFailed { process, exit: Some(exit) } => write!(f, "Startup failed: {process} {exit}"),
+            Event::StartupFailed { process, exit: Some(exit) } => write!(f, "Startup failed: {}", End(process, exit)),
             Event::StartupFailed { process, exit: None } => {
                 write!(f, "Startup failed: {process} was not ready in time")
             }

@@ -9,7 +9,8 @@ pub enum Exit {
     /// of the status reach the parent (`_exit(2)`); on Windows all 32, and an access violation or an abort is a status too
     /// (a negative one, as this type has it).
     Code(i32),
-    /// A signal with this number killed it (Unix only), real-time signals included.
+    /// A signal with this number killed it (Unix only), real-time signals included. 9 also stands for the end of a worker
+    /// thread that did not return when it had to, and was given up.
     Signal(i32),
 }
 
@@ -54,7 +55,20 @@ fn known_cause(status: u32) -> Option<&'static str> {
     })
 }
 
-/// One process of one worker. `Display` gives `child 2 (pid 71)`, as in Tornado's log.
+/// A process, and how it ended; of a thread, that it has not.
+pub(crate) struct End<'a>(pub &'a Process, pub &'a Exit);
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End(process, Exit::Signal(_)) if process.is_thread() => write!(f, "{process} is stale"),
+            End(process, exit) => write!(f, "{process} {exit}"),
+        }
+    }
+}
+
+/// One process of one worker, or one thread. `Display` gives `child 2 (pid 71)`, as in Tornado's log, or
+/// `child 2 (thread worker-2.0)`.
 ///
 /// The generation tells it from the others of its worker, for ever; the pid only while it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,13 +78,28 @@ pub struct Process {
     pub id: usize,
     /// 0 for the first process of this id, and one more for each after it.
     pub generation: u32,
-    /// The process id.
+    /// The process id; 0, which no process has, for a worker that is a [thread](crate::Backend::Thread).
     pub pid: u32,
+}
+
+impl Process {
+    /// Whether it is a thread of the parent's.
+    pub fn is_thread(&self) -> bool {
+        self.pid == 0
+    }
+
+    /// By which the system's tools know it: `worker-2.0` is the first thread of worker 2.
+    pub(crate) fn thread_name(&self) -> String {
+        format!("worker-{}.{}", self.id, self.generation)
+    }
 }
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "child {} (pid {})", self.id, self.pid)
+        match self.pid {
+            0 => write!(f, "child {} (thread {})", self.id, self.thread_name()),
+            pid => write!(f, "child {} (pid {pid})", self.id),
+        }
     }
 }
 

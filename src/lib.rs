@@ -248,6 +248,7 @@ mod policy;
 mod prefork;
 mod report;
 mod scoreboard;
+mod stop_flag;
 mod supervisor;
 mod sys;
 mod worker;
@@ -257,9 +258,9 @@ pub use event::Event;
 pub use exit::{Exit, OutOfMemory, Process};
 pub use listener::{Listen, Listener};
 pub use policy::Restart;
-pub use prefork::{Backend, Prefork, Role, WorkResult};
+pub use prefork::{Backend, Prefork, Role};
 pub use report::{Reason, Report, WorkerReport};
-pub use worker::Worker;
+pub use worker::{WorkResult, Worker};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{self, Kind};
+use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::listener::{Listen, Listener};
@@ -13,10 +14,7 @@ use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
 use crate::supervisor::{self, Ended, Extras};
 use crate::sys;
-use crate::worker::{self, Worker};
-
-/// What a [`Prefork::run`] closure returns: any error will do.
-pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+use crate::worker::{self, WorkResult, Worker};
 
 /// Starts workers and supervises them: [`fork_processes`](crate::fork_processes) with everything that can be chosen.
 ///
@@ -252,7 +250,7 @@ impl Prefork {
     /// - A [listener](Prefork::listen) cannot be had; the text names its address.
     /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report.
     pub fn start(self) -> Result<Role> {
-        self.launch("a thread cannot return from start(): use run()")
+        self.launch(Err("a thread cannot return from start(): use run()"))
     }
 
     /// Starts the workers, each of which runs this and then ends; returns in the parent only, when all is over.
@@ -287,14 +285,16 @@ impl Prefork {
     where
         F: Fn(Worker) -> WorkResult + Send + Sync + 'static,
     {
-        match self.launch("threads are not in this version")? {
+        let work: Work = Arc::new(work);
+        match self.launch(Ok(Arc::clone(&work)))? {
             Role::Parent(report) => Ok(report),
-            Role::Worker(worker) => supervisor::perform(worker, work),
+            Role::Worker(worker) => supervisor::perform(worker, &*work),
         }
     }
 
-    fn launch(self, no_threads: &'static str) -> Result<Role> {
-        Ok(match self.supervise(true, no_threads)? {
+    /// With what a thread is to do, or why it cannot be one.
+    fn launch(self, work: std::result::Result<Work, &'static str>) -> Result<Role> {
+        Ok(match self.supervise(true, work)? {
             supervisor::Role::Worker(worker) => Role::Worker(worker),
             supervisor::Role::Parent(ended) => Role::Parent(Ended::report(*ended)?),
         })
@@ -302,14 +302,14 @@ impl Prefork {
 
     /// For the call that hands out no more than an id, and ends the parent.
     pub(crate) fn launch_plain(self) -> Result<usize> {
-        match self.supervise(false, "a thread cannot return from the call")? {
+        match self.supervise(false, Err("a thread cannot return from the call"))? {
             supervisor::Role::Worker(worker) => Ok(worker.id()),
             supervisor::Role::Parent(ended) => match ended.exit()? {},
         }
     }
 
     /// `has_handles`: a worker can tell the parent something. One that is spawned needs that in any case.
-    fn supervise(self, has_handles: bool, no_threads: &'static str) -> Result<supervisor::Role> {
+    fn supervise(self, has_handles: bool, work: std::result::Result<Work, &'static str>) -> Result<supervisor::Role> {
         worker::check_no_worker()?;
         let kind = match self.backend {
             #[cfg(unix)]
@@ -320,12 +320,12 @@ impl Prefork {
                 Some(worker) => return Ok(supervisor::Role::Worker(supervisor::begin(worker))),
                 None => Kind::Spawn,
             },
-            Backend::Thread => return Err(Error::unfit("backend", no_threads)),
+            Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),
         };
         let config = self.config.checked()?;
         let listeners = self.listens.into_iter().map(Listen::open).collect::<Result<Vec<Listener>>>()?;
         let listeners = (!listeners.is_empty()).then(|| listeners.into());
-        let places = has_handles || kind == Kind::Spawn;
+        let places = has_handles || !kind.forks();
         supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners })
     }
 }

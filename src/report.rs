@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
-use crate::exit::{Exit, Process};
+use crate::exit::{End, Exit, Process};
 
 /// What [`Prefork::start`](crate::Prefork::start) and [`run`](crate::Prefork::run) return in the parent: how it all went,
 /// when nobody lives any more.
@@ -14,6 +14,7 @@ use crate::exit::{Exit, Process};
 pub struct Report {
     reason: Reason,
     workers: Vec<WorkerReport>,
+    stale: Vec<Process>,
 }
 
 /// Why the whole service ended.
@@ -62,7 +63,11 @@ pub struct WorkerReport {
 
 impl Report {
     pub(crate) fn new(reason: Reason, workers: Vec<WorkerReport>) -> Report {
-        Report { reason, workers }
+        Report { reason, workers, stale: Vec::new() }
+    }
+
+    pub(crate) fn with_stale(self, stale: Vec<Process>) -> Report {
+        Report { stale, ..self }
     }
 
     /// Whether all workers have ended normally by themselves, or were asked to stop and did, however they took that.
@@ -82,6 +87,13 @@ impl Report {
     /// Why it ended.
     pub fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// The worker threads that were given up, because they did not return in time or gave no sign of life, and had not
+    /// returned by the end: they still run, until they do or the process ends. Empty unless workers are
+    /// [threads](crate::Backend::Thread).
+    pub fn stale(&self) -> &[Process] {
+        &self.stale
     }
 
     /// Every worker there ever was, by id.
@@ -156,9 +168,9 @@ impl fmt::Display for Reason {
             Reason::Stopped => f.write_str("stopped"),
             Reason::StoppedByWorker { process } => write!(f, "stopped, as {process} asked"),
             Reason::GaveUp { process, exit, restarts } => {
-                write!(f, "gave up after {restarts} restarts: {process} {exit}")
+                write!(f, "gave up after {restarts} restarts: {}", End(process, exit))
             }
-            Reason::StartupFailed { process, exit: Some(exit) } => write!(f, "failed to start: {process} {exit}"),
+            Reason::StartupFailed { process, exit: Some(exit) } => write!(f, "failed to start: {}", End(process, exit)),
             Reason::StartupFailed { process, exit: None } => {
                 write!(f, "failed to start: {process} was not ready in time")
             }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
-use crate::sys::{self, Bell, Button, CallError, Shared};
+pub(crate) use crate::sys::Button;
+use crate::sys::{self, Bell, CallError, Shared};
 
 /// The words of a line. Those before the beat are said once, and rung for.
 const READY: usize = 0;
@@ -25,17 +26,16 @@ pub(crate) enum News {
 /// Whom the memory is shared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Memory {
-    #[cfg(any(unix, test))]
-    Forks,
-    /// And with programs that are started.
+    /// This process, and its forks.
+    Own,
+    /// And programs that are started.
     Programs,
 }
 
 impl Memory {
     fn find(self, lines: usize) -> Result<Shared, CallError> {
         match self {
-            #[cfg(any(unix, test))]
-            Memory::Forks => Shared::new(lines),
+            Memory::Own => Shared::new(lines),
             Memory::Programs => Shared::for_programs(lines),
         }
     }
@@ -46,7 +46,7 @@ impl Memory {
 pub(crate) struct Seat<'a> {
     pub memory: &'a Arc<Shared>,
     pub line: usize,
-    pub button: &'a Button,
+    pub button: &'a Arc<Button>,
 }
 
 /// The parent's side.
@@ -59,6 +59,8 @@ pub(crate) struct Scoreboard {
     owners: Vec<Option<Owner>>,
     /// Lines that have had an owner and have none.
     free: Vec<usize>,
+    /// Whose line is not free although they count as ended.
+    stale: Vec<(Process, usize)>,
     button: Arc<Button>,
 }
 
@@ -91,7 +93,17 @@ impl Scoreboard {
     pub fn new(processes: usize, memory: Memory) -> Result<(Scoreboard, Bell), CallError> {
         let (bell, button) = sys::doorbell()?;
         let segments = vec![Segment { first: 0, shared: Arc::new(memory.find(processes)?) }];
-        Ok((Scoreboard { memory, segments, owners: Vec::new(), free: Vec::new(), button: Arc::new(button) }, bell))
+        Ok((
+            Scoreboard {
+                memory,
+                segments,
+                owners: Vec::new(),
+                free: Vec::new(),
+                stale: Vec::new(),
+                button: Arc::new(button),
+            },
+            bell,
+        ))
     }
 
     /// A line for a process that is about to be started: to be [assigned](Scoreboard::assign) when it has been.
@@ -136,12 +148,33 @@ impl Scoreboard {
 
     /// The last words of a process that has ended. Its line is another's from now on.
     pub fn release(&mut self, process: Process) -> [Option<News>; BEAT] {
+        self.vacate(process).map_or([None; BEAT], |(line, news)| {
+            self.free.push(line);
+            news
+        })
+    }
+
+    /// The last words that count of one that has not ended, but is given up. Its line stays its own, which it may still write
+    /// to, until it is [reclaimed](Scoreboard::reclaim).
+    pub fn give_up(&mut self, process: Process) -> [Option<News>; BEAT] {
+        self.vacate(process).map_or([None; BEAT], |(line, news)| {
+            self.stale.push((process, line));
+            news
+        })
+    }
+
+    pub fn reclaim(&mut self, process: Process) {
+        if let Some(at) = self.stale.iter().position(|(known, _)| *known == process) {
+            self.free.push(self.stale.swap_remove(at).1);
+        }
+    }
+
+    fn vacate(&mut self, process: Process) -> Option<(usize, [Option<News>; BEAT])> {
         let is_owner = |owner: &Option<Owner>| owner.is_some_and(|owner| owner.process == process);
-        let Some(line) = self.owners.iter().position(is_owner) else { return [None; BEAT] };
+        let line = self.owners.iter().position(is_owner)?;
         let news = self.news_of_line(line);
         self.owners[line] = None;
-        self.free.push(line);
-        news
+        Some((line, news))
     }
 
     /// Who has given a sign of life since it was last asked.
@@ -175,6 +208,12 @@ impl Scoreboard {
 }
 
 impl Place {
+    /// In a thread that is about to be started.
+    pub fn at(seat: &Seat<'_>) -> Place {
+        let (segment, button) = (Arc::clone(seat.memory), Arc::clone(seat.button));
+        Place { segment, line: seat.line, button, pid: process::id() }
+    }
+
     /// In a program that was started.
     pub fn given(memory: Shared, line: usize, button: Button) -> Place {
         Place { segment: Arc::new(memory), line, button: Arc::new(button), pid: process::id() }
@@ -227,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_a_process_says_is_heard_once() {
-        let (mut board, _bell) = Scoreboard::new(2, Memory::Forks).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(2, Memory::Own).expect("memory");
         let (first, second) = (start(&mut board, named(0, 0)), start(&mut board, named(1, 0)));
         assert_eq!(board.news(), []);
         second.ready();
@@ -243,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_process_are_heard_and_are_not_those_of_the_next_one_on_its_line() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
@@ -257,7 +296,7 @@ mod tests {
 
     #[test]
     fn lines_are_used_again() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
         for generation in 0..10_000 {
             start(&mut board, named(0, generation));
             board.release(named(0, generation));
@@ -267,7 +306,7 @@ mod tests {
 
     #[test]
     fn the_bell_rings_once_for_each_thing_that_is_said_and_is_silent_then() {
-        let (mut board, bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
+        let (mut board, bell) = Scoreboard::new(1, Memory::Own).expect("memory");
         let place = start(&mut board, named(0, 0));
         let rings = || {
             let rings = has_rung(&bell);
@@ -303,14 +342,14 @@ mod tests {
 
     #[test]
     fn a_start_that_fails_takes_no_line() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
         let line = board.vacancy().expect("memory");
         assert_eq!(board.vacancy().expect("memory"), line);
     }
 
     #[test]
     fn more_processes_than_were_expected_find_room_too() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Forks).expect("memory");
+        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
         let places: Vec<Place> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
         for place in &places {
             place.ready();

@@ -1,28 +1,44 @@
 //! The worker's side.
 
+use std::cell::Cell;
 #[cfg(unix)]
 use std::io;
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[cfg(unix)]
 use rand::{Rng, rngs::SysRng};
 
 use crate::error::{Error, Result};
+use crate::exit::Process;
 use crate::listener::{Listener, Listeners};
 use crate::scoreboard::Place;
+use crate::stop_flag::StopFlag;
 use crate::sys::{CallError, StopRequest};
+
+/// What a [`Prefork::run`](crate::Prefork::run) closure returns: any error will do.
+pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 const NO_WORKER: usize = usize::MAX;
 
 /// Set in a worker, once.
 static TASK_ID: AtomicUsize = AtomicUsize::new(NO_WORKER);
 
+thread_local! {
+    /// The same in a thread that is one.
+    static THREAD_ID: Cell<usize> = const { Cell::new(NO_WORKER) };
+}
+
 pub(crate) fn task_id() -> Option<usize> {
-    Some(TASK_ID.load(Ordering::Relaxed)).filter(|&id| id != NO_WORKER)
+    [THREAD_ID.get(), TASK_ID.load(Ordering::Relaxed)].into_iter().find(|&id| id != NO_WORKER)
+}
+
+/// This thread becomes worker `id`.
+pub(crate) fn become_thread(id: usize) {
+    THREAD_ID.set(id);
 }
 
 /// Whether this process may start workers, as far as its own role goes.
@@ -77,12 +93,31 @@ pub struct Worker {
     /// None: nobody asked for a handle that could use it.
     place: Option<Place>,
     listeners: Listeners,
-    stop: OnceLock<StopRequest>,
+    stop: Stop,
+}
+
+#[derive(Debug)]
+enum Stop {
+    /// Of the process.
+    Process(OnceLock<StopRequest>),
+    /// Of this thread.
+    Thread(Arc<StopFlag>),
 }
 
 impl Worker {
     pub(crate) fn new(id: usize, generation: u32, count: usize, place: Option<Place>, listeners: Listeners) -> Worker {
-        Worker { id, generation, count, place, listeners, stop: OnceLock::new() }
+        Worker { id, generation, count, place, listeners, stop: Stop::Process(OnceLock::new()) }
+    }
+
+    pub(crate) fn in_thread(
+        process: Process,
+        count: usize,
+        place: Place,
+        listeners: Listeners,
+        stop: Arc<StopFlag>,
+    ) -> Worker {
+        let Process { id, generation, .. } = process;
+        Worker { id, generation, count, place: Some(place), listeners, stop: Stop::Thread(stop) }
     }
 
     /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
@@ -140,7 +175,10 @@ impl Worker {
     /// Whether this worker was asked to stop since the first call of this, [`wait_for_stop`](Worker::wait_for_stop) or
     /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
     pub fn stop_requested(&self) -> bool {
-        self.stop().is_made()
+        match &self.stop {
+            Stop::Process(stop) => self.listen(stop).is_made(),
+            Stop::Thread(stop) => stop.is_made(),
+        }
     }
 
     /// Waits until this worker is asked to stop, and for this time at most; `None`: as long as it takes. Whether it was.
@@ -148,7 +186,10 @@ impl Worker {
     /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it (on
     /// Unix), it looks every 10 ms.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
-        self.stop().wait(timeout)
+        match &self.stop {
+            Stop::Process(stop) => self.listen(stop).wait(timeout),
+            Stop::Thread(stop) => stop.wait(timeout),
+        }
     }
 
     /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
@@ -162,11 +203,14 @@ impl Worker {
     /// The first call needs a few descriptors, and fails if the system has none. It may be tried again.
     #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.stop().fd()
+        match &self.stop {
+            Stop::Process(stop) => self.listen(stop).fd(),
+            Stop::Thread(stop) => stop.fd(),
+        }
     }
 
-    fn stop(&self) -> &StopRequest {
-        self.stop.get_or_init(|| {
+    fn listen<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
+        stop.get_or_init(|| {
             let stop = StopRequest::listen();
             // There the parent has to know, because who does not listen is not asked in vain.
             #[cfg(windows)]

@@ -2,6 +2,7 @@
 
 use std::process::ExitStatus;
 
+use super::{Departure, How};
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::sys::{self, Child, Signal};
@@ -27,12 +28,16 @@ impl Children {
         }
     }
 
-    pub fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
+    pub fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
         let Some(at) = self.find(pid) else { return Ok(None) };
-        Ok(self.0[at].1.reap()?.map(|status| (self.0.swap_remove(at).0, exit_of(status))))
+        let status = self.0[at].1.reap()?;
+        Ok(status.map(|status| {
+            let process = self.0.swap_remove(at).0;
+            Departure { process, exit: exit_of(status), how: How::ByItself }
+        }))
     }
 
-    pub fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>> {
+    pub fn reap_untold(&mut self) -> Result<Vec<Departure>> {
         let has_ended = |(process, child): &(Process, Child)| child.has_ended_untold().then_some(process.pid);
         let pids: Vec<u32> = self.0.iter().filter_map(has_ended).collect();
         let mut ended = Vec::new();
@@ -42,7 +47,7 @@ impl Children {
         Ok(ended)
     }
 
-    pub fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
+    pub fn reap_all(&mut self) -> Result<Vec<Departure>> {
         let mut ended = Vec::new();
         while let Some(pid) = sys::peek_exited()? {
             if let Some(child) = self.reap_one(pid)? {
@@ -56,7 +61,7 @@ impl Children {
     }
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
-    fn sweep(&mut self, ended: &mut Vec<(Process, Exit)>) -> Result<()> {
+    fn sweep(&mut self, ended: &mut Vec<Departure>) -> Result<()> {
         let pids: Vec<u32> = self.0.iter().map(|(process, _)| process.pid).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);

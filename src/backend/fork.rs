@@ -1,9 +1,9 @@
 //! Workers are forks of the parent.
 
 use super::children::Children;
-use super::{Backend, Birth, Started};
+use super::{Backend, Birth, Departure, Started};
 use crate::error::{Error, Result};
-use crate::exit::{Exit, Process};
+use crate::exit::Process;
 use crate::sys::{self, ForkError, Forked, Lifeline, Signal, Threads};
 
 #[derive(Debug)]
@@ -39,15 +39,15 @@ impl Backend for Fork {
         self.children.send(process, signal)
     }
 
-    fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
+    fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
         self.children.reap_one(pid)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>> {
+    fn reap_untold(&mut self) -> Result<Vec<Departure>> {
         self.children.reap_untold()
     }
 
-    fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
+    fn reap_all(&mut self) -> Result<Vec<Departure>> {
         self.children.reap_all()
     }
 }

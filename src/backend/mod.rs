@@ -4,23 +4,36 @@ mod children;
 #[cfg(unix)]
 mod fork;
 mod spawn;
+mod thread;
 
 #[cfg(unix)]
 pub(crate) use fork::Fork;
 pub(crate) use spawn::{Spawn, arrive};
+pub(crate) use thread::{Thread, Work};
 
 use crate::error::Result;
 use crate::exit::{Exit, Process};
-use crate::listener::Listener;
+use crate::listener::Listeners;
 use crate::scoreboard::Seat;
 use crate::sys::Signal;
 
 /// Which of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     #[cfg(unix)]
     Fork,
     Spawn,
+    /// And what they do.
+    Thread(Work),
+}
+
+impl Kind {
+    pub fn forks(&self) -> bool {
+        match self {
+            #[cfg(unix)]
+            Kind::Fork => true,
+            Kind::Spawn | Kind::Thread(_) => false,
+        }
+    }
 }
 
 /// What is to be started.
@@ -33,17 +46,37 @@ pub(crate) struct Birth<'a> {
     /// Where it can tell the parent something. A fork has it anyway.
     pub seat: Option<Seat<'a>>,
     /// What it listens on. The same.
-    pub listeners: &'a [Listener],
+    pub listeners: &'a Listeners,
 }
 
 /// What came of a start.
 #[derive(Debug)]
 pub(crate) enum Started {
-    /// A process, with this pid.
+    /// A process, with this pid; a thread, if it is 0.
     Pid(u32),
     /// This is the process that was to be started. Whoever sees this leaves the supervisor, touching nothing of it.
     #[cfg_attr(not(unix), expect(dead_code, reason = "nobody is forked there"))]
     Here,
+}
+
+/// Somebody has ended.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    pub process: Process,
+    pub exit: Exit,
+    pub how: How,
+}
+
+/// What is to be said of an end, beside the exit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    ByItself,
+    /// In its own words.
+    Failed(String),
+    /// It has not ended at all, but is given up.
+    Stale,
+    /// It had been given up before.
+    ReturnedLate,
 }
 
 /// How workers come into being and end. The supervisor is the same whatever the answer is.
@@ -54,11 +87,16 @@ pub(crate) trait Backend {
     fn send(&mut self, process: Process, signal: Signal) -> Result<()>;
 
     /// Whether this one has ended, if it is a worker, without a look at the others.
-    fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>>;
+    fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>>;
 
     /// Every worker whose end may not be told in time, because it is told by a thread that may be behind.
-    fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>>;
+    fn reap_untold(&mut self) -> Result<Vec<Departure>>;
 
     /// Every worker that has ended and was not told yet.
-    fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>>;
+    fn reap_all(&mut self) -> Result<Vec<Departure>>;
+
+    /// Whether who ends rings the doorbell, and nobody else tells of it.
+    fn ends_ring(&self) -> bool {
+        false
+    }
 }

@@ -12,9 +12,9 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use super::children::Children;
-use super::{Backend, Birth, Started};
+use super::{Backend, Birth, Departure, Started};
 use crate::error::{Error, Result};
-use crate::exit::{Exit, Process};
+use crate::exit::Process;
 use crate::listener::Listener;
 use crate::scoreboard::Place;
 use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
@@ -42,7 +42,7 @@ impl Backend for Spawn {
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
         seat.memory.invite(seat.line, secret);
-        let sockets = listeners.iter().map(Listener::as_passed).collect();
+        let sockets = listeners.iter().flat_map(|listeners| listeners.iter()).map(Listener::as_passed).collect();
         let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline, sockets).map_err(refused)?;
         let (memory, passed, sockets) = handed.numbers();
         let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
@@ -60,15 +60,15 @@ impl Backend for Spawn {
         self.children.send(process, signal)
     }
 
-    fn reap_one(&mut self, pid: u32) -> Result<Option<(Process, Exit)>> {
+    fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
         self.children.reap_one(pid)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<(Process, Exit)>> {
+    fn reap_untold(&mut self) -> Result<Vec<Departure>> {
         self.children.reap_untold()
     }
 
-    fn reap_all(&mut self) -> Result<Vec<(Process, Exit)>> {
+    fn reap_all(&mut self) -> Result<Vec<Departure>> {
         self.children.reap_all()
     }
 }

@@ -1,6 +1,5 @@
 //! The log.
 
-use std::error::Error;
 use std::fmt;
 
 use log::{Level, log};
@@ -11,20 +10,11 @@ pub(super) fn write(level: Level, line: &dyn fmt::Display) {
     log!(target: "taskfork", level, "{line}");
 }
 
-/// An error, and what is behind it.
-pub(super) struct WithSources<'a>(pub &'a (dyn Error + 'static));
-
-impl fmt::Display for WithSources<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        std::iter::successors(self.0.source(), |&error| error.source()).try_for_each(|source| write!(f, ": {source}"))
-    }
-}
-
 /// Where a line stands in the log, if it has one.
 pub(super) fn level_of(event: &Event) -> Option<Level> {
     match event {
-        Event::Exited { restarting: true, .. } => None,
+        // A line about the same follows.
+        Event::Exited { restarting: true, .. } | Event::Stale { .. } => None,
         Event::Exited { exit, asked, .. } if *asked || exit.is_success() => Some(Level::Info),
         Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
         Event::Starting { .. }
@@ -36,6 +26,8 @@ pub(super) fn level_of(event: &Event) -> Option<Level> {
         Event::Exited { .. }
         | Event::Restarting { .. }
         | Event::StartFailed { .. }
+        | Event::Failed { .. }
+        | Event::Returned { .. }
         | Event::Hung { .. }
         | Event::Late { .. }
         | Event::Killing { .. }

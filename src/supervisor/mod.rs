@@ -14,19 +14,19 @@ use log::Level;
 
 #[cfg(unix)]
 use crate::backend::Fork;
-use crate::backend::{Backend, Birth, Kind, Spawn, Started};
-use crate::error::{Error, Result};
+use crate::backend::{Backend, Birth, Departure, How, Kind, Spawn, Started, Thread};
+use crate::error::{Error, Result, WithSources};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::Listeners;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
-use crate::prefork::{OnEvent, WorkResult};
+use crate::prefork::OnEvent;
 use crate::report::{Reason, Report, WorkerReport};
 use crate::scoreboard::{Memory, News, Scoreboard};
-use crate::sys::{self, Arrived, Signal};
-use crate::worker::{self, Worker};
+use crate::sys::{self, Arrived, Offspring, Signal};
+use crate::worker::{self, WorkResult, Worker};
 use descriptors::Descriptors;
-use journal::{WithSources, level_of, write};
+use journal::{level_of, write};
 use poller::Waited;
 
 /// Which of the processes this is, once the call returns.
@@ -48,6 +48,7 @@ pub(crate) struct Extras {
 pub(crate) struct Ended {
     end: End,
     workers: Vec<WorkerReport>,
+    stale: Vec<Process>,
     descriptors: Descriptors,
 }
 
@@ -59,15 +60,16 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
         Kind::Fork => {
             let fork = Fork::new()?;
             worker::prepare()?;
-            (Box::new(fork), Descriptors::open(true)?, Memory::Forks)
+            (Box::new(fork), Descriptors::open(Offspring::Forks)?, Memory::Own)
         }
         Kind::Spawn => {
-            let descriptors = Descriptors::open(false)?;
+            let descriptors = Descriptors::open(Offspring::Programs)?;
             match Spawn::new(descriptors.ends()) {
                 Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
                 Err(error) => return Err(descriptors.close_after(error)),
             }
         }
+        Kind::Thread(work) => (Box::new(Thread::new(work)), Descriptors::open(Offspring::Threads)?, Memory::Own),
     };
     let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
     let Extras { on_event, listeners, .. } = extras;
@@ -78,9 +80,9 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
             Err(descriptors.close_after(error))
         }
         Ok(Turn::End(end)) => {
-            let workers = supervisor.policy.reports();
+            let (workers, stale) = (supervisor.policy.reports(), mem::take(&mut supervisor.stale));
             drop(supervisor);
-            Ok(Role::Parent(Box::new(Ended { end, workers, descriptors })))
+            Ok(Role::Parent(Box::new(Ended { end, workers, stale, descriptors })))
         }
         Ok(Turn::Worker(worker)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
@@ -140,7 +142,7 @@ impl Ended {
         };
         let has_stopped = matches!(reason, Reason::Stopped | Reason::StoppedByWorker { .. });
         self.descriptors.close(has_stopped)?;
-        Ok(Report::new(reason, self.workers))
+        Ok(Report::new(reason, self.workers).with_stale(self.stale))
     }
 }
 
@@ -159,7 +161,9 @@ struct Supervisor<'a> {
     listeners: Listeners,
     descriptors: &'a mut Descriptors,
     /// Reaped, and not yet answered.
-    ended: VecDeque<(Process, Exit)>,
+    ended: VecDeque<Departure>,
+    /// Who counts as ended, and has not.
+    stale: Vec<Process>,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
     /// Something was logged, so that something may be buffered.
@@ -186,6 +190,7 @@ impl<'a> Supervisor<'a> {
             listeners,
             descriptors,
             ended: VecDeque::new(),
+            stale: Vec::new(),
             child_ended: false,
             unflushed: true,
         })
@@ -201,8 +206,8 @@ impl<'a> Supervisor<'a> {
                 }
                 self.take_signals()?;
             }
-            if let Some((process, exit)) = self.ended.pop_front() {
-                self.lose(process, exit);
+            if let Some(departure) = self.ended.pop_front() {
+                self.lose(departure);
             } else if mem::take(&mut self.child_ended) {
                 self.ended.extend(self.backend.reap_all()?);
                 self.take_signals()?;
@@ -260,7 +265,7 @@ impl<'a> Supervisor<'a> {
         let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose();
         let started = line.map_err(|error| Error::from(error).starting(id)).and_then(|line| {
             let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-            let (count, listeners) = (self.policy.wanted(), self.listeners.as_deref().unwrap_or_default());
+            let (count, listeners) = (self.policy.wanted(), &self.listeners);
             Ok((line, self.backend.start(Birth { id, generation, count, seat, listeners })?))
         });
         match started {
@@ -298,7 +303,9 @@ impl<'a> Supervisor<'a> {
 
     /// What the workers have to say that cannot wait: when they ring, and before anybody is found to be late.
     fn take_news(&mut self, is_due: bool) -> Result<()> {
-        if let (true, Some(scoreboard)) = (self.descriptors.take_ring()? || is_due, &mut self.scoreboard) {
+        let rings = self.descriptors.take_ring()?;
+        self.child_ended |= rings && self.backend.ends_ring();
+        if let (true, Some(scoreboard)) = (rings || is_due, &mut self.scoreboard) {
             for news in scoreboard.news() {
                 self.hear(news);
             }
@@ -315,16 +322,40 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Its last words come before its end.
-    fn lose(&mut self, process: Process, exit: Exit) {
-        let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process));
+    fn lose(&mut self, Departure { process, exit, how }: Departure) {
+        if how == How::ReturnedLate {
+            self.welcome(process);
+            return;
+        }
+        let last_words = self.scoreboard.as_mut().map(|scoreboard| match how {
+            How::Stale => scoreboard.give_up(process),
+            _ => scoreboard.release(process),
+        });
         for news in last_words.into_iter().flatten().flatten() {
             self.hear(news);
+        }
+        match how {
+            How::Failed(message) => self.tell(&Event::Failed { process, message }),
+            How::Stale => {
+                self.stale.push(process);
+                self.tell(&Event::Stale { process });
+            }
+            How::ByItself | How::ReturnedLate => {}
         }
         let out_of_memory = match self.policy.has_killed(process) {
             true => OutOfMemory::No,
             false => self.was_out_of_memory(exit),
         };
         self.policy.handle_exited(Instant::now(), process, exit, out_of_memory);
+    }
+
+    /// It counts as ended since long.
+    fn welcome(&mut self, process: Process) {
+        if let Some(scoreboard) = &mut self.scoreboard {
+            scoreboard.reclaim(process);
+        }
+        self.stale.retain(|stale| *stale != process);
+        self.tell(&Event::Returned { process });
     }
 
     fn was_out_of_memory(&mut self, exit: Exit) -> OutOfMemory {

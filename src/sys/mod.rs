@@ -8,14 +8,16 @@
 //! - `Program`: this program, which can be started once more, with what it is `Handed`: memory, button, lifeline and sockets,
 //!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom.
 //! - `flush_output()`: writes what is buffered for standard output, by std and, where there are forks, by the C library.
-//! - `Signals`: from `take()`, which is told whether there is one thread only, to the drop, what asks the parent for something
+//! - `Signals`: from `take()`, which is told what the workers are, to the drop, what asks the parent for something
 //!   waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored before, or what stands for
-//!   them. SIGCHLD is among them in any case. `Signals::next()` never blocks, and leaves out job control by a terminal.
+//!   them. SIGCHLD is among them in any case, unless workers are
+//!   threads; then neither it nor SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
 //!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
 //!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
 //!   `Signals::ends()`: whom a child's end is told by somebody else than the system, if it is.
 //! - `Child`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
 //!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
+//! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.
 //! - `Shared`: zeroes that this process shares with its children, in lines that no two processes write to.
 //! - `doorbell()`: a `Button` in any of the processes that wakes who waits for its `Bell`.
 //! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
@@ -103,6 +105,17 @@ pub(crate) struct Poller {
     /// Whether a fork gets a copy of the descriptor, to be closed there: of epoll(7) it does, of kqueue(2) it does not.
     #[cfg(unix)]
     pub is_inherited: bool,
+}
+
+/// What the workers of this process are, as far as its signals go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offspring {
+    /// There is no other thread, and none will be.
+    #[cfg(unix)]
+    Forks,
+    Programs,
+    /// They have no signals of their own, and no end that the system tells.
+    Threads,
 }
 
 /// A signal that was taken.

@@ -25,10 +25,13 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, parent_id, take_variable};
 pub(crate) use shm::Shared;
-pub(crate) use signal::{Ends, Signals};
+pub(crate) use signal::{Ends, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{Child, peek_exited, reap_as_init, signal_of};
+
+/// What starts a thread.
+pub(crate) const THREAD_CALL: &str = "pthread_create";
 
 pub(crate) const POLLER: Poller = if cfg!(target_os = "linux") {
     Poller { create: "epoll_create1", add: "epoll_ctl", wait: "epoll_wait", is_inherited: true }

@@ -15,7 +15,7 @@ mod watch;
 
 use std::io::{self, Write};
 
-use super::Poller;
+use super::{CallError, Poller};
 pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of};
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
@@ -27,6 +27,14 @@ pub(crate) use stop_request::StopRequest;
 
 pub(crate) const POLLER: Poller =
     Poller { create: "CreateIoCompletionPort", add: "PostQueuedCompletionStatus", wait: "GetQueuedCompletionStatusEx" };
+
+/// What starts a thread.
+pub(crate) const THREAD_CALL: &str = "CreateThread";
+
+/// There are no signals to be blocked.
+pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
+    Ok(run())
+}
 
 /// So that what the parent has printed before a worker starts comes before what that one prints.
 pub(crate) fn flush_output() {

@@ -36,12 +36,12 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    #[cfg(test)]
+    /// At least so many lines, and more than none.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::for_programs(at_least)
     }
 
-    /// At least so many lines, and more than none. A view begins where a page does, and so a cache line.
+    /// The same, to be passed to programs too. A view begins where a page does, and so a cache line.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         const PAGE: usize = 4096 / size_of::<Line>();
         let len = at_least.max(1).next_multiple_of(PAGE);

@@ -11,7 +11,7 @@ use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 use super::console;
 use super::event::Event;
 use super::watch::Watch;
-use crate::sys::{Arrived, CallError, Signal};
+use crate::sys::{Arrived, CallError, Offspring, Signal};
 
 /// The events that an operator sets, by the last part of their names.
 const NAMED: [(Signal, &str); 5] = [
@@ -48,8 +48,8 @@ struct State {
 }
 
 impl Signals {
-    /// With threads or without makes no difference.
-    pub fn take(_: bool) -> Result<Signals, CallError> {
+    /// What the workers are makes no difference.
+    pub fn take(_: Offspring) -> Result<Signals, CallError> {
         let post = Arc::new(Post::default());
         let mut events = Vec::with_capacity(NAMED.len());
         for (signal, name) in NAMED {

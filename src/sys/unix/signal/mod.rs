@@ -9,7 +9,7 @@ use std::{mem, ptr};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::sys::{Arrived, CallError, Signal};
+use crate::sys::{Arrived, CallError, Offspring, Signal};
 
 mod self_pipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
@@ -17,7 +17,7 @@ mod signalfd;
 mod source;
 mod taken;
 pub(super) use taken::is_ignored;
-pub(crate) use taken::{Ends, Signals};
+pub(crate) use taken::{Ends, Signals, with_requests_blocked};
 
 type Native = nix::sys::signal::Signal;
 

@@ -30,17 +30,17 @@ pub(super) struct Before {
 }
 
 impl Signals {
-    /// `alone`: this is the only thread, and will be.
-    pub fn take(alone: bool) -> Result<Signals, CallError> {
+    pub fn take(workers: Offspring) -> Result<Signals, CallError> {
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
-            if signal == Signal::Child || !is_ignored(signal)? {
+            let is_wanted = workers != Offspring::Threads || is_request(signal);
+            if is_wanted && (signal == Signal::Child || !is_ignored(signal)?) {
                 taken.push(signal);
             }
         }
         let mask = swap_mask(&SigSet::all())?;
         let mut before = Before { mask, dispositions: [None; Signal::SUPERVISED.len()] };
-        let source = Source::open(alone, &taken, &mut before)?;
+        let source = Source::open(workers == Offspring::Forks, &taken, &mut before)?;
         swap_mask(&source.mask(before.mask, &taken))?;
         Ok(Signals { source, _before: before })
     }
@@ -100,6 +100,21 @@ impl Drop for Before {
         }
         let _ = self.mask.thread_set_mask();
     }
+}
+
+/// To the parent, which has to do nothing for it but to answer.
+fn is_request(signal: Signal) -> bool {
+    !matches!(signal, Signal::Child | Signal::User1)
+}
+
+/// Runs this with the requests to the parent blocked; a thread that it starts has them so from the beginning.
+pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
+    let requests = Signal::SUPERVISED.into_iter().filter(|&signal| is_request(signal));
+    let before = requests.map(native).collect::<SigSet>().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let before = before.map_err(|error| CallError::new("pthread_sigmask", error))?;
+    let result = run();
+    swap_mask(&before)?;
+    Ok(result)
 }
 
 fn swap_mask(mask: &SigSet) -> Result<SigSet, CallError> {

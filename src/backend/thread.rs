@@ -1,0 +1,185 @@
+//! Workers are threads of this process.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::{fmt, mem};
+
+use super::{Backend, Birth, Departure, How, Started};
+use crate::error::{Error, Result, WithSources};
+use crate::exit::{Exit, Process};
+use crate::scoreboard::{Button, Place};
+use crate::stop_flag::StopFlag;
+use crate::sys::{self, CallError, Signal};
+use crate::worker::{self, WorkResult, Worker};
+
+/// What each of them does.
+pub(crate) type Work = Arc<dyn Fn(Worker) -> WorkResult + Send + Sync>;
+
+pub(crate) struct Thread {
+    work: Work,
+    running: Vec<Member>,
+    /// Those who are not waited for any more.
+    stale: Vec<Member>,
+    /// The same, as long as nobody was told of it.
+    given_up: Vec<Process>,
+    /// Told by the threads themselves, at their ends.
+    returned: Arc<Mutex<Vec<(Process, Return)>>>,
+}
+
+#[derive(Debug)]
+struct Member {
+    process: Process,
+    stop: Arc<StopFlag>,
+    handle: JoinHandle<()>,
+    button: Arc<Button>,
+}
+
+/// How a thread ended: what went wrong, in words.
+#[derive(Debug)]
+enum Return {
+    Normal,
+    Error(String),
+    Panic(String),
+}
+
+impl Thread {
+    pub fn new(work: Work) -> Thread {
+        Thread { work, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned: Arc::default() }
+    }
+
+    /// A thread cannot be killed. One that has returned already was not in need of it.
+    fn give_up(&mut self, process: Process) {
+        let returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        if returned.iter().any(|(known, _)| *known == process) {
+            return;
+        }
+        if let Some(member) = take(&mut self.running, process) {
+            member.button.ring();
+            self.stale.push(member);
+            self.given_up.push(process);
+        }
+    }
+
+    fn reap(&mut self) -> Vec<Departure> {
+        // As a process that was killed by what nobody survives.
+        let stale = |process| Departure { process, exit: Exit::Signal(9), how: How::Stale };
+        let mut departures: Vec<Departure> = self.given_up.drain(..).map(stale).collect();
+        let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        for (process, how) in returned {
+            let (exit, how) = match how {
+                Return::Normal => (Exit::Code(0), How::ByItself),
+                Return::Error(message) => (Exit::Code(1), How::Failed(message)),
+                Return::Panic(message) => (Exit::Code(101), How::Failed(format!("panicked: {message}"))),
+            };
+            if let Some(member) = take(&mut self.running, process) {
+                join(member);
+                departures.push(Departure { process, exit, how });
+            } else if let Some(member) = take(&mut self.stale, process) {
+                join(member);
+                departures.push(Departure { process, exit, how: How::ReturnedLate });
+            }
+        }
+        departures
+    }
+}
+
+impl Backend for Thread {
+    fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
+        let Birth { id, generation, count, seat, listeners } = birth;
+        let Some(seat) = seat else { return Err(Error::unfit("backend", "a thread needs a handle")) };
+        let process = Process { id, generation, pid: 0 };
+        let (stop, button) = (Arc::<StopFlag>::default(), Arc::clone(seat.button));
+        let worker = Worker::in_thread(process, count, Place::at(&seat), listeners.clone(), Arc::clone(&stop));
+        let (work, returned, bell) = (Arc::clone(&self.work), Arc::clone(&self.returned), Arc::clone(&button));
+        let body = move || {
+            let how = run(id, work, worker);
+            returned.lock().unwrap_or_else(PoisonError::into_inner).push((process, how));
+            bell.ring();
+        };
+        let builder = thread::Builder::new().name(process.thread_name());
+        let refused = |error| Error::from(error).starting(id);
+        let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
+        let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
+        self.running.push(Member { process, stop, handle, button });
+        Ok(Started::Pid(0))
+    }
+
+    fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
+        match signal {
+            Signal::Terminate | Signal::Interrupt | Signal::Quit => {
+                if let Some(member) = self.running.iter().find(|member| member.process == process) {
+                    member.stop.make();
+                }
+            }
+            Signal::Abort | Signal::Kill => self.give_up(process),
+            Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => {}
+        }
+        Ok(())
+    }
+
+    fn reap_one(&mut self, _: u32) -> Result<Option<Departure>> {
+        Ok(None)
+    }
+
+    fn reap_untold(&mut self) -> Result<Vec<Departure>> {
+        Ok(self.reap())
+    }
+
+    fn reap_all(&mut self) -> Result<Vec<Departure>> {
+        Ok(self.reap())
+    }
+
+    fn ends_ring(&self) -> bool {
+        true
+    }
+}
+
+/// Whatever ended the supervision, those who are left are asked to go; nobody waits for them.
+impl Drop for Thread {
+    fn drop(&mut self) {
+        for member in self.running.iter().chain(&self.stale) {
+            member.stop.make();
+        }
+    }
+}
+
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Thread").field("running", &self.running).field("stale", &self.stale).finish_non_exhaustive()
+    }
+}
+
+/// In the thread.
+fn run(id: usize, work: Work, worker: Worker) -> Return {
+    worker::become_thread(id);
+    let returned = panic::catch_unwind(AssertUnwindSafe(move || match work(worker) {
+        Ok(()) => Return::Normal,
+        Err(error) => {
+            let message = WithSources(&*error).to_string();
+            // What happens when it is dropped is not to change the end.
+            mem::forget(error);
+            Return::Error(message)
+        }
+    }));
+    returned.unwrap_or_else(|payload| Return::Panic(message_of(payload)))
+}
+
+fn message_of(payload: Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("with something that is no text").to_owned();
+    // It may be anything, and panic once more.
+    mem::forget(payload);
+    message
+}
+
+fn take(members: &mut Vec<Member>, process: Process) -> Option<Member> {
+    let at = members.iter().position(|member| member.process == process)?;
+    Some(members.swap_remove(at))
+}
+
+/// It has nothing left to do but to end; and what it panicked with was caught.
+fn join(member: Member) {
+    let _ = member.handle.join();
+}
