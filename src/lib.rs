@@ -144,6 +144,28 @@
 //! What must be made once, such as a listening socket, cannot be made before the call then. [`Prefork::listen`] makes it in
 //! the parent and hands it to the workers, whatever they are.
 //!
+//! # Threads
+//!
+//! With [`Backend::Thread`] the workers of [`Prefork::run`] are threads of this process, which share its memory, and have ids,
+//! restarts, readiness, heartbeats and rolling replacement like others. What differs, above all that a thread cannot be killed,
+//! is told there.
+//!
+//! ```no_run
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use taskfork::{Backend, Prefork, Report};
+//!
+//! fn main() -> taskfork::Result<Report> {
+//!     let served = AtomicU64::new(0); // one for all
+//!     Prefork::new().workers(4).backend(Backend::Thread).run(move |worker| {
+//!         while !worker.stop_requested() {
+//!             // Something for somebody.
+//!             served.fetch_add(1, Ordering::Relaxed);
+//!         }
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
 //! # Windows
 //!
 //! There is no fork on Windows, so workers are spawned, by [`fork_processes`] as well: **what precedes the call runs again in
@@ -211,6 +233,7 @@
 //!   pid 1 of a pid namespace, survives.
 //! - A worker that changes its user or group, or executes a program with other rights, loses that SIGTERM on Linux
 //!   (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
+//! - A worker thread cannot be killed, only given up, and a fault of one is the end of all.
 //! - A worker that becomes another user's, so that the parent may not signal it, cannot be stopped by the parent.
 //! - Processes that a worker starts are the worker's.
 //! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
@@ -328,7 +351,8 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
 /// The task id of this worker: what [`fork_processes`] returned in it. `None` in every process that is not a worker, the
 /// parent included.
 ///
-/// A process that a worker forks without executing another program keeps it.
+/// A process that a worker forks without executing another program keeps it. Of a worker that is a
+/// [thread](Backend::Thread), the thread has it, and those that it starts have not.
 pub fn task_id() -> Option<usize> {
     worker::task_id()
 }

@@ -88,7 +88,24 @@ pub enum Backend {
     /// more, starts are refused with its path in the error; as any refused restart they are tried again, and those who run
     /// go on.
     Spawn,
-    /// A thread, for [`Prefork::run`] only. Not in this version: it is refused.
+    /// A thread of this process, for [`Prefork::run`] only, since a thread cannot return from [`Prefork::start`].
+    ///
+    /// For workers that share memory: what the closure captures is there once, for all of them. (It is `'static`, because a
+    /// thread cannot be made to end, and so nothing can be lent to it.) The supervision is the same, with these in the place
+    /// of what threads have not:
+    ///
+    /// - A thread that returns an error ends with status 1, one that panics with 101, and [`Event::Failed`] says what went
+    ///   wrong. That is all a panic does: nobody else is poisoned. Whatever ends the process ends all of them: a call of
+    ///   [`exit`](std::process::exit), an abort, an overflow of the stack; and if panics are set to abort, each panic.
+    /// - It is asked to stop by what [`Worker::stop_requested`], [`Worker::wait_for_stop`] and [`Worker::stop_fd`] tell, each
+    ///   worker by itself, and by nothing else. It is not interrupted in what it does.
+    /// - It cannot be killed. One that does not return in its [`graceful_timeout`](Prefork::graceful_timeout), or gives no
+    ///   [sign of life](Prefork::heartbeat_timeout), is given up: [`Event::Stale`]. It counts as ended, by signal 9, and is
+    ///   replaced as such. What it says from then on is not heard. If it returns, it is joined: [`Event::Returned`]. If it
+    ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it.
+    /// - The signals that the parent [answers](crate#signals) are blocked in the workers. SIGUSR1 and SIGCHLD are not among
+    ///   these here: they, and all others, do what the program has chosen.
+    /// - [`Process::pid`](crate::Process::pid) is 0, and the thread's name is `worker-2.0`: id and generation.
     Thread,
 }
 
@@ -256,7 +273,8 @@ impl Prefork {
     /// Starts the workers, each of which runs this and then ends; returns in the parent only, when all is over.
     ///
     /// A worker exits with status 0 if it returns `Ok`. An error is logged, with its sources, and the status is 1. A panic
-    /// is printed as usual, and the status is 101. Neither goes on into the code around this call.
+    /// is printed as usual, and the status is 101. Neither goes on into the code around this call. A worker that is a
+    /// [thread](Backend::Thread) ends alone, and not the process.
     ///
     /// # Errors
     ///

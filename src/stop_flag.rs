@@ -6,10 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug, Default)]
 pub(crate) struct StopFlag {
@@ -82,5 +81,44 @@ impl Pipe {
     /// There is room for the one byte that it ever gets.
     fn fill(&self) {
         let _ = io::Write::write(&mut &self.writer, &[0]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_is_woken_and_who_comes_later_need_not_wait() {
+        let flag = Arc::<StopFlag>::default();
+        assert!(!flag.is_made() && !flag.wait(Some(Duration::from_millis(1))));
+        let waiting = thread::spawn({
+            let flag = Arc::clone(&flag);
+            move || flag.wait(None)
+        });
+        flag.make();
+        flag.make();
+        assert!(waiting.join().expect("no panic"));
+        assert!(flag.is_made() && flag.wait(None) && flag.wait(Some(Duration::ZERO)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn its_descriptor_is_readable_whether_it_was_asked_for_before_or_after() {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+        let is_readable = |flag: &StopFlag| {
+            let fd = flag.fd().expect("a descriptor");
+            poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).expect("a descriptor") > 0
+        };
+        let [before, after] = [StopFlag::default(), StopFlag::default()];
+        assert!(!is_readable(&before));
+        for flag in [&before, &after] {
+            flag.make();
+            assert!(is_readable(flag) && is_readable(flag), "it stays so");
+        }
     }
 }
