@@ -193,8 +193,8 @@ impl Worker {
     }
 
     /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
-    /// poll(2). It is not to be read from, and stays open until the process ends, also when this handle is dropped. Unix
-    /// only.
+    /// poll(2). It is not to be read from, and stays open until the process ends, also when this handle is dropped (but in a
+    /// worker that is a thread only as long as the handle). Unix only.
     ///
     /// (In tokio, [`wait_for_stop`](Worker::wait_for_stop) in a task of `spawn_blocking` is often simpler.)
     ///
