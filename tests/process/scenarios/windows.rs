@@ -184,7 +184,7 @@ fn with_threads() {
     idle();
 }
 
-const SERVICES: usize = 10;
+const SERVICES: usize = 20;
 
 /// What the first one opens for the rest of the process, is open before the others.
 fn one_after_the_other() -> Report {
