@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use crate::exit::{End, Exit};
 use crate::report::Reason;
-use crate::sys::{CallError, Program};
+use crate::sys::CallError;
 
 /// A result whose error is [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -34,7 +34,7 @@ enum Kind {
     /// This program cannot be started again.
     Executable {
         path: PathBuf,
-        source: io::Error,
+        error: CallError,
         worker: Option<usize>,
     },
     /// There can be no listener.
@@ -73,8 +73,8 @@ impl Error {
         Kind::TooMany { asked, limit }.into()
     }
 
-    pub(crate) fn executable(path: PathBuf, source: io::Error) -> Error {
-        Kind::Executable { path, source, worker: None }.into()
+    pub(crate) fn executable(path: PathBuf, error: CallError) -> Error {
+        Kind::Executable { path, error, worker: None }.into()
     }
 
     pub(crate) fn listen(address: String, source: io::Error) -> Error {
@@ -103,8 +103,7 @@ impl Error {
     /// be no listener, the same.
     pub fn call(&self) -> Option<&'static str> {
         match &*self.0 {
-            Kind::Call { error, .. } => Some(error.call),
-            Kind::Executable { .. } => Some(Program::CALL),
+            Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(error.call),
             Kind::Listen { .. } => Some("bind"),
             _ => None,
         }
@@ -133,8 +132,8 @@ impl Error {
     /// The answer of the system to the refused call.
     pub fn io_error(&self) -> Option<&io::Error> {
         match &*self.0 {
-            Kind::Call { error, .. } => Some(&error.source),
-            Kind::Executable { source, .. } | Kind::Listen { source, .. } => Some(source),
+            Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(&error.source),
+            Kind::Listen { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -186,7 +185,7 @@ impl fmt::Display for Error {
                 }
                 f.write_str(", and fork is only sound with one: call it before anything that starts threads")
             }
-            Kind::Executable { path, source, .. } => write!(f, "{}: {source}", path.display()),
+            Kind::Executable { path, error, .. } => write!(f, "{}: {}", path.display(), error.source),
             Kind::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Kind::InWorker { id } => {
                 write!(f, "this process is worker {id} already, and a worker cannot start workers")
@@ -229,8 +228,8 @@ impl fmt::Display for WithSources<'_> {
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {
-            Kind::Call { error, .. } => error.source.kind(),
-            Kind::Executable { source, .. } | Kind::Listen { source, .. } => source.kind(),
+            Kind::Call { error, .. } | Kind::Executable { error, .. } => error.source.kind(),
+            Kind::Listen { source, .. } => source.kind(),
             Kind::TooMany { .. } | Kind::Setting { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };

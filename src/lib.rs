@@ -173,22 +173,29 @@
 //!
 //! - The operator's signals are events that the parent makes, with its pid in their names: `taskfork-71-TERM`, `-QUIT`,
 //!   `-HUP`, `-TTIN` and `-TTOU` for the parent with the pid 71. What sets them may be another program, a service's stop
-//!   handler, or PowerShell in the same session: `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`.
-//! - Ctrl-C and Ctrl-Break at the console are INT. They reach the workers as well: one that calls
-//!   [`Worker::stop_requested`] or [`Worker::wait_for_stop`] takes them for the request that they are, one with a handler
-//!   of its own does what that does, and any other ends with status 0xC000013A, which is no failure then. To close the
-//!   console, to log off or to shut down is TERM; the system ends a process about 5 s later whatever it does, so that a
-//!   [`graceful_timeout`](Prefork::graceful_timeout) is to be shorter than that where this matters.
+//!   handler, or PowerShell: `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`. The names are those of the
+//!   parent's session (for a service, `Global\\` before them from any other), and whoever may open them is said by the
+//!   system's defaults: the same user and administrators. A name that somebody else has made already is an error.
+//! - Ctrl-C and Ctrl-Break at the console are INT. They reach the workers as well. One that calls [`Worker::stop_requested`]
+//!   or [`Worker::wait_for_stop`] is asked by the parent then; from the first of these calls on, handlers that were
+//!   installed before do not run for them. One with a handler of its own does what that does. Any other ends with status
+//!   0xC000013A, which is no failure then. To close the console or to shut the system down is TERM, and who listens hears it
+//!   directly; the system ends a process about 5 s later whatever it does, so that a longer
+//!   [`graceful_timeout`](Prefork::graceful_timeout) is of no use there. (Logging off, of which only services are told, is
+//!   none of them.)
 //! - The parent asks a worker to stop by an event of that worker's own, for which no console is needed. One that does not
-//!   listen by then, because it has not called one of these two, is ended at once, as SIGTERM ends a process on Unix.
-//! - A worker that has to be killed is ended with status 1, as `taskkill /F` does it; one without a heartbeat as well,
-//!   since nothing is like SIGABRT. USR1 has no counterpart.
+//!   listen by then, because it has not called one of these two (which in the workers of [`fork_processes`] nobody can), is
+//!   ended at once, as SIGTERM ends a process on Unix; unless it was the console that asked, and the worker older than a
+//!   second, so that it does about that what it does.
+//! - A worker that has to be killed is ended with status 1, as `taskkill /F` does it; one without a heartbeat as well, since
+//!   nothing is like SIGABRT. USR1 has no counterpart.
 //! - Exit statuses have 32 bits. An access violation or an abort is one as well: `exited with status 0xC0000005 (access
-//!   violation)`.
+//!   violation)`. (While the system shows its dialog about a crash, the worker has not ended; servers switch that off.)
 //! - The workers are in a job of the parent's: whatever ends the parent ends them, at once and without a request. Processes
 //!   that they start are in it too, and end with the supervision, unless they are started with `CREATE_BREAKAWAY_FROM_JOB`.
-//! - A worker inherits the standard streams, the listeners, and three handles that the call needs, and nothing else; its
-//!   command line is the parent's, to the letter.
+//!   A parent that is in a job with limits to its user interface cannot have one of its own, and every start is refused.
+//! - A worker inherits the standard streams, the listeners, and three handles that the call needs, and nothing else. It has
+//!   the parent's console, or none. Its command line is the parent's, to the letter.
 //!
 //! # Signals
 //!

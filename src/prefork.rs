@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -328,6 +328,7 @@ impl Prefork {
 
     /// `has_handles`: a worker can tell the parent something. One that is spawned needs that in any case.
     fn supervise(self, has_handles: bool, work: std::result::Result<Work, &'static str>) -> Result<supervisor::Role> {
+        let arriving = ARRIVING.lock().unwrap_or_else(PoisonError::into_inner);
         worker::check_no_worker()?;
         let kind = match self.backend {
             #[cfg(unix)]
@@ -340,6 +341,7 @@ impl Prefork {
             },
             Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),
         };
+        drop(arriving);
         let config = self.config.checked()?;
         let listeners = self.listens.into_iter().map(Listen::open).collect::<Result<Vec<Listener>>>()?;
         let listeners = (!listeners.is_empty()).then(|| listeners.into());
@@ -359,6 +361,9 @@ impl fmt::Debug for Prefork {
         f.debug_struct("Prefork").field("config", &self.config).field("backend", &self.backend).finish_non_exhaustive()
     }
 }
+
+/// Of several threads of a program that was started as a worker, one becomes it, and the others are refused.
+static ARRIVING: Mutex<()> = Mutex::new(());
 
 /// What is less cannot be told from nothing by those who wait for it.
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -52,7 +52,7 @@ impl Backend for Spawn {
                 seat.memory.name_invitee(seat.line, child.pid());
                 Ok(Started::Pid(self.children.add(id, generation, child)))
             }
-            Err(source) => Err(Error::executable(self.program.path().to_owned(), source).starting(id)),
+            Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
         }
     }
 

@@ -333,11 +333,13 @@ impl Policy {
             Restart::Never => false,
         };
         let hopeless = (failed || wanted_again) && self.was_never_ready(id);
-        if hopeless && !self.is_fatal(exit) && self.slots[id].is_addition() {
+        // A status that it was given from here, as on Windows, is not its own.
+        let is_fatal = self.is_fatal(exit) && !life.was_given_up();
+        if hopeless && !is_fatal && self.slots[id].is_addition() {
             self.out.tell(exited(false));
             return self.addition_failed(id);
         }
-        if hopeless || self.is_fatal(exit) {
+        if hopeless || is_fatal {
             self.out.tell(exited(false));
             return self.fail_startup(now, process, Some(exit));
         }

@@ -622,6 +622,27 @@ fn a_fatal_code_stops_everything() {
 }
 
 #[test]
+fn a_status_that_it_was_killed_with_is_not_the_fatal_one_of_its_own() {
+    let timeouts = Config { heartbeat_timeout: Some(10 * SECOND), ready_timeout: Some(5 * SECOND), ..config(1) };
+    let mut sim = Sim::new(Config { fatal_exits: vec![1], ..timeouts });
+    sim.ready(0, 0);
+    while sim.told(0, 0).is_empty() {
+        sim.step();
+    }
+    // As on Windows, where this kills at once.
+    sim.end(0, 0, Exit::Code(1));
+    assert_eq!(sim.living(), [(0, 1)], "it hung");
+    sim.step();
+    assert_eq!(sim.told(0, 1), [Message::Kill]);
+    sim.end(0, 1, Exit::Code(1));
+    sim.pass(SECOND);
+    assert_eq!(sim.living(), [(0, 2)], "it was late");
+    sim.ready(0, 2);
+    sim.end(0, 2, Exit::Code(1));
+    assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: Some(Exit::Code(1)), .. })), "its own");
+}
+
+#[test]
 fn who_gives_no_sign_of_life_is_aborted_then_killed_then_restarted() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(2) });
     sim.now += 5 * SECOND;

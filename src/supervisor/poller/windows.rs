@@ -10,6 +10,8 @@ use super::Waited;
 use crate::error::Result;
 use crate::sys::{Bell, CallError, POLLER, Signals};
 
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 #[derive(Debug)]
 pub(crate) struct Poller {
     poll: Poll,
@@ -42,7 +44,8 @@ impl Poller {
 
     /// For a signal or the doorbell, and for this time at most, if one is given.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
-        match self.poll.poll(&mut self.events, timeout) {
+        // More than a month of milliseconds would be taken for ever; whoever wakes early waits again.
+        match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST))) {
             Ok(()) => Ok(Waited::ToTheEnd),
             Err(error) => Err(CallError::new(POLLER.wait, error).into()),
         }

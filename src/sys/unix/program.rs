@@ -56,9 +56,6 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// What starts it.
-    pub const CALL: &str = "posix_spawn";
-
     pub fn this(_: Ends) -> Result<Program, CallError> {
         let refused = |source| CallError { call: "readlink", source };
         let path = std::env::current_exe().map_err(refused)?;
@@ -74,10 +71,11 @@ impl Program {
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, and with this variable
     /// and these descriptors more.
-    pub fn start(&self, (name, value): (&str, &str), handed: Handed<'_>) -> io::Result<Child> {
-        let metadata = self.path.metadata()?;
+    pub fn start(&self, (name, value): (&str, &str), handed: Handed<'_>) -> Result<Child, CallError> {
+        let refused = |error: io::Error| CallError::new("posix_spawn", error);
+        let metadata = self.path.metadata().map_err(refused)?;
         if (metadata.dev(), metadata.ino()) != self.file {
-            return Err(io::Error::other("it was replaced since this process was started"));
+            return Err(refused(io::Error::other("it was replaced since this process was started")));
         }
         let mut arguments = std::env::args_os();
         let mut command = Command::new(&self.path);
@@ -86,7 +84,7 @@ impl Program {
             command.current_dir(directory);
         }
         let opened = handed.descriptors().try_for_each(|fd| close_on_exec(fd, false));
-        let child = opened.map_err(|error| error.source).and_then(|()| command.spawn());
+        let child = opened.and_then(|()| command.spawn().map_err(refused));
         for fd in handed.descriptors() {
             // It takes no more than an open descriptor, which it is.
             let _ = close_on_exec(fd, true);

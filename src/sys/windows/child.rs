@@ -4,9 +4,9 @@ use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, STATUS_CONTROL_C_EXIT};
 use windows_sys::Win32::System::Threading::{GetExitCodeProcess, TerminateProcess};
 
 use super::event::Event;
@@ -29,6 +29,7 @@ pub(crate) struct Child {
     stop: Event,
     /// Where it says whether it listens.
     seat: (Arc<Shared>, usize),
+    started: Instant,
     ends: Ends,
 }
 
@@ -45,7 +46,7 @@ impl Child {
         let (watched, told) = (Arc::clone(&process), ends.clone());
         let watch = Watch::once(&process, move || told.tell(pid, status_of(&watched).unwrap_or_default()));
         match watch {
-            Ok(watch) => Ok(Child { pid, _watch: watch, process, stop, seat, ends }),
+            Ok(watch) => Ok(Child { pid, _watch: watch, process, stop, seat, started: Instant::now(), ends }),
             Err(error) => {
                 let _ = kill(&process);
                 Err(error)
@@ -64,7 +65,8 @@ impl Child {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
                 self.stop.set()?;
                 let (memory, line) = &self.seat;
-                if memory.has_listener(*line) || self.ends.has_console_asked() { Ok(()) } else { self.kill() }
+                let knows = memory.has_listener(*line) || self.ends.has_console_asked(self.started);
+                if knows { Ok(()) } else { self.kill() }
             }
             Signal::Abort | Signal::Kill => self.kill(),
             Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => Ok(()),
@@ -90,9 +92,13 @@ impl Child {
         self.reap()
     }
 
-    /// One that has ended cannot be killed, and need not be.
+    /// One that has ended, or is about to, cannot be killed, and need not be. (Nothing else is behind a refusal of access:
+    /// whoever starts a process has all of it.)
     fn kill(&self) -> Result<(), CallError> {
-        kill(&self.process).or_else(|error| if self.has_ended() { Ok(()) } else { Err(error) })
+        kill(&self.process).or_else(|error| {
+            let is_refused = error.source.raw_os_error() == Some(ERROR_ACCESS_DENIED as i32);
+            if is_refused || self.has_ended() { Ok(()) } else { Err(error) }
+        })
     }
 
     fn has_ended(&self) -> bool {

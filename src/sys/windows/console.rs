@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
+use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, CTRL_LOGOFF_EVENT, SetConsoleCtrlHandler};
 use windows_sys::core::BOOL;
 
 use crate::sys::{CallError, Signal};
@@ -35,7 +35,9 @@ unsafe extern "system" fn handle(event: u32) -> BOOL {
             hears(Signal::Interrupt);
             1
         }
-        // The console is closed, the user logs off, or the system shuts down: the process ends when this returns.
+        // Of some user: only services are told, and they stay.
+        CTRL_LOGOFF_EVENT => 0,
+        // The console is closed, or the system shuts down: the process ends when this returns.
         _ => {
             hears(Signal::Terminate);
             loop {

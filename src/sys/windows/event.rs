@@ -1,10 +1,12 @@
 //! Events: what one process sets, another waits for.
 
+use std::io;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use windows_sys::Win32::Foundation::ERROR_ALREADY_EXISTS;
 use windows_sys::Win32::System::Threading::{CreateEventW, SetEvent};
 
 use super::handle;
@@ -24,10 +26,13 @@ impl Event {
         Event::create(false, ptr::null())
     }
 
-    /// The same, for whoever knows its name.
+    /// The same, for whoever knows its name. One that somebody else has made is refused: it may be of another kind.
     pub fn named(name: &str) -> Result<Event, CallError> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
-        Event::create(false, name.as_ptr())
+        let event = Event::create(false, name.as_ptr())?;
+        let last = io::Error::last_os_error();
+        let is_there = last.raw_os_error() == Some(ERROR_ALREADY_EXISTS as i32);
+        if is_there { Err(CallError::new("CreateEventW", last)) } else { Ok(event) }
     }
 
     /// The name, if there is one, ends with zero.

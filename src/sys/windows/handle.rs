@@ -2,7 +2,7 @@
 
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::{
     DUPLICATE_SAME_ACCESS, DuplicateHandle, HANDLE, HANDLE_FLAG_INHERIT, INVALID_HANDLE_VALUE, SetHandleInformation,
@@ -50,9 +50,22 @@ pub(super) fn set_inheritable(handle: RawHandle, yes: bool) -> Result<(), CallEr
 
 /// Waits until this is signalled, and for this time at most. Whether it is.
 pub(super) fn wait(handle: &OwnedHandle, timeout: Option<Duration>) -> bool {
-    // Of part of a millisecond the whole, so that nobody spins through the last.
-    let millis = timeout.map_or(u128::MAX, |timeout| timeout.as_nanos().div_ceil(1_000_000));
-    let millis = u32::try_from(millis).unwrap_or(INFINITE);
-    // SAFETY: the handle is open.
-    unsafe { WaitForSingleObject(handle.as_raw_handle(), millis) == WAIT_OBJECT_0 }
+    // A deadline that no clock can tell is none.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // SAFETY: the handle is open.
+        if unsafe { WaitForSingleObject(handle.as_raw_handle(), left.map_or(INFINITE, round_up)) } == WAIT_OBJECT_0 {
+            return true;
+        }
+        if left.is_none_or(|left| left.is_zero()) {
+            return false;
+        }
+    }
+}
+
+/// Milliseconds, of which part of one is one, so that nobody spins through the last; and no more than can be waited for at a
+/// time.
+fn round_up(left: Duration) -> u32 {
+    u32::try_from(left.as_nanos().div_ceil(1_000_000)).map_or(INFINITE - 1, |millis| millis.min(INFINITE - 1))
 }

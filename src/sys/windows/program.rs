@@ -4,23 +4,28 @@
 //! The function that runs before `main` asks for the directory only, into memory that nobody reads before it is done.
 
 use std::ffi::c_void;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::windows::ffi::OsStrExt;
+use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::{AsRawHandle, OwnedHandle, RawHandle};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::{env, io, mem, ptr, slice};
 
 use windows_sys::Wdk::System::Threading::{NtQueryInformationProcess, ProcessBasicInformation};
-use windows_sys::Win32::Storage::FileSystem::{BY_HANDLE_FILE_INFORMATION, GetFileInformationByHandle};
+use windows_sys::Win32::Foundation::ERROR_DIRECTORY;
+use windows_sys::Win32::Storage::FileSystem::{
+    BY_HANDLE_FILE_INFORMATION, FILE_TYPE_UNKNOWN, GetFileInformationByHandle, GetFileType,
+};
+use windows_sys::Win32::System::Console::GetConsoleProcessList;
 use windows_sys::Win32::System::Environment::{
     FreeEnvironmentStringsW, GetCommandLineW, GetCurrentDirectoryW, GetEnvironmentStringsW,
 };
 use windows_sys::Win32::System::Threading::{
-    CREATE_UNICODE_ENVIRONMENT, CreateProcessW, DeleteProcThreadAttributeList, EXTENDED_STARTUPINFO_PRESENT,
-    GetCurrentProcess, InitializeProcThreadAttributeList, PROC_THREAD_ATTRIBUTE_HANDLE_LIST,
-    PROC_THREAD_ATTRIBUTE_JOB_LIST, PROCESS_BASIC_INFORMATION, PROCESS_INFORMATION, STARTF_USESTDHANDLES,
-    STARTUPINFOEXW, UpdateProcThreadAttribute,
+    CREATE_UNICODE_ENVIRONMENT, CreateProcessW, DETACHED_PROCESS, DeleteProcThreadAttributeList,
+    EXTENDED_STARTUPINFO_PRESENT, GetCurrentProcess, InitializeProcThreadAttributeList,
+    PROC_THREAD_ATTRIBUTE_HANDLE_LIST, PROC_THREAD_ATTRIBUTE_JOB_LIST, PROCESS_BASIC_INFORMATION, PROCESS_INFORMATION,
+    STARTF_USESTDHANDLES, STARTUPINFOEXW, UpdateProcThreadAttribute,
 };
 
 use super::child::Child;
@@ -57,7 +62,9 @@ fn start_directory() -> Option<Vec<u16>> {
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
-    file: FileId,
+    id: FileId,
+    /// Open, so that the number is nobody else's.
+    _file: File,
     ends: Ends,
 }
 
@@ -71,8 +78,9 @@ impl Program {
 
     pub fn this(ends: Ends) -> Result<Program, CallError> {
         let path = env::current_exe().map_err(|source| CallError { call: "GetModuleFileNameW", source })?;
-        let file = FileId::of(&path).map_err(|source| CallError { call: "GetFileInformationByHandle", source })?;
-        Ok(Program { path, file, ends })
+        let file = look_at(&path).map_err(|source| CallError { call: "CreateFileW", source })?;
+        let id = FileId::of(&file).map_err(|source| CallError { call: "GetFileInformationByHandle", source })?;
+        Ok(Program { path, id, _file: file, ends })
     }
 
     pub fn path(&self) -> &Path {
@@ -81,13 +89,16 @@ impl Program {
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, with this variable
     /// more, and in the job from the beginning. It inherits what it is handed and the standard streams, and nothing else.
-    pub fn start(&self, variable: (&str, &str), handed: Handed<'_>) -> io::Result<Child> {
-        if FileId::of(&self.path)? != self.file {
-            return Err(io::Error::other("it was replaced since this process was started"));
+    pub fn start(&self, variable: (&str, &str), handed: Handed<'_>) -> Result<Child, CallError> {
+        let found = look_at(&self.path).and_then(|file| FileId::of(&file));
+        if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
+            let replaced = io::Error::other("it was replaced since this process was started");
+            return Err(CallError::new(Program::CALL, replaced));
         }
         let streams = [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()];
-        // One that there is not, or that is closed, the program does not have either.
-        let streams = streams.map(|stream| inheritable(stream).ok());
+        // One that there is not, or that is closed, the program does not have either. (Its number may be another object's by
+        // now: the job's, say, which no worker must have.)
+        let streams = streams.map(|stream| inheritable(stream).ok().filter(|_| is_file(stream)));
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
         let inherited: Vec<RawHandle> =
@@ -105,6 +116,8 @@ impl Program {
         let mut arguments = own_command_line();
         let environment = environment_with(variable);
         let directory = start_directory();
+        // Without a console it would get one of its own, and a window.
+        let detached = if has_console() { 0 } else { DETACHED_PROCESS };
         // SAFETY: as above.
         let mut started: PROCESS_INFORMATION = unsafe { mem::zeroed() };
         // SAFETY: all strings end with zero, the arguments may be written to, the environment ends with two zeroes, and the
@@ -116,7 +129,7 @@ impl Program {
                 ptr::null(),
                 ptr::null(),
                 1,
-                EXTENDED_STARTUPINFO_PRESENT | CREATE_UNICODE_ENVIRONMENT,
+                EXTENDED_STARTUPINFO_PRESENT | CREATE_UNICODE_ENVIRONMENT | detached,
                 environment.as_ptr().cast(),
                 directory.as_ref().map_or(ptr::null(), Vec::as_ptr),
                 &raw const startup.StartupInfo,
@@ -124,21 +137,46 @@ impl Program {
             )
         };
         if is_started == 0 {
-            return Err(io::Error::last_os_error());
+            return Err(told_of_directory(CallError::last(Program::CALL)));
         }
         // SAFETY: both were just opened, for this.
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
-        let child = process.and_then(|process| {
+        process.and_then(|process| {
             Child::watch(process, started.dwProcessId, handed.stop.clone(), handed.seat.clone(), self.ends.clone())
-        });
-        child.map_err(|error| error.source)
+        })
     }
 }
 
+/// It is told as if the program itself were no directory.
+fn told_of_directory(error: CallError) -> CallError {
+    if error.source.raw_os_error() != Some(ERROR_DIRECTORY as i32) {
+        return error;
+    }
+    let directory = String::from_utf16_lossy(&start_directory().unwrap_or_default());
+    let directory = directory.trim_end_matches('\0');
+    CallError::new(error.call, io::Error::other(format!("it was started in {directory}: {}", error.source)))
+}
+
+/// Or a device, or a pipe.
+fn is_file(stream: RawHandle) -> bool {
+    // SAFETY: a handle that is not open, or of something else, is refused.
+    unsafe { GetFileType(stream) != FILE_TYPE_UNKNOWN }
+}
+
+fn has_console() -> bool {
+    let mut process = 0;
+    // SAFETY: there is room for one process, of which there are none without a console.
+    unsafe { GetConsoleProcessList(&raw mut process, 1) != 0 }
+}
+
+/// No right to it is needed for this, and nobody else's are in the way.
+fn look_at(path: &Path) -> io::Result<File> {
+    OpenOptions::new().access_mode(0).open(path)
+}
+
 impl FileId {
-    fn of(path: &Path) -> io::Result<FileId> {
-        let file = File::open(path)?;
+    fn of(file: &File) -> io::Result<FileId> {
         // SAFETY: it consists of integers, for which zeroes are fine.
         let mut found: BY_HANDLE_FILE_INFORMATION = unsafe { mem::zeroed() };
         // SAFETY: the file is open, and there is room for what is found.
@@ -157,14 +195,14 @@ struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn new(inherited: &'a [RawHandle], job: &'a RawHandle) -> io::Result<Attributes<'a>> {
+    fn new(inherited: &'a [RawHandle], job: &'a RawHandle) -> Result<Attributes<'a>, CallError> {
         let mut size = 0;
         // SAFETY: without a list, it tells its size.
         unsafe { InitializeProcThreadAttributeList(ptr::null_mut(), 2, 0, &raw mut size) };
         let mut list = vec![0usize; size.div_ceil(size_of::<usize>())];
         // SAFETY: there is room of this size.
         if unsafe { InitializeProcThreadAttributeList(list.as_mut_ptr().cast(), 2, 0, &raw mut size) } == 0 {
-            return Err(io::Error::last_os_error());
+            return Err(CallError::last("InitializeProcThreadAttributeList"));
         }
         let mut attributes = Attributes { list, _handles: (inherited, job) };
         attributes.add(PROC_THREAD_ATTRIBUTE_HANDLE_LIST, inherited)?;
@@ -172,14 +210,14 @@ impl<'a> Attributes<'a> {
         Ok(attributes)
     }
 
-    fn add(&mut self, attribute: u32, handles: &'a [RawHandle]) -> io::Result<()> {
+    fn add(&mut self, attribute: u32, handles: &'a [RawHandle]) -> Result<(), CallError> {
         let (value, size) = (handles.as_ptr().cast::<c_void>(), size_of_val(handles));
         // SAFETY: the list was made for so many, and what it refers to stays as long as it.
         let is_added = unsafe {
             let attribute = attribute as usize;
             UpdateProcThreadAttribute(self.list(), 0, attribute, value, size, ptr::null_mut(), ptr::null())
         };
-        if is_added == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if is_added == 0 { Err(CallError::last("UpdateProcThreadAttribute")) } else { Ok(()) }
     }
 
     fn list(&mut self) -> *mut c_void {

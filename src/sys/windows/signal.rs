@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 
@@ -43,8 +43,8 @@ struct Post {
 struct State {
     arrived: VecDeque<Arrived>,
     wake: Option<Box<dyn Fn() + Send>>,
-    /// It has told this process, and the children too.
-    console_has_asked: bool,
+    /// When it has first told this process, and the children too.
+    console_asked_at: Option<Instant>,
 }
 
 impl Signals {
@@ -84,6 +84,8 @@ impl Signals {
     /// For the parent, when it is done: a request to stop that nobody took ends the program, as it would have without this,
     /// unless it `has_stopped`.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
+        // What comes from now on is the next handler's.
+        console::hear_by(None)?;
         while let Some(Arrived { signal, .. }) = self.next()? {
             if !has_stopped && matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
                 process::exit(STATUS_CONTROL_C_EXIT);
@@ -106,42 +108,48 @@ impl Ends {
     pub(super) fn tell(&self, pid: u32, status: u32) {
         if status == STATUS_CONTROL_C_EXIT as u32 {
             let state = self.0.lock();
-            let is_silent = |state: &mut State| !state.console_has_asked;
+            let is_silent = |state: &mut State| state.console_asked_at.is_none();
             drop(self.0.console_has_asked.wait_timeout_while(state, Duration::from_secs(1), is_silent));
         }
-        self.0.push(Arrived { signal: Signal::Child, sender: Some(pid) });
+        self.0.lock().push(Arrived { signal: Signal::Child, sender: Some(pid) });
     }
 
-    /// Whether children have heard of it from the console, each by itself.
-    pub(super) fn has_console_asked(&self) -> bool {
-        self.0.lock().console_has_asked
+    /// Whether a child that was started then has heard of it from the console by itself. One that is young has perhaps not had
+    /// a console yet.
+    pub(super) fn has_console_asked(&self, started: Instant) -> bool {
+        /// What is longer than to start, and less than anybody would wait for.
+        const YOUNG: Duration = Duration::from_secs(1);
+        self.0.lock().console_asked_at.is_some_and(|asked_at| asked_at >= started + YOUNG)
     }
 }
 
 impl Post {
     fn tell(&self, signal: Signal) {
-        self.push(Arrived { signal, sender: None });
+        self.lock().push(Arrived { signal, sender: None });
     }
 
+    /// Whoever finds the one finds the other.
     fn tell_from_console(&self, signal: Signal) {
-        self.tell(signal);
-        self.lock().console_has_asked = true;
-        self.console_has_asked.notify_all();
-    }
-
-    fn push(&self, arrived: Arrived) {
         let mut state = self.lock();
-        let is_there = |known: &Arrived| known.signal == arrived.signal && known.sender == arrived.sender;
-        if !state.arrived.iter().any(is_there) {
-            state.arrived.push_back(arrived);
-        }
-        if let Some(wake) = &state.wake {
-            wake();
-        }
+        state.console_asked_at.get_or_insert_with(Instant::now);
+        state.push(Arrived { signal, sender: None });
+        self.console_has_asked.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, arrived: Arrived) {
+        let is_there = |known: &Arrived| known.signal == arrived.signal && known.sender == arrived.sender;
+        if !self.arrived.iter().any(is_there) {
+            self.arrived.push_back(arrived);
+        }
+        if let Some(wake) = &self.wake {
+            wake();
+        }
     }
 }
 

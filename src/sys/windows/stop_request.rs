@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::console;
 use super::event::Event;
 use super::watch::Watch;
+use crate::sys::Signal;
 
 /// Set in a worker, once.
 static ASKED: OnceLock<Asked> = OnceLock::new();
@@ -61,7 +62,7 @@ impl Asked {
         self.watch.get_or_init(|| {
             let is_requested = Arc::clone(&self.is_requested);
             // Without it, what is typed ends this process as it always did.
-            let _ = console::hear_by(Some(Arc::new(|_| self.hear())));
+            let _ = console::hear_by(Some(Arc::new(|signal| self.hear(signal))));
             Watch::once(self.event.handle(), move || is_requested.store(true, Ordering::Relaxed)).ok()
         });
     }
@@ -71,7 +72,11 @@ impl Asked {
         self.is_requested.load(Ordering::Relaxed) || is_unwatched() && self.event.wait(Some(Duration::ZERO))
     }
 
-    fn hear(&self) {
+    /// An interrupt is told to the parent as well, which then asks; who has drained before would have ended by himself.
+    fn hear(&self, signal: Signal) {
+        if signal == Signal::Interrupt {
+            return;
+        }
         self.is_requested.store(true, Ordering::Relaxed);
         let _ = self.event.set();
     }

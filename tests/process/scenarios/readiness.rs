@@ -168,12 +168,14 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         ),
         Scenario::reporting("a_replacement_for_age_is_ready_before_the_old_one_goes", short_lives, |daemon| {
-            let first = daemon.workers(2);
-            let second = daemon.workers(2);
-            daemon.workers(2);
-            for (id, (first, second)) in first.iter().zip(&second).enumerate() {
-                let (old, new) =
-                    (format!("child {id} (pid {})", first.pid), format!("child {id} (pid {})", second.pid));
+            // One may be replaced before the other is up for the first time.
+            let mut pids = [vec![], vec![]];
+            while pids.iter().any(|pids| pids.len() < 3) {
+                let up = daemon.worker();
+                pids[up.id].push(up.pid);
+            }
+            for (id, pids) in pids.iter().enumerate() {
+                let (old, new) = (format!("child {id} (pid {})", pids[0]), format!("child {id} (pid {})", pids[1]));
                 daemon.wait_for_times(&format!("{old} exited normally"), 1);
                 assert!(daemon.said_before(&format!("{old} has served its time"), &format!("{new} is ready")));
                 assert!(daemon.said_before(&format!("{new} is ready"), &format!("{old} exited normally")));

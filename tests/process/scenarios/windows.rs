@@ -1,6 +1,7 @@
 //! What only Windows has: statuses of 32 bits, handles, jobs, events with names, and workers that do not listen.
 
 use std::thread;
+use std::time::Duration;
 
 use taskfork::{Prefork, Report, Restart};
 
@@ -8,7 +9,7 @@ use super::ends::three_idle;
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{KILLED, Signal, TERMINATED, handles, idle, no_terminal};
+use crate::os::{KILLED, Signal, TERMINATED, handles, idle, no_terminal, up_until_signal};
 use crate::program::{drain, fork, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -41,8 +42,13 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("who_does_not_listen_is_ended_at_once_by_a_quick_stop", three_idle, |daemon| {
             ends_at_once(daemon, Signal::SIGQUIT);
         }),
-        Scenario::new("who_does_not_listen_ends_of_the_ctrl_c_itself", three_idle, |daemon| {
-            daemon.workers(3);
+        Scenario::new("who_does_not_listen_ends_of_the_ctrl_c_itself", three_that_grow_up, |daemon| {
+            let workers = daemon.workers(3);
+            daemon.wait_for_times("started, generation 0", 3);
+            for worker in &workers {
+                kill(worker.pid, Signal::SIGUSR2);
+            }
+            daemon.wait_for_times("old enough", 3);
             daemon.interrupt();
             daemon.ends_with(0);
             assert_eq!(daemon.count("exited with status 0xC000013A (control-C)"), 3, "{}", daemon.transcript());
@@ -184,7 +190,7 @@ fn with_threads() {
     idle();
 }
 
-const SERVICES: usize = 10;
+const SERVICES: usize = 20;
 
 /// What the first one opens for the rest of the process, is open before the others.
 fn one_after_the_other() -> Report {
@@ -194,4 +200,13 @@ fn one_after_the_other() -> Report {
     (0..SERVICES).for_each(|_| drop(service()));
     say(&format!("handles: {first} {}", handles()));
     report
+}
+
+/// Who is younger than a second may not have had a console yet, and is ended by the parent.
+fn three_that_grow_up() {
+    let id = fork(3, 100);
+    up_until_signal(id, Signal::SIGUSR2);
+    thread::sleep(Duration::from_secs(1));
+    say("old enough");
+    idle();
 }
