@@ -11,6 +11,13 @@ use crate::exit::{End, Exit, OutOfMemory, Process};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// A socket of [`Prefork::listen`](crate::Prefork::listen) is bound.
+    Listening {
+        /// Which one, in the order in which they were asked for.
+        listener: usize,
+        /// Where: `127.0.0.1:8000`, with the port that the system has chosen; `udp:[::]:53`, `unix:/run/service.sock`.
+        address: String,
+    },
     /// The workers are about to be started.
     Starting {
         /// How many.
@@ -169,7 +176,8 @@ impl Event {
             | Event::Recycling { process }
             | Event::StartupFailed { process, .. } => Some(*process),
             Event::Stopping { by, .. } => *by,
-            Event::Starting { .. }
+            Event::Listening { .. }
+            | Event::Starting { .. }
             | Event::StartFailed { .. }
             | Event::Scaled { .. }
             | Event::ScalingAborted { .. }
@@ -186,6 +194,7 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Event::Listening { address, .. } => write!(f, "Listening on {address}"),
             Event::Starting { workers } => write!(f, "Starting {workers} processes"),
             Event::Started { process } => write!(f, "{process} started, generation {}", process.generation),
             Event::Ready { process } => write!(f, "{process} is ready"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::listener::{Listen, Listener};
+use crate::listener::{self, Listen};
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
 use crate::supervisor::{self, Ended, Extras};
@@ -45,6 +45,8 @@ pub struct Prefork {
     backend: Backend,
     on_event: Option<OnEvent>,
     listens: Vec<Listen>,
+    #[cfg(unix)]
+    is_activated: bool,
 }
 
 /// Told of every event, in the parent.
@@ -127,7 +129,14 @@ impl Prefork {
             max_lifetime: None,
         };
         let backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
-        Prefork { config, backend, on_event: None, listens: Vec::new() }
+        Prefork {
+            config,
+            backend,
+            on_event: None,
+            listens: Vec::new(),
+            #[cfg(unix)]
+            is_activated: false,
+        }
     }
 
     /// How many workers. Default, and 0: one per CPU that this process may use, by its affinity and by the CPU quota of its
@@ -226,13 +235,28 @@ impl Prefork {
         self
     }
 
-    /// A socket that is made before the workers and that all of them have, forked or spawned: [`Worker::listeners`]. Each
-    /// call adds one. Connections wait there while a worker is restarted, and go to whichever worker accepts them. (The
-    /// kernel does not balance: who is waiting gets the next one.) With port 0 the system chooses one, the same for all.
+    /// A socket that is made before the workers and that all of them have, forked, spawned or threads:
+    /// [`Worker::listeners`]. Each call adds one: `"127.0.0.1:8000"`, or anything that [`Listen`] is made from.
     ///
-    /// It is bound at the start, in the parent alone. Default: none.
+    /// It is bound at the start, in the parent alone. With port 0 the system chooses one, the same for all, and
+    /// [`Event::Listening`] tells which. Connections wait there while a worker is restarted, so that none is lost with it but
+    /// those that it had accepted.
+    ///
+    /// They go to whichever worker accepts them, and that is not balanced: of workers that sleep in accept(2) each gets its
+    /// turn, but of those that sleep in epoll_wait(2) Linux wakes all at once, or, with `EPOLLEXCLUSIVE`, mostly the one that
+    /// came last, which then gets the most. Default: none.
     pub fn listen(mut self, on: impl Into<Listen>) -> Prefork {
         self.listens.push(on.into());
+        self
+    }
+
+    /// Sockets that this program was started with, by systemd's socket activation (`LISTEN_FDS`, `LISTEN_PID` and
+    /// `LISTEN_FDNAMES`, sd_listen_fds(3)), take the place of what [`listen`](Prefork::listen) asks for: those with the
+    /// [name](Listen::name) of one, that one's, and the others in order. More than were asked for are an error; what none was
+    /// passed for is bound. The variables are removed from the environment. Default: no. Unix only.
+    #[cfg(unix)]
+    pub fn socket_activation(mut self) -> Prefork {
+        self.is_activated = true;
         self
     }
 
@@ -343,8 +367,14 @@ impl Prefork {
         };
         drop(arriving);
         let config = self.config.checked()?;
-        let listeners = self.listens.into_iter().map(Listen::open).collect::<Result<Vec<Listener>>>()?;
-        let listeners = (!listeners.is_empty()).then(|| listeners.into());
+        let listens = self.listens;
+        #[cfg(unix)]
+        let listens = if self.is_activated { listener::take_over(listens)? } else { listens };
+        let opened = listener::open_all(listens)?;
+        // Removed from the disk when this returns, in the parent.
+        let (opened, _entries): (Vec<_>, Vec<_>) =
+            opened.into_iter().map(|opened| (opened.listener, opened.entry)).unzip();
+        let listeners = (!opened.is_empty()).then(|| opened.into());
         let places = has_handles || !kind.forks();
         supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners })
     }

@@ -87,7 +87,8 @@ pub(crate) fn arrive() -> Option<Worker> {
     let (memory, [button, lifeline], sockets) = Shared::claim(&claim)?;
     Lifeline::inherited(parent, lifeline).hold();
     let place = Place::given(memory, claim.line, button?.into());
-    let listeners: Vec<Listener> = sockets.into_iter().map(Listener::given).collect();
+    // What was open when it was passed on is open.
+    let listeners: Vec<Listener> = sockets.into_iter().filter_map(|socket| Listener::given(socket).ok()).collect();
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
     Some(Worker::new(id, generation, count, Some(place), listeners))
 }

@@ -20,7 +20,8 @@ pub(super) fn level_of(event: &Event) -> Option<Level> {
             Some(Level::Info)
         }
         Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
-        Event::Starting { .. }
+        Event::Listening { .. }
+        | Event::Starting { .. }
         | Event::Scaled { .. }
         | Event::Reloading
         | Event::Reloaded

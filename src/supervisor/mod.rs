@@ -199,6 +199,7 @@ impl<'a> Supervisor<'a> {
     /// Every request counts before any end, and each end is answered before the next one is looked at. A ^C, which the
     /// terminal sends to the workers as well, is then taken before they are missed, and nobody is restarted because of it.
     fn run(&mut self) -> Result<Turn> {
+        self.tell_of_listeners();
         loop {
             while let Some(action) = self.policy.poll_action() {
                 if let Some(worker) = self.carry_out(action) {
@@ -366,6 +367,12 @@ impl<'a> Supervisor<'a> {
             Some(true) => OutOfMemory::Yes,
             Some(false) => OutOfMemory::No,
             None => OutOfMemory::Perhaps,
+        }
+    }
+
+    fn tell_of_listeners(&mut self) {
+        for (listener, socket) in self.listeners.clone().iter().flat_map(|sockets| sockets.iter()).enumerate() {
+            self.tell(&Event::Listening { listener, address: socket.to_string() });
         }
     }
 

@@ -1,0 +1,126 @@
+//! Sockets that are made before the workers, and that outlive them.
+
+#[cfg(unix)]
+mod activation;
+mod listen;
+#[cfg(unix)]
+mod path;
+
+use std::fmt;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use socket2::{Socket, Type};
+
+#[cfg(unix)]
+pub(crate) use activation::take_over;
+pub use listen::Listen;
+pub(crate) use listen::open_all;
+
+use crate::sys::{BorrowedSocket, OwnedSocket};
+
+/// What workers accept connections from, or receive from: [`Worker::listeners`](crate::Worker::listeners).
+///
+/// `Display` gives the address: `127.0.0.1:8000`, `unix:/run/service.sock`, `udp:[::]:53`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// UDP.
+    Udp(UdpSocket),
+    /// A Unix stream socket. Unix only.
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+/// What a worker has of them; nothing, and no memory, where none were asked for.
+pub(crate) type Listeners = Option<Arc<[Listener]>>;
+
+impl Listener {
+    /// The TCP listener that it is.
+    pub fn as_tcp(&self) -> Option<&TcpListener> {
+        match self {
+            Listener::Tcp(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// The UDP socket that it is.
+    pub fn as_udp(&self) -> Option<&UdpSocket> {
+        match self {
+            Listener::Udp(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// The Unix listener that it is. Unix only.
+    #[cfg(unix)]
+    pub fn as_unix(&self) -> Option<&UnixListener> {
+        match self {
+            Listener::Unix(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// To be passed to a program.
+    pub(crate) fn as_passed(&self) -> BorrowedSocket<'_> {
+        match self {
+            Listener::Tcp(listener) => borrow(listener),
+            Listener::Udp(socket) => borrow(socket),
+            #[cfg(unix)]
+            Listener::Unix(listener) => borrow(listener),
+        }
+    }
+
+    /// In a program that it was passed to.
+    pub(crate) fn given(socket: OwnedSocket) -> io::Result<Listener> {
+        Listener::from_socket(socket.into())
+    }
+
+    fn from_socket(socket: Socket) -> io::Result<Listener> {
+        Ok(match socket.r#type()? {
+            #[cfg(unix)]
+            Type::STREAM if socket.local_addr()?.is_unix() => Listener::Unix(socket.into()),
+            Type::STREAM => Listener::Tcp(socket.into()),
+            Type::DGRAM if socket.local_addr()?.as_socket().is_some() => Listener::Udp(socket.into()),
+            _ => return Err(io::Error::other("it is neither TCP, nor UDP, nor a Unix stream socket")),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn borrow(socket: &impl std::os::fd::AsFd) -> BorrowedSocket<'_> {
+    socket.as_fd()
+}
+
+#[cfg(windows)]
+fn borrow(socket: &impl std::os::windows::io::AsSocket) -> BorrowedSocket<'_> {
+    socket.as_socket()
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listener::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(error) => write!(f, "an unknown address ({error})"),
+            },
+            Listener::Udp(socket) => match socket.local_addr() {
+                Ok(address) => write!(f, "udp:{address}"),
+                Err(error) => write!(f, "udp:an unknown address ({error})"),
+            },
+            #[cfg(unix)]
+            Listener::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                match address.as_ref().and_then(|address| address.as_pathname()) {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => f.write_str("unix:a socket without a path"),
+                }
+            }
+        }
+    }
+}
