@@ -16,6 +16,8 @@ mod refusals;
 mod reports;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod sockets;
 mod spawn;
 #[cfg(unix)]
 mod spawn_refusals;
@@ -55,6 +57,8 @@ pub fn all() -> Vec<Scenario> {
         refusals::scenarios(),
         #[cfg(unix)]
         signals::scenarios(),
+        #[cfg(unix)]
+        sockets::scenarios(),
         #[cfg(unix)]
         spawn_refusals::scenarios(),
         #[cfg(unix)]

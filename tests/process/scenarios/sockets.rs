@@ -1,0 +1,261 @@
+//! What can be listened on, and what is refused. Unix only.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use taskfork::{Listen, Listener, Prefork, Report};
+
+use crate::Scenario;
+use crate::daemon::{Daemon, kill};
+use crate::os::Signal;
+use crate::program::{drain, prepare, say, scratch, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting(
+            "a_unix_socket_is_there_while_the_parent_is_and_is_removed_by_it_alone",
+            on_a_path,
+            |daemon| {
+                let workers = daemon.workers(2);
+                let path = daemon.scratch().join("socket");
+                let metadata = fs::metadata(&path).expect("a socket");
+                assert!(metadata.file_type().is_socket());
+                assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
+                assert!(ask_path(daemon).starts_with("worker "));
+                kill(workers[0].pid, Signal::SIGKILL);
+                daemon.worker();
+                assert!(ask_path(daemon).starts_with("worker "), "whoever has ended has left it");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(!path.exists());
+            },
+        ),
+        Scenario::reporting("a_unix_socket_that_nobody_answers_on_is_replaced", on_a_stale_path, |daemon| {
+            daemon.workers(2);
+            assert!(ask_path(daemon).starts_with("worker "));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.scratch().join("socket").exists());
+        }),
+        Scenario::new("what_cannot_be_listened_on_is_an_error_that_names_it_and_leaves_nothing", refusals, |daemon| {
+            daemon.ends_with(0);
+            for refusal in [
+                "live: Some(AddrInUse) cannot listen on unix:",
+                "file: Some(AlreadyExists) cannot listen on unix:",
+                "long: Some(InvalidInput) cannot listen on unix:",
+                "nowhere: Some(NotFound) cannot listen on unix:",
+                "owner: Some(NotFound) cannot listen on unix:",
+                "second: Some(AddrInUse) cannot listen on 127.0.0.1:",
+            ] {
+                assert_eq!(daemon.count(refusal), 1, "{refusal}:\n{}", daemon.transcript());
+            }
+            assert!(daemon.said("there is no user nobody-of-this-name"));
+            assert!(daemon.said("left: [\"file\", \"live\"]"), "{}", daemon.transcript());
+            assert!(!daemon.said("log "), "nothing was started");
+        }),
+        Scenario::reporting("a_datagram_goes_to_some_worker", on_udp, |daemon| {
+            daemon.workers(2);
+            let address = daemon.line("log Listening on udp:").trim_start_matches("log Listening on udp:").to_owned();
+            let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            client.send_to(b"?", address).expect("a datagram");
+            let mut answer = [0; 100];
+            let len = client.recv(&mut answer).expect("an answer");
+            assert!(answer[..len].starts_with(b"worker "));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("a_dual_socket_is_for_both_families_unless_it_is_for_one_alone", dual, |daemon| {
+            daemon.worker();
+            let ports: Vec<u16> = daemon
+                .transcript()
+                .lines()
+                .filter_map(|line| line.strip_prefix("log Listening on [::]:")?.parse().ok())
+                .collect();
+            assert_eq!(ports.len(), 2, "{}", daemon.transcript());
+            TcpStream::connect(("127.0.0.1", ports[0])).expect("both");
+            TcpStream::connect(("127.0.0.1", ports[1])).expect_err("the other one alone");
+            TcpStream::connect(("::1", ports[1])).expect("that one");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(no_ipv6),
+        Scenario::reporting(
+            "activated_sockets_take_the_place_of_those_of_their_name_and_then_in_order",
+            activated,
+            |daemon| {
+                daemon.worker();
+                let said: Vec<_> = (0..3).map(|at| daemon.line(&format!("listener {at} ")).to_owned()).collect();
+                assert!(said[0].ends_with("is passed first: true"), "{said:?}");
+                assert!(said[1].ends_with("is passed second: true"), "{said:?}");
+                assert!(said[2].contains("unix:"), "{said:?}");
+                assert!(daemon.said("left in the environment: false"));
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+            },
+        ),
+        Scenario::reporting("more_activated_sockets_than_were_asked_for_are_an_error", over_activated, |daemon| {
+            daemon.ends_with(1);
+            assert!(daemon.said("error socket_activation: 2 sockets were passed for 1"), "{}", daemon.transcript());
+        }),
+    ]
+}
+
+fn no_ipv6() -> Option<&'static str> {
+    TcpListener::bind("[::1]:0").is_err().then_some("IPv6")
+}
+
+fn ask_path(daemon: &Daemon) -> String {
+    let client = UnixStream::connect(daemon.scratch().join("socket")).expect("somebody who listens");
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line).expect("an answer");
+    line
+}
+
+/// Each worker answers in a thread, until the process ends.
+fn answers(service: Prefork) -> Report {
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        let id = worker.id();
+        match &worker.listeners()[0] {
+            Listener::Unix(listener) => {
+                let listener = listener.try_clone().expect("a descriptor");
+                std::thread::spawn(move || {
+                    while let Ok((mut client, _)) = listener.accept() {
+                        let _ = writeln!(client, "worker {id}");
+                    }
+                });
+            }
+            Listener::Udp(socket) => {
+                let socket = socket.try_clone().expect("a descriptor");
+                std::thread::spawn(move || {
+                    while let Ok((_, client)) = socket.recv_from(&mut [0; 100]) {
+                        let _ = socket.send_to(format!("worker {id}").as_bytes(), client);
+                    }
+                });
+            }
+            other => panic!("{other}"),
+        }
+        up(id);
+        drain(&worker);
+    })
+}
+
+fn on_a_path() -> Report {
+    answers(Prefork::new().workers(2).listen(Listen::unix(scratch().join("socket")).mode(0o640)))
+}
+
+fn on_a_stale_path() -> Report {
+    let path = scratch().join("socket");
+    // Of a program that did not live to remove it. A worker that was spawned finds that of its parent.
+    if !path.exists() {
+        drop(UnixListener::bind(&path).expect("a socket"));
+    }
+    answers(Prefork::new().workers(2).listen(format!("unix:{}", path.display())))
+}
+
+fn refusals() {
+    prepare();
+    let directory = scratch();
+    let _live = UnixListener::bind(directory.join("live")).expect("a socket");
+    fs::write(directory.join("file"), "not a socket").expect("a file");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let refuse = |name: &str, service: Prefork| {
+        let error = service.workers(1).start().expect_err("a refusal");
+        say(&format!("{name}: {:?} {error}", error.io_error().map(std::io::Error::kind)));
+    };
+    let unix = |name: &str| Prefork::new().listen(Listen::unix(directory.join(name)));
+    refuse("live", unix("live"));
+    refuse("file", unix("file"));
+    refuse("long", unix(&"x".repeat(200)));
+    refuse("nowhere", unix("no/such/directory"));
+    refuse("owner", Prefork::new().listen(Listen::unix(directory.join("owned")).user("nobody-of-this-name")));
+    refuse("second", unix("first").listen(taken.local_addr().expect("an address")));
+    let mut left: Vec<_> =
+        fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("it").file_name()).collect();
+    left.sort();
+    say(&format!("left: {left:?}"));
+}
+
+fn on_udp() -> Report {
+    answers(Prefork::new().workers(2).listen("udp:127.0.0.1:0"))
+}
+
+fn dual() -> Report {
+    let service = Prefork::new().workers(1).listen("[::]:0").listen(Listen::from("[::]:0").only_v6(true));
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// The launcher of itself, as systemd is.
+fn launch(sockets: &[TcpListener], names: &str) {
+    let variables = ["LISTEN_FDS", "LAUNCHED"];
+    if variables.iter().any(|name| std::env::var_os(name).is_some()) || taskfork_worker() {
+        return;
+    }
+    for (at, socket) in sockets.iter().enumerate() {
+        // SAFETY: these numbers are nobody's that is still of use when the program is executed.
+        assert_ne!(unsafe { libc::dup2(socket.as_raw_fd(), 3 + at as libc::c_int) }, -1);
+    }
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(std::env::args_os().skip(1)).env("LAUNCHED", "yes").env("LISTEN_FDS", sockets.len().to_string());
+    command.env("LISTEN_PID", std::process::id().to_string()).env("LISTEN_FDNAMES", names);
+    panic!("{}", command.exec());
+}
+
+fn taskfork_worker() -> bool {
+    std::env::var_os("TASKFORK_WORKER").is_some()
+}
+
+fn ports(n: usize) -> Vec<TcpListener> {
+    // From 10 on, so that no number is in the way.
+    let sockets = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    sockets
+        .map(|socket| {
+            // SAFETY: it makes a new descriptor.
+            let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
+            // SAFETY: it is new, and nobody else's.
+            unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+        })
+        .collect()
+}
+
+fn activated() -> Report {
+    let passed = ports(2);
+    let known: Vec<String> = passed.iter().map(|socket| socket.local_addr().expect("an address").to_string()).collect();
+    // Told to the program that is launched.
+    let file = scratch().join("passed");
+    if std::env::var_os("LAUNCHED").is_none() {
+        fs::write(&file, known.join(" ")).expect("a file");
+    }
+    launch(&passed, "first:second");
+    let mut text = String::new();
+    fs::File::open(&file).expect("a file").read_to_string(&mut text).expect("a text");
+    let known: Vec<String> = text.split(' ').map(str::to_owned).collect();
+    let service = Prefork::new().workers(1).listen("127.0.0.1:0").listen(Listen::from("127.0.0.1:0").name("second"));
+    let service = service.listen(Listen::unix(scratch().join("socket"))).socket_activation();
+    serve(service, move |worker| {
+        assert!(!worker.stop_requested());
+        let addresses: Vec<String> = worker.listeners().iter().map(ToString::to_string).collect();
+        say(&format!("listener 0 {} is passed first: {}", addresses[0], addresses[0] == known[0]));
+        say(&format!("listener 1 {} is passed second: {}", addresses[1], addresses[1] == known[1]));
+        say(&format!("listener 2 {}", addresses[2]));
+        let left = std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("LISTEN_"));
+        say(&format!("left in the environment: {left}"));
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+fn over_activated() -> Report {
+    launch(&ports(2), "");
+    serve(Prefork::new().workers(1).listen("127.0.0.1:0").socket_activation(), |_| {})
+}
