@@ -12,7 +12,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::{self, ExitCode, Termination};
 use std::task::Poll;
@@ -67,34 +67,29 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    // Bound once, so that the workers share one queue: a connection that waits in it outlives any of them.
-    let listener = listen(args.bind).map_err(|error| format!("cannot listen on {}: {error}", args.bind))?;
-    info!("listening on http://{}", listener.local_addr()?);
     let prefork = Prefork::new()
+        // One queue for all workers: a connection that waits in it outlives any of them.
+        .listen(args.bind)
         .workers(args.workers)
         .max_restarts(args.max_restarts)
         .graceful_timeout(Duration::from_secs(args.graceful_timeout))
         .ready_timeout(READY_TIMEOUT);
     match prefork.start()? {
         Role::Parent(report) => Ok(report.report()),
-        Role::Worker(worker) => work(worker, listener).map(|()| ExitCode::SUCCESS),
+        Role::Worker(worker) => work(worker).map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-fn work(worker: Worker, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+fn work(worker: Worker) -> Result<(), Box<dyn Error>> {
     // A runtime made before the fork would be one runtime in all the processes: its epoll is shared across it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The handlers want it for as long as the process lives.
-    Ok(runtime.block_on(serve(Box::leak(Box::new(worker)), listener))?)
+    Ok(runtime.block_on(serve(Box::leak(Box::new(worker))))?)
 }
 
-async fn serve(worker: &'static Worker, listener: TcpListener) -> io::Result<()> {
+async fn serve(worker: &'static Worker) -> io::Result<()> {
+    let listener = worker.listeners()[0].as_tcp().ok_or(io::ErrorKind::Unsupported)?.try_clone()?;
+    listener.set_nonblocking(true)?;
     let door = Door { listener: tokio::net::TcpListener::from_std(listener)?, worker };
     let router = Router::new()
         .route("/", get(who).post(count))

@@ -443,7 +443,7 @@ impl Daemon {
     }
 
     fn address(&mut self) -> SocketAddr {
-        self.wait_for(|log| log.iter().find_map(|line| line.split_once("http://")?.1.parse().ok()))
+        self.wait_for(|log| log.iter().find_map(|line| line.split_once("Listening on ")?.1.parse().ok()))
     }
 
     fn who(&mut self) -> Worker {
