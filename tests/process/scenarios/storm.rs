@@ -33,7 +33,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 // The handler that was there before the fork. A program that is started has to install it first.
                 assert!(!daemon.is_forking || !daemon.said("killed by signal 10"), "{}", daemon.transcript());
             },
-        ),
+        )
+        .for_processes(),
         Scenario::new(
             "after_a_storm_from_four_sides_fork_processes_has_its_four_workers_again",
             four_idle,
