@@ -27,6 +27,9 @@ mod stops;
 mod storm;
 #[cfg(target_os = "linux")]
 mod terminal;
+mod threads;
+#[cfg(unix)]
+mod threads_unix;
 #[cfg(windows)]
 mod windows;
 mod worker;
@@ -46,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         spawn::scenarios(),
         stop_requests::scenarios(),
         stops::scenarios(),
+        threads::scenarios(),
         worker::scenarios(),
     ];
     let here = [
@@ -59,6 +63,8 @@ pub fn all() -> Vec<Scenario> {
         spawn_refusals::scenarios(),
         #[cfg(unix)]
         stop_signals::scenarios(),
+        #[cfg(unix)]
+        threads_unix::scenarios(),
         #[cfg(target_os = "linux")]
         limits::scenarios(),
         #[cfg(target_os = "linux")]

@@ -226,7 +226,7 @@ fn dies_when_told() {
 }
 
 fn never_ready() -> Report {
-    serve(Prefork::new().workers(2).ready_timeout(SOON), |worker| {
+    serve(Prefork::new().workers(2).ready_timeout(SOON).graceful_timeout(SOON), |worker| {
         up(worker.id());
         if worker.id() == 0 {
             worker.ready();
