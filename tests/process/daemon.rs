@@ -73,6 +73,8 @@ impl Daemon {
             .args([crate::PROGRAM, scenario])
             .env(crate::BACKEND, backend)
             .env(crate::SCRATCH, &scratch)
+            // What threads print beside each other is only whole where it is short.
+            .env("RUST_BACKTRACE", "0")
             .envs(variable)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("a descriptor"))
