@@ -122,11 +122,22 @@ const LOOK: Duration = Duration::from_millis(10);
 /// it fail.
 fn was_sent(signal: Signal) -> bool {
     let thread = thread::current();
-    let is_there = |signal| crate::letter(&scratch(), thread.name().expect("a worker"), signal).exists();
+    let is_there = |signal| is_sent(thread.name().expect("a worker"), signal);
     if is_there(Signal::SIGKILL) {
         fail(9);
     }
     is_there(signal)
+}
+
+fn is_sent(thread: &str, signal: Signal) -> bool {
+    crate::letter(&scratch(), thread, signal).exists()
+}
+
+/// Until the operator has sent this to the thread of this name, which need not be there any more.
+pub fn wait_for_signal(name: &str, awaited: Signal) {
+    while !is_sent(name, awaited) {
+        thread::sleep(LOOK);
+    }
 }
 
 /// Says that it is up, and waits for this signal, which may come as soon as it has said so.

@@ -75,7 +75,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(101);
             assert_eq!(daemon.count("up "), 2);
             assert!(daemon.said("too much to hear"), "{}", daemon.transcript());
-        }),
+        })
+        .for_threads_too(),
     ]
 }
 
@@ -170,5 +171,10 @@ fn panics_when_told() {
         started += usize::from(matches!(event, Event::Ready { .. }));
         assert!(started < 2, "too much to hear");
     });
-    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| serve_and_drain(&worker));
+    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.ready();
+        drain(&worker);
+    });
 }

@@ -12,7 +12,7 @@ use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
 use super::heartbeats::{self, TIMEOUT};
 use crate::Scenario;
 use crate::os::{Signal, idle};
-use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal};
+use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal, wait_for_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -180,6 +180,37 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         )
         .needs(|| Some("a line of the scoreboard that is kept as long as the handle")),
+        Scenario::threading("who_is_stale_does_not_disturb_the_next_service", stale_of_the_first, |daemon| {
+            let old = daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("first: stopped, stale [0/0]");
+            let new = daemon.worker();
+            assert_eq!((old.id, new.id), (0, 0));
+            daemon.send(old, Signal::SIGUSR2);
+            daemon.wait_for("late words");
+            daemon.signal(Signal::SIGTTIN);
+            daemon.worker();
+            assert!(!daemon.said("is ready"), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
+            assert_eq!(daemon.count("event Returned"), 0, "{}", daemon.transcript());
+        }),
+        Scenario::threading("who_takes_long_to_clean_up_after_its_return_keeps_nobody_waiting", cleans_up, |daemon| {
+            let workers = daemon.workers(2);
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("cleaning up");
+            // Some requests later the parent has heard of the end.
+            for id in 1..6 {
+                daemon.signal(Signal::SIGTTIN);
+                assert_eq!(daemon.worker().id, id);
+            }
+            daemon.send(workers[1], Signal::SIGUSR2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
+        })
+        .needs(|| Some("a parent that does not wait for the destructors of a thread's own")),
     ]
 }
 
@@ -413,5 +444,42 @@ fn leaves_its_handle() -> Report {
             }
             _ => unreachable!("nobody else has failed"),
         }
+    })
+}
+
+/// The second one is never ready.
+fn stale_of_the_first() -> Report {
+    let first = serve(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        worker.ready();
+        worker.stop_all();
+        say("late words");
+    });
+    let stale: Vec<String> = first.stale().iter().map(one).collect();
+    say(&format!("first: {}, stale [{}]", first.reason(), stale.join(", ")));
+    serve_told(Prefork::new().workers(1).ready_timeout(EVER), |worker| {
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// What a thread has of its own is dropped when its work is done; here, when the operator says so, in the first of worker 1.
+fn cleans_up() -> Report {
+    struct Slow;
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            say("cleaning up");
+            wait_for_signal("worker-1.0", Signal::SIGUSR2);
+        }
+    }
+    thread_local! {
+        static SLOW: Slow = const { Slow };
+    }
+    serve(Prefork::new().workers(2), |worker| {
+        up(worker.id());
+        if (worker.id(), worker.generation()) == (1, 0) {
+            SLOW.with(|_| ());
+        }
+        drain(&worker);
     })
 }

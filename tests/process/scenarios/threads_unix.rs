@@ -3,13 +3,14 @@
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
 use nix::unistd::Pid;
 use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::os::{Signal, own_descriptors, state};
-use crate::program::{drain, prepare, say, serve, up};
+use crate::program::{backend, drain, prepare, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -55,6 +56,12 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said("it was ended by Some(15)"), "{}", daemon.transcript());
             },
         ),
+        Scenario::threading("no_descriptors_for_threads_is_an_error_of_the_call", few_descriptors, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.count("refused Some(") >= 3, "{}", daemon.transcript());
+            assert_eq!(daemon.count("refused "), daemon.count("Too many open files"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("as before: true"), 5, "{}", daemon.transcript());
+        }),
         #[cfg(target_os = "linux")]
         Scenario::threading("hundreds_of_short_lives_leave_no_threads_and_no_descriptors", many_lives, |daemon| {
             daemon.ends_with(1);
@@ -157,30 +164,38 @@ fn starts_a_program() -> Report {
     })
 }
 
+fn few_descriptors() -> Report {
+    prepare();
+    // 0 to 2 are open.
+    for limit in 3..8 {
+        let before = (state(), own_descriptors());
+        setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
+        let result = Prefork::new().workers(2).backend(backend()).run(|_| Ok(()));
+        setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
+        if let Err(error) = result {
+            say(&format!("refused {:?}: {error}", error.call()));
+        }
+        say(&format!("as before: {}", before == (state(), own_descriptors())));
+    }
+    serve(Prefork::new().workers(1), |_| ())
+}
+
 #[cfg(target_os = "linux")]
 use linux::*;
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::fs;
     use std::time::Duration;
 
-    use nix::sys::resource::{Resource, setrlimit};
     use taskfork::Restart;
 
     use super::super::limits::become_lone_user;
     use super::*;
+    use crate::procfs::wait_until_alone;
     use crate::program::on_log;
 
     pub const LIVES: u32 = 300;
     const AT_ONCE: Duration = Duration::from_millis(1);
-
-    /// One that was joined is listed for a moment.
-    fn wait_until_alone() {
-        while fs::read_dir("/proc/self/task").expect("the threads").count() > 1 {
-            std::thread::yield_now();
-        }
-    }
 
     /// Some of them in ways that need more.
     pub fn many_lives() -> Report {
@@ -201,7 +216,7 @@ mod linux {
         prepare();
         become_lone_user(3);
         let before = (state(), own_descriptors());
-        let service = Prefork::new().workers(5).backend(crate::program::backend());
+        let service = Prefork::new().workers(5).backend(backend());
         let error = service
             .run(|worker| {
                 up(worker.id());
