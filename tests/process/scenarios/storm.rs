@@ -42,6 +42,7 @@ pub fn scenarios() -> Vec<Scenario> {
             |daemon| {
                 let (mut census, seed) = (Census::new(6, SaysUp::Parent), Seed::draw());
                 let mut rng = seed.rng(0);
+                settle_threads(daemon, &mut census);
                 for _ in 0..EVERYTHING.signals {
                     let pause = EVERYTHING.longest_pause.mul_f64(rng.random_range(0.0..1.0));
                     let until = Instant::now() + pause;
@@ -53,9 +54,7 @@ pub fn scenarios() -> Vec<Scenario> {
                     daemon.signal(*EVERYTHING.at_parent.choose(&mut rng).expect("a signal"));
                 }
                 daemon.signal(Signal::SIGUSR2);
-                while !census.is_settled() {
-                    census.hear(&daemon.next_line());
-                }
+                settle_threads(daemon, &mut census);
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert!(daemon.said("is stale") && daemon.said("report: stopped"), "{}", daemon.transcript());
@@ -223,6 +222,12 @@ impl Watch<'_> {
         self.daemon.wait_for("log Stopping");
         assert!(descriptors(self.parent) < DESCRIPTORS);
         self.daemon.ends_with(0);
+    }
+}
+
+fn settle_threads(daemon: &mut Daemon, census: &mut Census) {
+    while !census.is_settled() {
+        census.hear(&daemon.next_line());
     }
 }
 
