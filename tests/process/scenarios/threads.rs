@@ -178,8 +178,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said_before("up 0 1", &own_word), "{}", daemon.transcript());
                 assert!(daemon.said("report: stopped") && !daemon.said("stopped, as"), "{}", daemon.transcript());
             },
-        )
-        .needs(|| Some("a line of the scoreboard that is kept as long as the handle")),
+        ),
         Scenario::threading("who_is_stale_does_not_disturb_the_next_service", stale_of_the_first, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGTERM);
@@ -209,8 +208,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
-        })
-        .needs(|| Some("a parent that does not wait for the destructors of a thread's own")),
+        }),
     ]
 }
 
