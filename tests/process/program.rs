@@ -134,6 +134,7 @@ fn is_sent(thread: &str, signal: Signal) -> bool {
 }
 
 /// Until the operator has sent this to the thread of this name, which need not be there any more.
+#[cfg(unix)]
 pub fn wait_for_signal(name: &str, awaited: Signal) {
     while !is_sent(name, awaited) {
         thread::sleep(LOOK);

@@ -12,7 +12,7 @@ use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
 use super::heartbeats::{self, TIMEOUT};
 use crate::Scenario;
 use crate::os::{Signal, idle};
-use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal, wait_for_signal};
+use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -194,20 +194,6 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
             assert_eq!(daemon.count("event Returned"), 0, "{}", daemon.transcript());
-        }),
-        Scenario::threading("who_takes_long_to_clean_up_after_its_return_keeps_nobody_waiting", cleans_up, |daemon| {
-            let workers = daemon.workers(2);
-            daemon.signal(Signal::SIGTTOU);
-            daemon.wait_for("cleaning up");
-            // Some requests later the parent has heard of the end.
-            for id in 1..6 {
-                daemon.signal(Signal::SIGTTIN);
-                assert_eq!(daemon.worker().id, id);
-            }
-            daemon.send(workers[1], Signal::SIGUSR2);
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
         }),
     ]
 }
@@ -457,27 +443,6 @@ fn stale_of_the_first() -> Report {
     say(&format!("first: {}, stale [{}]", first.reason(), stale.join(", ")));
     serve_told(Prefork::new().workers(1).ready_timeout(EVER), |worker| {
         up(worker.id());
-        drain(&worker);
-    })
-}
-
-/// What a thread has of its own is dropped when its work is done; here, when the operator says so, in the first of worker 1.
-fn cleans_up() -> Report {
-    struct Slow;
-    impl Drop for Slow {
-        fn drop(&mut self) {
-            say("cleaning up");
-            wait_for_signal("worker-1.0", Signal::SIGUSR2);
-        }
-    }
-    thread_local! {
-        static SLOW: Slow = const { Slow };
-    }
-    serve(Prefork::new().workers(2), |worker| {
-        up(worker.id());
-        if (worker.id(), worker.generation()) == (1, 0) {
-            SLOW.with(|_| ());
-        }
         drain(&worker);
     })
 }

@@ -10,7 +10,7 @@ use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::os::{Signal, own_descriptors, state};
-use crate::program::{backend, drain, prepare, say, serve, up};
+use crate::program::{backend, drain, prepare, say, serve, up, wait_for_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -96,6 +96,21 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         )
         .needs(super::not_root),
+        // (Windows ends a thread under a lock that every new thread needs, so that nobody can take long there.)
+        Scenario::threading("who_takes_long_to_clean_up_after_its_return_keeps_nobody_waiting", cleans_up, |daemon| {
+            let workers = daemon.workers(2);
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("cleaning up");
+            // Some requests later the parent has heard of the end.
+            for id in 1..6 {
+                daemon.signal(Signal::SIGTTIN);
+                assert_eq!(daemon.worker().id, id);
+            }
+            daemon.send(workers[1], Signal::SIGUSR2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
+        }),
     ]
 }
 
@@ -238,4 +253,25 @@ mod linux {
         on_log("trying again", || setrlimit(Resource::RLIMIT_NPROC, 20, 20).expect("a limit"));
         serve_and_drain(Prefork::new().workers(1))
     }
+}
+
+/// What a thread has of its own is dropped when its work is done; here, when the operator says so, in the first of worker 1.
+fn cleans_up() -> Report {
+    struct Slow;
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            say("cleaning up");
+            wait_for_signal("worker-1.0", Signal::SIGUSR2);
+        }
+    }
+    thread_local! {
+        static SLOW: Slow = const { Slow };
+    }
+    serve(Prefork::new().workers(2), |worker| {
+        up(worker.id());
+        if (worker.id(), worker.generation()) == (1, 0) {
+            SLOW.with(|_| ());
+        }
+        drain(&worker);
+    })
 }
