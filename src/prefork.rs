@@ -106,7 +106,8 @@ pub enum Backend {
     ///   replaced as such. What it says from then on is not heard. If it returns, it is joined: [`Event::Returned`]. If it
     ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it.
     /// - The signals that the parent [answers](crate#signals) are blocked in the workers. SIGUSR1 and SIGCHLD are not among
-    ///   these here: they, and all others, do what the program has chosen.
+    ///   these here: they, and all others, do what the program has chosen. A program that a worker starts inherits what is
+    ///   blocked, so that it does not end of SIGTERM, unless that is undone for it (`pre_exec`).
     /// - [`Process::pid`](crate::Process::pid) is 0, and the thread's name is `worker-2.0`: id and generation.
     Thread,
 }

@@ -59,8 +59,8 @@ pub(crate) struct Scoreboard {
     owners: Vec<Option<Owner>>,
     /// Lines that have had an owner and have none.
     free: Vec<usize>,
-    /// Whose line is not free although they count as ended.
-    stale: Vec<(Process, usize)>,
+    /// Lines that have no owner any more, and to which somebody may still write.
+    lingering: Vec<(Tenancy, usize)>,
     button: Arc<Button>,
 }
 
@@ -86,6 +86,14 @@ pub(crate) struct Place {
     button: Arc<Button>,
     /// What this process forks has it as well, and may outlive it, when the line is another's.
     pid: u32,
+    _tenancy: Tenancy,
+}
+
+/// A thread may leave its place to somebody who outlives it. As long as others have the tenancy, the line is theirs.
+pub(crate) type Tenancy = Option<Arc<()>>;
+
+fn is_over(tenancy: &Tenancy) -> bool {
+    tenancy.as_ref().is_none_or(|tenancy| Arc::strong_count(tenancy) == 1)
 }
 
 impl Scoreboard {
@@ -99,7 +107,7 @@ impl Scoreboard {
                 segments,
                 owners: Vec::new(),
                 free: Vec::new(),
-                stale: Vec::new(),
+                lingering: Vec::new(),
                 button: Arc::new(button),
             },
             bell,
@@ -108,6 +116,11 @@ impl Scoreboard {
 
     /// A line for a process that is about to be started: to be [assigned](Scoreboard::assign) when it has been.
     pub fn vacancy(&mut self) -> Result<usize, CallError> {
+        if self.free.is_empty() {
+            let left = self.lingering.iter().filter(|(tenancy, _)| is_over(tenancy)).map(|(_, line)| *line);
+            self.free.extend(left);
+            self.lingering.retain(|(tenancy, _)| !is_over(tenancy));
+        }
         let line = self.free.last().copied().unwrap_or(self.owners.len());
         let len = self.segments.iter().map(|segment| segment.shared.len()).sum();
         if line >= len {
@@ -132,7 +145,8 @@ impl Scoreboard {
     /// In the process that was started.
     pub fn place(&self, line: usize) -> Place {
         let (segment, line) = self.locate(line);
-        Place { segment: Arc::clone(segment), line, button: Arc::clone(&self.button), pid: process::id() }
+        let (segment, button) = (Arc::clone(segment), Arc::clone(&self.button));
+        Place { segment, line, button, pid: process::id(), _tenancy: None }
     }
 
     /// For a program that is about to be started.
@@ -146,35 +160,18 @@ impl Scoreboard {
         (0..self.owners.len()).flat_map(|line| self.news_of_line(line)).flatten().collect()
     }
 
-    /// The last words of a process that has ended. Its line is another's from now on.
-    pub fn release(&mut self, process: Process) -> [Option<News>; BEAT] {
-        self.vacate(process).map_or([None; BEAT], |(line, news)| {
-            self.free.push(line);
-            news
-        })
-    }
-
-    /// The last words that count of one that has not ended, but is given up. Its line stays its own, which it may still write
-    /// to, until it is [reclaimed](Scoreboard::reclaim).
-    pub fn give_up(&mut self, process: Process) -> [Option<News>; BEAT] {
-        self.vacate(process).map_or([None; BEAT], |(line, news)| {
-            self.stale.push((process, line));
-            news
-        })
-    }
-
-    pub fn reclaim(&mut self, process: Process) {
-        if let Some(at) = self.stale.iter().position(|(known, _)| *known == process) {
-            self.free.push(self.stale.swap_remove(at).1);
-        }
-    }
-
-    fn vacate(&mut self, process: Process) -> Option<(usize, [Option<News>; BEAT])> {
+    /// The last words of one that has ended. Its line is another's when the tenancy is over.
+    pub fn release(&mut self, process: Process, tenancy: Tenancy) -> [Option<News>; BEAT] {
         let is_owner = |owner: &Option<Owner>| owner.is_some_and(|owner| owner.process == process);
-        let line = self.owners.iter().position(is_owner)?;
+        let Some(line) = self.owners.iter().position(is_owner) else { return [None; BEAT] };
         let news = self.news_of_line(line);
         self.owners[line] = None;
-        Some((line, news))
+        if is_over(&tenancy) {
+            self.free.push(line);
+        } else {
+            self.lingering.push((tenancy, line));
+        }
+        news
     }
 
     /// Who has given a sign of life since it was last asked.
@@ -209,14 +206,14 @@ impl Scoreboard {
 
 impl Place {
     /// In a thread that is about to be started.
-    pub fn at(seat: &Seat<'_>) -> Place {
+    pub fn at(seat: &Seat<'_>, tenancy: &Arc<()>) -> Place {
         let (segment, button) = (Arc::clone(seat.memory), Arc::clone(seat.button));
-        Place { segment, line: seat.line, button, pid: process::id() }
+        Place { segment, line: seat.line, button, pid: process::id(), _tenancy: Some(Arc::clone(tenancy)) }
     }
 
     /// In a program that was started.
     pub fn given(memory: Shared, line: usize, button: Button) -> Place {
-        Place { segment: Arc::new(memory), line, button: Arc::new(button), pid: process::id() }
+        Place { segment: Arc::new(memory), line, button: Arc::new(button), pid: process::id(), _tenancy: None }
     }
 
     pub fn ready(&self) {
@@ -286,8 +283,8 @@ mod tests {
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        assert_eq!(board.release(named(0, 0)), [None, Some(News::StopAll(named(0, 0)))]);
-        assert_eq!(board.release(named(0, 0)), NOBODY, "it is unknown by now");
+        assert_eq!(board.release(named(0, 0), None), [None, Some(News::StopAll(named(0, 0)))]);
+        assert_eq!(board.release(named(0, 0), None), NOBODY, "it is unknown by now");
         let new = start(&mut board, named(0, 1));
         assert_eq!((board.news(), board.beats().count()), (vec![], 0));
         new.ready();
@@ -299,7 +296,7 @@ mod tests {
         let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
         for generation in 0..10_000 {
             start(&mut board, named(0, generation));
-            board.release(named(0, generation));
+            board.release(named(0, generation), None);
         }
         assert_eq!(board.segments.len(), 1);
     }

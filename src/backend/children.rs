@@ -33,7 +33,7 @@ impl Children {
         let status = self.0[at].1.reap()?;
         Ok(status.map(|status| {
             let process = self.0.swap_remove(at).0;
-            Departure { process, exit: exit_of(status), how: How::ByItself }
+            Departure { process, exit: exit_of(status), how: How::ByItself, tenancy: None }
         }))
     }
 

@@ -14,7 +14,7 @@ pub(crate) use thread::{Thread, Work};
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
-use crate::scoreboard::Seat;
+use crate::scoreboard::{Seat, Tenancy};
 use crate::sys::Signal;
 
 /// Which of them.
@@ -65,6 +65,8 @@ pub(crate) struct Departure {
     pub process: Process,
     pub exit: Exit,
     pub how: How,
+    /// Of its line, which may be longer than its life.
+    pub tenancy: Tenancy,
 }
 
 /// What is to be said of an end, beside the exit.

@@ -1,6 +1,7 @@
 //! Workers are threads of this process.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -23,7 +24,7 @@ pub(crate) struct Thread {
     /// Those who are not waited for any more.
     stale: Vec<Member>,
     /// The same, as long as nobody was told of it.
-    given_up: Vec<Process>,
+    given_up: Vec<(Process, Arc<()>)>,
     /// Told by the threads themselves, at their ends.
     returned: Arc<Mutex<Vec<(Process, Return)>>>,
 }
@@ -34,6 +35,7 @@ struct Member {
     stop: Arc<StopFlag>,
     handle: JoinHandle<()>,
     button: Arc<Button>,
+    tenancy: Arc<()>,
 }
 
 /// How a thread ended: what went wrong, in words.
@@ -57,14 +59,15 @@ impl Thread {
         }
         if let Some(member) = take(&mut self.running, process) {
             member.button.ring();
+            self.given_up.push((process, Arc::clone(&member.tenancy)));
             self.stale.push(member);
-            self.given_up.push(process);
         }
     }
 
     fn reap(&mut self) -> Vec<Departure> {
         // As a process that was killed by what nobody survives.
-        let stale = |process| Departure { process, exit: Exit::Signal(9), how: How::Stale };
+        let stale =
+            |(process, tenancy)| Departure { process, exit: Exit::Signal(9), how: How::Stale, tenancy: Some(tenancy) };
         let mut departures: Vec<Departure> = self.given_up.drain(..).map(stale).collect();
         let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
         for (process, how) in returned {
@@ -74,11 +77,11 @@ impl Thread {
                 Return::Panic(message) => (Exit::Code(101), How::Failed(format!("panicked: {message}"))),
             };
             if let Some(member) = take(&mut self.running, process) {
-                join(member);
-                departures.push(Departure { process, exit, how });
+                let tenancy = Some(join(member));
+                departures.push(Departure { process, exit, how, tenancy });
             } else if let Some(member) = take(&mut self.stale, process) {
-                join(member);
-                departures.push(Departure { process, exit, how: How::ReturnedLate });
+                let tenancy = Some(join(member));
+                departures.push(Departure { process, exit, how: How::ReturnedLate, tenancy });
             }
         }
         departures
@@ -90,19 +93,21 @@ impl Backend for Thread {
         let Birth { id, generation, count, seat, listeners } = birth;
         let Some(seat) = seat else { return Err(Error::unfit("backend", "a thread needs a handle")) };
         let process = Process { id, generation, pid: 0 };
-        let (stop, button) = (Arc::<StopFlag>::default(), Arc::clone(seat.button));
-        let worker = Worker::in_thread(process, count, Place::at(&seat), listeners.clone(), Arc::clone(&stop));
-        let (work, returned, bell) = (Arc::clone(&self.work), Arc::clone(&self.returned), Arc::clone(&button));
+        let (stop, tenancy, button) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(seat.button));
+        let place = Place::at(&seat, &tenancy);
+        let worker = Worker::in_thread(process, count, place, listeners.clone(), Arc::clone(&stop));
+        let (returned, bell) = (Arc::clone(&self.returned), Arc::clone(&button));
+        let work = Arc::clone(&self.work);
         let body = move || {
+            LAST_WORDS.set(Some(LastWords { process, how: Return::Normal, returned, bell }));
             let how = run(id, work, worker);
-            returned.lock().unwrap_or_else(PoisonError::into_inner).push((process, how));
-            bell.ring();
+            LAST_WORDS.with_borrow_mut(|words| words.as_mut().map(|words| words.how = how));
         };
         let builder = thread::Builder::new().name(process.thread_name());
         let refused = |error| Error::from(error).starting(id);
         let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
         let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
-        self.running.push(Member { process, stop, handle, button });
+        self.running.push(Member { process, stop, handle, button, tenancy });
         Ok(Started::Pid(0))
     }
 
@@ -179,7 +184,30 @@ fn take(members: &mut Vec<Member>, process: Process) -> Option<Member> {
     Some(members.swap_remove(at))
 }
 
-/// It has nothing left to do but to end; and what it panicked with was caught.
-fn join(member: Member) {
+/// It has nothing left to do but to end; and what it panicked with was caught. Whoever it has left its handle to is to go too.
+fn join(member: Member) -> Arc<()> {
+    member.stop.make();
     let _ = member.handle.join();
+    member.tenancy
+}
+
+thread_local! {
+    /// Told when it goes. It is the first of the thread's own things, and the first goes last: what the work has left in others
+    /// has gone before, however long that takes.
+    static LAST_WORDS: RefCell<Option<LastWords>> = const { RefCell::new(None) };
+}
+
+struct LastWords {
+    process: Process,
+    how: Return,
+    returned: Arc<Mutex<Vec<(Process, Return)>>>,
+    bell: Arc<Button>,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        let how = mem::replace(&mut self.how, Return::Normal);
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).push((self.process, how));
+        self.bell.ring();
+    }
 }

@@ -323,15 +323,12 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Its last words come before its end.
-    fn lose(&mut self, Departure { process, exit, how }: Departure) {
+    fn lose(&mut self, Departure { process, exit, how, tenancy }: Departure) {
         if how == How::ReturnedLate {
             self.welcome(process);
             return;
         }
-        let last_words = self.scoreboard.as_mut().map(|scoreboard| match how {
-            How::Stale => scoreboard.give_up(process),
-            _ => scoreboard.release(process),
-        });
+        let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, tenancy));
         for news in last_words.into_iter().flatten().flatten() {
             self.hear(news);
         }
@@ -352,9 +349,6 @@ impl<'a> Supervisor<'a> {
 
     /// It counts as ended since long.
     fn welcome(&mut self, process: Process) {
-        if let Some(scoreboard) = &mut self.scoreboard {
-            scoreboard.reclaim(process);
-        }
         self.stale.retain(|stale| *stale != process);
         self.tell(&Event::Returned { process });
     }

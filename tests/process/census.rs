@@ -56,7 +56,7 @@ impl Census {
 
     fn hear_of_child(&mut self, id: usize, pid: u32, what: &str) {
         let word = if self.says_up == SaysUp::Parent { "is ready" } else { "up" };
-        if what.starts_with("killed by") || what.starts_with("exited") {
+        if ["killed by", "exited", "is stale"].iter().any(|end| what.starts_with(end)) {
             self.living.remove(&pid);
         } else if let Some(generation) = what.strip_prefix("started, generation ") {
             self.life(id, pid).generation = generation.parse().expect("a number");
@@ -128,15 +128,25 @@ impl Census {
     }
 }
 
+/// As good as one.
+fn pid_of_thread(id: usize, generation: u32) -> u32 {
+    (id as u32) << 24 | generation
+}
+
 /// The id, the pid, and what is said of it, in the words of the log.
 fn about_child(line: &str) -> Option<(usize, u32, &str)> {
     if let Some(up) = line.strip_prefix("up ") {
         let (id, pid) = up.split_once(' ')?;
         return Some((id.parse().ok()?, pid.parse().ok()?, "up"));
     }
-    let (id, rest) = line.strip_prefix("log child ")?.split_once(" (pid ")?;
-    let (pid, what) = rest.split_once(") ")?;
-    Some((id.parse().ok()?, pid.parse().ok()?, what))
+    let (id, rest) = line.strip_prefix("log child ")?.split_once(" (")?;
+    let (name, what) = rest.split_once(") ")?;
+    let id = id.parse().ok()?;
+    let pid = match name.strip_prefix("pid ") {
+        Some(pid) => pid.parse().ok()?,
+        None => pid_of_thread(id, name.rsplit_once('.')?.1.parse().ok()?),
+    };
+    Some((id, pid, what))
 }
 
 fn between<'a>(line: &'a str, before: &str, after: &str) -> Option<&'a str> {

@@ -1,5 +1,6 @@
 //! The side of the operator: starts the program, reads what it says, sends signals, and never outstays it.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use crate::os::kill;
-use crate::os::{self, Group, Reader, Signal};
+use crate::os::{self, Group, KILLED, KILLED_EXIT, Reader, Signal};
 
 /// A program and all its workers, in a group of their own.
 ///
@@ -22,15 +23,37 @@ pub struct Daemon {
     ended: Option<ExitStatus>,
     leaves: Option<PathBuf>,
     scratch: PathBuf,
+    has_threads: bool,
     #[cfg(target_os = "linux")]
     pub is_forking: bool,
 }
 
-/// `up 2 71`: worker 2 runs, with pid 71.
+/// `up 2 71`: worker 2 runs, with pid 71, or as the thread of that generation. `Display` is its name in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Up {
     pub id: usize,
     pub pid: u32,
+    is_thread: bool,
+}
+
+impl Up {
+    /// Of the process, as events tell it.
+    pub fn told_pid(&self) -> u32 {
+        if self.is_thread { 0 } else { self.pid }
+    }
+
+    fn thread(&self) -> String {
+        format!("worker-{}.{}", self.id, self.pid)
+    }
+}
+
+impl fmt::Display for Up {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_thread {
+            true => write!(f, "child {} (thread {})", self.id, self.thread()),
+            false => write!(f, "child {} (pid {})", self.id, self.pid),
+        }
+    }
 }
 
 impl Daemon {
@@ -50,6 +73,8 @@ impl Daemon {
             .args([crate::PROGRAM, scenario])
             .env(crate::BACKEND, backend)
             .env(crate::SCRATCH, &scratch)
+            // What threads print beside each other is only whole where it is short.
+            .env("RUST_BACKTRACE", "0")
             .envs(variable)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("a descriptor"))
@@ -63,6 +88,7 @@ impl Daemon {
             ended: None,
             leaves: None,
             scratch,
+            has_threads: backend == crate::THREAD,
             #[cfg(target_os = "linux")]
             is_forking: backend == "fork",
         }
@@ -138,7 +164,7 @@ impl Daemon {
         let line = self.wait_until("up", |line| line.starts_with("up "));
         let mut numbers = line.split(' ').skip(1).map(|number| number.parse().expect("a number"));
         let mut next = || numbers.next().expect("an id and a pid");
-        Up { id: next() as usize, pid: next() }
+        Up { id: next() as usize, pid: next(), is_thread: self.has_threads }
     }
 
     /// Waits for `n` workers, in the order of their ids.
@@ -150,6 +176,41 @@ impl Daemon {
 
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal);
+    }
+
+    /// To a worker. A thread finds SIGKILL and SIGUSR2 where it waits; what else it may get is the whole program's.
+    pub fn send(&self, up: Up, signal: Signal) {
+        if !self.has_threads {
+            kill(up.pid, signal);
+        } else if matches!(signal, Signal::SIGKILL | Signal::SIGUSR2) {
+            std::fs::write(crate::letter(&self.scratch, &up.thread(), signal), "").expect("a letter");
+        } else {
+            self.signal(signal);
+        }
+    }
+
+    /// How who failed with this status has ended, in the words of the log.
+    pub fn failed(&self, status: i32) -> String {
+        format!("exited with status {}", if self.has_threads { crate::PANICKED } else { status })
+    }
+
+    /// The same of who was killed by the operator.
+    pub fn killed(&self) -> String {
+        if self.has_threads { self.failed(9) } else { KILLED.to_owned() }
+    }
+
+    /// Both as values.
+    pub fn failed_exit(&self, status: i32) -> String {
+        format!("Code({})", if self.has_threads { crate::PANICKED } else { status })
+    }
+
+    pub fn killed_exit(&self) -> String {
+        if self.has_threads { self.failed_exit(9) } else { KILLED_EXIT.to_owned() }
+    }
+
+    /// The same of who was killed by the parent, or given up.
+    pub fn ended_by_parent<'a>(&self, process: &'a str) -> &'a str {
+        if self.has_threads { "is stale" } else { process }
     }
 
     /// As the terminal does it for ^C: the parent and its workers alike.

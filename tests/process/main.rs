@@ -14,19 +14,30 @@ mod program;
 mod room;
 mod scenarios;
 
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Termination};
 
 use daemon::Daemon;
 use libtest_mimic::{Arguments, Trial};
-use os::BACKENDS;
+use os::{BACKENDS, Signal};
 
 /// With this as the first argument, and a name, the binary is the program of that scenario.
 const PROGRAM: &str = "--program";
 
 /// Tells the program what its workers are, where it has a choice.
 const BACKEND: &str = "TASKFORK_TEST_BACKEND";
+/// The backend whose workers have no processes of their own.
+const THREAD: &str = "thread";
 /// Tells the program of a directory of its own.
 const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
+
+/// The status of who panics.
+const PANICKED: i32 = 101;
+
+/// By the existence of which the operator sends a signal to the worker thread of this name.
+fn letter(scratch: &Path, thread: &str, signal: Signal) -> PathBuf {
+    scratch.join(format!("{thread}-{signal:?}"))
+}
 
 struct Scenario {
     name: &'static str,
@@ -35,7 +46,7 @@ struct Scenario {
     /// What it needs of the machine, if that is not there.
     lacks: fn() -> Option<&'static str>,
     /// What its workers may be.
-    backends: &'static [&'static str],
+    backends: Vec<&'static str>,
 }
 
 /// What `main` is, and what it returns.
@@ -46,12 +57,12 @@ enum Program {
 
 impl Scenario {
     fn new(name: &'static str, program: fn(), check: fn(&mut Daemon)) -> Scenario {
-        Scenario { name, program: Program::Plain(program), check, lacks: || None, backends: &BACKENDS[..1] }
+        Scenario { name, program: Program::Plain(program), check, lacks: || None, backends: vec![BACKENDS[0]] }
     }
 
     /// The parent says why it ended, and exits as its report says.
     fn reporting(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
-        Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: BACKENDS }
+        Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: BACKENDS.to_vec() }
     }
 
     fn needs(self, lacks: fn() -> Option<&'static str>) -> Scenario {
@@ -61,12 +72,29 @@ impl Scenario {
     /// The same for one that is as good for one kind of worker as for the other, and takes long.
     #[cfg(target_os = "linux")]
     fn forking(self) -> Scenario {
-        Scenario { backends: &BACKENDS[..1], ..self }
+        Scenario { backends: vec![BACKENDS[0]], ..self }
     }
 
     /// The same for one whose workers are spawned in any case.
     fn spawning(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
-        Scenario { backends: &BACKENDS[BACKENDS.len() - 1..], ..Scenario::reporting(name, program, check) }
+        Scenario { backends: vec!["spawn"], ..Scenario::reporting(name, program, check) }
+    }
+
+    /// The same for one whose workers are threads in any case.
+    fn threading(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
+        Scenario { backends: vec![THREAD], ..Scenario::reporting(name, program, check) }
+    }
+
+    /// The same for what threads have not: pids, statuses, signals and memory of their own.
+    fn for_processes(mut self) -> Scenario {
+        self.backends.retain(|&backend| backend != THREAD);
+        self
+    }
+
+    /// The same for a plain one whose workers may be threads as well.
+    fn for_threads_too(mut self) -> Scenario {
+        self.backends.push(THREAD);
+        self
     }
 
     /// One for each kind of worker.
@@ -75,7 +103,7 @@ impl Scenario {
         if let Some(lacks) = lacks {
             eprintln!("ignored: {} needs {lacks}", self.name);
         }
-        self.backends.iter().map(move |backend| {
+        self.backends.into_iter().map(move |backend| {
             let trial = Trial::test(format!("{backend}::{}", self.name), move || {
                 (self.check)(&mut Daemon::start(self.name, backend));
                 Ok(())

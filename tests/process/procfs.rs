@@ -24,3 +24,10 @@ pub fn is_living_child(pid: u32, parent: u32) -> bool {
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
+
+/// Until this process has no threads but one. Another that was joined is listed for a moment.
+pub fn wait_until_alone() {
+    while fs::read_dir("/proc/self/task").expect("the threads").count() > 1 {
+        std::thread::yield_now();
+    }
+}

@@ -18,14 +18,18 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, alarm, mkfifo, pause};
 use taskfork::Backend;
 
-use crate::program::{fork, say, scratch, up};
+use crate::program::{fork, has_threads, say, scratch, serve_deaf, serve_drained, up};
 
 /// What a worker may be here.
-pub const BACKENDS: &[&str] = &["fork", "spawn"];
+pub const BACKENDS: &[&str] = &["fork", "spawn", "thread"];
 
 /// The one of this name.
 pub fn backend(name: &str) -> Backend {
-    if name == "spawn" { Backend::Spawn } else { Backend::Fork }
+    match name {
+        "spawn" => Backend::Spawn,
+        "thread" => Backend::Thread,
+        _ => Backend::Fork,
+    }
 }
 
 /// How who was killed has ended, in the words of the log.
@@ -183,7 +187,10 @@ pub fn drained(id: usize) -> ! {
 }
 
 /// So many that drain, each after it has done this.
-pub fn fork_drained(n: usize, first: impl FnOnce()) {
+pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
+    if has_threads() {
+        return serve_drained(n, first);
+    }
     let id = fork(n, 100);
     first();
     drained(id);
@@ -191,6 +198,9 @@ pub fn fork_drained(n: usize, first: impl FnOnce()) {
 
 /// So many that do not listen to this.
 pub fn fork_deaf(n: usize, signal: Signal) {
+    if has_threads() {
+        return serve_deaf(n);
+    }
     let id = fork(n, 100);
     ignore(signal);
     up(id);

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{mem, ptr, thread};
 
-use taskfork::{Backend, Prefork};
+use taskfork::Backend;
 use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FARPROC, HANDLE, STATUS_CONTROL_C_EXIT};
 use windows_sys::Win32::System::Console::{
     CTRL_BREAK_EVENT, CTRL_C_EVENT, GenerateConsoleCtrlEvent, GetConsoleCP, SetConsoleCtrlHandler,
@@ -33,14 +33,14 @@ use windows_sys::Win32::System::Threading::{
     PROCESS_SYNCHRONIZE, PROCESS_TERMINATE, ReleaseSemaphore, SetEvent, TerminateProcess, WaitForSingleObject,
 };
 
-use crate::program::{drain, scratch, serve, up};
+use crate::program::{scratch, serve_deaf, serve_drained, up};
 
 /// What a worker may be here.
-pub const BACKENDS: &[&str] = &["spawn"];
+pub const BACKENDS: &[&str] = &["spawn", "thread"];
 
 /// The one of this name.
-pub fn backend(_: &str) -> Backend {
-    Backend::Spawn
+pub fn backend(name: &str) -> Backend {
+    if name == "thread" { Backend::Thread } else { Backend::Spawn }
 }
 
 /// How who was killed has ended, in the words of the log.
@@ -313,24 +313,13 @@ pub fn up_until(id: usize, done: impl Fn() -> bool) {
 }
 
 /// So many that drain, each after it has done this. Only who has a handle hears that it is to stop.
-pub fn fork_drained(n: usize, first: impl FnOnce()) {
-    let report = serve(Prefork::new().workers(n), |worker| {
-        assert!(!worker.stop_requested());
-        first();
-        up(worker.id());
-        drain(&worker);
-    });
-    assert!(report.is_success(), "{report:?}");
+pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
+    serve_drained(n, first);
 }
 
 /// So many that hear that they are to stop, and do not.
 pub fn fork_deaf(n: usize, _: Signal) {
-    let report = serve(Prefork::new().workers(n), |worker| {
-        assert!(!worker.stop_requested());
-        up(worker.id());
-        idle();
-    });
-    assert!(report.is_success(), "{report:?}");
+    serve_deaf(n);
 }
 
 /// To this process, if it listens.

@@ -16,8 +16,8 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::reporting("who_hangs_is_ended_and_restarted_and_who_beats_is_not", second_hangs, |daemon| {
             let workers = daemon.workers(2);
-            daemon.wait_for(&format!("child 1 (pid {}) gives no sign of life", workers[1].pid));
-            daemon.wait_for(&format!("child 1 (pid {}) {ABORTED}, restarting", workers[1].pid));
+            daemon.wait_for(&format!("{} gives no sign of life", workers[1]));
+            daemon.wait_for(&format!("{} {}, restarting", workers[1], daemon.ended_by_parent(ABORTED)));
             assert_eq!(daemon.worker().id, 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -33,7 +33,8 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 0);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-        }),
+        })
+        .for_processes(),
         Scenario::reporting(
             "nobody_is_killed_for_what_he_missed_while_the_parent_was_stopped",
             three_that_tick,
@@ -54,7 +55,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
                 assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
             },
-        ),
+        )
+        .for_processes(),
         Scenario::reporting("nobody_is_asked_for_signs_of_life_before_he_is_ready", beats_when_ready, |daemon| {
             daemon.worker();
             daemon.wait_for("is ready");

@@ -105,7 +105,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 }
                 std::thread::yield_now();
             }
-        }),
+        })
+        .for_threads_too(),
         Scenario::reporting(
             "twenty_workers_that_beat_all_the_time_wake_the_parent_once_per_timeout",
             twenty_that_beat,
@@ -260,7 +261,7 @@ fn as_a_lone_user() {
 }
 
 /// The limit counts all processes of a user, and does not hold for root.
-fn become_lone_user(limit: u64) {
+pub fn become_lone_user(limit: u64) {
     setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
     setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
 }

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use taskfork::{Prefork, Report, Worker};
 
 use crate::Scenario;
-use crate::daemon::{Daemon, kill};
+use crate::daemon::Daemon;
 use crate::os::Signal;
 use crate::program::{drain, prepare, say, serve, up};
 
@@ -17,8 +17,8 @@ pub fn scenarios() -> Vec<Scenario> {
             let workers = daemon.workers(2);
             assert_eq!(daemon.count(&format!("port {port}")), 2, "{}", daemon.transcript());
             let client = TcpStream::connect(("127.0.0.1", port)).expect("a socket that is listened on");
-            for worker in &workers {
-                kill(worker.pid, Signal::SIGKILL);
+            for worker in workers {
+                daemon.send(worker, Signal::SIGKILL);
             }
             daemon.workers(2);
             assert!(answer(client).starts_with("worker "), "it has waited for a replacement");
@@ -54,7 +54,7 @@ fn first(worker: &Worker) -> &TcpListener {
     worker.listeners()[0].as_tcp().expect("a TCP listener")
 }
 
-/// A thread answers, until the process ends; but in none of the first two.
+/// A thread of its own answers, until the process ends; but in none of the first two.
 fn two_on_one_port() -> Report {
     serve(Prefork::new().workers(2).listen("127.0.0.1:0"), |worker| {
         assert!(!worker.stop_requested());

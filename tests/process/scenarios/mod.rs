@@ -29,6 +29,9 @@ mod stops;
 mod storm;
 #[cfg(target_os = "linux")]
 mod terminal;
+mod threads;
+#[cfg(unix)]
+mod threads_unix;
 #[cfg(windows)]
 mod windows;
 mod worker;
@@ -48,6 +51,7 @@ pub fn all() -> Vec<Scenario> {
         spawn::scenarios(),
         stop_requests::scenarios(),
         stops::scenarios(),
+        threads::scenarios(),
         worker::scenarios(),
     ];
     let here = [
@@ -63,6 +67,8 @@ pub fn all() -> Vec<Scenario> {
         spawn_refusals::scenarios(),
         #[cfg(unix)]
         stop_signals::scenarios(),
+        #[cfg(unix)]
+        threads_unix::scenarios(),
         #[cfg(target_os = "linux")]
         limits::scenarios(),
         #[cfg(target_os = "linux")]

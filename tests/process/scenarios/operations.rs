@@ -3,7 +3,7 @@
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::os::{Signal, fork_drained};
-use crate::program::start_count;
+use crate::program::{fail, start_count};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -17,14 +17,15 @@ pub fn scenarios() -> Vec<Scenario> {
                     let new = daemon.worker();
                     assert_eq!(new.id, old.id);
                     assert!(!daemon.said(&format!("drained {}", old.id)));
-                    daemon.wait_for(&format!("child {} (pid {}) exited normally", old.id, old.pid));
+                    daemon.wait_for(&format!("{old} exited normally"));
                 }
                 daemon.wait_for("log Rolling restart done");
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert!(!daemon.said("restarting"));
             },
-        ),
+        )
+        .for_threads_too(),
         Scenario::new("a_replacement_that_fails_leaves_the_old_worker_in_its_place", second_fails, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
@@ -32,8 +33,9 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("up 0"), 1);
-            assert!(daemon.said(&format!("child 0 (pid {}) exited normally", old.pid)));
-        }),
+            assert!(daemon.said(&format!("{old} exited normally")));
+        })
+        .for_threads_too(),
         Scenario::new("ttin_adds_a_worker_and_ttou_retires_the_highest", three_that_drain, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTTIN);
@@ -45,7 +47,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for("drained 2");
             daemon.signal(Signal::SIGTTIN);
             assert_eq!(daemon.worker().id, 2);
-        }),
+        })
+        .for_threads_too(),
         Scenario::new(
             "a_worker_that_is_stopped_and_continued_is_none_of_the_parents_business",
             three_that_drain,
@@ -67,9 +70,9 @@ fn two_that_drain() {
 
 fn second_fails() {
     let starts = start_count();
-    fork_drained(1, || {
+    fork_drained(1, move || {
         if starts() == 2 {
-            std::process::exit(1);
+            fail(1);
         }
     });
 }

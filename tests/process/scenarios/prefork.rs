@@ -6,15 +6,14 @@ use std::time::Duration;
 use taskfork::{Backend, Prefork, Report, Restart, WorkResult, Worker};
 
 use crate::Scenario;
-use crate::daemon::kill;
-use crate::os::{Gate, Signal, raise, up_until_signal};
-use crate::program::{drain, prepare, say, serve, up};
+use crate::os::{Gate, Signal, raise};
+use crate::program::{backend, drain, fail, prepare, say, serve, status_of, up, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::reporting("a_worker_can_stop_all_and_it_happens_once_however_many_ask", all_stop_all, |daemon| {
             for worker in daemon.workers(4) {
-                kill(worker.pid, Signal::SIGUSR2);
+                daemon.send(worker, Signal::SIGUSR2);
             }
             daemon.ends_with(0);
             assert_eq!(daemon.count("log Stopping "), 1, "{}", daemon.transcript());
@@ -22,14 +21,15 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("report: stopped, as child "));
         }),
         Scenario::reporting("a_worker_can_stop_all_and_end_at_once", stops_all_and_ends, |daemon| {
-            kill(daemon.workers(2)[1].pid, Signal::SIGUSR2);
+            let workers = daemon.workers(2);
+            daemon.send(workers[1], Signal::SIGUSR2);
             daemon.ends_with(0);
             assert!(daemon.said("drained 0"), "{}", daemon.transcript());
-            assert!(daemon.said("report: stopped, as child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped, as child 1 ("), "{}", daemon.transcript());
         }),
         Scenario::reporting("the_last_worker_can_stop_all_though_nobody_else_is_left", stops_all_alone, |daemon| {
             daemon.ends_with(0);
-            assert!(daemon.said("report: stopped, as child 0 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped, as child 0 ("), "{}", daemon.transcript());
             assert!(!daemon.said("restarting"));
         }),
         Scenario::reporting("an_id_is_never_beyond_the_most_workers_there_can_be", with_contexts, |daemon| {
@@ -55,7 +55,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times("1 is generation 0 of 2", 1);
             daemon.signal(Signal::SIGTTIN);
             daemon.wait_for("2 is generation 0 of 3");
-            kill(workers[1].pid, Signal::SIGKILL);
+            daemon.send(workers[1], Signal::SIGKILL);
             daemon.wait_for("1 is generation 1 of 3");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -82,14 +82,15 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("a_fatal_exit_stops_everything", exits_fatally, |daemon| {
             daemon.ends_with(3);
-            assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
-            assert!(daemon.said("exited with status 78"));
+            assert!(daemon.said("report: failed to start: child 1 ("), "{}", daemon.transcript());
+            assert!(daemon.said(&daemon.failed(78)));
             assert!(daemon.said("drained 0"));
             assert!(!daemon.said("restarting"));
         }),
         Scenario::reporting("a_backoff_is_as_long_as_was_chosen", long_backoff, |daemon| {
-            daemon.wait_for("exited with status 1, restarting");
-            let line = daemon.wait_for("exited with status 1, restarting in ");
+            let failed = daemon.failed(1);
+            daemon.wait_for(&format!("{failed}, restarting"));
+            let line = daemon.wait_for(&format!("{failed}, restarting in "));
             let delay: u64 = line.split(' ').rev().nth(1).expect("a delay").parse().expect("a number");
             assert!((250_000..=500_000).contains(&delay), "{line}");
             daemon.signal(Signal::SIGTERM);
@@ -99,11 +100,11 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(daemon.said("did not stop in time, killing it"));
+            assert!(daemon.said("did not stop in time"));
         }),
         Scenario::reporting("run_ends_a_worker_with_the_status_of_what_it_returns", runs_three, |daemon| {
             daemon.ends_with(1);
-            assert!(daemon.said("log worker 1: it is all wrong: no hope"), "{}", daemon.transcript());
+            assert!(daemon.said(": it is all wrong: no hope"), "{}", daemon.transcript());
             assert!(daemon.said("it is too much"), "a panic is printed as always");
             for end in ["child 0", "child 1", "child 2"].iter().zip(["normally", "with status 1", "with status 101"]) {
                 let is_it = |line: &&str| line.contains(end.0) && line.contains(end.1);
@@ -121,7 +122,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_worker_cannot_start_workers_by_this_call_either", nested, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("second: this process is worker 0 already"), "{}", daemon.transcript());
-        }),
+        })
+        .for_threads_too(),
         Scenario::reporting("a_second_service_can_follow_the_first", twice, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
@@ -189,7 +191,7 @@ fn stops_all_alone() -> Report {
 
 fn with_contexts() -> Report {
     let contexts = ["zero", "one", "two"];
-    serve(Prefork::new().workers(2).max_workers(contexts.len()), |worker| {
+    serve(Prefork::new().workers(2).max_workers(contexts.len()), move |worker| {
         assert!(!worker.stop_requested());
         say(&format!("context {}", contexts[worker.id()]));
         up(worker.id());
@@ -215,7 +217,9 @@ fn ends_normally_always() -> Report {
 fn fails_once_and_never() -> Report {
     serve(Prefork::new().workers(2).restart(Restart::Never), |worker| {
         up(worker.id());
-        std::process::exit(worker.id() as i32);
+        if worker.id() == 1 {
+            fail(1);
+        }
     })
 }
 
@@ -228,17 +232,17 @@ fn slow_failures() -> Report {
             return drain(&worker);
         }
         assert!(!worker.wait_for_stop(Some(2 * window)));
-        std::process::exit(1)
+        fail(1)
     })
 }
 
 fn exits_fatally() -> Report {
     let gate = Gate::new();
-    serve(Prefork::new().workers(2).fatal_exit(77).fatal_exit(78), |worker| {
+    serve(Prefork::new().workers(2).fatal_exit(77).fatal_exit(status_of(78)), move |worker| {
         assert!(!worker.stop_requested());
         if worker.id() == 1 {
             gate.pass();
-            std::process::exit(78);
+            fail(78);
         }
         gate.open(1);
         drain(&worker);
@@ -247,7 +251,7 @@ fn exits_fatally() -> Report {
 
 fn long_backoff() -> Report {
     let delay = Duration::from_secs(500);
-    serve(Prefork::new().workers(1).backoff(delay, delay), |_| std::process::exit(1))
+    serve(Prefork::new().workers(1).backoff(delay, delay), |_| fail(1))
 }
 
 fn deaf() -> Report {
@@ -291,7 +295,7 @@ fn runs_three() -> Report {
             _ => panic!("it is too much"),
         }
     };
-    Prefork::new().workers(3).restart(Restart::Never).run(work).expect("workers")
+    Prefork::new().workers(3).restart(Restart::Never).backend(backend()).run(work).expect("workers")
 }
 
 fn no_sense() {
@@ -382,5 +386,5 @@ fn panics_twice() -> Report {
     let work = |worker: Worker| -> WorkResult {
         if worker.id() == 0 { std::panic::panic_any(PanicsWhenDropped) } else { Err(PanicsWhenDropped.into()) }
     };
-    Prefork::new().workers(2).restart(Restart::Never).run(work).expect("workers")
+    Prefork::new().workers(2).restart(Restart::Never).backend(backend()).run(work).expect("workers")
 }

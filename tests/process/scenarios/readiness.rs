@@ -6,8 +6,8 @@ use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Gate, KILLED, SOON, Signal, idle, up_until_signal};
-use crate::program::{drain, say, serve, start_count, up};
+use crate::os::{Gate, KILLED, SOON, Signal, idle};
+use crate::program::{drain, fail, say, serve, start_count, up, up_until_signal};
 
 /// Longer than the watchdog: what is waited for comes, or the test fails.
 const EVER: Duration = Duration::from_secs(600);
@@ -19,8 +19,8 @@ pub fn scenarios() -> Vec<Scenario> {
             ready_when_told,
             |daemon| {
                 let old = daemon.workers(2);
-                for worker in &old {
-                    kill(worker.pid, Signal::SIGUSR2);
+                for &worker in &old {
+                    daemon.send(worker, Signal::SIGUSR2);
                 }
                 daemon.wait_for("is ready");
                 daemon.wait_for("is ready");
@@ -29,8 +29,8 @@ pub fn scenarios() -> Vec<Scenario> {
                     let new = daemon.worker();
                     assert_eq!(new.id, old.id);
                     assert!(!daemon.said(&format!("drained {}", old.id)), "its replacement is up, but not ready");
-                    kill(new.pid, Signal::SIGUSR2);
-                    daemon.wait_for(&format!("child {} (pid {}) is ready", new.id, new.pid));
+                    daemon.send(new, Signal::SIGUSR2);
+                    daemon.wait_for(&format!("{new} is ready"));
                     daemon.wait_for(&format!("drained {}", old.id));
                 }
                 daemon.wait_for("log Rolling restart done");
@@ -41,7 +41,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ),
         Scenario::reporting("a_second_hup_during_a_roll_is_one_more_roll_after_it", ready_when_told, |daemon| {
             for worker in daemon.workers(2) {
-                kill(worker.pid, Signal::SIGUSR2);
+                daemon.send(worker, Signal::SIGUSR2);
                 daemon.wait_for("is ready");
             }
             daemon.signal(Signal::SIGHUP);
@@ -50,7 +50,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGHUP);
             for ups in 0..4 {
                 assert_eq!(next.id, ups % 2);
-                kill(next.pid, Signal::SIGUSR2);
+                daemon.send(next, Signal::SIGUSR2);
                 if ups < 3 {
                     next = daemon.worker();
                 }
@@ -62,38 +62,39 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("a_term_overtakes_a_roll_whose_replacement_is_not_ready", ready_when_told, |daemon| {
             for worker in daemon.workers(2) {
-                kill(worker.pid, Signal::SIGUSR2);
+                daemon.send(worker, Signal::SIGUSR2);
                 daemon.wait_for("is ready");
             }
             daemon.signal(Signal::SIGHUP);
             let unready = daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("log Stopping 3 processes");
-            kill(unready.pid, Signal::SIGUSR2);
+            daemon.send(unready, Signal::SIGUSR2);
             daemon.ends_with(0);
         }),
         Scenario::reporting("who_is_late_and_never_was_ready_is_a_startup_failure", never_ready, |daemon| {
             daemon.ends_with(3);
             assert!(daemon.said("is not ready in time"));
-            assert!(daemon.said("log Startup failed: child 1 (pid "), "{}", daemon.transcript());
-            assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("log Startup failed: child 1 ("), "{}", daemon.transcript());
+            assert!(daemon.said("report: failed to start: child 1 ("), "{}", daemon.transcript());
             assert!(!daemon.said("restarting"));
         }),
         Scenario::reporting("who_ends_and_never_was_ready_is_a_startup_failure", ends_unready, |daemon| {
             daemon.ends_with(3);
-            assert_eq!(daemon.count("log child 1"), 2, "it was started, and has ended");
-            assert!(daemon.said(") exited with status 7"));
-            assert!(daemon.said("report: failed to start: child 1 (pid "), "{}", daemon.transcript());
+            let words = daemon.count("panicked: ");
+            assert_eq!(daemon.count("log child 1") - words, 2, "it was started, and has ended");
+            assert!(daemon.said(&format!(") {}", daemon.failed(7))));
+            assert!(daemon.said("report: failed to start: child 1 ("), "{}", daemon.transcript());
             assert!(daemon.said("drained 0"), "the others are asked to go, as in any stop");
         }),
         Scenario::reporting("one_more_worker_that_cannot_be_brought_up_is_given_up_alone", ready_when_told, |daemon| {
             for worker in daemon.workers(2) {
-                kill(worker.pid, Signal::SIGUSR2);
+                daemon.send(worker, Signal::SIGUSR2);
                 daemon.wait_for("is ready");
             }
             daemon.signal(Signal::SIGTTIN);
             let third = daemon.worker();
-            kill(third.pid, Signal::SIGKILL);
+            daemon.send(third, Signal::SIGKILL);
             daemon.wait_for("log Child 2 could not be brought up, giving it up");
             daemon.wait_for("log Scaled to 2 processes");
             daemon.signal(Signal::SIGTERM);
@@ -102,7 +103,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("who_is_ready_and_ends_at_once_has_been_ready", ready_and_gone, |daemon| {
             daemon.ends_with(1);
-            assert_eq!(daemon.count("exited with status 7, restarting"), 20);
+            assert_eq!(daemon.count(&format!("{}, restarting", daemon.failed(7))), 20);
             assert!(daemon.said("report: gave up after 20 restarts"), "{}", daemon.transcript());
         }),
         Scenario::reporting(
@@ -119,7 +120,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
                 assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
             },
-        ),
+        )
+        .for_processes(),
         Scenario::new(
             "a_replacement_that_died_while_the_parent_was_stopped_takes_nobodys_place",
             dies_when_told,
@@ -142,10 +144,10 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("who_is_late_in_a_later_life_is_killed_and_restarted", late_in_second_life, |daemon| {
             let first = daemon.worker();
             daemon.wait_for("is ready");
-            kill(first.pid, Signal::SIGKILL);
+            daemon.send(first, Signal::SIGKILL);
             let second = daemon.worker();
-            daemon.wait_for(&format!("child 0 (pid {}) is not ready in time", second.pid));
-            daemon.wait_for(&format!("child 0 (pid {}) {KILLED}, restarting", second.pid));
+            daemon.wait_for(&format!("{second} is not ready in time"));
+            daemon.wait_for(&format!("{second} {}, restarting", daemon.ended_by_parent(KILLED)));
             daemon.worker();
             daemon.wait_for("is ready");
             daemon.signal(Signal::SIGTERM);
@@ -160,22 +162,21 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.signal(Signal::SIGHUP);
                 let new = daemon.worker();
                 daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
-                daemon.wait_for(&format!("child 0 (pid {}) {KILLED}", new.pid));
+                daemon.wait_for(&format!("{new} {}", daemon.ended_by_parent(KILLED)));
                 daemon.signal(Signal::SIGTERM);
-                daemon.wait_for(&format!("child 0 (pid {}) exited normally", old.pid));
+                daemon.wait_for(&format!("{old} exited normally"));
                 daemon.ends_with(0);
                 assert!(!daemon.said("restarting"));
             },
         ),
         Scenario::reporting("a_replacement_for_age_is_ready_before_the_old_one_goes", short_lives, |daemon| {
             // One may be replaced before the other is up for the first time.
-            let mut pids = [vec![], vec![]];
-            while pids.iter().any(|pids| pids.len() < 3) {
+            let mut lives = [vec![], vec![]];
+            while lives.iter().any(|lives| lives.len() < 3) {
                 let up = daemon.worker();
-                pids[up.id].push(up.pid);
+                lives[up.id].push(up);
             }
-            for (id, pids) in pids.iter().enumerate() {
-                let (old, new) = (format!("child {id} (pid {})", pids[0]), format!("child {id} (pid {})", pids[1]));
+            for [old, new] in lives.iter().map(|lives| [lives[0], lives[1]]) {
                 daemon.wait_for_times(&format!("{old} exited normally"), 1);
                 assert!(daemon.said_before(&format!("{old} has served its time"), &format!("{new} is ready")));
                 assert!(daemon.said_before(&format!("{new} is ready"), &format!("{old} exited normally")));
@@ -225,10 +226,11 @@ fn dies_when_told() {
 }
 
 fn never_ready() -> Report {
-    serve(Prefork::new().workers(2).ready_timeout(SOON), |worker| {
+    serve(Prefork::new().workers(2).ready_timeout(SOON).graceful_timeout(SOON), |worker| {
         up(worker.id());
         if worker.id() == 0 {
             worker.ready();
+            return drain(&worker);
         }
         idle()
     })
@@ -236,11 +238,11 @@ fn never_ready() -> Report {
 
 fn ends_unready() -> Report {
     let gate = Gate::new();
-    serve(Prefork::new().workers(2).ready_timeout(EVER), |worker| {
+    serve(Prefork::new().workers(2).ready_timeout(EVER), move |worker| {
         assert!(!worker.stop_requested());
         if worker.id() == 1 {
             gate.pass();
-            std::process::exit(7);
+            fail(7);
         }
         worker.ready();
         gate.open(1);
@@ -252,14 +254,14 @@ fn ready_and_gone() -> Report {
     let service = Prefork::new().workers(1).max_restarts(20).ready_timeout(EVER);
     serve(service.backoff(Duration::from_millis(1), Duration::from_millis(1)), |worker| {
         worker.ready();
-        std::process::exit(7)
+        fail(7)
     })
 }
 
 /// The second process is late, all others are ready at once.
 fn late_in_second_life() -> Report {
     let starts = start_count();
-    serve(Prefork::new().workers(1).ready_timeout(SOON), |worker| {
+    serve(Prefork::new().workers(1).ready_timeout(SOON), move |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
         if starts() == 2 {

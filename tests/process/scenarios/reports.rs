@@ -3,15 +3,14 @@
 use taskfork::{Event, Prefork, Process, Report, Worker};
 
 use crate::Scenario;
-use crate::daemon::kill;
-use crate::os::{Gate, KILLED_EXIT, Signal, wait_for_end};
-use crate::program::{drain, say, serve, up};
+use crate::os::{Gate, Signal, wait_for_end};
+use crate::program::{drain, fail, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::reporting("every_transition_is_told_with_worker_pid_generation_and_exit", told, |daemon| {
             let old = daemon.workers(2);
-            kill(old[1].pid, Signal::SIGKILL);
+            daemon.send(old[1], Signal::SIGKILL);
             let new = daemon.worker();
             daemon.signal(Signal::SIGTTIN);
             let third = daemon.worker();
@@ -20,17 +19,18 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times("event Reloaded", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+            let killed = daemon.killed_exit();
             for event in [
                 "event Starting 2".to_owned(),
-                format!("event Started 0/0 {}", old[0].pid),
-                format!("event Exited 1/0 {} {KILLED_EXIT} asked false restarting true", old[1].pid),
-                format!("event Restarting 1/0 {} {KILLED_EXIT} in 0ns, 6 left", old[1].pid),
-                format!("event Started 1/1 {}", new.pid),
+                format!("event Started 0/0 {}", old[0].told_pid()),
+                format!("event Exited 1/0 {} {killed} asked false restarting true", old[1].told_pid()),
+                format!("event Restarting 1/0 {} {killed} in 0ns, 6 left", old[1].told_pid()),
+                format!("event Started 1/1 {}", new.told_pid()),
                 "event Scaled 3".to_owned(),
-                format!("event Started 2/0 {}", third.pid),
+                format!("event Started 2/0 {}", third.told_pid()),
                 "event Reloading".to_owned(),
-                format!("event Exited 0/0 {} Code(0) asked true restarting false", old[0].pid),
-                format!("event Exited 1/1 {} Code(0) asked true restarting false", new.pid),
+                format!("event Exited 0/0 {} Code(0) asked true restarting false", old[0].told_pid()),
+                format!("event Exited 1/1 {} Code(0) asked true restarting false", new.told_pid()),
                 "event Stopping 3 quick false by None".to_owned(),
             ] {
                 assert_eq!(daemon.count(&event), 1, "{event}:\n{}", daemon.transcript());
@@ -53,10 +53,10 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("a_report_tells_which_worker_had_one_end_too_many", gives_up, |daemon| {
             daemon.ends_with(1);
-            assert!(daemon.said("report: gave up after 2 restarts: child 1 (pid "), "{}", daemon.transcript());
+            assert!(daemon.said("report: gave up after 2 restarts: child 1 ("), "{}", daemon.transcript());
             assert!(daemon.said("in all: 2 restarts, success false, gave up"));
             assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Code(0))"));
-            assert!(daemon.said("worker 1: 3 processes, 2 restarts, Some(Code(9))"));
+            assert!(daemon.said(&format!("worker 1: 3 processes, 2 restarts, Some({})", daemon.failed_exit(9))));
         }),
         Scenario::reporting(
             "last_words_count_though_the_parent_hears_of_the_end_first",
@@ -65,7 +65,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(1);
                 assert!(daemon.said("report: gave up after 0 restarts"), "it was ready:\n{}", daemon.transcript());
             },
-        ),
+        )
+        .for_processes(),
         Scenario::reporting("what_the_one_who_is_told_has_printed_is_printed_once", prints_when_told, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("from the parent"), 1, "{}", daemon.transcript());
@@ -74,7 +75,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(101);
             assert_eq!(daemon.count("up "), 2);
             assert!(daemon.said("too much to hear"), "{}", daemon.transcript());
-        }),
+        })
+        .for_threads_too(),
     ]
 }
 
@@ -90,6 +92,7 @@ fn tell(event: &Event) {
         Event::Restarting { process, exit, delay, left, .. } => {
             say(&format!("event Restarting {} {exit:?} in {delay:?}, {left} left", one(process)));
         }
+        Event::Failed { process, message } => say(&format!("event Failed {} {message}", one(process))),
         Event::Scaled { workers } => say(&format!("event Scaled {workers}")),
         Event::Reloading => say("event Reloading"),
         Event::Reloaded => say("event Reloaded"),
@@ -126,11 +129,11 @@ fn told() -> Report {
 
 fn gives_up() -> Report {
     let gate = Gate::new();
-    tell_all(serve(Prefork::new().workers(2).max_restarts(2), |worker| {
+    tell_all(serve(Prefork::new().workers(2).max_restarts(2), move |worker| {
         assert!(!worker.stop_requested());
         if worker.id() == 1 {
             gate.pass();
-            std::process::exit(9);
+            fail(9);
         }
         gate.open(3);
         serve_and_drain(&worker);
@@ -168,5 +171,10 @@ fn panics_when_told() {
         started += usize::from(matches!(event, Event::Ready { .. }));
         assert!(started < 2, "too much to hear");
     });
-    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| serve_and_drain(&worker));
+    serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.ready();
+        drain(&worker);
+    });
 }

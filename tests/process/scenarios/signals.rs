@@ -11,8 +11,8 @@ use super::prefork::signals_itself_at_the_end;
 use super::stops::{deaf_to_term, drains_on, three_that_drain};
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{Signal, idle, ignore, state, up_until};
-use crate::program::{fork, say, serve, up};
+use crate::os::{Signal, idle, ignore, state};
+use crate::program::{fork, say, serve, up, up_until};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -101,7 +101,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
                 assert_eq!(daemon.count("gives no sign of life"), 1, "the other one beats:\n{}", daemon.transcript());
             },
-        ),
+        )
+        .for_processes(),
         Scenario::new("usr1_is_passed_on_to_every_worker", three_that_reopen, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGUSR1);

@@ -7,8 +7,8 @@ use taskfork::{Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::os::{Signal, no_terminal, up_until};
-use crate::program::{say, serve, up};
+use crate::os::{Signal, no_terminal};
+use crate::program::{say, serve, up, up_until};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -43,8 +43,8 @@ fn drains(daemon: &mut Daemon, ask: fn(&Daemon)) {
     assert!(daemon.said("exited normally"), "{}", daemon.transcript());
 }
 
-pub fn one(work: impl FnOnce(&Worker)) -> Report {
-    serve(Prefork::new().workers(1), |worker| work(&worker))
+pub fn one(work: impl Fn(&Worker) + Send + Sync + 'static) -> Report {
+    serve(Prefork::new().workers(1), move |worker| work(&worker))
 }
 
 fn asks_again_and_again() -> Report {

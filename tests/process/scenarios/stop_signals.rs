@@ -19,8 +19,8 @@ use super::spawn::two;
 use super::stop_requests::{drains_on_int, drains_on_term, one};
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors, up_until, up_until_signal};
-use crate::program::{backend, say, serve, up};
+use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors};
+use crate::program::{backend, say, serve, up, up_until, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -29,7 +29,8 @@ pub fn scenarios() -> Vec<Scenario> {
             kill(worker.pid, Signal::SIGTERM);
             daemon.wait_for("killed by signal 15, restarting");
             daemon.worker();
-        }),
+        })
+        .for_processes(),
         Scenario::reporting("wait_for_stop_is_not_cut_short_by_other_signals", waits_through_signals, |daemon| {
             let worker = daemon.worker();
             for _ in 0..10 {
@@ -40,7 +41,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("drained"));
-        }),
+        })
+        .for_processes(),
         Scenario::reporting("wait_for_stop_works_without_a_descriptor", waits_without_descriptors, drains_on_term),
         Scenario::reporting("stop_fd_fits_into_tokio_and_stays_readable", watches_with_tokio, drains_on_term),
         Scenario::reporting("stop_fd_of_a_request_that_was_made_is_readable", asks_for_it_late, drains_on_term),
@@ -57,11 +59,12 @@ pub fn scenarios() -> Vec<Scenario> {
             for heard in ["installed before", "signal-hook", "tokio", "stop_requested"] {
                 assert_eq!(daemon.count(&format!("heard by {heard}")), 1, "{}", daemon.transcript());
             }
-        }),
+        })
+        .for_processes(),
         Scenario::reporting("a_term_that_comes_when_the_handle_is_gone_does_no_harm", drops_its_handle, |daemon| {
             let worker = daemon.worker();
-            kill(worker.pid, Signal::SIGTERM);
-            kill(worker.pid, Signal::SIGUSR2);
+            daemon.send(worker, Signal::SIGTERM);
+            daemon.send(worker, Signal::SIGUSR2);
             daemon.wait_for("still there");
             daemon.ends_with(0);
             assert!(daemon.said("exited normally"), "{}", daemon.transcript());
@@ -72,7 +75,7 @@ pub fn scenarios() -> Vec<Scenario> {
             |daemon| {
                 let worker = daemon.worker();
                 daemon.wait_for("the child has heard nothing, nor has the worker");
-                kill(worker.pid, Signal::SIGTERM);
+                daemon.send(worker, Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
             },
@@ -80,7 +83,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("an_int_that_was_ignored_when_the_program_started_stops_nobody", ignores_int, |daemon| {
             let worker = daemon.worker();
             daemon.interrupt();
-            kill(worker.pid, Signal::SIGUSR2);
+            daemon.send(worker, Signal::SIGUSR2);
             daemon.wait_for("still there");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -93,7 +96,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
                 assert!(daemon.said("descriptors of its own: 1"), "{}", daemon.transcript());
             },
-        ),
+        )
+        .for_processes(),
         Scenario::spawning("a_spawned_worker_drains_when_the_parent_is_killed", two, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGKILL);
@@ -237,7 +241,7 @@ fn ignores_int() -> Report {
 /// One that was spawned has had the memory as well, before the call.
 fn counts_descriptors() -> Report {
     let before = own_descriptors().len();
-    one(|_| {
+    one(move |_| {
         let now = own_descriptors().len() - if backend() == Backend::Fork { LIFELINES } else { 0 };
         let own = if backend() == Backend::Fork { now - before } else { now - (before - 2) };
         say(&format!("descriptors of its own: {own}"));

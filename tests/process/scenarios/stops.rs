@@ -11,14 +11,16 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("term_lets_the_workers_drain_and_the_parent_exits_0", three_that_drain, |daemon| {
             drains_on(daemon, Signal::SIGTERM);
-        }),
+        })
+        .for_threads_too(),
         Scenario::new("quit_kills_who_does_not_listen_after_two_seconds", deaf_to_quit, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGQUIT);
             daemon.ends_with(0);
-            assert_eq!(daemon.count("did not stop in time, killing it"), 3);
-            assert_eq!(daemon.count(KILLED), 3);
-        }),
+            assert_eq!(daemon.count("did not stop in time"), 3);
+            assert_eq!(daemon.count(daemon.ended_by_parent(KILLED)), 3);
+        })
+        .for_threads_too(),
         Scenario::new("a_second_term_kills_who_does_not_listen", deaf_to_term, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
@@ -26,8 +28,9 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("log Asked to stop once more, killing 3 processes"));
-            assert_eq!(daemon.count(KILLED), 3);
-        }),
+            assert_eq!(daemon.count(daemon.ended_by_parent(KILLED)), 3);
+        })
+        .for_threads_too(),
         Scenario::new("ctrl_c_is_a_stop_and_not_a_round_of_restarts", twenty_idle, |daemon| {
             daemon.workers(20);
             daemon.interrupt();

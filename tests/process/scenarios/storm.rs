@@ -1,22 +1,23 @@
 //! Everything at once and for long, and thousands of workers. Linux only.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, signal};
 use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{RngExt, SeedableRng};
-use taskfork::{Prefork, Report};
+use taskfork::{Prefork, Report, Restart};
 
 use crate::Scenario;
 use crate::census::{Census, SaysUp};
 use crate::daemon::{Daemon, kill};
 use crate::os::{Signal, idle};
-use crate::procfs::{children, descriptors, is_living_child};
-use crate::program::{fork, serve, serve_watched, up};
+use crate::procfs::{children, descriptors, is_living_child, wait_until_alone};
+use crate::program::{fail, fork, say, serve, serve_watched, up};
 use crate::room::lacks_room;
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -32,6 +33,32 @@ pub fn scenarios() -> Vec<Scenario> {
                 watch.stop();
                 // The handler that was there before the fork. A program that is started has to install it first.
                 assert!(!daemon.is_forking || !daemon.said("killed by signal 10"), "{}", daemon.transcript());
+            },
+        )
+        .for_processes(),
+        Scenario::threading(
+            "after_a_storm_of_failures_and_requests_the_threads_settle_at_their_target_and_stop_clean",
+            six_that_fail,
+            |daemon| {
+                let (mut census, seed) = (Census::new(6, SaysUp::Parent), Seed::draw());
+                let mut rng = seed.rng(0);
+                settle_threads(daemon, &mut census);
+                for _ in 0..EVERYTHING.signals {
+                    let pause = EVERYTHING.longest_pause.mul_f64(rng.random_range(0.0..1.0));
+                    let until = Instant::now() + pause;
+                    let left = || until.saturating_duration_since(Instant::now());
+                    while let Some(line) = daemon.line_within(left()) {
+                        census.hear(&line);
+                        assert_eq!(census.crowded(), None, "{}", daemon.transcript());
+                    }
+                    daemon.signal(*EVERYTHING.at_parent.choose(&mut rng).expect("a signal"));
+                }
+                daemon.signal(Signal::SIGUSR2);
+                settle_threads(daemon, &mut census);
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said("is stale") && daemon.said("report: stopped"), "{}", daemon.transcript());
+                assert!(daemon.said("one thread is left"), "{}", daemon.transcript());
             },
         ),
         Scenario::new(
@@ -198,6 +225,12 @@ impl Watch<'_> {
     }
 }
 
+fn settle_threads(daemon: &mut Daemon, census: &mut Census) {
+    while !census.is_settled() {
+        census.hear(&daemon.next_line());
+    }
+}
+
 fn hear(line: &str, census: &Mutex<Census>, daemon: &Daemon) {
     let mut census = census.lock().expect("nobody who panicked");
     census.hear(line);
@@ -272,6 +305,40 @@ fn six_that_beat() -> Report {
             worker.beat();
         }
     })
+}
+
+/// In every way that a thread can, until they are asked by SIGUSR2 to be good. Who hangs is found stale, and returns.
+fn six_that_fail() -> Report {
+    static ARE_GOOD: AtomicBool = AtomicBool::new(false);
+    extern "C" fn be_good(_: libc::c_int) {
+        ARE_GOOD.store(true, Ordering::Relaxed);
+    }
+    extern "C" fn reopen(_: libc::c_int) {}
+    // SAFETY: the handlers are async-signal-safe.
+    unsafe {
+        signal(Signal::SIGUSR1, SigHandler::Handler(reopen)).expect("a handler");
+        signal(Signal::SIGUSR2, SigHandler::Handler(be_good)).expect("a handler");
+    }
+    let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000).restart(Restart::Always);
+    let service = service.backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let service = service.ready_timeout(Duration::from_secs(10)).heartbeat_timeout(Duration::from_millis(500));
+    let report = serve(service.graceful_timeout(Duration::from_millis(500)), |worker| {
+        worker.wait_for_stop(Some(Duration::from_millis(rand::random_range(0..50))));
+        worker.ready();
+        while !worker.wait_for_stop(Some(Duration::from_millis(10))) {
+            worker.beat();
+            match rand::random_range(0..200) {
+                _ if ARE_GOOD.load(Ordering::Relaxed) => {}
+                0 | 1 => fail(1),
+                2 => return,
+                3 => thread::sleep(Duration::from_millis(rand::random_range(0..3000))),
+                _ => {}
+            }
+        }
+    });
+    wait_until_alone();
+    say("one thread is left");
+    report
 }
 
 fn four_idle() {

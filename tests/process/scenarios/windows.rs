@@ -9,7 +9,7 @@ use super::ends::three_idle;
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{KILLED, Signal, TERMINATED, handles, idle, no_terminal, up_until_signal};
+use crate::os::{Signal, TERMINATED, handles, idle, no_terminal, up_until_signal};
 use crate::program::{drain, fork, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -29,13 +29,15 @@ pub fn scenarios() -> Vec<Scenario> {
                     assert_eq!(daemon.transcript().lines().filter(is_it).count(), 1, "{end}:\n{}", daemon.transcript());
                 }
             },
-        ),
+        )
+        .for_processes(),
         Scenario::reporting("a_report_has_all_32_bits_of_a_status", ends_badly_for_good, |daemon| {
             daemon.ends_with(1);
             for (id, status) in [0x1234_5678, -5, 0xC000_0005_u32 as i32, 0xC000_0409_u32 as i32].iter().enumerate() {
                 assert!(daemon.said(&format!("worker {id}: Some(Code({status}))")), "{}", daemon.transcript());
             }
-        }),
+        })
+        .for_processes(),
         Scenario::new("who_does_not_listen_is_ended_at_once_when_asked_to_stop", three_idle, |daemon| {
             ends_at_once(daemon, Signal::SIGTERM);
         }),
@@ -71,7 +73,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGKILL);
             daemon.end();
             assert!(!daemon.said("up 0"), "{}", daemon.transcript());
-        }),
+        })
+        .for_processes(),
         Scenario::new("a_request_that_comes_twice_before_it_is_taken_counts_once", three_that_drain, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGSTOP);
@@ -86,13 +89,10 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("more_workers_than_one_thread_can_wait_for_are_all_watched", many, |daemon| {
             let workers = daemon.workers(MANY);
             assert!(workers.iter().map(|up| up.id).eq(0..MANY), "{workers:?}");
-            for worker in [&workers[0], &workers[64], &workers[MANY - 1]] {
-                kill(worker.pid, Signal::SIGKILL);
+            for worker in [workers[0], workers[64], workers[MANY - 1]] {
+                daemon.send(worker, Signal::SIGKILL);
                 let line = daemon.wait_for("restarting");
-                assert!(
-                    line.ends_with(&format!("child {} (pid {}) {KILLED}, restarting", worker.id, worker.pid)),
-                    "{line}"
-                );
+                assert!(line.ends_with(&format!("{worker} {}, restarting", daemon.killed())), "{line}");
                 assert_eq!(daemon.worker().id, worker.id);
             }
             daemon.signal(Signal::SIGTERM);

@@ -1,0 +1,448 @@
+//! Workers that are threads: what they have in common, what they cannot be made to do, and what follows.
+
+use std::panic::panic_any;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
+
+use super::heartbeats::{self, TIMEOUT};
+use crate::Scenario;
+use crate::os::{Signal, idle};
+use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::threading(
+            "what_went_wrong_is_told_in_the_log_and_in_an_event_and_harms_nobody",
+            fail_once,
+            |daemon| {
+                daemon.workers(WRONG.len());
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                for (id, (message, status)) in WRONG.iter().enumerate() {
+                    for line in [
+                        format!("log child {id} (thread worker-{id}.0): {message}"),
+                        format!("event Failed {id}/0 {message}"),
+                        format!("log child {id} (thread worker-{id}.0) exited with status {status}, restarting"),
+                    ] {
+                        let said = daemon.transcript().lines().filter(|other| *other == line).count();
+                        assert_eq!(said, 1, "{line}:\n{}", daemon.transcript());
+                    }
+                }
+                assert_eq!(daemon.count("drained "), WRONG.len());
+                assert!(daemon.said("stale []"));
+            },
+        ),
+        Scenario::threading("who_fails_is_restarted_until_the_budget_is_spent", always_panics, |daemon| {
+            daemon.ends_with(1);
+            assert_eq!(daemon.count("event Failed 0/"), 51, "{}", daemon.transcript());
+            assert!(
+                daemon.said("report: gave up after 50 restarts: child 0 (thread worker-0.50) exited with status 101")
+            );
+        }),
+        Scenario::threading("who_does_not_go_in_a_roll_is_stale_until_it_returns", first_is_deaf, |daemon| {
+            let old = daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            daemon.worker();
+            daemon.wait_for(&format!("{old} did not stop in time"));
+            daemon.wait_for(&format!("{old} is stale"));
+            daemon.wait_for("log Rolling restart done");
+            daemon.send(old, Signal::SIGUSR2);
+            daemon.wait_for(&format!("log {old} was stale, and has returned"));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for (event, times) in [("event Stale 0/0", 1), ("event Returned 0/0", 1), ("drained 0", 1), ("stale []", 1)]
+            {
+                assert_eq!(daemon.count(event), times, "{event}:\n{}", daemon.transcript());
+            }
+            assert!(!daemon.said("restarting"));
+        }),
+        Scenario::threading("who_was_stale_and_panics_has_returned_too", first_is_deaf, |daemon| {
+            let old = daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("log Rolling restart done");
+            daemon.send(old, Signal::SIGKILL);
+            daemon.wait_for("event Returned 0/0");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("restarting"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("who_is_stale_at_the_end_is_reported_and_not_waited_for", first_is_deaf, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("log Rolling restart done");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("stale [0/0]"), "{}", daemon.transcript());
+            assert!(daemon.said("worker 0: 2 processes, 0 restarts, Some(Code(0))"), "{}", daemon.transcript());
+            assert!(!daemon.said("late words"));
+        }),
+        Scenario::threading("ready_of_one_who_is_stale_says_nothing_for_its_successors", ready_late, |daemon| {
+            let old = daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            let second = daemon.worker();
+            daemon.send(second, Signal::SIGUSR2);
+            daemon.wait_for(&format!("{old} is stale"));
+            daemon.wait_for("log Rolling restart done");
+            daemon.signal(Signal::SIGHUP);
+            let third = daemon.worker();
+            daemon.send(old, Signal::SIGUSR2);
+            daemon.wait_for("event Returned 0/0");
+            assert!(daemon.said("late words") && !daemon.said(&format!("{third} is ready")), "{}", daemon.transcript());
+            daemon.send(third, Signal::SIGUSR2);
+            daemon.wait_for(&format!("{third} is ready"));
+            daemon.wait_for(&format!("{second} exited normally"));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::threading("beats_of_one_who_is_stale_say_nothing_for_its_successor", beats_late, |daemon| {
+            let first = daemon.worker();
+            daemon.wait_for(&format!("{first} gives no sign of life"));
+            let second = daemon.worker();
+            daemon.wait_for(&format!("{second} gives no sign of life"));
+            daemon.wait_for(&format!("{second} is stale, restarting"));
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said_before("late beat", &format!("{second} gives no sign of life")));
+            assert!(daemon.said("stale [0/0, 0/1]"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("a_second_term_makes_all_who_are_left_stale_at_once", deaf_but_one, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("log child 1 (thread worker-1.0) exited normally");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("log Asked to stop once more, killing 2 processes"), "{}", daemon.transcript());
+            assert!(daemon.said("stale [0/0, 2/0]"), "{}", daemon.transcript());
+            assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Signal(9))"), "{}", daemon.transcript());
+            assert!(!daemon.said("did not stop in time"));
+        }),
+        Scenario::threading("a_thread_is_named_and_is_its_worker_and_nobody_else_is", tells_of_threads, |daemon| {
+            daemon.workers(2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for id in 0..2 {
+                assert_eq!(daemon.count(&format!("{id}: Some({id}) in worker-{id}.0, None in its own")), 1);
+            }
+            assert_eq!(daemon.count("None in who is told"), 1);
+            assert_eq!(daemon.count("None before, None after"), 1, "{}", daemon.transcript());
+        }),
+        Scenario::threading("a_worker_thread_cannot_start_workers_of_any_kind", nests, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count(": this process is worker 0 already"), 4, "{}", daemon.transcript());
+        }),
+        Scenario::threading("who_is_asked_to_stop_is_the_only_one_to_hear_of_it", tells_who_is_asked, |daemon| {
+            let workers = daemon.workers(3);
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("drained 2");
+            daemon.wait_for("child 2 (thread worker-2.0) exited normally");
+            for worker in &workers[..2] {
+                daemon.send(*worker, Signal::SIGUSR2);
+                daemon.wait_for(&format!("{} is asked: false", worker.id));
+            }
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), 3, "{}", daemon.transcript());
+        }),
+        Scenario::threading("what_the_closure_has_is_shared_and_is_gone_at_the_end", count_together, |daemon| {
+            let workers = daemon.workers(3);
+            daemon.send(workers[1], Signal::SIGKILL);
+            daemon.worker();
+            assert!(daemon.said(&format!("{} {}, restarting", workers[1], daemon.killed())));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("counted 4, of which nobody else has anything: true"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("a_worker_thread_can_start_programs_and_wait_for_them", run_programs, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("ran: true"), 4, "{}", daemon.transcript());
+        }),
+        Scenario::threading(
+            "a_handle_that_outlives_its_thread_says_nothing_for_the_next_one",
+            leaves_its_handle,
+            |daemon| {
+                let first = daemon.worker();
+                daemon.wait_for(&format!("{first} is ready"));
+                daemon.send(first, Signal::SIGUSR2);
+                let second = daemon.worker();
+                daemon.send(second, Signal::SIGUSR2);
+                daemon.wait_for(&format!("{second} is ready"));
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                let own_word = format!("{second} is ready");
+                assert!(daemon.said_before("up 0 1", &own_word), "{}", daemon.transcript());
+                assert!(daemon.said("report: stopped") && !daemon.said("stopped, as"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::threading("who_is_stale_does_not_disturb_the_next_service", stale_of_the_first, |daemon| {
+            let old = daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("first: stopped, stale [0/0]");
+            let new = daemon.worker();
+            assert_eq!((old.id, new.id), (0, 0));
+            daemon.send(old, Signal::SIGUSR2);
+            daemon.wait_for("late words");
+            daemon.signal(Signal::SIGTTIN);
+            daemon.worker();
+            assert!(!daemon.said("is ready"), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
+            assert_eq!(daemon.count("event Returned"), 0, "{}", daemon.transcript());
+        }),
+    ]
+}
+
+/// And the report, in words.
+fn serve_told(service: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
+    let report = serve(service.on_event(tell), work);
+    tell_all(report)
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::Failed { process, message } => say(&format!("event Failed {} {message}", one(process))),
+        Event::Stale { process } => say(&format!("event Stale {}", one(process))),
+        Event::Returned { process } => say(&format!("event Returned {}", one(process))),
+        _ => {}
+    }
+}
+
+fn one(process: &Process) -> String {
+    assert!(process.is_thread());
+    format!("{}/{}", process.id, process.generation)
+}
+
+fn tell_all(report: Report) -> Report {
+    let stale: Vec<String> = report.stale().iter().map(one).collect();
+    say(&format!("stale [{}]", stale.join(", ")));
+    for worker in report.workers() {
+        let (id, processes, restarts) = (worker.id(), worker.processes(), worker.restarts());
+        say(&format!("worker {id}: {processes} processes, {restarts} restarts, {:?}", worker.exit()));
+    }
+    report
+}
+
+/// By id.
+const WRONG: [(&str, i32); 4] = [
+    ("it was too much", 1),
+    ("panicked: it is too much", 101),
+    ("panicked: it is 5 too much", 101),
+    ("panicked: with something that is no text", 101),
+];
+
+/// In its first life.
+fn fail_once() -> Report {
+    prepare();
+    let work = |worker: Worker| -> WorkResult {
+        match (worker.generation(), worker.id()) {
+            (0, 0) => return Err("it was too much".into()),
+            (0, 1) => panic!("it is too much"),
+            (0, 2) => panic!("it is {} too much", worker.id() + 3),
+            (0, 3) => panic_any(5),
+            _ => {}
+        }
+        up(worker.id());
+        drain(&worker);
+        Ok(())
+    };
+    tell_all(Prefork::new().workers(WRONG.len()).backend(backend()).on_event(tell).run(work).expect("workers"))
+}
+
+const AT_ONCE: Duration = Duration::from_millis(1);
+/// A worker that does not go in this time is not going to.
+const SHORT: Duration = Duration::from_millis(100);
+/// Longer than the watchdog.
+const EVER: Duration = Duration::from_secs(600);
+
+/// With a lock in its hands.
+fn always_panics() -> Report {
+    let lock = Arc::new(Mutex::new(()));
+    serve_told(Prefork::new().workers(1).max_restarts(50).backoff(AT_ONCE, AT_ONCE), move |_| {
+        let _held = lock.lock();
+        fail(1)
+    })
+}
+
+/// Until the operator wakes it up, and only in its first life.
+fn first_is_deaf() -> Report {
+    serve_told(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
+        if worker.generation() > 0 {
+            worker.ready();
+            up(worker.id());
+            return drain(&worker);
+        }
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        assert!(worker.stop_requested());
+        say("late words");
+    })
+}
+
+/// The first one is ready at once, and once more when it is stale, for want of which it would be the same call.
+fn ready_late() -> Report {
+    serve_told(Prefork::new().workers(1).graceful_timeout(SHORT).ready_timeout(EVER), |worker| {
+        if worker.generation() == 0 {
+            worker.ready();
+        }
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        if worker.generation() == 0 {
+            worker.ready();
+            worker.beat();
+            return say("late words");
+        }
+        worker.ready();
+        drain(&worker);
+    })
+}
+
+/// The first one beats for ever once it is stale and the second one is there, which never does.
+fn beats_late() -> Report {
+    let barrier = Barrier::new(2);
+    serve_told(heartbeats::service(1), move |worker| match worker.generation() {
+        0 => {
+            up(worker.id());
+            barrier.wait();
+            worker.beat();
+            say("late beat");
+            barrier.wait();
+            loop {
+                worker.beat();
+                thread::sleep(TIMEOUT / 10);
+            }
+        }
+        1 => {
+            barrier.wait();
+            barrier.wait();
+            up(worker.id());
+            idle();
+        }
+        _ => {
+            up(worker.id());
+            heartbeats::beat(&worker, false);
+        }
+    })
+}
+
+fn deaf_but_one() -> Report {
+    serve_told(Prefork::new().workers(3), |worker| {
+        up(worker.id());
+        if worker.id() == 1 {
+            return drain(&worker);
+        }
+        idle();
+    })
+}
+
+fn tells_of_threads() -> Report {
+    let before = taskfork::task_id();
+    let mut is_told = false;
+    let service = Prefork::new().workers(2).on_event(move |_| {
+        if !std::mem::replace(&mut is_told, true) {
+            say(&format!("{:?} in who is told", taskfork::task_id()));
+        }
+    });
+    let report = serve(service, |worker| {
+        let own = thread::scope(|scope| scope.spawn(taskfork::task_id).join().expect("an answer"));
+        let thread = thread::current();
+        let name = thread.name().expect("a name");
+        say(&format!("{}: {:?} in {name}, {own:?} in its own", worker.id(), taskfork::task_id()));
+        up(worker.id());
+        drain(&worker);
+    });
+    say(&format!("{before:?} before, {:?} after", taskfork::task_id()));
+    report
+}
+
+fn nests() -> Report {
+    serve(Prefork::new().workers(1), |_| {
+        let service = || Prefork::new().workers(1);
+        for refused in [
+            service().start().map(drop),
+            service().backend(Backend::Spawn).start().map(drop),
+            service().backend(Backend::Thread).run(|_| Ok(())).map(drop),
+            try_fork(1, 0).map(drop),
+        ] {
+            say(&format!("refused: {}", refused.expect_err("a refusal")));
+        }
+    })
+}
+
+fn tells_who_is_asked() -> Report {
+    serve(Prefork::new().workers(3), |worker| {
+        if worker.id() < 2 {
+            up_until_signal(worker.id(), Signal::SIGUSR2);
+            say(&format!("{} is asked: {}", worker.id(), worker.stop_requested()));
+        } else {
+            up(worker.id());
+        }
+        drain(&worker);
+    })
+}
+
+fn count_together() -> Report {
+    let count = Arc::new(AtomicUsize::new(0));
+    let shared = Arc::clone(&count);
+    let report = serve(Prefork::new().workers(3), move |worker| {
+        shared.fetch_add(1, Ordering::Relaxed);
+        up(worker.id());
+        drain(&worker);
+    });
+    let (counted, is_alone) = (count.load(Ordering::Relaxed), Arc::into_inner(count).is_some());
+    say(&format!("counted {counted}, of which nobody else has anything: {is_alone}"));
+    report
+}
+
+fn run_programs() -> Report {
+    serve(Prefork::new().workers(4), |_| {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        let status = command.arg("--help").stdout(Stdio::null()).status().expect("a program");
+        say(&format!("ran: {}", status.success()));
+    })
+}
+
+/// In its first life it leaves its handle behind, which its successor finds.
+fn leaves_its_handle() -> Report {
+    let left = Mutex::new(None);
+    serve_told(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {
+        let id = worker.id();
+        match worker.generation() {
+            0 => {
+                worker.ready();
+                up_until_signal(id, Signal::SIGUSR2);
+                *left.lock().expect("a place") = Some(worker);
+                fail(1)
+            }
+            1 => {
+                let left = left.lock().expect("a place").take().expect("a handle");
+                left.ready();
+                left.stop_all();
+                say("late words");
+                up_until_signal(id, Signal::SIGUSR2);
+                worker.ready();
+                drain(&worker);
+            }
+            _ => unreachable!("nobody else has failed"),
+        }
+    })
+}
+
+/// The second one is never ready.
+fn stale_of_the_first() -> Report {
+    let first = serve(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
+        up_until_signal(worker.id(), Signal::SIGUSR2);
+        worker.ready();
+        worker.stop_all();
+        say("late words");
+    });
+    let stale: Vec<String> = first.stale().iter().map(one).collect();
+    say(&format!("first: {}, stale [{}]", first.reason(), stale.join(", ")));
+    serve_told(Prefork::new().workers(1).ready_timeout(EVER), |worker| {
+        up(worker.id());
+        drain(&worker);
+    })
+}

@@ -1,0 +1,277 @@
+//! What Unix has to do with workers that are threads: signals, and what the system refuses.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+use nix::unistd::Pid;
+use taskfork::{Prefork, Report};
+
+use crate::Scenario;
+use crate::os::{Signal, own_descriptors, state};
+use crate::program::{backend, drain, prepare, say, serve, up, wait_for_signal};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::threading("requests_are_blocked_in_a_worker_thread_and_nothing_else_is", tells_mask, |daemon| {
+            daemon.workers(2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for id in 0..2 {
+                let mask = format!("{id} has blocked SIGHUP SIGINT SIGQUIT SIGUSR2 SIGTERM SIGTTIN SIGTTOU");
+                assert_eq!(daemon.line(&format!("{id} has blocked")), mask);
+            }
+            assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("handlers_of_the_programs_own_run_while_it_supervises", handles_its_own, |daemon| {
+            let workers = daemon.workers(2);
+            for _ in 0..3 {
+                daemon.signal(Signal::SIGUSR1);
+                daemon.wait_for("handled 10");
+                daemon.signal(Signal::SIGUSR2);
+                daemon.wait_for("handled 12");
+                daemon.signal(Signal::SIGCHLD);
+                daemon.wait_for("handled 17");
+            }
+            daemon.send(workers[0], Signal::SIGKILL);
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
+            assert!(!daemon.said("handled 15") && daemon.said("state as before: true"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("an_ignored_hup_stays_ignored_with_threads", ignores_hup, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGHUP);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("Rolling restart"), "{}", daemon.transcript());
+        }),
+        Scenario::threading(
+            "a_program_that_a_worker_thread_starts_hears_its_signals_once_they_are_unblocked_for_it",
+            starts_a_program,
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said("it was ended by Some(15)"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::threading("no_descriptors_for_threads_is_an_error_of_the_call", few_descriptors, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.count("refused Some(") >= 3, "{}", daemon.transcript());
+            assert_eq!(daemon.count("refused "), daemon.count("Too many open files"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("as before: true"), 5, "{}", daemon.transcript());
+        }),
+        #[cfg(target_os = "linux")]
+        Scenario::threading("hundreds_of_short_lives_leave_no_threads_and_no_descriptors", many_lives, |daemon| {
+            daemon.ends_with(1);
+            assert!(daemon.said(&format!("report: gave up after {LIVES} restarts")), "{}", daemon.transcript());
+            assert!(daemon.said("one thread is left, descriptors as before: true"), "{}", daemon.transcript());
+        }),
+        #[cfg(target_os = "linux")]
+        Scenario::threading("a_thread_that_cannot_be_started_is_an_error_that_names_the_call", few_threads, |daemon| {
+            daemon.ends_with(0);
+            let line = daemon.line("refused ");
+            assert!(line.starts_with("refused Some(\"pthread_create\") for Some("), "{line}");
+            assert!(line.contains(": pthread_create: Resource temporarily unavailable"), "{line}");
+            assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
+            assert!(
+                daemon.said("one thread is left, state and descriptors as before: true"),
+                "{}",
+                daemon.transcript()
+            );
+        })
+        .needs(super::not_root),
+        #[cfg(target_os = "linux")]
+        Scenario::threading(
+            "a_restart_of_a_thread_that_the_system_refuses_is_tried_again",
+            no_thread_at_first,
+            |daemon| {
+                let worker = daemon.worker();
+                daemon.send(worker, Signal::SIGKILL);
+                daemon.wait_for("log cannot start worker 0: pthread_create: Resource temporarily unavailable");
+                assert_eq!(daemon.worker().id, 0);
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+            },
+        )
+        .needs(super::not_root),
+        // (Windows ends a thread under a lock that every new thread needs, so that nobody can take long there.)
+        Scenario::threading("who_takes_long_to_clean_up_after_its_return_keeps_nobody_waiting", cleans_up, |daemon| {
+            let workers = daemon.workers(2);
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("cleaning up");
+            // Some requests later the parent has heard of the end.
+            for id in 1..6 {
+                daemon.signal(Signal::SIGTTIN);
+                assert_eq!(daemon.worker().id, id);
+            }
+            daemon.send(workers[1], Signal::SIGUSR2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
+        }),
+    ]
+}
+
+fn serve_and_drain(service: Prefork) -> Report {
+    serve(service, |worker| {
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// One more is blocked by the program, and one that the parent takes as well.
+fn tells_mask() -> Report {
+    prepare();
+    SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
+    let before = state();
+    let report = serve(Prefork::new().workers(2), |worker| {
+        let blocked = SigSet::thread_get_mask().expect("the mask");
+        let names: Vec<&str> = blocked.iter().map(Signal::as_str).collect();
+        say(&format!("{} has blocked {}", worker.id(), names.join(" ")));
+        up(worker.id());
+        drain(&worker);
+    });
+    say(&format!("state as before: {}", before == state()));
+    report
+}
+
+/// One of them is for what the parent takes.
+fn handles_its_own() -> Report {
+    extern "C" fn handled(number: libc::c_int) {
+        let text: &[u8] = match number {
+            libc::SIGUSR1 => b"handled 10\n",
+            libc::SIGUSR2 => b"handled 12\n",
+            libc::SIGCHLD => b"handled 17\n",
+            _ => b"handled 15\n",
+        };
+        // SAFETY: write(2) is async-signal-safe, and the text is there.
+        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+    }
+    prepare();
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD, Signal::SIGTERM] {
+        let action = SigAction::new(SigHandler::Handler(handled), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { sigaction(signal, &action) }.expect("a handler");
+    }
+    let before = state();
+    let report = serve_and_drain(Prefork::new().workers(2));
+    say(&format!("state as before: {}", before == state()));
+    report
+}
+
+fn ignores_hup() -> Report {
+    crate::os::ignore(Signal::SIGHUP);
+    serve_and_drain(Prefork::new().workers(1))
+}
+
+/// It inherits the mask of the thread.
+fn starts_a_program() -> Report {
+    serve(Prefork::new().workers(1), |_| {
+        let mut command = Command::new("sleep");
+        let unblock = || Ok(SigSet::empty().thread_set_mask()?);
+        // SAFETY: pthread_sigmask(3) is async-signal-safe.
+        let started = unsafe { command.arg("600").pre_exec(unblock) }.spawn();
+        let mut child = started.expect("sleep(1)");
+        nix::sys::signal::kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("a signal");
+        say(&format!("it was ended by {:?}", child.wait().expect("its status").signal()));
+    })
+}
+
+fn few_descriptors() -> Report {
+    prepare();
+    // 0 to 2 are open.
+    for limit in 3..8 {
+        let before = (state(), own_descriptors());
+        setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
+        let result = Prefork::new().workers(2).backend(backend()).run(|_| Ok(()));
+        setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
+        if let Err(error) = result {
+            say(&format!("refused {:?}: {error}", error.call()));
+        }
+        say(&format!("as before: {}", before == (state(), own_descriptors())));
+    }
+    serve(Prefork::new().workers(1), |_| ())
+}
+
+#[cfg(target_os = "linux")]
+use linux::*;
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::time::Duration;
+
+    use taskfork::Restart;
+
+    use super::super::limits::become_lone_user;
+    use super::*;
+    use crate::procfs::wait_until_alone;
+    use crate::program::on_log;
+
+    pub const LIVES: u32 = 300;
+    const AT_ONCE: Duration = Duration::from_millis(1);
+
+    /// Some of them in ways that need more.
+    pub fn many_lives() -> Report {
+        prepare();
+        let before = own_descriptors();
+        let service = Prefork::new().workers(2).max_restarts(LIVES).restart(Restart::Always).backoff(AT_ONCE, AT_ONCE);
+        let report = serve(service, |worker| match worker.generation() % 3 {
+            0 => drop(worker.stop_fd().expect("a descriptor")),
+            1 => crate::program::fail(1),
+            _ => worker.ready(),
+        });
+        wait_until_alone();
+        say(&format!("one thread is left, descriptors as before: {}", before == own_descriptors()));
+        report
+    }
+
+    pub fn few_threads() -> Report {
+        prepare();
+        become_lone_user(3);
+        let before = (state(), own_descriptors());
+        let service = Prefork::new().workers(5).backend(backend());
+        let error = service
+            .run(|worker| {
+                up(worker.id());
+                drain(&worker);
+                Ok(())
+            })
+            .expect_err("a refusal");
+        say(&format!("refused {:?} for {:?}: {error}", error.call(), error.worker()));
+        wait_until_alone();
+        let is_as_before = before == (state(), own_descriptors());
+        say(&format!("one thread is left, state and descriptors as before: {is_as_before}"));
+        std::process::exit(0)
+    }
+
+    pub fn no_thread_at_first() -> Report {
+        prepare();
+        become_lone_user(20);
+        on_log("restarting", || setrlimit(Resource::RLIMIT_NPROC, 0, 20).expect("a limit"));
+        on_log("trying again", || setrlimit(Resource::RLIMIT_NPROC, 20, 20).expect("a limit"));
+        serve_and_drain(Prefork::new().workers(1))
+    }
+}
+
+/// What a thread has of its own is dropped when its work is done; here, when the operator says so, in the first of worker 1.
+fn cleans_up() -> Report {
+    struct Slow;
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            say("cleaning up");
+            wait_for_signal("worker-1.0", Signal::SIGUSR2);
+        }
+    }
+    thread_local! {
+        static SLOW: Slow = const { Slow };
+    }
+    serve(Prefork::new().workers(2), |worker| {
+        up(worker.id());
+        if (worker.id(), worker.generation()) == (1, 0) {
+            SLOW.with(|_| ());
+        }
+        drain(&worker);
+    })
+}
