@@ -9,6 +9,7 @@ use std::{fmt, mem};
 use super::{Backend, Birth, Departure, How, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
+use crate::onboarding::Onboarding;
 use crate::scoreboard::{Button, Place};
 use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
@@ -19,6 +20,7 @@ pub(crate) type Work = Arc<dyn Fn(Worker) -> WorkResult + Send + Sync>;
 
 pub(crate) struct Thread {
     work: Work,
+    onboarding: Option<Onboarding>,
     running: Vec<Member>,
     /// Those who are not waited for any more.
     stale: Vec<Member>,
@@ -45,8 +47,9 @@ enum Return {
 }
 
 impl Thread {
-    pub fn new(work: Work) -> Thread {
-        Thread { work, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned: Arc::default() }
+    pub fn new(work: Work, onboarding: Option<Onboarding>) -> Thread {
+        let returned = Arc::default();
+        Thread { work, onboarding, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned }
     }
 
     /// A thread cannot be killed. One that has returned already was not in need of it.
@@ -93,7 +96,9 @@ impl Backend for Thread {
         let (stop, button) = (Arc::<StopFlag>::default(), Arc::clone(seat.button));
         let worker = Worker::in_thread(process, count, Place::at(&seat), listeners.clone(), Arc::clone(&stop));
         let (work, returned, bell) = (Arc::clone(&self.work), Arc::clone(&self.returned), Arc::clone(&button));
+        let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
         let body = move || {
+            duties.pin(id);
             let how = run(id, work, worker);
             returned.lock().unwrap_or_else(PoisonError::into_inner).push((process, how));
             bell.ring();
