@@ -10,6 +10,8 @@ mod namespaces;
 mod operations;
 mod orphans;
 mod prefork;
+#[cfg(target_os = "linux")]
+mod privileges;
 mod readiness;
 #[cfg(unix)]
 mod refusals;
@@ -67,6 +69,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
+        #[cfg(target_os = "linux")]
+        privileges::scenarios(),
         #[cfg(target_os = "linux")]
         storm::scenarios(),
         #[cfg(target_os = "linux")]
