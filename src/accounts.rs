@@ -65,7 +65,7 @@ mod tests {
     fn who_has_no_name_is_found_by_number_and_nobody_is_found_by_anything_else() {
         let root = find_user("root").expect("root");
         assert_eq!((root.uid, root.record.is_some()), (0, true));
-        assert!(find_user("0").expect("root").record.is_some_and(|(name, _)| name == c"root"));
+        assert!(find_user("0").expect("root").record.is_some_and(|(name, _)| name.as_c_str() == c"root"));
         let stranger = find_user("4000000001").expect("a number");
         assert_eq!((stranger.uid, stranger.record), (4_000_000_001, None));
         assert_eq!(find_group("4000000001").expect("a number"), 4_000_000_001);
