@@ -53,7 +53,8 @@ enum Kind {
     /// A setting that makes no sense.
     Setting {
         name: &'static str,
-        problem: String,
+        problem: Option<String>,
+        source: Option<io::Error>,
     },
     /// The service is over, and not as it should.
     Ended(Reason),
@@ -82,7 +83,13 @@ impl Error {
     }
 
     pub(crate) fn unfit(name: &'static str, problem: impl Into<String>) -> Error {
-        Kind::Setting { name, problem: problem.into() }.into()
+        Kind::Setting { name, problem: Some(problem.into()), source: None }.into()
+    }
+
+    /// The same, because of what the system has answered.
+    #[cfg(unix)]
+    pub(crate) fn unfit_for(name: &'static str, problem: Option<String>, source: io::Error) -> Error {
+        Kind::Setting { name, problem, source: Some(source) }.into()
     }
 
     pub(crate) fn ended(reason: Reason) -> Error {
@@ -129,11 +136,12 @@ impl Error {
         }
     }
 
-    /// The answer of the system to the refused call.
+    /// The answer of the system to the refused call, or to what a refused setting asks for.
     pub fn io_error(&self) -> Option<&io::Error> {
         match &*self.0 {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(&error.source),
             Kind::Listen { source, .. } => Some(source),
+            Kind::Setting { source, .. } => source.as_ref(),
             _ => None,
         }
     }
@@ -193,7 +201,11 @@ impl fmt::Display for Error {
             Kind::TooMany { asked, limit } => {
                 write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")
             }
-            Kind::Setting { name, problem } => write!(f, "{name}: {problem}"),
+            Kind::Setting { name, problem, source } => {
+                f.write_str(name)?;
+                problem.iter().try_for_each(|problem| write!(f, ": {problem}"))?;
+                source.iter().try_for_each(|source| write!(f, ": {source}"))
+            }
             Kind::Ended(Reason::GaveUp { process, exit, restarts }) => {
                 write!(f, "too many child restarts ({restarts}), giving up: {}", End(process, exit))
             }
@@ -229,7 +241,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => error.source.kind(),
-            Kind::Listen { source, .. } => source.kind(),
+            Kind::Listen { source, .. } | Kind::Setting { source: Some(source), .. } => source.kind(),
             Kind::TooMany { .. } | Kind::Setting { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
         };

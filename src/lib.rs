@@ -107,6 +107,32 @@
 //! With [`Prefork::max_lifetime`], processes are replaced when they are old, in the way of a rolling restart: no two at a
 //! time, each at an age of its own between three quarters of that time and the whole. It costs nothing of the restart budget.
 //!
+//! # Privileges
+//!
+//! What takes root, such as a port below 1024, is done by the parent, and the workers are somebody else: [`Prefork::user`]
+//! and [`Prefork::group`]. In each worker these come first, in this order, before the call returns there:
+//!
+//! 1. It goes to its CPU ([`Prefork::pin_cpus`]).
+//! 2. It becomes its user: supplementary groups, group, user; and what could be undone of that is an error.
+//! 3. The parent's end becomes its own, and it is a worker, with its id and random numbers of its own.
+//! 4. The signals are put back to what they were, and the call returns.
+//!
+//! ```no_run
+//! use taskfork::{Prefork, Report};
+//!
+//! # #[cfg(unix)]
+//! fn main() -> taskfork::Result<Report> {
+//!     Prefork::new().workers(4).listen("0.0.0.0:80").user("www-data").pin_cpus().run(|worker| {
+//!         let port = worker.listeners()[0].as_tcp();
+//!         // ..
+//! #       drop(port);
+//!         Ok(())
+//!     })
+//! }
+//! # #[cfg(not(unix))]
+//! # fn main() {}
+//! ```
+//!
 //! # Worker contexts
 //!
 //! What is made before the call is there in every worker, at the price of a page that is copied when it is written to. So
@@ -238,10 +264,11 @@
 //!
 //! - What a worker gets when the parent is killed by SIGKILL is SIGTERM. One that ignores or blocks it, or is stopped, or is
 //!   pid 1 of a pid namespace, survives.
-//! - A worker that changes its user or group, or executes a program with other rights, loses that SIGTERM on Linux
-//!   (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
+//! - A worker that changes its user or group itself, instead of by [`Prefork::user`], or executes a program with other rights,
+//!   loses that SIGTERM on Linux (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
 //! - A worker thread cannot be killed, only given up, and a fault of one is the end of all.
-//! - A worker that becomes another user's, so that the parent may not signal it, cannot be stopped by the parent.
+//! - A worker that becomes another user's, so that the parent may not signal it, cannot be stopped by the parent. (One that is
+//!   root may signal all.)
 //! - Processes that a worker starts are the worker's.
 //! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
 //!   alive, or that all are to stop. It cannot harm the parent.
@@ -269,11 +296,14 @@
 //! Elsewhere the crate does not compile.
 #![deny(unsafe_code)]
 
+#[cfg(unix)]
+mod accounts;
 mod backend;
 mod error;
 mod event;
 mod exit;
 mod listener;
+mod onboarding;
 mod policy;
 mod prefork;
 mod report;

@@ -10,6 +10,7 @@ use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::listener::{self, Listen};
+use crate::onboarding::Terms;
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
 use crate::supervisor::{self, Ended, Extras};
@@ -47,6 +48,7 @@ pub struct Prefork {
     listens: Vec<Listen>,
     #[cfg(unix)]
     is_activated: bool,
+    terms: Terms,
 }
 
 /// Told of every event, in the parent.
@@ -137,6 +139,7 @@ impl Prefork {
             listens: Vec::new(),
             #[cfg(unix)]
             is_activated: false,
+            terms: Terms::default(),
         }
     }
 
@@ -261,6 +264,60 @@ impl Prefork {
         self
     }
 
+    /// Ties each worker to a CPU of its own: to the `id`-th of those that the calling thread may use at the start, by its
+    /// affinity and its cgroup's cpuset, and begins again at the first where there are more workers than CPUs. It is the first
+    /// thing that a worker does, so that all its threads are there, but for those that a [spawned](Backend::Spawn) program
+    /// has started before the call. One whose CPU was taken away since is told of in the log, and works without.
+    ///
+    /// Linux only: elsewhere it is refused. Default: no.
+    pub fn pin_cpus(mut self) -> Prefork {
+        self.terms.pins_cpus = true;
+        self
+    }
+
+    /// Workers become this user before the call returns in them, for good; the parent, which stays what it is, can have
+    /// bound port 80 for them before, by [`listen`](Prefork::listen) or otherwise, and can stop and replace them as any. It
+    /// takes root. Unix only.
+    ///
+    /// It is the name of a user, or, if nobody has that name, a number. A worker has that user's group, or the one that
+    /// [`group`](Prefork::group) names, and the supplementary groups that the system has on record for the user, and none of
+    /// the parent's. (A number that nobody has needs a group to be named, and has no other.) They are looked up in the
+    /// parent, once, before anything is started; what has changed since is of no effect on restarts.
+    ///
+    /// In a worker it comes after [`pin_cpus`](Prefork::pin_cpus) and before everything else: setgroups(2), then setresgid(2),
+    /// then setresuid(2) (where these are, otherwise setgid and setuid), then a look whether real, effective and saved ids
+    /// are what was asked for, and an attempt to become root again, which has to fail. On Linux the capability `CAP_SETUID`
+    /// must be gone as well, which `PR_SET_KEEPCAPS` may have prevented. A worker in which anything of that is otherwise says so
+    /// in the log, by the name of the call, and exits with status 1, without a line of the program run. To the parent that is
+    /// a failure like others: it is the end of everything with a [`ready_timeout`](Prefork::ready_timeout), and otherwise
+    /// once the restarts are used up.
+    ///
+    /// The end of the parent reaches these workers as it does others. What is not changed: the environment with its `HOME`,
+    /// the directory, limits, and every descriptor that is open. What a worker opens it opens as that user, a log that is to be
+    /// reopened too. Linux writes no core dump of a process that was another user's, also not when it is
+    /// [aborted](Prefork::heartbeat_timeout), unless the system is set up for it (`fs.suid_dumpable`) or the worker asks for it
+    /// (`PR_SET_DUMPABLE`, prctl(2)).
+    ///
+    /// With [`Backend::Spawn`], what precedes the call still runs as root. With [`Backend::Thread`] it is refused, since all
+    /// threads of a process have one user. Without root, the program's own user may be asked for, whose groups are then what
+    /// they were, and any other is refused. Default: the parent's user.
+    #[cfg(unix)]
+    pub fn user(mut self, name: impl Into<String>) -> Prefork {
+        self.terms.user = Some(name.into());
+        self
+    }
+
+    /// The group of the workers, by its name, or by its number where none has that name, in the place of that of their
+    /// [`user`](Prefork::user). Unix only.
+    ///
+    /// With no user, they have this group and no supplementary ones. But root that has changed its group alone is root, and
+    /// may take it back.
+    #[cfg(unix)]
+    pub fn group(mut self, name: impl Into<String>) -> Prefork {
+        self.terms.group = Some(name.into());
+        self
+    }
+
     /// What a worker is. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
     pub fn backend(mut self, backend: Backend) -> Prefork {
         self.backend = backend;
@@ -289,6 +346,8 @@ impl Prefork {
     /// - A setting makes no sense: a time of less than a millisecond or more than a year, `max_workers` below `workers`, a
     ///   first backoff above the last, a fatal exit status that cannot be told from success, a backend that cannot do this;
     ///   [`Error::setting`] names it.
+    /// - There is no such [user](Prefork::user) or [group](Prefork::group), or it takes root to become that, or there is
+    ///   nothing to [pin](Prefork::pin_cpus) workers with; the same.
     /// - A [listener](Prefork::listen) cannot be had; the text names its address.
     /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report.
     pub fn start(self) -> Result<Role> {
@@ -368,6 +427,7 @@ impl Prefork {
         };
         drop(arriving);
         let config = self.config.checked()?;
+        let onboarding = self.terms.settle(&kind)?;
         let listens = self.listens;
         #[cfg(unix)]
         let listens = if self.is_activated { listener::take_over(listens)? } else { listens };
@@ -377,7 +437,7 @@ impl Prefork {
             opened.into_iter().map(|opened| (opened.listener, opened.entry)).unzip();
         let listeners = (!opened.is_empty()).then(|| opened.into());
         let places = has_handles || !kind.forks();
-        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners })
+        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners, onboarding })
     }
 }
 
@@ -514,6 +574,41 @@ mod tests {
         for backend in cannot {
             let error = Prefork::new().backend(backend).start().expect_err("a refusal");
             assert_eq!(error.setting(), Some("backend"), "{error}");
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[test]
+    fn workers_are_pinned_on_linux_alone() {
+        let error = Prefork::new().workers(1).pin_cpus().start().expect_err("a refusal");
+        assert_eq!(error.setting(), Some("pin_cpus"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_does_not_exist_is_refused_by_that_setting() {
+        let nobody = "nobody-of-this-name";
+        let new = || Prefork::new().workers(1);
+        for (setting, prefork) in [
+            ("user", new().user(nobody)),
+            ("user", new().user(nobody).group(nobody)),
+            ("user", new().user(nobody).backend(Backend::Spawn)),
+            ("user", new().user("4294967295")),
+            ("group", new().group(nobody)),
+            ("group", new().user("root").group(nobody).backend(Backend::Spawn)),
+        ] {
+            let error = prefork.start().expect_err("a refusal");
+            assert_eq!(error.setting(), Some(setting), "{error}");
+            assert_eq!(error.io_error().map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_thread_cannot_have_a_user_of_its_own() {
+        for (setting, prefork) in [("user", Prefork::new().user("root")), ("group", Prefork::new().group("0"))] {
+            let error = prefork.workers(1).backend(Backend::Thread).run(|_| Ok(())).expect_err("a refusal");
+            assert_eq!(error.setting(), Some(setting), "{error}");
         }
     }
 

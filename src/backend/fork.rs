@@ -4,21 +4,23 @@ use super::children::Children;
 use super::{Backend, Birth, Departure, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
+use crate::onboarding::Onboarding;
 use crate::sys::{self, ForkError, Forked, Lifeline, Signal, Threads};
 
 #[derive(Debug)]
 pub(crate) struct Fork {
     children: Children,
+    onboarding: Option<Onboarding>,
     lifeline: Lifeline,
 }
 
 impl Fork {
     /// Refused with more than one thread, before anything is forked.
-    pub fn new() -> Result<Fork> {
+    pub fn new(onboarding: Option<Onboarding>) -> Result<Fork> {
         if let Threads::Several(count) = sys::thread_count()? {
             return Err(Error::threads(count));
         }
-        Ok(Fork { children: Children::default(), lifeline: Lifeline::new()? })
+        Ok(Fork { children: Children::default(), onboarding, lifeline: Lifeline::new()? })
     }
 }
 
@@ -27,6 +29,9 @@ impl Backend for Fork {
         match sys::fork() {
             Ok(Forked::Parent(child)) => Ok(Started::Pid(self.children.add(id, generation, child))),
             Ok(Forked::Child) => {
+                if let Some(onboarding) = &self.onboarding {
+                    onboarding.of(id).carry_out(id);
+                }
                 self.lifeline.hold();
                 Ok(Started::Here)
             }

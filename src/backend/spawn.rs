@@ -16,6 +16,7 @@ use super::{Backend, Birth, Departure, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::Listener;
+use crate::onboarding::{Duties, Onboarding};
 use crate::scoreboard::Place;
 use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
@@ -26,12 +27,14 @@ const VARIABLE: &str = "TASKFORK_WORKER";
 pub(crate) struct Spawn {
     children: Children,
     program: Program,
+    onboarding: Option<Onboarding>,
     lifeline: Lifeline,
 }
 
 impl Spawn {
-    pub fn new(ends: Ends) -> Result<Spawn> {
-        Ok(Spawn { children: Children::default(), program: Program::this(ends)?, lifeline: Lifeline::new()? })
+    pub fn new(ends: Ends, onboarding: Option<Onboarding>) -> Result<Spawn> {
+        let (program, lifeline) = (Program::this(ends)?, Lifeline::new()?);
+        Ok(Spawn { children: Children::default(), program, onboarding, lifeline })
     }
 }
 
@@ -46,7 +49,8 @@ impl Backend for Spawn {
         let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline, sockets).map_err(refused)?;
         let (memory, passed, sockets) = handed.numbers();
         let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
-        let marker = Marker { parent: process::id(), id, generation, count, claim };
+        let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
+        let marker = Marker { parent: process::id(), id, generation, count, duties, claim };
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {
                 seat.memory.name_invitee(seat.line, child.pid());
@@ -76,7 +80,7 @@ impl Backend for Spawn {
 /// If this process was started as a worker, that worker. One whose parent is gone already ends here. With a marker that is
 /// true, and was meant for another process, it is a child of that one.
 pub(crate) fn arrive() -> Option<Worker> {
-    let Marker { parent, id, generation, count, claim } = sys::take_variable(VARIABLE)?.parse().ok()?;
+    let Marker { parent, id, generation, count, duties, claim } = sys::take_variable(VARIABLE)?.parse().ok()?;
     if sys::parent_id() != parent {
         let invitee = Shared::invitee(&claim)?;
         if invitee == process::id() || invitee == 0 {
@@ -85,6 +89,7 @@ pub(crate) fn arrive() -> Option<Worker> {
         return None;
     }
     let (memory, [button, lifeline], sockets) = Shared::claim(&claim)?;
+    duties.carry_out(id);
     Lifeline::inherited(parent, lifeline).hold();
     let place = Place::given(memory, claim.line, button?.into());
     // What was open when it was passed on is open.
@@ -100,14 +105,16 @@ struct Marker {
     id: usize,
     generation: u32,
     count: usize,
+    duties: Duties,
     claim: Claim,
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Marker { parent, id, generation, count, claim } = self;
+        let Marker { parent, id, generation, count, duties, claim } = self;
         let Claim { memory, len, line, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
-        write!(f, "{parent} {id} {generation} {count} {memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")?;
+        write!(f, "{parent} {id} {generation} {count} {duties} ")?;
+        write!(f, "{memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")?;
         sockets.iter().try_for_each(|socket| write!(f, " {socket}"))
     }
 }
@@ -121,11 +128,13 @@ impl FromStr for Marker {
         }
         let fields = &mut text.split(' ');
         let (parent, id, generation, count) = (next(fields)?, next(fields)?, next(fields)?, next(fields)?);
+        let duties = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
         let (memory, len, line) = (next(fields)?, next(fields)?, next(fields)?);
         let passed = [next(fields)?, next(fields)?];
         let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
         let sockets = fields.map(|field| field.parse().map_err(|_| ())).collect::<std::result::Result<_, ()>>()?;
-        Ok(Marker { parent, id, generation, count, claim: Claim { memory, len, line, passed, sockets, secret } })
+        let claim = Claim { memory, len, line, passed, sockets, secret };
+        Ok(Marker { parent, id, generation, count, duties, claim })
     }
 }
 
@@ -145,7 +154,8 @@ mod tests {
     fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
         let secret = [u32::MAX, 0, 5, 6];
         let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], sockets: vec![], secret };
-        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, claim: claim.clone() };
+        let duties = Duties { cpu: Some(1), identity: None };
+        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, duties, claim: claim.clone() };
         let text = marker.to_string();
         assert_eq!(text.parse(), Ok(marker.clone()));
         let marker = Marker { claim: Claim { sockets: vec![9, 10], ..claim }, ..marker };

@@ -10,6 +10,7 @@ use std::{fmt, mem};
 use super::{Backend, Birth, Departure, How, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
+use crate::onboarding::Onboarding;
 use crate::scoreboard::{Button, Place};
 use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
@@ -20,6 +21,7 @@ pub(crate) type Work = Arc<dyn Fn(Worker) -> WorkResult + Send + Sync>;
 
 pub(crate) struct Thread {
     work: Work,
+    onboarding: Option<Onboarding>,
     running: Vec<Member>,
     /// Those who are not waited for any more.
     stale: Vec<Member>,
@@ -47,8 +49,9 @@ enum Return {
 }
 
 impl Thread {
-    pub fn new(work: Work) -> Thread {
-        Thread { work, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned: Arc::default() }
+    pub fn new(work: Work, onboarding: Option<Onboarding>) -> Thread {
+        let returned = Arc::default();
+        Thread { work, onboarding, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned }
     }
 
     /// A thread cannot be killed. One that has returned already was not in need of it.
@@ -98,7 +101,9 @@ impl Backend for Thread {
         let worker = Worker::in_thread(process, count, place, listeners.clone(), Arc::clone(&stop));
         let (returned, bell) = (Arc::clone(&self.returned), Arc::clone(&button));
         let work = Arc::clone(&self.work);
+        let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
         let body = move || {
+            duties.pin(id);
             LAST_WORDS.set(Some(LastWords { process, how: Return::Normal, returned, bell }));
             let how = run(id, work, worker);
             LAST_WORDS.with_borrow_mut(|words| words.as_mut().map(|words| words.how = how));

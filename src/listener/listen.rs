@@ -116,7 +116,7 @@ impl Listen {
         self
     }
 
-    /// Whose a Unix socket is, by the name of the user; to give it away takes privileges. Default: the program's own. Unix only.
+    /// Whose a Unix socket is, by the name of the user, or its number where nobody has that name; to give it away takes privileges. Default: the program's own. Unix only.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Listen {
         self.owner.user = Some(name.into());

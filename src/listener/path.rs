@@ -7,10 +7,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// By name.
+use crate::accounts::{find_group, find_user};
+
+/// By name, or by number where there is no such name.
 #[derive(Debug, Default)]
 pub(super) struct Owner {
     pub user: Option<String>,
@@ -65,20 +66,12 @@ fn make_room(path: &Path, address: &SockAddr) -> io::Result<()> {
 
 impl Owner {
     fn user_id(&self) -> io::Result<Option<u32>> {
-        let Some(name) = &self.user else { return Ok(None) };
-        let user = User::from_name(name)?.ok_or_else(|| unknown("user", name))?;
-        Ok(Some(user.uid.as_raw()))
+        self.user.as_deref().map(|name| find_user(name).map(|user| user.uid)).transpose()
     }
 
     fn group_id(&self) -> io::Result<Option<u32>> {
-        let Some(name) = &self.group else { return Ok(None) };
-        let group = Group::from_name(name)?.ok_or_else(|| unknown("group", name))?;
-        Ok(Some(group.gid.as_raw()))
+        self.group.as_deref().map(find_group).transpose()
     }
-}
-
-fn unknown(what: &str, name: &str) -> io::Error {
-    io::Error::new(ErrorKind::NotFound, format!("there is no {what} {name}"))
 }
 
 impl Drop for Entry {

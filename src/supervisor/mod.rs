@@ -19,6 +19,7 @@ use crate::error::{Error, Result, WithSources};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::Listeners;
+use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
 use crate::report::{Reason, Report, WorkerReport};
@@ -42,6 +43,7 @@ pub(crate) struct Extras {
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
     pub listeners: Listeners,
+    pub onboarding: Option<Onboarding>,
 }
 
 /// In the parent, when all is over: the signals are still held.
@@ -55,24 +57,26 @@ pub(crate) struct Ended {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match extras.kind {
+    let Extras { places, kind, on_event, listeners, onboarding } = extras;
+    let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
-            let fork = Fork::new()?;
+            let fork = Fork::new(onboarding)?;
             worker::prepare()?;
             (Box::new(fork), Descriptors::open(Offspring::Forks)?, Memory::Own)
         }
         Kind::Spawn => {
             let descriptors = Descriptors::open(Offspring::Programs)?;
-            match Spawn::new(descriptors.ends()) {
+            match Spawn::new(descriptors.ends(), onboarding) {
                 Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
                 Err(error) => return Err(descriptors.close_after(error)),
             }
         }
-        Kind::Thread(work) => (Box::new(Thread::new(work)), Descriptors::open(Offspring::Threads)?, Memory::Own),
+        Kind::Thread(work) => {
+            (Box::new(Thread::new(work, onboarding)), Descriptors::open(Offspring::Threads)?, Memory::Own)
+        }
     };
-    let scoreboard = extras.places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
-    let Extras { on_event, listeners, .. } = extras;
+    let scoreboard = places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
     let mut supervisor = Supervisor::new(config, backend, scoreboard, on_event, listeners, &mut descriptors);
     match supervisor.run() {
         Err(error) => {

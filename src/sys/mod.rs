@@ -23,6 +23,9 @@
 //! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
 //!   SIGTERM to it, also if the parent is gone already.
+//! - `usable_cpus()`: those that this thread may use, if it can be pinned to one; and `pin_to()`, which does so.
+//! - `assume()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
+//!   `own_identity()`, and the `groups_of()` a user.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.
 //! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.
@@ -78,6 +81,16 @@ pub(crate) struct Claim {
     /// What it listens on.
     pub sockets: Vec<Number>,
     pub secret: [u32; 4],
+}
+
+/// Whose a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// None: whose it was.
+    pub uid: Option<u32>,
+    pub gid: u32,
+    /// None: those that it had.
+    pub groups: Option<Vec<u32>>,
 }
 
 /// Why there is no child.

@@ -1,11 +1,15 @@
 //! What Linux, macOS and FreeBSD have in common, and where they part.
 
+#[cfg_attr(target_os = "linux", path = "affinity.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_affinity.rs")]
+mod affinity;
 #[cfg_attr(target_os = "linux", path = "cgroup.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_cgroup.rs")]
 mod cgroup;
 mod doorbell;
 mod fork;
 mod handed;
+mod identity;
 mod lifeline;
 mod limit;
 mod program;
@@ -17,10 +21,12 @@ mod threads;
 mod wait;
 
 use super::Poller;
+pub(crate) use affinity::{pin_to, usable_cpus};
 pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
+pub(crate) use identity::{assume, groups_of, own_identity};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, parent_id, take_variable};

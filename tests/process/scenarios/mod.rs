@@ -10,6 +10,8 @@ mod namespaces;
 mod operations;
 mod orphans;
 mod prefork;
+#[cfg(target_os = "linux")]
+mod privileges;
 mod readiness;
 #[cfg(unix)]
 mod refusals;
@@ -73,6 +75,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
+        #[cfg(target_os = "linux")]
+        privileges::scenarios(),
         #[cfg(target_os = "linux")]
         storm::scenarios(),
         #[cfg(target_os = "linux")]

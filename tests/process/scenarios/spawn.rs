@@ -141,7 +141,7 @@ fn looks_for_marker() -> Report {
 fn sets_marker() -> Report {
     if std::env::args().len() == 3 && std::env::var_os(VARIABLE).is_none() {
         let parent = std::process::id();
-        let markers = ["nonsense", "", &format!("{parent} 0 0 1 0 64 0 1 -1 1 2 3 4")];
+        let markers = ["nonsense", "", &format!("{parent} 0 0 1 - - 0 64 0 1 -1 1 2 3 4")];
         for marker in markers {
             let mut command = Command::new(std::env::current_exe().expect("this binary"));
             command.args(std::env::args().skip(1)).arg("by hand").env(VARIABLE, marker);

@@ -1,0 +1,78 @@
+//! Users and groups, by their names.
+
+use std::ffi::CString;
+use std::io::{self, ErrorKind};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User};
+
+/// A user.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub uid: u32,
+    /// What the system has on record of it: its name and its group.
+    pub record: Option<(CString, u32)>,
+}
+
+/// The user of this name; if there is none, of this number.
+pub(crate) fn find_user(name: &str) -> io::Result<Account> {
+    if let Some(user) = found(User::from_name(name))? {
+        return Account::of(user);
+    }
+    let uid = number(name).ok_or_else(|| unknown("user", name))?;
+    found(User::from_uid(Uid::from_raw(uid)))?.map_or(Ok(Account { uid, record: None }), Account::of)
+}
+
+/// The group of this name; if there is none, of this number.
+pub(crate) fn find_group(name: &str) -> io::Result<u32> {
+    let group = found(Group::from_name(name))?;
+    group
+        .map(|group| group.gid)
+        .or(number(name).map(Gid::from_raw))
+        .map(Gid::as_raw)
+        .ok_or_else(|| unknown("group", name))
+}
+
+impl Account {
+    fn of(user: User) -> io::Result<Account> {
+        Ok(Account { uid: user.uid.as_raw(), record: Some((CString::new(user.name)?, user.gid.as_raw())) })
+    }
+}
+
+/// The last number means none to the system.
+fn number(name: &str) -> Option<u32> {
+    let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    name.parse().ok().filter(|&id| is_number && id != u32::MAX)
+}
+
+/// Some systems answer so where there is nobody, or no list at all.
+fn found<T>(answer: nix::Result<Option<T>>) -> io::Result<Option<T>> {
+    match answer {
+        Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        answer => Ok(answer?),
+    }
+}
+
+fn unknown(what: &str, name: &str) -> io::Error {
+    io::Error::new(ErrorKind::NotFound, format!("there is no {what} {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_name_is_found_by_number_and_nobody_is_found_by_anything_else() {
+        let root = find_user("root").expect("root");
+        assert_eq!((root.uid, root.record.is_some()), (0, true));
+        assert!(find_user("0").expect("root").record.is_some_and(|(name, _)| name.as_c_str() == c"root"));
+        let stranger = find_user("4000000001").expect("a number");
+        assert_eq!((stranger.uid, stranger.record), (4_000_000_001, None));
+        assert_eq!(find_group("4000000001").expect("a number"), 4_000_000_001);
+        // What setresuid(2) and chown(2) take for "as it is", in several spellings.
+        for wrong in ["4294967295", "4294967296", "-1", "+1", " 1", "0x1", "", "nobody-of-this-name", "a\0b"] {
+            assert_eq!(find_user(wrong).expect_err(wrong).kind(), ErrorKind::NotFound, "{wrong}");
+            assert_eq!(find_group(wrong).expect_err(wrong).kind(), ErrorKind::NotFound, "{wrong}");
+        }
+    }
+}

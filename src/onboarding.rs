@@ -1,0 +1,223 @@
+//! What a worker does to itself before it is one: it goes to its CPU, and becomes its user.
+
+use std::fmt;
+use std::process;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use log::{Level, log};
+
+#[cfg(unix)]
+use crate::accounts::{find_group, find_user};
+use crate::backend::Kind;
+use crate::error::{Error, Result};
+use crate::sys::{self, Identity};
+
+/// As it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Terms {
+    pub pins_cpus: bool,
+    #[cfg(unix)]
+    pub user: Option<String>,
+    #[cfg(unix)]
+    pub group: Option<String>,
+}
+
+/// What it comes to, found out once, in the parent.
+#[derive(Debug)]
+pub(crate) struct Onboarding {
+    /// Empty: wherever the system puts it.
+    cpus: Vec<usize>,
+    identity: Option<Arc<Identity>>,
+}
+
+/// What that means to one worker. In text, which is what a program is told: `1 65534:65534:65534,4`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Duties {
+    pub cpu: Option<usize>,
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl Terms {
+    /// Before anything is started. None: nothing was asked for.
+    pub fn settle(&self, kind: &Kind) -> Result<Option<Onboarding>> {
+        let (cpus, identity) = (self.cpus()?, self.identity(kind)?.map(Arc::new));
+        Ok((!cpus.is_empty() || identity.is_some()).then_some(Onboarding { cpus, identity }))
+    }
+
+    fn cpus(&self) -> Result<Vec<usize>> {
+        if !self.pins_cpus {
+            return Ok(Vec::new());
+        }
+        let cpus = sys::usable_cpus()?;
+        if cpus.is_empty() {
+            return Err(Error::unfit("pin_cpus", "there is nothing by which a worker could be tied to a CPU here"));
+        }
+        Ok(cpus)
+    }
+
+    #[cfg(not(unix))]
+    fn identity(&self, _: &Kind) -> Result<Option<Identity>> {
+        Ok(None)
+    }
+
+    #[cfg(unix)]
+    fn identity(&self, kind: &Kind) -> Result<Option<Identity>> {
+        let (user, group) = (self.user.as_deref(), self.group.as_deref());
+        let Some(setting) = user.map(|_| "user").or(group.map(|_| "group")) else { return Ok(None) };
+        if let Kind::Thread(_) = kind {
+            return Err(Error::unfit(setting, "threads have that of their process, all of them"));
+        }
+        let account = user.map(find_user).transpose().map_err(|error| Error::unfit_for("user", None, error))?;
+        let gid = group.map(find_group).transpose().map_err(|error| Error::unfit_for("group", None, error))?;
+        let own = sys::own_identity();
+        if own.uid != Some(0) {
+            return stay(own, user.zip(account.map(|account| account.uid)), group.zip(gid)).map(Some);
+        }
+        let Some(account) = account else {
+            return Ok(gid.map(|gid| Identity { uid: None, gid, groups: Some(vec![gid]) }));
+        };
+        let Some(gid) = gid.or(account.record.as_ref().map(|&(_, gid)| gid)) else {
+            let problem = format!("nobody has the number {} here, so there is to be a group for it", account.uid);
+            return Err(Error::unfit("group", problem));
+        };
+        let groups = account.record.map_or(Ok(vec![gid]), |(name, _)| sys::groups_of(&name, gid))?;
+        Ok(Some(Identity { uid: Some(account.uid), gid, groups: Some(groups) }))
+    }
+}
+
+/// Who is not root can be nobody else, but may say who he is.
+#[cfg(unix)]
+fn stay(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
+    let refused = |setting, name| {
+        let error = nix::errno::Errno::EPERM.into();
+        Error::unfit_for(setting, Some(format!("it takes root to become {name}")), error)
+    };
+    match (user, group) {
+        (Some((name, uid)), _) if own.uid != Some(uid) => Err(refused("user", name)),
+        (_, Some((name, gid))) if own.gid != gid => Err(refused("group", name)),
+        (None, _) => Ok(Identity { uid: None, ..own }),
+        _ => Ok(own),
+    }
+}
+
+impl Onboarding {
+    pub fn of(&self, id: usize) -> Duties {
+        let cpu = (!self.cpus.is_empty()).then(|| self.cpus[id % self.cpus.len()]);
+        Duties { cpu, identity: self.identity.clone() }
+    }
+}
+
+impl Duties {
+    /// In the worker, before the end of its parent is told to it: to become somebody else would undo that on Linux. Who cannot
+    /// become who he is to be, ends here.
+    pub fn carry_out(&self, id: usize) {
+        self.pin(id);
+        let Some(identity) = &self.identity else { return };
+        if let Err(error) = sys::assume(identity) {
+            log!(target: "taskfork", Level::Error, "{}", Error::from(error).starting(id));
+            process::exit(1);
+        }
+    }
+
+    /// A CPU that was taken away since the start is no reason not to work.
+    pub fn pin(&self, id: usize) {
+        let Some(cpu) = self.cpu else { return };
+        if let Err(error) = sys::pin_to(cpu) {
+            log!(target: "taskfork", Level::Warn, "worker {id} is not pinned to CPU {cpu}: {}", Error::from(error));
+        }
+    }
+}
+
+impl fmt::Display for Duties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cpu {
+            Some(cpu) => write!(f, "{cpu} ")?,
+            None => f.write_str("- ")?,
+        }
+        let Some(Identity { uid, gid, groups }) = self.identity.as_deref() else { return f.write_str("-") };
+        match uid {
+            Some(uid) => write!(f, "{uid}:{gid}:")?,
+            None => write!(f, "-:{gid}:")?,
+        }
+        let Some(groups) = groups else { return f.write_str("-") };
+        groups.iter().enumerate().try_for_each(|(at, group)| write!(f, "{}{group}", if at == 0 { "" } else { "," }))
+    }
+}
+
+impl FromStr for Duties {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Duties, ()> {
+        let (cpu, identity) = text.split_once(' ').ok_or(())?;
+        let cpu = unless_none(cpu, |cpu| cpu.parse().map_err(|_| ()))?;
+        let identity = unless_none(identity, |identity| {
+            let mut fields = identity.splitn(3, ':');
+            let mut next = || fields.next().ok_or(());
+            let uid = unless_none(next()?, |uid| uid.parse().map_err(|_| ()))?;
+            let gid = next()?.parse().map_err(|_| ())?;
+            let groups = unless_none(next()?, |groups| {
+                let groups = groups.split(',').filter(|group| !group.is_empty());
+                groups.map(|group| group.parse().map_err(|_| ())).collect()
+            })?;
+            Ok(Arc::new(Identity { uid, gid, groups }))
+        })?;
+        Ok(Duties { cpu, identity })
+    }
+}
+
+fn unless_none<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> std::result::Result<T, ()>,
+) -> std::result::Result<Option<T>, ()> {
+    if text == "-" { Ok(None) } else { parse(text).map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duties_say_what_they_are_made_of_and_nothing_else_is_one() {
+        let identities = [
+            None,
+            Some(Identity { uid: Some(33), gid: 34, groups: Some(vec![34, 4]) }),
+            Some(Identity { uid: Some(33), gid: 34, groups: Some(vec![]) }),
+            Some(Identity { uid: None, gid: 34, groups: None }),
+        ];
+        for identity in identities {
+            for cpu in [None, Some(3)] {
+                let duties = Duties { cpu, identity: identity.clone().map(Arc::new) };
+                assert_eq!(duties.to_string().parse(), Ok(duties.clone()), "{duties}");
+            }
+        }
+        for wrong in ["", "-", "- ", "x -", "-1 -", "- 1", "- 1:2", "- 1:-:3", "- 1:2:3,x", "- 1:2:3:4", "- - -"] {
+            assert_eq!(wrong.parse::<Duties>(), Err(()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn cpus_are_dealt_by_id_again_and_again() {
+        let onboarding = Onboarding { cpus: vec![2, 5, 6], identity: None };
+        let dealt: Vec<_> = (0..5).map(|id| onboarding.of(id).cpu.expect("a CPU")).collect();
+        assert_eq!(dealt, [2, 5, 6, 2, 5]);
+        assert_eq!(Onboarding { cpus: vec![], identity: None }.of(1).cpu, None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_is_not_root_may_only_be_who_he_is() {
+        let own = Identity { uid: Some(33), gid: 34, groups: None };
+        let refused = |user, group| stay(own.clone(), user, group).expect_err("a refusal");
+        assert_eq!(stay(own.clone(), Some(("me", 33)), None).ok(), Some(own.clone()));
+        assert_eq!(stay(own.clone(), Some(("me", 33)), Some(("mine", 34))).ok(), Some(own.clone()));
+        assert_eq!(stay(own.clone(), None, Some(("mine", 34))).ok(), Some(Identity { uid: None, ..own.clone() }));
+        assert_eq!(refused(Some(("root", 0)), None).setting(), Some("user"));
+        assert_eq!(refused(Some(("root", 0)), Some(("wheel", 0))).setting(), Some("user"));
+        assert_eq!(refused(Some(("me", 33)), Some(("wheel", 0))).setting(), Some("group"));
+        let error = refused(None, Some(("wheel", 0)));
+        assert_eq!(error.setting(), Some("group"));
+        assert_eq!(error.io_error().map(std::io::Error::kind), Some(std::io::ErrorKind::PermissionDenied));
+        assert!(error.to_string().starts_with("group: it takes root to become wheel: "), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Becoming another user, for good.
+//!
+//! # Safety
+//! The calls here read lists and write figures of the right size, and change nothing but whose this process is. All of its
+//! threads change together: that is what the C library's functions are for.
+
+use std::io;
+
+use nix::unistd::{Gid, Uid, setuid};
+
+use crate::sys::{CallError, Identity};
+
+/// Who this process is to the system.
+pub(crate) fn own_identity() -> Identity {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    Identity { uid: Some(uid), gid, groups: None }
+}
+
+/// This process becomes that one. What has not become so in every respect, or could be undone, is an error; it is for the
+/// caller to end then, for it may be anybody.
+///
+/// The user is last, because it takes rights to change the rest.
+pub(crate) fn assume(identity: &Identity) -> Result<(), CallError> {
+    let &Identity { uid, gid, ref groups } = identity;
+    if let Some(groups) = groups {
+        set_groups(groups)?;
+    }
+    ids::set_group(Gid::from_raw(gid))?;
+    let Some(uid) = uid.map(Uid::from_raw) else { return Ok(()) };
+    ids::set_user(uid)?;
+    if uid.is_root() {
+        return Ok(());
+    }
+    if setuid(Uid::from_raw(0)).is_ok() {
+        return Err(CallError::new("setuid", io::Error::other("it could become root again")));
+    }
+    check_capabilities()
+}
+
+/// Not before they are what they are to be: real, effective and saved.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+mod ids {
+    use nix::unistd::{getresgid, getresuid, setresgid, setresuid};
+
+    use super::{CallError, Gid, Uid, incomplete};
+
+    pub fn set_group(gid: Gid) -> Result<(), CallError> {
+        setresgid(gid, gid, gid).map_err(|error| CallError::new("setresgid", error))?;
+        let now = getresgid().map_err(|error| CallError::new("getresgid", error))?;
+        if [now.real, now.effective, now.saved] == [gid; 3] { Ok(()) } else { Err(incomplete("setresgid")) }
+    }
+
+    pub fn set_user(uid: Uid) -> Result<(), CallError> {
+        setresuid(uid, uid, uid).map_err(|error| CallError::new("setresuid", error))?;
+        let now = getresuid().map_err(|error| CallError::new("getresuid", error))?;
+        if [now.real, now.effective, now.saved] == [uid; 3] { Ok(()) } else { Err(incomplete("setresuid")) }
+    }
+}
+
+/// Of root, these set all three.
+#[cfg(target_os = "macos")]
+mod ids {
+    use nix::unistd::{getegid, geteuid, getgid, getuid, setgid, setuid};
+
+    use super::{CallError, Gid, Uid, incomplete};
+
+    pub fn set_group(gid: Gid) -> Result<(), CallError> {
+        setgid(gid).map_err(|error| CallError::new("setgid", error))?;
+        if [getgid(), getegid()] == [gid; 2] { Ok(()) } else { Err(incomplete("setgid")) }
+    }
+
+    pub fn set_user(uid: Uid) -> Result<(), CallError> {
+        setuid(uid).map_err(|error| CallError::new("setuid", error))?;
+        if [getuid(), geteuid()] == [uid; 2] { Ok(()) } else { Err(incomplete("setuid")) }
+    }
+}
+
+fn incomplete(call: &'static str) -> CallError {
+    CallError::new(call, io::Error::other("it has not changed all of them"))
+}
+
+/// A program may have asked to keep its capabilities beyond a change of user (`PR_SET_KEEPCAPS`). With this one it could
+/// change again.
+#[cfg(target_os = "linux")]
+fn check_capabilities() -> Result<(), CallError> {
+    /// `_LINUX_CAPABILITY_VERSION_3`, capget(2).
+    const VERSION: u32 = 0x2008_0522;
+    const CAP_SETUID: u32 = 7;
+    let mut header = [VERSION, 0];
+    // Effective, permitted and inheritable, of the low 32 capabilities and of the high ones.
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: the header has a version, which says that two times three figures are written, and 0: this thread.
+    if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
+        return Err(CallError::last("capget"));
+    }
+    let [[_, permitted, _], _] = sets;
+    if permitted & (1 << CAP_SETUID) == 0 {
+        return Ok(());
+    }
+    Err(CallError::new("setresuid", io::Error::other("it has kept the capability to change its user")))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn check_capabilities() -> Result<(), CallError> {
+    Ok(())
+}
+
+#[cfg(not(target_os = "macos"))]
+fn set_groups(groups: &[u32]) -> Result<(), CallError> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&groups).map_err(|error| CallError::new("setgroups", error))
+}
+
+/// The groups of this user, the one that is given among them.
+#[cfg(not(target_os = "macos"))]
+pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
+    let groups = nix::unistd::getgrouplist(user, Gid::from_raw(gid));
+    let groups = groups.map_err(|error| CallError::new("getgrouplist", error))?;
+    Ok(groups.into_iter().map(Gid::as_raw).collect())
+}
+
+#[cfg(target_os = "macos")]
+fn set_groups(groups: &[u32]) -> Result<(), CallError> {
+    // SAFETY: so many groups are there.
+    match unsafe { libc::setgroups(groups.len() as libc::c_int, groups.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(CallError::last("setgroups")),
+    }
+}
+
+/// No more than a process can have there.
+#[cfg(target_os = "macos")]
+pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
+    /// `NGROUPS_MAX`.
+    const MOST: usize = 16;
+    let mut groups = [0; MOST];
+    let mut len = MOST as libc::c_int;
+    // SAFETY: the name is a C string, and there is room for so many groups. It returns -1 if there were more.
+    unsafe { libc::getgrouplist(user.as_ptr(), gid as libc::c_int, groups.as_mut_ptr(), &raw mut len) };
+    let len = usize::try_from(len).unwrap_or(0).min(MOST);
+    Ok(groups[..len].iter().map(|&group| group as u32).collect())
+}

@@ -1,0 +1,18 @@
+//! There is neither of it: no user that a process could become, and no CPU that it is tied to.
+
+use std::io;
+
+use crate::sys::{CallError, Identity};
+
+/// There is no such choice.
+pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
+    Ok(Vec::new())
+}
+
+pub(crate) fn pin_to(_: usize) -> Result<(), CallError> {
+    Err(CallError::new("SetThreadAffinityMask", io::ErrorKind::Unsupported))
+}
+
+pub(crate) fn assume(_: &Identity) -> Result<(), CallError> {
+    Err(CallError::new("setuid", io::ErrorKind::Unsupported))
+}

@@ -1,0 +1,447 @@
+//! Workers that are another user's, and on a CPU of their own. Linux only.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::unistd::{Gid, Group, Pid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresuid, setuid};
+use taskfork::{Backend, Prefork, Report, Worker};
+
+use super::not_root;
+use crate::Scenario;
+use crate::daemon::{Daemon, kill};
+use crate::os::{LIFELINES, Signal};
+use crate::program::{drain, prepare, say, scratch, serve, up};
+
+/// Somebody, and a group that is not his.
+const USER: &str = "nobody";
+const GROUP: &str = "daemon";
+
+/// Ports that take root, and that hardly anybody listens on.
+const PORTS: RangeInclusive<u16> = 600..=990;
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("workers_are_the_user_that_was_asked_for_and_nobody_else_ever", as_user, |daemon| {
+            let user = user();
+            daemon.workers(2);
+            let ids =
+                format!("uid {0} {0} {0}, gid {1} {1} {1}, groups {2:?}", user.uid, user.gid, groups_of(user.gid));
+            assert_eq!(daemon.count(&ids), 2, "{ids}:\n{}", daemon.transcript());
+            assert_eq!(daemon.count("back: EPERM EPERM EPERM"), 2, "{}", daemon.transcript());
+            assert_eq!(owner(daemon.pid()), 0);
+            assert_is_supervised(daemon, 2);
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("a_group_may_be_another_than_that_of_the_user", as_user_and_group, |daemon| {
+            daemon.worker();
+            let gid = group();
+            let ids = format!("uid {0} {0} {0}, gid {gid} {gid} {gid}, groups {1:?}", user().uid, groups_of(gid));
+            assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
+            assert_is_supervised(daemon, 1);
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("a_group_alone_is_the_only_one", as_group, |daemon| {
+            daemon.worker();
+            let ids = format!("uid 0 0 0, gid {0} {0} {0}, groups {{{0}}}", group());
+            assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
+            assert_is_supervised(daemon, 1);
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("supplementary_groups_are_those_of_the_user_and_not_the_parents", in_groups, |daemon| {
+            daemon.worker();
+            let user = user();
+            let groups = BTreeSet::from([user.gid.as_raw(), 4711, 4712]);
+            assert!(daemon.said(&format!("groups {groups:?}")), "{}", daemon.transcript());
+            assert_is_supervised(daemon, 1);
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("a_number_that_nobody_has_is_a_user_with_its_group_alone", as_number, |daemon| {
+            daemon.worker();
+            let ids = "uid 4000000001 4000000001 4000000001, gid 4711 4711 4711, groups {4711}";
+            assert!(daemon.said(ids), "{}", daemon.transcript());
+            assert_is_supervised(daemon, 1);
+        })
+        .needs(not_root),
+        Scenario::reporting("a_port_that_takes_root_is_served_by_nobody", on_privileged_port, |daemon| {
+            daemon.workers(2);
+            assert_eq!(daemon.count("by itself: Some(PermissionDenied)"), 2, "{}", daemon.transcript());
+            let address = daemon.line("log Listening on ").trim_start_matches("log Listening on ").to_owned();
+            let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+            assert!(port.is_some_and(|port| PORTS.contains(&port)), "{address}");
+            let client = TcpStream::connect(address).expect("somebody who listens");
+            let mut line = String::new();
+            BufReader::new(client).read_line(&mut line).expect("an answer");
+            assert_eq!(line, format!("uid {}\n", user().uid));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(no_such_port),
+        Scenario::reporting("such_workers_do_not_outlive_their_parent", as_user, |daemon| {
+            for worker in daemon.workers(2) {
+                assert_eq!(threads(worker.pid), 1 + LIFELINES);
+            }
+            daemon.signal(Signal::SIGKILL);
+            daemon.end();
+            assert_eq!(daemon.count("drained "), 2, "by SIGTERM:\n{}", daemon.transcript());
+        })
+        .needs(nobody_to_be),
+        Scenario::spawning(
+            "threads_that_a_program_had_before_the_call_are_the_users_as_well",
+            with_threads,
+            |daemon| {
+                let worker = daemon.worker();
+                assert_eq!(threads(worker.pid), 3 + LIFELINES);
+                let tasks = fs::read_dir(format!("/proc/{}/task", worker.pid)).expect("a process");
+                for task in tasks {
+                    let status = task.expect("a thread").path().join("status");
+                    assert_eq!(owner_by(&status), user().uid.as_raw());
+                }
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+            },
+        )
+        .needs(nobody_to_be),
+        Scenario::reporting("such_a_worker_that_is_silent_is_killed_and_one_that_is_ready_is_heard", ready, |daemon| {
+            let first = daemon.worker();
+            kill(first.pid, Signal::SIGSTOP);
+            daemon.wait_for("gives no sign of life");
+            assert_ne!(daemon.worker().pid, first.pid);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(nobody_to_be),
+        Scenario::new("a_user_that_cannot_be_had_is_an_error_before_anything_is_started", refusals, |daemon| {
+            daemon.ends_with(0);
+            for refusal in [
+                r#"unknown: Some("user") Some(NotFound) user: there is no user nobody-of-this-name"#,
+                r#"unknown: Some("group") Some(NotFound) group: there is no group nobody-of-this-name"#,
+                r#"number: Some("group") None group: nobody has the number 4000000001 here"#,
+                r#"not root: Some("user") Some(PermissionDenied) user: it takes root to become root: "#,
+                r#"not root: Some("group") Some(PermissionDenied) group: it takes root to become 0: "#,
+            ] {
+                assert_eq!(daemon.count(refusal), 2, "{refusal}:\n{}", daemon.transcript());
+            }
+            assert!(!daemon.said("log "), "nothing was started:\n{}", daemon.transcript());
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("who_is_not_root_may_ask_for_his_own_user", as_oneself, |daemon| {
+            daemon.worker();
+            assert!(daemon.said(&format!("uid {0} {0} {0}, ", user().uid)), "{}", daemon.transcript());
+            assert!(daemon.said("back: EPERM EPERM EPERM"), "{}", daemon.transcript());
+            assert_is_supervised(daemon, 1);
+        })
+        .needs(nobody_to_be)
+        // He may not be one who may execute this program.
+        .forking(),
+        Scenario::reporting("who_could_become_root_again_does_not_begin", keeps_capabilities, |daemon| {
+            daemon.ends_with(3);
+            assert!(
+                daemon.said("log cannot start worker 0: setresuid: it has kept the capability to change its user"),
+                "{}",
+                daemon.transcript()
+            );
+            assert!(!daemon.said("uid "));
+            assert!(daemon.said("report: failed to start: child 0"));
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("who_may_not_change_its_user_does_not_begin", without_capability, |daemon| {
+            daemon.ends_with(1);
+            assert_eq!(daemon.count("log cannot start worker 0: setresuid: Operation not permitted"), 3);
+            assert!(daemon.said("report: gave up after 2 restarts"), "{}", daemon.transcript());
+            assert!(!daemon.said("uid "));
+        })
+        .needs(nobody_to_be),
+        Scenario::reporting("each_worker_is_on_the_cpu_of_its_id_and_so_is_its_replacement", pinned, |daemon| {
+            let workers = daemon.workers(3);
+            let cpus = own_cpus();
+            for id in 0..3 {
+                assert!(daemon.said(&format!("cpus of {id}: [{}]", cpus[id % cpus.len()])), "{}", daemon.transcript());
+            }
+            assert_eq!(cpus_of(daemon.pid()), cpus, "the parent's are what they were");
+            let said = format!("cpus of 1: [{}]", cpus[1 % cpus.len()]);
+            kill(workers[1].pid, Signal::SIGKILL);
+            daemon.wait_for_times(&said, 2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("only_cpus_that_the_parent_may_use_are_dealt", pinned_to_the_last, |daemon| {
+            daemon.workers(2);
+            let last = own_cpus().pop().expect("a CPU");
+            for id in 0..2 {
+                assert!(daemon.said(&format!("cpus of {id}: [{last}]")), "{}", daemon.transcript());
+            }
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::new("threads_are_pinned_each_for_itself", pinned_threads, |daemon| {
+            daemon.ends_with(0);
+            let cpus = own_cpus();
+            for id in 0..3 {
+                assert!(daemon.said(&format!("cpus of {id}: [{}]", cpus[id % cpus.len()])), "{}", daemon.transcript());
+            }
+            assert!(daemon.said(&format!("cpus of the parent: {cpus:?}")));
+        }),
+    ]
+}
+
+fn nobody_to_be() -> Option<&'static str> {
+    let known = matches!(User::from_name(USER), Ok(Some(_))) && matches!(Group::from_name(GROUP), Ok(Some(_)));
+    not_root().or((!known).then_some("a user 'nobody' and a group 'daemon'"))
+}
+
+fn no_such_port() -> Option<&'static str> {
+    let lowest = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
+    let takes_root =
+        lowest.and_then(|lowest| lowest.trim().parse().ok()).is_none_or(|lowest: u16| *PORTS.end() < lowest);
+    nobody_to_be().or((!takes_root).then_some("a port that takes root"))
+}
+
+fn user() -> User {
+    User::from_name(USER).expect("the users").expect("a user")
+}
+
+fn group() -> Gid {
+    Group::from_name(GROUP).expect("the groups").expect("a group").gid
+}
+
+/// As the system has it on record.
+fn groups_of(gid: Gid) -> BTreeSet<u32> {
+    let name = CString::new(USER).expect("a name");
+    nix::unistd::getgrouplist(&name, gid).expect("the groups").into_iter().map(Gid::as_raw).collect()
+}
+
+fn owner(pid: u32) -> u32 {
+    owner_by(format!("/proc/{pid}/status").as_ref())
+}
+
+fn owner_by(status: &Path) -> u32 {
+    let status = fs::read_to_string(status).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("its user");
+    line.split_whitespace().next().expect("a user").parse().expect("a number")
+}
+
+fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).expect("a process").count()
+}
+
+/// So many are replaced when that is asked for, one that is killed is replaced, and all stop.
+fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
+    daemon.signal(Signal::SIGHUP);
+    let replacements = daemon.workers(n);
+    daemon.wait_for("log Rolling restart done");
+    kill(replacements[0].pid, Signal::SIGKILL);
+    daemon.worker();
+    daemon.signal(Signal::SIGTERM);
+    daemon.ends_with(0);
+    assert_eq!(daemon.count("drained "), 2 * n, "{}", daemon.transcript());
+}
+
+/// Says who it is, and whether it can be somebody else.
+fn say_who(worker: &Worker) {
+    assert!(!worker.stop_requested());
+    let (uid, gid) = (getresuid().expect("its user"), getresgid().expect("its group"));
+    let groups: BTreeSet<u32> = getgroups().expect("its groups").into_iter().map(Gid::as_raw).collect();
+    say(&format!(
+        "uid {} {} {}, gid {} {} {}, groups {groups:?}",
+        uid.real, uid.effective, uid.saved, gid.real, gid.effective, gid.saved
+    ));
+    if !uid.real.is_root() {
+        let root = Uid::from_raw(0);
+        let back = [setuid(root), setresuid(root, root, root), setgroups(&[Gid::from_raw(0)])];
+        let [first, second, third] = back.map(|answer| answer.expect_err("a refusal"));
+        say(&format!("back: {first:?} {second:?} {third:?}"));
+    }
+    up(worker.id());
+    worker.ready();
+    drain(worker);
+}
+
+/// Root has groups of its own, which are not to be a worker's.
+fn become_member() {
+    if nix::unistd::geteuid().is_root() {
+        setgroups(&[Gid::from_raw(0), Gid::from_raw(4)]).expect("groups");
+    }
+}
+
+fn as_user() -> Report {
+    become_member();
+    serve(Prefork::new().workers(2).user(USER), |worker| say_who(&worker))
+}
+
+fn with_threads() -> Report {
+    for _ in 0..2 {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    serve(Prefork::new().workers(1).user(USER), |worker| say_who(&worker))
+}
+
+fn as_user_and_group() -> Report {
+    become_member();
+    serve(Prefork::new().workers(1).user(USER).group(GROUP), |worker| say_who(&worker))
+}
+
+fn as_group() -> Report {
+    become_member();
+    serve(Prefork::new().workers(1).group(GROUP), |worker| say_who(&worker))
+}
+
+fn as_number() -> Report {
+    become_member();
+    serve(Prefork::new().workers(1).user("4000000001").group("4711"), |worker| say_who(&worker))
+}
+
+/// With a list of groups of its own, which a worker that is spawned finds in its place.
+fn in_groups() -> Report {
+    become_member();
+    let list = scratch().join("group");
+    if !list.exists() {
+        fs::write(&list, format!("one:x:4711:{USER}\ntwo:x:4712:root,{USER}\nthree:x:4713:root\n")).expect("a list");
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+        mount(Some(&list), "/etc/group", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("the list");
+    }
+    serve(Prefork::new().workers(1).user(USER), |worker| say_who(&worker))
+}
+
+fn on_privileged_port() -> Report {
+    // A program that is spawned has another one in vain.
+    let free = PORTS.rev().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    serve(Prefork::new().workers(2).listen(free.expect("a port")).user(USER), |worker| {
+        assert!(!worker.stop_requested());
+        let refused = TcpListener::bind(("127.0.0.1", *PORTS.start())).map_err(|error| error.kind());
+        say(&format!("by itself: {:?}", refused.err()));
+        let listener = worker.listeners()[0].as_tcp().expect("a port").try_clone().expect("a descriptor");
+        std::thread::spawn(move || {
+            while let Ok((mut client, _)) = listener.accept() {
+                let _ = writeln!(client, "uid {}", nix::unistd::getuid());
+            }
+        });
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+fn ready() -> Report {
+    let time = std::time::Duration::from_secs(1);
+    let service = Prefork::new().workers(1).user(USER).ready_timeout(20 * time).heartbeat_timeout(time);
+    serve(service, move |worker| {
+        let mut stopped = worker.stop_requested();
+        worker.ready();
+        up(worker.id());
+        while !stopped {
+            worker.beat();
+            stopped = worker.wait_for_stop(Some(time / 10));
+        }
+    })
+}
+
+fn refusals() {
+    prepare();
+    let try_all = |name: &str, services: &[fn() -> Prefork]| {
+        for service in services {
+            for backend in [Backend::Fork, Backend::Spawn] {
+                let error = service().workers(1).backend(backend).start().expect_err("a refusal");
+                let kind = error.io_error().map(std::io::Error::kind);
+                say(&format!("{name}: {:?} {kind:?} {error}", error.setting()));
+            }
+        }
+    };
+    let unknown: [fn() -> Prefork; 2] =
+        [|| Prefork::new().user("nobody-of-this-name"), || Prefork::new().group("nobody-of-this-name")];
+    try_all("unknown", &unknown);
+    try_all("number", &[|| Prefork::new().user("4000000001")]);
+    become_user();
+    try_all("not root", &[|| Prefork::new().user("root"), || Prefork::new().group("0")]);
+}
+
+fn become_user() {
+    let User { uid, gid, .. } = user();
+    setgroups(&[gid]).expect("groups");
+    nix::unistd::setgid(gid).expect("a group");
+    setuid(uid).expect("a user");
+}
+
+fn as_oneself() -> Report {
+    become_user();
+    serve(Prefork::new().workers(1).user(USER), |worker| say_who(&worker))
+}
+
+fn keeps_capabilities() -> Report {
+    nix::sys::prctl::set_keepcaps(true).expect("an attribute");
+    let time = std::time::Duration::from_secs(20);
+    serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| say_who(&worker))
+}
+
+/// As in a container from which it was taken.
+fn without_capability() -> Report {
+    drop_capability(CAP_SETUID);
+    serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| say_who(&worker))
+}
+
+const CAP_SETUID: u32 = 7;
+
+/// From this process; a program that it executes drops it again.
+fn drop_capability(capability: u32) {
+    // _LINUX_CAPABILITY_VERSION_3
+    let mut header = [0x2008_0522_u32, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: capget(2) and capset(2) of this version take two times three figures, of this thread.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()), 0);
+        for set in &mut sets[0] {
+            *set &= !(1 << capability);
+        }
+        assert_eq!(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()), 0);
+    }
+}
+
+fn cpus_of(pid: u32) -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(pid as i32)).expect("its CPUs");
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu) == Ok(true)).collect()
+}
+
+fn own_cpus() -> Vec<usize> {
+    cpus_of(0)
+}
+
+fn say_cpus(worker: Worker) {
+    assert!(!worker.stop_requested());
+    say(&format!("cpus of {}: {:?}", worker.id(), own_cpus()));
+    up(worker.id());
+    drain(&worker);
+}
+
+fn pinned() -> Report {
+    serve(Prefork::new().workers(3).pin_cpus(), say_cpus)
+}
+
+fn pinned_to_the_last() -> Report {
+    let mut last = CpuSet::new();
+    last.set(own_cpus().pop().expect("a CPU")).expect("a CPU");
+    sched_setaffinity(Pid::from_raw(0), &last).expect("it");
+    serve(Prefork::new().workers(2).pin_cpus(), say_cpus)
+}
+
+fn pinned_threads() {
+    prepare();
+    let service = Prefork::new().workers(3).backend(Backend::Thread).pin_cpus();
+    service
+        .run(|worker| {
+            say(&format!("cpus of {}: {:?}", worker.id(), own_cpus()));
+            Ok(())
+        })
+        .expect("a report");
+    say(&format!("cpus of the parent: {:?}", own_cpus()));
+}
