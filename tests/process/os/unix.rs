@@ -75,6 +75,7 @@ impl Group {
 }
 
 pub fn kill(pid: u32, signal: Signal) {
+    assert_ne!(pid, 0, "a thread: this would be for everybody here");
     signal::kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");
 }
 

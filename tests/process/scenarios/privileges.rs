@@ -15,7 +15,7 @@ use taskfork::{Backend, Prefork, Report, Worker};
 
 use super::not_root;
 use crate::Scenario;
-use crate::daemon::{Daemon, kill};
+use crate::daemon::Daemon;
 use crate::os::{LIFELINES, Signal};
 use crate::program::{drain, prepare, say, scratch, serve, up};
 
@@ -38,7 +38,8 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(owner(daemon.pid()), 0);
             assert_is_supervised(daemon, 2);
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::reporting("a_group_may_be_another_than_that_of_the_user", as_user_and_group, |daemon| {
             daemon.worker();
             let gid = group();
@@ -46,14 +47,16 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::reporting("a_group_alone_is_the_only_one", as_group, |daemon| {
             daemon.worker();
             let ids = format!("uid 0 0 0, gid {0} {0} {0}, groups {{{0}}}", group());
             assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::reporting("supplementary_groups_are_those_of_the_user_and_not_the_parents", in_groups, |daemon| {
             daemon.worker();
             let user = user();
@@ -61,14 +64,16 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("groups {groups:?}")), "{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::reporting("a_number_that_nobody_has_is_a_user_with_its_group_alone", as_number, |daemon| {
             daemon.worker();
             let ids = "uid 4000000001 4000000001 4000000001, gid 4711 4711 4711, groups {4711}";
             assert!(daemon.said(ids), "{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(not_root),
+        .needs(not_root)
+        .for_processes(),
         Scenario::reporting("a_port_that_takes_root_is_served_by_nobody", on_privileged_port, |daemon| {
             daemon.workers(2);
             assert_eq!(daemon.count("by itself: Some(PermissionDenied)"), 2, "{}", daemon.transcript());
@@ -82,7 +87,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
-        .needs(no_such_port),
+        .needs(no_such_port)
+        .for_processes(),
         Scenario::reporting("such_workers_do_not_outlive_their_parent", as_user, |daemon| {
             for worker in daemon.workers(2) {
                 assert_eq!(threads(worker.pid), 1 + LIFELINES);
@@ -91,7 +97,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert_eq!(daemon.count("drained "), 2, "by SIGTERM:\n{}", daemon.transcript());
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::spawning(
             "threads_that_a_program_had_before_the_call_are_the_users_as_well",
             with_threads,
@@ -110,13 +117,14 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(nobody_to_be),
         Scenario::reporting("such_a_worker_that_is_silent_is_killed_and_one_that_is_ready_is_heard", ready, |daemon| {
             let first = daemon.worker();
-            kill(first.pid, Signal::SIGSTOP);
+            daemon.send(first, Signal::SIGSTOP);
             daemon.wait_for("gives no sign of life");
             assert_ne!(daemon.worker().pid, first.pid);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::new("a_user_that_cannot_be_had_is_an_error_before_anything_is_started", refusals, |daemon| {
             daemon.ends_with(0);
             for refusal in [
@@ -150,14 +158,16 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("uid "));
             assert!(daemon.said("report: failed to start: child 0"));
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::reporting("who_may_not_change_its_user_does_not_begin", without_capability, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("log cannot start worker 0: setresuid: Operation not permitted"), 3);
             assert!(daemon.said("report: gave up after 2 restarts"), "{}", daemon.transcript());
             assert!(!daemon.said("uid "));
         })
-        .needs(nobody_to_be),
+        .needs(nobody_to_be)
+        .for_processes(),
         Scenario::reporting("each_worker_is_on_the_cpu_of_its_id_and_so_is_its_replacement", pinned, |daemon| {
             let workers = daemon.workers(3);
             let cpus = own_cpus();
@@ -166,7 +176,7 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             assert_eq!(cpus_of(daemon.pid()), cpus, "the parent's are what they were");
             let said = format!("cpus of 1: [{}]", cpus[1 % cpus.len()]);
-            kill(workers[1].pid, Signal::SIGKILL);
+            daemon.send(workers[1], Signal::SIGKILL);
             daemon.wait_for_times(&said, 2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -236,7 +246,7 @@ fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
     daemon.signal(Signal::SIGHUP);
     let replacements = daemon.workers(n);
     daemon.wait_for("log Rolling restart done");
-    kill(replacements[0].pid, Signal::SIGKILL);
+    daemon.send(replacements[0], Signal::SIGKILL);
     daemon.worker();
     daemon.signal(Signal::SIGTERM);
     daemon.ends_with(0);

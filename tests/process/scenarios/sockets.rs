@@ -12,7 +12,7 @@ use std::process::Command;
 use taskfork::{Listen, Listener, Prefork, Report};
 
 use crate::Scenario;
-use crate::daemon::{Daemon, kill};
+use crate::daemon::Daemon;
 use crate::os::Signal;
 use crate::program::{drain, prepare, say, scratch, serve, up};
 
@@ -28,7 +28,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(metadata.file_type().is_socket());
                 assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
                 assert!(ask_path(daemon).starts_with("worker "));
-                kill(workers[0].pid, Signal::SIGKILL);
+                daemon.send(workers[0], Signal::SIGKILL);
                 daemon.worker();
                 assert!(ask_path(daemon).starts_with("worker "), "whoever has ended has left it");
                 daemon.signal(Signal::SIGTERM);
