@@ -167,7 +167,7 @@ pub fn scenarios() -> Vec<Scenario> {
             leaves_its_handle,
             |daemon| {
                 let first = daemon.worker();
-                daemon.wait_for(&format!("{first} is ready"));
+                daemon.wait_for_times(&format!("{first} is ready"), 1);
                 daemon.send(first, Signal::SIGUSR2);
                 let second = daemon.worker();
                 daemon.send(second, Signal::SIGUSR2);
