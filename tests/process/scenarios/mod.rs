@@ -27,6 +27,8 @@ mod stop_signals;
 mod stops;
 #[cfg(target_os = "linux")]
 mod storm;
+#[cfg(unix)]
+mod systemd;
 #[cfg(target_os = "linux")]
 mod terminal;
 #[cfg(windows)]
@@ -61,6 +63,8 @@ pub fn all() -> Vec<Scenario> {
         sockets::scenarios(),
         #[cfg(unix)]
         spawn_refusals::scenarios(),
+        #[cfg(unix)]
+        systemd::scenarios(),
         #[cfg(unix)]
         stop_signals::scenarios(),
         #[cfg(target_os = "linux")]
