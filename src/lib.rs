@@ -65,7 +65,8 @@
 //!   lasts; exit status 0 is an end for good;
 //! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says
 //!   so, so that `main` ends with one;
-//! - is never woken while nothing happens (with heartbeats, once per timeout), and holds no descriptor per worker;
+//! - is never woken while nothing happens (with heartbeats, once per timeout; with systemd's watchdog, twice), and holds no
+//!   descriptor per worker;
 //! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and
 //!   descriptors are what they were.
 //!
@@ -132,6 +133,12 @@
 //! # #[cfg(not(unix))]
 //! # fn main() {}
 //! ```
+//!
+//! # systemd
+//!
+//! With `Prefork::notify_systemd` (on Unix), systemd is told when all workers are ready, when a rolling restart begins and
+//! ends, and when all stop, and its watchdog gets signs of life from the parent. The sockets of a socket unit are taken with
+//! `Prefork::socket_activation`.
 //!
 //! # Worker contexts
 //!

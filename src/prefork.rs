@@ -13,6 +13,8 @@ use crate::listener::{self, Listen};
 use crate::onboarding::Terms;
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
+#[cfg(unix)]
+use crate::supervisor::Systemd;
 use crate::supervisor::{self, Ended, Extras};
 use crate::sys;
 use crate::worker::{self, WorkResult, Worker};
@@ -49,6 +51,8 @@ pub struct Prefork {
     #[cfg(unix)]
     is_activated: bool,
     terms: Terms,
+    #[cfg(unix)]
+    notifies: bool,
 }
 
 /// Told of every event, in the parent.
@@ -140,6 +144,8 @@ impl Prefork {
             #[cfg(unix)]
             is_activated: false,
             terms: Terms::default(),
+            #[cfg(unix)]
+            notifies: false,
         }
     }
 
@@ -318,6 +324,39 @@ impl Prefork {
         self
     }
 
+    /// Tells systemd how the service is, by sd_notify(3): `READY=1` once all workers are ready (where nobody asks for that,
+    /// once all are started), `RELOADING=1` and then `READY=1` around each rolling restart that SIGHUP asks for, also one that
+    /// fails, `STOPPING=1` when they are asked to stop, whatever the reason, and a line of status each time. The parent tells
+    /// it, to the socket that `NOTIFY_SOCKET` names; without that variable, nobody is told anything. Default: no. Unix only.
+    ///
+    /// ```ini
+    /// [Service]
+    /// # Before systemd 253: Type=notify, and ExecReload=kill -HUP $MAINPID
+    /// Type=notify-reload
+    /// ExecStart=/usr/local/bin/service
+    /// WatchdogSec=30
+    /// KillMode=mixed
+    /// TimeoutStopSec=40
+    /// ```
+    ///
+    /// With `KillMode=mixed`, SIGTERM goes to the parent alone, which asks the workers to stop and gives them their time; by
+    /// default it goes to all at once, and workers that end before the parent has heard of it look as if they had failed.
+    /// `TimeoutStopSec` is to be longer than the [`graceful_timeout`](Prefork::graceful_timeout), or systemd kills those who
+    /// still have time; and all replacements of a reload are to be ready within `TimeoutStartSec`.
+    ///
+    /// With `WatchdogSec`, the parent says `WATCHDOG=1` twice in that time, and is woken for it, until the stop. It says that
+    /// the supervision goes on, and nothing about the workers: for them there is
+    /// [`heartbeat_timeout`](Prefork::heartbeat_timeout).
+    ///
+    /// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are read and removed from the environment by the call, so that
+    /// neither workers nor what they start speak for the service. (If there are threads, which [`Backend::Fork`] refuses, they
+    /// stay.) What cannot be told is never waited for: the log warns of it once, and the service goes on.
+    #[cfg(unix)]
+    pub fn notify_systemd(mut self) -> Prefork {
+        self.notifies = true;
+        self
+    }
+
     /// What a worker is. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
     pub fn backend(mut self, backend: Backend) -> Prefork {
         self.backend = backend;
@@ -437,7 +476,11 @@ impl Prefork {
             opened.into_iter().map(|opened| (opened.listener, opened.entry)).unzip();
         let listeners = (!opened.is_empty()).then(|| opened.into());
         let places = has_handles || !kind.forks();
-        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners, onboarding })
+        #[cfg(unix)]
+        let systemd = self.notifies.then(Systemd::from_environment).flatten();
+        #[cfg(not(unix))]
+        let systemd = None;
+        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners, onboarding, systemd })
     }
 }
 

@@ -200,6 +200,16 @@ impl Policy {
         self.slots.iter().filter(|slot| slot.is_wanted()).count()
     }
 
+    /// The same, once all of those have been started and, where it is asked for, were ready. Never in a stop.
+    pub fn up(&self) -> Option<usize> {
+        if self.stop.is_some() || !self.first_starts.is_empty() {
+            return None;
+        }
+        let asked = self.config.ready_timeout.is_some();
+        let is_up = |slot: &Slot| !slot.is_wanted() || !slot.is_first_start() && (slot.is_proven() || !asked);
+        self.slots.iter().all(is_up).then(|| self.wanted())
+    }
+
     pub fn handle_request(&mut self, now: Instant, request: Request) {
         match request {
             Request::Stop => self.stop_as_asked(now),

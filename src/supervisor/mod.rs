@@ -3,12 +3,14 @@
 mod descriptors;
 mod journal;
 mod poller;
+#[cfg_attr(windows, path = "no_systemd.rs")]
+mod systemd;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use std::{fmt, mem, panic, process};
+use std::{fmt, io, mem, panic, process};
 
 use log::Level;
 
@@ -29,6 +31,7 @@ use crate::worker::{self, WorkResult, Worker};
 use descriptors::Descriptors;
 use journal::{level_of, write};
 use poller::Waited;
+pub(crate) use systemd::Systemd;
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
@@ -44,6 +47,7 @@ pub(crate) struct Extras {
     pub on_event: Option<OnEvent>,
     pub listeners: Listeners,
     pub onboarding: Option<Onboarding>,
+    pub systemd: Option<Systemd>,
 }
 
 /// In the parent, when all is over: the signals are still held.
@@ -57,7 +61,7 @@ pub(crate) struct Ended {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let Extras { places, kind, on_event, listeners, onboarding } = extras;
+    let Extras { places, kind, on_event, listeners, onboarding, systemd } = extras;
     let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
@@ -77,7 +81,8 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
         }
     };
     let scoreboard = places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
-    let mut supervisor = Supervisor::new(config, backend, scoreboard, on_event, listeners, &mut descriptors);
+    let told = (on_event, systemd);
+    let mut supervisor = Supervisor::new(config, backend, scoreboard, told, listeners, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);
@@ -162,6 +167,7 @@ struct Supervisor<'a> {
     backend: Box<dyn Backend>,
     scoreboard: Option<Scoreboard>,
     on_event: Option<OnEvent>,
+    systemd: Option<Systemd>,
     listeners: Listeners,
     descriptors: &'a mut Descriptors,
     /// Reaped, and not yet answered.
@@ -182,7 +188,7 @@ impl<'a> Supervisor<'a> {
         config: Config,
         backend: Box<dyn Backend>,
         scoreboard: Option<Scoreboard>,
-        on_event: Option<OnEvent>,
+        (on_event, systemd): (Option<OnEvent>, Option<Systemd>),
         listeners: Listeners,
         descriptors: &'a mut Descriptors,
     ) -> Box<Supervisor<'a>> {
@@ -191,6 +197,7 @@ impl<'a> Supervisor<'a> {
             backend,
             scoreboard,
             on_event,
+            systemd,
             listeners,
             descriptors,
             ended: VecDeque::new(),
@@ -205,11 +212,13 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) -> Result<Turn> {
         self.tell_of_listeners();
         loop {
+            self.give_sign_of_life();
             while let Some(action) = self.policy.poll_action() {
                 if let Some(worker) = self.carry_out(action) {
                     return Ok(Turn::Worker(worker));
                 }
                 self.take_signals()?;
+                self.give_sign_of_life();
             }
             if let Some(departure) = self.ended.pop_front() {
                 self.lose(departure);
@@ -224,11 +233,12 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Until the deadline, if there is one, a signal, or the doorbell. What has happened counts before what was not done in
-    /// time: nobody is late who has ended, or has said that he is ready.
+    /// Until the deadline, if there is one, a signal, the doorbell, or the next sign of life. What has happened counts before
+    /// what was not done in time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let wake_at = deadline.into_iter().chain(self.systemd.as_ref().and_then(Systemd::next_deadline)).min();
+        let left = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         if self.descriptors.wait(left)? == Waited::Interrupted {
             self.policy.handle_interruption(Instant::now());
         }
@@ -378,9 +388,26 @@ impl<'a> Supervisor<'a> {
         if let Some(level) = level_of(event) {
             self.log(level, event);
         }
+        if let Some(systemd) = &mut self.systemd {
+            let failed = systemd.hear(event, || self.policy.up());
+            self.log_untold(failed);
+        }
         if let Some(on_event) = &mut self.on_event {
             on_event(event);
             self.unflushed = true;
+        }
+    }
+
+    fn give_sign_of_life(&mut self) {
+        if let Some(systemd) = &mut self.systemd {
+            let failed = systemd.beat();
+            self.log_untold(failed);
+        }
+    }
+
+    fn log_untold(&mut self, failed: Option<io::Error>) {
+        if let Some(error) = failed {
+            self.log(Level::Warn, &format_args!("the service manager cannot be notified: {error}"));
         }
     }
 

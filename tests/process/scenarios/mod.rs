@@ -29,6 +29,8 @@ mod stop_signals;
 mod stops;
 #[cfg(target_os = "linux")]
 mod storm;
+#[cfg(unix)]
+mod systemd;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod threads;
@@ -67,6 +69,8 @@ pub fn all() -> Vec<Scenario> {
         sockets::scenarios(),
         #[cfg(unix)]
         spawn_refusals::scenarios(),
+        #[cfg(unix)]
+        systemd::scenarios(),
         #[cfg(unix)]
         stop_signals::scenarios(),
         #[cfg(unix)]
