@@ -108,6 +108,31 @@
 //! With [`Prefork::max_lifetime`], processes are replaced when they are old, in the way of a rolling restart: no two at a
 //! time, each at an age of its own between three quarters of that time and the whole. It costs nothing of the restart budget.
 //!
+//! # Listeners
+//!
+//! [`Prefork::listen`] binds sockets in the parent, before the workers, and hands them to all of them, whatever they are:
+//! TCP, UDP, and Unix stream sockets, by an address or a [`Listen`] with its choices. They outlive every worker: who connects
+//! while one is replaced waits for the next, and only what a worker had accepted is lost with it. One queue is shared by all,
+//! so nothing is left in the queue of somebody who is gone; it is not balanced either, and whoever accepts first has it.
+//!
+//! The parent removes a Unix socket's path at the end, and replaces one at the start that nobody answers on. Sockets that
+//! systemd has made are taken over with `Prefork::socket_activation` (on Unix).
+//!
+//! ```no_run
+//! use taskfork::{Prefork, Report};
+//!
+//! fn main() -> taskfork::Result<Report> {
+//!     Prefork::new().workers(4).listen("[::]:8000").run(|worker| {
+//!         let Some(listener) = worker.listeners()[0].as_tcp() else { return Err("not TCP".into()) };
+//!         loop {
+//!             let (connection, client) = listener.accept()?;
+//!             // ..
+//! #           drop((connection, client));
+//!         }
+//!     })
+//! }
+//! ```
+//!
 //! # Privileges
 //!
 //! What takes root, such as a port below 1024, is done by the parent, and the workers are somebody else: [`Prefork::user`]
