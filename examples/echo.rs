@@ -1,0 +1,296 @@
+//! An echo server with mio: one thread per worker, and hundreds of connections in it. Unix only.
+//!
+//! ```text
+//! $ cargo run --example echo -- --workers 2
+//! $ nc localhost 7000           # says what you say
+//! $ kill -HUP <the parent>      # every worker is replaced; who is connected may talk on with the old one, for 30 s
+//! $ kill <the parent>           # or ^C: who talks may finish, then it exits 0
+//! ```
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run()
+}
+
+#[cfg(not(unix))]
+fn run() -> ExitCode {
+    eprintln!(
+        "Error: there is no descriptor here by which a worker is asked to stop; the example tokio_tcp needs none"
+    );
+    ExitCode::FAILURE
+}
+
+#[cfg(unix)]
+fn run() -> ExitCode {
+    use std::process::Termination;
+
+    match unix::serve(<unix::Args as clap::Parser>::parse()) {
+        Ok(report) => report.report(),
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::collections::{BTreeSet, HashMap, VecDeque};
+    use std::io::{self, ErrorKind, Read, Write};
+    use std::mem;
+    use std::os::fd::AsRawFd;
+    use std::process;
+    use std::time::{Duration, Instant};
+
+    use clap::Parser;
+    use log::{info, warn};
+    use mio::net::{TcpListener, TcpStream};
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll, Token};
+    use taskfork::{Prefork, Report, WorkResult, Worker};
+
+    const STOP: Token = Token(0);
+    const LISTENER: Token = Token(1);
+
+    /// Of what a client has not taken back yet. A client that takes nothing is not read from beyond that.
+    const UNWRITTEN: usize = 64 * 1024;
+
+    /// When the system refuses a connection, for want of descriptors for example, until it is asked again.
+    const RETRY: Duration = Duration::from_millis(100);
+
+    /// Sends back whatever it receives, from several processes that share one port.
+    #[derive(Parser)]
+    pub struct Args {
+        /// Worker processes; 0 means one per CPU
+        #[arg(long, default_value_t = 0)]
+        workers: usize,
+        /// Address to listen on; with port 0, on any free port
+        #[arg(long, default_value = "127.0.0.1:7000")]
+        bind: String,
+        /// Seconds that connections in hand may take when a worker is to stop
+        #[arg(long, default_value_t = 30)]
+        graceful_timeout: u64,
+        /// Milliseconds of silence after which a connection is closed when a worker is to stop
+        #[arg(long, default_value_t = 200)]
+        idle_timeout: u64,
+    }
+
+    pub fn serve(args: Args) -> taskfork::Result<Report> {
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+        let idle_timeout = Duration::from_millis(args.idle_timeout);
+        Prefork::new()
+            .workers(args.workers)
+            .listen(args.bind)
+            .graceful_timeout(Duration::from_secs(args.graceful_timeout))
+            .ready_timeout(Duration::from_secs(10))
+            .run(move |worker| work(&worker, idle_timeout))
+    }
+
+    fn work(worker: &Worker, idle_timeout: Duration) -> WorkResult {
+        let name = format!("worker {} (pid {})", worker.id(), process::id());
+        let mut server = Server::new(worker)?;
+        worker.ready();
+        info!("{name} is serving");
+        while !worker.stop_requested() {
+            server.turn(None)?;
+        }
+        server.stop_accepting()?;
+        info!("{name} is draining");
+        while server.has_connections() {
+            server.turn(Some(idle_timeout))?;
+            server.close_idle(idle_timeout);
+        }
+        info!("{name} has drained");
+        Ok(())
+    }
+
+    struct Server {
+        poll: Poll,
+        events: Events,
+        listener: TcpListener,
+        connections: HashMap<Token, Connection>,
+        /// No token is used twice: what was told of one cannot be taken for its successor.
+        last_token: Token,
+        /// Where there may be more to do. It is told once only, so it is kept in mind until it would block.
+        ready: BTreeSet<Token>,
+        is_refused: bool,
+        scratch: Box<[u8]>,
+    }
+
+    impl Server {
+        /// The epoll is made in the worker: one made before the fork would be one in all of them.
+        fn new(worker: &Worker) -> io::Result<Server> {
+            let poll = Poll::new()?;
+            let listener = worker.listeners()[0].as_tcp().ok_or(ErrorKind::Unsupported)?.try_clone()?;
+            // Of the socket, and so in all processes that have it.
+            listener.set_nonblocking(true)?;
+            let mut listener = TcpListener::from_std(listener);
+            let registry = poll.registry();
+            registry.register(&mut SourceFd(&worker.stop_fd()?.as_raw_fd()), STOP, Interest::READABLE)?;
+            registry.register(&mut listener, LISTENER, Interest::READABLE)?;
+            Ok(Server {
+                poll,
+                events: Events::with_capacity(1024),
+                listener,
+                connections: HashMap::new(),
+                last_token: LISTENER,
+                ready: BTreeSet::new(),
+                is_refused: false,
+                scratch: vec![0; UNWRITTEN].into(),
+            })
+        }
+
+        /// Those who wait are left to the other workers, and to the one that comes in this one's place.
+        fn stop_accepting(&mut self) -> io::Result<()> {
+            self.ready.remove(&LISTENER);
+            self.is_refused = false;
+            // To close it would not do: the parent and others have the socket too, and epoll goes on telling of it.
+            self.poll.registry().deregister(&mut self.listener)?;
+            let now = Instant::now();
+            self.connections.values_mut().for_each(|connection| connection.last_moved = now);
+            Ok(())
+        }
+
+        fn has_connections(&self) -> bool {
+            !self.connections.is_empty()
+        }
+
+        /// Waits until there is something to do, and does a bit of it for everybody, so that nobody waits for the one who
+        /// always has more to say.
+        fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+            let timeout = match &self.ready {
+                ready if !ready.is_empty() => Some(Duration::ZERO),
+                _ if self.is_refused => Some(RETRY),
+                _ => timeout,
+            };
+            match self.poll.poll(&mut self.events, timeout) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => self.ready.extend(self.events.iter().map(|event| event.token())),
+            }
+            if mem::take(&mut self.is_refused) {
+                self.ready.insert(LISTENER);
+            }
+            for token in mem::take(&mut self.ready) {
+                match token {
+                    STOP => {}
+                    LISTENER => self.accept(),
+                    token => _ = self.echo(token),
+                }
+            }
+            Ok(())
+        }
+
+        fn accept(&mut self) {
+            loop {
+                match self.listener.accept() {
+                    Ok((stream, _)) => self.welcome(stream),
+                    // Another worker was faster, or there are no more.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                    Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                    Err(error) => {
+                        warn!("cannot accept: {error}");
+                        self.is_refused = true;
+                        return;
+                    }
+                }
+            }
+        }
+
+        fn welcome(&mut self, mut stream: TcpStream) {
+            self.last_token.0 += 1;
+            let interests = Interest::READABLE | Interest::WRITABLE;
+            match self.poll.registry().register(&mut stream, self.last_token, interests) {
+                Ok(()) => _ = self.connections.insert(self.last_token, Connection::new(stream)),
+                Err(error) => warn!("cannot serve one more: {error}"),
+            }
+        }
+
+        /// Whether there was anything to do. A connection that is over is closed.
+        fn echo(&mut self, token: Token) -> bool {
+            let Some(connection) = self.connections.get_mut(&token) else { return false };
+            match connection.turn(&mut self.scratch) {
+                Ok(true) => {
+                    self.ready.insert(token);
+                    return true;
+                }
+                Ok(false) if !connection.is_over() => {}
+                // An error is the client's: it is gone.
+                _ => _ = self.connections.remove(&token),
+            }
+            false
+        }
+
+        fn close_idle(&mut self, timeout: Duration) {
+            let is_idle =
+                |connection: &Connection| connection.unwritten.is_empty() && connection.last_moved.elapsed() >= timeout;
+            let idle = self.connections.iter().filter(|(_, connection)| is_idle(connection));
+            let idle: Vec<Token> = idle.map(|(&token, _)| token).collect();
+            for token in idle {
+                // What came while others were served, or while this process was starved, came in time.
+                if !self.echo(token) {
+                    self.connections.remove(&token);
+                }
+            }
+        }
+    }
+
+    struct Connection {
+        stream: TcpStream,
+        unwritten: VecDeque<u8>,
+        /// The client will say no more.
+        is_at_end: bool,
+        last_moved: Instant,
+    }
+
+    impl Connection {
+        fn new(stream: TcpStream) -> Connection {
+            Connection { stream, unwritten: VecDeque::new(), is_at_end: false, last_moved: Instant::now() }
+        }
+
+        fn is_over(&self) -> bool {
+            self.is_at_end && self.unwritten.is_empty()
+        }
+
+        /// Reads once and writes once, if it can. Whether it could.
+        fn turn(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
+            let has_moved = self.read(scratch)? | self.write()?;
+            if has_moved {
+                self.last_moved = Instant::now();
+            }
+            Ok(has_moved)
+        }
+
+        fn read(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
+            let room = UNWRITTEN - self.unwritten.len();
+            if room == 0 || self.is_at_end {
+                return Ok(false);
+            }
+            let Some(length) = unless_blocked(|| self.stream.read(&mut scratch[..room]))? else { return Ok(false) };
+            self.is_at_end = length == 0;
+            self.unwritten.extend(&scratch[..length]);
+            Ok(true)
+        }
+
+        fn write(&mut self) -> io::Result<bool> {
+            let (bytes, _) = self.unwritten.as_slices();
+            if bytes.is_empty() {
+                return Ok(false);
+            }
+            let Some(length) = unless_blocked(|| self.stream.write(bytes))? else { return Ok(false) };
+            self.unwritten.drain(..length);
+            Ok(true)
+        }
+    }
+
+    /// None: not now.
+    fn unless_blocked(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+        loop {
+            match call() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                moved => return moved.map(Some),
+            }
+        }
+    }
+}

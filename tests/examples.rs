@@ -1,0 +1,215 @@
+//! What the clients and the operator of the echo servers would notice: both examples are the same service.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
+
+const EXAMPLES: [&str; 2] = ["echo", "tokio_tcp"];
+
+/// What takes longer than this will never happen.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// So that a client is never too slow for a worker that stops.
+const PATIENT: [&str; 4] = ["--idle-timeout", "600000", "--graceful-timeout", "600"];
+
+struct Service {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+    /// What has been read of `lines`.
+    log: Vec<String>,
+    address: SocketAddr,
+}
+
+impl Service {
+    /// With two workers, both of whom serve.
+    fn start(example: &str, args: &[&str]) -> Service {
+        let test = std::env::current_exe().unwrap();
+        // target/debug/deps/examples-1234 to target/debug/examples/echo
+        let example = test.ancestors().nth(2).unwrap().join("examples").join(example);
+        assert!(example.exists(), "a plain `cargo test` builds it, and so does `cargo build --examples`");
+        let mut command = Command::new(example);
+        command.args(["--bind", "127.0.0.1:0", "--workers", "2"]).args(args).env_remove("RUST_LOG");
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut service = Service { child, lines, log: Vec::new(), address: ([0; 4], 0).into() };
+        let line = service.wait_for("Listening on ");
+        service.address = line.split_once("Listening on ").unwrap().1.parse().unwrap();
+        service.wait_for(" is serving");
+        service.wait_for(" is serving");
+        service
+    }
+
+    fn ask(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn wait_for(&mut self, text: &str) -> String {
+        for line in self.lines.by_ref().map(Result::unwrap) {
+            self.log.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("nobody said '{text}': {:#?}", self.log)
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// All at the same time, and each has been answered once.
+    fn connect_all(&self, clients: usize) -> Vec<Client> {
+        let mut clients: Vec<Client> = (0..clients).map(|_| self.connect()).collect();
+        echo_all(&mut clients, "hello");
+        clients
+    }
+
+    /// It exits 0, after so many workers in all have gone by themselves, and the last process has let go of the log.
+    fn assert_drains(mut self, workers: usize) {
+        self.log.extend(self.lines.by_ref().map(Result::unwrap));
+        assert_eq!(self.log.iter().filter(|line| line.ends_with(" has drained")).count(), workers, "{:#?}", self.log);
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{:#?}", self.log);
+    }
+}
+
+/// A test that failed leaves nobody behind: the workers end with their parent.
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    /// With a small buffer, so that the server cannot write much at a time.
+    fn connect(address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect_timeout(&address.into(), LIMIT).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.set_write_timeout(Some(LIMIT)).unwrap();
+        Client { stream: socket.into() }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn assert_hears(&mut self, text: &str) {
+        let mut heard = vec![0; text.len()];
+        self.stream.read_exact(&mut heard).unwrap();
+        assert_eq!(String::from_utf8(heard).unwrap(), text);
+    }
+
+    /// More than the server has room for, so that it has to be taken back meanwhile.
+    fn echo_much(&mut self, length: usize) {
+        // A prime, so that what is lost or swapped in blocks does not go unnoticed.
+        let bytes: Vec<u8> = (0..251).cycle().take(length).collect();
+        let mut heard = vec![0; length];
+        thread::scope(|scope| {
+            scope.spawn(|| (&self.stream).write_all(&bytes).unwrap());
+            (&self.stream).read_exact(&mut heard).unwrap();
+        });
+        assert!(heard == bytes, "it was to be the same");
+    }
+
+    /// What it has said is answered though it says no more, and nothing else is.
+    fn close(mut self, text: &str) {
+        self.say(text);
+        self.stream.shutdown(Shutdown::Write).unwrap();
+        let mut heard = String::new();
+        self.stream.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, text);
+    }
+}
+
+/// All have said it before the first one hears it.
+fn echo_all(clients: &mut [Client], text: &str) {
+    let text = |n: usize| format!("{text} {n}\n");
+    clients.iter_mut().enumerate().for_each(|(n, client)| client.say(&text(n)));
+    clients.iter_mut().enumerate().for_each(|(n, client)| client.assert_hears(&text(n)));
+}
+
+#[test]
+fn hundreds_of_clients_are_answered_at_once() {
+    for example in EXAMPLES {
+        let service = Service::start(example, &[]);
+        let mut clients = service.connect_all(300);
+        echo_all(&mut clients, "and");
+        thread::scope(|scope| {
+            for client in clients.iter_mut().step_by(10) {
+                scope.spawn(|| client.echo_much(1 << 20));
+            }
+        });
+        // More than Linux has room for on the way (`net.ipv4.tcp_wmem`), so that the server writes a part of what it could.
+        clients[0].echo_much(16 << 20);
+        echo_all(&mut clients, "again");
+        clients.into_iter().for_each(|client| client.close("bye"));
+        service.ask(Signal::SIGTERM);
+        service.assert_drains(2);
+    }
+}
+
+#[test]
+fn who_is_connected_when_the_workers_are_replaced_is_served_until_he_goes() {
+    for example in EXAMPLES {
+        let mut service = Service::start(example, &PATIENT);
+        let mut old = service.connect_all(300);
+        service.ask(Signal::SIGHUP);
+        service.wait_for(" is draining");
+        echo_all(&mut old, "still here");
+        let mut new = service.connect_all(10);
+        old[0].echo_much(1 << 20);
+        old.into_iter().for_each(|client| client.close("bye"));
+        // Those of them whom an old worker had accepted keep it, too.
+        echo_all(&mut new, "new here");
+        new.into_iter().for_each(|client| client.close("bye"));
+        service.wait_for("Rolling restart done");
+        let mut client = service.connect();
+        client.say("hello");
+        client.assert_hears("hello");
+        service.ask(Signal::SIGTERM);
+        client.close("bye");
+        service.assert_drains(4);
+    }
+}
+
+#[test]
+fn who_is_connected_when_all_is_to_stop_may_finish() {
+    for example in EXAMPLES {
+        let mut service = Service::start(example, &PATIENT);
+        let mut clients = service.connect_all(20);
+        service.ask(Signal::SIGTERM);
+        service.wait_for(" is draining");
+        service.wait_for(" is draining");
+        echo_all(&mut clients, "still here");
+        clients[0].echo_much(1 << 20);
+        clients.into_iter().for_each(|client| client.close("bye"));
+        service.assert_drains(2);
+    }
+}
+
+#[test]
+fn who_says_nothing_does_not_hold_up_a_stop() {
+    for example in EXAMPLES {
+        let service = Service::start(example, &[]);
+        let mut client = service.connect();
+        client.say("hello");
+        client.assert_hears("hello");
+        service.ask(Signal::SIGTERM);
+        assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
+        service.assert_drains(2);
+    }
+}
