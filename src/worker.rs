@@ -138,6 +138,9 @@ impl Worker {
 
     /// What [`Prefork::listen`](crate::Prefork::listen) was asked for, in that order: the same sockets in every worker, which
     /// they outlive.
+    ///
+    /// They belong to all: whether one blocks is so for everybody who has it, and to drop a clone of one (`try_clone`) closes
+    /// nothing, so that an epoll(7) goes on telling of it until it is deregistered.
     pub fn listeners(&self) -> &[Listener] {
         self.listeners.as_deref().unwrap_or_default()
     }
