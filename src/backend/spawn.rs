@@ -50,7 +50,8 @@ impl Backend for Spawn {
         let (memory, passed, sockets) = handed.numbers();
         let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
         let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
-        let marker = Marker { parent: process::id(), id, generation, count, duties, claim };
+        let kinds = listeners.iter().flat_map(|listeners| listeners.iter()).map(Listener::kind).collect();
+        let marker = Marker { parent: process::id(), id, generation, count, duties, claim, kinds };
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {
                 seat.memory.name_invitee(seat.line, child.pid());
@@ -80,7 +81,7 @@ impl Backend for Spawn {
 /// If this process was started as a worker, that worker. One whose parent is gone already ends here. With a marker that is
 /// true, and was meant for another process, it is a child of that one.
 pub(crate) fn arrive() -> Option<Worker> {
-    let Marker { parent, id, generation, count, duties, claim } = sys::take_variable(VARIABLE)?.parse().ok()?;
+    let Marker { parent, id, generation, count, duties, claim, kinds } = sys::take_variable(VARIABLE)?.parse().ok()?;
     if sys::parent_id() != parent {
         let invitee = Shared::invitee(&claim)?;
         if invitee == process::id() || invitee == 0 {
@@ -92,8 +93,8 @@ pub(crate) fn arrive() -> Option<Worker> {
     duties.carry_out(id);
     Lifeline::inherited(parent, lifeline).hold();
     let place = Place::given(memory, claim.line, button?.into());
-    // What was open when it was passed on is open.
-    let listeners: Vec<Listener> = sockets.into_iter().filter_map(|socket| Listener::given(socket).ok()).collect();
+    let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
+    let listeners: Vec<Listener> = given.collect::<Option<_>>()?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
     Some(Worker::new(id, generation, count, Some(place), listeners))
 }
@@ -107,15 +108,17 @@ struct Marker {
     count: usize,
     duties: Duties,
     claim: Claim,
+    /// Of the sockets, a letter for each.
+    kinds: String,
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Marker { parent, id, generation, count, duties, claim } = self;
+        let Marker { parent, id, generation, count, duties, claim, kinds } = self;
         let Claim { memory, len, line, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
         write!(f, "{parent} {id} {generation} {count} {duties} ")?;
         write!(f, "{memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")?;
-        sockets.iter().try_for_each(|socket| write!(f, " {socket}"))
+        kinds.chars().zip(sockets).try_for_each(|(kind, socket)| write!(f, " {kind}{socket}"))
     }
 }
 
@@ -132,9 +135,14 @@ impl FromStr for Marker {
         let (memory, len, line) = (next(fields)?, next(fields)?, next(fields)?);
         let passed = [next(fields)?, next(fields)?];
         let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
-        let sockets = fields.map(|field| field.parse().map_err(|_| ())).collect::<std::result::Result<_, ()>>()?;
+        let (mut kinds, mut sockets) = (String::new(), Vec::new());
+        for field in fields {
+            let kind = field.chars().next().filter(char::is_ascii_lowercase).ok_or(())?;
+            kinds.push(kind);
+            sockets.push(field[1..].parse().map_err(|_| ())?);
+        }
         let claim = Claim { memory, len, line, passed, sockets, secret };
-        Ok(Marker { parent, id, generation, count, duties, claim })
+        Ok(Marker { parent, id, generation, count, duties, claim, kinds })
     }
 }
 
@@ -155,12 +163,21 @@ mod tests {
         let secret = [u32::MAX, 0, 5, 6];
         let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], sockets: vec![], secret };
         let duties = Duties { cpu: Some(1), identity: None };
-        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, duties, claim: claim.clone() };
+        let kinds = String::new();
+        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, duties, claim: claim.clone(), kinds };
         let text = marker.to_string();
         assert_eq!(text.parse(), Ok(marker.clone()));
-        let marker = Marker { claim: Claim { sockets: vec![9, 10], ..claim }, ..marker };
+        let marker = Marker { claim: Claim { sockets: vec![9, 10], ..claim }, kinds: "tx".into(), ..marker };
         assert_eq!(marker.to_string().parse(), Ok(marker));
-        for wrong in ["", "1", "yes", &text[1..text.len() - 2], &format!("{text} x"), &text.replace("64", "-64")] {
+        for wrong in [
+            "",
+            "1",
+            "yes",
+            &text[1..text.len() - 2],
+            &format!("{text} x"),
+            &format!("{text} 9"),
+            &text.replace("64", "-64"),
+        ] {
             assert_eq!(wrong.parse::<Marker>(), Err(()), "{wrong}");
         }
     }

@@ -7,13 +7,10 @@ mod listen;
 mod path;
 
 use std::fmt;
-use std::io;
 use std::net::{TcpListener, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-
-use socket2::{Socket, Type};
 
 #[cfg(unix)]
 pub(crate) use activation::take_over;
@@ -76,19 +73,25 @@ impl Listener {
         }
     }
 
-    /// In a program that it was passed to.
-    pub(crate) fn given(socket: OwnedSocket) -> io::Result<Listener> {
-        Listener::from_socket(socket.into())
+    /// What a program is told of what it is passed. (Wine does not say it of a socket that was inherited.)
+    pub(crate) fn kind(&self) -> char {
+        match self {
+            Listener::Tcp(_) => 't',
+            Listener::Udp(_) => 'u',
+            #[cfg(unix)]
+            Listener::Unix(_) => 'x',
+        }
     }
 
-    fn from_socket(socket: Socket) -> io::Result<Listener> {
-        Ok(match socket.r#type()? {
+    /// In a program that it was passed to, as what that was told.
+    pub(crate) fn given(kind: char, socket: OwnedSocket) -> Option<Listener> {
+        match kind {
+            't' => Some(Listener::Tcp(socket.into())),
+            'u' => Some(Listener::Udp(socket.into())),
             #[cfg(unix)]
-            Type::STREAM if socket.local_addr()?.is_unix() => Listener::Unix(socket.into()),
-            Type::STREAM => Listener::Tcp(socket.into()),
-            Type::DGRAM if socket.local_addr()?.as_socket().is_some() => Listener::Udp(socket.into()),
-            _ => return Err(io::Error::other("it is neither TCP, nor UDP, nor a Unix stream socket")),
-        })
+            'x' => Some(Listener::Unix(socket.into())),
+            _ => None,
+        }
     }
 }
 
