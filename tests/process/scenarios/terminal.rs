@@ -17,17 +17,24 @@ pub fn scenarios() -> Vec<Scenario> {
         let parent = line.rsplit(' ').next().expect("a pid").parse().expect("a pid");
         let worker = daemon.worker();
         // The terminal sends SIGTTIN to the whole group: the worker stops, and the parent gets it no later.
-        while !is_stopped(worker.pid) {
-            std::thread::yield_now();
-        }
+        await_stop(worker.pid);
         kill(worker.pid, Signal::SIGKILL);
-        assert_eq!(daemon.worker().id, 0);
+        let replacement = daemon.worker();
+        assert_eq!(replacement.id, 0);
+        // One that still runs would end of the first TERM, and nobody be there for the second.
+        await_stop(replacement.pid);
         kill(parent, Signal::SIGTERM);
         daemon.wait_for("log Stopping 1 processes");
         kill(parent, Signal::SIGTERM);
         daemon.ends_with(0);
         assert!(!daemon.said("log Scaled"), "{}", daemon.transcript());
     })]
+}
+
+fn await_stop(pid: u32) {
+    while !is_stopped(pid) {
+        std::thread::yield_now();
+    }
 }
 
 fn is_stopped(pid: u32) -> bool {
