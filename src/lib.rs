@@ -233,7 +233,8 @@
 //!   `-HUP`, `-TTIN` and `-TTOU` for the parent with the pid 71. What sets them may be another program, a service's stop
 //!   handler, or PowerShell: `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`. The names are those of the
 //!   parent's session (for a service, `Global\\` before them from any other), and whoever may open them is said by the
-//!   system's defaults: the same user and administrators. A name that somebody else has made already is an error.
+//!   system's defaults: the same user and administrators. A name that somebody else has made already is an error. A process that has had a service
+//!   keeps its five events, for the next one; what they are set to in between counts for nothing.
 //! - Ctrl-C and Ctrl-Break at the console are INT. They reach the workers as well. One that calls [`Worker::stop_requested`]
 //!   or [`Worker::wait_for_stop`] is asked by the parent then; from the first of these calls on, handlers that were
 //!   installed before do not run for them. One with a handler of its own does what that does. Any other ends with status

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windows_sys::Win32::Foundation::ERROR_ALREADY_EXISTS;
-use windows_sys::Win32::System::Threading::{CreateEventW, SetEvent};
+use windows_sys::Win32::System::Threading::{CreateEventW, ResetEvent, SetEvent};
 
 use super::handle;
 use crate::sys::CallError;
@@ -46,6 +46,14 @@ impl Event {
         // SAFETY: it is open.
         match unsafe { SetEvent(self.0.as_raw_handle()) } {
             0 => Err(CallError::last("SetEvent")),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn reset(&self) -> Result<(), CallError> {
+        // SAFETY: it is open.
+        match unsafe { ResetEvent(self.0.as_raw_handle()) } {
+            0 => Err(CallError::last("ResetEvent")),
             _ => Ok(()),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,12 +23,21 @@ const NAMED: [(Signal, &str); 5] = [
     (Signal::TerminalOutput, "TTOU"),
 ];
 
+/// Those of an earlier service in this process, in the order of `NAMED`. A name lives as long as anybody has the event open, and
+/// an operator may still have it: then it could not be made anew.
+static KEPT: Mutex<Vec<Event>> = Mutex::new(Vec::new());
+
 /// For as long as this lives, what is typed at the console does not end this process, but waits here.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    _events: Vec<Watch>,
+    _watches: Vec<Watch>,
+    _events: Named,
     ends: Ends,
 }
+
+/// Kept for the next service.
+#[derive(Debug)]
+struct Named(Vec<Event>);
 
 /// Whom the end of a child is told.
 #[derive(Clone, Debug)]
@@ -51,14 +61,14 @@ impl Signals {
     /// What the workers are makes no difference.
     pub fn take(_: Offspring) -> Result<Signals, CallError> {
         let post = Arc::new(Post::default());
-        let mut events = Vec::with_capacity(NAMED.len());
-        for (signal, name) in NAMED {
+        let events = Named::take()?;
+        let mut watches = Vec::with_capacity(NAMED.len());
+        for ((signal, _), event) in NAMED.into_iter().zip(&events.0) {
             let post = Arc::clone(&post);
-            let event = Event::named(&format!("taskfork-{}-{name}", process::id()))?;
-            events.push(Watch::each(event.handle(), move || post.tell(signal))?);
+            watches.push(Watch::each(event.handle(), move || post.tell(signal))?);
         }
         let heard = Arc::clone(&post);
-        let signals = Signals { _events: events, ends: Ends(post) };
+        let signals = Signals { _watches: watches, _events: events, ends: Ends(post) };
         console::hear_by(Some(Arc::new(move |signal| heard.tell_from_console(signal))))?;
         Ok(signals)
     }
@@ -100,6 +110,29 @@ impl Drop for Signals {
         // It fails only where there is no handler to be taken away.
         let _ = console::hear_by(None);
     }
+}
+
+impl Named {
+    /// What was set before is not for who takes them.
+    fn take() -> Result<Named, CallError> {
+        let kept = mem::take(&mut *kept());
+        if kept.is_empty() {
+            let made = NAMED.iter().map(|(_, name)| Event::named(&format!("taskfork-{}-{name}", process::id())));
+            return Ok(Named(made.collect::<Result<_, _>>()?));
+        }
+        kept.iter().try_for_each(Event::reset)?;
+        Ok(Named(kept))
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        *kept() = mem::take(&mut self.0);
+    }
+}
+
+fn kept() -> MutexGuard<'static, Vec<Event>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ends {

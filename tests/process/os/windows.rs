@@ -155,15 +155,21 @@ fn event_name(pid: u32, signal: Signal) -> String {
     format!("{program}-{pid}-{}", signal.trim_start_matches("SIG"))
 }
 
+/// The event that stands for the signal, for as long as this is kept.
+pub fn event(pid: u32, signal: Signal) -> OwnedHandle {
+    open_event(&event_name(pid, signal)).expect("a process to signal")
+}
+
 fn set(name: &str) -> io::Result<()> {
     // SAFETY: see above.
-    let event = unsafe { OpenEventW(EVENT_MODIFY_STATE, 0, wide(name).as_ptr()) };
-    if event.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: see above.
-    let is_set = unsafe { SetEvent(owned(event).as_raw_handle()) };
+    let is_set = unsafe { SetEvent(open_event(name)?.as_raw_handle()) };
     if is_set == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn open_event(name: &str) -> io::Result<OwnedHandle> {
+    // SAFETY: see above.
+    let event = unsafe { OpenEventW(EVENT_MODIFY_STATE, 0, wide(name).as_ptr()) };
+    if event.is_null() { Err(io::Error::last_os_error()) } else { Ok(owned(event)) }
 }
 
 fn open(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> io::Result<OwnedHandle> {

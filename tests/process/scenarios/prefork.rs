@@ -317,7 +317,7 @@ fn nested() {
     assert!(report.is_success());
 }
 
-fn twice() -> Report {
+pub fn twice() -> Report {
     let service = || {
         serve(Prefork::new().workers(1), |worker| {
             assert!(!worker.stop_requested());

@@ -6,10 +6,11 @@ use std::time::Duration;
 use taskfork::{Prefork, Report, Restart};
 
 use super::ends::three_idle;
+use super::prefork::twice;
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{Signal, TERMINATED, handles, idle, no_terminal, up_until_signal};
+use crate::os::{Signal, TERMINATED, event, handles, idle, no_terminal, up_until_signal};
 use crate::program::{drain, fork, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -75,6 +76,17 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("up 0"), "{}", daemon.transcript());
         })
         .for_processes(),
+        Scenario::reporting("an_operator_who_keeps_an_event_open_does_not_hinder_the_next_service", twice, |daemon| {
+            daemon.worker();
+            let kept = event(daemon.pid(), Signal::SIGTERM);
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("first: stopped");
+            daemon.worker();
+            drop(kept);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped"));
+        }),
         Scenario::new("a_request_that_comes_twice_before_it_is_taken_counts_once", three_that_drain, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGSTOP);
