@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::listener::{self, Listen};
+use crate::listener::{Listen, Sockets};
 use crate::onboarding::Terms;
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
@@ -134,6 +134,7 @@ impl Prefork {
             ready_timeout: None,
             heartbeat_timeout: None,
             max_lifetime: None,
+            linger: None,
         };
         let backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
         Prefork {
@@ -465,22 +466,19 @@ impl Prefork {
             Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),
         };
         drop(arriving);
-        let config = self.config.checked()?;
+        let mut config = self.config.checked()?;
         let onboarding = self.terms.settle(&kind)?;
         let listens = self.listens;
         #[cfg(unix)]
-        let listens = if self.is_activated { listener::take_over(listens)? } else { listens };
-        let opened = listener::open_all(listens)?;
-        // Removed from the disk when this returns, in the parent.
-        let (opened, _entries): (Vec<_>, Vec<_>) =
-            opened.into_iter().map(|opened| (opened.listener, opened.entry)).unzip();
-        let listeners = (!opened.is_empty()).then(|| opened.into());
+        let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
+        let sockets = Sockets::open(listens, config.workers)?;
+        config.linger = sockets.are_per_task().then_some(LINGER);
         let places = has_handles || !kind.forks();
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
         #[cfg(not(unix))]
         let systemd = None;
-        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, listeners, onboarding, systemd })
+        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, sockets, onboarding, systemd })
     }
 }
 
@@ -498,6 +496,10 @@ impl fmt::Debug for Prefork {
 
 /// Of several threads of a program that was started as a worker, one becomes it, and the others are refused.
 static ARRIVING: Mutex<()> = Mutex::new(());
+
+/// From when nothing new goes to a worker's own socket until what was on its way there has arrived: a handshake takes a round
+/// trip, or as much longer as TCP waits before it sends something again.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What is less cannot be told from nothing by those who wait for it.
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -10,10 +10,11 @@ use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Listener;
 #[cfg(unix)]
 use super::path::{self, Owner};
+use super::{Listener, borrow};
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// What is to be listened on, for [`Prefork::listen`](crate::Prefork::listen).
 ///
@@ -34,12 +35,20 @@ pub struct Listen {
     on: On,
     #[cfg(unix)]
     name: Option<String>,
-    backlog: i32,
-    only_v6: bool,
+    choices: Choices,
+    /// There is one socket for each worker.
+    per_task: bool,
+    by_cpu: bool,
     #[cfg(unix)]
     mode: u32,
     #[cfg(unix)]
     owner: Owner,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Choices {
+    backlog: i32,
+    only_v6: bool,
 }
 
 #[derive(Debug)]
@@ -52,9 +61,19 @@ enum On {
 }
 
 /// What was opened, and what has to be removed from the disk at the end.
-pub(crate) struct Opened {
+pub(super) struct Opened {
     pub listener: Listener,
     pub entry: Option<Entry>,
+    /// How more of it are made, if it is only the first.
+    pub series: Option<Series>,
+}
+
+/// Of sockets with one address.
+#[derive(Debug)]
+pub(super) struct Series {
+    address: SocketAddr,
+    choices: Choices,
+    pub by_cpu: bool,
 }
 
 #[cfg(unix)]
@@ -65,19 +84,15 @@ pub(crate) use super::path::Entry;
 #[derive(Debug)]
 pub(crate) enum Entry {}
 
-/// If one cannot be had, nothing is left of the others.
-pub(crate) fn open_all(listens: Vec<Listen>) -> Result<Vec<Opened>> {
-    listens.into_iter().map(Listen::open).collect()
-}
-
 impl Listen {
     fn new(on: On) -> Listen {
         Listen {
             on,
             #[cfg(unix)]
             name: None,
-            backlog: 1024,
-            only_v6: false,
+            choices: Choices { backlog: 1024, only_v6: false },
+            per_task: false,
+            by_cpu: false,
             #[cfg(unix)]
             mode: 0o666,
             #[cfg(unix)]
@@ -98,14 +113,44 @@ impl Listen {
     /// How many connections may wait to be accepted; the system may have a lower limit (`net.core.somaxconn`, on Linux).
     /// Default: 1024. None of UDP's.
     pub fn backlog(mut self, connections: u32) -> Listen {
-        self.backlog = connections.try_into().unwrap_or(i32::MAX);
+        self.choices.backlog = connections.try_into().unwrap_or(i32::MAX);
         self
     }
 
     /// Whether a socket for IPv6 is for that alone (`IPV6_V6ONLY`). Default: no, so that `[::]:80` is for IPv4 as well, where
     /// the system can do that.
     pub fn only_v6(mut self, yes: bool) -> Listen {
-        self.only_v6 = yes;
+        self.choices.only_v6 = yes;
+        self
+    }
+
+    /// A socket for each worker instead of one for all, with the same address and a queue of its own: worker `i` gets the
+    /// `i`-th, and the system divides what comes among them, by the sender's address and port (`SO_REUSEPORT`, socket(7)).
+    /// So the workers have equal shares, whoever of them is faster, and UDP goes to one worker as long as the sender stays the
+    /// same. For TCP and UDP. Linux only: elsewhere it is refused. Default: one for all.
+    ///
+    /// They are the parent's, which keeps them: what is in the queue of a worker that ends, waits there for the next one of
+    /// its id, and nothing is reset. (Where each worker binds its own, as is usual, it takes its queue along.) Nobody but the
+    /// worker accepts from it, though, so that clients wait for one that is busy while others are idle; and other programs of
+    /// the same user may join the port, once the parent has it. One that has it already is an error.
+    ///
+    /// When there is to be one worker fewer, nothing new goes to that worker's socket any more, but it is still served: the
+    /// worker is asked to stop a second later, or, as long as something is left in its queue, when that is empty, or after
+    /// the [`graceful_timeout`](crate::Prefork::graceful_timeout). (Senders of UDP may change their worker by that.) One that is
+    /// added gets nothing before it is ready. The socket of a worker that exits with status 0, for good, is left out in the
+    /// same way, but nobody serves what is in its queue.
+    pub fn per_task(mut self) -> Listen {
+        self.per_task = true;
+        self
+    }
+
+    /// [A socket for each worker](Listen::per_task), and who gets a connection is said by the CPU on which it comes in: worker
+    /// `i` gets that of the `i`-th CPU that the parent may use, which is the CPU that
+    /// [`pin_cpus`](crate::Prefork::pin_cpus) ties it to. If there are several workers to a CPU, they share it; if there are
+    /// none, all do. It is for network cards that spread what comes in over the CPUs by flow (RSS): where a card interrupts one
+    /// CPU only, that one's worker gets everything. Linux only: elsewhere it is refused. Default: no.
+    pub fn steer_by_cpu(mut self) -> Listen {
+        (self.per_task, self.by_cpu) = (true, true);
         self
     }
 
@@ -116,7 +161,8 @@ impl Listen {
         self
     }
 
-    /// Whose a Unix socket is, by the name of the user, or its number where nobody has that name; to give it away takes privileges. Default: the program's own. Unix only.
+    /// Whose a Unix socket is, by the name of the user, or its number where nobody has that name; to give it away takes
+    /// privileges. Default: the program's own. Unix only.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Listen {
         self.owner.user = Some(name.into());
@@ -149,45 +195,87 @@ impl Listen {
         self.on = On::Made(listener);
     }
 
-    fn open(self) -> Result<Opened> {
+    pub(super) fn open(self) -> Result<Opened> {
         let address = self.to_string();
+        if self.per_task {
+            self.check_series(&address)?;
+        }
         self.try_open().map_err(|error| Error::listen(address, error))
     }
 
-    fn try_open(self) -> io::Result<Opened> {
-        let listener = match &self.on {
-            #[cfg(unix)]
-            On::Path(path) => {
-                let (listener, entry) = path::listen(path, self.mode, &self.owner, self.backlog)?;
-                return Ok(Opened { listener: Listener::Unix(listener), entry: Some(entry) });
-            }
-            On::Name(name) => match name.strip_prefix("udp:") {
-                Some(name) => first_that_works(name, |address| self.bind(address, Type::DGRAM))?,
-                None => first_that_works(name, |address| self.bind(address, Type::STREAM))?,
-            },
-            On::Address(address) => self.bind(*address, Type::STREAM)?,
-            On::Made(_) => match self.on {
-                On::Made(listener) => listener,
-                _ => return Err(io::ErrorKind::Unsupported.into()),
-            },
-        };
-        Ok(Opened { listener, entry: None })
+    fn check_series(&self, address: &str) -> Result<()> {
+        if !cfg!(target_os = "linux") {
+            return Err(Error::unfit("per_task", "this system does not divide what comes among several sockets"));
+        }
+        match &self.on {
+            On::Name(_) | On::Address(_) => Ok(()),
+            _ => Err(Error::unfit(
+                "per_task",
+                format!("of {address} there is one, and it is not for TCP or UDP to be made"),
+            )),
+        }
     }
 
-    fn bind(&self, address: SocketAddr, kind: Type) -> io::Result<Listener> {
+    fn try_open(self) -> io::Result<Opened> {
+        let Listen { choices, per_task, by_cpu, .. } = self;
+        let bind = |address, kind| choices.bind(address, kind, per_task.then_some(Place::First));
+        let listener = match self.on {
+            #[cfg(unix)]
+            On::Path(path) => {
+                let (listener, entry) = path::listen(&path, self.mode, &self.owner, choices.backlog)?;
+                return Ok(Opened { listener: Listener::Unix(listener), entry: Some(entry), series: None });
+            }
+            On::Name(name) => match name.strip_prefix("udp:") {
+                Some(name) => first_that_works(name, |address| bind(address, Type::DGRAM))?,
+                None => first_that_works(&name, |address| bind(address, Type::STREAM))?,
+            },
+            On::Address(address) => bind(address, Type::STREAM)?,
+            On::Made(listener) => listener,
+        };
+        let series = if per_task { Some(Series { address: listener.address()?, choices, by_cpu }) } else { None };
+        Ok(Opened { listener, entry: None, series })
+    }
+}
+
+impl Series {
+    /// One more, where the first one is.
+    pub fn next(&self, first: &Listener) -> io::Result<Listener> {
+        let kind = if first.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
+        self.choices.bind(self.address, kind, Some(Place::Next))
+    }
+}
+
+/// Of a socket that shares its port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It comes to an address that nobody has, and lets others join it only then.
+    First,
+    Next,
+}
+
+impl Choices {
+    fn bind(self, address: SocketAddr, kind: Type, place: Option<Place>) -> io::Result<Listener> {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         if address.is_ipv6() {
             socket.set_only_v6(self.only_v6)?;
         }
-        if kind == Type::DGRAM {
-            socket.bind(&address.into())?;
-            return Ok(Listener::Udp(socket.into()));
-        }
         // So that the port is free again at once after an end. On Windows it is so, and this would let anybody have it.
         #[cfg(unix)]
-        socket.set_reuse_address(true)?;
+        if kind == Type::STREAM {
+            socket.set_reuse_address(true)?;
+        }
+        let share = || sys::share_port(borrow(&socket)).map_err(|error| error.source);
+        if place == Some(Place::Next) {
+            share()?;
+        }
         socket.bind(&address.into())?;
+        if place == Some(Place::First) {
+            share()?;
+        }
+        if kind == Type::DGRAM {
+            return Ok(Listener::Udp(socket.into()));
+        }
         socket.listen(self.backlog)?;
         Ok(Listener::Tcp(socket.into()))
     }

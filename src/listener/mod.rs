@@ -5,9 +5,12 @@ mod activation;
 mod listen;
 #[cfg(unix)]
 mod path;
+mod sockets;
+mod steering;
 
 use std::fmt;
-use std::net::{TcpListener, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 #[cfg(unix)]
 pub(crate) use activation::take_over;
 pub use listen::Listen;
-pub(crate) use listen::open_all;
+pub(crate) use sockets::Sockets;
 
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
@@ -61,6 +64,25 @@ impl Listener {
             Listener::Unix(listener) => Some(listener),
             _ => None,
         }
+    }
+
+    /// Of the internet, if it has one there.
+    fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr(),
+            Listener::Udp(socket) => socket.local_addr(),
+            #[cfg(unix)]
+            Listener::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn try_clone(&self) -> io::Result<Listener> {
+        Ok(match self {
+            Listener::Tcp(listener) => Listener::Tcp(listener.try_clone()?),
+            Listener::Udp(socket) => Listener::Udp(socket.try_clone()?),
+            #[cfg(unix)]
+            Listener::Unix(listener) => Listener::Unix(listener.try_clone()?),
+        })
     }
 
     /// To be passed to a program.

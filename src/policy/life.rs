@@ -39,6 +39,11 @@ pub(super) enum Phase {
     Hung {
         kill_at: Instant,
     },
+    /// Nothing new comes to it. It is to be asked to go then, or later, but not after the last moment.
+    Lingering {
+        ask_at: Instant,
+        last: Instant,
+    },
     Asked {
         kill_at: Instant,
     },
@@ -80,6 +85,24 @@ impl Life {
             _ => Phase::Asked { kill_at },
         };
         out.send(self.process, message);
+    }
+
+    pub fn lingers_until(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::Lingering { ask_at, last } if ask_at <= now && now < last)
+    }
+
+    pub fn linger_on(&mut self, now: Instant, linger: Duration) {
+        match &mut self.phase {
+            Phase::Lingering { ask_at, last } if *ask_at <= now => *ask_at = (now + linger).min(*last),
+            _ => {}
+        }
+    }
+
+    /// One that lingers and whose time for that is up is asked.
+    pub fn ask_overdue(&mut self, now: Instant, graceful: Duration, out: &mut Out) {
+        if matches!(self.phase, Phase::Lingering { ask_at, .. } if ask_at <= now) {
+            self.ask(Message::Stop, now + graceful, out);
+        }
     }
 
     pub fn kill(&mut self, out: &mut Out) {
@@ -137,6 +160,7 @@ impl Life {
         match self.phase {
             Phase::Fresh { late_at: at } | Phase::Settling { ready_at: at } => Some(at),
             Phase::Hung { kill_at } | Phase::Asked { kill_at } => Some(kill_at),
+            Phase::Lingering { ask_at, .. } => Some(ask_at),
             Phase::Serving | Phase::Killed => None,
         }
     }

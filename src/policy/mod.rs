@@ -47,6 +47,9 @@ pub(crate) struct Config {
     pub ready_timeout: Option<Duration>,
     pub heartbeat_timeout: Option<Duration>,
     pub max_lifetime: Option<Duration>,
+    /// Of a worker that is one too many: how long it gets no more work before it is asked to go, and how long it has no work
+    /// left then.
+    pub linger: Option<Duration>,
 }
 
 /// Which ends of a worker are followed by a restart, if it was not asked to go.
@@ -200,6 +203,18 @@ impl Policy {
         self.slots.iter().filter(|slot| slot.is_wanted()).count()
     }
 
+    /// The ids that are to get work: those that are wanted to run, but of those that were added not before there was somebody
+    /// for it.
+    pub fn serving(&self) -> impl Iterator<Item = usize> + Clone {
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_serving()).map(|(id, _)| id)
+    }
+
+    /// Those of whom one is to be asked to go, unless he still has work: [`Policy::handle_work_left`].
+    pub fn lingering(&self, now: Instant) -> Vec<usize> {
+        let is_due = |slot: &Slot| slot.lives().any(|life| life.lingers_until(now));
+        self.slots.iter().enumerate().filter(|(_, slot)| is_due(slot)).map(|(id, _)| id).collect()
+    }
+
     /// The same, once all of those have been started and, where it is asked for, were ready. Never in a stop.
     pub fn up(&self) -> Option<usize> {
         if self.stop.is_some() || !self.first_starts.is_empty() {
@@ -269,6 +284,13 @@ impl Policy {
     pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
         let graceful = now + self.config.graceful_timeout;
         self.begin_stop(Ok(Reason::StoppedByWorker { process }), Message::Stop, graceful, false);
+    }
+
+    /// One who lingers is to go on doing so.
+    pub fn handle_work_left(&mut self, now: Instant, id: usize) {
+        if let (Some(slot), Some(linger)) = (self.slots.get_mut(id), self.config.linger) {
+            slot.handle_work_left(now, linger);
+        }
     }
 
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
@@ -411,7 +433,7 @@ impl Policy {
             return;
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
-            self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
+            self.slots[id].release(now, &self.config, &mut self.out);
             self.out.tell(Event::Scaled { workers: self.wanted() });
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Slot {
     proven: bool,
     /// It was not there from the beginning.
     addition: bool,
+    /// There was somebody for it since it is wanted, or it was there from the beginning.
+    joined: bool,
     backoff: Backoff,
     /// One of the first starts, which must succeed, is still to come.
     first: bool,
@@ -84,7 +86,7 @@ pub(super) enum Missed {
 impl Slot {
     /// One of the ids that there are from the beginning.
     pub fn first(id: usize, now: Instant) -> Slot {
-        Slot { first: true, addition: false, ..Slot::new(id, now) }
+        Slot { first: true, addition: false, joined: true, ..Slot::new(id, now) }
     }
 
     /// A new id, whose first process is wanted at once.
@@ -95,6 +97,7 @@ impl Slot {
             generation: 0,
             proven: false,
             addition: true,
+            joined: false,
             backoff: Backoff::default(),
             first: false,
             state,
@@ -107,6 +110,10 @@ impl Slot {
 
     pub fn is_wanted(&self) -> bool {
         !matches!(self.state, State::Idle)
+    }
+
+    pub fn is_serving(&self) -> bool {
+        self.is_wanted() && self.joined
     }
 
     /// Nobody lives, nobody comes.
@@ -166,6 +173,7 @@ impl Slot {
 
     /// Wanted again, after it was idle.
     pub fn want(&mut self, now: Instant) {
+        self.joined = false;
         self.state = State::Waiting { at: now };
     }
 
@@ -217,6 +225,7 @@ impl Slot {
         self.report.processes += 1;
         self.report.restarts += u32::from(std::mem::take(&mut self.restarting));
         self.report.failed = false;
+        self.joined |= config.ready_timeout.is_none();
         let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
         let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
@@ -256,7 +265,7 @@ impl Slot {
 
     /// The one that was still to show that it is ready is ready now; if it is a replacement, the old one may go.
     fn become_ready(&mut self, now: Instant, config: &Config, out: &mut Out) {
-        self.proven = true;
+        (self.proven, self.joined) = (true, true);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) => State::Up(life.ready(now, out)),
             State::Trial { mut old, new: Some(new) } => {
@@ -316,6 +325,7 @@ impl Slot {
     ) -> Option<Missed> {
         for life in &mut self.leaving {
             life.kill_overdue(now, out);
+            life.ask_overdue(now, config.graceful_timeout, out);
         }
         if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
             life.kill_overdue(now, out);
@@ -393,6 +403,36 @@ impl Slot {
     /// Nobody is wanted any more: who lives is asked to go, and killed at `kill_at`. Who has been asked already is asked
     /// again only by `message` of another kind, and keeps the earlier deadline.
     pub fn retire(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
+        self.dismiss(out);
+        for life in &mut self.leaving {
+            if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
+                life.ask(message, kill_at, out);
+            }
+        }
+    }
+
+    /// The same, but who serves is asked later, when he has had the time to finish what came to him before.
+    pub fn release(&mut self, now: Instant, config: &Config, out: &mut Out) {
+        let kill_at = now + config.graceful_timeout;
+        let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, out) };
+        self.dismiss(out);
+        for life in self.leaving.iter_mut().filter(|life| !matches!(life.phase, Phase::Asked { .. })) {
+            match life.phase {
+                Phase::Serving => life.phase = Phase::Lingering { ask_at: now + linger, last: kill_at },
+                Phase::Lingering { .. } => {}
+                _ => life.ask(Message::Stop, kill_at, out),
+            }
+        }
+    }
+
+    pub fn handle_work_left(&mut self, now: Instant, linger: Duration) {
+        for life in &mut self.leaving {
+            life.linger_on(now, linger);
+        }
+    }
+
+    /// From here on nobody serves.
+    fn dismiss(&mut self, out: &mut Out) {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) => self.leaving.push(life),
             State::Trial { old, new: Some(new) } => self.leaving.extend([old, new]),
@@ -404,11 +444,6 @@ impl Slot {
             State::Idle | State::Waiting { .. } => {}
         }
         (self.first, self.restarting) = (false, false);
-        for life in &mut self.leaving {
-            if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
-                life.ask(message, kill_at, out);
-            }
-        }
     }
 
     pub fn kill(&mut self, out: &mut Out) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
+use super::life::Phase;
 use super::*;
 use crate::report::Report;
 use rand::RngExt;
@@ -23,6 +24,7 @@ fn config(workers: usize) -> Config {
         ready_timeout: None,
         heartbeat_timeout: None,
         max_lifetime: None,
+        linger: None,
     }
 }
 
@@ -36,6 +38,8 @@ struct Alive {
     process: Process,
     since: Instant,
     ready: bool,
+    /// One too many, which is told so later.
+    released: bool,
     told: Vec<Message>,
 }
 
@@ -53,6 +57,8 @@ struct Sim {
     stopping: bool,
     /// Somebody was retired, and may not have been told yet.
     scaling: bool,
+    /// Who is to go has something left to do.
+    has_work: bool,
     /// How many actions are taken between two events; the others stay for later.
     patience: usize,
 }
@@ -76,6 +82,7 @@ impl Sim {
             restarts: 0,
             stopping: false,
             scaling: false,
+            has_work: false,
             patience: usize::MAX,
         };
         sim.settle();
@@ -84,6 +91,7 @@ impl Sim {
 
     /// Does what the policy wants done, and holds it against the invariants.
     fn settle(&mut self) {
+        self.note_released();
         for _ in 0..self.patience {
             match self.policy.poll_action() {
                 Some(Action::Start { id, generation }) => self.start(id, generation),
@@ -100,6 +108,14 @@ impl Sim {
         assert_eq!(self.starts, self.ends + self.alive.len() as u32);
     }
 
+    fn note_released(&mut self) {
+        for life in self.policy.slots.iter().flat_map(Slot::lives) {
+            if let (Phase::Lingering { .. }, Process { id, generation, .. }) = (life.phase, life.process) {
+                self.alive.get_mut(&(id, generation)).expect("alive").released = true;
+            }
+        }
+    }
+
     fn start(&mut self, id: usize, generation: u32) {
         assert!(!self.stopping, "child {id} started while stopping");
         if self.full {
@@ -108,7 +124,7 @@ impl Sim {
         }
         self.starts += 1;
         let process = Process { id, generation, pid: self.starts };
-        let alive = Alive { process, since: self.now, ready: false, told: Vec::new() };
+        let alive = Alive { process, since: self.now, ready: false, released: false, told: Vec::new() };
         let before = self.alive.insert((id, generation), alive);
         assert!(before.is_none(), "generation {generation} of child {id} started twice");
         let of_this_id = self.alive.range((id, 0)..=(id, u32::MAX)).count();
@@ -120,7 +136,10 @@ impl Sim {
 
     /// The ids of which two processes live and none was asked to go.
     fn trials(&self) -> Vec<usize> {
-        let ids: Vec<usize> = self.alive.values().filter(|one| one.told.is_empty()).map(|one| one.process.id).collect();
+        let ids: Vec<usize> = {
+            let staying = self.alive.values().filter(|one| one.told.is_empty() && !one.released);
+            staying.map(|one| one.process.id).collect()
+        };
         ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
     }
 
@@ -130,8 +149,9 @@ impl Sim {
         assert_eq!(alive.process, process);
         assert!(message == Message::Reopen || !alive.told.contains(&message), "{process} told {message:?} twice");
         alive.told.push(message);
+        let released = alive.released;
         let newer = self.alive.range((process.id, process.generation + 1)..=(process.id, u32::MAX)).next_back();
-        if let (Message::Stop, false, Some((_, newer))) = (message, self.stopping || self.scaling, newer) {
+        if let (Message::Stop, false, Some((_, newer))) = (message, self.stopping || self.scaling || released, newer) {
             let settled = self.policy.config.ready_timeout.is_none() && self.now >= newer.since + SECOND;
             assert!(newer.ready || settled, "{process} is to go for {}, which is not ready", newer.process);
         }
@@ -183,6 +203,11 @@ impl Sim {
 
     fn wake_at(&mut self, at: Instant) {
         self.now = self.now.max(at);
+        for id in self.policy.lingering(self.now) {
+            if self.has_work {
+                self.policy.handle_work_left(self.now, id);
+            }
+        }
         self.policy.handle_timeout(self.now);
         self.settle();
         let next = self.policy.next_deadline();
@@ -561,6 +586,83 @@ fn a_retired_worker_drains_while_its_id_serves_again() {
     assert_eq!(sim.living(), [(0, 0), (1, 0), (1, 1)], "two of an id are enough");
     sim.end(1, 0, Exit::Code(0));
     assert_eq!(sim.living(), [(0, 0), (1, 1), (1, 2)]);
+}
+
+fn with_queues(workers: usize) -> Config {
+    Config { linger: Some(SECOND), ..config(workers) }
+}
+
+fn serving(sim: &Sim) -> Vec<usize> {
+    sim.policy.serving().collect()
+}
+
+#[test]
+fn one_too_many_that_has_a_queue_gets_nothing_more_at_once_and_is_asked_to_go_when_that_is_empty() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::Fewer);
+    assert_eq!((serving(&sim), sim.policy.wanted()), (vec![0], 1));
+    assert!(sim.told(1, 0).is_empty());
+    sim.has_work = true;
+    sim.pass(3 * SECOND);
+    assert!(sim.told(1, 0).is_empty(), "it is not empty");
+    sim.has_work = false;
+    sim.step();
+    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    sim.pass(GRACEFUL);
+    assert_eq!(sim.told(1, 0), [Message::Stop, Message::Kill]);
+}
+
+#[test]
+fn a_queue_that_does_not_get_empty_holds_nobody_for_longer_than_the_graceful_time() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.has_work = true;
+    sim.request(Request::Fewer);
+    sim.pass(GRACEFUL - Duration::from_millis(1));
+    assert!(sim.told(1, 0).is_empty());
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.told(1, 0), [Message::Stop]);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_queues() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::Fewer);
+    sim.request(Request::Stop);
+    assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[Message::Stop][..], &[Message::Stop][..]));
+}
+
+#[test]
+fn one_that_lingers_and_dies_is_not_replaced() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(9));
+    assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+}
+
+#[test]
+fn one_that_is_added_gets_nothing_before_it_is_there_or_ready_and_keeps_its_share_while_it_is_restarted() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(1) });
+    assert_eq!(serving(&sim), [0], "the first ones from the beginning");
+    sim.request(Request::More);
+    assert_eq!(serving(&sim), [0]);
+    sim.ready(1, 0);
+    assert_eq!(serving(&sim), [0, 1]);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!(serving(&sim), [0, 1]);
+    sim.request(Request::Fewer);
+    sim.request(Request::More);
+    sim.pass(SECOND);
+    assert_eq!((sim.living(), serving(&sim)), (vec![(0, 0), (1, 2)], vec![0]), "the next one is not ready yet");
+    let mut sim = Sim::new(with_queues(1));
+    sim.full = true;
+    sim.request(Request::More);
+    assert_eq!(serving(&sim), [0]);
+    sim.full = false;
+    sim.step();
+    assert_eq!(serving(&sim), [0, 1]);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(serving(&sim), [1], "it is done");
 }
 
 #[test]
@@ -1204,6 +1306,7 @@ fn script(seed: u64) {
         ready_timeout: optional(&mut rng, 10),
         heartbeat_timeout: optional(&mut rng, 10),
         max_lifetime: optional(&mut rng, 30),
+        linger: rng.random_bool(0.3).then_some(SECOND),
         ..config(rng.random_range(1..5))
     };
     let mut sim = Sim::seeded(config, seed);
@@ -1227,7 +1330,8 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         }
         (3..6, Some((id, generation))) => sim.ready(id, generation),
         (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),
-        (7, _) => sim.full = !sim.full,
+        (7, _) if rng.random_bool(0.5) => sim.full = !sim.full,
+        (7, _) => sim.has_work = !sim.has_work,
         (8, _) => {
             let requests = [Request::Roll, Request::Roll, Request::More, Request::Fewer, Request::Reopen];
             sim.request(requests[rng.random_range(0..requests.len())]);

@@ -20,7 +20,7 @@ use crate::backend::{Backend, Birth, Departure, How, Kind, Spawn, Started, Threa
 use crate::error::{Error, Result, WithSources};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
-use crate::listener::Listeners;
+use crate::listener::{Listeners, Sockets};
 use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
@@ -45,7 +45,7 @@ pub(crate) struct Extras {
     pub places: bool,
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
-    pub listeners: Listeners,
+    pub sockets: Sockets,
     pub onboarding: Option<Onboarding>,
     pub systemd: Option<Systemd>,
 }
@@ -61,7 +61,7 @@ pub(crate) struct Ended {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let Extras { places, kind, on_event, listeners, onboarding, systemd } = extras;
+    let Extras { places, kind, on_event, sockets, onboarding, systemd } = extras;
     let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
@@ -82,7 +82,7 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
     };
     let scoreboard = places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
     let told = (on_event, systemd);
-    let mut supervisor = Supervisor::new(config, backend, scoreboard, told, listeners, &mut descriptors);
+    let mut supervisor = Supervisor::new(config, backend, scoreboard, told, sockets, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);
@@ -168,7 +168,7 @@ struct Supervisor<'a> {
     scoreboard: Option<Scoreboard>,
     on_event: Option<OnEvent>,
     systemd: Option<Systemd>,
-    listeners: Listeners,
+    sockets: Sockets,
     descriptors: &'a mut Descriptors,
     /// Reaped, and not yet answered.
     ended: VecDeque<Departure>,
@@ -189,7 +189,7 @@ impl<'a> Supervisor<'a> {
         backend: Box<dyn Backend>,
         scoreboard: Option<Scoreboard>,
         (on_event, systemd): (Option<OnEvent>, Option<Systemd>),
-        listeners: Listeners,
+        sockets: Sockets,
         descriptors: &'a mut Descriptors,
     ) -> Box<Supervisor<'a>> {
         Box::new(Supervisor {
@@ -198,7 +198,7 @@ impl<'a> Supervisor<'a> {
             scoreboard,
             on_event,
             systemd,
-            listeners,
+            sockets,
             descriptors,
             ended: VecDeque::new(),
             stale: Vec::new(),
@@ -220,6 +220,7 @@ impl<'a> Supervisor<'a> {
                 self.take_signals()?;
                 self.give_sign_of_life();
             }
+            self.steer();
             if let Some(departure) = self.ended.pop_front() {
                 self.lose(departure);
             } else if mem::take(&mut self.child_ended) {
@@ -252,6 +253,11 @@ impl<'a> Supervisor<'a> {
         if !is_due || self.child_ended || !self.ended.is_empty() {
             return Ok(());
         }
+        for id in self.policy.lingering(now) {
+            if self.sockets.has_waiting(id) {
+                self.policy.handle_work_left(now, id);
+            }
+        }
         for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
             self.policy.handle_beat(now, id, generation);
         }
@@ -277,18 +283,13 @@ impl<'a> Supervisor<'a> {
         if mem::take(&mut self.unflushed) {
             sys::flush_output();
         }
-        let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose();
-        let started = line.map_err(|error| Error::from(error).starting(id)).and_then(|line| {
-            let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-            let (count, listeners) = (self.policy.wanted(), &self.listeners);
-            Ok((line, self.backend.start(Birth { id, generation, count, seat, listeners })?))
-        });
-        match started {
-            Ok((line, Started::Here)) => {
+        match self.try_start(id, generation) {
+            Ok((line, listeners, Started::Here)) => {
+                self.sockets.leave();
                 let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
-                return Some(Worker::new(id, generation, self.policy.wanted(), place, self.listeners.clone()));
+                return Some(Worker::new(id, generation, self.policy.wanted(), place, listeners));
             }
-            Ok((line, Started::Pid(pid))) => {
+            Ok((line, _, Started::Pid(pid))) => {
                 let process = Process { id, generation, pid };
                 if let Some((scoreboard, line)) = self.scoreboard.as_mut().zip(line) {
                     scoreboard.assign(line, process);
@@ -299,6 +300,23 @@ impl<'a> Supervisor<'a> {
             Err(error) => self.policy.handle_start_failed(Instant::now(), id, error),
         }
         None
+    }
+
+    fn try_start(&mut self, id: usize, generation: u32) -> Result<(Option<usize>, Listeners, Started)> {
+        let refused = |error| Error::from(error).starting(id);
+        let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose().map_err(refused)?;
+        let listeners = self.sockets.of(id)?;
+        let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
+        let count = self.policy.wanted();
+        let started = self.backend.start(Birth { id, generation, count, seat, listeners: &listeners })?;
+        Ok((line, listeners, started))
+    }
+
+    /// Before anybody who gets nothing any more is asked to go.
+    fn steer(&mut self) {
+        if let Err(error) = self.sockets.serve(self.policy.serving()) {
+            self.log(Level::Warn, &error);
+        }
     }
 
     /// With each SIGCHLD, the child that it names is reaped. Others may have ended with it, but to look for them takes time,
@@ -379,8 +397,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn tell_of_listeners(&mut self) {
-        for (listener, socket) in self.listeners.clone().iter().flat_map(|sockets| sockets.iter()).enumerate() {
-            self.tell(&Event::Listening { listener, address: socket.to_string() });
+        for (listener, address) in self.sockets.addresses().into_iter().enumerate() {
+            self.tell(&Event::Listening { listener, address });
         }
     }
 

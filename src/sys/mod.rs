@@ -24,6 +24,8 @@
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
 //!   SIGTERM to it, also if the parent is gone already.
 //! - `usable_cpus()`: those that this thread may use, if it can be pinned to one; and `pin_to()`, which does so.
+//! - `share_port()`, `steer()`: several sockets have one port, and a program says which of them gets what, on Linux;
+//!   `has_waiting()`: whether one has something.
 //! - `assume()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
 //!   `own_identity()`, and the `groups_of()` a user.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
@@ -38,12 +40,16 @@
 use std::io;
 
 mod invitation;
+#[cfg_attr(target_os = "linux", path = "unix/reuseport.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
+mod reuseport;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
 #[cfg(windows)]
 mod windows;
 
 pub(crate) use invitation::Line;
+pub(crate) use reuseport::{has_waiting, share_port, steer};
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
 #[cfg(windows)]
@@ -81,6 +87,15 @@ pub(crate) struct Claim {
     /// What it listens on.
     pub sockets: Vec<Number>,
     pub secret: [u32; 4],
+}
+
+/// One of a program for bpf(4)'s machine, in the words of `linux/filter.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instruction {
+    pub code: u16,
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
 }
 
 /// Whose a process is.

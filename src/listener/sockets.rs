@@ -1,0 +1,267 @@
+//! What the parent holds for the workers: the same for all of them, or some of it for each.
+
+use std::sync::Arc;
+
+use super::listen::{Entry, Listen, Series};
+use super::{Listener, Listeners, steering};
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// All sockets of the service. Those that each worker has for itself are never closed before the end: by that, the place of
+/// one among those with its address is the id, and what waits there stays.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    /// By id, what each has; if it is the same for all, there is one.
+    of: Vec<Arc<[Listener]>>,
+    /// For each that was asked for, how there come to be more of it; none is the same for all.
+    series: Vec<Option<Series>>,
+    /// Of those that the parent may use, in order.
+    cpus: Vec<usize>,
+    /// Who gets what comes, ascending.
+    serving: Vec<usize>,
+    /// A program says so, and not the kernel.
+    is_steered: bool,
+    /// Removed from the disk when this is dropped, in the parent.
+    _entries: Vec<Entry>,
+}
+
+impl Sockets {
+    /// For so many workers. If one cannot be had, nothing is left of the others.
+    pub fn open(listens: Vec<Listen>, workers: usize) -> Result<Sockets> {
+        let (mut firsts, mut sockets) = (Vec::new(), Sockets::default());
+        for listen in listens {
+            let opened = listen.open()?;
+            firsts.push(opened.listener);
+            sockets.series.push(opened.series);
+            sockets._entries.extend(opened.entry);
+        }
+        if firsts.is_empty() {
+            return Ok(sockets);
+        }
+        sockets.of.push(firsts.into());
+        if !sockets.are_per_task() {
+            return Ok(sockets);
+        }
+        if sockets.series.iter().flatten().any(|series| series.by_cpu) {
+            sockets.cpus = sys::usable_cpus()?;
+        }
+        while sockets.of.len() < workers {
+            sockets.add()?;
+        }
+        sockets.serving = (0..workers).collect();
+        if !sockets.cpus.is_empty() {
+            sockets.steer()?;
+        }
+        Ok(sockets)
+    }
+
+    /// Some of them are not for all workers.
+    pub fn are_per_task(&self) -> bool {
+        self.series.iter().any(Option::is_some)
+    }
+
+    /// By the order in which they were asked for; of those for each worker, the first.
+    pub fn addresses(&self) -> Vec<String> {
+        self.of.first().map_or_else(Vec::new, |sockets| sockets.iter().map(Listener::to_string).collect())
+    }
+
+    /// What the worker has. Nobody else's gets in the way of it, and nothing comes there before it [serves](Sockets::serve).
+    pub fn of(&mut self, id: usize) -> Result<Listeners> {
+        if !self.are_per_task() {
+            return Ok(self.of.first().cloned());
+        }
+        if id >= self.of.len() && !self.is_steered {
+            self.steer()?;
+        }
+        while id >= self.of.len() {
+            self.add()?;
+        }
+        Ok(Some(Arc::clone(&self.of[id])))
+    }
+
+    /// In a forked worker: of the others' sockets it is to have none. (What is the same for all is left as it is: to free it would
+    /// be to copy it first.)
+    pub fn leave(&mut self) {
+        if self.are_per_task() {
+            self.of = Vec::new();
+        }
+    }
+
+    /// From here on these get what comes, and nobody else; their ids ascend. Nothing changes if it cannot be had.
+    pub fn serve(&mut self, serving: impl Iterator<Item = usize> + Clone) -> Result<()> {
+        if !self.are_per_task() || serving.clone().eq(self.serving.iter().copied()) || serving.clone().next().is_none()
+        {
+            return Ok(());
+        }
+        self.serving = serving.collect();
+        self.steer()
+    }
+
+    /// Whether something is left in the queue of this worker, and of no other.
+    pub fn has_waiting(&self, id: usize) -> bool {
+        let own = self.of.get(id).into_iter().flat_map(|sockets| sockets.iter().zip(&self.series));
+        let mut own = own.filter_map(|(socket, series)| series.as_ref().map(|_| socket));
+        own.any(|socket| sys::has_waiting(socket.as_passed()))
+    }
+
+    fn add(&mut self) -> Result<()> {
+        let sockets = self.of[0].iter().zip(&self.series).map(|(first, series)| {
+            let socket = series.as_ref().map_or_else(|| first.try_clone(), |series| series.next(first));
+            socket.map_err(|error| Error::listen(first.to_string(), error))
+        });
+        let sockets = sockets.collect::<Result<Arc<[Listener]>>>()?;
+        self.of.push(sockets);
+        Ok(())
+    }
+
+    fn steer(&mut self) -> Result<()> {
+        for (socket, series) in self.of[0].iter().zip(&self.series) {
+            let Some(series) = series else { continue };
+            let cpus = if series.by_cpu { &self.cpus[..] } else { &[] };
+            let Some(program) = steering::program(&self.serving, cpus) else {
+                return Err(Error::unfit("per_task", format!("{} workers are too many", self.serving.len())));
+            };
+            sys::steer(socket.as_passed(), &program)
+                .map_err(|error| Error::listen(socket.to_string(), error.source))?;
+        }
+        self.is_steered = true;
+        Ok(())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpStream, UdpSocket};
+
+    use super::*;
+
+    fn open(listen: Listen, workers: usize) -> Sockets {
+        Sockets::open(vec![listen], workers).expect("sockets")
+    }
+
+    fn bound(sockets: &Sockets) -> std::net::SocketAddr {
+        sockets.of[0][0].address().expect("an address")
+    }
+
+    /// From each of so many senders one datagram, in turns: who got whose.
+    fn shares(sockets: &Sockets, senders: &[UdpSocket]) -> Vec<Vec<u16>> {
+        let address = bound(sockets);
+        for sender in senders {
+            sender.send_to(b"!", address).expect("a datagram");
+        }
+        sockets.of.iter().map(|own| received(own[0].as_udp().expect("UDP"))).collect()
+    }
+
+    fn received(socket: &UdpSocket) -> Vec<u16> {
+        socket.set_nonblocking(true).expect("nonblocking");
+        let mut ports: Vec<u16> = std::iter::from_fn(|| Some(socket.recv_from(&mut [0; 8]).ok()?.1.port())).collect();
+        ports.sort();
+        ports
+    }
+
+    fn senders(host: &str) -> Vec<UdpSocket> {
+        (0..200).map(|_| UdpSocket::bind((host, 0)).expect("a port")).collect()
+    }
+
+    #[test]
+    fn each_has_its_share_and_who_does_not_serve_has_none() {
+        for host in ["127.0.0.1", "[::1]"] {
+            let mut sockets = open(Listen::from(format!("udp:{host}:0")).per_task(), 4);
+            let senders = senders(host.trim_matches(['[', ']']));
+            let all = shares(&sockets, &senders);
+            assert!(all.iter().all(|share| share.len() > 10), "by the kernel: {all:?}");
+            for serving in [&[0, 2][..], &[1, 2, 3], &[3], &[0, 1, 2, 3]] {
+                sockets.serve(serving.iter().copied()).expect("a program");
+                let shares = [shares(&sockets, &senders), shares(&sockets, &senders)];
+                assert_eq!(shares[0], shares[1], "a flow stays where it is");
+                assert_eq!(shares[0].iter().map(Vec::len).sum::<usize>(), senders.len());
+                for (id, share) in shares[0].iter().enumerate() {
+                    assert_eq!(share.len() > 10, serving.contains(&id), "{serving:?}: {:?}", shares[0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_added_gets_nothing_before_it_serves() {
+        let mut sockets = open(Listen::from("udp:127.0.0.1:0").per_task(), 2);
+        let senders = senders("127.0.0.1");
+        sockets.of(3).expect("sockets");
+        assert_eq!(
+            shares(&sockets, &senders).iter().map(|share| !share.is_empty()).collect::<Vec<_>>(),
+            [true, true, false, false]
+        );
+        sockets.serve([0, 1, 3].into_iter()).expect("a program");
+        assert_eq!(
+            shares(&sockets, &senders).iter().map(|share| !share.is_empty()).collect::<Vec<_>>(),
+            [true, true, false, true]
+        );
+    }
+
+    #[test]
+    fn connections_wait_where_they_were_when_their_socket_gets_no_more() {
+        let mut sockets = open(Listen::from("127.0.0.1:0").per_task(), 2);
+        let address = bound(&sockets);
+        let connect = || TcpStream::connect(address).expect("a connection");
+        let before: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
+        assert!(sockets.has_waiting(0) && sockets.has_waiting(1));
+        sockets.serve([0].into_iter()).expect("a program");
+        let after: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
+        let accepted = |id: usize| {
+            let listener = sockets.of[id][0].as_tcp().expect("TCP");
+            listener.set_nonblocking(true).expect("nonblocking");
+            std::iter::from_fn(|| listener.accept().ok()).map(|(_, from)| from).collect::<Vec<_>>()
+        };
+        let (first, second) = (accepted(0), accepted(1));
+        assert_eq!(first.len() + second.len(), before.len() + after.len(), "none was lost");
+        let own = |stream: &TcpStream| stream.local_addr().expect("an address");
+        assert!(!second.is_empty() && !after.iter().any(|stream| second.contains(&own(stream))));
+        assert!(!sockets.has_waiting(1));
+    }
+
+    #[test]
+    fn who_has_the_address_already_is_not_joined() {
+        for transport in ["", "udp:"] {
+            let first = open(Listen::from(format!("{transport}127.0.0.1:0")).per_task(), 2);
+            let address = format!("{transport}{}", bound(&first));
+            for second in [Listen::from(&*address), Listen::from(&*address).per_task()] {
+                let error = Sockets::open(vec![second], 2).expect_err("a refusal");
+                assert_eq!(error.io_error().map(std::io::Error::kind), Some(ErrorKind::AddrInUse), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_what_there_is_only_one_there_is_none_for_each() {
+        let made = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        for listen in [Listen::from(made), Listen::from("unix:/nowhere/at/all")] {
+            let error = Sockets::open(vec![listen.per_task()], 2).expect_err("a refusal");
+            assert_eq!(error.setting(), Some("per_task"), "{error}");
+        }
+    }
+
+    #[test]
+    fn more_workers_than_a_program_can_tell_apart_are_refused() {
+        let (sparse, dense): (Vec<_>, Vec<_>) = ((0..4000).step_by(2).collect(), (0..4000).collect());
+        assert!(steering::program(&sparse, &[]).is_none());
+        assert!(steering::program(&dense, &[]).is_some());
+    }
+
+    #[test]
+    fn by_cpu_each_gets_what_comes_in_there() {
+        let cpus = sys::usable_cpus().expect("CPUs");
+        // Two for each, and nobody for the last of them if there are several.
+        let workers = 2 * cpus.len() - 1;
+        let mut sockets = open(Listen::from("udp:127.0.0.1:0").steer_by_cpu(), workers);
+        let senders = senders("127.0.0.1");
+        for (place, &cpu) in cpus.iter().enumerate() {
+            sys::pin_to(cpu).expect("a CPU of ours");
+            for (id, share) in shares(&sockets, &senders).iter().enumerate() {
+                assert_eq!(!share.is_empty(), id % cpus.len() == place, "CPU {cpu}, worker {id}");
+            }
+        }
+        sockets.serve([0].into_iter()).expect("a program");
+        assert_eq!(shares(&sockets, &senders)[0].len(), senders.len(), "where nobody is, all are");
+    }
+}

@@ -1,0 +1,17 @@
+//! Of several sockets with one port, the system would not give each its share.
+
+use std::io;
+
+use super::{BorrowedSocket, CallError, Instruction};
+
+pub(crate) fn share_port(_: BorrowedSocket<'_>) -> Result<(), CallError> {
+    Err(CallError::new("setsockopt", io::ErrorKind::Unsupported))
+}
+
+pub(crate) fn steer(_: BorrowedSocket<'_>, _: &[Instruction]) -> Result<(), CallError> {
+    Err(CallError::new("setsockopt", io::ErrorKind::Unsupported))
+}
+
+pub(crate) fn has_waiting(_: BorrowedSocket<'_>) -> bool {
+    false
+}
