@@ -87,6 +87,10 @@ impl Life {
         out.send(self.process, message);
     }
 
+    pub fn lingers(&self) -> bool {
+        matches!(self.phase, Phase::Lingering { .. })
+    }
+
     pub fn lingers_until(&self, now: Instant) -> bool {
         matches!(self.phase, Phase::Lingering { ask_at, last } if ask_at <= now && now < last)
     }

@@ -240,9 +240,10 @@ impl Policy {
 
     pub fn handle_started(&mut self, now: Instant, process: Process) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
-        let wanted = slot.is_wanted();
+        let idle = slot.is_idle();
         slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
-        if !wanted {
+        slot.release_passing(now, &self.config, &mut self.out);
+        if idle {
             slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
         }
         self.advance_roll(now);
@@ -254,7 +255,7 @@ impl Policy {
         if self.stop.is_some() {
             return;
         }
-        let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_wanted()) else { return };
+        let Some(slot) = self.slots.get_mut(id).filter(|slot| !slot.is_idle()) else { return };
         if slot.is_first_start() {
             let graceful = now + self.config.graceful_timeout;
             return self.begin_stop(Err(error), Message::Stop, graceful, false);
@@ -270,6 +271,7 @@ impl Policy {
     pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_ready(now, generation, &self.config, &mut self.out);
+            slot.release_passing(now, &self.config, &mut self.out);
         }
         self.advance_roll(now);
     }
@@ -297,6 +299,9 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let Some((part, life)) = slot.handle_exited(process.generation, exit) else { return };
         match part {
+            Part::Leaving if life.lingers() && self.stop.is_none() => {
+                self.handle_loss_of_lingering(now, life, exit, out_of_memory)
+            }
             Part::Leaving | Part::Trial => {
                 let asked = part == Part::Leaving;
                 self.out.tell(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
@@ -397,6 +402,21 @@ impl Policy {
         self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
         if life.epoch == self.roll.epoch() {
             self.successor_failed(id);
+        }
+    }
+
+    /// One who was to go once its work was done has ended before. If it has failed, somebody is to do what is left, unless it is
+    /// done already by who serves the id again.
+    fn handle_loss_of_lingering(&mut self, now: Instant, life: Life, exit: Exit, out_of_memory: OutOfMemory) {
+        let process = life.process;
+        let slot = &mut self.slots[process.id];
+        let wanted = self.config.restart != Restart::Never && !exit.is_success() && slot.is_idle();
+        let restarting = wanted && self.budget.take(now);
+        self.out.tell(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
+        if restarting {
+            let lived = now.saturating_duration_since(life.since);
+            let delay = slot.finish_work(now, lived, self.config.delays, &mut self.rng);
+            self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
         }
     }
 

@@ -31,6 +31,9 @@ pub(super) struct Slot {
     addition: bool,
     /// There was somebody for it since it is wanted, or it was there from the beginning.
     joined: bool,
+    /// Nobody is wanted, but one who lingered has failed, and what he has left is to be done: somebody comes for it, and lingers
+    /// in his place.
+    passing: bool,
     backoff: Backoff,
     /// One of the first starts, which must succeed, is still to come.
     first: bool,
@@ -98,6 +101,7 @@ impl Slot {
             proven: false,
             addition: true,
             joined: false,
+            passing: false,
             backoff: Backoff::default(),
             first: false,
             state,
@@ -109,7 +113,12 @@ impl Slot {
     }
 
     pub fn is_wanted(&self) -> bool {
-        !matches!(self.state, State::Idle)
+        !self.is_idle() && !self.passing
+    }
+
+    /// Nobody serves it or is to come.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
     }
 
     pub fn is_serving(&self) -> bool {
@@ -118,7 +127,7 @@ impl Slot {
 
     /// Nobody lives, nobody comes.
     pub fn is_over(&self) -> bool {
-        !self.is_wanted() && self.leaving.is_empty()
+        self.is_idle() && self.leaving.is_empty()
     }
 
     /// Whether the process that serves is from before this rolling restart.
@@ -171,10 +180,18 @@ impl Slot {
         self.leaving.iter().chain(serving).chain(coming)
     }
 
-    /// Wanted again, after it was idle.
+    /// Wanted again, after it was not.
     pub fn want(&mut self, now: Instant) {
         self.joined = false;
-        self.state = State::Waiting { at: now };
+        if !std::mem::take(&mut self.passing) {
+            self.state = State::Waiting { at: now };
+        }
+    }
+
+    /// One who lingered has failed.
+    pub fn finish_work(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+        self.passing = true;
+        self.wait(now, lived, delays, rng)
     }
 
     pub fn wait(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
@@ -425,6 +442,13 @@ impl Slot {
         }
     }
 
+    /// Who has come to finish another one's work, and serves now, is one too many.
+    pub fn release_passing(&mut self, now: Instant, config: &Config, out: &mut Out) {
+        if self.passing && matches!(&self.state, State::Up(life) if life.phase == Phase::Serving) {
+            self.release(now, config, out);
+        }
+    }
+
     pub fn handle_work_left(&mut self, now: Instant, linger: Duration) {
         for life in &mut self.leaving {
             life.linger_on(now, linger);
@@ -443,7 +467,7 @@ impl Slot {
             State::Starting => out.cancel_starts(Some(self.id)),
             State::Idle | State::Waiting { .. } => {}
         }
-        (self.first, self.restarting) = (false, false);
+        (self.first, self.restarting, self.passing) = (false, false, false);
     }
 
     pub fn kill(&mut self, out: &mut Out) {

@@ -632,11 +632,60 @@ fn a_stop_does_not_wait_for_queues() {
 }
 
 #[test]
-fn one_that_lingers_and_dies_is_not_replaced() {
-    let mut sim = Sim::new(with_queues(2));
+fn the_work_of_one_that_lingers_and_fails_is_finished_by_another_one_who_is_not_wanted_for_more() {
+    let mut sim = Sim::new(Config { max_restarts: 2, ..with_queues(2) });
+    sim.has_work = true;
     sim.request(Request::Fewer);
     sim.end(1, 0, Exit::Signal(9));
+    assert_eq!((sim.living(), sim.policy.wanted(), serving(&sim)), (vec![(0, 0), (1, 1)], 1, vec![0]));
+    sim.pass(2 * SECOND);
+    assert!(sim.told(1, 1).is_empty());
+    sim.has_work = false;
+    sim.pass(SECOND);
+    assert_eq!(sim.told(1, 1), [Message::Stop]);
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None), "it had been asked to");
+    assert_eq!(sim.restarts, 1);
+    sim.request(Request::More);
+    sim.request(Request::Fewer);
+    sim.end(1, 2, Exit::Code(1));
+    sim.step();
+    sim.end(1, 3, Exit::Code(1));
+    assert_eq!((sim.living(), sim.restarts), (vec![(0, 0)], 2), "no budget is left, which is no reason to give up");
+}
+
+#[test]
+fn one_that_lingers_and_is_done_or_has_a_successor_already_needs_nobody() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Code(0));
     assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+    sim.request(Request::More);
+    sim.request(Request::Fewer);
+    sim.request(Request::More);
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.living(), sim.restarts), (vec![(0, 0), (1, 2)], 0));
+}
+
+#[test]
+fn who_comes_to_finish_the_work_of_another_one_stays_if_he_is_wanted_after_all_and_first_becomes_ready() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.request(Request::More);
+    assert_eq!((sim.living(), sim.policy.wanted(), serving(&sim)), (vec![(0, 0), (1, 1)], 2, vec![0]));
+    sim.ready(1, 1);
+    sim.pass(10 * SECOND);
+    assert_eq!((sim.told(1, 1), serving(&sim)), (&[][..], vec![0, 1]));
+    sim.request(Request::Fewer);
+    sim.end(1, 1, Exit::Signal(9));
+    sim.pass(SECOND);
+    sim.ready(1, 2);
+    assert!(sim.told(1, 2).is_empty());
+    sim.step();
+    assert_eq!(sim.told(1, 2), [Message::Stop]);
 }
 
 #[test]

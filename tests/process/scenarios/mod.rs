@@ -9,6 +9,8 @@ mod listeners;
 mod namespaces;
 mod operations;
 mod orphans;
+#[cfg(target_os = "linux")]
+mod per_task;
 mod prefork;
 #[cfg(target_os = "linux")]
 mod privileges;
@@ -79,6 +81,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
+        #[cfg(target_os = "linux")]
+        per_task::scenarios(),
         #[cfg(target_os = "linux")]
         privileges::scenarios(),
         #[cfg(target_os = "linux")]

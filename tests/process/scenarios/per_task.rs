@@ -1,0 +1,286 @@
+//! Sockets of which each worker has its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use taskfork::{Listen, Listener, Prefork, Report, Worker};
+
+use crate::Scenario;
+use crate::daemon::Daemon;
+use crate::os::Signal;
+use crate::program::{has_threads, say, serve, up, up_until_signal};
+
+/// So many that, of two sockets, each gets some: all to one of them is as likely as 1 in 2^39.
+const CLIENTS: usize = 40;
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("each_worker_has_its_own_socket_and_all_have_one_port", three, |daemon| {
+            daemon.workers(3);
+            assert_eq!(daemon.count("log Listening on 127.0.0.1:"), 1, "{}", daemon.transcript());
+            let answers: Vec<String> = connect(daemon).into_iter().map(answer).collect();
+            for id in 0..3 {
+                assert!(answers.iter().any(|answer| answer.starts_with(&format!("worker {id} "))), "{answers:?}");
+            }
+            stops(daemon);
+        }),
+        Scenario::reporting("a_worker_has_nothing_of_its_siblings_sockets", three, |daemon| {
+            daemon.workers(3);
+            daemon.wait_for_times("sockets: 1", 3);
+            stops(daemon);
+        })
+        .for_processes(),
+        Scenario::reporting("what_is_for_all_and_what_is_for_each_go_together", mixed, |daemon| {
+            daemon.workers(2);
+            daemon.wait_for_times("as asked for: true", 2);
+            stops(daemon);
+        }),
+        Scenario::reporting("who_waits_for_a_worker_that_dies_is_answered_by_the_next_one", second_dies, |daemon| {
+            let workers = daemon.workers(2);
+            let clients = connect(daemon);
+            daemon.send(workers[1], Signal::SIGKILL);
+            let answers: Vec<String> = clients.into_iter().map(answer).collect();
+            assert!(answers.iter().any(|answer| answer == "worker 1 1\n"), "{answers:?}");
+            stops(daemon);
+        }),
+        Scenario::reporting(
+            "who_waits_for_a_worker_that_is_one_too_many_is_answered_by_it",
+            second_is_slow,
+            |daemon| {
+                let workers = daemon.workers(2);
+                let before = connect(daemon);
+                daemon.signal(Signal::SIGTTOU);
+                // Which takes longer than it would take the other one to go, if it were not waited for.
+                daemon.signal(Signal::SIGHUP);
+                daemon.wait_for("log Rolling restart done");
+                for answer in connect(daemon).into_iter().map(answer) {
+                    assert_eq!(answer, "worker 0 1\n", "nothing new comes to who is to go");
+                }
+                daemon.send(workers[1], Signal::SIGUSR2);
+                let answers: Vec<String> = before.into_iter().map(answer).collect();
+                assert!(answers.iter().any(|answer| answer == "worker 1 0\n"), "{answers:?}");
+                daemon.wait_for("stops 1");
+                stops(daemon);
+            },
+        ),
+        Scenario::reporting("and_if_that_one_dies_before_by_one_who_comes_for_it_and_goes", second_dies, |daemon| {
+            let workers = daemon.workers(2);
+            let clients = connect(daemon);
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("log Scaled to 1 processes");
+            daemon.send(workers[1], Signal::SIGKILL);
+            let answers: Vec<String> = clients.into_iter().map(answer).collect();
+            assert!(answers.iter().any(|answer| answer == "worker 1 1\n"), "{answers:?}");
+            daemon.wait_for("stops 1");
+            stops(daemon);
+        }),
+        Scenario::reporting("who_is_added_gets_nothing_before_it_is_ready", second_is_added, |daemon| {
+            daemon.worker();
+            daemon.wait_for_times("is ready", 1);
+            daemon.signal(Signal::SIGTTIN);
+            let added = daemon.worker();
+            for answer in connect(daemon).into_iter().map(answer) {
+                assert_eq!(answer, "worker 0 0\n");
+            }
+            daemon.send(added, Signal::SIGUSR2);
+            daemon.wait_for_times("is ready", 2);
+            while !connect(daemon).into_iter().map(answer).any(|answer| answer == "worker 1 0\n") {}
+            stops(daemon);
+        }),
+        Scenario::reporting("a_sender_of_datagrams_stays_with_one_worker_also_across_its_end", on_udp, |daemon| {
+            let workers = daemon.workers(2);
+            let port = daemon.line("log Listening on udp:").rsplit(':').next().expect("a port").to_owned();
+            let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            client.connect(format!("127.0.0.1:{port}")).expect("an address");
+            let first = ask(&client);
+            assert_eq!(ask(&client), first);
+            let id = usize::from(first.starts_with("worker 1 "));
+            daemon.send(workers[id], Signal::SIGKILL);
+            daemon.worker();
+            assert_eq!(ask(&client), format!("worker {id} 1\n"));
+            stops(daemon);
+        })
+        .for_processes(),
+        Scenario::reporting("by_cpu_the_worker_on_it_gets_what_comes_in_there", one_for_each_cpu, |daemon| {
+            let cpus = cpus();
+            daemon.workers(cpus.len());
+            for (id, &cpu) in cpus.iter().enumerate() {
+                let mut set = CpuSet::new();
+                set.set(cpu).expect("a CPU");
+                // On loopback, what this thread sends comes in where it runs.
+                sched_setaffinity(Pid::from_raw(0), &set).expect("one of ours");
+                for answer in connect(daemon).into_iter().map(answer) {
+                    assert_eq!(answer, format!("worker {id} 0\n"));
+                }
+            }
+            stops(daemon);
+        }),
+    ]
+}
+
+fn connect(daemon: &Daemon) -> Vec<TcpStream> {
+    let port = daemon.line("log Listening on 127.0.0.1:").rsplit(':').next().expect("a port").to_owned();
+    let connect = |_| TcpStream::connect(format!("127.0.0.1:{port}")).expect("a socket that is listened on");
+    (0..CLIENTS).map(connect).collect()
+}
+
+fn answer(client: TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line).expect("an answer");
+    line
+}
+
+fn ask(client: &UdpSocket) -> String {
+    client.send(b"?").expect("a datagram");
+    let mut answer = [0; 100];
+    let len = client.recv(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer[..len]).into_owned()
+}
+
+fn stops(daemon: &mut Daemon) {
+    daemon.signal(Signal::SIGTERM);
+    daemon.ends_with(0);
+}
+
+fn cpus() -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).expect("an affinity");
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu) == Ok(true)).collect()
+}
+
+fn service(workers: usize) -> Prefork {
+    Prefork::new().workers(workers).listen(Listen::from("127.0.0.1:0").per_task())
+}
+
+/// Answers every client with its id and generation until it is to stop.
+fn attend(worker: &Worker) {
+    let listener = &worker.listeners()[0];
+    let stop = worker.stop_fd().expect("a descriptor");
+    loop {
+        let socket = match listener {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Udp(socket) => socket.as_fd(),
+            other => panic!("{other}"),
+        };
+        let events = &mut [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
+        let _ = poll(events, PollTimeout::NONE);
+        let may_be_read = events[0].any() == Some(true);
+        if worker.stop_requested() {
+            return say(&format!("stops {}", worker.id()));
+        }
+        if !may_be_read {
+            continue;
+        }
+        let answer = format!("worker {} {}\n", worker.id(), worker.generation());
+        match listener {
+            Listener::Tcp(listener) => {
+                let (mut client, _) = listener.accept().expect("a client");
+                let _ = client.write_all(answer.as_bytes());
+            }
+            Listener::Udp(socket) => {
+                let (_, client) = socket.recv_from(&mut [0; 8]).expect("a datagram");
+                socket.send_to(answer.as_bytes(), client).expect("a datagram");
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+fn three() -> Report {
+    serve(service(3), |worker| {
+        assert!(!worker.stop_requested());
+        if !has_threads() {
+            say(&format!("sockets: {}", sockets()));
+        }
+        up(worker.id());
+        attend(&worker);
+    })
+}
+
+/// Listening on the internet: the standard streams and what the library has open are others.
+fn sockets() -> usize {
+    let inodes = fs::read_to_string("/proc/self/net/tcp").expect("the sockets of the system");
+    let listening: Vec<String> = inodes
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(3) == Some(&"0A"))
+        .map(|fields| format!("socket:[{}]", fields[9]))
+        .collect();
+    let own = fs::read_dir("/proc/self/fd").expect("descriptors").filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    own.filter(|link| listening.iter().any(|socket| link.as_os_str() == socket.as_str())).count()
+}
+
+/// One that was made by the program and one by its address are for all.
+fn mixed() -> Report {
+    let made = TcpListener::bind("127.0.0.2:0").expect("a port");
+    let service = Prefork::new().workers(2).listen(made).listen(Listen::from("127.0.0.1:0").per_task());
+    serve(service.listen("udp:127.0.0.3:0").listen(Listen::from("udp:127.0.0.4:0").per_task()), |worker| {
+        assert!(!worker.stop_requested());
+        let addresses: Vec<String> = worker.listeners().iter().map(Listener::to_string).collect();
+        let hosts = ["127.0.0.2:", "127.0.0.1:", "udp:127.0.0.3:", "udp:127.0.0.4:"];
+        let are_those = addresses.iter().zip(hosts).all(|(address, host)| address.starts_with(host));
+        say(&format!("as asked for: {}", are_those && addresses.len() == hosts.len()));
+        up(worker.id());
+        worker.wait_for_stop(None);
+    })
+}
+
+fn second_dies() -> Report {
+    serve(service(2), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 1 && worker.generation() == 0 {
+            up_until_signal(1, Signal::SIGUSR2);
+        }
+        up(worker.id());
+        attend(&worker);
+    })
+}
+
+/// It serves when it is told so.
+fn second_is_slow() -> Report {
+    serve(service(2), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 1 {
+            up_until_signal(1, Signal::SIGUSR2);
+        } else {
+            up(0);
+        }
+        attend(&worker);
+    })
+}
+
+fn second_is_added() -> Report {
+    serve(service(1).ready_timeout(Duration::from_secs(60)), |worker| {
+        assert!(!worker.stop_requested());
+        if worker.id() == 1 {
+            up_until_signal(1, Signal::SIGUSR2);
+        } else {
+            up(0);
+        }
+        worker.ready();
+        attend(&worker);
+    })
+}
+
+fn on_udp() -> Report {
+    let service = Prefork::new().workers(2).listen(Listen::from("udp:127.0.0.1:0").per_task());
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        attend(&worker);
+    })
+}
+
+fn one_for_each_cpu() -> Report {
+    let service = Prefork::new().workers(cpus().len()).pin_cpus();
+    serve(service.listen(Listen::from("127.0.0.1:0").steer_by_cpu()), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        attend(&worker);
+    })
+}
