@@ -28,7 +28,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use clap::Parser;
 use log::info;
-use taskfork::{Prefork, Role, Worker};
+use taskfork::{Listen, Prefork, Role, Worker};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// A worker that takes longer to start will not get there.
@@ -53,6 +53,9 @@ struct Args {
     /// Seconds that requests in hand may take when a worker is to stop
     #[arg(long, default_value_t = 30)]
     graceful_timeout: u64,
+    /// A socket with its own queue for each worker, instead of one for all (Linux)
+    #[arg(long)]
+    per_task: bool,
 }
 
 fn main() -> ExitCode {
@@ -67,9 +70,10 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    // The parent's in either case: a connection that waits in a queue outlives any worker.
+    let listen = Listen::from(args.bind);
     let prefork = Prefork::new()
-        // One queue for all workers: a connection that waits in it outlives any of them.
-        .listen(args.bind)
+        .listen(if args.per_task { listen.per_task() } else { listen })
         .workers(args.workers)
         .max_restarts(args.max_restarts)
         .graceful_timeout(Duration::from_secs(args.graceful_timeout))

@@ -1,10 +1,14 @@
-//! What the clients and the operator of the echo servers would notice: both examples are the same service.
+//! What the clients and the operator of the examples with sockets would notice. Two of them are the same service.
 
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Lines, Read, Write};
+#[cfg(target_os = "linux")]
+use std::net::UdpSocket;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, ChildStderr, Command, Stdio};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -41,7 +45,8 @@ impl Service {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut service = Service { child, lines, log: Vec::new(), address: ([0; 4], 0).into() };
         let line = service.wait_for("Listening on ");
-        service.address = line.split_once("Listening on ").unwrap().1.parse().unwrap();
+        let address = line.split_once("Listening on ").unwrap().1;
+        service.address = address.trim_start_matches("udp:").parse().unwrap();
         service.wait_for(" is serving");
         service.wait_for(" is serving");
         service
@@ -212,4 +217,76 @@ fn who_says_nothing_does_not_hold_up_a_stop() {
         assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
         service.assert_drains(2);
     }
+}
+
+/// Of the example `udp`. It is answered by whom, and what he has counted.
+#[cfg(target_os = "linux")]
+struct Sender(UdpSocket);
+
+#[cfg(target_os = "linux")]
+impl Sender {
+    fn new(service: &Service) -> Sender {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(service.address).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        Sender(socket)
+    }
+
+    fn ask(&self) -> (String, u64) {
+        self.0.send(b"?").unwrap();
+        let mut answer = [0; 100];
+        let len = self.0.recv(&mut answer).unwrap();
+        let answer = std::str::from_utf8(&answer[..len]).unwrap();
+        let (worker, count) = answer.split_once(" has ").unwrap();
+        (worker.to_owned(), count.trim_end().parse().unwrap())
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_sender_of_datagrams_is_counted_by_one_worker_and_each_worker_has_some() {
+    for args in [&[][..], &["--by-cpu"]] {
+        let service = Service::start("udp", args);
+        let senders: Vec<Sender> = (0..50).map(|_| Sender::new(&service)).collect();
+        let mut workers = std::collections::BTreeSet::new();
+        for sender in &senders {
+            let (worker, count) = sender.ask();
+            assert_eq!(count, 1);
+            if args.is_empty() {
+                assert_eq!([sender.ask(), sender.ask()], [(worker.clone(), 2), (worker.clone(), 3)]);
+            }
+            workers.insert(worker);
+        }
+        assert!(workers.len() == 2 || !args.is_empty(), "{workers:?}");
+        service.ask(Signal::SIGTERM);
+        service.assert_drains(2);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn no_datagram_is_lost_when_workers_are_replaced_added_and_retired() {
+    let mut service = Service::start("udp", &[]);
+    let is_over = AtomicBool::new(false);
+    let senders: Vec<Sender> = (0..4).map(|_| Sender::new(&service)).collect();
+    thread::scope(|scope| {
+        for sender in &senders {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    sender.ask();
+                }
+            });
+        }
+        service.ask(Signal::SIGHUP);
+        service.wait_for("Rolling restart done");
+        for _ in 0..3 {
+            service.ask(Signal::SIGTTIN);
+            service.wait_for(" is serving");
+            service.ask(Signal::SIGTTOU);
+            service.wait_for(" has drained");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    service.ask(Signal::SIGTERM);
+    service.assert_drains(2 + 2 + 3);
 }

@@ -133,8 +133,17 @@ fn a_port_in_use_is_a_clear_error() {
 
 #[test]
 fn hup_again_and_again_replaces_every_worker_and_no_request_fails() {
+    roll_under_load(Daemon::serving(2));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn nor_with_a_socket_for_each_worker() {
+    roll_under_load(Daemon::serving_per_task(2));
+}
+
+fn roll_under_load((mut daemon, old): (Daemon, BTreeSet<Worker>)) {
     const ROLLS: usize = 20;
-    let (mut daemon, old) = Daemon::serving(2);
     let load = Load::start(daemon.address());
     for _ in 0..ROLLS {
         daemon.kill(Signal::SIGHUP);
@@ -149,9 +158,19 @@ fn hup_again_and_again_replaces_every_worker_and_no_request_fails() {
 
 #[test]
 fn workers_that_come_and_go_again_and_again_cost_no_request() {
-    let (mut daemon, _) = Daemon::serving(2);
+    scale_under_load(Daemon::serving(2), 15);
+}
+
+/// Each that goes takes a second for it.
+#[test]
+#[cfg(target_os = "linux")]
+fn nor_do_they_when_each_has_its_own_socket() {
+    scale_under_load(Daemon::serving_per_task(2), 5);
+}
+
+fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
     let load = Load::start(daemon.address());
-    for _ in 0..15 {
+    for _ in 0..times {
         // One that has answered some of the requests.
         daemon.kill(Signal::SIGTTIN);
         daemon.wait_for_next("is serving");
@@ -172,20 +191,26 @@ fn workers_that_come_and_go_again_and_again_cost_no_request() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_killed_worker_takes_along_only_what_it_had_accepted() {
-    kill_under_load(4, 20);
+    kill_under_load(Daemon::serving(4), 20);
 }
 
 /// The other requests wait for its replacement.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_only_worker_when_it_is_killed_takes_along_only_what_it_had_accepted() {
-    kill_under_load(1, 8);
+    kill_under_load(Daemon::serving(1), 8);
+}
+
+/// What waited for it waits for its replacement.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_killed_worker_with_its_own_socket_takes_along_only_what_it_had_accepted() {
+    kill_under_load(Daemon::serving_per_task(4), 8);
 }
 
 /// A worker is stopped first: what it has accepted is certain then, and it accepts no more.
 #[cfg(target_os = "linux")]
-fn kill_under_load(workers: usize, kills: usize) {
-    let (mut daemon, _) = Daemon::serving(workers);
+fn kill_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), kills: usize) {
     let load = Load::start(daemon.address());
     let mut taken_along = BTreeSet::new();
     for _ in 0..kills {
@@ -421,7 +446,17 @@ impl Daemon {
 
     /// With so many workers, all of whom serve.
     fn serving(workers: usize) -> (Daemon, BTreeSet<Worker>) {
-        let mut daemon = Daemon::start(&["--workers", &workers.to_string()]);
+        Daemon::serving_with(workers, &[])
+    }
+
+    /// The same, each on its own socket.
+    #[cfg(target_os = "linux")]
+    fn serving_per_task(workers: usize) -> (Daemon, BTreeSet<Worker>) {
+        Daemon::serving_with(workers, &["--per-task"])
+    }
+
+    fn serving_with(workers: usize, args: &[&str]) -> (Daemon, BTreeSet<Worker>) {
+        let mut daemon = Daemon::start(&[&["--workers", &workers.to_string()], args].concat());
         let all = daemon.wait_for(|log| serving(log).filter(|all| all.len() == workers));
         (daemon, all)
     }
