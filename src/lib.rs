@@ -112,8 +112,16 @@
 //!
 //! [`Prefork::listen`] binds sockets in the parent, before the workers, and hands them to all of them, whatever they are:
 //! TCP, UDP, and Unix stream sockets, by an address or a [`Listen`] with its choices. They outlive every worker: who connects
-//! while one is replaced waits for the next, and only what a worker had accepted is lost with it. One queue is shared by all,
-//! so nothing is left in the queue of somebody who is gone; it is not balanced either, and whoever accepts first has it.
+//! while one is replaced waits for the next, and only what a worker had accepted is lost with it.
+//!
+//! By default there is one socket, and one queue, for all. Nothing is left in the queue of somebody who is gone, and nobody
+//! waits while another worker is idle. It is not balanced either: whoever accepts first has it, and of workers that sleep in
+//! epoll_wait(2) all are woken for one connection, or with `EPOLLEXCLUSIVE` mostly the one that came last.
+//!
+//! With [`Listen::per_task`] there is one for each worker, all with one address (`SO_REUSEPORT`, on Linux), which makes equal
+//! shares and keeps a sender of datagrams with one worker. Where each process makes its own, as usual, what waits there is lost
+//! when it ends. Here the sockets are the parent's: the next worker of the id finds what the last one has left, and when there is
+//! to be one worker fewer, the kernel is told to leave its socket out, and the worker goes when that is empty.
 //!
 //! The parent removes a Unix socket's path at the end, and replaces one at the start that nobody answers on. Sockets that
 //! systemd has made are taken over with `Prefork::socket_activation` (on Unix).

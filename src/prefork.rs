@@ -255,7 +255,7 @@ impl Prefork {
     ///
     /// They go to whichever worker accepts them, and that is not balanced: of workers that sleep in accept(2) each gets its
     /// turn, but of those that sleep in epoll_wait(2) Linux wakes all at once, or, with `EPOLLEXCLUSIVE`, mostly the one that
-    /// came last, which then gets the most. Default: none.
+    /// came last, which then gets the most. [`Listen::per_task`] makes a socket for each worker instead. Default: none.
     pub fn listen(mut self, on: impl Into<Listen>) -> Prefork {
         self.listens.push(on.into());
         self
@@ -263,8 +263,8 @@ impl Prefork {
 
     /// Sockets that this program was started with, by systemd's socket activation (`LISTEN_FDS`, `LISTEN_PID` and
     /// `LISTEN_FDNAMES`, sd_listen_fds(3)), take the place of what [`listen`](Prefork::listen) asks for: those with the
-    /// [name](Listen::name) of one, that one's, and the others in order. More than were asked for are an error; what none was
-    /// passed for is bound. The variables are removed from the environment. Default: no. Unix only.
+    /// [name](Listen::name) of one, that one's, and the others in order. More than were asked for are an error, and so is one
+    /// in the place of [one for each worker](Listen::per_task); what none was passed for is bound. The variables are removed from the environment. Default: no. Unix only.
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Prefork {
         self.is_activated = true;
@@ -388,7 +388,8 @@ impl Prefork {
     ///   [`Error::setting`] names it.
     /// - There is no such [user](Prefork::user) or [group](Prefork::group), or it takes root to become that, or there is
     ///   nothing to [pin](Prefork::pin_cpus) workers with; the same.
-    /// - A [listener](Prefork::listen) cannot be had; the text names its address.
+    /// - A [listener](Prefork::listen) cannot be had; the text names its address. Or it is to be one
+    ///   [for each worker](Listen::per_task), and there is no such thing; then it is a setting.
     /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report.
     pub fn start(self) -> Result<Role> {
         self.launch(Err("a thread cannot return from start(): use run()"))
