@@ -265,3 +265,16 @@ mod tests {
         assert_eq!(shares(&sockets, &senders)[0].len(), senders.len(), "where nobody is, all are");
     }
 }
+
+#[cfg(all(test, not(target_os = "linux")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_for_each_worker_there_is_on_linux_alone() {
+        for listen in [Listen::from("127.0.0.1:0").per_task(), Listen::from("127.0.0.1:0").steer_by_cpu()] {
+            let error = Sockets::open(vec![listen], 1).expect_err("a refusal");
+            assert_eq!(error.setting(), Some("per_task"), "{error}");
+        }
+    }
+}
