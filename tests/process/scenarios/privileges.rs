@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::{Gid, Group, Pid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresuid, setuid};
-use taskfork::{Backend, Prefork, Report, Worker};
+use taskfork::{Backend, Listen, Prefork, Report, Worker};
 
 use super::not_root;
 use crate::Scenario;
@@ -89,6 +89,22 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(no_such_port)
         .for_processes(),
+        Scenario::new("to_who_has_no_rights_it_is_refused_by_its_address", on_port_without_rights, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(
+                daemon.count("Some(PermissionDenied) cannot listen on 127.0.0.1:"),
+                2,
+                "{}",
+                daemon.transcript()
+            );
+            assert!(!daemon.said("log "), "nothing was started");
+        })
+        .needs(no_such_port),
+        Scenario::new("and_so_is_an_address_of_a_family_that_the_machine_lacks", without_ipv6, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("97 cannot listen on [::1]:0: "), 2, "{}", daemon.transcript());
+            assert!(!daemon.said("log "), "nothing was started");
+        }),
         Scenario::reporting("such_workers_do_not_outlive_their_parent", as_user, |daemon| {
             for worker in daemon.workers(2) {
                 assert_eq!(threads(worker.pid), 1 + LIFELINES);
@@ -343,6 +359,46 @@ fn on_privileged_port() -> Report {
     })
 }
 
+fn on_port_without_rights() {
+    prepare();
+    drop_capability(CAP_NET_BIND_SERVICE);
+    let refused = format!("127.0.0.1:{}", PORTS.start());
+    for listen in [Listen::from(&*refused), Listen::from(&*refused).per_task()] {
+        let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
+        say(&format!("{:?} {error}", error.io_error().map(std::io::Error::kind)));
+    }
+}
+
+fn without_ipv6() {
+    prepare();
+    refuse_family(libc::AF_INET6 as u32);
+    for listen in [Listen::from("[::1]:0"), Listen::from("[::1]:0").per_task()] {
+        let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
+        say(&format!("{} {error}", error.io_error().and_then(std::io::Error::raw_os_error).expect("an error")));
+    }
+}
+
+/// From here on socket(2) answers as a kernel does that was built without this family.
+fn refuse_family(family: u32) {
+    let (load, equal, answer) = (0x20, 0x15, 0x06);
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        // The number of the call, and its first argument.
+        step(load, 0, 0, 0),
+        step(equal, 0, 3, libc::SYS_socket as u32),
+        step(load, 0, 0, 16),
+        step(equal, 0, 1, family),
+        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: without a pointer.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    // SAFETY: the program is as long as it says, and is copied.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
 fn ready() -> Report {
     let time = std::time::Duration::from_secs(1);
     let service = Prefork::new().workers(1).user(USER).ready_timeout(20 * time).heartbeat_timeout(time);
@@ -401,6 +457,7 @@ fn without_capability() -> Report {
 }
 
 const CAP_SETUID: u32 = 7;
+const CAP_NET_BIND_SERVICE: u32 = 10;
 
 /// From this process; a program that it executes drops it again.
 fn drop_capability(capability: u32) {
