@@ -38,12 +38,16 @@
 use std::io;
 
 mod invitation;
+#[cfg(not(target_os = "linux"))]
+mod no_cgroup;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
 #[cfg(windows)]
 mod windows;
 
 pub(crate) use invitation::Line;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use no_cgroup::OomCounter;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
 #[cfg(windows)]

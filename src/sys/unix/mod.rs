@@ -3,8 +3,7 @@
 #[cfg_attr(target_os = "linux", path = "affinity.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_affinity.rs")]
 mod affinity;
-#[cfg_attr(target_os = "linux", path = "cgroup.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "no_cgroup.rs")]
+#[cfg(target_os = "linux")]
 mod cgroup;
 mod doorbell;
 mod fork;
@@ -22,6 +21,7 @@ mod wait;
 
 use super::Poller;
 pub(crate) use affinity::{pin_to, usable_cpus};
+#[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};

@@ -47,21 +47,3 @@ pub(crate) fn flush_output() {
 pub(crate) fn process_limit() -> usize {
     1 << 23
 }
-
-/// Nothing here kills for want of memory.
-#[derive(Debug)]
-pub(crate) struct OomCounter;
-
-impl OomCounter {
-    pub fn open() -> OomCounter {
-        OomCounter
-    }
-
-    pub fn is_zero(&self) -> bool {
-        true
-    }
-
-    pub fn take(&mut self) -> Option<bool> {
-        Some(false)
-    }
-}
