@@ -379,7 +379,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn tell_of_listeners(&mut self) {
-        for (listener, socket) in self.listeners.clone().iter().flat_map(|sockets| sockets.iter()).enumerate() {
+        for (listener, socket) in self.listeners.clone().as_deref().unwrap_or_default().iter().enumerate() {
             self.tell(&Event::Listening { listener, address: socket.to_string() });
         }
     }
