@@ -23,7 +23,7 @@ pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use onboarding::{assume, pin_to, usable_cpus};
 pub(crate) use program::{Program, parent_id, take_variable};
-pub(crate) use shm::Shared;
+pub(super) use shm::{map_lines, unmap_lines};
 pub(crate) use signal::{Ends, Signals};
 pub(crate) use stop_request::StopRequest;
 
