@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
 
-use super::heartbeats::{self, TIMEOUT};
+use super::heartbeats;
 use crate::Scenario;
 use crate::os::{Signal, idle};
 use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal};
@@ -300,7 +300,7 @@ fn ready_late() -> Report {
     })
 }
 
-/// The first one beats for ever once it is stale and the second one is there, which never does.
+/// The first one beats to the end once it is stale and the second one is there, which never does.
 fn beats_late() -> Report {
     let barrier = Barrier::new(2);
     serve_told(heartbeats::service(1), move |worker| match worker.generation() {
@@ -310,10 +310,7 @@ fn beats_late() -> Report {
             worker.beat();
             say("late beat");
             barrier.wait();
-            loop {
-                worker.beat();
-                thread::sleep(TIMEOUT / 10);
-            }
+            heartbeats::beat(&worker, false);
         }
         1 => {
             barrier.wait();
