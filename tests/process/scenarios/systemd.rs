@@ -153,7 +153,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times(UNTOLD, 1);
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
-            daemon.wait_for("log Rolling restart done");
+            daemon.wait_for_times("log Rolling restart done", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
@@ -164,7 +164,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times(UNTOLD, 1);
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
-            daemon.wait_for("log Rolling restart done");
+            daemon.wait_for_times("log Rolling restart done", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
