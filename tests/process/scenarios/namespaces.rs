@@ -45,6 +45,7 @@ pub fn scenarios() -> Vec<Scenario> {
             |daemon| {
                 let workers = daemon.workers(2);
                 daemon.wait_for(&format!("{} is stale", workers[1]));
+                daemon.worker();
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert!(!daemon.said("out of memory"), "{}", daemon.transcript());

@@ -273,8 +273,8 @@ fn always_panics() -> Report {
 fn first_is_deaf() -> Report {
     serve_told(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
         if worker.generation() > 0 {
-            worker.ready();
             up(worker.id());
+            worker.ready();
             return drain(&worker);
         }
         up_until_signal(worker.id(), Signal::SIGUSR2);
