@@ -48,9 +48,8 @@ pub fn scenarios() -> Vec<Scenario> {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
-            daemon.wait_for(&format!("{old} did not stop in time"));
-            daemon.wait_for(&format!("{old} is stale"));
-            daemon.wait_for("log Rolling restart done");
+            daemon.wait_for_times("log Rolling restart done", 1);
+            assert!(daemon.said_before(&format!("{old} did not stop in time"), &format!("{old} is stale")));
             daemon.send(old, Signal::SIGUSR2);
             daemon.wait_for(&format!("log {old} was stale, and has returned"));
             daemon.signal(Signal::SIGTERM);
