@@ -1,4 +1,5 @@
-//! What a worker does to itself before it is one: it goes to its CPU, and becomes its user.
+//! What a worker does to itself before it is one: it goes to its CPU, and becomes its user. What fails there is logged here:
+//! it happens on the worker's side, and in a thread of its own there is nobody else to be told.
 
 use std::fmt;
 use std::process;

@@ -42,15 +42,16 @@ impl Backend for Spawn {
     fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
         let Birth { id, generation, count, seat, listeners } = birth;
         let Some(seat) = seat else { return Err(Error::unfit("backend", "a program needs a handle")) };
+        let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
         seat.memory.invite(seat.line, secret);
-        let sockets = listeners.iter().flat_map(|listeners| listeners.iter()).map(Listener::as_passed).collect();
+        let sockets = listeners.iter().map(Listener::as_passed).collect();
         let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline, sockets).map_err(refused)?;
         let (memory, passed, sockets) = handed.numbers();
         let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
         let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
-        let kinds = listeners.iter().flat_map(|listeners| listeners.iter()).map(Listener::kind).collect();
+        let kinds = listeners.iter().map(Listener::kind).collect();
         let marker = Marker { parent: process::id(), id, generation, count, duties, claim, kinds };
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {

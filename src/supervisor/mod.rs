@@ -372,7 +372,7 @@ impl<'a> Supervisor<'a> {
             }
             How::ByItself | How::ReturnedLate => {}
         }
-        let out_of_memory = match self.policy.has_killed(process) {
+        let out_of_memory = match self.policy.has_killed(process) || process.is_thread() {
             true => OutOfMemory::No,
             false => self.was_out_of_memory(exit),
         };

@@ -1,11 +1,8 @@
 //! What is written in the line of a program that was given memory, beside what it says itself: who may use it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{Claim, Owned, OwnedSocket, Shared};
-
-/// What no two processes write to: one cache line.
-pub(crate) type Line = [AtomicU32; 16];
 
 /// Where in a line the secret is; and after it whether it was claimed, the pid of who may claim it, and whether that one
 /// hears when it is asked to stop.

@@ -18,7 +18,8 @@
 //! - `Child`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
 //!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
 //! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.
-//! - `Shared`: zeroes that this process shares with its children, in lines that no two processes write to.
+//! - Of `Shared`, zeroes that this process shares with its children, in lines that no two processes write to: what makes it
+//!   and what passes it on; and `map_lines()` and `unmap_lines()`, for it alone.
 //! - `doorbell()`: a `Button` in any of the processes that wakes who waits for its `Bell`.
 //! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
@@ -40,16 +41,21 @@
 use std::io;
 
 mod invitation;
+#[cfg(not(target_os = "linux"))]
+mod no_cgroup;
 #[cfg_attr(target_os = "linux", path = "unix/reuseport.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
 mod reuseport;
+mod shared;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
 #[cfg(windows)]
 mod windows;
 
-pub(crate) use invitation::Line;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use no_cgroup::OomCounter;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
+pub(crate) use shared::{Line, Shared};
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
 #[cfg(windows)]

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::doorbell::Button;
 use super::lifeline::Lifeline;
-use super::shm::Shared;
-use crate::sys::CallError;
+use crate::sys::{CallError, Shared};
 
 /// What the parent passes to it: open under the same numbers in both.
 #[derive(Debug)]
@@ -35,7 +34,12 @@ impl<'a> Handed<'a> {
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<Handed<'a>, CallError> {
-        Ok(Handed { memory: memory.file(), button: button.as_fd(), lifeline: lifeline.passed(), sockets })
+        Ok(Handed {
+            memory: memory.file().map(AsFd::as_fd),
+            button: button.as_fd(),
+            lifeline: lifeline.passed(),
+            sockets,
+        })
     }
 
     /// The memory, the others, and the sockets.

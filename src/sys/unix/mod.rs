@@ -3,8 +3,7 @@
 #[cfg_attr(target_os = "linux", path = "affinity.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_affinity.rs")]
 mod affinity;
-#[cfg_attr(target_os = "linux", path = "cgroup.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "no_cgroup.rs")]
+#[cfg(target_os = "linux")]
 mod cgroup;
 mod doorbell;
 mod fork;
@@ -22,6 +21,7 @@ mod wait;
 
 use super::Poller;
 pub(crate) use affinity::{pin_to, usable_cpus};
+#[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork};
@@ -30,7 +30,7 @@ pub(crate) use identity::{assume, groups_of, own_identity};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, parent_id, take_variable};
-pub(crate) use shm::Shared;
+pub(super) use shm::{map_lines, unmap_lines};
 pub(crate) use signal::{Ends, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};

@@ -1,46 +1,26 @@
-//! Memory that a process shares with its children: those that it forks, and those that are programs of their own.
+//! Where memory that is shared comes from, and how it is passed.
 //!
 //! # Safety
-//! A mapping made here is of zeroes at first, which are valid atomics, is only ever used as atomics, and is unmapped when
-//! nobody in this process has it any more. Other processes may change it at any time, as other threads may an atomic. What is
-//! behind it never shrinks: it has no file, or one that was sealed or that has no name.
+//! What is mapped here never shrinks: it has no file, or one that was sealed or that has no name.
 
-use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
-use std::{io, mem, slice};
+use std::{io, mem};
 
-use crate::sys::{CallError, Claim, Line};
-
-/// Zeroes, shared with every child that is forked while this exists.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    lines: NonNull<Line>,
-    len: usize,
-    file: Option<OwnedFd>,
-}
-
-// SAFETY: it is a slice of atomics, which any thread may use and any thread may unmap.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
+use crate::sys::shared::whole_pages;
+use crate::sys::{CallError, Claim, Line, Shared};
 
 impl Shared {
-    /// At least so many lines, and more than none. mmap(2) maps whole pages, whose start is also that of a cache line.
+    /// At least so many lines.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
-        map(whole_pages(at_least), None)
+        Shared::map(whole_pages(at_least), -1, None)
     }
 
     /// The same, to be passed to programs too.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let file = nameless_file(len * size_of::<Line>())?;
-        map(len, Some(file))
-    }
-
-    /// To be passed to a program.
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd)
+        Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
     /// In a program: the memory that is said to be behind a descriptor, if it can be: nameless, and long enough.
@@ -53,7 +33,7 @@ impl Shared {
         if !known || stat.st_nlink != 0 || stat.st_size < size as libc::off_t || claim.line >= claim.len {
             return None;
         }
-        Some(Shared { lines: map_lines(claim.len, claim.memory)?, len: claim.len, file: None })
+        Shared::map(claim.len, claim.memory, None).ok()
     }
 
     /// In a program: what it was passed.
@@ -73,24 +53,22 @@ impl Shared {
     }
 }
 
-fn whole_pages(lines: usize) -> usize {
-    const PAGE: usize = 4096 / size_of::<Line>();
-    lines.max(1).next_multiple_of(PAGE)
-}
-
-fn map(len: usize, file: Option<OwnedFd>) -> Result<Shared, CallError> {
-    let fd = file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-    let lines = map_lines(len, fd).ok_or_else(|| CallError::last("mmap"))?;
-    Ok(Shared { lines, len, file })
-}
-
-fn map_lines(len: usize, fd: RawFd) -> Option<NonNull<Line>> {
-    let size = len.checked_mul(size_of::<Line>())?;
+/// Of nothing but memory, if there is no such number: mmap(2) takes -1 for that.
+pub(in crate::sys) fn map_lines(len: usize, fd: RawFd) -> Result<NonNull<Line>, CallError> {
+    let too_large = || CallError::new("mmap", io::ErrorKind::InvalidInput);
+    let size = len.checked_mul(size_of::<Line>()).ok_or_else(too_large)?;
     let private = if fd == -1 { libc::MAP_ANON } else { 0 };
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | private);
     // SAFETY: without MAP_FIXED no mapping that exists is touched.
     let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, fd, 0) };
-    NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED)
+    NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED).ok_or_else(|| CallError::last("mmap"))
+}
+
+/// # Safety
+/// So many lines were mapped there, and nobody has a borrow of them.
+pub(in crate::sys) unsafe fn unmap_lines(lines: NonNull<Line>, len: usize) {
+    // SAFETY: munmap(2) takes what mmap(2) has made, as the caller says it is.
+    unsafe { libc::munmap(lines.as_ptr().cast(), len * size_of::<Line>()) };
 }
 
 /// Whether a descriptor ends with the program that has it, or is passed on to the next one.
@@ -148,22 +126,6 @@ fn set_size(file: &OwnedFd, size: usize) -> Result<(), CallError> {
     }
 }
 
-impl Deref for Shared {
-    type Target = [Line];
-
-    fn deref(&self) -> &[Line] {
-        // SAFETY: the mapping has this length, lives as long as `self`, and holds atomics.
-        unsafe { slice::from_raw_parts(self.lines.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // SAFETY: it is the mapping that was made, and every borrow of it has ended.
-        unsafe { libc::munmap(self.lines.as_ptr().cast(), self.len * size_of::<Line>()) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::IntoRawFd;
@@ -175,8 +137,8 @@ mod tests {
     fn invited(secret: [u32; 4]) -> (Shared, Claim) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.invite(2, secret);
-        let memory = shared.file().expect("a file").try_clone_to_owned().expect("a descriptor").into_raw_fd();
-        let button = shared.file().expect("a file").try_clone_to_owned().expect("a descriptor").into_raw_fd();
+        let memory = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
+        let button = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
         let claim = Claim { memory, len: shared.len(), line: 2, passed: [button, -1], sockets: vec![], secret };
         (shared, claim)
     }

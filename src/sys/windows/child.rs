@@ -11,10 +11,9 @@ use windows_sys::Win32::System::Threading::{GetExitCodeProcess, TerminateProcess
 
 use super::event::Event;
 use super::handle;
-use super::shm::Shared;
 use super::signal::Ends;
 use super::watch::Watch;
-use crate::sys::{CallError, Signal};
+use crate::sys::{CallError, Shared, Signal};
 
 /// The status of a process that is killed, as Task Manager and `taskkill /F` have it.
 const KILLED: u32 = 1;

@@ -8,8 +8,7 @@ use super::doorbell::Button;
 use super::event::Event;
 use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
-use super::shm::Shared;
-use crate::sys::CallError;
+use crate::sys::{CallError, Shared};
 
 /// What the parent passes to it: copies that can be inherited, open under the same numbers in both until the parent drops
 /// them.
@@ -37,7 +36,7 @@ impl<'a> Handed<'a> {
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<Handed<'a>, CallError> {
         let stop = Event::lasting()?;
-        let section = memory.section().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
+        let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
             inheritable(section)?,
             inheritable(button.event().handle().as_raw_handle())?,

@@ -23,7 +23,7 @@ pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use onboarding::{assume, pin_to, usable_cpus};
 pub(crate) use program::{Program, parent_id, take_variable};
-pub(crate) use shm::Shared;
+pub(super) use shm::{map_lines, unmap_lines};
 pub(crate) use signal::{Ends, Signals};
 pub(crate) use stop_request::StopRequest;
 
@@ -46,22 +46,4 @@ pub(crate) fn flush_output() {
 /// A process can have 2^24 handles, and each child takes two.
 pub(crate) fn process_limit() -> usize {
     1 << 23
-}
-
-/// Nothing here kills for want of memory.
-#[derive(Debug)]
-pub(crate) struct OomCounter;
-
-impl OomCounter {
-    pub fn open() -> OomCounter {
-        OomCounter
-    }
-
-    pub fn is_zero(&self) -> bool {
-        true
-    }
-
-    pub fn take(&mut self) -> Option<bool> {
-        Some(false)
-    }
 }

@@ -1,14 +1,11 @@
-//! Memory that a process shares with the programs that it starts: a section of the paging file.
+//! Where memory that is shared comes from, and how it is passed: a section of the paging file.
 //!
 //! # Safety
-//! A view is of zeroes at first, which are valid atomics, is only ever used as atomics, and is unmapped when nobody in this
-//! process has it any more. Other processes may change it at any time, as other threads may an atomic. A section never
-//! shrinks.
+//! A section never shrinks.
 
-use std::ops::Deref;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket};
 use std::ptr::{self, NonNull};
-use std::{io, mem, slice};
+use std::{io, mem};
 
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::Networking::WinSock::{WSADATA, WSAStartup};
@@ -19,32 +16,18 @@ use windows_sys::Win32::System::Memory::{
 
 use super::handed::{Number, Owned};
 use super::handle;
-use crate::sys::{CallError, Claim, Line};
-
-/// Zeroes, shared with every program that they are passed to.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    lines: NonNull<Line>,
-    len: usize,
-    /// In the process that has made it.
-    section: Option<OwnedHandle>,
-}
-
-// SAFETY: it is a slice of atomics, which any thread may use and any thread may unmap.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
+use crate::sys::shared::whole_pages;
+use crate::sys::{CallError, Claim, Line, Shared};
 
 impl Shared {
-    /// At least so many lines, and more than none.
+    /// At least so many lines.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::for_programs(at_least)
     }
 
-    /// The same, to be passed to programs too. A view begins where a page does, and so a cache line.
+    /// The same, to be passed to programs too.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
-        const PAGE: usize = 4096 / size_of::<Line>();
-        let len = at_least.max(1).next_multiple_of(PAGE);
+        let len = whole_pages(at_least);
         let too_large = || CallError::new("CreateFileMappingW", io::ErrorKind::InvalidInput);
         let size = len.checked_mul(size_of::<Line>()).ok_or_else(too_large)? as u64;
         // SAFETY: it has neither a file, nor attributes, nor a name; and it is nobody else's.
@@ -53,19 +36,12 @@ impl Shared {
             let made = CreateFileMappingW(INVALID_HANDLE_VALUE, ptr::null(), PAGE_READWRITE, high, low, ptr::null());
             handle::owned(made, "CreateFileMappingW")?
         };
-        let lines = map(section.as_raw_handle(), len).ok_or_else(|| CallError::last("MapViewOfFile"))?;
-        Ok(Shared { lines, len, section: Some(section) })
-    }
-
-    /// To be passed to a program.
-    pub fn section(&self) -> Option<&OwnedHandle> {
-        self.section.as_ref()
+        Shared::map(len, section.as_raw_handle() as Number, Some(section))
     }
 
     /// In a program: the memory that is said to be behind a handle, if it can be: long enough.
     pub fn look_at(claim: &Claim) -> Option<Shared> {
-        let lines = map(claim.memory as RawHandle, claim.len)?;
-        let shared = Shared { lines, len: claim.len, section: None };
+        let shared = Shared::map(claim.len, claim.memory, None).ok()?;
         (claim.line < claim.len).then_some(shared)
     }
 
@@ -100,28 +76,20 @@ fn start_sockets() -> Option<()> {
     (unsafe { WSAStartup(VERSION, &raw mut data) } == 0).then_some(())
 }
 
-/// None if there is no section behind the handle, or a shorter one.
-fn map(section: RawHandle, len: usize) -> Option<NonNull<Line>> {
-    let size = len.checked_mul(size_of::<Line>())?;
+/// Refused if there is no section behind the handle, or a shorter one.
+pub(in crate::sys) fn map_lines(len: usize, section: Number) -> Result<NonNull<Line>, CallError> {
+    let too_large = || CallError::new("MapViewOfFile", io::ErrorKind::InvalidInput);
+    let size = len.checked_mul(size_of::<Line>()).ok_or_else(too_large)?;
     // SAFETY: a handle that is none is refused, and no view that exists is touched.
-    let view = unsafe { MapViewOfFile(section, FILE_MAP_READ | FILE_MAP_WRITE, 0, 0, size) };
-    NonNull::new(view.Value.cast())
+    let view = unsafe { MapViewOfFile(section as RawHandle, FILE_MAP_READ | FILE_MAP_WRITE, 0, 0, size) };
+    NonNull::new(view.Value.cast()).ok_or_else(|| CallError::last("MapViewOfFile"))
 }
 
-impl Deref for Shared {
-    type Target = [Line];
-
-    fn deref(&self) -> &[Line] {
-        // SAFETY: the view has this length, lives as long as `self`, and holds atomics.
-        unsafe { slice::from_raw_parts(self.lines.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // SAFETY: it is the view that was made, and every borrow of it has ended.
-        unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: self.lines.as_ptr().cast() }) };
-    }
+/// # Safety
+/// A view was mapped there, and nobody has a borrow of it.
+pub(in crate::sys) unsafe fn unmap_lines(lines: NonNull<Line>, _: usize) {
+    // SAFETY: UnmapViewOfFile takes what MapViewOfFile has made, as the caller says it is.
+    unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: lines.as_ptr().cast() }) };
 }
 
 #[cfg(test)]
@@ -135,7 +103,7 @@ mod tests {
     fn invited(secret: [u32; 4]) -> (Shared, Claim) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.invite(2, secret);
-        let copy = || shared.section().expect("a section").try_clone().expect("a handle").into_raw_handle() as Number;
+        let copy = || shared.file().expect("a section").try_clone().expect("a handle").into_raw_handle() as Number;
         let claim =
             Claim { memory: copy(), len: shared.len(), line: 2, passed: [copy(), copy()], sockets: vec![], secret };
         (shared, claim)
@@ -147,7 +115,7 @@ mod tests {
         let (claimed, ..) = Shared::claim(&claim).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
         assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = Claim { memory: shared.section().expect("a section").as_raw_handle() as Number, ..claim.clone() };
+        let again = Claim { memory: shared.file().expect("a section").as_raw_handle() as Number, ..claim.clone() };
         assert!(Shared::claim(&again).is_none());
     }
 
@@ -168,7 +136,7 @@ mod tests {
         ] {
             assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
         }
-        assert!(file.metadata().is_ok() && shared.section().is_some());
+        assert!(file.metadata().is_ok() && shared.file().is_some());
         assert!(Shared::claim(&claim).is_some(), "the right one still can");
     }
 }

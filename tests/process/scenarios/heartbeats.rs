@@ -22,6 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("gives no sign of life"), 1, "the other one beats:\n{}", daemon.transcript());
+            assert!(!daemon.said("out of memory"), "{}", daemon.transcript());
         }),
         Scenario::reporting("who_is_stopped_does_not_die_of_an_abort_and_is_killed", two_that_beat, |daemon| {
             let workers = daemon.workers(2);
@@ -88,7 +89,7 @@ pub fn beat(worker: &Worker, ticks: bool) {
 }
 
 /// In its first life.
-fn second_hangs() -> Report {
+pub fn second_hangs() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());

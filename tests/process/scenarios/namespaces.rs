@@ -6,7 +6,9 @@ use std::os::unix::net::UnixStream;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, getpid, getppid};
+use taskfork::Report;
 
+use super::heartbeats::second_hangs;
 use super::not_root;
 use super::refusals::{refuse, with_two_threads};
 use crate::Scenario;
@@ -36,6 +38,19 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("refused None: more than one thread is running"), "{}", daemon.transcript());
             assert_eq!(daemon.count("up "), 2);
         })
+        .needs(not_root),
+        Scenario::threading(
+            "a_thread_that_hangs_is_not_told_as_killed_for_want_of_memory",
+            hangs_without_proc,
+            |daemon| {
+                let workers = daemon.workers(2);
+                daemon.wait_for(&format!("{} is stale", workers[1]));
+                daemon.worker();
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(!daemon.said("out of memory"), "{}", daemon.transcript());
+            },
+        )
         .needs(not_root),
     ]
 }
@@ -91,10 +106,20 @@ fn dead_namespace() {
 
 fn without_proc() {
     prepare();
+    hide_proc();
+    with_two_threads();
+    up(fork(2, 0));
+}
+
+/// Nobody knows there how often the kernel has killed for want of memory.
+fn hangs_without_proc() -> Report {
+    hide_proc();
+    second_hangs()
+}
+
+fn hide_proc() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("private mounts");
     mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("an empty /proc");
-    with_two_threads();
-    up(fork(2, 0));
 }

@@ -8,7 +8,7 @@ use crate::program::{fail, start_count};
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new(
-            "hup_replaces_one_worker_after_the_other_and_nobody_before_his_replacement_is_up",
+            "hup_replaces_one_worker_after_the_other_and_nobody_before_his_replacement_is_there",
             two_that_drain,
             |daemon| {
                 let old = daemon.workers(2);
@@ -16,8 +16,9 @@ pub fn scenarios() -> Vec<Scenario> {
                 for old in old {
                     let new = daemon.worker();
                     assert_eq!(new.id, old.id);
-                    assert!(!daemon.said(&format!("drained {}", old.id)));
-                    daemon.wait_for(&format!("{old} exited normally"));
+                    daemon.wait_for_times(&format!("{old} exited normally"), 1);
+                    let (came, went) = (format!("{new} started"), format!("drained {}", old.id));
+                    assert!(daemon.said_before(&came, &went), "{}", daemon.transcript());
                 }
                 daemon.wait_for("log Rolling restart done");
                 daemon.signal(Signal::SIGTERM);

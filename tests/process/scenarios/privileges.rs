@@ -261,7 +261,7 @@ fn threads(pid: u32) -> usize {
 fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
     daemon.signal(Signal::SIGHUP);
     let replacements = daemon.workers(n);
-    daemon.wait_for("log Rolling restart done");
+    daemon.wait_for_times("log Rolling restart done", 1);
     daemon.send(replacements[0], Signal::SIGKILL);
     daemon.worker();
     daemon.signal(Signal::SIGTERM);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskfork::{Prefork, Report};
+use taskfork::{Event, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
@@ -111,7 +111,6 @@ pub fn scenarios() -> Vec<Scenario> {
             ready_when_told_soon,
             |daemon| {
                 let worker = daemon.worker();
-                daemon.signal(Signal::SIGSTOP);
                 kill(worker.pid, Signal::SIGUSR2);
                 daemon.wait_for("it is late by now");
                 daemon.signal(Signal::SIGCONT);
@@ -129,7 +128,6 @@ pub fn scenarios() -> Vec<Scenario> {
                 let old = daemon.worker();
                 daemon.signal(Signal::SIGHUP);
                 let new = daemon.worker();
-                daemon.signal(Signal::SIGSTOP);
                 kill(new.pid, Signal::SIGUSR2);
                 kill(old.pid, Signal::SIGUSR2);
                 daemon.wait_for("a second later");
@@ -198,9 +196,18 @@ fn ready_when_told() -> Report {
     })
 }
 
+/// The parent stops itself with the start of this generation: whoever told it from outside might be late.
+fn stops_with(generation: u32) -> impl Fn(&Event) {
+    move |event| {
+        if matches!(event, Event::Started { process } if process.generation == generation) {
+            kill(std::process::id(), Signal::SIGSTOP);
+        }
+    }
+}
+
 /// Says so when the parent is to find it late.
 fn ready_when_told_soon() -> Report {
-    serve(Prefork::new().workers(1).ready_timeout(SOON), |worker| {
+    serve(Prefork::new().workers(1).ready_timeout(SOON).on_event(stops_with(0)), |worker| {
         assert!(!worker.stop_requested());
         up_until_signal(worker.id(), Signal::SIGUSR2);
         worker.ready();
@@ -212,7 +219,7 @@ fn ready_when_told_soon() -> Report {
 
 /// The second one. The first one says when the second would have taken its place.
 fn dies_when_told() {
-    let report = serve(Prefork::new().workers(1), |worker| {
+    let report = serve(Prefork::new().workers(1).on_event(stops_with(1)), |worker| {
         assert!(!worker.stop_requested());
         up_until_signal(worker.id(), Signal::SIGUSR2);
         if worker.generation() == 1 {

@@ -51,10 +51,10 @@ pub fn scenarios() -> Vec<Scenario> {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
             daemon.worker();
-            for _ in 0..3 {
+            for rolls in 1..4 {
                 daemon.signal(Signal::SIGHUP);
                 daemon.worker();
-                daemon.wait_for("log Rolling restart done");
+                daemon.wait_for_times("log Rolling restart done", rolls);
             }
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);

@@ -25,6 +25,7 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const USEC: &str = "WATCHDOG_USEC";
 const PID: &str = "WATCHDOG_PID";
 const VARIABLES: [&str; 3] = [SOCKET, USEC, PID];
+const ROLLED: &str = "READY=1\nSTATUS=Rolling restart done\n";
 const UNTOLD: &str = "log the service manager cannot be notified: ";
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -59,7 +60,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("a_roll_is_told_at_its_beginning_with_the_time_and_at_its_end", ready, |daemon| {
             let manager = Manager::of(daemon);
             daemon.workers(2);
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             let before = now();
             daemon.signal(Signal::SIGHUP);
             let reloading = manager.next();
@@ -67,30 +68,30 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(lines.next(), Some("RELOADING=1"));
             let at = lines.next().and_then(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("a time");
             assert!((before..=now()).contains(&at.parse().expect("a number")), "{at}");
-            assert_eq!(manager.next(), "READY=1\nSTATUS=Rolling restart done\n");
+            assert_eq!(manager.next(), ROLLED);
             stops_saying_so(daemon, &manager, 2);
         }),
         Scenario::reporting("a_roll_that_fails_is_over_as_well", ready_and_fails_later, |daemon| {
             let manager = Manager::of(daemon);
             daemon.worker();
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             daemon.signal(Signal::SIGHUP);
-            assert!(manager.next().starts_with("RELOADING=1\n"));
-            assert!(manager.next().starts_with("READY=1\nSTATUS=Rolling restart aborted: "));
+            manager.hears("RELOADING=1\n");
+            manager.hears("READY=1\nSTATUS=Rolling restart aborted: ");
             stops_saying_so(daemon, &manager, 1);
         }),
         Scenario::reporting("a_stop_in_a_roll_is_the_last_thing_said", ready_one_by_one, |daemon| {
             let manager = Manager::of(daemon);
             daemon.workers(2);
             open_gate(daemon, 1);
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             daemon.signal(Signal::SIGHUP);
-            assert!(manager.next().starts_with("RELOADING=1\n"));
+            manager.hears("RELOADING=1\n");
             daemon.worker();
             // The second one's replacement waits.
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
-            assert!(manager.next().starts_with("STOPPING=1\n"));
+            manager.hears("STOPPING=1\n");
             open_gate(daemon, 1);
             daemon.ends_with(0);
             manager.has_heard_nothing();
@@ -98,15 +99,15 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("a_startup_that_fails_is_a_stop_of_what_never_was_ready", fails_at_once, |daemon| {
             let manager = Manager::of(daemon);
             daemon.ends_with(3);
-            assert!(manager.next().starts_with("STOPPING=1\n"));
+            manager.hears("STOPPING=1\n");
             manager.has_heard_nothing();
         }),
         Scenario::reporting("to_give_up_is_to_stop", fails_when_told, |daemon| {
             let manager = Manager::of(daemon);
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             daemon.worker();
             open_gate(daemon, 1);
-            assert!(manager.next().starts_with("STOPPING=1\n"));
+            manager.hears("STOPPING=1\n");
             daemon.end();
             assert!(daemon.said("giving up"), "{}", daemon.transcript());
             manager.has_heard_nothing();
@@ -125,28 +126,24 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("a_watchdog_of_another_process_is_none", watched_by_mistake, |daemon| {
             let manager = Manager::of(daemon);
             daemon.worker();
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             // A replacement that says nothing has to live for a second.
-            daemon.signal(Signal::SIGHUP);
-            assert!(manager.next().starts_with("RELOADING=1\n"));
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears_of_roll(daemon);
             stops_saying_so(daemon, &manager, 1);
         }),
         Scenario::reporting("a_worker_knows_of_no_service_manager", looks_around, |daemon| {
             let manager = Manager::of(daemon);
             daemon.worker();
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             assert!(daemon.said("left in the environment: []"), "{}", daemon.transcript());
             stops_saying_so(daemon, &manager, 1);
         }),
         Scenario::new("nothing_of_it_is_open_in_a_fork_nor_in_the_parent_afterwards", compares_descriptors, |daemon| {
             let manager = Manager::of(daemon);
             daemon.worker();
-            assert!(manager.next().starts_with("READY=1\n"));
-            daemon.signal(Signal::SIGHUP);
+            manager.hears("READY=1\n");
+            manager.hears_of_roll(daemon);
             daemon.worker();
-            assert!(manager.next().starts_with("RELOADING=1\n"));
-            assert!(manager.next().starts_with("READY=1\n"));
             stops_saying_so(daemon, &manager, 1);
             assert_eq!(daemon.count("as before: true"), 3, "{}", daemon.transcript());
         }),
@@ -156,7 +153,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times(UNTOLD, 1);
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
-            daemon.wait_for("log Rolling restart done");
+            daemon.wait_for_times("log Rolling restart done", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
@@ -167,7 +164,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times(UNTOLD, 1);
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
-            daemon.wait_for("log Rolling restart done");
+            daemon.wait_for_times("log Rolling restart done", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
@@ -177,13 +174,13 @@ pub fn scenarios() -> Vec<Scenario> {
             let address = abstract_address(daemon.pid());
             let manager = Manager::at(daemon, &SocketAddr::from_abstract_name(address).expect("an address"));
             daemon.worker();
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             stops_saying_so(daemon, &manager, 1);
         }),
         Scenario::reporting("of_a_restart_nothing_is_said", ready_and_fails_once, |daemon| {
             let manager = Manager::of(daemon);
             daemon.worker();
-            assert!(manager.next().starts_with("READY=1\n"));
+            manager.hears("READY=1\n");
             open_gate(daemon, 1);
             daemon.worker();
             daemon.wait_for("told that 0 is ready");
@@ -214,6 +211,19 @@ impl Manager {
 
     fn next(&self) -> String {
         self.receive().expect("a message")
+    }
+
+    /// The next message begins so.
+    fn hears(&self, beginning: &str) {
+        let message = self.next();
+        assert!(message.starts_with(beginning), "{message}");
+    }
+
+    /// Of one that succeeds, and nothing else.
+    fn hears_of_roll(&self, daemon: &Daemon) {
+        daemon.signal(Signal::SIGHUP);
+        self.hears("RELOADING=1\n");
+        assert_eq!(self.next(), ROLLED);
     }
 
     fn receive(&self) -> std::io::Result<String> {

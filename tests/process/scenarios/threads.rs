@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
 
-use super::heartbeats::{self, TIMEOUT};
+use super::heartbeats;
 use crate::Scenario;
 use crate::os::{Signal, idle};
 use crate::program::{backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal};
@@ -48,9 +48,8 @@ pub fn scenarios() -> Vec<Scenario> {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
-            daemon.wait_for(&format!("{old} did not stop in time"));
-            daemon.wait_for(&format!("{old} is stale"));
-            daemon.wait_for("log Rolling restart done");
+            daemon.wait_for_times("log Rolling restart done", 1);
+            assert!(daemon.said_before(&format!("{old} did not stop in time"), &format!("{old} is stale")));
             daemon.send(old, Signal::SIGUSR2);
             daemon.wait_for(&format!("log {old} was stale, and has returned"));
             daemon.signal(Signal::SIGTERM);
@@ -273,8 +272,8 @@ fn always_panics() -> Report {
 fn first_is_deaf() -> Report {
     serve_told(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
         if worker.generation() > 0 {
-            worker.ready();
             up(worker.id());
+            worker.ready();
             return drain(&worker);
         }
         up_until_signal(worker.id(), Signal::SIGUSR2);
@@ -300,7 +299,7 @@ fn ready_late() -> Report {
     })
 }
 
-/// The first one beats for ever once it is stale and the second one is there, which never does.
+/// The first one beats to the end once it is stale and the second one is there, which never does.
 fn beats_late() -> Report {
     let barrier = Barrier::new(2);
     serve_told(heartbeats::service(1), move |worker| match worker.generation() {
@@ -310,10 +309,7 @@ fn beats_late() -> Report {
             worker.beat();
             say("late beat");
             barrier.wait();
-            loop {
-                worker.beat();
-                thread::sleep(TIMEOUT / 10);
-            }
+            heartbeats::beat(&worker, false);
         }
         1 => {
             barrier.wait();
