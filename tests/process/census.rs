@@ -101,6 +101,11 @@ impl Census {
         self.living.keys().copied().collect()
     }
 
+    /// By id and generation: a pid may be another one's later.
+    pub fn names(&self) -> BTreeSet<(usize, u32)> {
+        self.living.values().map(|life| (life.id, life.generation)).collect()
+    }
+
     /// Those whose end is followed by a restart and not by the end of all: where the parent is told who is ready, a first
     /// process of an id that never becomes it is a startup that failed.
     pub fn restartable(&self) -> Vec<u32> {

@@ -46,7 +46,7 @@ pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not
 pub const NOT_FOUND: &str = "No such file or directory";
 
 /// For who is to be late, and nobody else: a start takes less.
-pub const SOON: Duration = Duration::from_millis(300);
+pub const SOON: Duration = Duration::from_secs(2);
 
 /// The operator's terminal can interrupt the group.
 pub fn no_terminal() -> Option<&'static str> {

@@ -203,7 +203,7 @@ impl Watch<'_> {
     }
 
     fn replace_all(&mut self) {
-        let before = self.census().pids();
+        let before = self.census().names();
         self.daemon.signal(Signal::SIGHUP);
         while !self.census().is_rolling() {
             self.hear_next();
@@ -213,7 +213,7 @@ impl Watch<'_> {
             assert!(self.census().count() <= before.len() + 1, "{}", self.daemon.transcript());
         }
         self.settle();
-        assert!(self.census().pids().is_disjoint(&before));
+        assert!(self.census().names().is_disjoint(&before));
         assert!(self.daemon.said("log Rolling restart done"));
     }
 
