@@ -47,24 +47,26 @@ impl Disturbance {
         }
     }
 
-    /// After so many times.
-    pub fn strike(self, server: &Server, times: usize, kills: &[Kill]) -> io::Result<Option<Kill>> {
+    /// After so many times. False: there is nobody who could be killed. Who is killed young again and again is made to wait
+    /// for the next start.
+    pub fn strike(self, server: &Server, times: usize, kills: &mut Vec<Kill>) -> io::Result<bool> {
         let signal = match self {
-            Disturbance::Kill => return kill(server, kills).map(Some),
+            Disturbance::Kill => return kill(server, kills),
             Disturbance::Hup => Signal::SIGHUP,
             Disturbance::Scale if times % 2 == 0 => Signal::SIGTTIN,
             Disturbance::Scale => Signal::SIGTTOU,
         };
-        server.signal(signal).map(|()| None)
+        server.signal(signal).map(|()| true)
     }
 }
 
 /// Nobody who was killed before, and may still be about to end.
-fn kill(server: &Server, kills: &[Kill]) -> io::Result<Kill> {
+fn kill(server: &Server, kills: &mut Vec<Kill>) -> io::Result<bool> {
     let mut workers = server.workers()?;
     workers.retain(|worker| kills.iter().all(|kill| kill.worker != *worker));
-    let &worker = workers.choose(&mut rand::rng()).ok_or_else(|| io::Error::other("there is no worker"))?;
-    kill_stopped(worker).map_err(|error| io::Error::other(format!("worker {worker}: {error}")))
+    let Some(&worker) = workers.choose(&mut rand::rng()) else { return Ok(false) };
+    kills.push(kill_stopped(worker).map_err(|error| io::Error::other(format!("worker {worker}: {error}")))?);
+    Ok(true)
 }
 
 /// It is stopped first: what it has accepted is certain then, and it accepts no more.

@@ -42,7 +42,7 @@ pub struct Args {
 /// What was done in a run, and what came of it.
 struct Run {
     report: Report,
-    strikes: usize,
+    times: usize,
     replaced: usize,
     kills: Vec<Kill>,
 }
@@ -93,14 +93,12 @@ fn ask(
     let mut server = Server::start(program, mode)?;
     let duration = Duration::from_secs(args.seconds);
     let load = generator.start(server.address, duration)?;
-    let (mut strikes, mut kills, started) = (0, Vec::new(), Instant::now());
+    let (mut times, mut kills, started) = (0, Vec::new(), Instant::now());
     if let Some(disturbance) = disturbance {
         for due in (1..).map(|nth| PERIOD * nth).take_while(|&due| due < duration) {
             thread::sleep(due.saturating_sub(started.elapsed()));
-            kills.extend(
-                disturbance.strike(&server, strikes, &kills).map_err(|error| server.failure(&error.to_string()))?,
-            );
-            strikes += 1;
+            let struck = disturbance.strike(&server, times, &mut kills);
+            times += usize::from(struck.map_err(|error| server.failure(&error.to_string()))?);
         }
     }
     let report = load.finish()?;
@@ -109,7 +107,7 @@ fn ask(
     if disturbance.is_some() && replaced == 0 {
         return Err(io::Error::other("no worker was replaced: nothing was disturbed"));
     }
-    Ok(Run { report, strikes, replaced, kills })
+    Ok(Run { report, times, replaced, kills })
 }
 
 fn print_header() -> io::Result<()> {
@@ -123,7 +121,7 @@ fn print_header() -> io::Result<()> {
 
 /// A row, and whether its bound holds.
 fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &Run, calm: &Run) -> io::Result<bool> {
-    let Run { report, strikes, replaced, kills } = run;
+    let Run { report, times, replaced, kills } = run;
     let Errors { connect, read, write, timeout, status } = report.errors;
     let reasons = verdict::broken(disturbance, report, kills);
     let accepted = match disturbance {
@@ -131,7 +129,7 @@ fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &
         Some(Disturbance::Hup | Disturbance::Scale) | None => "-".into(),
     };
     println!(
-        "| {} | {} | {} | {strikes} | {replaced} | {} | {}: {connect}, {read}, {write}, {timeout}, {status}, {} | \
+        "| {} | {} | {} | {times} | {replaced} | {} | {}: {connect}, {read}, {write}, {timeout}, {status}, {} | \
          {}, {} | {accepted} | {:.0} | {:.2} | {} |",
         program.name(),
         mode.name(),

@@ -23,11 +23,16 @@ enum Manners {
     Withdraws,
     /// It never answers: one loss per connection.
     Hangs,
+    /// It does not listen any more: as many losses as wrk tries to connect, which is without a break.
+    Refuses,
 }
+
+/// How many it accepts, if it will not listen for ever.
+const ACCEPTS: usize = 100;
 
 /// Fails if wrk has not noticed what it was to notice.
 pub fn check(generator: &Generator) -> io::Result<()> {
-    [Manners::Announces, Manners::Closes, Manners::Withdraws, Manners::Hangs]
+    [Manners::Announces, Manners::Closes, Manners::Withdraws, Manners::Hangs, Manners::Refuses]
         .into_iter()
         .try_for_each(|manners| manners.check(generator))
 }
@@ -38,7 +43,7 @@ impl Manners {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let count = Arc::clone(&misdeeds);
-        thread::spawn(move || self.listen(&listener, &count));
+        thread::spawn(move || self.listen(listener, &count));
         let report = generator.start(address, DURATION)?.finish()?;
         let misdeeds = misdeeds.load(Ordering::Relaxed);
         if misdeeds > 0 && self.is_noticed(&report, misdeeds, generator.connections as u64) {
@@ -54,12 +59,14 @@ impl Manners {
             Manners::Announces => lost == 0,
             Manners::Closes | Manners::Withdraws => lost <= misdeeds && misdeeds <= lost + connections,
             Manners::Hangs => lost == misdeeds && report.silent() == lost,
+            Manners::Refuses => lost > ACCEPTS as u64,
         }
     }
 
-    fn listen(self, listener: &TcpListener, misdeeds: &Arc<AtomicU64>) {
-        // It ends with the driver.
-        for stream in listener.incoming().map_while(Result::ok) {
+    /// It ends with the driver, or closes the listener.
+    fn listen(self, listener: TcpListener, misdeeds: &Arc<AtomicU64>) {
+        let most = if self == Manners::Refuses { ACCEPTS } else { usize::MAX };
+        for stream in listener.incoming().map_while(Result::ok).take(most) {
             let misdeeds = Arc::clone(misdeeds);
             thread::spawn(move || self.serve(stream, &misdeeds));
         }
@@ -83,7 +90,7 @@ impl Manners {
 
     fn misbehave(self, mut stream: BufReader<TcpStream>) -> io::Result<()> {
         match self {
-            Manners::Announces => answer(stream.get_mut(), true),
+            Manners::Announces | Manners::Refuses => answer(stream.get_mut(), true),
             Manners::Closes => Ok(()),
             Manners::Withdraws => answer(stream.get_mut(), false),
             // Until wrk ends.
