@@ -20,24 +20,25 @@ pub fn broken(disturbance: Option<Disturbance>, report: &Report, kills: &[Kill])
 /// No more than the killed workers had accepted: all together, and each, as far as it is known when a request was lost. A
 /// connection that was closed between two requests is in wrk's counters only.
 fn beyond_the_accepted(report: &Report, kills: &[Kill]) -> Vec<String> {
-    let accepted: u64 = kills.iter().map(|kill| kill.accepted).sum();
-    let mut reasons =
-        Vec::from_iter((report.lost() > accepted).then(|| format!("{} lost, {accepted} were accepted", report.lost())));
-    let mut taken_along = vec![0; kills.len()];
-    for loss in report.losses() {
-        match culprit(loss, kills) {
-            Some(nth) => taken_along[nth] += 1,
-            None => reasons.push(format!("nobody was killed when a request was lost: {loss:?}")),
-        }
-    }
-    for (kill, lost) in kills.iter().zip(taken_along).filter(|(kill, lost)| *lost > kill.accepted) {
-        reasons.push(format!("{lost} lost by one kill: {kill:?}"));
-    }
-    reasons
+    let (lost, accepted) = (report.lost(), kills.iter().map(|kill| kill.accepted).sum::<u64>());
+    let too_many = (lost > accepted).then(|| format!("{lost} lost, {accepted} were accepted"));
+    let inexplicable = unexplained(report.losses().collect(), kills);
+    let by_nobody = inexplicable.into_iter().map(|loss| format!("no kill explains it: {loss:?}"));
+    too_many.into_iter().chain(by_nobody).collect()
 }
 
-/// The last kill before it was noticed, if the request was under way.
-fn culprit(loss: Loss, kills: &[Kill]) -> Option<usize> {
-    let nth = kills.iter().rposition(|kill| kill.at <= loss.noticed)?;
-    (loss.asked <= kills[nth].at + UNSEEN).then_some(nth)
+/// What is left when each kill has taken along no more than its worker had accepted, of what was under way at that time.
+/// A client that is starved notices a loss only after the next kill, so whoever notices first is given to a kill first:
+/// if anything is left then, it is left whichever way they are shared out.
+fn unexplained(mut losses: Vec<Loss>, kills: &[Kill]) -> Vec<Loss> {
+    losses.sort_by_key(|loss| loss.noticed);
+    for kill in kills {
+        let mut room = kill.accepted;
+        losses.retain(|loss| {
+            let is_taken_along = room > 0 && loss.asked <= kill.at + UNSEEN && kill.at <= loss.noticed;
+            room -= u64::from(is_taken_along);
+            !is_taken_along
+        });
+    }
+    losses
 }
