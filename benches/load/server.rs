@@ -173,10 +173,11 @@ impl Server {
     /// It was to live until now, and to end well.
     pub fn stop(mut self) -> io::Result<()> {
         self.signal(Signal::SIGTERM)?;
-        let end = self.read_to_end();
-        let status = self.child.try_wait()?;
-        let ended = matches!(end, RecvTimeoutError::Disconnected) && self.child.wait()?.success();
-        if ended { Ok(()) } else { Err(self.failure(&format!("it was to end with 0: {status:?}"))) }
+        if self.read_to_end() == RecvTimeoutError::Timeout {
+            return Err(self.failure("it was to end"));
+        }
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(self.failure(&format!("it was to end well: {status}"))) }
     }
 
     fn pid(&self) -> Pid {
