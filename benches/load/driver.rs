@@ -1,0 +1,151 @@
+//! Which servers are asked, and what is done to them meanwhile.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::disturbance::{Disturbance, Kill, PERIOD};
+use crate::generator::{Errors, Generator, Report};
+use crate::hostile;
+use crate::server::{Mode, Program, Server};
+use crate::verdict;
+
+/// Asks the HTTP example with wrk while its workers are replaced, added, removed and killed.
+#[derive(Parser)]
+pub struct Args {
+    /// Seconds that each run takes
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..))]
+    seconds: u64,
+    /// Which listener, again for both; without it, both
+    #[arg(long, value_enum)]
+    mode: Vec<Mode>,
+    /// What is done every 250 ms, again for more; without it, each in a run of its own
+    #[arg(long, value_enum)]
+    disturb: Vec<Disturbance>,
+    /// Connections of wrk, and its threads
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..))]
+    connections: u8,
+    /// The generator
+    #[arg(long, default_value = "wrk")]
+    wrk: PathBuf,
+    /// An nginx to be asked too, which is not judged
+    #[arg(long)]
+    nginx: Option<PathBuf>,
+    /// What cargo bench passes to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What was done in a run, and what came of it.
+struct Run {
+    report: Report,
+    times: usize,
+    replaced: usize,
+    kills: Vec<Kill>,
+}
+
+/// Whether all bounds hold.
+pub fn run(args: &Args) -> io::Result<bool> {
+    let generator = Generator { program: args.wrk.clone(), connections: args.connections.into() };
+    hostile::check(&generator)?;
+    let ours = Program::taskfork()?;
+    let nginx = args.nginx.as_deref().map(Program::nginx).transpose()?;
+    print_header()?;
+    let mut all_hold = true;
+    for mode in chosen(&args.mode) {
+        all_hold &= compare(args, &generator, &ours, mode)?;
+        if let Some(nginx) = &nginx {
+            compare(args, &generator, nginx, mode)?;
+        }
+    }
+    Ok(all_hold)
+}
+
+fn chosen<T: clap::ValueEnum>(named: &[T]) -> Vec<T> {
+    if named.is_empty() { T::value_variants().to_vec() } else { named.to_vec() }
+}
+
+/// Each disturbance beside a run without one.
+fn compare(args: &Args, generator: &Generator, program: &Program, mode: Mode) -> io::Result<bool> {
+    let calm = ask(args, generator, program, mode, None)?;
+    let mut all_hold = print(program, mode, None, &calm, &calm)?;
+    for disturbance in chosen(&args.disturb) {
+        if matches!(program, Program::Nginx { .. }) && disturbance == Disturbance::Scale {
+            println!("| nginx | {} | {} | cannot | | | | | | | | |", mode.name(), disturbance.name());
+            continue;
+        }
+        let run = ask(args, generator, program, mode, Some(disturbance))?;
+        all_hold &= print(program, mode, Some(disturbance), &run, &calm)?;
+    }
+    Ok(all_hold)
+}
+
+fn ask(
+    args: &Args,
+    generator: &Generator,
+    program: &Program,
+    mode: Mode,
+    disturbance: Option<Disturbance>,
+) -> io::Result<Run> {
+    let mut server = Server::start(program, mode)?;
+    let duration = Duration::from_secs(args.seconds);
+    let load = generator.start(server.address, duration)?;
+    let (mut times, mut kills, started) = (0, Vec::new(), Instant::now());
+    if let Some(disturbance) = disturbance {
+        for due in (1..).map(|nth| PERIOD * nth).take_while(|&due| due < duration) {
+            thread::sleep(due.saturating_sub(started.elapsed()));
+            let struck = disturbance.strike(&server, times, &mut kills);
+            times += usize::from(struck.map_err(|error| server.failure(&error.to_string()))?);
+        }
+    }
+    let report = load.finish()?;
+    let replaced = server.replaced();
+    server.stop()?;
+    if disturbance.is_some() && replaced == 0 {
+        return Err(io::Error::other("no worker was replaced: nothing was disturbed"));
+    }
+    Ok(Run { report, times, replaced, kills })
+}
+
+fn print_header() -> io::Result<()> {
+    println!(
+        "| server | listener | every 250 ms | times | workers started | requests | lost: connect, read, write, late, \
+         status, silent | without answer: kept, new | accepted by the killed | requests/s | of undisturbed | holds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    io::stdout().flush()
+}
+
+/// A row, and whether its bound holds.
+fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &Run, calm: &Run) -> io::Result<bool> {
+    let Run { report, times, replaced, kills } = run;
+    let Errors { connect, read, write, timeout, status } = report.errors;
+    let reasons = verdict::broken(disturbance, report, kills);
+    let accepted = match disturbance {
+        Some(Disturbance::Kill) => kills.iter().map(|kill| kill.accepted).sum::<u64>().to_string(),
+        Some(Disturbance::Hup | Disturbance::Scale) | None => "-".into(),
+    };
+    println!(
+        "| {} | {} | {} | {times} | {replaced} | {} | {}: {connect}, {read}, {write}, {timeout}, {status}, {} | \
+         {}, {} | {accepted} | {:.0} | {:.2} | {} |",
+        program.name(),
+        mode.name(),
+        disturbance.map_or("-", Disturbance::name),
+        report.requests,
+        report.lost(),
+        report.silent(),
+        report.unanswered(true),
+        report.unanswered(false),
+        report.per_second(),
+        report.per_second() / calm.report.per_second(),
+        if reasons.is_empty() { "yes" } else { "NO" },
+    );
+    io::stdout().flush()?;
+    for reason in &reasons {
+        eprintln!("load: {}, {}: {reason}", program.name(), disturbance.map_or("-", Disturbance::name));
+    }
+    Ok(reasons.is_empty())
+}

@@ -1,0 +1,35 @@
+//! What the clients of the HTTP example lose while its parent is told to replace, add and remove workers, and while its
+//! workers are killed: `cargo bench --bench load`. wrk asks; a bound that does not hold is an exit status of 1.
+
+#[cfg(target_os = "linux")]
+mod connection;
+#[cfg(target_os = "linux")]
+mod disturbance;
+#[cfg(target_os = "linux")]
+mod driver;
+#[cfg(target_os = "linux")]
+mod generator;
+#[cfg(target_os = "linux")]
+mod hostile;
+#[cfg(target_os = "linux")]
+mod procfs;
+#[cfg(target_os = "linux")]
+mod server;
+#[cfg(target_os = "linux")]
+mod verdict;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    match driver::run(&clap::Parser::parse()) {
+        Ok(all_hold) => u8::from(!all_hold).into(),
+        Err(error) => {
+            eprintln!("load: {error}");
+            2.into()
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("load: it reads /proc, so it runs on Linux only");
+}

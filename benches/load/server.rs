@@ -1,0 +1,243 @@
+//! Who is asked: the HTTP example, or nginx.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use nix::sys::prctl;
+use nix::sys::signal::{self, SigHandler, Signal};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::procfs;
+
+pub const WORKERS: usize = 4;
+
+/// A server that has not started or ended after so long will not get there.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// One listening socket for all workers
+    Shared,
+    /// One with SO_REUSEPORT for each
+    PerTask,
+}
+
+pub enum Program {
+    Taskfork(PathBuf),
+    Nginx { program: PathBuf, directory: PathBuf },
+}
+
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    lines: Receiver<String>,
+    log: Vec<String>,
+    started: &'static str,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Shared => "shared",
+            Mode::PerTask => "per task",
+        }
+    }
+}
+
+impl Program {
+    /// The example, as it is now.
+    pub fn taskfork() -> io::Result<Program> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args([
+            "build",
+            "--release",
+            "--locked",
+            "--example",
+            "http",
+            "--message-format",
+            "json-render-diagnostics",
+        ]);
+        let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit()).output()?;
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let example = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).find_map(|message: Value| {
+            let is_http = message["target"]["name"] == "http" && message["target"]["kind"][0] == "example";
+            is_http.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+        });
+        example.map(Program::Taskfork).ok_or_else(|| io::Error::other("the example `http` was not built"))
+    }
+
+    /// With a directory of its own for its files.
+    pub fn nginx(program: &Path) -> io::Result<Program> {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load-nginx");
+        fs::create_dir_all(&directory)?;
+        Ok(Program::Nginx { program: program.into(), directory })
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Program::Taskfork(_) => "taskfork",
+            Program::Nginx { .. } => "nginx",
+        }
+    }
+
+    /// And where it will listen, if it does not say so.
+    fn command(&self, mode: Mode) -> io::Result<(Command, Option<SocketAddr>)> {
+        match self {
+            Program::Taskfork(example) => {
+                let mut command = Command::new(example);
+                command.args(["--bind", "127.0.0.1:0", "--max-restarts", "1000000", "--workers", &WORKERS.to_string()]);
+                command.args((mode == Mode::PerTask).then_some("--per-task"));
+                Ok((command, None))
+            }
+            Program::Nginx { program, directory } => {
+                let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+                fs::write(directory.join("nginx.conf"), configuration(address, mode))?;
+                let mut command = Command::new(program);
+                command.arg("-p").arg(directory).args(["-c", "nginx.conf", "-e", "stderr"]);
+                Ok((command, Some(address)))
+            }
+        }
+    }
+
+    /// What the log says once for each worker.
+    fn started(&self) -> &'static str {
+        match self {
+            Program::Taskfork(_) => " is serving",
+            Program::Nginx { .. } => "start worker process ",
+        }
+    }
+}
+
+/// It answers as many bytes as the example does.
+fn configuration(address: SocketAddr, mode: Mode) -> String {
+    let reuseport = if mode == Mode::PerTask { " reuseport" } else { "" };
+    format!(
+        "daemon off; worker_processes {WORKERS}; pid nginx.pid; error_log stderr notice;
+        events {{}}
+        http {{
+            access_log off; keepalive_requests 1000000000;
+            client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+            uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+            server {{ listen {address}{reuseport}; location / {{ return 200 \"worker 0 (pid 12345)\\n\"; }} }}
+        }}"
+    )
+}
+
+impl Server {
+    /// With all its workers.
+    pub fn start(program: &Program, mode: Mode) -> io::Result<Server> {
+        let (mut command, known) = program.command(mode)?;
+        command.env_remove("WEB_CONCURRENCY").env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        end_with_driver(&mut command);
+        let mut child = command.spawn().map_err(|error| io::Error::other(format!("{command:?}: {error}")))?;
+        let stderr = BufReader::new(child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?);
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut server = Server { child, address, lines, log: Vec::new(), started: program.started() };
+        server.address = match known {
+            Some(address) => address,
+            None => server.wait_for(|server| {
+                server.log.iter().find_map(|line| line.split_once("Listening on ")?.1.trim().parse().ok())
+            })?,
+        };
+        server.wait_for(|server| (server.count() == WORKERS).then_some(()))?;
+        Ok(server)
+    }
+
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(signal::kill(self.pid(), signal)?)
+    }
+
+    pub fn workers(&self) -> io::Result<Vec<Pid>> {
+        procfs::children(self.pid())
+    }
+
+    /// How many workers it has started after the first ones.
+    pub fn replaced(&mut self) -> usize {
+        self.log.extend(self.lines.try_iter());
+        self.count() - WORKERS
+    }
+
+    /// It was to live until now, and to end well.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        if self.read_to_end() == RecvTimeoutError::Timeout {
+            return Err(self.failure("it was to end"));
+        }
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(self.failure(&format!("it was to end well: {status}"))) }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    fn count(&self) -> usize {
+        self.log.iter().filter(|line| line.contains(self.started)).count()
+    }
+
+    fn wait_for<T>(&mut self, find: impl Fn(&Server) -> Option<T>) -> io::Result<T> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(found) = find(self) {
+                return Ok(found);
+            }
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.log.push(line),
+                Err(error) => return Err(self.failure(&format!("the log was to say more: {error}"))),
+            }
+        }
+    }
+
+    fn read_to_end(&mut self) -> RecvTimeoutError {
+        let until = Instant::now() + LIMIT;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.log.push(line),
+                Err(end) => return end,
+            }
+        }
+    }
+
+    pub fn failure(&mut self, what: &str) -> io::Error {
+        self.log.extend(self.lines.try_iter());
+        let last = &self.log[self.log.len().saturating_sub(20)..];
+        io::Error::other(format!("{what}; the server's last words:\n{}", last.join("\n")))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = self.signal(Signal::SIGTERM);
+            self.read_to_end();
+            if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+                eprintln!("load: {error}");
+            }
+        }
+    }
+}
+
+/// However the driver ends. And what was ignored when a server started stays ignored, and under nohup HUP is.
+pub fn end_with_driver(command: &mut Command) {
+    let prepare = || {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        // SAFETY: the default is no handler, so there is nothing that could be called.
+        unsafe { signal::signal(Signal::SIGHUP, SigHandler::SigDfl) }?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec it only calls prctl(2) and signal(2), which touch no memory and take no lock.
+    unsafe { command.pre_exec(prepare) };
+}
