@@ -36,6 +36,8 @@
 //!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
+//! How to write a service, and to run it under systemd, in containers and under Kubernetes, is told in the [guide].
+//!
 //! # Why this is hard
 //!
 //! A fork copies everything, wanted or not. Signal handlers and blocked signals are copied, so that a worker may swallow the
@@ -343,6 +345,7 @@ mod backend;
 mod error;
 mod event;
 mod exit;
+pub mod guide;
 mod listener;
 mod onboarding;
 mod policy;
