@@ -315,7 +315,7 @@
 //! - Processes that a worker starts are the worker's.
 //! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
 //!   alive, or that all are to stop. It cannot harm the parent.
-//! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils does so to a
+//! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils may do so to a
 //!   program that it runs, with TERM; with its option `--foreground` it asks once.
 //! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed. Workers that were stopped for about
 //!   one, with a parent that was not, are taken for hung.

@@ -166,7 +166,8 @@ impl Prefork {
 
     /// How many restarts there may be of all workers together, in the whole lifetime or in the
     /// [`restart_window`](Prefork::restart_window). The end that needs one more ends everything: the other workers are
-    /// stopped, and the report says [`GaveUp`](crate::Reason::GaveUp). Default: 100, as in Tornado.
+    /// stopped, and the report says [`GaveUp`](crate::Reason::GaveUp). A service that is to run for months is better off with a
+    /// [`restart_window`](Prefork::restart_window), or it ends of what was long ago. Default: 100, as in Tornado.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
         self.config.max_restarts = max;
         self
@@ -178,7 +179,8 @@ impl Prefork {
         self
     }
 
-    /// Which ends are followed by a restart. Default: [`Restart::OnFailure`].
+    /// Which ends are followed by a restart. Default: [`Restart::OnFailure`], so that a worker which somebody else than the parent
+    /// asks to stop, and which then exits with status 0, is done and not replaced.
     pub fn restart(mut self, restart: Restart) -> Prefork {
         self.config.restart = restart;
         self
