@@ -329,7 +329,8 @@ impl Prefork {
 
     /// Tells systemd how the service is, by sd_notify(3): `READY=1` once all workers are ready (where nobody asks for that,
     /// once all are started), `RELOADING=1` and then `READY=1` around each rolling restart that SIGHUP asks for, also one that
-    /// fails, `STOPPING=1` when they are asked to stop, whatever the reason, and a line of status each time. The parent tells
+    /// fails, `STOPPING=1` when they are asked to stop, whatever the reason, and a line of status each time, of which the last
+    /// one says what has failed, if anything has. The parent tells
     /// it, to the socket that `NOTIFY_SOCKET` names; without that variable, nobody is told anything. Default: no. Unix only.
     ///
     /// ```ini

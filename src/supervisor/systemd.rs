@@ -29,6 +29,8 @@ pub(crate) struct Systemd {
     address: Option<SocketAddr>,
     stage: Stage,
     watchdog: Option<Watchdog>,
+    /// Why it is about to stop, if something has failed: the last status stays.
+    failure: Option<String>,
     /// That somebody could not be told is told once.
     has_failed: bool,
 }
@@ -50,7 +52,7 @@ impl Systemd {
 
     fn new(address: Option<SocketAddr>, every: Option<Duration>, now: Instant) -> Systemd {
         let watchdog = every.map(|every| Watchdog { every, next: now + every });
-        Systemd { address, stage: Stage::Starting, watchdog, has_failed: false }
+        Systemd { address, stage: Stage::Starting, watchdog, failure: None, has_failed: false }
     }
 
     /// `up` is how many are wanted, once they all are up.
@@ -81,8 +83,13 @@ impl Systemd {
         let text = |event: &dyn fmt::Display| event.to_string();
         let (stage, message) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
+            (_, Event::GaveUp { .. } | Event::StartupFailed { .. }) => {
+                self.failure = Some(text(event));
+                return Ok(None);
+            }
             (_, Event::Stopping { .. }) => {
-                (Stage::Stopping, lines(&[NotifyState::Stopping, NotifyState::Status(&text(event))]))
+                let status = self.failure.take().unwrap_or_else(|| text(event));
+                (Stage::Stopping, lines(&[NotifyState::Stopping, NotifyState::Status(&status)]))
             }
             // A rolling restart of a service that is not up yet is a part of its start.
             (Stage::Starting, _) => match up() {
@@ -185,6 +192,14 @@ mod tests {
             [(READY, true), (Event::Reloading, true), (STOPPING, true), (Event::Reloaded, true), (STOPPING, true)];
         assert_eq!(said(&mut systemd, &events), ["READY=1", "RELOADING=1", "STOPPING=1"]);
         assert_eq!(said(&mut silent(), &[(STOPPING, true), (READY, true)]), ["STOPPING=1"]);
+    }
+
+    #[test]
+    fn the_last_status_says_what_has_failed() {
+        let mut systemd = silent();
+        assert_eq!(said(&mut systemd, &[(READY, true), (Event::GaveUp { restarts: 3 }, true)]), ["READY=1"]);
+        let message = systemd.answer(&STOPPING, || None).expect("the time").expect("a message");
+        assert_eq!(message, "STOPPING=1\nSTATUS=Too many child restarts (3), giving up\n");
     }
 
     #[test]
