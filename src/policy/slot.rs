@@ -53,7 +53,8 @@ enum State {
     /// In a rolling restart: `old` serves until `new`, once it has been started, is ready.
     Trial {
         old: Life,
-        new: Option<Life>,
+        /// Not here, because few have one and every slot is as large as the largest.
+        new: Option<Box<Life>>,
     },
 }
 
@@ -158,7 +159,7 @@ impl Slot {
     pub fn lives(&self) -> impl Iterator<Item = &Life> {
         let (serving, coming) = match &self.state {
             State::Up(life) => (Some(life), None),
-            State::Trial { old, new } => (Some(old), new.as_ref()),
+            State::Trial { old, new } => (Some(old), new.as_deref()),
             _ => (None, None),
         };
         self.leaving.iter().chain(serving).chain(coming)
@@ -222,7 +223,7 @@ impl Slot {
         let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Trial { old, new: None } => {
-                State::Trial { old, new: Some(life(Phase::Settling { ready_at: now + SETTLED })) }
+                State::Trial { old, new: Some(Box::new(life(Phase::Settling { ready_at: now + SETTLED }))) }
             }
             _ => State::Up(life(Phase::Serving)),
         };
@@ -246,11 +247,17 @@ impl Slot {
     pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, out: &mut Out) {
         // One that had been asked to go when it said so has shown that this id can be brought up.
         self.proven |= self.leaving.iter().any(|life| life.is(generation));
+        if self.coming().is_some_and(|life| life.is(generation) && life.is_unproven()) {
+            self.become_ready(now, config, out);
+        }
+    }
+
+    /// The process that may still have to show that it is ready.
+    fn coming(&mut self) -> Option<&mut Life> {
         match &mut self.state {
-            State::Up(life) | State::Trial { new: Some(life), .. } if life.is(generation) && life.is_unproven() => {
-                self.become_ready(now, config, out);
-            }
-            _ => {}
+            State::Up(life) => Some(life),
+            State::Trial { new, .. } => new.as_deref_mut(),
+            _ => None,
         }
     }
 
@@ -295,9 +302,9 @@ impl Slot {
         }
         let (next, gone) = match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) if life.is(generation) => (State::Idle, Some((Part::Serving, life))),
-            State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, new))),
+            State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, *new))),
             State::Trial { old, new } if old.is(generation) => {
-                (new.map_or(State::Starting, State::Up), Some((Part::Replaced, old)))
+                (new.map_or(State::Starting, |new| State::Up(*new)), Some((Part::Replaced, old)))
             }
             other => (other, None),
         };
@@ -324,10 +331,7 @@ impl Slot {
             new.kill_overdue(now, out);
         }
         self.start_if_due(now, out);
-        let coming = match &mut self.state {
-            State::Up(life) | State::Trial { new: Some(life), .. } => life,
-            _ => return None,
-        };
+        let coming = self.coming()?;
         match coming.phase {
             Phase::Settling { ready_at } if ready_at <= now => {
                 self.become_ready(now, config, out);
@@ -361,7 +365,7 @@ impl Slot {
             }
             State::Trial { old, new: Some(mut new) } => {
                 new.kill(out);
-                self.leaving.push(new);
+                self.leaving.push(*new);
                 (State::Up(old), Some(Missed::Trial))
             }
             other => (other, None),
@@ -395,7 +399,7 @@ impl Slot {
     pub fn retire(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) => self.leaving.push(life),
-            State::Trial { old, new: Some(new) } => self.leaving.extend([old, new]),
+            State::Trial { old, new: Some(new) } => self.leaving.extend([old, *new]),
             State::Trial { old, new: None } => {
                 self.leaving.push(old);
                 out.cancel_starts(Some(self.id));
