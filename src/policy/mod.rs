@@ -179,7 +179,10 @@ impl Policy {
             if id == self.slots.len() {
                 self.slots.push(Slot::first(id, self.begun));
             }
-            self.slots[id].start_first(&mut self.out);
+            if let Some(start) = self.slots[id].start_first() {
+                // Not by way of the others, whose memory would be copied for every worker.
+                return Some(start);
+            }
         }
         self.out.0.pop_front()
     }
@@ -222,10 +225,11 @@ impl Policy {
             let missing = self.first_starts.end.saturating_sub(self.slots.len());
             self.slots.iter().filter(|slot| slot.is_wanted()).count() + missing
         };
-        let wanted = self.wanted.get().unwrap_or_else(count);
-        debug_assert_eq!(wanted, count());
-        self.wanted.set(Some(wanted));
-        wanted
+        if self.wanted.get().is_none() {
+            self.wanted.set(Some(count()));
+        }
+        debug_assert_eq!(self.wanted.get(), Some(count()));
+        self.wanted.get().unwrap_or_else(count)
     }
 
     /// The same, once all of those have been started and, where it is asked for, were ready. Never in a stop.

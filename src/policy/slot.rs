@@ -178,10 +178,12 @@ impl Slot {
     }
 
     /// Starts the first process, if it is still wanted.
-    pub fn start_first(&mut self, out: &mut Out) {
-        if let (true, State::Waiting { at }) = (self.first, &self.state) {
-            self.start_if_due(*at, out);
-        }
+    pub fn start_first(&mut self) -> Option<Action> {
+        let is_due = self.first && matches!(self.state, State::Waiting { .. });
+        is_due.then(|| {
+            self.state = State::Starting;
+            self.next_start()
+        })
     }
 
     /// Starts the next process if one is due and there is room for it.
@@ -207,7 +209,11 @@ impl Slot {
     }
 
     fn start(&self, out: &mut Out) {
-        out.push(Action::Start { id: self.id, generation: self.generation });
+        out.push(self.next_start());
+    }
+
+    fn next_start(&self) -> Action {
+        Action::Start { id: self.id, generation: self.generation }
     }
 
     /// A process was started. If nobody wants it any more (it was on its way when the stop came), it is not taken, and

@@ -9,7 +9,7 @@ mod systemd;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io, mem, panic, process};
 
 use log::Level;
@@ -32,6 +32,9 @@ use descriptors::Descriptors;
 use journal::{level_of, write};
 use poller::Waited;
 pub(crate) use systemd::Systemd;
+
+/// Less than can be waited for.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
@@ -104,6 +107,7 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
 }
 
 /// What a process does first when it is a worker. An error is no business of the program's: it belongs to the parent's side.
+#[inline]
 pub(crate) fn begin(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
         write(Level::Error, &error);
@@ -176,6 +180,8 @@ struct Supervisor<'a> {
     stale: Vec<Process>,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
+    /// Not before then are all children looked at.
+    look_at_all: Instant,
     /// Something was logged, so that something may be buffered.
     unflushed: bool,
 }
@@ -203,6 +209,7 @@ impl<'a> Supervisor<'a> {
             ended: VecDeque::new(),
             stale: Vec::new(),
             child_ended: false,
+            look_at_all: Instant::now(),
             unflushed: true,
         })
     }
@@ -222,8 +229,8 @@ impl<'a> Supervisor<'a> {
             }
             if let Some(departure) = self.ended.pop_front() {
                 self.lose(departure);
-            } else if mem::take(&mut self.child_ended) {
-                self.ended.extend(self.backend.reap_all()?);
+            } else if self.child_ended && self.look_at_all <= Instant::now() {
+                self.reap_all()?;
                 self.take_signals()?;
             } else if let Some(end) = self.policy.poll_end() {
                 return Ok(Turn::End(end));
@@ -237,7 +244,9 @@ impl<'a> Supervisor<'a> {
     /// what was not done in time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
-        let wake_at = deadline.into_iter().chain(self.systemd.as_ref().and_then(Systemd::next_deadline)).min();
+        let others =
+            [self.systemd.as_ref().and_then(Systemd::next_deadline), self.child_ended.then_some(self.look_at_all)];
+        let wake_at = deadline.into_iter().chain(others.into_iter().flatten()).min();
         let left = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         if self.descriptors.wait(left)? == Waited::Interrupted {
             self.policy.handle_interruption(Instant::now());
@@ -247,6 +256,7 @@ impl<'a> Supervisor<'a> {
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
         self.take_news(is_due)?;
         if is_due {
+            self.look_at_all = now;
             self.ended.extend(self.backend.reap_untold()?);
         }
         if !is_due || self.child_ended || !self.ended.is_empty() {
@@ -256,6 +266,20 @@ impl<'a> Supervisor<'a> {
             self.policy.handle_beat(now, id, generation);
         }
         self.policy.handle_timeout(now);
+        Ok(())
+    }
+
+    /// The system goes through all children until it finds one that has ended. Where that takes long, because they are
+    /// thousands, it is not done for each of them again, but for a fifth of the time at most. (Who ends alone is reaped at once.)
+    fn reap_all(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        self.child_ended = false;
+        let before = self.ended.len();
+        self.ended.extend(self.backend.reap_all()?);
+        let now = Instant::now();
+        let looks = (self.ended.len() - before + 1) as u32;
+        let pause = (now - begun) / looks * 4;
+        self.look_at_all = if pause < SHORTEST_PAUSE { now } else { now + pause };
         Ok(())
     }
 
@@ -277,16 +301,18 @@ impl<'a> Supervisor<'a> {
         if mem::take(&mut self.unflushed) {
             sys::flush_output();
         }
+        // Once, and before: what the worker would read of the parent's memory, it would have to find first.
+        let count = self.policy.wanted();
         let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose();
         let started = line.map_err(|error| Error::from(error).starting(id)).and_then(|line| {
             let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-            let (count, listeners) = (self.policy.wanted(), &self.listeners);
+            let listeners = &self.listeners;
             Ok((line, self.backend.start(Birth { id, generation, count, seat, listeners })?))
         });
         match started {
             Ok((line, Started::Here)) => {
                 let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
-                return Some(Worker::new(id, generation, self.policy.wanted(), place, self.listeners.clone()));
+                return Some(Worker::new(id, generation, count, place, self.listeners.clone()));
             }
             Ok((line, Started::Pid(pid))) => {
                 let process = Process { id, generation, pid };
