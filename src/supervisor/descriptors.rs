@@ -1,11 +1,15 @@
 //! What the parent waits on.
 
+use std::mem;
 use std::time::Duration;
 
 use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::{Memory, Scoreboard};
 use crate::sys::{Arrived, Bell, Ends, Offspring, OomCounter, Signals};
+
+/// What the last of the workers takes to run, and some more.
+const START: Duration = Duration::from_millis(10);
 
 /// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
 /// back when all is done.
@@ -14,8 +18,9 @@ pub(super) struct Descriptors {
     bell: Option<Bell>,
     /// The doorbell could not be silenced in one go.
     is_ringing: bool,
-    /// Opened once the first workers are on their way, which takes longer than to start some of them.
+    /// Opened once the first workers run, since it takes longer than to start some of them.
     out_of_memory: Option<OomCounter>,
+    has_waited: bool,
     signals: Signals,
 }
 
@@ -24,7 +29,7 @@ impl Descriptors {
         let signals = Signals::take(workers)?;
         let poller = Poller::open()?;
         poller.wake_on_signals(&signals)?;
-        Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, signals })
+        Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, has_waited: false, signals })
     }
 
     pub fn open_scoreboard(&mut self, workers: usize, memory: Memory) -> Result<Scoreboard> {
@@ -39,8 +44,12 @@ impl Descriptors {
         self.signals.ends()
     }
 
-    /// For a signal or the doorbell, and for this time at most, if one is given.
+    /// For a signal or the doorbell, and for this time at most, if one is given. The first time only until the workers have
+    /// had the processors that they were started for.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
+        if !mem::replace(&mut self.has_waited, true) {
+            return self.poller.wait(Some(timeout.map_or(START, |timeout| timeout.min(START))));
+        }
         self.out_of_memory.get_or_insert_with(OomCounter::open);
         self.poller.wait(if self.is_ringing { Some(Duration::ZERO) } else { timeout })
     }
