@@ -1,15 +1,12 @@
 //! What the parent waits on.
 
-use std::mem;
+use std::thread;
 use std::time::Duration;
 
 use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::{Memory, Scoreboard};
 use crate::sys::{Arrived, Bell, Ends, Offspring, OomCounter, Signals};
-
-/// What the last of the workers takes to run, and some more.
-const START: Duration = Duration::from_millis(10);
 
 /// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
 /// back when all is done.
@@ -20,7 +17,6 @@ pub(super) struct Descriptors {
     is_ringing: bool,
     /// Opened once the first workers run, since it takes longer than to start some of them.
     out_of_memory: Option<OomCounter>,
-    has_waited: bool,
     signals: Signals,
 }
 
@@ -29,7 +25,7 @@ impl Descriptors {
         let signals = Signals::take(workers)?;
         let poller = Poller::open()?;
         poller.wake_on_signals(&signals)?;
-        Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, has_waited: false, signals })
+        Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, signals })
     }
 
     pub fn open_scoreboard(&mut self, workers: usize, memory: Memory) -> Result<Scoreboard> {
@@ -44,13 +40,13 @@ impl Descriptors {
         self.signals.ends()
     }
 
-    /// For a signal or the doorbell, and for this time at most, if one is given. The first time only until the workers have
-    /// had the processors that they were started for.
+    /// For a signal or the doorbell, and for this time at most, if one is given.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
-        if !mem::replace(&mut self.has_waited, true) {
-            return self.poller.wait(Some(timeout.map_or(START, |timeout| timeout.min(START))));
-        }
-        self.out_of_memory.get_or_insert_with(OomCounter::open);
+        self.out_of_memory.get_or_insert_with(|| {
+            // The last of the workers may be waiting for this processor.
+            thread::yield_now();
+            OomCounter::open()
+        });
         self.poller.wait(if self.is_ringing { Some(Duration::ZERO) } else { timeout })
     }
 
