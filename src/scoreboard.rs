@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
 pub(crate) use crate::sys::Button;
-use crate::sys::{self, Bell, CallError, Shared};
+use crate::sys::{self, Bell, CallError, Line, Shared};
 
 /// The words of a line. Those before the beat are said once, and rung for.
 const READY: usize = 0;
@@ -157,14 +157,20 @@ impl Scoreboard {
 
     /// What has been said since it was last asked.
     pub fn news(&mut self) -> Vec<News> {
-        (0..self.owners.len()).flat_map(|line| self.news_of_line(line)).flatten().collect()
+        let mut news = Vec::new();
+        for Segment { first, shared } in &self.segments {
+            let owners = self.owners.iter_mut().skip(*first);
+            news.extend(shared.iter().zip(owners).flat_map(|(line, owner)| news_of(line, owner)).flatten());
+        }
+        news
     }
 
     /// The last words of one that has ended. Its line is another's when the tenancy is over.
     pub fn release(&mut self, process: Process, tenancy: Tenancy) -> [Option<News>; BEAT] {
         let is_owner = |owner: &Option<Owner>| owner.is_some_and(|owner| owner.process == process);
         let Some(line) = self.owners.iter().position(is_owner) else { return [None; BEAT] };
-        let news = self.news_of_line(line);
+        let (segment, at) = self.locate(line);
+        let news = news_of(&Arc::clone(segment)[at], &mut self.owners[line]);
         self.owners[line] = None;
         if is_over(&tenancy) {
             self.free.push(line);
@@ -178,18 +184,6 @@ impl Scoreboard {
     pub fn beats(&self) -> impl Iterator<Item = Process> {
         let owners = self.owners.iter().enumerate().filter_map(|(line, owner)| Some((line, owner.as_ref()?)));
         owners.filter(|(line, _)| take(self.word(*line, BEAT))).map(|(_, owner)| owner.process)
-    }
-
-    fn news_of_line(&mut self, line: usize) -> [Option<News>; BEAT] {
-        let Some(Owner { process, heard }) = self.owners[line] else { return [None; BEAT] };
-        let says = [READY, STOP_ALL].map(|word| self.word(line, word).load(Ordering::Acquire) != 0);
-        // What is written between two forks is copied for every worker.
-        if says != heard {
-            self.owners[line] = Some(Owner { process, heard: says });
-        }
-        let is_new = |word: usize| says[word] && !heard[word];
-        let ready = is_new(READY).then_some(News::Ready(process));
-        [ready, is_new(STOP_ALL).then_some(News::StopAll(process))]
     }
 
     fn word(&self, line: usize, word: usize) -> &AtomicU32 {
@@ -239,6 +233,21 @@ impl Place {
             self.button.ring();
         }
     }
+}
+
+/// What is new in this line.
+fn news_of(line: &Line, owner: &mut Option<Owner>) -> [Option<News>; BEAT] {
+    let Some(Owner { process, heard }) = owner else { return [None; BEAT] };
+    let says = [READY, STOP_ALL].map(|word| line[word].load(Ordering::Acquire) != 0);
+    // What is written between two forks is copied for every worker.
+    if says == *heard {
+        return [None; BEAT];
+    }
+    let is_new = |word: usize| says[word] && !heard[word];
+    let ready = is_new(READY).then_some(News::Ready(*process));
+    let news = [ready, is_new(STOP_ALL).then_some(News::StopAll(*process))];
+    *heard = says;
+    news
 }
 
 fn take(word: &AtomicU32) -> bool {

@@ -58,6 +58,7 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 /// The process that was just forked becomes worker `id`. It was nobody's worker before: a worker does not fork workers.
+#[inline]
 pub(crate) fn become_worker(id: usize) -> Result<()> {
     TASK_ID.store(id, Ordering::Relaxed);
     // The generator's state was copied with everything else; without this, siblings draw the same numbers.

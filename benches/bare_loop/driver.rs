@@ -4,18 +4,21 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use crate::procfs;
-use crate::program::Role;
-use crate::running::{Running, adopt_orphans};
-use crate::table::{self, Pair, Row, Samples};
+use crate::common::procfs;
+use crate::common::record::Role;
+use crate::common::running::{Running, SETTLE, adopt_orphans};
+use crate::common::table::{self, Pair, Row, Samples};
 
 const FEW: Plan = Plan { workers: 4, rounds: 300, killed: 4 };
 const MANY: Plan = Plan { workers: 1_000, rounds: 40, killed: 32 };
 
+/// Times the bare loop's.
+const MOST_TIME: f64 = 1.25;
+/// KiB more than the bare loop's.
+const MOST_MEMORY: i64 = 64;
+
 /// Long enough for any timer of a second or more to show.
 const IDLE: Duration = Duration::from_secs(4);
-/// Until whoever was busy with the last event waits for the next one again.
-const SETTLE: Duration = Duration::from_millis(4);
 
 struct Plan {
     workers: usize,
@@ -31,15 +34,6 @@ struct Figures {
     replacement: Pair<Samples>,
     memory: Pair<Samples>,
     descriptors: Pair<u64>,
-}
-
-impl<T> Pair<T> {
-    fn of(&mut self, role: Role) -> &mut T {
-        match role {
-            Role::Ours => &mut self.ours,
-            Role::Bare => &mut self.bare,
-        }
-    }
 }
 
 /// Whether all targets are met.
@@ -61,9 +55,7 @@ pub fn run() -> io::Result<bool> {
 fn compare(plan: &Plan) -> io::Result<Figures> {
     let mut figures = Figures::default();
     for round in 0..plan.rounds {
-        let mut roles = [Role::Ours, Role::Bare];
-        roles.rotate_left(round % 2);
-        for role in roles {
+        for role in Role::in_round(round) {
             measure(plan, round, role, &mut figures)?;
         }
     }
@@ -102,9 +94,9 @@ impl Plan {
     fn rows(&self, figures: &Figures) -> [Row; 3] {
         let workers = self.workers;
         [
-            table::times(format!("start-up of {workers} workers"), &figures.start),
-            table::times(format!("replacement after kill -9, of {workers}"), &figures.replacement),
-            table::memory(format!("private memory of a worker, of {workers}"), &figures.memory),
+            table::times(format!("start-up of {workers} workers"), &figures.start, MOST_TIME),
+            table::times(format!("replacement after kill -9, of {workers}"), &figures.replacement, MOST_TIME),
+            table::memory(format!("private memory of a worker, of {workers}"), &figures.memory, MOST_MEMORY),
         ]
     }
 }

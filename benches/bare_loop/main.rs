@@ -2,21 +2,18 @@
 //! than what is to be shown. `cargo bench --bench bare_loop`; with `-- --check` a missed target is an exit status of 1.
 
 #[cfg(target_os = "linux")]
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(target_os = "linux")]
 mod driver;
 #[cfg(target_os = "linux")]
-mod procfs;
-#[cfg(target_os = "linux")]
 mod program;
-#[cfg(target_os = "linux")]
-mod running;
-#[cfg(target_os = "linux")]
-mod table;
 
 /// Run again by itself as `bare_loop ours 1000`, it is one of the programs that are compared.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = match program::Role::from_arguments(&arguments) {
+    let result = match common::record::Role::from_arguments(&arguments) {
         Some((role, workers)) => program::run(role, workers).map(|never| match never {}),
         None => driver::run(),
     };

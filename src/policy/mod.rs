@@ -4,6 +4,7 @@
 //! to be done comes out of [`Policy::poll_action`] for somebody else to do. So every behaviour can be played through in a
 //! test without a process and without waiting, and a run can be repeated exactly.
 
+mod agenda;
 mod backoff;
 mod budget;
 mod life;
@@ -13,12 +14,14 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rand::{SeedableRng, rngs::SmallRng};
 
+use agenda::Agenda;
 pub(crate) use backoff::Delays;
 use budget::Budget;
 use life::Life;
@@ -129,8 +132,12 @@ impl Out {
 #[derive(Debug)]
 pub(crate) struct Policy {
     config: Config,
-    /// By id.
+    /// By id. Those whose first start was not asked for yet may still be missing.
     slots: Vec<Slot>,
+    agenda: Agenda,
+    /// How many are wanted, if that was counted and has not changed.
+    wanted: Cell<Option<usize>>,
+    begun: Instant,
     budget: Budget,
     rng: SmallRng,
     roll: Roll,
@@ -140,7 +147,7 @@ pub(crate) struct Policy {
     /// When the parent last had been stopped, or may have been, and the workers with it.
     interrupted_at: Option<Instant>,
     /// The ids whose first start is still to be asked for: one by one, since whatever happens meanwhile comes first, and
-    /// since every page that a long list of them would take is inherited by every worker.
+    /// since every page that all of them would take is inherited by every worker.
     first_starts: Range<usize>,
     out: Out,
 }
@@ -156,7 +163,10 @@ impl Policy {
             rng: SmallRng::seed_from_u64(seed),
             roll: Roll::default(),
             stop: None,
-            slots: (0..config.workers).map(|id| Slot::first(id, now)).collect(),
+            slots: Vec::with_capacity(config.workers),
+            agenda: Agenda::default(),
+            wanted: Cell::new(None),
+            begun: now,
             first_starts: 0..config.workers,
             config,
             out,
@@ -167,16 +177,28 @@ impl Policy {
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {
         while self.out.0.is_empty() {
+            self.out.0.shrink_to(64);
             let id = self.first_starts.next()?;
-            self.slots[id].start_first(&mut self.out);
+            if id == self.slots.len() {
+                self.slots.push(Slot::first(id, self.begun));
+            }
+            if let Some(start) = self.slots[id].start_first() {
+                // Not by way of the others, whose memory would be copied for every worker.
+                return Some(start);
+            }
         }
         self.out.0.pop_front()
+    }
+
+    /// Before it matters who is still to be started.
+    fn complete_slots(&mut self) {
+        self.slots.extend((self.slots.len()..self.first_starts.end).map(|id| Slot::first(id, self.begun)));
     }
 
     /// How it ended, once nobody lives, nobody comes, and every action has been taken. A call too early gives nothing.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<End> {
-        if !self.out.0.is_empty() || !self.slots.iter().all(Slot::is_over) {
+        if !self.out.0.is_empty() || !self.first_starts.is_empty() || !self.slots.iter().all(Slot::is_over) {
             return None;
         }
         Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.end))
@@ -194,13 +216,23 @@ impl Policy {
     }
 
     /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.slots.iter().filter_map(Slot::deadline).chain(self.look_at).chain(self.next_turn()).min()
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        let next = self.agenda.next(&self.slots);
+        debug_assert_eq!(next, self.slots.iter().filter_map(Slot::deadline).min());
+        next.into_iter().chain(self.look_at).chain(self.next_turn()).min()
     }
 
     /// How many are wanted to run.
     pub fn wanted(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.is_wanted()).count()
+        let count = || {
+            let missing = self.first_starts.end.saturating_sub(self.slots.len());
+            self.slots.iter().filter(|slot| slot.is_wanted()).count() + missing
+        };
+        if self.wanted.get().is_none() {
+            self.wanted.set(Some(count()));
+        }
+        debug_assert_eq!(self.wanted.get(), Some(count()));
+        self.wanted.get().unwrap_or_else(count)
     }
 
     /// The ids that are to get work: those that are wanted to run, but of those that were added not before there was somebody
@@ -226,6 +258,7 @@ impl Policy {
     }
 
     pub fn handle_request(&mut self, now: Instant, request: Request) {
+        self.complete_slots();
         match request {
             Request::Stop => self.stop_as_asked(now),
             Request::QuickStop => self.stop_quickly(now),
@@ -246,6 +279,7 @@ impl Policy {
         if idle {
             slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
         }
+        self.agenda.note(process.id, slot);
         self.advance_roll(now);
     }
 
@@ -261,6 +295,7 @@ impl Policy {
             return self.begin_stop(Err(error), Message::Stop, graceful, false);
         }
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
+        self.agenda.note(id, slot);
         self.out.tell(Event::StartFailed { error, retry });
         if retry.is_none() {
             self.replacement_failed(now, id);
@@ -272,6 +307,7 @@ impl Policy {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_ready(now, generation, &self.config, &mut self.out);
             slot.release_passing(now, &self.config, &mut self.out);
+            self.agenda.note(id, slot);
         }
         self.advance_roll(now);
     }
@@ -297,6 +333,7 @@ impl Policy {
 
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
+        let was_wanted = slot.is_wanted();
         let Some((part, life)) = slot.handle_exited(process.generation, exit) else { return };
         match part {
             Part::Leaving if life.lingers() && self.stop.is_none() => {
@@ -311,9 +348,14 @@ impl Policy {
             }
             Part::Serving | Part::Replaced => self.handle_loss(now, part, life, exit, out_of_memory),
         }
+        let slot = &mut self.slots[process.id];
         if self.stop.is_none() {
-            self.slots[process.id].start_if_due(now, &mut self.out);
+            slot.start_if_due(now, &mut self.out);
         }
+        if slot.is_wanted() != was_wanted {
+            self.wanted.set(None);
+        }
+        self.agenda.note(process.id, slot);
         self.advance_roll(now);
     }
 
@@ -325,6 +367,7 @@ impl Policy {
             }
         }
         for (id, what) in missed {
+            self.wanted.set(None);
             match what {
                 Missed::Trial => self.replacement_failed(now, id),
                 Missed::Startup(process) => self.fail_startup(now, process, None),
@@ -332,6 +375,7 @@ impl Policy {
             }
         }
         self.look_at_beats(now);
+        self.agenda.note_all(&self.slots);
         self.advance_roll(now);
     }
 
@@ -444,6 +488,7 @@ impl Policy {
                 self.slots.len() - 1
             }
         };
+        self.wanted.set(None);
         self.out.tell(Event::Scaled { workers: self.wanted() });
         self.slots[id].start_if_due(now, &mut self.out);
     }
@@ -454,12 +499,15 @@ impl Policy {
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
             self.slots[id].release(now, &self.config, &mut self.out);
+            self.agenda.note(id, &self.slots[id]);
+            self.wanted.set(None);
             self.out.tell(Event::Scaled { workers: self.wanted() });
         }
     }
 
     /// One that was asked for later could not be brought up. The others, who serve, are not to suffer for it.
     fn addition_failed(&mut self, id: usize) {
+        self.wanted.set(None);
         self.out.tell(Event::ScalingAborted { id });
         self.out.tell(Event::Scaled { workers: self.wanted() });
     }

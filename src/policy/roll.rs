@@ -17,6 +17,8 @@ pub(super) struct Roll {
     /// Asked for during a roll: one more after it.
     again: bool,
     turn: Option<Turn>,
+    /// In this roll nobody below is outdated any more: who starts now is not.
+    from: usize,
 }
 
 /// The id whose process is being replaced.
@@ -59,7 +61,7 @@ impl Policy {
 
     /// Whoever is being replaced because of his age, is first.
     fn begin_roll(&mut self) {
-        self.roll = Roll { epoch: self.roll.epoch + 1, active: true, again: false, turn: self.roll.turn };
+        self.roll = Roll { epoch: self.roll.epoch + 1, active: true, again: false, turn: self.roll.turn, from: 0 };
         self.out.tell(Event::Reloading);
     }
 
@@ -81,12 +83,13 @@ impl Policy {
     }
 
     fn roll_on(&mut self) {
-        let epoch = self.roll.epoch;
-        let Some(id) = self.slots.iter().position(|slot| slot.is_outdated(epoch)) else {
+        let Roll { epoch, from, .. } = self.roll;
+        let outdated = self.slots[from..].iter().position(|slot| slot.is_outdated(epoch));
+        let Some(id) = outdated.map(|id| from + id) else {
             self.out.tell(Event::Reloaded);
             return self.end_roll();
         };
-        self.roll.turn = Some(Turn { id, recycles: false });
+        (self.roll.turn, self.roll.from) = (Some(Turn { id, recycles: false }), id);
         if !self.slots[id].is_in_transition() {
             self.slots[id].replace(&mut self.out);
         }

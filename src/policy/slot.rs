@@ -58,7 +58,8 @@ enum State {
     /// In a rolling restart: `old` serves until `new`, once it has been started, is ready.
     Trial {
         old: Life,
-        new: Option<Life>,
+        /// Not here, because few have one and every slot is as large as the largest.
+        new: Option<Box<Life>>,
     },
 }
 
@@ -174,7 +175,7 @@ impl Slot {
     pub fn lives(&self) -> impl Iterator<Item = &Life> {
         let (serving, coming) = match &self.state {
             State::Up(life) => (Some(life), None),
-            State::Trial { old, new } => (Some(old), new.as_ref()),
+            State::Trial { old, new } => (Some(old), new.as_deref()),
             _ => (None, None),
         };
         self.leaving.iter().chain(serving).chain(coming)
@@ -202,10 +203,12 @@ impl Slot {
     }
 
     /// Starts the first process, if it is still wanted.
-    pub fn start_first(&mut self, out: &mut Out) {
-        if let (true, State::Waiting { at }) = (self.first, &self.state) {
-            self.start_if_due(*at, out);
-        }
+    pub fn start_first(&mut self) -> Option<Action> {
+        let is_due = self.first && matches!(self.state, State::Waiting { .. });
+        is_due.then(|| {
+            self.state = State::Starting;
+            self.next_start()
+        })
     }
 
     /// Starts the next process if one is due and there is room for it.
@@ -231,7 +234,11 @@ impl Slot {
     }
 
     fn start(&self, out: &mut Out) {
-        out.push(Action::Start { id: self.id, generation: self.generation });
+        out.push(self.next_start());
+    }
+
+    fn next_start(&self) -> Action {
+        Action::Start { id: self.id, generation: self.generation }
     }
 
     /// A process was started. If nobody wants it any more (it was on its way when the stop came), it is not taken, and
@@ -248,7 +255,7 @@ impl Slot {
         let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Trial { old, new: None } => {
-                State::Trial { old, new: Some(life(Phase::Settling { ready_at: now + SETTLED })) }
+                State::Trial { old, new: Some(Box::new(life(Phase::Settling { ready_at: now + SETTLED }))) }
             }
             _ => State::Up(life(Phase::Serving)),
         };
@@ -272,11 +279,17 @@ impl Slot {
     pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, out: &mut Out) {
         // One that had been asked to go when it said so has shown that this id can be brought up.
         self.proven |= self.leaving.iter().any(|life| life.is(generation));
+        if self.coming().is_some_and(|life| life.is(generation) && life.is_unproven()) {
+            self.become_ready(now, config, out);
+        }
+    }
+
+    /// The process that may still have to show that it is ready.
+    fn coming(&mut self) -> Option<&mut Life> {
         match &mut self.state {
-            State::Up(life) | State::Trial { new: Some(life), .. } if life.is(generation) && life.is_unproven() => {
-                self.become_ready(now, config, out);
-            }
-            _ => {}
+            State::Up(life) => Some(life),
+            State::Trial { new, .. } => new.as_deref_mut(),
+            _ => None,
         }
     }
 
@@ -321,9 +334,9 @@ impl Slot {
         }
         let (next, gone) = match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) if life.is(generation) => (State::Idle, Some((Part::Serving, life))),
-            State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, new))),
+            State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, *new))),
             State::Trial { old, new } if old.is(generation) => {
-                (new.map_or(State::Starting, State::Up), Some((Part::Replaced, old)))
+                (new.map_or(State::Starting, |new| State::Up(*new)), Some((Part::Replaced, old)))
             }
             other => (other, None),
         };
@@ -351,10 +364,7 @@ impl Slot {
             new.kill_overdue(now, out);
         }
         self.start_if_due(now, out);
-        let coming = match &mut self.state {
-            State::Up(life) | State::Trial { new: Some(life), .. } => life,
-            _ => return None,
-        };
+        let coming = self.coming()?;
         match coming.phase {
             Phase::Settling { ready_at } if ready_at <= now => {
                 self.become_ready(now, config, out);
@@ -388,7 +398,7 @@ impl Slot {
             }
             State::Trial { old, new: Some(mut new) } => {
                 new.kill(out);
-                self.leaving.push(new);
+                self.leaving.push(*new);
                 (State::Up(old), Some(Missed::Trial))
             }
             other => (other, None),
@@ -459,7 +469,7 @@ impl Slot {
     fn dismiss(&mut self, out: &mut Out) {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) => self.leaving.push(life),
-            State::Trial { old, new: Some(new) } => self.leaving.extend([old, new]),
+            State::Trial { old, new: Some(new) } => self.leaving.extend([old, *new]),
             State::Trial { old, new: None } => {
                 self.leaving.push(old);
                 out.cancel_starts(Some(self.id));

@@ -61,6 +61,7 @@ impl Policy {
             return;
         }
         let quick = message == Message::QuickStop;
+        self.complete_slots();
         self.out.cancel_starts(None);
         self.roll.cancel();
         self.look_at = None;
@@ -78,6 +79,8 @@ impl Policy {
         for slot in &mut self.slots {
             slot.retire(message, kill_at, &mut self.out);
         }
+        self.wanted.set(None);
+        self.agenda.note_all(&self.slots);
     }
 
     fn kill_all(&mut self) {

@@ -325,7 +325,7 @@ fn a_crash_loop_waits_longer_and_longer_and_its_siblings_are_not_held_up() {
 
 #[test]
 fn an_idle_service_has_no_deadline() {
-    let sim = Sim::new(config(4));
+    let mut sim = Sim::new(config(4));
     assert_eq!(sim.policy.next_deadline(), None);
 }
 

@@ -1,5 +1,6 @@
 //! What the parent waits on.
 
+use std::thread;
 use std::time::Duration;
 
 use super::poller::{Poller, Waited};
@@ -14,7 +15,7 @@ pub(super) struct Descriptors {
     bell: Option<Bell>,
     /// The doorbell could not be silenced in one go.
     is_ringing: bool,
-    /// Opened once the first workers are on their way, which takes longer than to start some of them.
+    /// Opened once the first workers run, since it takes longer than to start some of them.
     out_of_memory: Option<OomCounter>,
     signals: Signals,
 }
@@ -41,7 +42,11 @@ impl Descriptors {
 
     /// For a signal or the doorbell, and for this time at most, if one is given.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
-        self.out_of_memory.get_or_insert_with(OomCounter::open);
+        self.out_of_memory.get_or_insert_with(|| {
+            // The last of the workers may be waiting for this processor.
+            thread::yield_now();
+            OomCounter::open()
+        });
         self.poller.wait(if self.is_ringing { Some(Duration::ZERO) } else { timeout })
     }
 
@@ -68,7 +73,8 @@ impl Descriptors {
         }
     }
 
-    /// In a fork.
+    /// In a fork. In place, as what else runs there only once: each part of the program that it runs costs it a page fault.
+    #[inline]
     pub fn leave(self) {
         self.poller.leave();
     }

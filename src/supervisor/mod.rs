@@ -9,7 +9,7 @@ mod systemd;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io, mem, panic, process};
 
 use log::Level;
@@ -32,6 +32,9 @@ use descriptors::Descriptors;
 use journal::{level_of, write};
 use poller::Waited;
 pub(crate) use systemd::Systemd;
+
+/// Less than can be waited for.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
@@ -104,6 +107,7 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
 }
 
 /// What a process does first when it is a worker. An error is no business of the program's: it belongs to the parent's side.
+#[inline]
 pub(crate) fn begin(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
         write(Level::Error, &error);
@@ -176,6 +180,8 @@ struct Supervisor<'a> {
     stale: Vec<Process>,
     /// A child has ended, so that others may have with it.
     child_ended: bool,
+    /// Not before then are all children looked at.
+    look_at_all: Instant,
     /// Something was logged, so that something may be buffered.
     unflushed: bool,
 }
@@ -203,6 +209,7 @@ impl<'a> Supervisor<'a> {
             ended: VecDeque::new(),
             stale: Vec::new(),
             child_ended: false,
+            look_at_all: Instant::now(),
             unflushed: true,
         })
     }
@@ -223,8 +230,8 @@ impl<'a> Supervisor<'a> {
             self.steer();
             if let Some(departure) = self.ended.pop_front() {
                 self.lose(departure);
-            } else if mem::take(&mut self.child_ended) {
-                self.ended.extend(self.backend.reap_all()?);
+            } else if self.child_ended && self.look_at_all <= Instant::now() {
+                self.reap_all()?;
                 self.take_signals()?;
             } else if let Some(end) = self.policy.poll_end() {
                 return Ok(Turn::End(end));
@@ -238,7 +245,9 @@ impl<'a> Supervisor<'a> {
     /// what was not done in time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
-        let wake_at = deadline.into_iter().chain(self.systemd.as_ref().and_then(Systemd::next_deadline)).min();
+        let others =
+            [self.systemd.as_ref().and_then(Systemd::next_deadline), self.child_ended.then_some(self.look_at_all)];
+        let wake_at = deadline.into_iter().chain(others.into_iter().flatten()).min();
         let left = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         if self.descriptors.wait(left)? == Waited::Interrupted {
             self.policy.handle_interruption(Instant::now());
@@ -248,6 +257,7 @@ impl<'a> Supervisor<'a> {
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
         self.take_news(is_due)?;
         if is_due {
+            self.look_at_all = now;
             self.ended.extend(self.backend.reap_untold()?);
         }
         if !is_due || self.child_ended || !self.ended.is_empty() {
@@ -262,6 +272,20 @@ impl<'a> Supervisor<'a> {
             self.policy.handle_beat(now, id, generation);
         }
         self.policy.handle_timeout(now);
+        Ok(())
+    }
+
+    /// The system goes through all children until it finds one that has ended. Where that takes long, because they are
+    /// thousands, it is not done again for each that ends, but for a tenth of the time. (Who ends alone is reaped at once.)
+    fn reap_all(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        self.child_ended = false;
+        let before = self.ended.len();
+        self.ended.extend(self.backend.reap_all()?);
+        let now = Instant::now();
+        let looks = (self.ended.len() - before + 1) as u32;
+        let pause = (now - begun) / looks * 10;
+        self.look_at_all = if pause < SHORTEST_PAUSE { now } else { now + pause };
         Ok(())
     }
 
@@ -283,11 +307,13 @@ impl<'a> Supervisor<'a> {
         if mem::take(&mut self.unflushed) {
             sys::flush_output();
         }
-        match self.try_start(id, generation) {
+        // Once, and before: what the worker would read of the parent's memory, it would have to find first.
+        let count = self.policy.wanted();
+        match self.try_start(id, generation, count) {
             Ok((line, listeners, Started::Here)) => {
                 self.sockets.leave();
                 let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
-                return Some(Worker::new(id, generation, self.policy.wanted(), place, listeners));
+                return Some(Worker::new(id, generation, count, place, listeners));
             }
             Ok((line, _, Started::Pid(pid))) => {
                 let process = Process { id, generation, pid };
@@ -302,12 +328,13 @@ impl<'a> Supervisor<'a> {
         None
     }
 
-    fn try_start(&mut self, id: usize, generation: u32) -> Result<(Option<usize>, Listeners, Started)> {
+    /// In place: each frame that is in use at a fork is copied.
+    #[inline]
+    fn try_start(&mut self, id: usize, generation: u32, count: usize) -> Result<(Option<usize>, Listeners, Started)> {
         let refused = |error| Error::from(error).starting(id);
         let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose().map_err(refused)?;
         let listeners = self.sockets.of(id)?;
         let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-        let count = self.policy.wanted();
         let started = self.backend.start(Birth { id, generation, count, seat, listeners: &listeners })?;
         Ok((line, listeners, started))
     }

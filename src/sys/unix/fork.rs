@@ -22,6 +22,7 @@ pub(crate) enum Forked {
 }
 
 /// Forks. A signal for the child that comes before its mask is put back is not lost: it is pending then.
+#[inline]
 pub(crate) fn fork() -> Result<Forked, ForkError> {
     if let Threads::Several(count) = thread_count()? {
         return Err(ForkError::Threads(count));

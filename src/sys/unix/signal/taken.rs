@@ -25,8 +25,10 @@ pub(crate) struct Ends;
 #[derive(Debug)]
 pub(super) struct Before {
     mask: SigSet,
-    /// Not in memory of its own, which a child would have to free.
-    dispositions: [Option<(Signal, libc::sigaction)>; Signal::SUPERVISED.len()],
+    /// The first one not in memory of its own, which a child would have to free: mostly it is the only one. And not all of
+    /// them here, because each is large, and a stack that is deep at a fork has more pages to be copied.
+    disposition: Option<(Signal, libc::sigaction)>,
+    others: Vec<(Signal, libc::sigaction)>,
 }
 
 impl Signals {
@@ -39,7 +41,7 @@ impl Signals {
             }
         }
         let mask = swap_mask(&SigSet::all())?;
-        let mut before = Before { mask, dispositions: [None; Signal::SUPERVISED.len()] };
+        let mut before = Before { mask, disposition: None, others: Vec::new() };
         let source = Source::open(workers == Offspring::Forks, &taken, &mut before)?;
         swap_mask(&source.mask(before.mask, &taken))?;
         Ok(Signals { source, _before: before })
@@ -85,17 +87,19 @@ impl Before {
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_SIGINFO;
         let old = swap_disposition(signal, Some(&action))?;
-        if let Some(free) = self.dispositions.iter_mut().find(|known| known.is_none()) {
-            *free = Some((signal, old));
+        match self.disposition {
+            None => self.disposition = Some((signal, old)),
+            Some(_) => self.others.push((signal, old)),
         }
         Ok(())
     }
 }
 
 impl Drop for Before {
+    #[inline]
     fn drop(&mut self) {
         // What was once accepted by these calls is accepted again.
-        for (signal, action) in self.dispositions.iter().flatten() {
+        for (signal, action) in self.disposition.iter().chain(&self.others) {
             let _ = swap_disposition(*signal, Some(action));
         }
         let _ = self.mask.thread_set_mask();

@@ -7,10 +7,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::program::{Record, Role, now};
+use super::procfs;
+use super::record::{Record, Role, now};
 
 /// In milliseconds. A program that says nothing for so long will not say anything any more.
 const PATIENCE: libc::c_int = 30_000;
+
+/// Until whoever was busy with the last event waits for the next one again.
+pub const SETTLE: Duration = Duration::from_millis(4);
 
 /// Whoever wakes for each single record takes a processor from those who are measured; so it looks only so often.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
@@ -64,6 +68,59 @@ impl Running {
         }
     }
 
+    /// Waits until the parent sleeps, and is not woken for a moment.
+    pub fn settle(&self) -> io::Result<()> {
+        let mut before = None;
+        loop {
+            thread::sleep(SETTLE);
+            let now = (procfs::is_asleep(self.pid())?, procfs::switches(self.pid())?);
+            if now.0 && before.replace(now) == Some(now) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks the parent for a rolling restart; the nanoseconds from then until it says that all are replaced.
+    pub fn roll(&mut self) -> io::Result<u64> {
+        let asked = now();
+        self.signal(libc::SIGHUP)?;
+        let (mut replaced, mut ended) = (0, None);
+        while ended.is_none() {
+            let records = self.read()?;
+            if records.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let (workers, parent): (Vec<Record>, Vec<Record>) =
+                records.into_iter().partition(|record| record.id < self.pids.len() as u64);
+            replaced += workers.len();
+            ended = parent.first().map(|record| record.ran);
+        }
+        match ended {
+            Some(ended) if replaced == self.pids.len() => Ok(ended - asked),
+            _ => Err(io::Error::other(format!("only {replaced} workers were replaced in a roll"))),
+        }
+    }
+
+    /// Asks the parent to stop; the nanoseconds from then until it and all workers have ended.
+    pub fn stop(&mut self) -> io::Result<u64> {
+        let asked = now();
+        self.signal(libc::SIGTERM)?;
+        let status = self.program.wait()?;
+        let took = now() - asked;
+        match self.read()?[..] {
+            [] if status.success() => Ok(took),
+            ref others => Err(io::Error::other(format!("it was to stop: {status}, and there came {others:?}"))),
+        }
+    }
+
+    fn signal(&self, signal: libc::c_int) -> io::Result<()> {
+        // SAFETY: sending a signal touches no memory; the pid is that of a child that was not reaped.
+        match unsafe { libc::kill(self.program.id() as libc::pid_t, signal) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// What has been written by now, at least one record; none if nobody is left who could write.
     fn read(&mut self) -> io::Result<Vec<Record>> {
         self.await_records()?;
@@ -71,7 +128,8 @@ impl Running {
         let length = self.records.read(&mut bytes)?;
         let records: Vec<Record> = bytes[..length].chunks_exact(Record::SIZE).map(Record::from_bytes).collect();
         for record in &records {
-            self.pids[record.id as usize] = record.pid;
+            // The parent has no id of these.
+            self.pids.get_mut(record.id as usize).into_iter().for_each(|pid| *pid = record.pid);
         }
         Ok(records)
     }
@@ -108,7 +166,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            eprintln!("bare_loop: {error}");
+            eprintln!("{}: {error}", env!("CARGO_CRATE_NAME"));
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::record::Role;
+
 /// One figure, measured many times.
 #[derive(Default)]
 pub struct Samples(Vec<u64>);
@@ -15,7 +17,7 @@ impl Samples {
         self.quantile(1, 2)
     }
 
-    fn quantile(&self, of: usize, parts: usize) -> u64 {
+    pub fn quantile(&self, of: usize, parts: usize) -> u64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         sorted.get(sorted.len() * of / parts).copied().unwrap_or_default()
@@ -29,6 +31,15 @@ pub struct Pair<T> {
     pub bare: T,
 }
 
+impl<T> Pair<T> {
+    pub fn of(&mut self, role: Role) -> &mut T {
+        match role {
+            Role::Ours => &mut self.ours,
+            Role::Bare => &mut self.bare,
+        }
+    }
+}
+
 pub struct Row {
     pub claim: String,
     pub ours: String,
@@ -38,29 +49,43 @@ pub struct Row {
     pub met: bool,
 }
 
-/// Nanoseconds, judged by the ratio of the medians.
-pub fn times(claim: String, samples: &Pair<Samples>) -> Row {
+/// Nanoseconds, judged by the ratio of the medians, if there is a `most`.
+pub fn times(claim: String, samples: &Pair<Samples>, most: impl Into<Option<f64>>) -> Row {
     let ratio = samples.ours.median() as f64 / samples.bare.median() as f64;
+    let most = most.into();
     Row {
         claim,
         ours: spread(&samples.ours, "ms", 1e6, 3),
         bare: spread(&samples.bare, "ms", 1e6, 3),
         compared: format!("{ratio:.2}x"),
-        target: format!("<= {MOST_TIME}x"),
-        met: ratio <= MOST_TIME,
+        target: most.map_or("-".into(), |most| format!("<= {most}x")),
+        met: most.is_none_or(|most| ratio <= most),
     }
 }
 
 /// KiB, judged by how much more ours is.
-pub fn memory(claim: String, samples: &Pair<Samples>) -> Row {
+pub fn memory(claim: String, samples: &Pair<Samples>, most: i64) -> Row {
     let more = samples.ours.median() as i64 - samples.bare.median() as i64;
     Row {
         claim,
         ours: spread(&samples.ours, "KiB", 1.0, 0),
         bare: spread(&samples.bare, "KiB", 1.0, 0),
         compared: format!("{more:+} KiB"),
-        target: format!("<= +{MOST_MEMORY} KiB"),
-        met: more <= MOST_MEMORY,
+        target: format!("<= +{most} KiB"),
+        met: more <= most,
+    }
+}
+
+/// Not judged.
+pub fn amounts(claim: String, samples: &Pair<Samples>) -> Row {
+    let more = samples.ours.median() as i64 - samples.bare.median() as i64;
+    Row {
+        claim,
+        ours: spread(&samples.ours, "", 1.0, 0),
+        bare: spread(&samples.bare, "", 1.0, 0),
+        compared: format!("{more:+}"),
+        target: "-".into(),
+        met: true,
     }
 }
 
@@ -87,9 +112,6 @@ pub fn growth(claim: String, few: &Pair<u64>, many: &Pair<u64>) -> Row {
         met: many.ours <= few.ours,
     }
 }
-
-const MOST_TIME: f64 = 1.25;
-const MOST_MEMORY: i64 = 64;
 
 fn spread(samples: &Samples, unit: &str, scale: f64, digits: usize) -> String {
     let [low, median, high] = [1, 2, 3].map(|of| samples.quantile(of, 4) as f64 / scale);

@@ -8,6 +8,16 @@ pub fn switches(pid: u64) -> io::Result<u64> {
     sum(&status, &["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"])
 }
 
+pub fn is_asleep(pid: u64) -> io::Result<bool> {
+    Ok(fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\nState:\tS"))
+}
+
+/// In KiB: what it has beside files, shared or not.
+pub fn memory(pid: u64) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    sum(&status, &["RssAnon:", "RssShmem:"])
+}
+
 /// In KiB: what would be free again if it alone ended.
 pub fn private_memory(pid: u64) -> io::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;

@@ -1,0 +1,22 @@
+//! What a worker's own calls cost that are meant to be made often. `cargo bench --bench calls`.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::Criterion;
+use taskfork::{Prefork, Report, Worker};
+
+/// There is a [`Worker`] in a worker only, so one does the measuring.
+fn main() -> taskfork::Result<Report> {
+    Prefork::new().workers(1).graceful_timeout(Duration::from_secs(1)).max_restarts(0).run(|worker| {
+        measure(&worker);
+        Ok(())
+    })
+}
+
+fn measure(worker: &Worker) {
+    let mut criterion = Criterion::default().without_plots().configure_from_args();
+    criterion.bench_function("Worker::beat", |bencher| bencher.iter(|| black_box(worker).beat()));
+    criterion.bench_function("Worker::stop_requested", |bencher| bencher.iter(|| black_box(worker).stop_requested()));
+    criterion.final_summary();
+}

@@ -1,0 +1,86 @@
+//! What the programs that are compared tell the driver.
+
+use std::io;
+
+/// Which of the two supervises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Ours,
+    Bare,
+}
+
+/// What a worker writes, in one write(2). The times are of `CLOCK_MONOTONIC`, which all processes share.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub id: u64,
+    pub pid: u64,
+    /// When its parent was about to make the call.
+    pub called: u64,
+    /// When the worker's own code began to run.
+    pub ran: u64,
+}
+
+impl Role {
+    pub const BOTH: [Role; 2] = [Role::Ours, Role::Bare];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Ours => "ours",
+            Role::Bare => "bare",
+        }
+    }
+
+    /// The two by turns, so that neither always has the other's wake.
+    pub fn in_round(round: usize) -> [Role; 2] {
+        let mut roles = Role::BOTH;
+        roles.rotate_left(round % 2);
+        roles
+    }
+
+    pub fn from_arguments(arguments: &[String]) -> Option<(Role, usize)> {
+        let [role, workers] = arguments else { return None };
+        let role = Role::BOTH.into_iter().find(|known| known.name() == role)?;
+        Some((role, workers.parse().ok()?))
+    }
+}
+
+impl Record {
+    pub const SIZE: usize = 32;
+
+    pub fn write(self) -> io::Result<()> {
+        let bytes = self.to_bytes();
+        // SAFETY: the buffer is readable for its length, and the descriptor is nobody else's business.
+        match unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    fn to_bytes(self) -> [u8; Record::SIZE] {
+        let mut bytes = [0; Record::SIZE];
+        for (to, field) in bytes.chunks_exact_mut(8).zip([self.id, self.pid, self.called, self.ran]) {
+            to.copy_from_slice(&field.to_ne_bytes());
+        }
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Record {
+        let field = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at * 8 + byte]));
+        Record { id: field(0), pid: field(1), called: field(2), ran: field(3) }
+    }
+}
+
+pub fn end_with_parent() -> io::Result<()> {
+    // SAFETY: it concerns this process alone.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is there to be written; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,114 @@
+//! What is measured, how often, and in which order.
+
+use std::io;
+
+use crate::common::procfs;
+use crate::common::record::Role;
+use crate::common::running::{Running, adopt_orphans};
+use crate::common::table::{self, Pair, Row, Samples};
+use crate::figures::{self, Figure, Spread};
+use crate::room::lacks_room;
+
+/// So that each takes some half a minute, and the last two of them a minute.
+const PLANS: [Plan; 5] = [
+    Plan { workers: 4, rounds: 60, killed: 4 },
+    Plan { workers: 64, rounds: 40, killed: 16 },
+    Plan { workers: 512, rounds: 15, killed: 32 },
+    Plan { workers: 2_000, rounds: 5, killed: 32 },
+    Plan { workers: 8_000, rounds: 3, killed: 32 },
+];
+
+/// Times the bare loop's: a replacement, where there are most.
+const MOST_TIME: f64 = 1.5;
+
+/// In bytes, of a worker of either kind: what is its own, page tables, and the kernel's own memory.
+const MEMORY_OF_WORKER: u64 = 256 << 10;
+
+struct Plan {
+    workers: usize,
+    /// Programs of each kind.
+    rounds: usize,
+    /// Workers killed in each program, every one once: an id that fails early for the second time is made to wait.
+    killed: usize,
+}
+
+#[derive(Default)]
+struct Figures {
+    start: Pair<Samples>,
+    replacement: Pair<Samples>,
+    roll: Pair<Samples>,
+    stop: Pair<Samples>,
+    memory: Pair<Samples>,
+    descriptors: Pair<Samples>,
+}
+
+/// Of these numbers of workers, or of all. Whether all targets are met.
+pub fn run(wanted: &[usize]) -> io::Result<bool> {
+    adopt_orphans()?;
+    let (mut rows, mut kept) = (Vec::new(), Vec::new());
+    for plan in PLANS.iter().filter(|plan| wanted.is_empty() || wanted.contains(&plan.workers)) {
+        let workers = plan.workers;
+        if let Some(lack) = lacks_room(workers as u64 + 1, workers as u64 * MEMORY_OF_WORKER) {
+            eprintln!("growth: {workers} workers are left out: it would take {lack}");
+            continue;
+        }
+        let mut figures = plan.compare()?;
+        rows.extend(plan.rows(&figures));
+        kept.extend(Role::BOTH.map(|role| figures.kept(workers, role)));
+    }
+    table::print(&rows);
+    figures::save(&kept)?;
+    Ok(rows.iter().all(|row| row.met))
+}
+
+impl Plan {
+    /// By turns, so that whatever else the machine does is done to both, and neither always has the other's wake.
+    fn compare(&self) -> io::Result<Figures> {
+        let mut figures = Figures::default();
+        for round in 0..self.rounds {
+            for role in Role::in_round(round) {
+                self.measure(round, role, &mut figures)?;
+            }
+        }
+        Ok(figures)
+    }
+
+    fn measure(&self, round: usize, role: Role, figures: &mut Figures) -> io::Result<()> {
+        let (mut running, started) = Running::start(role, self.workers)?;
+        figures.start.of(role).push(started);
+        running.settle()?;
+        for nth in 0..self.killed {
+            let id = (nth * self.workers / self.killed + round) % self.workers;
+            figures.replacement.of(role).push(running.replace(id)?);
+            running.settle()?;
+        }
+        figures.memory.of(role).push(procfs::memory(running.pid())?);
+        figures.descriptors.of(role).push(procfs::descriptors(running.pid())?);
+        figures.roll.of(role).push(running.roll()?);
+        running.settle()?;
+        figures.stop.of(role).push(running.stop()?);
+        Ok(())
+    }
+
+    fn rows(&self, figures: &Figures) -> [Row; 6] {
+        let workers = self.workers;
+        let most = PLANS.last().filter(|last| last.workers == workers).map(|_| MOST_TIME);
+        [
+            table::times(format!("start-up of {workers}"), &figures.start, None),
+            table::times(format!("replacement after kill -9, of {workers}"), &figures.replacement, most),
+            table::times(format!("rolling restart of {workers}"), &figures.roll, None),
+            table::times(format!("stop of {workers}"), &figures.stop, None),
+            table::amounts(format!("memory of the parent of {workers}, KiB"), &figures.memory),
+            table::amounts(format!("descriptors of the parent of {workers}"), &figures.descriptors),
+        ]
+    }
+}
+
+impl Figures {
+    fn kept(&mut self, workers: usize, role: Role) -> Figure {
+        let times = [&mut self.start, &mut self.replacement, &mut self.roll, &mut self.stop];
+        let times = times.map(|pair| Spread::of(pair.of(role)));
+        let (memory, descriptors) = (self.memory.of(role).median(), self.descriptors.of(role).median());
+        Figure { role, workers, times, memory, descriptors }
+    }
+}
