@@ -160,25 +160,22 @@ class Measurement:
             for service in waiting:
                 self.results[service.peer.name]["hang_s"] = None
 
-    # Workers that fail for ever.
+    # Workers that fail again and again.
 
     def crash_loop(self, peer: Peer, fate: str) -> None:
         if fate == "broken" and peer.worker_title:
             return  # Its workers run nothing that could fail.
         with self.alone(peer, fate="" if peer.worker_title else fate) as service:
+            service.next_lines(1, START_LIMIT)
             end = time.monotonic() + CRASH_LOOP
-            starts = 0
             while time.monotonic() < end and not service.has_ended():
-                new = service.next_lines(1, end - time.monotonic())
-                starts += len(new)
-                if new and peer.worker_title:
-                    kill_later(service, NGINX_LIFE)
-            time.sleep(0.5)
-            service.has_ended()
-            seconds = (time.monotonic_ns() - service.started_ns) / 1e9
-            service.update()
-            found = {"starts": len(service.lines), "status": service.status, "seconds": seconds}
+                if peer.worker_title:
+                    kill_all_workers(service, NGINX_LIFE)
+                    service.skip_lines()
+                service.next_lines(1, end - time.monotonic())
+            found = {"starts": len(service.lines), "status": service.status}
             if service.status is not None:
+                time.sleep(0.5)
                 found["left"] = len(service.workers())
             self.results[peer.name][fate] = found
 
@@ -238,9 +235,9 @@ def left(workers: list, others: list) -> dict:
     return {"workers": alive[0], "others": alive[1]}
 
 
-def kill_later(service: Service, seconds: float) -> None:
-    """The newest worker, as if it had died of itself."""
-    time.sleep(seconds)
+def kill_all_workers(service: Service, after_seconds: float) -> None:
+    """As if they had ended of themselves."""
+    time.sleep(after_seconds)
     for pid, _ in service.workers():
         os.kill(pid, signal.SIGKILL)
 

@@ -1,15 +1,23 @@
 """For uvicorn and granian, which import it in each worker."""
 
-from begin import begin
+from begin import IS_BROKEN, write_line
 
-begin()
+write_line()
 
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while (await receive())["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        await send({"type": "lifespan.shutdown.complete"})
+        await live(receive, send)
     else:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
         await send({"type": "http.response.body", "body": b"ok\n"})
+
+
+async def live(receive, send):
+    await receive()
+    if IS_BROKEN:
+        await send({"type": "lifespan.startup.failed", "message": "this worker cannot start"})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})

@@ -7,16 +7,22 @@ import os
 import threading
 import time
 
+IS_BROKEN = os.environ.get("PEERS_FATE") == "broken"
+DIES = os.environ.get("PEERS_FATE") == "dies"
 
-def begin() -> None:
+
+def write_line() -> None:
     now = time.monotonic_ns()
     lines = os.open(os.environ["PEERS_LINES"], os.O_WRONLY | os.O_APPEND)
     os.write(lines, b"%d %d\n" % (os.getpid(), now))
     os.close(lines)
-    fate = os.environ.get("PEERS_FATE")
-    if fate == "broken":
-        raise RuntimeError("this worker cannot start")
-    if fate == "dies":
-        death = threading.Timer(0.2, os._exit, [1])
+    if DIES:
+        death = threading.Timer(0.1, os._exit, [1])
         death.daemon = True
         death.start()
+
+
+def begin() -> None:
+    write_line()
+    if IS_BROKEN:
+        raise RuntimeError("this worker cannot start")

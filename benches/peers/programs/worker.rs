@@ -22,7 +22,7 @@ pub fn begin() -> io::Result<()> {
         Ok("broken") => Err(io::Error::other("this worker cannot start")),
         Ok("dies") => {
             thread::spawn(|| {
-                thread::sleep(Duration::from_millis(200));
+                thread::sleep(Duration::from_millis(100));
                 process::exit(1)
             });
             Ok(())
