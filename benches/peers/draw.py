@@ -9,6 +9,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from figures import memory_kib, replacements_ms, startups_ms
 from peers import HERE
 from table import figure
 
@@ -72,8 +73,8 @@ def picture(name: str) -> tuple:
 
 def draw_times(peers: dict) -> None:
     left, right, save = picture("times.svg")
-    startup = {name: facts["startup_ms"] for name, facts in peers.items()}
-    replacement = {name: facts.get("replacement_ms", []) for name, facts in peers.items()}
+    startup = {name: startups_ms(facts) for name, facts in peers.items()}
+    replacement = {name: replacements_ms(facts) for name, facts in peers.items()}
     panel(left, "Four workers up, ms", peers, startup, "")
     panel(right, "Worker replaced after kill -9, ms", peers, replacement, "not replaced")
     logarithmic(left, startup)
@@ -83,8 +84,9 @@ def draw_times(peers: dict) -> None:
 
 def draw_idle(peers: dict) -> None:
     left, right, save = picture("idle.svg")
-    memory = {name: [sample["all_pss"] / 1024 for sample in facts["memory_kib"]] for name, facts in peers.items()}
-    wakeups = {name: [round(facts["idle"]["wakeups_per_s"], 2)] for name, facts in peers.items()}
+    memory = {name: [kib / 1024 for kib in memory_kib(facts, "all_pss")] for name, facts in peers.items()}
+    idle = {name: [facts["idle"]] if "idle" in facts else [] for name, facts in peers.items()}
+    wakeups = {name: [round(found["wakeups_per_s"], 2) for found in some] for name, some in idle.items()}
     panel(left, "Memory of parent and four workers (PSS), MiB", peers, memory, "")
     panel(right, "Wakeups of the idle parent per second", peers, wakeups, "")
     logarithmic(left, memory)

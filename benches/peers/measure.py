@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 
 import procfs
+from figures import is_undisturbed
 from load import Load
 from peers import HANG_TIMEOUT, HERE, PEERS, Peer
 from service import WORKERS, Line, Service
@@ -37,6 +38,8 @@ ROLLS = 8
 ROLL_PERIOD = 0.25
 ROLL_LIMIT = 30
 KILLS = 2
+# So many times as many starts, where other work on the machine disturbs.
+MORE = 3
 
 # The exit status, where everything else went well.
 SAMPLES_MISSING = 3
@@ -51,7 +54,6 @@ class Measurement:
         self.place = place
         self.peers = peers
         self.patience = patience
-        self.begun_when = {"idle": 0, "busy": 0}
         self.failures: list[str] = []
         self.results: Results = {peer.name: {} for peer in peers}
         self._numbers = count(1)
@@ -59,8 +61,7 @@ class Measurement:
     @contextmanager
     def alone(self, peer: Peer, **more):
         """One peer's service, and the end of all that came of it."""
-        is_idle = procfs.wait_for_idle_machine(self.patience)
-        self.begun_when["idle" if is_idle else "busy"] += 1
+        procfs.wait_for_idle_machine(self.patience)
         service = Service(peer, self.place, next(self._numbers), **more)
         try:
             yield service
@@ -93,18 +94,23 @@ class Measurement:
     # One after the other, several times: start-up, memory, replacement, TERM.
 
     def life(self, peer: Peer) -> None:
+        began, others_s = time.monotonic(), procfs.cpu_of_others_s()
         with self.alone(peer) as service:
             first = begun(service)
-            self.append(peer, "startup_ms", (max(line.ns for line in first) - service.started_ns) / 1e6)
+            found = {"startup_ms": (max(line.ns for line in first) - service.started_ns) / 1e6}
             time.sleep(0.5)
-            self.append(peer, "memory_kib", memory(service))
-            if not self.results[peer.name].get("not_replaced"):
-                self.kill_workers(peer, service)
+            found["memory_kib"] = memory(service)
+            if "not_replaced" not in self.results[peer.name]:
+                found["replacement_ms"] = self.kill_workers(peer, service)
             time.sleep(0.5)
             if len(service.workers()) == WORKERS:
-                self.append(peer, "term", ask_to_stop(service))
+                found["term"] = ask_to_stop(service)
+        others_s = procfs.cpu_of_others_s() - others_s
+        found["others_share"] = others_s / (time.monotonic() - began) / os.cpu_count()
+        self.append(peer, "lives", found)
 
-    def kill_workers(self, peer: Peer, service: Service) -> None:
+    def kill_workers(self, peer: Peer, service: Service) -> list[float]:
+        taken_ms = []
         for pid, _ in service.workers()[:KILLS]:
             # Some look twice a second, so it is not to be always the same time after their last look.
             time.sleep(random.uniform(0.2, 1.2))
@@ -113,9 +119,14 @@ class Measurement:
             new = service.next_lines(1, REPLACEMENT_LIMIT)
             if not new:
                 service.has_ended()
-                self.append(peer, "not_replaced", {"parent_status": service.status, "left": len(service.workers())})
-                return
-            self.append(peer, "replacement_ms", (new[0].ns - killed) / 1e6)
+                left = len(service.workers())
+                self.results[peer.name]["not_replaced"] = {"parent_status": service.status, "left": left}
+                break
+            taken_ms.append((new[0].ns - killed) / 1e6)
+        return taken_ms
+
+    def lacks_lives(self, peer: Peer, rounds: int) -> bool:
+        return len([life for life in self.results[peer.name].get("lives", []) if is_undisturbed(life)]) < rounds
 
     # All at once, because they only wait: the idle parent, and its sudden end.
 
@@ -203,7 +214,7 @@ class NotBegun(Exception):
 def begun(service: Service) -> list[Line]:
     lines = service.next_lines(WORKERS, START_LIMIT)
     if len(lines) < WORKERS:
-        raise NotBegun(f"{service.peer.name}: {len(lines)} of {WORKERS} workers began, see {service.directory}/log")
+        raise NotBegun(f"{service.peer.name}: {len(lines)} of {WORKERS} workers began, see runs/{service.directory.name}/log")
     return lines
 
 
@@ -303,9 +314,9 @@ def say(text: str) -> None:
 
 def measure(place: Path, peers: list[Peer], rounds: int, patience: float) -> dict:
     measurement = Measurement(place, peers, patience)
-    for nth in range(rounds):
-        for peer in peers:
-            say(f"start-up, replacement, stop: {peer.name} ({nth + 1} of {rounds})")
+    for nth in range(MORE * rounds):
+        for peer in [peer for peer in peers if measurement.lacks_lives(peer, rounds)]:
+            say(f"start-up, replacement, stop: {peer.name} (round {nth + 1})")
             measurement.attempt(measurement.life, peer)
     say("idle, and the end of the parent")
     measurement.idle()
@@ -319,7 +330,7 @@ def measure(place: Path, peers: list[Peer], rounds: int, patience: float) -> dic
         for peer in peers:
             say(f"rolling restart, {'one at a time' if patient else 'again and again'}: {peer.name}")
             measurement.attempt(measurement.roll, peer, patient)
-    machine = {**about(place), "begun_when": measurement.begun_when, "failures": measurement.failures}
+    machine = {**about(place), "failures": measurement.failures}
     return {"about": machine, "peers": measurement.results}
 
 

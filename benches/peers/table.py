@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from figures import is_undisturbed, memory_kib, replacements_ms, shown, startups_ms
 from peers import HANG_TIMEOUT, HERE
 
 Facts = dict
@@ -23,20 +24,19 @@ def mib(kib: float) -> str:
     return figure(kib / 1024)
 
 
-def times(key: str) -> Cell:
-    def cell(_: str, facts: Facts) -> str:
-        return figure(median(facts[key])) if key in facts else "not replaced"
-
-    return cell
-
-
 def startup(_: str, facts: Facts) -> str:
-    return figure(median(facts["startup_ms"]))
+    return figure(median(startups_ms(facts)))
+
+
+def replacement(_: str, facts: Facts) -> str:
+    if facts.get("not_replaced"):
+        return "not replaced"
+    return figure(median(replacements_ms(facts)))
 
 
 def memory(*keys: str) -> Cell:
     def cell(_: str, facts: Facts) -> str:
-        return " / ".join(mib(median(sample[key] for sample in facts["memory_kib"])) for key in keys)
+        return " / ".join(mib(median(memory_kib(facts, key))) for key in keys)
 
     return cell
 
@@ -68,11 +68,11 @@ def most_common(values: list) -> str:
 
 
 def term(_: str, facts: Facts) -> str:
-    return most_common([status(sample["status"]) for sample in facts["term"]])
+    return most_common([status(life["term"]["status"]) for life in shown(facts) if "term" in life])
 
 
 def left_by_term(_: str, facts: Facts) -> str:
-    return most_common([str(sample["workers"]) for sample in facts["term"]])
+    return most_common([str(life["term"]["workers"]) for life in shown(facts) if "term" in life])
 
 
 def left_by_kill(_: str, facts: Facts) -> str:
@@ -114,7 +114,7 @@ def replaced(key: str) -> Cell:
 
 ROWS: list[tuple[str, Cell]] = [
     ("four workers up, ms", startup),
-    ("worker replaced after kill -9, ms", times("replacement_ms")),
+    ("worker replaced after kill -9, ms", replacement),
     ("idle parent: wakeups per s", idle("idle", "wakeups_per_s")),
     ("idle parent: CPU, µs per s", idle("idle", "cpu_us_per_s")),
     ("parent: PSS / private, MiB", memory("parent_pss", "parent_private")),
@@ -150,17 +150,22 @@ def cell_or_none(cell: Cell, name: str, facts: Facts) -> str:
     """A sample may have failed, and a peer that could not even start has no figures."""
     try:
         return cell(name, facts)
-    except (KeyError, TypeError):
+    except (KeyError, ValueError):
         return "not measured"
 
 
 def conditions(results: dict) -> str:
     about = results["about"]
-    begun, lives = about["begun_when"], max(len(facts.get("startup_ms", [])) for facts in results["peers"].values())
     rustc = about["rustc"].split(" (")[0]
-    text = f"""{about["date"]}: {about["cpus"]} CPUs, Linux {about["kernel"]}, Python {about["python"]}, {rustc}.
-Times and memory are medians of {lives} starts, and of up to {2 * lives} replacements. Of {sum(begun.values())} samples,
-{begun["busy"]} began while the machine had other work to do."""
+    machine = f"{about['cpus']} CPUs, Linux {about['kernel']}, Python {about['python']}, {rustc}"
+    counts = [len(shown(facts)) for facts in results["peers"].values()]
+    lives = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
+    left_out = sum(len(facts.get("lives", [])) for facts in results["peers"].values()) - sum(counts)
+    disturbed = [life for facts in results["peers"].values() for life in shown(facts) if not is_undisturbed(life)]
+    text = f"""{about["date"]}: {machine}. Times and memory are medians
+of {lives} starts, and of up to twice as many replacements. Of the starts during which other
+work took more than a tenth of the machine's CPU time, {left_out} are left out, and {len(disturbed)} are not, because
+too few would remain."""
     if about["failures"]:
         text += "\nWhat failed: " + "; ".join(failure.split(", see")[0] for failure in about["failures"]) + "."
     return text
