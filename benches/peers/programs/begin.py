@@ -1,0 +1,28 @@
+"""What each worker in Python does first: its pid and the clock, to the pipe that the measurement reads.
+
+Two measurements ask for more than that.
+"""
+
+import os
+import threading
+import time
+
+IS_BROKEN = os.environ.get("PEERS_FATE") == "broken"
+DIES = os.environ.get("PEERS_FATE") == "dies"
+
+
+def write_line() -> None:
+    now = time.monotonic_ns()
+    lines = os.open(os.environ["PEERS_LINES"], os.O_WRONLY | os.O_APPEND)
+    os.write(lines, b"%d %d\n" % (os.getpid(), now))
+    os.close(lines)
+    if DIES:
+        death = threading.Timer(0.1, os._exit, [1])
+        death.daemon = True
+        death.start()
+
+
+def begin() -> None:
+    write_line()
+    if IS_BROKEN:
+        raise RuntimeError("this worker cannot start")
