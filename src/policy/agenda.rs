@@ -13,7 +13,9 @@ pub(super) struct Agenda(BinaryHeap<Reverse<(Instant, usize)>>);
 impl Agenda {
     /// To be told of each id whose deadline may have come nearer.
     pub fn note(&mut self, id: usize, slot: &Slot) {
-        self.0.extend(slot.deadline().map(|at| Reverse((at, id))));
+        if let Some(at) = slot.deadline() {
+            self.0.push(Reverse((at, id)));
+        }
     }
 
     /// Of all ids.

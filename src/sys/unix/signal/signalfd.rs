@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::taken::Before;
+use super::taken::{Before, is_plain};
 use super::{native, number};
 use crate::sys::{Arrived, CallError, Signal};
 
@@ -20,9 +20,12 @@ use crate::sys::{Arrived, CallError, Signal};
 pub(super) struct Signalfd(SignalFd);
 
 impl Signalfd {
-    /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition.
+    /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition. (If it
+    /// has that already, no worker has anything to put back.)
     pub fn open(signals: &[Signal], before: &mut Before) -> Result<Signalfd, CallError> {
-        before.set_disposition(Signal::Child, libc::SIG_DFL)?;
+        if !is_plain(Signal::Child)? {
+            before.set_disposition(Signal::Child, libc::SIG_DFL)?;
+        }
         let fd = SignalFd::with_flags(&set_of(signals), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
         fd.map(Signalfd).map_err(|error| CallError::new("signalfd", error))
     }

@@ -129,6 +129,13 @@ pub(in crate::sys::unix) fn is_ignored(signal: Signal) -> Result<bool, CallError
     Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
 }
 
+/// Whether it does what it does by default, also for wait(2).
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+pub(super) fn is_plain(signal: Signal) -> Result<bool, CallError> {
+    let action = swap_disposition(signal, None)?;
+    Ok(action.sa_sigaction == libc::SIG_DFL && action.sa_flags & libc::SA_NOCLDWAIT == 0)
+}
+
 /// Returns the disposition there was, and sets the new one if there is any.
 fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
     // SAFETY: as above, zeroes are fine, and sigaction(2) overwrites them.
