@@ -9,6 +9,7 @@ mod backoff;
 mod budget;
 mod life;
 mod roll;
+mod scale;
 mod slot;
 mod stop;
 #[cfg(test)]
@@ -217,37 +218,22 @@ impl Policy {
 
     /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        let next = self.agenda.next(&self.slots);
-        debug_assert_eq!(next, self.slots.iter().filter_map(Slot::deadline).min());
-        next.into_iter().chain(self.look_at).chain(self.next_turn()).min()
+        self.agenda.next(&self.slots).into_iter().chain(self.look_at).chain(self.next_turn()).min()
     }
 
     /// How many are wanted to run.
     pub fn wanted(&self) -> usize {
-        let count = || {
-            let missing = self.first_starts.end.saturating_sub(self.slots.len());
-            self.slots.iter().filter(|slot| slot.is_wanted()).count() + missing
-        };
-        if self.wanted.get().is_none() {
-            self.wanted.set(Some(count()));
-        }
-        debug_assert_eq!(self.wanted.get(), Some(count()));
-        self.wanted.get().unwrap_or_else(count)
+        let wanted = self.wanted.get().unwrap_or_else(|| self.count_wanted());
+        self.wanted.set(Some(wanted));
+        wanted
     }
 
-    /// The ids that are to get work: those that are wanted to run, but of those that were added not before there was somebody
-    /// for it.
-    pub fn serving(&self) -> impl Iterator<Item = usize> + Clone {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_serving()).map(|(id, _)| id)
+    fn count_wanted(&self) -> usize {
+        let missing = self.first_starts.end.saturating_sub(self.slots.len());
+        self.slots.iter().filter(|slot| slot.is_wanted()).count() + missing
     }
 
-    /// Those of whom one is to be asked to go, unless he still has work: [`Policy::handle_work_left`].
-    pub fn lingering(&self, now: Instant) -> Vec<usize> {
-        let is_due = |slot: &Slot| slot.lives().any(|life| life.lingers_until(now));
-        self.slots.iter().enumerate().filter(|(_, slot)| is_due(slot)).map(|(id, _)| id).collect()
-    }
-
-    /// The same, once all of those have been started and, where it is asked for, were ready. Never in a stop.
+    /// How many are wanted to run, once all of those have been started and, where it is asked for, were ready. Never in a stop.
     pub fn up(&self) -> Option<usize> {
         if self.stop.is_some() || !self.first_starts.is_empty() {
             return None;
@@ -322,13 +308,6 @@ impl Policy {
     pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
         let graceful = now + self.config.graceful_timeout;
         self.begin_stop(Ok(Reason::StoppedByWorker { process }), Message::Stop, graceful, false);
-    }
-
-    /// One who lingers is to go on doing so.
-    pub fn handle_work_left(&mut self, now: Instant, id: usize) {
-        if let (Some(slot), Some(linger)) = (self.slots.get_mut(id), self.config.linger) {
-            slot.handle_work_left(now, linger);
-        }
     }
 
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
@@ -449,21 +428,6 @@ impl Policy {
         }
     }
 
-    /// One who was to go once its work was done has ended before. If it has failed, somebody is to do what is left, unless it is
-    /// done already by who serves the id again.
-    fn handle_loss_of_lingering(&mut self, now: Instant, life: Life, exit: Exit, out_of_memory: OutOfMemory) {
-        let process = life.process;
-        let slot = &mut self.slots[process.id];
-        let wanted = self.config.restart != Restart::Never && !exit.is_success() && slot.is_idle();
-        let restarting = wanted && self.budget.take(now);
-        self.out.tell(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
-        if restarting {
-            let lived = now.saturating_duration_since(life.since);
-            let delay = slot.finish_work(now, lived, self.config.delays, &mut self.rng);
-            self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
-        }
-    }
-
     /// Nothing is gained by a restart: the exit code says so.
     fn is_fatal(&self, exit: Exit) -> bool {
         matches!(exit, Exit::Code(code) if self.config.fatal_exits.contains(&code))
@@ -472,44 +436,6 @@ impl Policy {
     /// Nor if no process of this id was ever ready.
     fn was_never_ready(&self, id: usize) -> bool {
         self.config.ready_timeout.is_some() && !self.slots[id].is_proven()
-    }
-
-    fn more(&mut self, now: Instant) {
-        if self.wanted() >= self.config.max_workers {
-            return;
-        }
-        let id = match self.slots.iter().position(|slot| !slot.is_wanted()) {
-            Some(id) => {
-                self.slots[id].want(now);
-                id
-            }
-            None => {
-                self.slots.push(Slot::new(self.slots.len(), now));
-                self.slots.len() - 1
-            }
-        };
-        self.wanted.set(None);
-        self.out.tell(Event::Scaled { workers: self.wanted() });
-        self.slots[id].start_if_due(now, &mut self.out);
-    }
-
-    fn fewer(&mut self, now: Instant) {
-        if self.wanted() <= 1 {
-            return;
-        }
-        if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
-            self.slots[id].release(now, &self.config, &mut self.out);
-            self.agenda.note(id, &self.slots[id]);
-            self.wanted.set(None);
-            self.out.tell(Event::Scaled { workers: self.wanted() });
-        }
-    }
-
-    /// One that was asked for later could not be brought up. The others, who serve, are not to suffer for it.
-    fn addition_failed(&mut self, id: usize) {
-        self.wanted.set(None);
-        self.out.tell(Event::ScalingAborted { id });
-        self.out.tell(Event::Scaled { workers: self.wanted() });
     }
 
     fn pass_on(&mut self, message: Message) {

@@ -3,6 +3,8 @@
 //! Whatever serves the id, or is to serve it, is the slot's [`State`]. A process that has been asked to go is out of the
 //! state and only waited for, so that its replacement never depends on how it goes.
 
+mod leaving;
+
 use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Delays};
@@ -424,65 +426,6 @@ impl Slot {
         }
         if let State::Trial { new: Some(new), .. } = &mut self.state {
             new.beat(now);
-        }
-    }
-
-    /// Nobody is wanted any more: who lives is asked to go, and killed at `kill_at`. Who has been asked already is asked
-    /// again only by `message` of another kind, and keeps the earlier deadline.
-    pub fn retire(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
-        self.dismiss(out);
-        for life in &mut self.leaving {
-            if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
-                life.ask(message, kill_at, out);
-            }
-        }
-    }
-
-    /// The same, but who serves is asked later, when he has had the time to finish what came to him before.
-    pub fn release(&mut self, now: Instant, config: &Config, out: &mut Out) {
-        let kill_at = now + config.graceful_timeout;
-        let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, out) };
-        self.dismiss(out);
-        for life in self.leaving.iter_mut().filter(|life| !matches!(life.phase, Phase::Asked { .. })) {
-            match life.phase {
-                Phase::Serving => life.phase = Phase::Lingering { ask_at: now + linger, last: kill_at },
-                Phase::Lingering { .. } => {}
-                _ => life.ask(Message::Stop, kill_at, out),
-            }
-        }
-    }
-
-    /// Who has come to finish another one's work, and serves now, is one too many.
-    pub fn release_passing(&mut self, now: Instant, config: &Config, out: &mut Out) {
-        if self.passing && matches!(&self.state, State::Up(life) if life.phase == Phase::Serving) {
-            self.release(now, config, out);
-        }
-    }
-
-    pub fn handle_work_left(&mut self, now: Instant, linger: Duration) {
-        for life in &mut self.leaving {
-            life.linger_on(now, linger);
-        }
-    }
-
-    /// From here on nobody serves.
-    fn dismiss(&mut self, out: &mut Out) {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(life) => self.leaving.push(life),
-            State::Trial { old, new: Some(new) } => self.leaving.extend([old, *new]),
-            State::Trial { old, new: None } => {
-                self.leaving.push(old);
-                out.cancel_starts(Some(self.id));
-            }
-            State::Starting => out.cancel_starts(Some(self.id)),
-            State::Idle | State::Waiting { .. } => {}
-        }
-        (self.first, self.restarting, self.passing) = (false, false, false);
-    }
-
-    pub fn kill(&mut self, out: &mut Out) {
-        for life in &mut self.leaving {
-            life.kill(out);
         }
     }
 

@@ -103,6 +103,9 @@ impl Sim {
                 }
             }
         }
+        let deadline = self.policy.slots.iter().filter_map(Slot::deadline).min();
+        assert_eq!(self.policy.agenda.next(&self.policy.slots), deadline, "without a look at every id");
+        assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the same");
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.ends + self.alive.len() as u32);

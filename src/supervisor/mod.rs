@@ -2,34 +2,33 @@
 
 mod descriptors;
 mod journal;
+mod outcome;
 mod poller;
 #[cfg_attr(windows, path = "no_systemd.rs")]
 mod systemd;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{fmt, io, mem, panic, process};
+use std::{fmt, io, mem, process};
 
 use log::Level;
 
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{Backend, Birth, Departure, How, Kind, Spawn, Started, Thread};
-use crate::error::{Error, Result, WithSources};
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::{Listeners, Sockets};
 use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
-use crate::report::{Reason, Report, WorkerReport};
 use crate::scoreboard::{Memory, News, Scoreboard};
 use crate::sys::{self, Arrived, Offspring, Signal};
-use crate::worker::{self, WorkResult, Worker};
+use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 use journal::{level_of, write};
+pub(crate) use outcome::{Ended, perform};
 use poller::Waited;
 pub(crate) use systemd::Systemd;
 
@@ -51,14 +50,6 @@ pub(crate) struct Extras {
     pub sockets: Sockets,
     pub onboarding: Option<Onboarding>,
     pub systemd: Option<Systemd>,
-}
-
-/// In the parent, when all is over: the signals are still held.
-pub(crate) struct Ended {
-    end: End,
-    workers: Vec<WorkerReport>,
-    stale: Vec<Process>,
-    descriptors: Descriptors,
 }
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
@@ -114,49 +105,6 @@ pub(crate) fn begin(worker: Worker) -> Worker {
         process::exit(1);
     }
     worker
-}
-
-/// Does the work of a worker, and ends it.
-pub(crate) fn perform(worker: Worker, work: impl Fn(Worker) -> WorkResult) -> ! {
-    let id = worker.id();
-    let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
-        Ok(()) => 0,
-        Err(error) => {
-            write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
-            // What happens when it is dropped is not to change the status.
-            mem::forget(error);
-            1
-        }
-    }));
-    process::exit(status.unwrap_or_else(|payload| {
-        // It may be anything, and panic once more.
-        mem::forget(payload);
-        101
-    }))
-}
-
-impl Ended {
-    /// Exits if it ended as it should, and returns if it did not. The exit is with the signals still held: one more request
-    /// to stop, or any other, is not to take the place of this status.
-    pub fn exit(self) -> Result<Infallible> {
-        let error = match self.end {
-            Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => process::exit(0),
-            Ok(reason) => Error::ended(reason),
-            Err(error) => error,
-        };
-        Err(self.descriptors.close_after(error))
-    }
-
-    /// A request to stop that comes when all have stopped is carried out already.
-    pub fn report(self) -> Result<Report> {
-        let reason = match self.end {
-            Ok(reason) => reason,
-            Err(error) => return Err(self.descriptors.close_after(error)),
-        };
-        let has_stopped = matches!(reason, Reason::Stopped | Reason::StoppedByWorker { .. });
-        self.descriptors.close(has_stopped)?;
-        Ok(Report::new(reason, self.workers).with_stale(self.stale))
-    }
 }
 
 /// Why the loop was left.

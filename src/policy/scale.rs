@@ -1,0 +1,90 @@
+//! One worker more, one fewer; and how one goes who has a queue of his own: nothing new comes to it, he lingers until it is
+//! empty, and only then is asked to.
+
+use std::time::Instant;
+
+use super::life::Life;
+use super::slot::Slot;
+use super::{Policy, Restart};
+use crate::event::Event;
+use crate::exit::{Exit, OutOfMemory};
+
+impl Policy {
+    /// The ids that are to get work: those that are wanted to run, but of those that were added not before there was somebody
+    /// for it.
+    pub fn serving(&self) -> impl Iterator<Item = usize> + Clone {
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_serving()).map(|(id, _)| id)
+    }
+
+    /// Those of whom one is to be asked to go, unless he still has work: [`Policy::handle_work_left`].
+    pub fn lingering(&self, now: Instant) -> Vec<usize> {
+        let is_due = |slot: &Slot| slot.lives().any(|life| life.lingers_until(now));
+        self.slots.iter().enumerate().filter(|(_, slot)| is_due(slot)).map(|(id, _)| id).collect()
+    }
+
+    /// One who lingers is to go on doing so.
+    pub fn handle_work_left(&mut self, now: Instant, id: usize) {
+        if let (Some(slot), Some(linger)) = (self.slots.get_mut(id), self.config.linger) {
+            slot.handle_work_left(now, linger);
+        }
+    }
+
+    pub(super) fn more(&mut self, now: Instant) {
+        if self.wanted() >= self.config.max_workers {
+            return;
+        }
+        let id = match self.slots.iter().position(|slot| !slot.is_wanted()) {
+            Some(id) => {
+                self.slots[id].want(now);
+                id
+            }
+            None => {
+                self.slots.push(Slot::new(self.slots.len(), now));
+                self.slots.len() - 1
+            }
+        };
+        self.wanted.set(None);
+        self.out.tell(Event::Scaled { workers: self.wanted() });
+        self.slots[id].start_if_due(now, &mut self.out);
+    }
+
+    pub(super) fn fewer(&mut self, now: Instant) {
+        if self.wanted() <= 1 {
+            return;
+        }
+        if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
+            self.slots[id].release(now, &self.config, &mut self.out);
+            self.agenda.note(id, &self.slots[id]);
+            self.wanted.set(None);
+            self.out.tell(Event::Scaled { workers: self.wanted() });
+        }
+    }
+
+    /// One that was asked for later could not be brought up. The others, who serve, are not to suffer for it.
+    pub(super) fn addition_failed(&mut self, id: usize) {
+        self.wanted.set(None);
+        self.out.tell(Event::ScalingAborted { id });
+        self.out.tell(Event::Scaled { workers: self.wanted() });
+    }
+
+    /// One who was to go once its work was done has ended before. If it has failed, somebody is to do what is left, unless it is
+    /// done already by who serves the id again.
+    pub(super) fn handle_loss_of_lingering(
+        &mut self,
+        now: Instant,
+        life: Life,
+        exit: Exit,
+        out_of_memory: OutOfMemory,
+    ) {
+        let process = life.process;
+        let slot = &mut self.slots[process.id];
+        let wanted = self.config.restart != Restart::Never && !exit.is_success() && slot.is_idle();
+        let restarting = wanted && self.budget.take(now);
+        self.out.tell(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
+        if restarting {
+            let lived = now.saturating_duration_since(life.since);
+            let delay = slot.finish_work(now, lived, self.config.delays, &mut self.rng);
+            self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
+        }
+    }
+}
