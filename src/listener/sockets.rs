@@ -256,8 +256,13 @@ mod tests {
         let mut sockets = open(Listen::from("udp:127.0.0.1:0").steer_by_cpu(), workers);
         let senders = senders("127.0.0.1");
         for (place, &cpu) in cpus.iter().enumerate() {
-            sys::pin_to(cpu).expect("a CPU of ours");
-            for (id, share) in shares(&sockets, &senders).iter().enumerate() {
+            // In a thread of its own, which has nothing else to do.
+            let pinned = || {
+                sys::pin_to(cpu).expect("a CPU of ours");
+                shares(&sockets, &senders)
+            };
+            let shares = std::thread::scope(|scope| scope.spawn(pinned).join()).expect("the shares");
+            for (id, share) in shares.iter().enumerate() {
                 assert_eq!(!share.is_empty(), id % cpus.len() == place, "CPU {cpu}, worker {id}");
             }
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -111,11 +112,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let cpus = cpus();
             daemon.workers(cpus.len());
             for (id, &cpu) in cpus.iter().enumerate() {
-                let mut set = CpuSet::new();
-                set.set(cpu).expect("a CPU");
-                // On loopback, what this thread sends comes in where it runs.
-                sched_setaffinity(Pid::from_raw(0), &set).expect("one of ours");
-                for answer in connect(daemon).into_iter().map(answer) {
+                for answer in on_cpu(cpu, || connect(daemon).into_iter().map(answer).collect::<Vec<_>>()) {
                     assert_eq!(answer, format!("worker {id} 0\n"));
                 }
             }
@@ -146,6 +143,17 @@ fn ask(client: &UdpSocket) -> String {
 fn stops(daemon: &mut Daemon) {
     daemon.signal(Signal::SIGTERM);
     daemon.ends_with(0);
+}
+
+/// On loopback, what a thread sends comes in where it runs. In one of its own, because this one has other tests to come.
+fn on_cpu<T: Send>(cpu: usize, run: impl FnOnce() -> T + Send) -> T {
+    let mut set = CpuSet::new();
+    set.set(cpu).expect("a CPU");
+    let pinned = || {
+        sched_setaffinity(Pid::from_raw(0), &set).expect("one of ours");
+        run()
+    };
+    thread::scope(|scope| scope.spawn(pinned).join()).expect("what it returns")
 }
 
 fn cpus() -> Vec<usize> {
