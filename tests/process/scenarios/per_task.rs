@@ -1,7 +1,7 @@
 //! Sockets of which each worker has its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::thread;
@@ -165,38 +165,40 @@ fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).listen(Listen::from("127.0.0.1:0").per_task())
 }
 
-/// Answers every client with its id and generation until it is to stop.
+/// Answers every client with its id and generation until it is to stop. It never waits for a client alone: the process before
+/// or after it has the same socket, and may be faster.
 fn attend(worker: &Worker) {
     let listener = &worker.listeners()[0];
+    let (socket, nonblocking) = match listener {
+        Listener::Tcp(listener) => (listener.as_fd(), listener.set_nonblocking(true)),
+        Listener::Udp(socket) => (socket.as_fd(), socket.set_nonblocking(true)),
+        other => panic!("{other}"),
+    };
+    nonblocking.expect("a socket");
     let stop = worker.stop_fd().expect("a descriptor");
-    loop {
-        let socket = match listener {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Udp(socket) => socket.as_fd(),
-            other => panic!("{other}"),
-        };
+    let answer = format!("worker {} {}\n", worker.id(), worker.generation());
+    while !worker.stop_requested() {
         let events = &mut [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
         let _ = poll(events, PollTimeout::NONE);
-        let may_be_read = events[0].any() == Some(true);
         if worker.stop_requested() {
-            return say(&format!("stops {}", worker.id()));
+            break;
         }
-        if !may_be_read {
-            continue;
-        }
-        let answer = format!("worker {} {}\n", worker.id(), worker.generation());
-        match listener {
+        let answered = match listener {
             Listener::Tcp(listener) => {
-                let (mut client, _) = listener.accept().expect("a client");
-                let _ = client.write_all(answer.as_bytes());
+                listener.accept().and_then(|(mut client, _)| client.write_all(answer.as_bytes()))
             }
             Listener::Udp(socket) => {
-                let (_, client) = socket.recv_from(&mut [0; 8]).expect("a datagram");
-                socket.send_to(answer.as_bytes(), client).expect("a datagram");
+                let received = socket.recv_from(&mut [0; 8]);
+                received.and_then(|(_, client)| socket.send_to(answer.as_bytes(), client).map(drop))
             }
             other => panic!("{other}"),
+        };
+        match answered {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
+            _ => {}
         }
     }
+    say(&format!("stops {}", worker.id()));
 }
 
 fn three() -> Report {
