@@ -85,9 +85,9 @@ mod unix {
     /// A signal that asks it to stop ends it: nothing is lost but who is being greeted.
     fn work(worker: Worker) -> WorkResult {
         let name = format!("worker {} (pid {}), user {}, group {}", worker.id(), process::id(), getuid(), getgid());
-        info!("{name}");
         let listener = worker.listeners()[0].as_tcp().ok_or("only TCP is served here")?;
         worker.ready();
+        info!("{name} is serving");
         loop {
             let (mut client, _) = listener.accept()?;
             // Who has gone meanwhile does not want to know.

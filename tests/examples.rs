@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 #[cfg(target_os = "linux")]
 use std::net::UdpSocket;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Command, Stdio};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User, getuid};
 use socket2::{Domain, Socket, Type};
 
 const EXAMPLES: [&str; 2] = ["echo", "tokio_tcp"];
@@ -40,7 +40,10 @@ impl Service {
         let example = test.ancestors().nth(2).unwrap().join("examples").join(example);
         assert!(example.exists(), "a plain `cargo test` builds it, and so does `cargo build --examples`");
         let mut command = Command::new(example);
-        command.args(["--bind", "127.0.0.1:0", "--workers", "2"]).args(args).env_remove("RUST_LOG");
+        command.args(["--workers", "2"]).args(args).env_remove("RUST_LOG");
+        if !args.contains(&"--bind") {
+            command.args(["--bind", "127.0.0.1:0"]);
+        }
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut service = Service { child, lines, log: Vec::new(), address: ([0; 4], 0).into() };
@@ -217,6 +220,33 @@ fn who_says_nothing_does_not_hold_up_a_stop() {
         assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
         service.assert_drains(2);
     }
+}
+
+/// As far as there is a root to begin with: otherwise the port is any, and who serves it is who has started it.
+#[test]
+fn a_port_that_takes_root_is_served_by_somebody_else() {
+    let is_root = getuid().is_root();
+    let user = if is_root { User::from_name("nobody") } else { User::from_uid(getuid()) };
+    let user = user.unwrap().expect("a user");
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = if is_root { (600..1024).rev().find(is_free).expect("a port") } else { 0 };
+    let mut service = Service::start("privileged", &["--bind", &format!("127.0.0.1:{port}"), "--user", &user.name]);
+    let greeting = |service: &Service| {
+        let mut greeting = String::new();
+        service.connect().stream.read_to_string(&mut greeting).unwrap();
+        assert!(greeting.ends_with(&format!(", user {}, group {}\n", user.uid, user.gid)), "{greeting:?}");
+        greeting
+    };
+    let first = greeting(&service);
+    let pid = first.split(['(', ')', ' ']).find_map(|word| word.parse().ok().filter(|&number| number > 1)).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    service.wait_for(" is serving");
+    greeting(&service);
+    service.ask(Signal::SIGHUP);
+    service.wait_for("Rolling restart done");
+    greeting(&service);
+    service.ask(Signal::SIGTERM);
+    service.assert_drains(0);
 }
 
 /// Of the example `udp`. It is answered by whom, and what he has counted.
