@@ -4,16 +4,24 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::process::{Command, Stdio};
 
+use taskfork::{Event, Prefork, Report};
+
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::os::idle;
-use crate::program::{fork, say, try_fork};
+use crate::os::{Signal, idle};
+use crate::program::{drain, fork, say, serve, try_fork};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("siblings_and_replacements_draw_random_numbers_of_their_own", random_numbers, |daemon| {
             all_different(daemon, "drew ", 6);
         }),
+        Scenario::reporting("nor_does_the_parent_draw_what_a_worker_draws", parent_draws, |daemon| {
+            all_different(daemon, "drew ", 6);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .for_processes(),
         Scenario::new("siblings_hash_with_keys_of_their_own", hash_keys, |daemon| {
             all_different(daemon, "hash ", 4);
         }),
@@ -55,6 +63,20 @@ fn random_numbers() {
     let id = fork(4, 100);
     say(&format!("drew {}", rand::random::<u64>()));
     if id < 2 { std::process::exit(1) } else { idle() }
+}
+
+fn parent_draws() -> Report {
+    let draw = || say(&format!("drew {}", rand::random::<u64>()));
+    let service = Prefork::new().workers(3).on_event(move |event| {
+        if matches!(event, Event::Started { .. }) {
+            draw();
+        }
+    });
+    serve(service, move |worker| {
+        assert!(!worker.stop_requested());
+        draw();
+        drain(&worker);
+    })
 }
 
 fn hash_keys() {
