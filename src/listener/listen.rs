@@ -12,9 +12,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 #[cfg(unix)]
 use super::path::{self, Owner};
-use super::{Listener, borrow};
+use super::{Listener, borrow, steering};
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::sys::{self, CallError};
 
 /// What is to be listened on, for [`Prefork::listen`](crate::Prefork::listen).
 ///
@@ -72,6 +72,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) struct Series {
     address: SocketAddr,
+    kind: Type,
     choices: Choices,
     pub by_cpu: bool,
 }
@@ -126,19 +127,24 @@ impl Listen {
 
     /// A socket for each worker instead of one for all, with the same address and a queue of its own: worker `i` gets the
     /// `i`-th, and the system divides what comes among them, by the sender's address and port (`SO_REUSEPORT`, socket(7)).
-    /// So the workers have equal shares, whoever of them is faster, and UDP goes to one worker as long as the sender stays the
-    /// same. For TCP and UDP. Linux only: elsewhere it is refused. Default: one for all.
+    /// So the workers have equal shares, whoever of them is faster, and UDP (but for multicast and broadcast, which all get)
+    /// goes to one worker as long as the sender stays the same. For TCP and UDP. Linux only: elsewhere it is refused. Default: one for all.
     ///
     /// They are the parent's, which keeps them: what is in the queue of a worker that ends, waits there for the next one of
     /// its id, and nothing is reset. (Where each worker binds its own, as is usual, it takes its queue along.) Nobody but the
-    /// worker accepts from it, though, so that clients wait for one that is busy while others are idle; and other programs of
-    /// the same user may join the port, once the parent has it. One that has it already is an error.
+    /// worker accepts from it, though, so that clients wait for one that is busy while others are idle. An address that
+    /// somebody has already is an error. Once the parent has it, other programs of the same user can join it, and must not:
+    /// they get a share, and the order of the sockets, by which they are told apart, may not be that of the ids any more.
+    /// (Nor must a worker call shutdown(2) on its own.) The parent has a descriptor for each worker then, for every listener of
+    /// the service.
     ///
     /// When there is to be one worker fewer, nothing new goes to that worker's socket any more, but it is still served: the
     /// worker is asked to stop a second later, or, as long as something is left in its queue, when that is empty, or after
-    /// the [`graceful_timeout`](crate::Prefork::graceful_timeout). (Senders of UDP may change their worker by that.) One that is
-    /// added gets nothing before it is ready. The socket of a worker that exits with status 0, for good, is left out in the
-    /// same way, but nobody serves what is in its queue.
+    /// the [`graceful_timeout`](crate::Prefork::graceful_timeout), and from then on has that time. If it fails meanwhile, or had
+    /// just failed, another one comes, does the same, and goes. (A client whose handshake takes longer than that second, of
+    /// which a segment was lost for example, waits for the next worker of the id.) One that is added gets nothing before it
+    /// is ready. The socket of a worker that exits with status 0, for good, is left out in the same way, but nobody serves
+    /// what is in its queue. Whenever the number changes, most senders of UDP are given another worker.
     pub fn per_task(mut self) -> Listen {
         self.per_task = true;
         self
@@ -232,16 +238,22 @@ impl Listen {
             On::Address(address) => bind(address, Type::STREAM)?,
             On::Made(listener) => listener,
         };
-        let series = if per_task { Some(Series { address: listener.address()?, choices, by_cpu }) } else { None };
-        Ok(Opened { listener, entry: None, series })
+        let kind = if listener.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
+        let series =
+            per_task.then(|| Ok::<_, io::Error>(Series { address: listener.address()?, kind, choices, by_cpu }));
+        Ok(Opened { listener, entry: None, series: series.transpose()? })
     }
 }
 
 impl Series {
     /// One more, where the first one is.
-    pub fn next(&self, first: &Listener) -> io::Result<Listener> {
-        let kind = if first.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
-        self.choices.bind(self.address, kind, Some(Place::Next))
+    pub fn next(&self) -> io::Result<Listener> {
+        self.choices.bind(self.address, self.kind, Some(Place::Next))
+    }
+
+    /// Whether the first one gets everything, until somebody says otherwise.
+    pub fn goes_to_the_first(&self) -> bool {
+        self.kind == Type::DGRAM
     }
 }
 
@@ -251,6 +263,23 @@ enum Place {
     /// It comes to an address that nobody has, and lets others join it only then.
     First,
     Next,
+}
+
+impl Place {
+    /// What is to be done before the bind.
+    fn before(self, socket: &Socket, kind: Type) -> std::result::Result<(), CallError> {
+        let share = |yes| sys::share_port(borrow(socket), yes);
+        match self {
+            Place::Next => share(true),
+            // It is a group of one, which can be steered, only if it becomes one now. (Of TCP's listen(2) makes one.)
+            Place::First if kind == Type::DGRAM => {
+                share(true)?;
+                sys::steer(borrow(socket), &steering::to_the_first())?;
+                share(false)
+            }
+            Place::First => Ok(()),
+        }
+    }
 }
 
 impl Choices {
@@ -265,14 +294,9 @@ impl Choices {
         if kind == Type::STREAM {
             socket.set_reuse_address(true)?;
         }
-        let share = || sys::share_port(borrow(&socket)).map_err(|error| error.source);
-        if place == Some(Place::Next) {
-            share()?;
-        }
+        place.map_or(Ok(()), |place| place.before(&socket, kind)).map_err(|error| error.source)?;
         socket.bind(&address.into())?;
-        if place == Some(Place::First) {
-            share()?;
-        }
+        place.map_or(Ok(()), |_| sys::share_port(borrow(&socket), true)).map_err(|error| error.source)?;
         if kind == Type::DGRAM {
             return Ok(Listener::Udp(socket.into()));
         }

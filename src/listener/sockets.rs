@@ -19,6 +19,8 @@ pub(crate) struct Sockets {
     cpus: Vec<usize>,
     /// Who gets what comes, ascending.
     serving: Vec<usize>,
+    /// Who was to get it, and the system has refused that.
+    refused: Option<Vec<usize>>,
     /// A program says so, and not the kernel.
     is_steered: bool,
     /// Removed from the disk when this is dropped, in the parent.
@@ -49,7 +51,8 @@ impl Sockets {
             sockets.add()?;
         }
         sockets.serving = (0..workers).collect();
-        if !sockets.cpus.is_empty() {
+        let is_first_for_all = sockets.series.iter().flatten().any(|series| series.goes_to_the_first());
+        if is_first_for_all || !sockets.cpus.is_empty() {
             sockets.steer()?;
         }
         Ok(sockets)
@@ -87,14 +90,26 @@ impl Sockets {
         }
     }
 
-    /// From here on these get what comes, and nobody else; their ids ascend. Nothing changes if it cannot be had.
+    /// From here on these get what comes, and nobody else; their ids ascend. If it cannot be had, it stays as it was, and is
+    /// tried again when others are to get it, or after [`Sockets::retry`].
     pub fn serve(&mut self, serving: impl Iterator<Item = usize> + Clone) -> Result<()> {
-        if !self.are_per_task() || serving.clone().eq(self.serving.iter().copied()) || serving.clone().next().is_none()
-        {
+        let is_it = |known: &Vec<usize>| serving.clone().eq(known.iter().copied());
+        let is_known = is_it(&self.serving) || self.refused.as_ref().is_some_and(is_it);
+        if !self.are_per_task() || is_known || serving.clone().next().is_none() {
             return Ok(());
         }
-        self.serving = serving.collect();
-        self.steer()
+        let before = std::mem::replace(&mut self.serving, serving.collect());
+        self.refused = None;
+        self.steer().inspect_err(|_| self.refused = Some(std::mem::replace(&mut self.serving, before)))
+    }
+
+    pub fn retry(&mut self) {
+        self.refused = None;
+    }
+
+    /// Whether this one gets nothing new.
+    pub fn is_left_out(&self, id: usize) -> bool {
+        !self.serving.contains(&id)
     }
 
     /// Whether something is left in the queue of this worker, and of no other.
@@ -106,7 +121,7 @@ impl Sockets {
 
     fn add(&mut self) -> Result<()> {
         let sockets = self.of[0].iter().zip(&self.series).map(|(first, series)| {
-            let socket = series.as_ref().map_or_else(|| first.try_clone(), |series| series.next(first));
+            let socket = series.as_ref().map_or_else(|| first.try_clone(), Series::next);
             socket.map_err(|error| Error::listen(first.to_string(), error))
         });
         let sockets = sockets.collect::<Result<Arc<[Listener]>>>()?;
@@ -170,7 +185,7 @@ mod tests {
             let mut sockets = open(Listen::from(format!("udp:{host}:0")).per_task(), 4);
             let senders = senders(host.trim_matches(['[', ']']));
             let all = shares(&sockets, &senders);
-            assert!(all.iter().all(|share| share.len() > 10), "by the kernel: {all:?}");
+            assert!(all.iter().all(|share| share.len() > 10), "from the beginning: {all:?}");
             for serving in [&[0, 2][..], &[1, 2, 3], &[3], &[0, 1, 2, 3]] {
                 sockets.serve(serving.iter().copied()).expect("a program");
                 let shares = [shares(&sockets, &senders), shares(&sockets, &senders)];
@@ -230,6 +245,34 @@ mod tests {
                 assert_eq!(error.io_error().map(std::io::Error::kind), Some(ErrorKind::AddrInUse), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn one_socket_alone_is_steered_as_well_and_more_come_to_it() {
+        for transport in ["", "udp:"] {
+            let listen = || Listen::from(format!("{transport}127.0.0.1:0"));
+            let mut sockets = open(listen().per_task(), 1);
+            sockets.of(1).expect("one more");
+            open(listen().steer_by_cpu(), 1);
+        }
+        let mut sockets = open(Listen::from("udp:127.0.0.1:0").per_task(), 1);
+        sockets.of(1).expect("one more");
+        sockets.serve([1].into_iter()).expect("a program");
+        assert_eq!(shares(&sockets, &senders("127.0.0.1"))[1].len(), 200);
+    }
+
+    #[test]
+    fn what_could_not_be_had_is_not_taken_for_done() {
+        let mut sockets = open(Listen::from("127.0.0.1:0").per_task(), 2);
+        let sparse = || (0..4000).step_by(2);
+        sockets.serve(sparse()).expect_err("too many");
+        sockets.serve(sparse()).expect("nothing new");
+        assert!(!sockets.is_left_out(1));
+        sockets.retry();
+        sockets.serve(sparse()).expect_err("tried again");
+        sockets.of(2).expect("one more can still be had");
+        sockets.serve([0, 2].into_iter()).expect("a program");
+        assert!(sockets.is_left_out(1));
     }
 
     #[test]

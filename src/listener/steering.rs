@@ -24,6 +24,7 @@ const JUMP: u16 = 0x05;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN_A: u16 = 0x16;
+const RETURN: u16 = 0x06;
 
 /// `SKF_AD_OFF + SKF_AD_CPU`: the CPU that handles the packet.
 const CPU: u32 = (-0x1000_i32 + 36) as u32;
@@ -51,6 +52,11 @@ pub(super) fn program(serving: &[usize], cpus: &[usize]) -> Option<Vec<Instructi
     }
     program.extend(choice(serving));
     (program.len() <= LONGEST).then_some(program)
+}
+
+/// For a socket that is alone.
+pub(super) fn to_the_first() -> [Instruction; 1] {
+    [plain(RETURN, 0)]
 }
 
 /// From the sender's address and port: what belongs together stays together. (Options of IPv4 or extension headers of IPv6,

@@ -344,6 +344,7 @@ impl Policy {
             if let Some(what) = slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.out) {
                 missed.push((id, what));
             }
+            slot.release_passing(now, &self.config, &mut self.out);
         }
         for (id, what) in missed {
             self.wanted.set(None);
@@ -417,7 +418,11 @@ impl Policy {
         }
         if !self.budget.take(now) {
             self.out.tell(exited(false));
-            return self.give_up(now, process, exit);
+            return match self.slots[id].is_passing() {
+                // Nobody is missing.
+                true => self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out),
+                false => self.give_up(now, process, exit),
+            };
         }
         let lived = now.saturating_duration_since(life.since);
         let delay = self.slots[id].wait(now, lived, self.config.delays, &mut self.rng);

@@ -77,9 +77,14 @@ impl Policy {
         out_of_memory: OutOfMemory,
     ) {
         let process = life.process;
+        let is_fatal = self.is_fatal(exit);
         let slot = &mut self.slots[process.id];
-        let wanted = self.config.restart != Restart::Never && !exit.is_success() && slot.is_idle();
+        let is_left = !exit.is_success() && slot.is_idle() && !slot.has_lingering();
+        let wanted = is_left && self.config.restart != Restart::Never && !is_fatal;
         let restarting = wanted && self.budget.take(now);
+        if is_left && !restarting {
+            slot.end_for_good(true);
+        }
         self.out.tell(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
         if restarting {
             let lived = now.saturating_duration_since(life.since);

@@ -36,6 +36,8 @@ pub(super) struct Slot {
     /// Nobody is wanted, but one who lingered has failed, and what he has left is to be done: somebody comes for it, and lingers
     /// in his place.
     passing: bool,
+    /// The same, also when he is wanted again and has not come to serve.
+    owed: bool,
     backoff: Backoff,
     /// One of the first starts, which must succeed, is still to come.
     first: bool,
@@ -105,6 +107,7 @@ impl Slot {
             addition: true,
             joined: false,
             passing: false,
+            owed: false,
             backoff: Backoff::default(),
             first: false,
             state,
@@ -185,7 +188,7 @@ impl Slot {
 
     /// Wanted again, after it was not.
     pub fn want(&mut self, now: Instant) {
-        self.joined = false;
+        (self.joined, self.addition) = (false, true);
         if !std::mem::take(&mut self.passing) {
             self.state = State::Waiting { at: now };
         }
@@ -193,7 +196,7 @@ impl Slot {
 
     /// One who lingered has failed.
     pub fn finish_work(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
-        self.passing = true;
+        (self.passing, self.owed) = (true, true);
         self.wait(now, lived, delays, rng)
     }
 

@@ -718,6 +718,102 @@ fn one_that_is_added_gets_nothing_before_it_is_there_or_ready_and_keeps_its_shar
 }
 
 #[test]
+fn one_too_many_that_is_not_ready_yet_does_what_waits_in_its_queue_first() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.has_work = true;
+    sim.end(1, 0, Exit::Signal(9));
+    assert_eq!(serving(&sim), [0, 1], "what comes meanwhile waits for the next one");
+    sim.request(Request::Fewer);
+    assert_eq!((sim.policy.wanted(), serving(&sim)), (1, vec![0]));
+    assert!(sim.told(1, 1).is_empty());
+    sim.ready(1, 1);
+    sim.pass(2 * SECOND);
+    assert!(sim.told(1, 1).is_empty());
+    sim.has_work = false;
+    sim.pass(SECOND);
+    assert_eq!(sim.told(1, 1), [Message::Stop]);
+}
+
+#[test]
+fn one_too_many_that_is_about_to_be_restarted_leaves_its_queue_to_somebody() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.has_work = true;
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.living(), serving(&sim)), (vec![(0, 0)], vec![0, 1]), "it waits for its restart");
+    sim.request(Request::Fewer);
+    sim.pass(2 * SECOND);
+    assert_eq!((sim.living(), sim.policy.wanted()), (vec![(0, 0), (1, 2)], 1));
+}
+
+#[test]
+fn who_finishes_the_work_and_is_wanted_for_a_moment_still_finishes_it() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.has_work = true;
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.request(Request::More);
+    sim.request(Request::Fewer);
+    assert!(sim.told(1, 1).is_empty(), "told {:?}", sim.told(1, 1));
+}
+
+#[test]
+fn one_that_only_finishes_work_and_keeps_failing_is_given_up_alone() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), max_restarts: 1, ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+    assert!(sim.told(0, 0).is_empty());
+}
+
+#[test]
+fn an_id_that_was_there_from_the_beginning_and_is_asked_for_again_is_given_up_alone() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
+    sim.ready(0, 0);
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(15));
+    sim.request(Request::More);
+    sim.end(1, 1, Exit::Signal(9));
+    assert!(sim.told(0, 0).is_empty(), "{:?}", sim.log);
+}
+
+#[test]
+fn one_that_lingers_and_fails_with_nobody_after_it_has_failed() {
+    let mut sim = Sim::new(Config { restart: Restart::Never, ..with_queues(2) });
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(11));
+    sim.end(0, 0, Exit::Code(0));
+    let end = sim.ended().expect("no error");
+    assert!(!Report::new(end, sim.policy.reports()).is_success());
+}
+
+#[test]
+fn one_that_lingers_and_exits_with_what_no_restart_can_mend_is_not_restarted() {
+    let mut sim = Sim::new(Config { fatal_exits: vec![78], ..with_queues(2) });
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Code(78));
+    assert_eq!(sim.restarts, 0, "{:?}", sim.log);
+}
+
+#[test]
+fn two_that_linger_need_no_third() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.has_work = true;
+    sim.request(Request::Fewer);
+    sim.request(Request::More);
+    sim.request(Request::Fewer);
+    sim.end(1, 0, Exit::Signal(9));
+    assert_eq!((sim.living(), sim.restarts), (vec![(0, 0), (1, 1)], 0));
+}
+
+#[test]
 fn there_are_never_more_than_the_most() {
     let mut sim = Sim::new(Config { max_workers: 2, ..config(1) });
     for _ in 0..5 {

@@ -34,6 +34,8 @@ pub(crate) use systemd::Systemd;
 
 /// Less than can be waited for.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// A look that took long because this process was stopped says nothing about the next.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which of the processes this is, once the call returns.
 pub(crate) enum Role {
@@ -212,9 +214,12 @@ impl<'a> Supervisor<'a> {
             return Ok(());
         }
         for id in self.policy.lingering(now) {
-            if self.sockets.has_waiting(id) {
-                self.policy.handle_work_left(now, id);
+            if !self.sockets.is_left_out(id) {
+                self.sockets.retry();
+            } else if !self.sockets.has_waiting(id) {
+                continue;
             }
+            self.policy.handle_work_left(now, id);
         }
         for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
             self.policy.handle_beat(now, id, generation);
@@ -232,8 +237,9 @@ impl<'a> Supervisor<'a> {
         self.ended.extend(self.backend.reap_all()?);
         let now = Instant::now();
         let looks = (self.ended.len() - before + 1) as u32;
-        let pause = (now - begun) / looks * 10;
-        self.look_at_all = if pause < SHORTEST_PAUSE { now } else { now + pause };
+        let pause = ((now - begun) / looks * 10).min(LONGEST_PAUSE);
+        let is_short = pause < SHORTEST_PAUSE || self.backend.ends_ring();
+        self.look_at_all = if is_short { now } else { now + pause };
         Ok(())
     }
 

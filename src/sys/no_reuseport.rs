@@ -4,7 +4,7 @@ use std::io;
 
 use super::{BorrowedSocket, CallError, Instruction};
 
-pub(crate) fn share_port(_: BorrowedSocket<'_>) -> Result<(), CallError> {
+pub(crate) fn share_port(_: BorrowedSocket<'_>, _: bool) -> Result<(), CallError> {
     Err(CallError::new("setsockopt", io::ErrorKind::Unsupported))
 }
 

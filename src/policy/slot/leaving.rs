@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Slot, State};
-use crate::policy::life::Phase;
+use crate::policy::life::{Life, Phase};
 use crate::policy::{Config, Message, Out};
 
 impl Slot {
@@ -22,6 +22,10 @@ impl Slot {
     pub fn release(&mut self, now: Instant, config: &Config, out: &mut Out) {
         let kill_at = now + config.graceful_timeout;
         let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, out) };
+        if self.is_to_be_served(config) {
+            (self.passing, self.owed) = (true, true);
+            return;
+        }
         self.dismiss(out);
         for life in self.leaving.iter_mut().filter(|life| !matches!(life.phase, Phase::Asked { .. })) {
             match life.phase {
@@ -30,6 +34,27 @@ impl Slot {
                 _ => life.ask(Message::Stop, kill_at, out),
             }
         }
+    }
+
+    /// What has come to this id waits for somebody who is still to come, or to become ready, or to be replaced.
+    fn is_to_be_served(&self, config: &Config) -> bool {
+        let is_coming = match &self.state {
+            State::Waiting { .. } | State::Starting => true,
+            State::Up(life) => life.phase != Phase::Serving,
+            State::Idle | State::Trial { .. } => false,
+        };
+        // Who could never be brought up before, may not be now.
+        let may_come = self.proven || config.ready_timeout.is_none() && !self.first;
+        (self.joined || self.owed) && is_coming && may_come
+    }
+
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// Whether somebody who is to go serves what is left.
+    pub fn has_lingering(&self) -> bool {
+        self.leaving.iter().any(Life::lingers)
     }
 
     /// Who has come to finish another one's work, and serves now, is one too many.
@@ -57,7 +82,8 @@ impl Slot {
             State::Starting => out.cancel_starts(Some(self.id)),
             State::Idle | State::Waiting { .. } => {}
         }
-        (self.first, self.restarting, self.passing) = (false, false, false);
+        (self.first, self.restarting) = (false, false);
+        (self.passing, self.owed) = (false, false);
     }
 
     pub fn kill(&mut self, out: &mut Out) {

@@ -11,10 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::{CallError, Instruction};
 
-/// From here on others may have the port too, who say so as well.
-pub(crate) fn share_port(socket: BorrowedFd<'_>) -> Result<(), CallError> {
-    let yes: libc::c_int = 1;
-    set(socket, libc::SO_REUSEPORT, &yes)
+/// From here on others may have the port too who say so as well, or they may not.
+pub(crate) fn share_port(socket: BorrowedFd<'_>, yes: bool) -> Result<(), CallError> {
+    set(socket, libc::SO_REUSEPORT, &libc::c_int::from(yes))
 }
 
 /// The program says who of them gets what comes: the first one is 0. What it names that is not there is as if there were no
@@ -29,7 +28,9 @@ pub(crate) fn steer(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(
 
 /// Whether something waits there to be accepted or received.
 pub(crate) fn has_waiting(socket: BorrowedFd<'_>) -> bool {
-    poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    let mut one = [PollFd::new(socket, PollFlags::POLLIN)];
+    // An error or a shutdown is nothing that could be taken.
+    poll(&mut one, PollTimeout::ZERO).is_ok() && one[0].revents() == Some(PollFlags::POLLIN)
 }
 
 fn set<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> Result<(), CallError> {
