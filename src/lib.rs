@@ -68,7 +68,7 @@
 //! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says
 //!   so, so that `main` ends with one;
 //! - is never woken while nothing happens (with heartbeats, once per timeout; with systemd's watchdog, twice), and holds no
-//!   descriptor per worker;
+//!   descriptor per worker (but for [sockets that each has for itself](Listen::per_task));
 //! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and
 //!   descriptors are what they were.
 //!
@@ -275,7 +275,7 @@
 //! | TERM, INT | stop: SIGTERM to all workers at once, SIGKILL after one common deadline ([`graceful_timeout`](Prefork::graceful_timeout), 30 s); a second one: SIGKILL now |
 //! | QUIT | quick stop: SIGQUIT to all, SIGKILL after 2 s; a second one: SIGKILL now |
 //! | HUP | rolling restart, one at a time: the replacement first, and once it is ready, or has lived 1 s where nobody asks for readiness, SIGTERM to the old worker, whose end comes before the next one's turn. If it dies or is late, the old one stays, and the roll is over. During a roll: one more after it |
-//! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM (never below one) |
+//! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM, or a little later with [a queue of its own](Listen::per_task) (never below one) |
 //! | USR1 | passed on to the workers, for example to reopen logs. It kills those without a handler |
 //! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 |
 //!
