@@ -128,7 +128,8 @@ impl Listen {
     /// A socket for each worker instead of one for all, with the same address and a queue of its own: worker `i` gets the
     /// `i`-th, and the system divides what comes among them, by the sender's address and port (`SO_REUSEPORT`, socket(7)).
     /// So the workers have equal shares, whoever of them is faster, and UDP (but for multicast and broadcast, which all get)
-    /// goes to one worker as long as the sender stays the same. For TCP and UDP. Linux only: elsewhere it is refused. Default: one for all.
+    /// goes to one worker as long as the sender stays the same. For TCP and UDP. Linux only: elsewhere it is refused. Default:
+    /// one for all.
     ///
     /// They are the parent's, which keeps them: what is in the queue of a worker that ends, waits there for the next one of
     /// its id, and nothing is reset. (Where each worker binds its own, as is usual, it takes its queue along.) Nobody but the
@@ -239,9 +240,11 @@ impl Listen {
             On::Made(listener) => listener,
         };
         let kind = if listener.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
-        let series =
-            per_task.then(|| Ok::<_, io::Error>(Series { address: listener.address()?, kind, choices, by_cpu }));
-        Ok(Opened { listener, entry: None, series: series.transpose()? })
+        let series = match per_task {
+            true => Some(Series { address: listener.address()?, kind, choices, by_cpu }),
+            false => None,
+        };
+        Ok(Opened { listener, entry: None, series })
     }
 }
 

@@ -33,8 +33,8 @@ pub(super) struct Slot {
     addition: bool,
     /// There was somebody for it since it is wanted, or it was there from the beginning.
     joined: bool,
-    /// Nobody is wanted, but one who lingered has failed, and what he has left is to be done: somebody comes for it, and lingers
-    /// in his place.
+    /// Nobody is wanted, but what has come to this id is to be done, and whoever did it has failed: somebody comes for it, and
+    /// lingers in his place.
     passing: bool,
     /// The same, also when he is wanted again and has not come to serve.
     owed: bool,

@@ -149,26 +149,10 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("a_manager_that_does_not_read_holds_nobody_up", watched_closely, |daemon| {
             let manager = Manager::of(daemon);
-            daemon.worker();
-            daemon.wait_for_times(UNTOLD, 1);
-            daemon.signal(Signal::SIGHUP);
-            daemon.worker();
-            daemon.wait_for_times("log Rolling restart done", 1);
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
+            warns_once(daemon);
             assert!(manager.all().iter().any(|message| message == "WATCHDOG=1\n"));
         }),
-        Scenario::reporting("a_manager_that_is_not_there_is_warned_of_once", unmanaged, |daemon| {
-            daemon.worker();
-            daemon.wait_for_times(UNTOLD, 1);
-            daemon.signal(Signal::SIGHUP);
-            daemon.worker();
-            daemon.wait_for_times("log Rolling restart done", 1);
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
-        }),
+        Scenario::reporting("a_manager_that_is_not_there_is_warned_of_once", unmanaged, warns_once),
         #[cfg(target_os = "linux")]
         Scenario::reporting("an_address_that_is_no_file_is_one_too", at_abstract_address, |daemon| {
             let address = abstract_address(daemon.pid());
@@ -247,6 +231,18 @@ impl Manager {
     fn has_heard_nothing(&self) {
         assert_eq!(self.all(), Vec::<String>::new());
     }
+}
+
+/// Through a rolling restart to the end.
+fn warns_once(daemon: &mut Daemon) {
+    daemon.worker();
+    daemon.wait_for_times(UNTOLD, 1);
+    daemon.signal(Signal::SIGHUP);
+    daemon.worker();
+    daemon.wait_for_times("log Rolling restart done", 1);
+    daemon.signal(Signal::SIGTERM);
+    daemon.ends_with(0);
+    assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
 }
 
 fn stops_saying_so(daemon: &mut Daemon, manager: &Manager, workers: usize) {
