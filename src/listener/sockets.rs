@@ -93,9 +93,12 @@ impl Sockets {
     /// From here on these get what comes, and nobody else; their ids ascend. If it cannot be had, it stays as it was, and is
     /// tried again when others are to get it, or after [`Sockets::retry`].
     pub fn serve(&mut self, serving: impl Iterator<Item = usize> + Clone) -> Result<()> {
+        if !self.are_per_task() {
+            return Ok(());
+        }
         let is_it = |known: &Vec<usize>| serving.clone().eq(known.iter().copied());
         let is_known = is_it(&self.serving) || self.refused.as_ref().is_some_and(is_it);
-        if !self.are_per_task() || is_known || serving.clone().next().is_none() {
+        if is_known || serving.clone().next().is_none() {
             return Ok(());
         }
         let before = std::mem::replace(&mut self.serving, serving.collect());
