@@ -210,15 +210,15 @@ impl Manager {
         assert_eq!(self.next(), ROLLED);
     }
 
-    /// A wait that has a timeout ends too when this process has been frozen, and is none of the ends that are meant.
     fn receive(&self) -> std::io::Result<String> {
         let mut message = [0; 1000];
-        let mut receive = || self.0.recv(&mut message);
-        let mut received = receive();
-        while received.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
-            received = receive();
-        }
-        let len = received?;
+        let len = loop {
+            match self.0.recv(&mut message) {
+                // A wait that has a timeout ends so when this process has been frozen.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received?,
+            }
+        };
         Ok(String::from_utf8(message[..len].to_vec()).expect("a text"))
     }
 
