@@ -92,6 +92,11 @@ pub enum Backend {
     /// like any other: it does not hear of the end of its parent, and SIGTERM ends it. It inherits the parent's signal
     /// mask, in which the signals that the [parent answers](crate#signals) are not blocked.
     ///
+    /// What it inherits must still be open at the call: a program that closes what it does not know of, as daemons do, is to
+    /// do that after it. A worker that cannot become one for want of that gets an error from the call, and so does every
+    /// program with a set-user-ID bit or the like that finds the variable, because anybody may have set it. Programs that
+    /// other threads of the parent start in the same moment as a worker inherit its descriptors, the listeners among them.
+    ///
     /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any
     /// more, starts are refused with its path in the error; as any refused restart they are tried again, and those who run
     /// go on.
@@ -110,10 +115,12 @@ pub enum Backend {
     /// - It cannot be killed. One that does not return in its [`graceful_timeout`](Prefork::graceful_timeout), or gives no
     ///   [sign of life](Prefork::heartbeat_timeout), is given up: [`Event::Stale`]. It counts as ended, by signal 9, and is
     ///   replaced as such. What it says from then on is not heard. If it returns, it is joined: [`Event::Returned`]. If it
-    ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it.
+    ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it. It has been
+    ///   asked to stop in any case, so that it goes when it comes to itself.
     /// - The signals that the parent [answers](crate#signals) are blocked in the workers. SIGUSR1 and SIGCHLD are not among
     ///   these here: they, and all others, do what the program has chosen. A program that a worker starts inherits what is
     ///   blocked, so that it does not end of SIGTERM, unless that is undone for it (`pre_exec`).
+    /// - As pid 1 of a container, the parent reaps no strangers: that is for an init in front of it.
     /// - [`Process::pid`](crate::Process::pid) is 0, and the thread's name is `worker-2.0`: id and generation.
     Thread,
 }
@@ -369,8 +376,10 @@ impl Prefork {
 
     /// Is called in the parent for every event, after its line in the log (an exit and the restart that follows are one
     /// line, that of the latter). While it runs, the parent does nothing else. It must not start a thread if workers are
-    /// forks (every later start would be refused); if it panics, all workers are killed and the panic goes on. A second
-    /// call takes the place of the first. Default: nobody is told.
+    /// forks (every later start would be refused); a program that it starts inherits the signals that are
+    /// [answered](crate#signals) blocked there, if workers are forks, so that it does not end of SIGTERM, unless that is undone
+    /// for it (`pre_exec`). If it panics, all workers are killed and the panic goes on. A second call takes the place of the
+    /// first. Default: nobody is told.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));
         self
@@ -463,7 +472,7 @@ impl Prefork {
             Backend::Fork => Kind::Fork,
             #[cfg(not(unix))]
             Backend::Fork => return Err(Error::unfit("backend", "there is no fork on this system")),
-            Backend::Spawn => match backend::arrive() {
+            Backend::Spawn => match backend::arrive()? {
                 Some(worker) => return Ok(supervisor::Role::Worker(supervisor::begin(worker))),
                 None => Kind::Spawn,
             },

@@ -25,6 +25,10 @@ impl Fork {
 }
 
 impl Backend for Fork {
+    fn flush(&mut self) {
+        sys::flush_output();
+    }
+
     fn start(&mut self, Birth { id, generation, .. }: Birth<'_>) -> Result<Started> {
         match sys::fork() {
             Ok(Forked::Parent(child)) => Ok(Started::Pid(self.children.add(id, generation, child))),

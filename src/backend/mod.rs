@@ -83,6 +83,10 @@ pub(crate) enum How {
 
 /// How workers come into being and end. The supervisor is the same whatever the answer is.
 pub(crate) trait Backend {
+    /// Before a start, if something may have been buffered since the last one. Only a fork gets a copy of it; for others, to
+    /// write it would be to wait for whoever has the output.
+    fn flush(&mut self) {}
+
     fn start(&mut self, birth: Birth<'_>) -> Result<Started>;
 
     /// Nothing is done to a process that has ended.

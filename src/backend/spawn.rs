@@ -81,23 +81,38 @@ impl Backend for Spawn {
 
 /// If this process was started as a worker, that worker. One whose parent is gone already ends here. With a marker that is
 /// true, and was meant for another process, it is a child of that one.
-pub(crate) fn arrive() -> Option<Worker> {
-    let Marker { parent, id, generation, count, duties, claim, kinds } = sys::take_variable(VARIABLE)?.parse().ok()?;
-    if sys::parent_id() != parent {
-        let invitee = Shared::invitee(&claim)?;
-        if invitee == process::id() || invitee == 0 {
+///
+/// One that cannot become the worker it was started as is refused: as a parent, it would start more of its kind.
+pub(crate) fn arrive() -> Result<Option<Worker>> {
+    let Some(marker) = sys::take_variable(VARIABLE) else { return Ok(None) };
+    if sys::may_be_misled() {
+        return Err(Error::unfit(
+            "backend",
+            format!("with more rights than its user has, a program ignores {VARIABLE}"),
+        ));
+    }
+    let Ok(Marker { parent, id, generation, count, duties, claim, kinds }) = marker.parse() else { return Ok(None) };
+    let started_by = sys::parent_id();
+    // Pid 0: a parent outside this pid namespace, which cannot be told from another one; but the secret can.
+    if started_by != parent && started_by != 0 {
+        if Shared::invitee(&claim).is_some_and(|invitee| invitee == process::id() || invitee == 0) {
             process::exit(1);
         }
-        return None;
+        return Ok(None);
     }
-    let (memory, [button, lifeline], sockets) = Shared::claim(&claim)?;
+    let closed =
+        || Error::unfit("backend", format!("what worker {id} was passed by its parent was closed before the call"));
+    if !Shared::is_passed(&claim) {
+        return Err(closed());
+    }
+    let Some((memory, [button, lifeline], sockets)) = Shared::claim(&claim) else { return Ok(None) };
     duties.carry_out(id);
-    Lifeline::inherited(parent, lifeline).hold();
-    let place = Place::given(memory, claim.line, button?.into());
+    Lifeline::inherited(started_by, lifeline).hold();
+    let place = Place::given(memory, claim.line, button.ok_or_else(closed)?.into());
     let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
-    let listeners: Vec<Listener> = given.collect::<Option<_>>()?;
+    let listeners: Vec<Listener> = given.collect::<Option<_>>().ok_or_else(closed)?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
-    Some(Worker::new(id, generation, count, Some(place), listeners))
+    Ok(Some(Worker::new(id, generation, count, Some(place), listeners)))
 }
 
 /// What a worker is told.

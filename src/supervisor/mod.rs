@@ -24,7 +24,7 @@ use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
 use crate::scoreboard::{Memory, News, Scoreboard};
-use crate::sys::{self, Arrived, Offspring, Signal};
+use crate::sys::{Arrived, Offspring, Signal};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 use journal::{level_of, write};
@@ -259,7 +259,7 @@ impl<'a> Supervisor<'a> {
 
     fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
         if mem::take(&mut self.unflushed) {
-            sys::flush_output();
+            self.backend.flush();
         }
         // Once, and before: what the worker would read of the parent's memory, it would have to find first.
         let count = self.policy.wanted();

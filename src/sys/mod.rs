@@ -6,8 +6,9 @@
 //!   with more than one thread, each time. `thread_count()`, there: whether there is one thread, and how many there are where
 //!   that can be told.
 //! - `Program`: this program, which can be started once more, with what it is `Handed`: memory, button, lifeline and sockets,
-//!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom.
-//! - `flush_output()`: writes what is buffered for standard output, by std and, where there are forks, by the C library.
+//!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom;
+//!   `may_be_misled()`: whether that can be anybody.
+//! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
 //! - `Signals`: from `take()`, which is told what the workers are, to the drop, what asks the parent for something
 //!   waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored before, or what stands for
 //!   them. SIGCHLD is among them in any case, unless workers are

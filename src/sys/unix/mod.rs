@@ -29,7 +29,7 @@ pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use identity::{assume, groups_of, own_identity};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
-pub(crate) use program::{Program, parent_id, take_variable};
+pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
 pub(super) use shm::{map_lines, unmap_lines};
 pub(crate) use signal::{Ends, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;

@@ -104,6 +104,21 @@ pub(crate) fn take_variable(name: &str) -> Option<String> {
     Some(value)
 }
 
+/// Whether this program has more rights than who has started it, who has made its environment (a set-user-ID bit).
+#[cfg(target_os = "linux")]
+pub(crate) fn may_be_misled() -> bool {
+    // SAFETY: it takes an integer.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn may_be_misled() -> bool {
+    unsafe extern "C" {
+        safe fn issetugid() -> libc::c_int;
+    }
+    issetugid() != 0
+}
+
 pub(crate) fn parent_id() -> u32 {
     std::os::unix::process::parent_id()
 }

@@ -23,14 +23,25 @@ impl Shared {
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
-    /// In a program: the memory that is said to be behind a descriptor, if it can be: nameless, and long enough.
+    /// In a program: whether something is open under each number that it was told.
+    pub fn is_passed(claim: &Claim) -> bool {
+        let mut numbers = claim.passed.iter().chain(&claim.sockets).chain([&claim.memory]).filter(|&&fd| fd != -1);
+        // SAFETY: it takes integers, and a number that is no descriptor is refused.
+        numbers.all(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
+    }
+
+    /// In a program: the memory that is said to be behind a descriptor, if it can be: such that never shrinks, and long enough.
     pub fn look_at(claim: &Claim) -> Option<Shared> {
         // SAFETY: stat consists of integers, for which zeroes are fine, and fstat(2) writes one.
         let mut stat: libc::stat = unsafe { mem::zeroed() };
         // SAFETY: as above. A number that is no descriptor is refused.
         let known = unsafe { libc::fstat(claim.memory, &raw mut stat) } == 0;
         let size = claim.len.checked_mul(size_of::<Line>())?;
-        if !known || stat.st_nlink != 0 || stat.st_size < size as libc::off_t || claim.line >= claim.len {
+        if !known
+            || !never_shrinks(claim.memory, &stat)
+            || stat.st_size < size as libc::off_t
+            || claim.line >= claim.len
+        {
             return None;
         }
         Shared::map(claim.len, claim.memory, None).ok()
@@ -78,6 +89,19 @@ pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallErr
         -1 => Err(CallError::last("fcntl")),
         _ => Ok(()),
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn never_shrinks(fd: RawFd, _: &libc::stat) -> bool {
+    // SAFETY: it takes integers. What cannot be sealed is refused.
+    let seals = unsafe { libc::fcntl(fd, libc::F_GET_SEALS) };
+    seals != -1 && seals & libc::F_SEAL_SHRINK != 0
+}
+
+/// By what has no name, as far as those who have it go.
+#[cfg(target_os = "macos")]
+fn never_shrinks(_: RawFd, stat: &libc::stat) -> bool {
+    stat.st_nlink == 0
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]

@@ -14,15 +14,13 @@ mod signal;
 mod stop_request;
 mod watch;
 
-use std::io::{self, Write};
-
 use super::{CallError, Poller};
 pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of};
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use onboarding::{assume, pin_to, usable_cpus};
-pub(crate) use program::{Program, parent_id, take_variable};
+pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
 pub(super) use shm::{map_lines, unmap_lines};
 pub(crate) use signal::{Ends, Signals};
 pub(crate) use stop_request::StopRequest;
@@ -36,11 +34,6 @@ pub(crate) const THREAD_CALL: &str = "CreateThread";
 /// There are no signals to be blocked.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     Ok(run())
-}
-
-/// So that what the parent has printed before a worker starts comes before what that one prints.
-pub(crate) fn flush_output() {
-    let _ = io::stdout().flush();
 }
 
 /// A process can have 2^24 handles, and each child takes two.

@@ -39,6 +39,11 @@ impl Shared {
         Shared::map(len, section.as_raw_handle() as Number, Some(section))
     }
 
+    /// A program does not close what it does not know of.
+    pub fn is_passed(_: &Claim) -> bool {
+        true
+    }
+
     /// In a program: the memory that is said to be behind a handle, if it can be: long enough.
     pub fn look_at(claim: &Claim) -> Option<Shared> {
         let shared = Shared::map(claim.len, claim.memory, None).ok()?;

@@ -6,14 +6,14 @@ use std::os::unix::net::UnixStream;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, getpid, getppid};
-use taskfork::Report;
+use taskfork::{Prefork, Report};
 
 use super::heartbeats::second_hangs;
 use super::not_root;
 use super::refusals::{refuse, with_two_threads};
 use crate::Scenario;
 use crate::os::{Signal, idle, in_child};
-use crate::program::{fork, prepare, say, try_fork, up};
+use crate::program::{fork, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -25,6 +25,12 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_worker_in_a_pid_namespace_of_its_own_starts", new_namespace, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("pid 1, parent 0"), "{}", daemon.transcript());
+        })
+        .needs(not_root),
+        Scenario::spawning("a_spawned_worker_in_a_pid_namespace_of_its_own_starts", spawned_in_namespace, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("pid 1, parent 0"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Starting 1 processes"), 1);
         })
         .needs(not_root),
         Scenario::new("no_memory_for_a_fork_names_the_worker", dead_namespace, |daemon| {
@@ -94,6 +100,14 @@ fn new_namespace() {
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     fork(1, 100);
     say(&format!("pid {}, parent {}", getpid(), getppid()));
+}
+
+fn spawned_in_namespace() -> Report {
+    // In the worker there is no need of another one.
+    if getppid().as_raw() != 0 {
+        unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    }
+    serve(Prefork::new().workers(1), |_| say(&format!("pid {}, parent {}", getpid(), getppid())))
 }
 
 /// pid_namespaces(7): once its init has ended, fork fails with ENOMEM.

@@ -47,6 +47,19 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("the child is a worker: false"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("up 0"), 1);
         }),
+        #[cfg(unix)]
+        Scenario::spawning("a_worker_that_has_closed_what_it_was_passed_is_no_parent", closes_all, |daemon| {
+            daemon.ends_with(1);
+            assert_eq!(daemon.count("log Starting 1 processes"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("error backend: what worker 0 was passed by its parent was closed"), 2);
+        }),
+        #[cfg(target_os = "linux")]
+        Scenario::spawning("a_program_with_rights_of_its_own_believes_no_marker", has_rights, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("error backend: with more rights than its user has"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Starting 1 processes"), 1);
+        })
+        .needs(super::not_root),
         Scenario::spawning("a_parent_with_threads_is_welcome_and_stops_on_a_signal", with_threads, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
@@ -166,6 +179,34 @@ fn leaks_marker() -> Report {
         std::process::exit(0);
     }
     serve(Prefork::new().workers(1), |worker| up(worker.id()))
+}
+
+/// As daemons do, before the call.
+#[cfg(unix)]
+fn closes_all() -> Report {
+    if std::env::var_os(VARIABLE).is_some() {
+        for fd in 3..256 {
+            let _ = nix::unistd::close(fd);
+        }
+    }
+    serve(Prefork::new().workers(1).max_restarts(1), |_| {})
+}
+
+/// It starts itself as a program with a set-user-ID bit is started by somebody else, who may have set what he likes.
+#[cfg(target_os = "linux")]
+fn has_rights() -> Report {
+    use nix::unistd::{Uid, setresuid};
+    use std::os::unix::process::CommandExt;
+
+    if std::env::var_os(VARIABLE).is_none() {
+        let (root, other) = (Uid::from_raw(0), Uid::from_raw(65534));
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args(std::env::args().skip(1)).env(VARIABLE, "anything");
+        // SAFETY: setresuid(2) is async-signal-safe.
+        unsafe { command.pre_exec(move || Ok(setresuid(other, root, root)?)) };
+        assert_eq!(command.status().expect("a program").code(), Some(1));
+    }
+    serve(Prefork::new().workers(1), |_| {})
 }
 
 fn with_threads() -> Report {
