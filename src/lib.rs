@@ -277,7 +277,7 @@
 //! | HUP | rolling restart, one at a time: the replacement first, and once it is ready, or has lived 1 s where nobody asks for readiness, SIGTERM to the old worker, whose end comes before the next one's turn. If it dies or is late, the old one stays, and the roll is over. During a roll: one more after it |
 //! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM, or a little later with [a queue of its own](Listen::per_task) (never below one) |
 //! | USR1 | passed on to the workers, for example to reopen logs. It kills those without a handler |
-//! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 |
+//! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 (not with threads) |
 //!
 //! A signal of these that was ignored when the call was made stays ignored: HUP under `nohup`, for example. SIGCHLD alone is
 //! put to its default in the parent, because wait(2) fails otherwise. TTIN and TTOU are for operators: when a terminal sends

@@ -61,6 +61,8 @@ impl Thread {
             return;
         }
         if let Some(member) = take(&mut self.running, process) {
+            // Should it come to itself, it has nothing more to do.
+            member.stop.make();
             member.button.ring();
             self.given_up.push((process, Arc::clone(&member.tenancy)));
             self.stale.push(member);
@@ -168,8 +170,7 @@ fn run(id: usize, work: Work, worker: Worker) -> Return {
         Ok(()) => Return::Normal,
         Err(error) => {
             let message = WithSources(&*error).to_string();
-            // What happens when it is dropped is not to change the end.
-            mem::forget(error);
+            discard(error);
             Return::Error(message)
         }
     }));
@@ -179,9 +180,15 @@ fn run(id: usize, work: Work, worker: Worker) -> Return {
 fn message_of(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
     let message = text.unwrap_or("with something that is no text").to_owned();
-    // It may be anything, and panic once more.
-    mem::forget(payload);
+    discard(payload);
     message
+}
+
+/// What happens when it is dropped, which may be to panic, is not to change the end.
+fn discard<T>(value: T) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        mem::forget(payload);
+    }
 }
 
 fn take(members: &mut Vec<Member>, process: Process) -> Option<Member> {

@@ -110,6 +110,31 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said_before("late beat", &format!("{second} gives no sign of life")));
             assert!(daemon.said("stale [0/0, 0/1]"), "{}", daemon.transcript());
         }),
+        Scenario::threading("who_is_given_up_and_comes_to_himself_is_asked_to_stop", comes_to_itself, |daemon| {
+            daemon.wait_for_times("log child 0 (thread worker-0.0) is stale, restarting", 1);
+            daemon.wait_for_times("it has been asked", 1);
+            daemon.wait_for_times("log child 0 (thread worker-0.0) was stale, and has returned", 1);
+            daemon.wait_for_times("up 0 1", 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("drained 0") && daemon.said("stale []"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("who_holds_standard_output_holds_up_nobody_else", holds_output, |daemon| {
+            daemon.wait_for_times("log child 1 (thread worker-1.0) exited with status", 1);
+            daemon.wait_for_times("up 1 1", 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained"), 2, "{}", daemon.transcript());
+        }),
+        Scenario::threading("what_a_worker_has_failed_with_is_dropped", fails_with_things, |daemon| {
+            daemon.workers(3);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for id in 0..3 {
+                assert_eq!(daemon.count(&format!("worker {id} let go of it")), 1, "{}", daemon.transcript());
+                assert!(daemon.said(&format!("worker {id}: 2 processes, 1 restarts")));
+            }
+        }),
         Scenario::threading("a_second_term_makes_all_who_are_left_stale_at_once", deaf_but_one, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
@@ -309,7 +334,10 @@ fn beats_late() -> Report {
             worker.beat();
             say("late beat");
             barrier.wait();
-            heartbeats::beat(&worker, false);
+            loop {
+                worker.beat();
+                thread::park_timeout(heartbeats::TIMEOUT / 10);
+            }
         }
         1 => {
             barrier.wait();
@@ -322,6 +350,72 @@ fn beats_late() -> Report {
             heartbeats::beat(&worker, false);
         }
     })
+}
+
+/// The first one gives no sign of life, but looks whether it is to go.
+fn comes_to_itself() -> Report {
+    serve_told(heartbeats::service(1), |worker| {
+        if worker.generation() > 0 {
+            up(worker.id());
+            heartbeats::beat(&worker, false);
+            return say("drained 0");
+        }
+        worker.wait_for_stop(None);
+        say("it has been asked");
+    })
+}
+
+/// The second one fails in its first life, when the first one holds it.
+fn holds_output() -> Report {
+    let barrier = Barrier::new(2);
+    serve_told(Prefork::new().workers(2), move |worker| {
+        let _held = (worker.id() == 0).then(|| std::io::stdout().lock());
+        if worker.generation() == 0 {
+            barrier.wait();
+        }
+        if (worker.id(), worker.generation()) == (1, 0) {
+            fail(1);
+        }
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// Says so when it is dropped, and for one worker that is too much.
+#[derive(Debug)]
+struct Thing(usize);
+
+impl Drop for Thing {
+    fn drop(&mut self) {
+        say(&format!("worker {} let go of it", self.0));
+        if self.0 == 2 {
+            panic_any("at the wrong time");
+        }
+    }
+}
+
+impl std::fmt::Display for Thing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a thing")
+    }
+}
+
+impl std::error::Error for Thing {}
+
+/// In its first life.
+fn fails_with_things() -> Report {
+    prepare();
+    let work = |worker: Worker| -> WorkResult {
+        match (worker.generation(), worker.id()) {
+            (0, 0) => return Err(Thing(0).into()),
+            (0, id) => panic_any(Thing(id)),
+            _ => {}
+        }
+        up(worker.id());
+        drain(&worker);
+        Ok(())
+    };
+    tell_all(Prefork::new().workers(3).backend(backend()).on_event(tell).run(work).expect("workers"))
 }
 
 fn deaf_but_one() -> Report {
