@@ -361,7 +361,12 @@ impl Prefork {
     ///
     /// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are read and removed from the environment by the call, so that
     /// neither workers nor what they start speak for the service. (If there are threads, which [`Backend::Fork`] refuses, they
-    /// stay.) What cannot be told is never waited for: the log warns of it once, and the service goes on.
+    /// stay.)
+    ///
+    /// What cannot be told is never waited for: the log warns of it, once for each reason, and the service goes on. If that is
+    /// because the manager's queue is full (on Linux it holds 11 datagrams by default, from all services together), it is
+    /// tried again every 100 ms until it is told, in its order; of several rolling restarts, or lines of status, the last
+    /// alone. What is untold when the workers are gone stays so.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Prefork {
         self.notifies = true;

@@ -169,13 +169,13 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) -> Result<Turn> {
         self.tell_of_listeners();
         loop {
-            self.give_sign_of_life();
+            self.tell_manager();
             while let Some(action) = self.policy.poll_action() {
                 if let Some(worker) = self.carry_out(action) {
                     return Ok(Turn::Worker(worker));
                 }
                 self.take_signals()?;
-                self.give_sign_of_life();
+                self.tell_manager();
             }
             self.steer();
             if let Some(departure) = self.ended.pop_front() {
@@ -191,8 +191,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Until the deadline, if there is one, a signal, the doorbell, or the next sign of life. What has happened counts before
-    /// what was not done in time: nobody is late who has ended, or has said that he is ready.
+    /// Until the deadline, if there is one, a signal, the doorbell, or when something is to be said to the service manager.
+    /// What has happened counts before what was not done in time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
         let others =
@@ -397,9 +397,9 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn give_sign_of_life(&mut self) {
+    fn tell_manager(&mut self) {
         if let Some(systemd) = &mut self.systemd {
-            let failed = systemd.beat();
+            let failed = systemd.speak();
             self.log_untold(failed);
         }
     }

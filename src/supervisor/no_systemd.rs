@@ -17,7 +17,7 @@ impl Systemd {
         match *self {}
     }
 
-    pub fn beat(&mut self) -> Option<io::Error> {
+    pub fn speak(&mut self) -> Option<io::Error> {
         match *self {}
     }
 }

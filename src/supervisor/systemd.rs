@@ -1,11 +1,13 @@
 //! What systemd is told, or whoever else listens in its place: sd_notify(3).
 
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
-use std::{fmt, io};
 
+use nix::errno::Errno;
 use sd_notify::NotifyState;
 
 use crate::event::Event;
@@ -13,8 +15,11 @@ use crate::sys;
 
 /// What is asked for more often is not worth a wake-up.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// After so long it may have read what others have said.
+const AGAIN: Duration = Duration::from_millis(100);
+const FULL: &str = "its queue is full, so it will be told again";
 
-/// The service, as it was told last.
+/// The service, as it is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Starting,
@@ -28,11 +33,21 @@ pub(crate) struct Systemd {
     /// None: it is not of a kind that can be told anything.
     address: Option<SocketAddr>,
     stage: Stage,
+    /// What has not been said yet, in its order.
+    unsaid: VecDeque<Message>,
+    /// When it is tried again, if there is any, and nothing else to say before.
+    again: Instant,
     watchdog: Option<Watchdog>,
     /// Why it is about to stop, if something has failed: the last status stays.
     failure: Option<String>,
-    /// That somebody could not be told is told once.
-    has_failed: bool,
+    /// That somebody could not be told is told once for each reason.
+    failures: Vec<ErrorKind>,
+}
+
+#[derive(Debug)]
+struct Message {
+    states: Vec<NotifyState<'static>>,
+    status: Option<String>,
 }
 
 #[derive(Debug)]
@@ -52,90 +67,143 @@ impl Systemd {
 
     fn new(address: Option<SocketAddr>, every: Option<Duration>, now: Instant) -> Systemd {
         let watchdog = every.map(|every| Watchdog { every, next: now + every });
-        Systemd { address, stage: Stage::Starting, watchdog, failure: None, has_failed: false }
+        let (unsaid, failures) = (VecDeque::new(), Vec::new());
+        Systemd { address, stage: Stage::Starting, unsaid, again: now, watchdog, failure: None, failures }
     }
 
     /// `up` is how many are wanted, once they all are up.
     #[must_use = "the first failure is to be logged"]
     pub fn hear(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> Option<io::Error> {
         match self.answer(event, up) {
-            Ok(message) => self.send(&message?),
-            Err(error) => self.fail(error),
+            Ok(message) => self.keep(message?),
+            Err(error) => return self.fail(error),
         }
+        self.say()
     }
 
-    /// When a sign of life is due, if any is asked for. To a service that stops systemd gives another time.
+    /// When what is unsaid is to be said; a sign of life comes after it. To a service that stops systemd gives another
+    /// time.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.unsaid.is_empty() {
+            return Some(self.again);
+        }
         self.watchdog.as_ref().filter(|_| self.stage != Stage::Stopping).map(|watchdog| watchdog.next)
     }
 
-    /// Gives it, if it is due.
+    /// Says what is due.
     #[must_use = "the first failure is to be logged"]
-    pub fn beat(&mut self) -> Option<io::Error> {
+    pub fn speak(&mut self) -> Option<io::Error> {
         let due = self.next_deadline()?;
         let now = Instant::now();
-        let watchdog = self.watchdog.as_mut().filter(|_| due <= now)?;
-        watchdog.next = now + watchdog.every;
-        self.send(&lines(&[NotifyState::Watchdog]))
+        if now < due {
+            return None;
+        }
+        if let (true, Some(watchdog)) = (self.unsaid.is_empty(), &mut self.watchdog) {
+            watchdog.next = now + watchdog.every;
+            self.keep(Message { states: vec![NotifyState::Watchdog], status: None });
+        }
+        self.say()
     }
 
-    fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<String>> {
-        let text = |event: &dyn fmt::Display| event.to_string();
-        let (stage, message) = match (self.stage, event) {
+    fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<Message>> {
+        let (stage, states, status) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
             (_, Event::GaveUp { .. } | Event::StartupFailed { .. }) => {
-                self.failure = Some(text(event));
+                self.failure = Some(event.to_string());
                 return Ok(None);
             }
             (_, Event::Stopping { .. }) => {
-                let status = self.failure.take().unwrap_or_else(|| text(event));
-                (Stage::Stopping, lines(&[NotifyState::Stopping, NotifyState::Status(&status)]))
+                (Stage::Stopping, vec![NotifyState::Stopping], self.failure.take().unwrap_or_else(|| event.to_string()))
             }
             // A rolling restart of a service that is not up yet is a part of its start.
             (Stage::Starting, _) => match up() {
-                Some(workers) => {
-                    let status = text(&format_args!("{workers} workers are up"));
-                    (Stage::Ready, lines(&[NotifyState::Ready, NotifyState::Status(&status)]))
-                }
+                Some(workers) => (Stage::Ready, vec![NotifyState::Ready], format!("{workers} workers are up")),
                 None => return Ok(None),
             },
             (Stage::Ready, Event::Reloading) => {
                 // By which it is known that this is the answer to the last SIGHUP.
                 let now = NotifyState::monotonic_usec_now()?;
-                (Stage::Reloading, lines(&[NotifyState::Reloading, now, NotifyState::Status(&text(event))]))
+                (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
             (Stage::Reloading, Event::Reloaded | Event::ReloadAborted { .. }) => {
-                (Stage::Ready, lines(&[NotifyState::Ready, NotifyState::Status(&text(event))]))
+                (Stage::Ready, vec![NotifyState::Ready], event.to_string())
             }
-            (stage, Event::Scaled { .. }) => (stage, lines(&[NotifyState::Status(&text(event))])),
+            (stage, Event::Scaled { .. }) => (stage, Vec::new(), event.to_string()),
             _ => return Ok(None),
         };
         self.stage = stage;
-        Ok(Some(message))
+        Ok(Some(Message { states, status: Some(status) }))
     }
 
-    fn send(&mut self, message: &str) -> Option<io::Error> {
-        let Some(address) = &self.address else {
-            return self.fail(io::Error::other("NOTIFY_SOCKET is not the address of a Unix socket"));
-        };
-        match send(message, address) {
-            Ok(()) => None,
-            Err(error) => self.fail(error),
+    /// The last rolling restart is the answer to all SIGHUPs before, and the last status is the one that counts. Nothing
+    /// else can be left out: who was never ready, and stops, has failed.
+    fn keep(&mut self, message: Message) {
+        if message.begins_roll() {
+            let before = self.unsaid.iter().position(Message::begins_roll).unwrap_or(self.unsaid.len());
+            self.unsaid.truncate(before);
+        }
+        match self.unsaid.back_mut().filter(|_| message.states.is_empty()) {
+            Some(last) => last.status = message.status,
+            None => self.unsaid.push_back(message),
+        }
+    }
+
+    /// As far as there is room.
+    fn say(&mut self) -> Option<io::Error> {
+        let mut failed = None;
+        while let Some(message) = self.unsaid.front() {
+            let error = self.send(message).err();
+            let is_full = error.as_ref().is_some_and(|error| error.kind() == ErrorKind::WouldBlock);
+            failed = failed.or_else(|| error.and_then(|error| self.fail(error)));
+            if is_full {
+                self.again = Instant::now() + AGAIN;
+                break;
+            }
+            self.unsaid.pop_front();
+        }
+        failed
+    }
+
+    fn send(&self, message: &Message) -> io::Result<()> {
+        match &self.address {
+            Some(address) => send(&message.lines(), address),
+            None => Err(io::Error::other("NOTIFY_SOCKET is not the address of a Unix socket")),
         }
     }
 
     fn fail(&mut self, error: io::Error) -> Option<io::Error> {
-        (!std::mem::replace(&mut self.has_failed, true)).then_some(error)
+        let is_known = self.failures.contains(&error.kind());
+        (!is_known).then(|| {
+            self.failures.push(error.kind());
+            error
+        })
+    }
+}
+
+impl Message {
+    fn begins_roll(&self) -> bool {
+        matches!(self.states[..], [NotifyState::Reloading, ..])
+    }
+
+    fn lines(&self) -> String {
+        let status = self.status.as_deref().map(NotifyState::Status);
+        self.states.iter().chain(&status).map(|state| format!("{state}\n")).collect()
     }
 }
 
 /// A socket for each message, so that no worker inherits one. It never waits: one that nobody reads is not to stop the
-/// supervision.
+/// supervision. Where there is no room, that it would have to wait is the error.
 fn send(message: &str, address: &SocketAddr) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to_addr(message.as_bytes(), address)?;
-    Ok(())
+    match socket.send_to_addr(message.as_bytes(), address) {
+        Err(error) if is_want_of_room(&error) => Err(io::Error::new(ErrorKind::WouldBlock, FULL)),
+        sent => sent.map(drop),
+    }
+}
+
+fn is_want_of_room(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
 /// A path, or what is no file, after an `@`. Others, such as `vsock:2:1234`, are none of Unix.
@@ -145,10 +213,6 @@ fn parse(address: &str) -> Option<SocketAddr> {
         return SocketAddr::from_abstract_name(name).ok();
     }
     address.starts_with('/').then(|| SocketAddr::from_pathname(address).ok()).flatten()
-}
-
-fn lines(states: &[NotifyState<'_>]) -> String {
-    states.iter().map(|state| format!("{state}\n")).collect()
 }
 
 #[cfg(test)]
@@ -163,15 +227,19 @@ mod tests {
         Systemd::new(None, None, Instant::now())
     }
 
-    /// The first lines of what is said, with everybody up or not.
+    /// With everybody up or not.
+    fn answers(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Message> {
+        let answer = |(event, is_up): &(Event, bool)| systemd.answer(event, || is_up.then_some(2)).expect("the time");
+        events.iter().filter_map(answer).collect()
+    }
+
+    /// The first lines of what is said.
     fn said(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<String> {
-        let answers = events.iter().filter_map(|(event, is_up)| {
-            systemd
-                .answer(event, || is_up.then_some(2))
-                .expect("the time")
-                .map(|text| text.lines().next().unwrap().into())
-        });
-        answers.collect()
+        answers(systemd, events).iter().map(first_line).collect()
+    }
+
+    fn first_line(message: &Message) -> String {
+        message.lines().lines().next().expect("a line").to_owned()
     }
 
     #[test]
@@ -199,7 +267,7 @@ mod tests {
         let mut systemd = silent();
         assert_eq!(said(&mut systemd, &[(READY, true), (Event::GaveUp { restarts: 3 }, true)]), ["READY=1"]);
         let message = systemd.answer(&STOPPING, || None).expect("the time").expect("a message");
-        assert_eq!(message, "STOPPING=1\nSTATUS=Too many child restarts (3), giving up\n");
+        assert_eq!(message.lines(), "STOPPING=1\nSTATUS=Too many child restarts (3), giving up\n");
     }
 
     #[test]
@@ -210,6 +278,24 @@ mod tests {
         assert_eq!(systemd.next_deadline(), Some(now + Duration::from_secs(5)));
         assert_eq!(said(&mut systemd, &[(STOPPING, true)]), ["STOPPING=1"]);
         assert_eq!(systemd.next_deadline(), None);
+    }
+
+    #[test]
+    fn of_what_is_unsaid_the_last_roll_and_the_last_status_count() {
+        let mut systemd = silent();
+        let scaled = |workers| (Event::Scaled { workers }, true);
+        let roll = [(Event::Reloading, true), (Event::Reloaded, true)];
+        let aborted = [(Event::Reloading, true), (Event::ReloadAborted { id: 1 }, true)];
+        let mut events = vec![(READY, true), scaled(3), scaled(4)];
+        events.extend(roll.into_iter().chain([scaled(5)]).chain(aborted).chain([(STOPPING, true)]));
+        for message in answers(&mut systemd, &events) {
+            systemd.keep(message);
+        }
+        let unsaid: Vec<_> = systemd.unsaid.iter().map(first_line).collect();
+        assert_eq!(unsaid, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
+        assert_eq!(systemd.unsaid[0].status.as_deref(), Some("Scaled to 4 processes"));
+        assert_eq!(systemd.unsaid[2].status, Some(Event::ReloadAborted { id: 1 }.to_string()));
+        assert!(systemd.next_deadline().is_some(), "also of a service that stops");
     }
 
     #[test]

@@ -27,6 +27,8 @@ const PID: &str = "WATCHDOG_PID";
 const VARIABLES: [&str; 3] = [SOCKET, USEC, PID];
 const ROLLED: &str = "READY=1\nSTATUS=Rolling restart done\n";
 const UNTOLD: &str = "log the service manager cannot be notified: ";
+/// What another service says.
+const FOREIGN: &str = "STATUS=Of no interest\n";
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -63,11 +65,8 @@ pub fn scenarios() -> Vec<Scenario> {
             manager.hears("READY=1\n");
             let before = now();
             daemon.signal(Signal::SIGHUP);
-            let reloading = manager.next();
-            let mut lines = reloading.lines();
-            assert_eq!(lines.next(), Some("RELOADING=1"));
-            let at = lines.next().and_then(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("a time");
-            assert!((before..=now()).contains(&at.parse().expect("a number")), "{at}");
+            let begun = manager.next_roll();
+            assert!((before..=now()).contains(&begun), "{begun}");
             assert_eq!(manager.next(), ROLLED);
             stops_saying_so(daemon, &manager, 2);
         }),
@@ -152,6 +151,45 @@ pub fn scenarios() -> Vec<Scenario> {
             warns_once(daemon);
             assert!(manager.all().iter().any(|message| message == "WATCHDOG=1\n"));
         }),
+        Scenario::reporting("a_manager_whose_queue_was_full_hears_that_all_are_ready", ready, |daemon| {
+            let manager = Manager::with_full_queue(daemon);
+            daemon.workers(2);
+            daemon.wait_for_times(UNTOLD, 1);
+            manager.hears("READY=1\n");
+            stops_saying_so(daemon, &manager, 2);
+        }),
+        Scenario::reporting("what_did_not_fit_is_said_in_its_order_and_of_rolls_the_last", lingers, |daemon| {
+            let manager = Manager::with_full_queue(daemon);
+            daemon.worker();
+            daemon.wait_for_times(UNTOLD, 1);
+            open_gate(daemon, 2);
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("log Rolling restart done");
+            let before = now();
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("log Rolling restart done");
+            let after = now();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("log Stopping");
+            manager.hears("READY=1\n");
+            let begun = manager.next_roll();
+            assert!((before..=after).contains(&begun), "{begun}");
+            assert_eq!(manager.next(), ROLLED);
+            manager.hears("STOPPING=1\n");
+            open_gate(daemon, 1);
+            daemon.ends_with(0);
+            manager.has_heard_nothing();
+            assert_eq!(daemon.count(UNTOLD), 1, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("signs_of_life_wait_for_what_has_to_be_said", watched_closely, |daemon| {
+            let manager = Manager::with_full_queue(daemon);
+            daemon.worker();
+            daemon.wait_for_times(UNTOLD, 1);
+            while !manager.next().starts_with("READY=1\n") {}
+            while manager.next() != "WATCHDOG=1\n" {}
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
         Scenario::reporting("a_manager_that_is_not_there_is_warned_of_once", unmanaged, warns_once),
         #[cfg(target_os = "linux")]
         Scenario::reporting("an_address_that_is_no_file_is_one_too", at_abstract_address, |daemon| {
@@ -183,18 +221,39 @@ impl Manager {
         Manager::at(daemon, &SocketAddr::from_pathname(path).expect("an address"))
     }
 
-    /// The program starts in earnest once there is somebody to be told.
     fn at(daemon: &mut Daemon, address: &SocketAddr) -> Manager {
+        let manager = Manager::listening(address);
+        start(daemon);
+        manager
+    }
+
+    /// Others have said so much that there is no room for more.
+    fn with_full_queue(daemon: &mut Daemon) -> Manager {
+        let address = SocketAddr::from_pathname(daemon.scratch().join("notify")).expect("an address");
+        let manager = Manager::listening(&address);
+        while said_by_another(&address).is_ok() {}
+        start(daemon);
+        manager
+    }
+
+    fn listening(address: &SocketAddr) -> Manager {
         let socket = UnixDatagram::bind_addr(address).expect("a socket");
         // Longer than any program lives.
         socket.set_read_timeout(Some(EVER)).expect("a timeout");
-        daemon.wait_for("waits to be managed");
-        daemon.signal(Signal::SIGUSR2);
         Manager(socket)
     }
 
+    /// Of the service.
     fn next(&self) -> String {
-        self.receive().expect("a message")
+        let mut messages = std::iter::repeat_with(|| self.receive().expect("a message"));
+        messages.find(|message| message != FOREIGN).expect("a message")
+    }
+
+    /// When it begins, in microseconds.
+    fn next_roll(&self) -> i128 {
+        let message = self.next();
+        let time = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.lines().next());
+        time.and_then(|time| time.parse().ok()).unwrap_or_else(|| panic!("{message}"))
     }
 
     /// The next message begins so.
@@ -237,6 +296,19 @@ impl Manager {
     fn has_heard_nothing(&self) {
         assert_eq!(self.all(), Vec::<String>::new());
     }
+}
+
+/// The program starts in earnest once there is somebody to be told.
+fn start(daemon: &mut Daemon) {
+    daemon.wait_for("waits to be managed");
+    daemon.signal(Signal::SIGUSR2);
+}
+
+/// From a socket of its own, since each holds so much only.
+fn said_by_another(address: &SocketAddr) -> std::io::Result<usize> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(FOREIGN.as_bytes(), address)
 }
 
 /// Through a rolling restart to the end.
@@ -347,6 +419,16 @@ fn started_one_by_one() -> Report {
 fn ready() -> Report {
     manage(&[]);
     drained(service(2).ready_timeout(EVER))
+}
+
+/// Once it is asked to stop, the worker waits for the gate.
+fn lingers() -> Report {
+    manage(&[]);
+    let gate = Gate::new();
+    serve(service(1).ready_timeout(EVER).graceful_timeout(EVER), move |worker| {
+        be_ready_and_drain(&worker);
+        gate.pass();
+    })
 }
 
 fn ready_and_fails_once() -> Report {
