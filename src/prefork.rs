@@ -195,7 +195,7 @@ impl Prefork {
 
     /// How long a worker that keeps failing waits for its next start. The first failure is answered at once. After a life of
     /// less than a second it waits for `first`, doubled each time up to `max`, and of that for a random part of the upper
-    /// half. A life of 10 s forgets the failures before it. Default: 10 ms to 1 s.
+    /// half. A life of 10 s forgets the failures before it, however it ends. Default: 10 ms to 1 s.
     pub fn backoff(mut self, first: Duration, max: Duration) -> Prefork {
         self.config.delays = Delays { first, max };
         self

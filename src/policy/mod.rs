@@ -313,7 +313,7 @@ impl Policy {
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
-        let Some((part, life)) = slot.handle_exited(process.generation, exit) else { return };
+        let Some((part, life)) = slot.handle_exited(now, process.generation, exit) else { return };
         match part {
             Part::Leaving if life.lingers() && self.stop.is_none() => {
                 self.handle_loss_of_lingering(now, life, exit, out_of_memory)

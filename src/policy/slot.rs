@@ -300,6 +300,7 @@ impl Slot {
 
     /// The one that was still to show that it is ready is ready now; if it is a replacement, the old one may go.
     fn become_ready(&mut self, now: Instant, config: &Config, out: &mut Out) {
+        self.note_life(now);
         (self.proven, self.joined) = (true, true);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(life) => State::Up(life.ready(now, out)),
@@ -323,8 +324,16 @@ impl Slot {
         }
     }
 
+    /// Before somebody else takes the place of who serves: what failed before him is forgotten if he is sound, however he ends.
+    fn note_life(&mut self, now: Instant) {
+        if let State::Up(life) | State::Trial { old: life, .. } = &self.state {
+            self.backoff.note_life(now.saturating_duration_since(life.since));
+        }
+    }
+
     /// Takes out the process that ended; `None` if it is not known here.
-    pub fn handle_exited(&mut self, generation: u32, exit: Exit) -> Option<(Part, Life)> {
+    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<(Part, Life)> {
+        self.note_life(now);
         let gone = self.take_out(generation)?;
         // A replacement that failed has never served.
         if gone.0 != Part::Trial && (self.report.exit.is_none() || generation > self.ended) {

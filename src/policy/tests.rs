@@ -327,6 +327,52 @@ fn a_crash_loop_waits_longer_and_longer_and_its_siblings_are_not_held_up() {
 }
 
 #[test]
+fn a_sound_life_forgets_the_failures_before_it_however_it_ends() {
+    fn roll_to_worker_1(sim: &mut Sim) {
+        sim.request(Request::Roll);
+        sim.pass(SECOND);
+        sim.end(0, 0, Exit::Code(0));
+    }
+    type HandOver = fn(&mut Sim);
+    let ways: [(&str, HandOver); 4] = [
+        ("replaced, and gone", |sim| {
+            roll_to_worker_1(sim);
+            sim.pass(SECOND);
+            sim.end(1, 7, Exit::Code(0));
+        }),
+        ("replaced, and still draining", |sim| {
+            roll_to_worker_1(sim);
+            sim.pass(SECOND);
+        }),
+        ("failed while it was being replaced", |sim| {
+            roll_to_worker_1(sim);
+            sim.end(1, 7, Exit::Code(1));
+        }),
+        ("one too many, and wanted again", |sim| {
+            sim.request(Request::Fewer);
+            sim.end(1, 7, Exit::Code(0));
+            sim.request(Request::More);
+        }),
+    ];
+    for (way, hand_over) in ways {
+        let mut sim = Sim::new(Config { delays: Delays { first: SECOND, max: 60 * SECOND }, ..config(2) });
+        for generation in 0..7 {
+            sim.end(1, generation, Exit::Code(1));
+            while !sim.alive.contains_key(&(1, generation + 1)) {
+                sim.step();
+            }
+        }
+        sim.pass(3600 * SECOND);
+        hand_over(&mut sim);
+        sim.end(1, 8, Exit::Code(1));
+        assert!(sim.alive.contains_key(&(1, 9)), "{way}: the first failure restarts at once");
+        sim.end(1, 9, Exit::Code(1));
+        sim.pass(SECOND);
+        assert!(sim.alive.contains_key(&(1, 10)), "{way}: the second one waits no longer than the first delay");
+    }
+}
+
+#[test]
 fn an_idle_service_has_no_deadline() {
     let mut sim = Sim::new(config(4));
     assert_eq!(sim.policy.next_deadline(), None);

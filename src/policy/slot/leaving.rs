@@ -20,6 +20,7 @@ impl Slot {
 
     /// The same, but who serves is asked later, when he has had the time to finish what came to him before.
     pub fn release(&mut self, now: Instant, config: &Config, out: &mut Out) {
+        self.note_life(now);
         let kill_at = now + config.graceful_timeout;
         let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, out) };
         if self.is_to_be_served(config) {
