@@ -8,6 +8,8 @@ pub enum Exit {
     /// It exited with this status; 0 is a normal end, everything else is abnormal. On Unix only the low eight bits
     /// of the status reach the parent (`_exit(2)`); on Windows all 32, and an access violation or an abort is a status too
     /// (a negative one, as this type has it).
+    /// On Unix it is -1, which is abnormal too, if nobody knows: something else in the parent, such as a handler of the program's
+    /// own or a thread that waits for any child, has waited for the worker.
     Code(i32),
     /// A signal with this number killed it (Unix only), real-time signals included. 9 also stands for the end of a worker
     /// thread that did not return when it had to, and was given up.
@@ -28,6 +30,7 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Code(0) => f.write_str("exited normally"),
+            Exit::Code(-1) if cfg!(unix) => f.write_str("exited with unknown status"),
             Exit::Code(code @ 0..) => write!(f, "exited with status {code}"),
             Exit::Code(code) => {
                 write!(f, "exited with status {code:#010X}")?;
@@ -144,7 +147,8 @@ mod tests {
         assert_eq!(Exit::Code(3).to_string(), "exited with status 3");
         assert_eq!(Exit::Code(0x1234_5678).to_string(), "exited with status 305419896");
         assert_eq!(Exit::Code(0xC000_0005_u32 as i32).to_string(), "exited with status 0xC0000005 (access violation)");
-        assert_eq!(Exit::Code(-1).to_string(), "exited with status 0xFFFFFFFF");
+        let none = if cfg!(unix) { "exited with unknown status" } else { "exited with status 0xFFFFFFFF" };
+        assert_eq!(Exit::Code(-1).to_string(), none);
         assert_eq!(Exit::Signal(9).to_string(), "killed by signal 9");
     }
 }

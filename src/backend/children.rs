@@ -7,6 +7,9 @@ use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::sys::{self, Child, Signal};
 
+/// Of one that somebody else has reaped.
+const UNKNOWN: Exit = Exit::Code(-1);
+
 /// In no order, because to keep one is to move others, and what is written between two forks is copied for every child. (A
 /// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
 #[derive(Debug, Default)]
@@ -30,11 +33,14 @@ impl Children {
 
     pub fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
         let Some(at) = self.find(pid) else { return Ok(None) };
-        let status = self.0[at].1.reap()?;
-        Ok(status.map(|status| {
-            let process = self.0.swap_remove(at).0;
-            Departure { process, exit: exit_of(status), how: How::ByItself, tenancy: None }
-        }))
+        let exit = match self.0[at].1.reap() {
+            Ok(None) => return Ok(None),
+            Ok(Some(status)) => exit_of(status),
+            Err(error) if sys::was_waited_for(&error) => UNKNOWN,
+            Err(error) => return Err(error.into()),
+        };
+        let process = self.0.swap_remove(at).0;
+        Ok(Some(Departure { process, exit, how: How::ByItself, tenancy: None }))
     }
 
     pub fn reap_untold(&mut self) -> Result<Vec<Departure>> {
@@ -57,6 +63,8 @@ impl Children {
                 break;
             }
         }
+        // Whom somebody else has waited for, nobody else tells of.
+        ended.extend(self.reap_untold()?);
         Ok(ended)
     }
 
@@ -86,7 +94,7 @@ impl Drop for Children {
 }
 
 fn exit_of(status: ExitStatus) -> Exit {
-    status.code().map(Exit::Code).or(sys::signal_of(status).map(Exit::Signal)).unwrap_or(Exit::Code(-1))
+    status.code().map(Exit::Code).or(sys::signal_of(status).map(Exit::Signal)).unwrap_or(UNKNOWN)
 }
 
 #[cfg(all(test, unix))]

@@ -28,9 +28,12 @@ impl Child {
         self.pid
     }
 
-    /// None has: when it ends, the signal that tells of it is there.
+    /// Whether somebody else in this process has waited for it: else, when it ends, the signal that tells of it is there, and
+    /// so is the pid.
     pub fn has_ended_untold(&self) -> bool {
-        false
+        // SAFETY: kill(2) takes integers, and with no signal it only looks.
+        let is_there = unsafe { libc::kill(self.pid as libc::pid_t, 0) } == 0;
+        !is_there && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }
 
     /// A signal, also to one that has ended.
@@ -66,7 +69,8 @@ pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
     // SAFETY: `info` is a siginfo_t to be written.
     if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
         let error = CallError::last("waitid");
-        return if is_no_child(&error.source) { Ok(None) } else { Err(error) };
+        // There is none at all.
+        return if was_waited_for(&error) { Ok(None) } else { Err(error) };
     }
     // SAFETY: waitid(2) fills in the fields of SIGCHLD, or leaves the pid zero if no child has ended.
     let pid = unsafe { info.si_pid() };
@@ -78,9 +82,20 @@ pub(crate) fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-/// As pid 1, which is every orphan's parent, reaps this child that nobody knows. Whether it did.
+/// As pid 1, which is every orphan's parent, reaps this child that nobody knows. Whether it is gone.
 pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
-    Ok(std::process::id() == 1 && wait_for(pid, libc::WNOHANG)?.is_some())
+    if std::process::id() != 1 {
+        return Ok(false);
+    }
+    match wait_for(pid, libc::WNOHANG) {
+        Err(error) if was_waited_for(&error) => Ok(true),
+        result => Ok(result?.is_some()),
+    }
+}
+
+/// Whether a child could not be reaped because somebody else in this process has done it.
+pub(crate) fn was_waited_for(error: &CallError) -> bool {
+    error.source.raw_os_error() == Some(libc::ECHILD)
 }
 
 fn wait_for(pid: u32, flags: libc::c_int) -> Result<Option<ExitStatus>, CallError> {
@@ -91,8 +106,4 @@ fn wait_for(pid: u32, flags: libc::c_int) -> Result<Option<ExitStatus>, CallErro
         -1 => Err(CallError::last("waitpid")),
         _ => Ok(Some(ExitStatus::from_raw(status))),
     }
-}
-
-fn is_no_child(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ECHILD)
 }

@@ -133,6 +133,11 @@ pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
     Ok(false)
 }
 
+/// A handle to a child is good for as long as there is one.
+pub(crate) fn was_waited_for(_: &CallError) -> bool {
+    false
+}
+
 /// There are no signals.
 pub(crate) fn signal_of(_: ExitStatus) -> Option<i32> {
     None

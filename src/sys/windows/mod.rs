@@ -15,7 +15,7 @@ mod stop_request;
 mod watch;
 
 use super::{CallError, Poller};
-pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of};
+pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of, was_waited_for};
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction, signal};
-use taskfork::Report;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use taskfork::{Event, Prefork, Report};
 
 use super::ends::three_idle;
 use super::heartbeats;
@@ -73,6 +75,25 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.worker();
             assert_eq!(daemon.count("state as before: true"), 2);
         }),
+        Scenario::reporting(
+            "a_worker_that_the_program_itself_has_waited_for_is_not_missed_for_ever",
+            takes_ends,
+            |daemon| {
+                let workers = daemon.workers(3);
+                kill(workers[0].pid, Signal::SIGKILL);
+                let mut again = [daemon.worker().id, daemon.worker().id];
+                again.sort();
+                assert_eq!(again, [0, 1]);
+                assert!(
+                    daemon
+                        .said(&format!("log child 1 (pid {}) exited with unknown status, restarting", workers[1].pid))
+                );
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
+            },
+        )
+        .for_processes(),
         Scenario::new("an_ignored_sighup_stays_ignored", no_sighup, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGHUP);
@@ -246,6 +267,25 @@ fn compare_state() {
     say(&format!("state as before: {}", before == state()));
     up(id);
     idle();
+}
+
+/// That of worker 1 when worker 0 has ended, and that of worker 2 when all are to.
+fn takes_ends() -> Report {
+    let mut pids = [Pid::this(); 3];
+    let take = |pid| {
+        nix::sys::signal::kill(pid, Signal::SIGKILL).expect("a worker");
+        waitpid(pid, None).expect("its status");
+    };
+    let prefork = Prefork::new().workers(3).on_event(move |event| match event {
+        Event::Started { process } => pids[process.id] = Pid::from_raw(process.pid as i32),
+        Event::Exited { process, restarting: true, .. } if process.id == 0 => take(pids[1]),
+        Event::Stopping { .. } => take(pids[2]),
+        _ => {}
+    });
+    serve(prefork, |worker| {
+        up(worker.id());
+        idle();
+    })
 }
 
 fn no_sighup() {
