@@ -238,9 +238,9 @@ impl Prefork {
     ///
     /// A parent that wakes up late by half this time or more has been starved or stopped itself, or the whole machine was:
     /// nobody is called silent then before one more such time has passed. If it is late by a tenth, or its wait was
-    /// interrupted, that may be so, and who is silent gets one more such time, but only once. What cannot be seen in either
-    /// way, such as the workers alone being stopped for long, counts as silence; a time of several beats leaves room for it.
-    /// Default: off.
+    /// interrupted, and not by one of [its signals](crate#signals), that may be so, and who is silent gets one more such time,
+    /// but only once. What cannot be seen in either way, such as the workers alone being stopped for long, counts as silence; a
+    /// time of several beats leaves room for it. Default: off.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.heartbeat_timeout = Some(timeout);
         self

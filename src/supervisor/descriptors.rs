@@ -50,6 +50,12 @@ impl Descriptors {
         self.poller.wait(if self.is_ringing { Some(Duration::ZERO) } else { timeout })
     }
 
+    /// Whether a signal that arrives cuts a wait short, so that nothing else need have. (A stop of this process that came
+    /// together with it is still told by how late the parent wakes up, if it was long.)
+    pub fn signals_interrupt(&self) -> bool {
+        self.signals.interrupts()
+    }
+
     /// The next signal that has arrived, if any.
     pub fn next_signal(&mut self) -> Result<Option<Arrived>> {
         Ok(self.signals.next()?)

@@ -199,11 +199,12 @@ impl<'a> Supervisor<'a> {
             [self.systemd.as_ref().and_then(Systemd::next_deadline), self.child_ended.then_some(self.look_at_all)];
         let wake_at = deadline.into_iter().chain(others.into_iter().flatten()).min();
         let left = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
-        if self.descriptors.wait(left)? == Waited::Interrupted {
-            self.policy.handle_interruption(Instant::now());
-        }
-        self.take_signals()?;
+        let waited = self.descriptors.wait(left)?;
+        let is_explained = self.take_signals()? && self.descriptors.signals_interrupt();
         let now = Instant::now();
+        if waited == Waited::Interrupted && !is_explained {
+            self.policy.handle_interruption(now);
+        }
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
         self.take_news(is_due)?;
         if is_due {
@@ -301,9 +302,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// With each SIGCHLD, the child that it names is reaped. Others may have ended with it, but to look for them takes time,
-    /// and the first one may be replaced before.
-    fn take_signals(&mut self) -> Result<()> {
+    /// and the first one may be replaced before. Whether there were any.
+    fn take_signals(&mut self) -> Result<bool> {
+        let mut any = false;
         while let Some(Arrived { signal, sender }) = self.descriptors.next_signal()? {
+            any = true;
             if let Some(request) = request_of(signal) {
                 self.policy.handle_request(Instant::now(), request);
             }
@@ -312,7 +315,7 @@ impl<'a> Supervisor<'a> {
                 self.ended.extend(sender.map(|pid| self.backend.reap_one(pid)).transpose()?.flatten());
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// What the workers have to say that cannot wait: when they ring, and before anybody is found to be late.

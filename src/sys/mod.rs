@@ -13,6 +13,7 @@
 //!   waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored before, or what stands for
 //!   them. SIGCHLD is among them in any case, unless workers are
 //!   threads; then neither it nor SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
+//!   `Signals::interrupts()`: whether one that arrives makes a wait fail.
 //!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
 //!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
 //!   `Signals::ends()`: whom a child's end is told by somebody else than the system, if it is.

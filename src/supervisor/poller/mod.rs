@@ -10,6 +10,6 @@ pub(super) use system::Poller;
 pub(super) enum Waited {
     /// There is something to be done, or the time is over.
     ToTheEnd,
-    /// By a handler of the program's own; or this process had been stopped, and others perhaps with it.
+    /// By a handler, of ours or of the program's own; or this process had been stopped, and others perhaps with it.
     Interrupted,
 }

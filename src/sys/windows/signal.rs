@@ -86,6 +86,11 @@ impl Signals {
         self.ends.clone()
     }
 
+    /// Nothing that waits fails because of them.
+    pub fn interrupts(&self) -> bool {
+        false
+    }
+
     /// The next one that has arrived, if any; each only once, however often it came meanwhile.
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         Ok(self.ends.0.lock().arrived.pop_front())

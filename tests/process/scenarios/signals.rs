@@ -1,6 +1,7 @@
 //! Signals and fork: each trap by its name.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction, signal};
 use nix::sys::wait::waitpid;
@@ -13,7 +14,7 @@ use super::prefork::signals_itself_at_the_end;
 use super::stops::{deaf_to_term, drains_on, three_that_drain};
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{Signal, idle, ignore, state};
+use crate::os::{KILLED, Signal, idle, ignore, state};
 use crate::program::{fork, say, serve, up, up_until};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -93,6 +94,25 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
             },
         )
+        .for_processes(),
+        Scenario::reporting("a_signal_to_the_parent_is_no_excuse_for_who_is_late", late_additions, |daemon| {
+            daemon.wait_for("is ready");
+            // The first of the two has no excuse but that signal for not being the first that is late. If the parent was held
+            // up, though, both may have one.
+            for round in 1.. {
+                let added = [(); 2].map(|()| {
+                    daemon.signal(Signal::SIGTTIN);
+                    daemon.worker()
+                });
+                let late = [(); 2].map(|()| daemon.wait_for("is not ready in time"));
+                daemon.wait_for_times(KILLED, 2 * round);
+                if late[0].contains(&added[0].to_string()) {
+                    break;
+                }
+            }
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
         .for_processes(),
         Scenario::new("an_ignored_sighup_stays_ignored", no_sighup, |daemon| {
             daemon.workers(3);
@@ -284,6 +304,17 @@ fn takes_ends() -> Report {
     });
     serve(prefork, |worker| {
         up(worker.id());
+        idle();
+    })
+}
+
+/// Of all workers only the first becomes ready.
+fn late_additions() -> Report {
+    serve(Prefork::new().workers(1).ready_timeout(Duration::from_millis(500)), |worker| {
+        match worker.id() {
+            0 => worker.ready(),
+            id => up(id),
+        }
         idle();
     })
 }

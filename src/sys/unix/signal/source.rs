@@ -38,6 +38,14 @@ impl Source {
         }
     }
 
+    pub fn interrupts(&self) -> bool {
+        match self {
+            #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+            Source::Blocked(_) => false,
+            Source::Handled(_) => true,
+        }
+    }
+
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]

@@ -67,6 +67,11 @@ impl Signals {
         Ends
     }
 
+    /// Whether they make a call fail that waits, when they arrive. Those that are blocked do not.
+    pub fn interrupts(&self) -> bool {
+        self.source.interrupts()
+    }
+
     /// The next signal that has arrived, if any; each only once, however often it came meanwhile.
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
         self.source.next()
