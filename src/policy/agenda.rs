@@ -6,39 +6,79 @@ use std::time::Instant;
 
 use super::slot::Slot;
 
-/// Every deadline that an id got, the earliest first. One that has changed or gone since stays until it is the earliest.
-#[derive(Debug, Default)]
-pub(super) struct Agenda(BinaryHeap<Reverse<(Instant, usize)>>);
+/// To be told of each id for which something may have come nearer.
+#[derive(Debug)]
+pub(super) struct Agenda {
+    deadlines: Dates,
+    /// When the processes that serve are too old.
+    ages: Dates,
+}
 
 impl Agenda {
-    /// To be told of each id whose deadline may have come nearer.
+    pub fn new() -> Agenda {
+        Agenda { deadlines: Dates::new(Slot::deadline), ages: Dates::new(Slot::recycle_at) }
+    }
+
     pub fn note(&mut self, id: usize, slot: &Slot) {
-        if let Some(at) = slot.deadline() {
-            self.0.push(Reverse((at, id)));
-        }
+        self.deadlines.note(id, slot);
+        self.ages.note(id, slot);
     }
 
     /// Of all ids.
     pub fn note_all(&mut self, slots: &[Slot]) {
-        self.0.clear();
+        self.deadlines.note_all(slots);
+        self.ages.note_all(slots);
+    }
+
+    /// The earliest deadline.
+    pub fn next(&mut self, slots: &[Slot]) -> Option<Instant> {
+        self.deadlines.next(slots).map(|(at, _)| at)
+    }
+
+    /// Who is too old first.
+    pub fn oldest(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
+        self.ages.next(slots)
+    }
+}
+
+/// Every date that an id got, the earliest first. One that has changed or gone since stays until it is the earliest.
+#[derive(Debug)]
+struct Dates {
+    of: fn(&Slot) -> Option<Instant>,
+    noted: BinaryHeap<Reverse<(Instant, usize)>>,
+}
+
+impl Dates {
+    fn new(of: fn(&Slot) -> Option<Instant>) -> Dates {
+        Dates { of, noted: BinaryHeap::new() }
+    }
+
+    fn note(&mut self, id: usize, slot: &Slot) {
+        if let Some(at) = (self.of)(slot) {
+            self.noted.push(Reverse((at, id)));
+        }
+    }
+
+    fn note_all(&mut self, slots: &[Slot]) {
+        self.noted.clear();
         slots.iter().enumerate().for_each(|(id, slot)| self.note(id, slot));
     }
 
     /// The earliest that still holds.
-    pub fn next(&mut self, slots: &[Slot]) -> Option<Instant> {
+    fn next(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
         // Some may never be the earliest.
-        if self.0.len() > 2 * slots.len() + 64 {
+        if self.noted.len() > 2 * slots.len() + 64 {
             self.note_all(slots);
         }
-        while let Some(&Reverse((at, id))) = self.0.peek() {
-            if slots[id].deadline() == Some(at) {
-                return Some(at);
+        while let Some(&Reverse((at, id))) = self.noted.peek() {
+            if (self.of)(&slots[id]) == Some(at) {
+                return Some((at, id));
             }
-            self.0.pop();
+            self.noted.pop();
             self.note(id, &slots[id]);
         }
         // What is in use between two forks, is copied.
-        self.0.shrink_to(64);
+        self.noted.shrink_to(64);
         None
     }
 }

@@ -165,7 +165,7 @@ impl Policy {
             roll: Roll::default(),
             stop: None,
             slots: Vec::with_capacity(config.workers),
-            agenda: Agenda::default(),
+            agenda: Agenda::new(),
             wanted: Cell::new(None),
             begun: now,
             first_starts: 0..config.workers,
@@ -281,11 +281,11 @@ impl Policy {
             return self.begin_stop(Err(error), Message::Stop, graceful, false);
         }
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
-        self.agenda.note(id, slot);
         self.out.tell(Event::StartFailed { error, retry });
         if retry.is_none() {
             self.replacement_failed(now, id);
         }
+        self.agenda.note(id, &self.slots[id]);
         self.advance_roll(now);
     }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, rngs::SmallRng};
 
 use super::Policy;
-use super::slot::Slot;
 use crate::event::Event;
 
 #[derive(Debug, Default)]
@@ -140,19 +139,18 @@ impl Policy {
     }
 
     /// When the next process will be too old, if nobody is being replaced.
-    pub(super) fn next_turn(&self) -> Option<Instant> {
+    pub(super) fn next_turn(&mut self) -> Option<Instant> {
         let busy = self.config.max_lifetime.is_none() || self.stop.is_some();
         if busy || self.roll.active || self.roll.turn.is_some() {
             return None;
         }
-        self.slots.iter().filter_map(Slot::recycle_at).min()
+        self.agenda.oldest(&self.slots).map(|(at, _)| at)
     }
 
-    fn oldest_overdue(&self, now: Instant) -> Option<usize> {
+    fn oldest_overdue(&mut self, now: Instant) -> Option<usize> {
         if self.config.max_lifetime.is_none() || self.stop.is_some() {
             return None;
         }
-        let overdue = self.slots.iter().enumerate().filter_map(|(id, slot)| Some((slot.recycle_at()?, id)));
-        overdue.filter(|(at, _)| *at <= now).min().map(|(_, id)| id)
+        self.agenda.oldest(&self.slots).filter(|(at, _)| *at <= now).map(|(_, id)| id)
     }
 }
