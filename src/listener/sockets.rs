@@ -103,7 +103,11 @@ impl Sockets {
         }
         let before = std::mem::replace(&mut self.serving, serving.collect());
         self.refused = None;
-        self.steer().inspect_err(|_| self.refused = Some(std::mem::replace(&mut self.serving, before)))
+        self.steer().inspect_err(|_| {
+            self.refused = Some(std::mem::replace(&mut self.serving, before));
+            // Of several, those before the one that was refused have had it already.
+            let _ = self.steer();
+        })
     }
 
     pub fn retry(&mut self) {
@@ -276,6 +280,17 @@ mod tests {
         sockets.of(2).expect("one more can still be had");
         sockets.serve([0, 2].into_iter()).expect("a program");
         assert!(sockets.is_left_out(1));
+    }
+
+    #[test]
+    fn of_several_listeners_none_is_steered_otherwise_if_one_cannot_be() {
+        let [first, second] = ["udp:127.0.0.1:0"; 2].map(Listen::from);
+        let mut sockets = Sockets::open(vec![first.per_task(), second.steer_by_cpu()], 2).expect("sockets");
+        let senders = senders("127.0.0.1");
+        let before = shares(&sockets, &senders);
+        // By CPU it takes a program of twice the length.
+        sockets.serve((1..2000).step_by(2)).expect_err("too many for the second");
+        assert_eq!(shares(&sockets, &senders), before);
     }
 
     #[test]
