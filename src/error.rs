@@ -46,6 +46,8 @@ enum Kind {
     InWorker {
         id: usize,
     },
+    /// Called while this process supervises workers.
+    Supervising,
     TooMany {
         asked: usize,
         limit: usize,
@@ -63,6 +65,10 @@ enum Kind {
 impl Error {
     pub(crate) fn in_worker(id: usize) -> Error {
         Kind::InWorker { id }.into()
+    }
+
+    pub(crate) fn supervising() -> Error {
+        Kind::Supervising.into()
     }
 
     #[cfg(unix)]
@@ -122,7 +128,7 @@ impl Error {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } => *worker,
             Kind::InWorker { id } => Some(*id),
             Kind::Ended(reason) => reason.process().map(|process| process.id),
-            Kind::Listen { .. } | Kind::TooMany { .. } | Kind::Setting { .. } => None,
+            Kind::Listen { .. } | Kind::Supervising | Kind::TooMany { .. } | Kind::Setting { .. } => None,
         }
     }
 
@@ -197,6 +203,9 @@ impl fmt::Display for Error {
             Kind::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Kind::InWorker { id } => {
                 write!(f, "this process is worker {id} already, and a worker cannot start workers")
+            }
+            Kind::Supervising => {
+                f.write_str("this process supervises workers already, and can do so only once at a time")
             }
             Kind::TooMany { asked, limit } => {
                 write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")

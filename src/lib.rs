@@ -398,6 +398,9 @@ struct Readme;
 ///
 /// - There is more than one thread: [`Error::thread_count`]. (Not on Windows.)
 /// - This process is a worker already.
+/// - This process supervises workers already: another thread has made such a call, which has not returned yet, or
+///   [`Prefork::on_event`] makes this one. A process can do so once at a time, since its signals and the ends of its
+///   children are those of the whole process.
 /// - `n` is more than the processes that the system can have.
 /// - The system refuses a call, for example `fork` for want of memory or because of a limit: [`Error::call`],
 ///   [`Error::worker`], [`Error::io_error`]. Workers that were already started have been stopped.

@@ -16,7 +16,7 @@ use crate::report::Report;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
 use crate::supervisor::{self, Ended, Extras};
-use crate::sys;
+use crate::sys::{self, Supervision};
 use crate::worker::{self, WorkResult, Worker};
 
 /// Starts workers and supervises them: [`fork_processes`](crate::fork_processes) with everything that can be chosen.
@@ -407,7 +407,9 @@ impl Prefork {
     ///   nothing to [pin](Prefork::pin_cpus) workers with; the same.
     /// - A [listener](Prefork::listen) cannot be had; the text names its address. Or it is to be one
     ///   [for each worker](Listen::per_task), and there is no such thing; then it is a setting.
-    /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report.
+    /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report. One of them
+    ///   is that this process supervises workers already, whatever their backend: there is one service at a time. When it
+    ///   is over, the next one may be started.
     pub fn start(self) -> Result<Role> {
         self.launch(Err("a thread cannot return from start(): use run()"))
     }
@@ -486,6 +488,7 @@ impl Prefork {
         drop(arriving);
         let mut config = self.config.checked()?;
         let onboarding = self.terms.settle(&kind)?;
+        let supervision = Supervision::begin().ok_or_else(Error::supervising)?;
         let listens = self.listens;
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
@@ -496,7 +499,8 @@ impl Prefork {
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
         #[cfg(not(unix))]
         let systemd = None;
-        supervisor::supervise(config, Extras { places, kind, on_event: self.on_event, sockets, onboarding, systemd })
+        let on_event = self.on_event;
+        supervisor::supervise(config, Extras { places, supervision, kind, on_event, sockets, onboarding, systemd })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::{Memory, Scoreboard};
-use crate::sys::{Arrived, Bell, Ends, Offspring, OomCounter, Signals};
+use crate::sys::{Arrived, Bell, Ends, Offspring, OomCounter, Signals, Supervision};
 
 /// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
 /// back when all is done.
@@ -21,8 +21,8 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    pub fn open(workers: Offspring) -> Result<Descriptors> {
-        let signals = Signals::take(workers)?;
+    pub fn open(supervision: Supervision, workers: Offspring) -> Result<Descriptors> {
+        let signals = Signals::take(supervision, workers)?;
         let poller = Poller::open()?;
         poller.wake_on_signals(&signals)?;
         Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, signals })

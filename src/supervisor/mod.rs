@@ -24,7 +24,7 @@ use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
 use crate::scoreboard::{Memory, News, Scoreboard};
-use crate::sys::{Arrived, Offspring, Signal};
+use crate::sys::{Arrived, Offspring, Signal, Supervision};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 use journal::{level_of, write};
@@ -47,6 +47,7 @@ pub(crate) enum Role {
 pub(crate) struct Extras {
     /// Workers can tell the parent something.
     pub places: bool,
+    pub supervision: Supervision,
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
     pub sockets: Sockets,
@@ -57,23 +58,23 @@ pub(crate) struct Extras {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let Extras { places, kind, on_event, sockets, onboarding, systemd } = extras;
+    let Extras { places, supervision, kind, on_event, sockets, onboarding, systemd } = extras;
     let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
             let fork = Fork::new(onboarding)?;
             worker::prepare()?;
-            (Box::new(fork), Descriptors::open(Offspring::Forks)?, Memory::Own)
+            (Box::new(fork), Descriptors::open(supervision, Offspring::Forks)?, Memory::Own)
         }
         Kind::Spawn => {
-            let descriptors = Descriptors::open(Offspring::Programs)?;
+            let descriptors = Descriptors::open(supervision, Offspring::Programs)?;
             match Spawn::new(descriptors.ends(), onboarding) {
                 Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
                 Err(error) => return Err(descriptors.close_after(error)),
             }
         }
         Kind::Thread(work) => {
-            (Box::new(Thread::new(work, onboarding)), Descriptors::open(Offspring::Threads)?, Memory::Own)
+            (Box::new(Thread::new(work, onboarding)), Descriptors::open(supervision, Offspring::Threads)?, Memory::Own)
         }
     };
     let scoreboard = places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;

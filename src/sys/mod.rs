@@ -9,7 +9,8 @@
 //!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom;
 //!   `may_be_misled()`: whether that can be anybody.
 //! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
-//! - `Signals`: from `take()`, which is told what the workers are, to the drop, what asks the parent for something
+//! - `Signals`: from `take()`, by who has the [`Supervision`], which is told what the workers are, to the drop, what asks the
+//!   parent for something
 //!   waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored before, or what stands for
 //!   them. SIGCHLD is among them in any case, unless workers are
 //!   threads; then neither it nor SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
@@ -50,6 +51,7 @@ mod no_cgroup;
 #[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
 mod reuseport;
 mod shared;
+mod supervision;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
 #[cfg(windows)]
@@ -59,6 +61,7 @@ mod windows;
 pub(crate) use no_cgroup::OomCounter;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
 pub(crate) use shared::{Line, Shared};
+pub(crate) use supervision::Supervision;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
 #[cfg(windows)]

@@ -91,6 +91,12 @@ impl Scenario {
         self
     }
 
+    /// The same for what takes a parent that has threads.
+    fn for_parents_with_threads(mut self) -> Scenario {
+        self.backends.retain(|&backend| backend != "fork");
+        self
+    }
+
     /// The same for a plain one whose workers may be threads as well.
     fn for_threads_too(mut self) -> Scenario {
         self.backends.push(THREAD);

@@ -12,7 +12,7 @@ use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 use super::console;
 use super::event::Event;
 use super::watch::Watch;
-use crate::sys::{Arrived, CallError, Offspring, Signal};
+use crate::sys::{Arrived, CallError, Offspring, Signal, Supervision};
 
 /// The events that an operator sets, by the last part of their names.
 const NAMED: [(Signal, &str); 5] = [
@@ -33,6 +33,7 @@ pub(crate) struct Signals {
     _watches: Vec<Watch>,
     _events: Named,
     ends: Ends,
+    _supervision: Supervision,
 }
 
 /// Kept for the next service.
@@ -59,7 +60,7 @@ struct State {
 
 impl Signals {
     /// What the workers are makes no difference.
-    pub fn take(_: Offspring) -> Result<Signals, CallError> {
+    pub fn take(supervision: Supervision, _: Offspring) -> Result<Signals, CallError> {
         let post = Arc::new(Post::default());
         let events = Named::take()?;
         let mut watches = Vec::with_capacity(NAMED.len());
@@ -68,7 +69,7 @@ impl Signals {
             watches.push(Watch::each(event.handle(), move || post.tell(signal))?);
         }
         let heard = Arc::clone(&post);
-        let signals = Signals { _watches: watches, _events: events, ends: Ends(post) };
+        let signals = Signals { _watches: watches, _events: events, ends: Ends(post), _supervision: supervision };
         console::hear_by(Some(Arc::new(move |signal| heard.tell_from_console(signal))))?;
         Ok(signals)
     }

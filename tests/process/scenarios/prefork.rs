@@ -1,13 +1,17 @@
 //! What can be chosen beyond `fork_processes`, and what the workers' handles do.
 
 use std::fmt;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use taskfork::{Backend, Prefork, Report, Restart, WorkResult, Worker};
+use taskfork::{Backend, Event, Prefork, Report, Restart, WorkResult, Worker};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal, raise};
 use crate::program::{backend, drain, fail, prepare, say, serve, status_of, up, up_until_signal};
+
+const SECOND_IS_REFUSED: &str = "second: this process supervises workers already, and can do so only once at a time";
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -132,6 +136,27 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped"));
+        }),
+        Scenario::reporting("one_service_at_a_time_and_who_comes_second_disturbs_nobody", two_at_a_time, |daemon| {
+            daemon.worker();
+            daemon.wait_for_times("second: ", 1);
+            assert_eq!(daemon.line("second: "), SECOND_IS_REFUSED);
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for_times("log Rolling restart done", 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("first: stopped");
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Starting "), 2, "nothing of the second was");
+        })
+        .for_parents_with_threads(),
+        Scenario::reporting("nor_does_an_event_start_one_in_the_midst_of_another", one_in_another, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.line("second: "), SECOND_IS_REFUSED);
         }),
         Scenario::reporting(
             "a_stop_asked_for_once_more_does_not_kill_the_parent_that_has_stopped",
@@ -318,15 +343,51 @@ fn nested() {
 }
 
 pub fn twice() -> Report {
-    let service = || {
-        serve(Prefork::new().workers(1), |worker| {
-            assert!(!worker.stop_requested());
-            up(worker.id());
-            drain(&worker);
-        })
-    };
-    say(&format!("first: {}", service().reason()));
-    service()
+    say(&format!("first: {}", one_that_drains(Prefork::new()).reason()));
+    one_that_drains(Prefork::new())
+}
+
+fn one_that_drains(service: Prefork) -> Report {
+    serve(service.workers(1), |worker| {
+        assert!(!worker.stop_requested());
+        worker.ready();
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// What comes of one more.
+fn try_second() {
+    let answer = Prefork::new().workers(1).backend(backend()).run(|_| Ok(()));
+    let answer = answer.map_or_else(|error| error.to_string(), |report| report.reason().to_string());
+    say(&format!("second: {answer}"));
+}
+
+/// The second begins when the first has a worker, in another thread. A third follows.
+fn two_at_a_time() -> Report {
+    let (started, has_started) = mpsc::channel();
+    let second = thread::spawn(move || {
+        if has_started.recv().is_ok() {
+            try_second();
+        }
+    });
+    let first = one_that_drains(Prefork::new().on_event(move |event| {
+        if let Event::Started { .. } = event {
+            // Of the next start nobody wants to hear.
+            let _ = started.send(());
+        }
+    }));
+    say(&format!("first: {}", first.reason()));
+    second.join().expect("the second");
+    one_that_drains(Prefork::new())
+}
+
+fn one_in_another() -> Report {
+    one_that_drains(Prefork::new().on_event(|event| {
+        if let Event::Started { .. } = event {
+            try_second();
+        }
+    }))
 }
 
 /// The parent gets one more request when it has nothing more to do, and before the call returns.

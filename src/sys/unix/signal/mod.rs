@@ -9,7 +9,7 @@ use std::{mem, ptr};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::sys::{Arrived, CallError, Offspring, Signal};
+use crate::sys::{Arrived, CallError, Offspring, Signal, Supervision};
 
 mod self_pipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]

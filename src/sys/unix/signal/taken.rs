@@ -15,6 +15,7 @@ pub(crate) struct Signals {
     // In this order: nothing may arrive at a closed descriptor.
     source: Source,
     _before: Before,
+    _supervision: Supervision,
 }
 
 /// Whom the end of a child is told: SIGCHLD needs nobody's help.
@@ -32,7 +33,7 @@ pub(super) struct Before {
 }
 
 impl Signals {
-    pub fn take(workers: Offspring) -> Result<Signals, CallError> {
+    pub fn take(supervision: Supervision, workers: Offspring) -> Result<Signals, CallError> {
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
             let is_wanted = workers != Offspring::Threads || is_request(signal);
@@ -44,7 +45,7 @@ impl Signals {
         let mut before = Before { mask, disposition: None, others: Vec::new() };
         let source = Source::open(workers == Offspring::Forks, &taken, &mut before)?;
         swap_mask(&source.mask(before.mask, &taken))?;
-        Ok(Signals { source, _before: before })
+        Ok(Signals { source, _before: before, _supervision: supervision })
     }
 
     /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now,
