@@ -16,7 +16,8 @@
 //!   threads; then neither it nor SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
 //!   `Signals::interrupts()`: whether one that arrives makes a wait fail.
 //!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
-//!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it.
+//!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it, and in the
+//!   parent what nobody took to these.
 //!   `Signals::ends()`: whom a child's end is told by somebody else than the system, if it is.
 //! - `Child`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
 //!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.

@@ -1,7 +1,10 @@
 //! What Unix has to do with workers that are threads: signals, and what the system refuses.
 
+use std::hint;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
@@ -9,7 +12,8 @@ use nix::unistd::Pid;
 use taskfork::{Prefork, Report};
 
 use crate::Scenario;
-use crate::os::{Signal, own_descriptors, state};
+use crate::daemon::kill;
+use crate::os::{Signal, own_descriptors, state, watch};
 use crate::program::{backend, drain, prepare, say, serve, up, wait_for_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -41,6 +45,14 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
             assert!(!daemon.said("handled 15") && daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
+        Scenario::threading(
+            "a_term_that_comes_as_the_service_ends_is_always_somebodys",
+            signalled_at_the_end,
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said(&format!("{ENDS} of {ENDS} came")), "{}", daemon.transcript());
+            },
+        ),
         Scenario::threading("an_ignored_hup_stays_ignored_with_threads", ignores_hup, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGHUP);
@@ -159,6 +171,53 @@ fn handles_its_own() -> Report {
     let report = serve_and_drain(Prefork::new().workers(2));
     say(&format!("state as before: {}", before == state()));
     report
+}
+
+const ENDS: usize = 300;
+
+/// One at each end of a service, a little later each time, from when there is nothing left to be stopped. The program
+/// counts those that come to it, and waits for each.
+fn signalled_at_the_end() -> Report {
+    static ENDED: AtomicUsize = AtomicUsize::new(0);
+    static CAME: AtomicUsize = AtomicUsize::new(0);
+    struct Ends;
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            ENDED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    extern "C" fn came(_: libc::c_int) {
+        CAME.fetch_add(1, Ordering::SeqCst);
+    }
+    let wait_for = |count: &AtomicUsize, number| {
+        while count.load(Ordering::SeqCst) < number {
+            thread::yield_now();
+        }
+    };
+    watch(60);
+    let action = SigAction::new(SigHandler::Handler(came), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler is async-signal-safe.
+    unsafe { sigaction(Signal::SIGTERM, &action) }.expect("a handler");
+    let sender = thread::spawn(move || {
+        for number in 1..=ENDS {
+            wait_for(&ENDED, number);
+            (0..number % 100 * 10).for_each(|_| hint::spin_loop());
+            kill(std::process::id(), Signal::SIGTERM);
+            wait_for(&CAME, number);
+        }
+    });
+    let mut report = None;
+    for number in 1..=ENDS {
+        let ends = Ends;
+        let service = Prefork::new().workers(1).backend(backend()).on_event(move |_| {
+            let _ = &ends;
+        });
+        report = Some(service.run(|_| Ok(())).expect("a service"));
+        wait_for(&CAME, number);
+    }
+    sender.join().expect("the sender");
+    say(&format!("{} of {ENDS} came", CAME.load(Ordering::SeqCst)));
+    report.expect("a report")
 }
 
 fn ignores_hup() -> Report {

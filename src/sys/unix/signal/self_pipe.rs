@@ -1,21 +1,23 @@
-//! Where there is no signalfd(2), or other threads that might get the signals: a handler that notes the signal and writes a byte to a pipe, or to a socket
-//! pair, which std makes close-on-exec everywhere.
+//! Where there is no signalfd(2), or other threads that might get the signals: a handler that notes the signal and writes a
+//! byte to a pipe, or to a socket pair, which std makes close-on-exec everywhere.
 //!
 //! The note is a bit for each signal, as the kernel keeps it for pending ones: a full pipe loses nothing.
 //!
 //! # Safety
-//! The handler only uses lock-free atomics, write(2) and `errno`, all async-signal-safe (signal-safety(7)). The descriptor it
-//! writes to is open for as long as any thread may write to it: it is closed with all signals blocked in this thread, and when no
-//! other thread is in the handler.
+//! The handler only uses lock-free atomics, write(2), raise(3) and `errno`, all async-signal-safe (signal-safety(7)). The
+//! descriptor it writes to is open for as long as any thread may write to it: there is one at a time, since there is one
+//! [`Supervision`](crate::sys::Supervision), and before it is closed, it is taken from the handler, and no thread is in that
+//! any more.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::{process, thread};
 
 use nix::sys::signal::SigSet;
 
-use super::taken::Before;
+use super::taken::{Dispositions, send_on};
 use super::{native, number};
 use crate::sys::{Arrived, CallError, Signal};
 
@@ -23,26 +25,33 @@ use crate::sys::{Arrived, CallError, Signal};
 static HANDLING: AtomicU32 = AtomicU32::new(0);
 /// By the position in [`Signal::SUPERVISED`].
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
-static WAKE: AtomicI32 = AtomicI32::new(-1);
+static WAKE: AtomicI32 = AtomicI32::new(NOBODY);
+const NOBODY: i32 = -1;
+/// Those that are still sent on when nobody is there any more: by position, and each once, because a program may have kept
+/// the handler and set it again.
+static LATE: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
 pub(super) struct SelfPipe {
     reader: UnixStream,
     _writer: UnixStream,
+    /// Whose notes they are: a fork has a copy of them.
+    pid: u32,
 }
 
 impl SelfPipe {
-    pub fn open(signals: &[Signal], before: &mut Before) -> Result<SelfPipe, CallError> {
+    pub fn open() -> Result<SelfPipe, CallError> {
         let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
         for end in [&reader, &writer] {
             end.set_nonblocking(true).map_err(|error| CallError::new("ioctl", error))?;
         }
         ARRIVED.store(0, Ordering::Relaxed);
-        WAKE.store(writer.as_raw_fd(), Ordering::Relaxed);
-        for &signal in signals {
-            before.set_disposition(signal, note as *const () as libc::sighandler_t)?;
-        }
-        Ok(SelfPipe { reader, _writer: writer })
+        WAKE.store(writer.as_raw_fd(), Ordering::SeqCst);
+        Ok(SelfPipe { reader, _writer: writer, pid: process::id() })
+    }
+
+    pub fn set_dispositions(dispositions: &mut Dispositions, signals: &[Signal]) -> Result<(), CallError> {
+        signals.iter().try_for_each(|&signal| dispositions.set(signal, note as *const () as libc::sighandler_t))
     }
 
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
@@ -50,6 +59,15 @@ impl SelfPipe {
             before.remove(native(signal));
         }
         before
+    }
+
+    /// Whoever came here before the dispositions were put back has noted it now, or sends it on to them.
+    pub fn close(&mut self) {
+        LATE.store(u32::MAX, Ordering::Relaxed);
+        WAKE.store(NOBODY, Ordering::SeqCst);
+        while HANDLING.load(Ordering::SeqCst) > 0 {
+            thread::yield_now();
+        }
     }
 
     pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
@@ -77,14 +95,14 @@ impl AsFd for SelfPipe {
     }
 }
 
-/// The descriptor goes; with all signals blocked here, until those who still write to it are put back, and when no other
-/// thread is about to write to it.
+/// What nobody has taken is the program's, as it is where signals wait for being unblocked.
 impl Drop for SelfPipe {
     fn drop(&mut self) {
-        let _ = SigSet::all().thread_block();
-        WAKE.store(-1, Ordering::SeqCst);
-        while HANDLING.load(Ordering::SeqCst) > 0 {
-            std::thread::yield_now();
+        self.close();
+        if self.pid == process::id() {
+            while let Some(signal) = take_arrived() {
+                let _ = send_on(signal);
+            }
         }
     }
 }
@@ -97,12 +115,23 @@ extern "C" fn note(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut li
     let from_kernel = is_from_kernel(unsafe { &*info });
     if let Some(position) = position.filter(|&position| !(from_kernel && Signal::SUPERVISED[position].is_job_control()))
     {
-        ARRIVED.fetch_or(1 << position, Ordering::Relaxed);
-        // SAFETY: write(2) of one byte that is there; to -1 it is an error, and nothing else.
-        unsafe { libc::write(WAKE.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
+        tell(signal, 1 << position);
     }
     nix::errno::Errno::set_raw(errno);
     HANDLING.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// In the handler.
+fn tell(signal: libc::c_int, bit: u32) {
+    let wake = WAKE.load(Ordering::SeqCst);
+    if wake != NOBODY {
+        ARRIVED.fetch_or(bit, Ordering::Relaxed);
+        // SAFETY: write(2) of one byte that is there, to a descriptor that is open while this thread is in the handler.
+        unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
+    } else if LATE.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+        // SAFETY: raise(3) takes any number. What it does waits until this handler has returned.
+        unsafe { libc::raise(signal) };
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::taken::{Before, is_plain};
+use super::taken::{Dispositions, is_plain};
 use super::{native, number};
 use crate::sys::{Arrived, CallError, Signal};
 
@@ -20,14 +20,15 @@ use crate::sys::{Arrived, CallError, Signal};
 pub(super) struct Signalfd(SignalFd);
 
 impl Signalfd {
-    /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition. (If it
-    /// has that already, no worker has anything to put back.)
-    pub fn open(signals: &[Signal], before: &mut Before) -> Result<Signalfd, CallError> {
-        if !is_plain(Signal::Child)? {
-            before.set_disposition(Signal::Child, libc::SIG_DFL)?;
-        }
+    pub fn open(signals: &[Signal]) -> Result<Signalfd, CallError> {
         let fd = SignalFd::with_flags(&set_of(signals), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
         fd.map(Signalfd).map_err(|error| CallError::new("signalfd", error))
+    }
+
+    /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition. (If it
+    /// has that already, no worker has anything to put back.)
+    pub fn set_dispositions(dispositions: &mut Dispositions) -> Result<(), CallError> {
+        if is_plain(Signal::Child)? { Ok(()) } else { dispositions.set(Signal::Child, libc::SIG_DFL) }
     }
 
     /// Added one by one: to nix, the union of two sets is that of the standard signals in them.

@@ -7,7 +7,7 @@ use nix::sys::signal::SigSet;
 use super::self_pipe::SelfPipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 use super::signalfd::Signalfd;
-use super::taken::Before;
+use super::taken::Dispositions;
 use crate::sys::{Arrived, CallError, Signal};
 
 #[derive(Debug)]
@@ -20,13 +20,21 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub fn open(alone: bool, signals: &[Signal], before: &mut Before) -> Result<Source, CallError> {
+    pub fn open(alone: bool, signals: &[Signal]) -> Result<Source, CallError> {
         #[cfg(all(target_os = "linux", not(taskfork_portable)))]
         if alone {
-            return Signalfd::open(signals, before).map(Source::Blocked);
+            return Signalfd::open(signals).map(Source::Blocked);
         }
-        let _ = alone;
-        SelfPipe::open(signals, before).map(Source::Handled)
+        let _ = (alone, signals);
+        SelfPipe::open().map(Source::Handled)
+    }
+
+    pub fn set_dispositions(&self, dispositions: &mut Dispositions, signals: &[Signal]) -> Result<(), CallError> {
+        match self {
+            #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+            Source::Blocked(_) => Signalfd::set_dispositions(dispositions),
+            Source::Handled(_) => SelfPipe::set_dispositions(dispositions, signals),
+        }
     }
 
     /// The mask of the thread that reads them.
@@ -43,6 +51,15 @@ impl Source {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]
             Source::Blocked(_) => false,
             Source::Handled(_) => true,
+        }
+    }
+
+    /// When the dispositions are the program's again: nothing arrives here any more but what the thread blocks.
+    pub fn close(&mut self) {
+        match self {
+            #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+            Source::Blocked(_) => {}
+            Source::Handled(self_pipe) => self_pipe.close(),
         }
     }
 

@@ -5,6 +5,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::unistd::Pid;
+
 use super::source::Source;
 use super::*;
 
@@ -12,9 +14,11 @@ use super::*;
 /// with the parent or in a child, mask and dispositions are again what they were.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    // In this order: nothing may arrive at a closed descriptor.
+    // In this order: what comes before the dispositions are back still arrives at the source, and what is left there comes to
+    // them.
+    dispositions: Dispositions,
     source: Source,
-    _before: Before,
+    _mask: Mask,
     _supervision: Supervision,
 }
 
@@ -22,15 +26,18 @@ pub(crate) struct Signals {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends;
 
-/// What is put back at the end, the mask last.
-#[derive(Debug)]
-pub(super) struct Before {
-    mask: SigSet,
-    /// The first one not in memory of its own, which a child would have to free: mostly it is the only one. And not all of
-    /// them here, because each is large, and a stack that is deep at a fork has more pages to be copied.
-    disposition: Option<(Signal, libc::sigaction)>,
+/// To be put back.
+#[derive(Debug, Default)]
+pub(super) struct Dispositions {
+    /// Not in memory of its own, which a child would have to free: mostly it is the only one. And not all of them here,
+    /// because each is large, and a stack that is deep at a fork has more pages to be copied.
+    first: Option<(Signal, libc::sigaction)>,
     others: Vec<(Signal, libc::sigaction)>,
 }
+
+/// The same.
+#[derive(Debug)]
+struct Mask(SigSet);
 
 impl Signals {
     pub fn take(supervision: Supervision, workers: Offspring) -> Result<Signals, CallError> {
@@ -41,27 +48,26 @@ impl Signals {
                 taken.push(signal);
             }
         }
-        let mask = swap_mask(&SigSet::all())?;
-        let mut before = Before { mask, disposition: None, others: Vec::new() };
-        let source = Source::open(workers == Offspring::Forks, &taken, &mut before)?;
-        swap_mask(&source.mask(before.mask, &taken))?;
-        Ok(Signals { source, _before: before, _supervision: supervision })
+        let mask = Mask(swap_mask(&SigSet::all())?);
+        let source = Source::open(workers == Offspring::Forks, &taken)?;
+        let mut dispositions = Dispositions::default();
+        source.set_dispositions(&mut dispositions, &taken)?;
+        swap_mask(&source.mask(mask.0, &taken))?;
+        Ok(Signals { dispositions, source, _mask: mask, _supervision: supervision })
     }
 
     /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now,
     /// unless it `has_stopped`; the other requests have nobody left to answer them, and would kill or stop the program.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
+        self.dispositions.put_back();
+        self.source.close();
         let mut stops = Vec::new();
         while let Some(Arrived { signal, .. }) = self.next()? {
             if matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
                 stops.push(signal);
             }
         }
-        swap_mask(&SigSet::all())?;
-        for signal in stops.into_iter().filter(|_| !has_stopped) {
-            nix::sys::signal::raise(native(signal)).map_err(|error| CallError::new("raise", error))?;
-        }
-        Ok(())
+        stops.into_iter().filter(|_| !has_stopped).try_for_each(send_on)
     }
 
     pub fn ends(&self) -> Ends {
@@ -86,30 +92,53 @@ impl AsFd for Signals {
     }
 }
 
-impl Before {
-    pub fn set_disposition(&mut self, signal: Signal, handler: libc::sighandler_t) -> Result<(), CallError> {
+impl Dispositions {
+    pub fn set(&mut self, signal: Signal, handler: libc::sighandler_t) -> Result<(), CallError> {
         // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are fine.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_SIGINFO;
         let old = swap_disposition(signal, Some(&action))?;
-        match self.disposition {
-            None => self.disposition = Some((signal, old)),
+        match self.first {
+            None => self.first = Some((signal, old)),
             Some(_) => self.others.push((signal, old)),
         }
         Ok(())
     }
-}
 
-impl Drop for Before {
+    /// What this thread gets from then on waits for its mask to be what it was.
     #[inline]
-    fn drop(&mut self) {
-        // What was once accepted by these calls is accepted again.
-        for (signal, action) in self.disposition.iter().chain(&self.others) {
+    fn put_back(&mut self) {
+        if self.first.is_none() {
+            return;
+        }
+        let _ = SigSet::all().thread_block();
+        // What was once accepted by this call is accepted again.
+        for (signal, action) in self.first.take().iter().chain(&self.others) {
             let _ = swap_disposition(*signal, Some(action));
         }
-        let _ = self.mask.thread_set_mask();
+        self.others.clear();
     }
+}
+
+impl Drop for Dispositions {
+    #[inline]
+    fn drop(&mut self) {
+        self.put_back();
+    }
+}
+
+impl Drop for Mask {
+    #[inline]
+    fn drop(&mut self) {
+        // What was once accepted by this call is accepted again.
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+/// To this process, as if it came now: to any thread that does not block it.
+pub(super) fn send_on(signal: Signal) -> Result<(), CallError> {
+    nix::sys::signal::kill(Pid::this(), native(signal)).map_err(|error| CallError::new("kill", error))
 }
 
 /// To the parent, which has to do nothing for it but to answer.
