@@ -489,6 +489,7 @@ impl Prefork {
         let mut config = self.config.checked()?;
         let onboarding = self.terms.settle(&kind)?;
         let supervision = Supervision::begin().ok_or_else(Error::supervising)?;
+        kind.check()?;
         let listens = self.listens;
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };

@@ -15,11 +15,15 @@ pub(crate) struct Fork {
 }
 
 impl Fork {
-    /// Refused with more than one thread, before anything is forked.
-    pub fn new(onboarding: Option<Onboarding>) -> Result<Fork> {
-        if let Threads::Several(count) = sys::thread_count()? {
-            return Err(Error::threads(count));
+    /// Refused with more than one thread, before anything is made or taken.
+    pub fn check() -> Result<()> {
+        match sys::thread_count()? {
+            Threads::Several(count) => Err(Error::threads(count)),
+            Threads::One => Ok(()),
         }
+    }
+
+    pub fn new(onboarding: Option<Onboarding>) -> Result<Fork> {
         Ok(Fork { children: Children::default(), onboarding, lifeline: Lifeline::new()? })
     }
 }

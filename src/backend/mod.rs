@@ -27,6 +27,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether such workers can be had, as far as that can be told before.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            #[cfg(unix)]
+            Kind::Fork => Fork::check(),
+            Kind::Spawn | Kind::Thread(_) => Ok(()),
+        }
+    }
+
     pub fn forks(&self) -> bool {
         match self {
             #[cfg(unix)]

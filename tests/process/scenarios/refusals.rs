@@ -59,6 +59,10 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count("up "), 1);
             },
         ),
+        Scenario::new("what_is_refused_has_taken_no_socket_that_was_passed", activated_with_thread, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused Some(2), LISTEN_FDS is there: true"), "{}", daemon.transcript());
+        }),
         Scenario::new("a_call_that_fails_in_the_parent_leaves_nobody_behind", loses_its_descriptors, |daemon| {
             let workers = daemon.workers(3);
             crate::daemon::kill(workers[0].pid, Signal::SIGKILL);
@@ -82,6 +86,18 @@ pub fn with_two_threads() {
     for thread in threads {
         thread.join().expect("a thread");
     }
+}
+
+fn activated_with_thread() {
+    // SAFETY: there is no other thread.
+    unsafe { std::env::set_var("LISTEN_FDS", "1") };
+    let (end, wait) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || wait.recv().is_err());
+    let error = Prefork::new().workers(1).listen("127.0.0.1:0").socket_activation().start().expect_err("a refusal");
+    let is_there = std::env::var_os("LISTEN_FDS").is_some();
+    say(&format!("refused {:?}, LISTEN_FDS is there: {is_there}", error.thread_count()));
+    drop(end);
+    thread.join().expect("a thread");
 }
 
 /// A logger that makes a thread, which waits until it is told to end.
