@@ -273,7 +273,12 @@ impl Prefork {
     /// Sockets that this program was started with, by systemd's socket activation (`LISTEN_FDS`, `LISTEN_PID` and
     /// `LISTEN_FDNAMES`, sd_listen_fds(3)), take the place of what [`listen`](Prefork::listen) asks for: those with the
     /// [name](Listen::name) of one, that one's, and the others in order. More than were asked for are an error, and so is one
-    /// in the place of [one for each worker](Listen::per_task); what none was passed for is bound. The variables are removed from the environment. Default: no. Unix only.
+    /// in the place of [one for each worker](Listen::per_task); what none was passed for is bound. Default: no. Unix only.
+    ///
+    /// The variables are removed from the environment by the call that starts the workers, `LISTEN_FDNAMES` only if there is
+    /// one thread. **Other threads that run by then must not read the environment meanwhile other than by std**: for getenv(3),
+    /// and what calls it in libraries of C, a variable that is removed at the same time is a data race. Where that cannot be
+    /// excluded, the call comes before anything that starts threads, as it does with [`Backend::Fork`].
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Prefork {
         self.is_activated = true;

@@ -12,7 +12,8 @@ use crate::sys;
 /// What this program was started with takes the place of what was asked for: by name, where both have one, and otherwise in
 /// order. What nothing was passed for stays as it is.
 pub(crate) fn take_over(mut listens: Vec<Listen>) -> Result<Vec<Listen>> {
-    // Both are removed from the environment, so that nobody else takes them for his.
+    // Both are removed from the environment, so that nobody else takes them for his; here by listenfd, which asks for no
+    // threads, so that `Prefork::socket_activation` has to.
     let mut passed = ListenFd::from_env();
     let names = sys::take_variable("LISTEN_FDNAMES").unwrap_or_default();
     if passed.len() > listens.len() {

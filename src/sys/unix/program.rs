@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //! The function that runs before `main` calls getcwd(3) only, into memory that nobody reads before it is done. Environment
-//! variables are only removed where no other thread could read them meanwhile.
+//! variables are only removed here where there is no other thread, which could read them meanwhile.
 
 use std::ffi::OsStr;
 use std::io;

@@ -2,8 +2,10 @@
 //!
 //! # Safety
 //! sigaction(2) is called with a disposition that is the system's default, a handler of ours that is async-signal-safe, or
-//! exactly what an earlier call returned. Dispositions are per process, and there is no other thread that could change
-//! them meanwhile.
+//! exactly what an earlier call returned, which the program had set, to be run at any time and in any thread. Dispositions are
+//! per process, and other threads may set them meanwhile: each call takes effect as a whole, before theirs or after, so that
+//! what is in effect is always what somebody has set. That those who take signals put back what the program had, and not each
+//! other's, is for the [`Supervision`], of which there is one at a time.
 
 use std::{mem, ptr};
 
