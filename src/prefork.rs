@@ -99,7 +99,8 @@ pub enum Backend {
     ///
     /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any
     /// more, starts are refused with its path in the error; as any refused restart they are tried again, and those who run
-    /// go on.
+    /// go on. The same is so if the directory where it was started is gone, or cannot be entered any more, which the error
+    /// then says.
     Spawn,
     /// A thread of this process, for [`Prefork::run`] only, since a thread cannot return from [`Prefork::start`].
     ///

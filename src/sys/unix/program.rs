@@ -84,12 +84,24 @@ impl Program {
             command.current_dir(directory);
         }
         let opened = handed.descriptors().try_for_each(|fd| close_on_exec(fd, false));
-        let child = opened.and_then(|()| command.spawn().map_err(refused));
+        let child = opened.and_then(|()| command.spawn().map_err(told_of_directory).map_err(refused));
         for fd in handed.descriptors() {
             // It takes no more than an open descriptor, which it is.
             let _ = close_on_exec(fd, true);
         }
         Ok(Child::new(child?.id()))
+    }
+}
+
+/// It is told as if the program itself could not be had.
+fn told_of_directory(error: io::Error) -> io::Error {
+    let Some(directory) = start_directory() else { return error };
+    // To look at what is in it takes the same as to go there.
+    match directory.join(".").metadata() {
+        Err(refused) if refused.raw_os_error() == error.raw_os_error() => {
+            io::Error::new(error.kind(), format!("it was started in {}: {error}", directory.display()))
+        }
+        _ => error,
     }
 }
 

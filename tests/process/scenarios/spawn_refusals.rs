@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use nix::sys::resource::{Resource, setrlimit};
 use taskfork::{Backend, Prefork};
@@ -10,7 +11,7 @@ use super::spawn::{copies_itself, copy_of};
 use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::Signal;
-use crate::program::{prepare, say};
+use crate::program::{prepare, say, scratch};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -26,6 +27,17 @@ pub fn scenarios() -> Vec<Scenario> {
             copy.ends_with(0);
             daemon.ends_with(0);
         }),
+        Scenario::new(
+            "a_directory_that_is_gone_is_told_where_the_program_was_started_in_it",
+            loses_directory,
+            |daemon| {
+                let directory = fs::canonicalize(daemon.scratch()).expect("a directory").join(DIRECTORY);
+                daemon.ends_with(0);
+                let told = format!(": it was started in {}: No such file or directory", directory.display());
+                assert_eq!(daemon.count(&told), 1, "{told}:\n{}", daemon.transcript());
+                assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: /"));
+            },
+        ),
         Scenario::new("an_argument_list_that_is_too_long_is_an_error_of_the_call", too_long, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("Argument list too long"), "{}", daemon.transcript());
@@ -44,6 +56,22 @@ fn refuse(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
         Ok(role) => say(&format!("{role:?}")),
         Err(error) => say(&format!("refused {:?} for {:?}: {error}", error.call(), error.worker())),
     }
+}
+
+const DIRECTORY: &str = "gone";
+
+/// The program proper is started there.
+fn loses_directory() {
+    let directory = scratch().join(DIRECTORY);
+    if directory.exists() {
+        prepare();
+        fs::remove_dir(directory).expect("a directory");
+        return refuse(|| Prefork::new().workers(1).backend(Backend::Spawn).start());
+    }
+    fs::create_dir(&directory).expect("a directory");
+    let mut program = Command::new(std::env::current_exe().expect("this binary"));
+    let status = program.args(std::env::args_os().skip(1)).current_dir(directory).status();
+    assert!(status.expect("a program").success());
 }
 
 fn too_long() {
