@@ -2,7 +2,6 @@
 //! it happens on the worker's side, and in a thread of its own there is nobody else to be told.
 
 use std::fmt;
-use std::process;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -117,7 +116,8 @@ impl Duties {
         let Some(identity) = &self.identity else { return };
         if let Err(error) = sys::assume(identity) {
             log!(target: "taskfork", Level::Error, "{}", Error::from(error).starting(id));
-            process::exit(1);
+            log::logger().flush();
+            sys::leave(1);
         }
     }
 

@@ -310,9 +310,10 @@ impl Prefork {
     /// then setresuid(2) (where these are, otherwise setgid and setuid), then a look whether real, effective and saved ids
     /// are what was asked for, and an attempt to become root again, which has to fail. On Linux the capability `CAP_SETUID`
     /// must be gone as well, which `PR_SET_KEEPCAPS` may have prevented. A worker in which anything of that is otherwise says so
-    /// in the log, by the name of the call, and exits with status 1, without a line of the program run. To the parent that is
-    /// a failure like others: it is the end of everything with a [`ready_timeout`](Prefork::ready_timeout), and otherwise
-    /// once the restarts are used up.
+    /// in the log, by the name of the call, and exits with status 1, without a line of the program run but its logger's: not
+    /// what is registered with atexit(3) either. (What it had buffered before is not written.) To the parent that is a failure
+    /// like others: it is the end of everything with a [`ready_timeout`](Prefork::ready_timeout), and otherwise once the
+    /// restarts are used up.
     ///
     /// The end of the parent reaches these workers as it does others. What is not changed: the environment with its `HOME`,
     /// the directory, limits, and every descriptor that is open. What a worker opens it opens as that user, a log that is to be

@@ -33,7 +33,7 @@
 //! - `share_port()`, `steer()`: several sockets have one port, and a program says which of them gets what, on Linux;
 //!   `has_waiting()`: whether one has something.
 //! - `assume()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
-//!   `own_identity()`, and the `groups_of()` a user.
+//!   `own_identity()`, and the `groups_of()` a user. `leave()`: ends one that is half another's, of which nothing more runs.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.
 //! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.

@@ -51,3 +51,9 @@ pub(crate) fn flush_output() {
     // SAFETY: fflush(3) with a null pointer flushes every output stream of the C library.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
+
+/// Ends this process, and nothing of the program's runs at it: what is registered with atexit(3), say.
+pub(crate) fn leave(status: i32) -> ! {
+    // SAFETY: _exit(2) does not return.
+    unsafe { libc::_exit(status) }
+}

@@ -19,7 +19,7 @@ pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of, was_waited_f
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
-pub(crate) use onboarding::{assume, pin_to, usable_cpus};
+pub(crate) use onboarding::{assume, leave, pin_to, usable_cpus};
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
 pub(super) use shm::{map_lines, unmap_lines};
 pub(crate) use signal::{Ends, Signals};

@@ -181,6 +181,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("log cannot start worker 0: setresuid: Operation not permitted"), 3);
             assert!(daemon.said("report: gave up after 2 restarts"), "{}", daemon.transcript());
             assert!(!daemon.said("uid "));
+            assert_eq!(daemon.count("at exit"), 1, "of the parent:\n{}", daemon.transcript());
         })
         .needs(nobody_to_be)
         .for_processes(),
@@ -452,6 +453,11 @@ fn keeps_capabilities() -> Report {
 
 /// As in a container from which it was taken.
 fn without_capability() -> Report {
+    extern "C" fn at_exit() {
+        say("at exit");
+    }
+    // SAFETY: the function is there until the end.
+    assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
     drop_capability(CAP_SETUID);
     serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| say_who(&worker))
 }
