@@ -1,9 +1,11 @@
 //! What an operator does to a running service.
 
+use taskfork::Prefork;
+
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::os::{Signal, fork_drained};
-use crate::program::{fail, start_count};
+use crate::program::{EVER, drain, fail, serve, start_count, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -69,11 +71,17 @@ fn two_that_drain() {
     fork_drained(2, || ());
 }
 
+/// Before it is ready, however long it takes to get there.
 fn second_fails() {
     let starts = start_count();
-    fork_drained(1, move || {
+    let report = serve(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {
+        assert!(!worker.stop_requested());
         if starts() == 2 {
             fail(1);
         }
+        up(worker.id());
+        worker.ready();
+        drain(&worker);
     });
+    assert!(report.is_success());
 }

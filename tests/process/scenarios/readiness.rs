@@ -6,11 +6,8 @@ use taskfork::{Event, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Gate, KILLED, SOON, Signal, idle};
-use crate::program::{drain, fail, say, serve, start_count, up, up_until_signal};
-
-/// Longer than the watchdog: what is waited for comes, or the test fails.
-const EVER: Duration = Duration::from_secs(600);
+use crate::os::{Gate, KILLED, SOON, Signal, idle, wait_for_end};
+use crate::program::{EVER, drain, fail, say, serve, start_count, up, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -107,13 +104,11 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("report: gave up after 20 restarts"), "{}", daemon.transcript());
         }),
         Scenario::reporting(
-            "who_became_ready_while_the_parent_was_stopped_is_not_late",
+            "who_became_ready_while_the_parent_was_held_up_is_not_late",
             ready_when_told_soon,
             |daemon| {
-                let worker = daemon.worker();
-                kill(worker.pid, Signal::SIGUSR2);
+                daemon.worker();
                 daemon.wait_for("it is late by now");
-                daemon.signal(Signal::SIGCONT);
                 daemon.wait_for("is ready");
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
@@ -122,7 +117,7 @@ pub fn scenarios() -> Vec<Scenario> {
         )
         .for_processes(),
         Scenario::new(
-            "a_replacement_that_died_while_the_parent_was_stopped_takes_nobodys_place",
+            "a_replacement_that_died_while_the_parent_was_held_up_takes_nobodys_place",
             dies_when_told,
             |daemon| {
                 let old = daemon.worker();
@@ -131,7 +126,6 @@ pub fn scenarios() -> Vec<Scenario> {
                 kill(new.pid, Signal::SIGUSR2);
                 kill(old.pid, Signal::SIGUSR2);
                 daemon.wait_for("a second later");
-                daemon.signal(Signal::SIGCONT);
                 daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
@@ -196,30 +190,37 @@ fn ready_when_told() -> Report {
     })
 }
 
-/// The parent stops itself with the start of this generation: whoever told it from outside might be late.
-fn stops_with(generation: u32) -> impl Fn(&Event) {
-    move |event| {
-        if matches!(event, Event::Started { process } if process.generation == generation) {
-            kill(std::process::id(), Signal::SIGSTOP);
+/// When the first worker's process of this generation has been started, the parent hears of nothing until it has done this
+/// with its pid, and the gate is open.
+fn held_up(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
+    let gate = Gate::new();
+    move |event| match event {
+        Event::Started { process } if (process.id, process.generation) == (0, generation) => {
+            first(process.pid);
+            gate.pass();
         }
+        _ => {}
     }
 }
 
 /// Says so when the parent is to find it late.
 fn ready_when_told_soon() -> Report {
-    serve(Prefork::new().workers(1).ready_timeout(SOON).on_event(stops_with(0)), |worker| {
+    let gate = Gate::new();
+    serve(Prefork::new().workers(1).ready_timeout(SOON).on_event(held_up(0, |_| ())), move |worker| {
         assert!(!worker.stop_requested());
-        up_until_signal(worker.id(), Signal::SIGUSR2);
+        up(worker.id());
         worker.ready();
         assert!(!worker.wait_for_stop(Some(2 * SOON)));
         say("it is late by now");
+        gate.open(1);
         drain(&worker);
     })
 }
 
 /// The second one. The first one says when the second would have taken its place.
 fn dies_when_told() {
-    let report = serve(Prefork::new().workers(1).on_event(stops_with(1)), |worker| {
+    let gate = Gate::new();
+    let report = serve(Prefork::new().workers(1).on_event(held_up(1, wait_for_end)), move |worker| {
         assert!(!worker.stop_requested());
         up_until_signal(worker.id(), Signal::SIGUSR2);
         if worker.generation() == 1 {
@@ -227,16 +228,21 @@ fn dies_when_told() {
         }
         assert!(!worker.wait_for_stop(Some(Duration::from_millis(1100))));
         say("a second later");
+        gate.open(1);
         drain(&worker);
     });
     assert!(report.is_success());
 }
 
+/// The second one. The first one is, while nobody looks at the time.
 fn never_ready() -> Report {
-    serve(Prefork::new().workers(2).ready_timeout(SOON).graceful_timeout(SOON), |worker| {
+    let gate = Gate::new();
+    let service = Prefork::new().workers(2).ready_timeout(SOON).graceful_timeout(SOON);
+    serve(service.on_event(held_up(0, |_| ())), move |worker| {
         up(worker.id());
         if worker.id() == 0 {
             worker.ready();
+            gate.open(1);
             return drain(&worker);
         }
         idle()
@@ -265,16 +271,21 @@ fn ready_and_gone() -> Report {
     })
 }
 
-/// The second process is late, all others are ready at once.
+/// The second process is late, all others are ready at once; the first one while nobody looks at the time.
 fn late_in_second_life() -> Report {
-    let starts = start_count();
-    serve(Prefork::new().workers(1).ready_timeout(SOON), move |worker| {
+    let (starts, gate) = (start_count(), Gate::new());
+    let service = Prefork::new().workers(1).ready_timeout(SOON).on_event(held_up(0, |_| ()));
+    serve(service, move |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
-        if starts() == 2 {
+        let start = starts();
+        if start == 2 {
             idle();
         }
         worker.ready();
+        if start == 1 {
+            gate.open(1);
+        }
         drain(&worker);
     })
 }

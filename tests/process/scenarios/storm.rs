@@ -10,12 +10,12 @@ use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{RngExt, SeedableRng};
-use taskfork::{Prefork, Report, Restart};
+use taskfork::{Event, Prefork, Report, Restart};
 
 use crate::Scenario;
 use crate::census::{Census, SaysUp};
 use crate::daemon::{Daemon, kill};
-use crate::os::{Signal, idle};
+use crate::os::{Gate, Signal, idle};
 use crate::procfs::{children, descriptors, is_living_child, wait_until_alone};
 use crate::program::{fail, fork, say, serve, serve_watched, up};
 use crate::room::lacks_room;
@@ -289,7 +289,8 @@ impl Drop for Seed {
     }
 }
 
-/// The handler for USR1 is there before the first fork, since the default kills.
+/// The handler for USR1 is there before the first fork, since the default kills. The first of each id is ready before the
+/// next one is started: who is late there is the end of all.
 fn six_that_beat() -> Report {
     extern "C" fn reopen(_: libc::c_int) {}
     // SAFETY: the handler does nothing.
@@ -297,10 +298,20 @@ fn six_that_beat() -> Report {
     let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000);
     let service = service.backoff(Duration::from_millis(1), Duration::from_millis(20));
     let service = service.ready_timeout(Duration::from_secs(2)).heartbeat_timeout(Duration::from_millis(500));
-    serve(service.graceful_timeout(Duration::from_secs(1)), |worker| {
+    let (gate, opener) = (Gate::new(), Gate::new());
+    let mut first = 0..6;
+    let service = service.on_event(move |event| {
+        if matches!(event, Event::Started { .. }) && first.next().is_some() {
+            gate.pass();
+        }
+    });
+    serve(service.graceful_timeout(Duration::from_secs(1)), move |worker| {
         // Long enough for some of the blows to come before it is ready. From here on SIGTERM is a request.
         worker.wait_for_stop(Some(Duration::from_millis(rand::random_range(0..50))));
         worker.ready();
+        if worker.generation() == 0 {
+            opener.open(1);
+        }
         while !worker.wait_for_stop(Some(Duration::from_millis(50))) {
             worker.beat();
         }

@@ -8,7 +8,6 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use sd_notify::NotifyState;
@@ -17,10 +16,8 @@ use taskfork::{Event, Prefork, Report, Worker};
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{Gate, LIFELINES, Signal, own_descriptors};
-use crate::program::{drain, prepare, say, scratch, serve, up};
+use crate::program::{EVER, drain, prepare, say, scratch, serve, up};
 
-/// Longer than the watchdog: what is waited for comes, or the test fails.
-const EVER: Duration = Duration::from_secs(600);
 const SOCKET: &str = "NOTIFY_SOCKET";
 const USEC: &str = "WATCHDOG_USEC";
 const PID: &str = "WATCHDOG_PID";
@@ -115,7 +112,11 @@ pub fn scenarios() -> Vec<Scenario> {
             let manager = Manager::of(daemon);
             daemon.worker();
             (0..3).for_each(|_| while manager.next() != "WATCHDOG=1\n" {});
+            // What waits for the manager leaves room for what follows.
+            daemon.signal(Signal::SIGSTOP);
+            manager.all();
             daemon.signal(Signal::SIGTERM);
+            daemon.signal(Signal::SIGCONT);
             daemon.ends_with(0);
             let said = manager.all();
             let (last, before) = said.split_last().expect("a stop");
