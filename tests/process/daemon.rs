@@ -66,6 +66,8 @@ impl Daemon {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let scratch = std::env::temp_dir().join(format!("taskfork-test-{}-{number}", std::process::id()));
+        // A test that was killed has left its own behind, and its pid may be this one's.
+        let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir(&scratch).expect("a directory");
         let (reader, writer) = os::pipe();
         let mut command = Command::new(program);

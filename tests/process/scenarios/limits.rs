@@ -14,7 +14,7 @@ use super::refusals::{id_of, refuse};
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Signal, idle, own_descriptors};
+use crate::os::{Signal, idle, own_descriptors, up_until_signal};
 use crate::program::{fork, on_log, prepare, say, serve, start_count, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -54,7 +54,11 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(no_cpu_cgroup),
         Scenario::new("a_worker_killed_for_want_of_memory_is_told_as_such_and_others_are_not", want_memory, |daemon| {
             daemon.leaves(memory_cgroup().expect("a cgroup").own(daemon.pid()));
-            let (first, second) = (daemon.worker(), daemon.worker());
+            let first = daemon.worker();
+            // It counts such kills from when it sleeps for the first time.
+            timeout_of_sleep(daemon.pid());
+            kill(first.pid, Signal::SIGUSR2);
+            let second = daemon.worker();
             assert!(
                 daemon.said(&format!("child 0 (pid {}) killed by signal 9 (out of memory), restarting", first.pid))
             );
@@ -90,21 +94,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::new("an_idle_parent_has_nothing_to_wake_up_for", three_that_drain, |daemon| {
             daemon.workers(3);
-            let asleep = |pid| {
-                let call = fs::read_to_string(format!("/proc/{pid}/syscall")).expect("its system call");
-                let arguments: Vec<_> = call.split(' ').map(str::to_owned).collect();
-                (arguments.first().cloned(), arguments.get(4).cloned())
-            };
-            // epoll_wait or epoll_pwait, whose fourth argument is the timeout: -1.
-            let wanted = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].map(|number| number.to_string());
-            loop {
-                let (call, timeout) = asleep(daemon.pid());
-                if call.is_some_and(|call| wanted.contains(&call)) {
-                    assert_eq!(timeout.as_deref(), Some("0xffffffff"));
-                    break;
-                }
-                std::thread::yield_now();
-            }
+            assert_eq!(timeout_of_sleep(daemon.pid()), "0xffffffff", "none");
         })
         .for_threads_too(),
         Scenario::reporting(
@@ -196,6 +186,8 @@ fn own_cgroup(controller: &str, pid: u32) -> PathBuf {
 }
 
 fn enter_cgroup(path: &Path, limits: &[(&str, &str)]) {
+    // Of a test that was killed, as with a directory of its own.
+    let _ = fs::remove_dir(path);
     fs::create_dir(path).expect("a cgroup");
     for (name, value) in limits {
         fs::write(path.join(name), value).expect("a limit");
@@ -211,20 +203,34 @@ fn one_cpu_by_quota() {
     fork(0, 100);
 }
 
-/// The first process of the id takes more than there is, the next ones nothing.
+/// The first process of the id takes more than there is, when it is told to, the next ones nothing.
 fn want_memory() {
     let cgroup = memory_cgroup().expect("a cgroup");
     enter_cgroup(&cgroup.own(std::process::id()), &[(cgroup.limit, "64M")]);
     let starts = start_count();
     let id = fork(1, 100);
-    up(id);
     if starts() == 1 {
+        up_until_signal(id, Signal::SIGUSR2);
         let mut hoard = Vec::new();
         loop {
             hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
         }
     }
+    up(id);
     idle()
+}
+
+/// Waits until it sleeps: in epoll_wait(2) or epoll_pwait(2), whose fourth argument is the timeout.
+fn timeout_of_sleep(pid: u32) -> String {
+    let sleeps = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].map(|number| number.to_string());
+    loop {
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).expect("its system call");
+        let mut words = call.split(' ');
+        if words.next().is_some_and(|number| sleeps.iter().any(|sleep| sleep == number)) {
+            return words.nth(3).expect("a timeout").to_owned();
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn process_limit() {
