@@ -1,13 +1,14 @@
 //! Workers that are to give signs of life.
 
+use std::thread;
 use std::time::Duration;
 
-use taskfork::{Prefork, Report, Worker};
+use taskfork::{Event, Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{ABORTED, IS_ABORTED, KILLED, Signal};
-use crate::program::{say, serve, up};
+use crate::os::{ABORTED, Gate, IS_ABORTED, KILLED, Signal};
+use crate::program::{EVER, say, serve, up};
 
 /// Beats come ten times as often, and the parent looks once in it.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,27 +38,16 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .for_processes(),
         Scenario::reporting(
-            "nobody_is_killed_for_what_he_missed_while_the_parent_was_stopped",
-            three_that_tick,
+            "nobody_is_killed_for_what_he_missed_while_the_parent_was_held_up",
+            silent_at_first,
             |daemon| {
-                let workers = daemon.workers(3);
-                // All but one, which tells the time.
-                daemon.signal(Signal::SIGSTOP);
-                kill(workers[1].pid, Signal::SIGSTOP);
-                kill(workers[2].pid, Signal::SIGSTOP);
-                ticks(daemon, 30);
-                daemon.signal(Signal::SIGCONT);
-                // Some of its ticks later the parent has looked.
-                ticks(daemon, 3);
-                kill(workers[1].pid, Signal::SIGCONT);
-                kill(workers[2].pid, Signal::SIGCONT);
+                daemon.workers(2);
                 ticks(daemon, 30);
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
             },
-        )
-        .for_processes(),
+        ),
         Scenario::reporting("nobody_is_asked_for_signs_of_life_before_he_is_ready", beats_when_ready, |daemon| {
             daemon.worker();
             daemon.wait_for("is ready");
@@ -74,8 +64,9 @@ pub fn ticks(daemon: &mut Daemon, n: usize) {
     }
 }
 
+/// Of workers that say when they are ready, however late that is: from then on they are to beat.
 pub fn service(workers: usize) -> Prefork {
-    Prefork::new().workers(workers).heartbeat_timeout(TIMEOUT)
+    Prefork::new().workers(workers).ready_timeout(EVER).heartbeat_timeout(TIMEOUT)
 }
 
 /// Ten beats in each timeout, and a tick with each if it is the one that ticks, until asked to stop.
@@ -88,14 +79,22 @@ pub fn beat(worker: &Worker, ticks: bool) {
     }
 }
 
-/// In its first life.
+/// In its first life, once the other one is up.
 pub fn second_hangs() -> Report {
-    serve(service(2), |worker| {
+    let gate = Gate::new();
+    serve(service(2), move |worker| {
         assert!(!worker.stop_requested());
-        up(worker.id());
-        while (worker.id(), worker.generation()) == (1, 0) {
-            std::hint::spin_loop();
+        if (worker.id(), worker.generation()) == (1, 0) {
+            gate.pass();
+            up(worker.id());
+            worker.ready();
+            loop {
+                std::hint::spin_loop();
+            }
         }
+        worker.ready();
+        up(worker.id());
+        gate.open(1);
         beat(&worker, false);
     })
 }
@@ -103,21 +102,34 @@ pub fn second_hangs() -> Report {
 fn two_that_beat() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());
+        worker.ready();
         up(worker.id());
         beat(&worker, false);
     })
 }
 
-fn three_that_tick() -> Report {
-    serve(service(3), |worker| {
+/// The second one, for as long as the parent is held up, and then until it is time for its first beat.
+fn silent_at_first() -> Report {
+    let (gate, opener) = (Gate::new(), Gate::new());
+    let service = service(2).on_event(move |event| {
+        if matches!(event, Event::Ready { process } if process.id == 1) {
+            thread::sleep(3 * TIMEOUT);
+            opener.open(1);
+        }
+    });
+    serve(service, move |worker| {
         assert!(!worker.stop_requested());
+        worker.ready();
         up(worker.id());
-        beat(&worker, worker.id() == 0);
+        if worker.id() == 1 {
+            gate.pass();
+        }
+        beat(&worker, worker.id() == 1);
     })
 }
 
 fn beats_when_ready() -> Report {
-    serve(service(1).ready_timeout(60 * TIMEOUT), |worker| {
+    serve(service(1), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
         assert!(!worker.wait_for_stop(Some(3 * TIMEOUT)), "it takes its time");

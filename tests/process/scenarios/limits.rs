@@ -101,7 +101,7 @@ pub fn scenarios() -> Vec<Scenario> {
             "twenty_workers_that_beat_all_the_time_wake_the_parent_once_per_timeout",
             twenty_that_beat,
             |daemon| {
-                daemon.workers(20);
+                daemon.wait_for_times("is ready", 20);
                 let (began, before) = (Instant::now(), wakeups(daemon.pid()));
                 ticks(daemon, 20);
                 // In this order: whoever is held up here gives it more time, and not fewer looks.
@@ -295,7 +295,7 @@ fn wakeups(pid: u32) -> u64 {
 fn twenty_that_beat() -> Report {
     serve(heartbeats::service(20), |worker| {
         assert!(!worker.stop_requested());
-        up(worker.id());
+        worker.ready();
         let mut beats = 0u64;
         while !worker.wait_for_stop(Some(TIMEOUT / 100)) {
             (0..1000).for_each(|_| worker.beat());

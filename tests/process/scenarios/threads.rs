@@ -329,6 +329,7 @@ fn beats_late() -> Report {
     serve_told(heartbeats::service(1), move |worker| match worker.generation() {
         0 => {
             up(worker.id());
+            worker.ready();
             barrier.wait();
             worker.beat();
             say("late beat");
@@ -342,9 +343,11 @@ fn beats_late() -> Report {
             barrier.wait();
             barrier.wait();
             up(worker.id());
+            worker.ready();
             idle();
         }
         _ => {
+            worker.ready();
             up(worker.id());
             heartbeats::beat(&worker, false);
         }
