@@ -155,6 +155,8 @@ impl Sockets {
 mod tests {
     use std::io::ErrorKind;
     use std::net::{TcpStream, UdpSocket};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -172,14 +174,27 @@ mod tests {
         for sender in senders {
             sender.send_to(b"!", address).expect("a datagram");
         }
-        sockets.of.iter().map(|own| received(own[0].as_udp().expect("UDP"))).collect()
+        let sockets: Vec<&UdpSocket> = sockets.of.iter().map(|own| own[0].as_udp().expect("UDP")).collect();
+        sockets.iter().for_each(|socket| socket.set_nonblocking(true).expect("nonblocking"));
+        let port = |socket: &UdpSocket| Some(socket.recv_from(&mut [0; 8]).ok()?.1.port());
+        let mut shares = gathered(senders.len(), &sockets, |socket| port(socket));
+        shares.iter_mut().for_each(|ports| ports.sort());
+        shares
     }
 
-    fn received(socket: &UdpSocket) -> Vec<u16> {
-        socket.set_nonblocking(true).expect("nonblocking");
-        let mut ports: Vec<u16> = std::iter::from_fn(|| Some(socket.recv_from(&mut [0; 8]).ok()?.1.port())).collect();
-        ports.sort();
-        ports
+    /// What comes to each of them, until it is so much in all. It may be on its way.
+    fn gathered<S, T>(total: usize, sockets: &[S], next: impl Fn(&S) -> Option<T>) -> Vec<Vec<T>> {
+        /// What takes longer than this will never come.
+        const LIMIT: Duration = Duration::from_secs(60);
+        let until = Instant::now() + LIMIT;
+        let mut shares: Vec<Vec<T>> = sockets.iter().map(|_| Vec::new()).collect();
+        while shares.iter().map(Vec::len).sum::<usize>() < total && Instant::now() < until {
+            for (share, socket) in shares.iter_mut().zip(sockets) {
+                share.extend(std::iter::from_fn(|| next(socket)));
+            }
+            thread::yield_now();
+        }
+        shares
     }
 
     fn senders(host: &str) -> Vec<UdpSocket> {
@@ -230,12 +245,10 @@ mod tests {
         assert!(sockets.has_waiting(0) && sockets.has_waiting(1));
         sockets.serve([0].into_iter()).expect("a program");
         let after: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
-        let accepted = |id: usize| {
-            let listener = sockets.of[id][0].as_tcp().expect("TCP");
-            listener.set_nonblocking(true).expect("nonblocking");
-            std::iter::from_fn(|| listener.accept().ok()).map(|(_, from)| from).collect::<Vec<_>>()
-        };
-        let (first, second) = (accepted(0), accepted(1));
+        let listeners = [0, 1].map(|id: usize| sockets.of[id][0].as_tcp().expect("TCP"));
+        listeners.iter().for_each(|listener| listener.set_nonblocking(true).expect("nonblocking"));
+        let accepted = gathered(before.len() + after.len(), &listeners, |listener| Some(listener.accept().ok()?.1));
+        let (first, second) = (&accepted[0], &accepted[1]);
         assert_eq!(first.len() + second.len(), before.len() + after.len(), "none was lost");
         let own = |stream: &TcpStream| stream.local_addr().expect("an address");
         assert!(!second.is_empty() && !after.iter().any(|stream| second.contains(&own(stream))));
