@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -212,6 +213,16 @@ fn generation() -> u32 {
 /// What all processes of the program find there, whichever way they were started.
 pub fn scratch() -> PathBuf {
     PathBuf::from(std::env::var_os(crate::SCRATCH).expect("a directory"))
+}
+
+/// An address of this machine that is only for the program whose parent has this pid, where there is more than one: on one
+/// that all have, a port that is free may be another's by the time it is asked for.
+pub fn own_host(pid: u32) -> Ipv4Addr {
+    if cfg!(not(any(target_os = "linux", windows))) {
+        return Ipv4Addr::LOCALHOST;
+    }
+    let [_, high, middle, low] = pid.to_be_bytes();
+    Ipv4Addr::new(127, high | 128, middle, low)
 }
 
 /// A count that all processes of the program share. Each call adds one.

@@ -1,22 +1,22 @@
 //! Sockets that are made before the workers, and outlive them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use taskfork::{Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::Signal;
-use crate::program::{drain, prepare, say, serve, up};
+use crate::program::{drain, own_host, prepare, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::reporting("a_listener_is_handed_to_every_worker_and_outlives_it", two_on_one_port, |daemon| {
-            let port = port(daemon);
+            let address = address(daemon);
             let workers = daemon.workers(2);
-            assert_eq!(daemon.count(&format!("port {port}")), 2, "{}", daemon.transcript());
-            let client = TcpStream::connect(("127.0.0.1", port)).expect("a socket that is listened on");
+            assert_eq!(daemon.count(&format!("address {address}")), 2, "{}", daemon.transcript());
+            let client = TcpStream::connect(address).expect("a socket that is listened on");
             for worker in workers {
                 daemon.send(worker, Signal::SIGKILL);
             }
@@ -24,7 +24,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(answer(client).starts_with("worker "), "it has waited for a replacement");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            TcpStream::connect(("127.0.0.1", port)).expect_err("nobody listens");
+            TcpStream::connect(address).expect_err("nobody listens");
         }),
         Scenario::reporting("listeners_come_in_the_order_in_which_they_were_asked_for", three_ports, |daemon| {
             daemon.ends_with(0);
@@ -39,9 +39,9 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn port(daemon: &mut Daemon) -> u16 {
-    let line = daemon.wait_for("port ");
-    line.trim_start_matches("port ").parse().expect("a number")
+fn address(daemon: &mut Daemon) -> SocketAddr {
+    let line = daemon.wait_for("address ");
+    line.trim_start_matches("address ").parse().expect("an address")
 }
 
 fn answer(client: TcpStream) -> String {
@@ -56,11 +56,12 @@ fn first(worker: &Worker) -> &TcpListener {
 
 /// A thread of its own answers, until the process ends; but in none of the first two.
 fn two_on_one_port() -> Report {
-    serve(Prefork::new().workers(2).listen("127.0.0.1:0"), |worker| {
+    let own = SocketAddr::from((own_host(std::process::id()), 0));
+    serve(Prefork::new().workers(2).listen(own), |worker| {
         assert!(!worker.stop_requested());
         let (id, generation) = (worker.id(), worker.generation());
         let listener = first(&worker).try_clone().expect("a descriptor");
-        say(&format!("port {}", listener.local_addr().expect("an address").port()));
+        say(&format!("address {}", listener.local_addr().expect("an address")));
         if generation > 0 {
             std::thread::spawn(move || {
                 while let Ok((mut client, _)) = listener.accept() {
@@ -73,16 +74,16 @@ fn two_on_one_port() -> Report {
     })
 }
 
-/// One of them was made by the program.
+/// The first one is for datagrams, and the second one was made by the program.
 fn three_ports() -> Report {
     let own = TcpListener::bind("127.0.0.1:0").expect("a port");
     let v6 = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.3:0")).expect("a port");
-    let service = Prefork::new().workers(2).listen("127.0.0.2:0").listen(own).listen(v6);
+    let service = Prefork::new().workers(2).listen("udp:127.0.0.1:0").listen(own).listen(v6);
     serve(service, |worker| {
-        let address = |at: usize| worker.listeners()[at].as_tcp()?.local_addr().ok();
-        let hosts = [0, 1, 2].map(|at| address(at).expect("an address").ip().to_string());
-        let are_in_order = hosts[..2] == ["127.0.0.2", "127.0.0.1"] && ["::1", "127.0.0.3"].contains(&&*hosts[2]);
-        say(&format!("in order: {}", are_in_order && worker.listeners().len() == 3));
+        let addresses: Vec<String> = worker.listeners().iter().map(ToString::to_string).collect();
+        let hosts: Vec<&str> = addresses.iter().filter_map(|address| Some(address.rsplit_once(':')?.0)).collect();
+        let are_in_order = hosts[..2] == ["udp:127.0.0.1", "127.0.0.1"] && ["[::1]", "127.0.0.3"].contains(&hosts[2]);
+        say(&format!("in order: {}", are_in_order && hosts.len() == 3));
     })
 }
 

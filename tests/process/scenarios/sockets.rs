@@ -14,7 +14,7 @@ use taskfork::{Listen, Listener, Prefork, Report};
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::Signal;
-use crate::program::{drain, prepare, say, scratch, serve, up};
+use crate::program::{drain, own_host, prepare, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -79,7 +79,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 .collect();
             assert_eq!(ports.len(), 2, "{}", daemon.transcript());
             TcpStream::connect(("127.0.0.1", ports[0])).expect("both");
-            TcpStream::connect(("127.0.0.1", ports[1])).expect_err("the other one alone");
+            TcpStream::connect((own_host(daemon.pid()), ports[1])).expect_err("the other one alone");
             TcpStream::connect(("::1", ports[1])).expect("that one");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
