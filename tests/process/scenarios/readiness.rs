@@ -44,7 +44,10 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGHUP);
             let mut next = daemon.worker();
             daemon.signal(Signal::SIGHUP);
-            daemon.signal(Signal::SIGHUP);
+            // Windows may tell of a third one late, when the next roll has begun.
+            if cfg!(unix) {
+                daemon.signal(Signal::SIGHUP);
+            }
             for ups in 0..4 {
                 assert_eq!(next.id, ups % 2);
                 daemon.send(next, Signal::SIGUSR2);
