@@ -76,13 +76,13 @@ fn an_idle_connection_is_closed_and_does_not_hold_up_a_stop() {
 /// Otherwise its next request would be lost if it came just when the connection is closed.
 #[test]
 fn a_client_that_keeps_its_connection_is_told_in_time_that_the_worker_goes() {
-    let (mut daemon, workers) = Daemon::serving(1);
-    let mut client = Client::connect(daemon.address()).unwrap();
-    client.ask(GET).unwrap();
+    let (mut daemon, _) = Daemon::serving(1);
+    let (worker, mut client) = daemon.hold();
     assert!(!client.is_over);
-    workers.first().unwrap().kill(Signal::SIGTERM);
-    let is_told = |client: &mut Client| client.ask(GET).map(|_| client.is_over).unwrap();
-    assert!((0..100).any(|_| is_told(&mut client)));
+    worker.kill(Signal::SIGTERM);
+    client.send(" last").unwrap();
+    client.answer().unwrap();
+    assert!(client.is_over);
     daemon.assert_drains(1);
 }
 
@@ -176,8 +176,10 @@ fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
     for _ in 0..times {
         // One that has answered some of the requests.
         daemon.kill(Signal::SIGTTIN);
+        daemon.wait_for_next("Scaled to 3 processes");
         daemon.wait_for_next("is serving");
         daemon.kill(Signal::SIGTTOU);
+        daemon.wait_for_next("Scaled to 2 processes");
         daemon.wait_for_next("has drained");
         // One that is sent away while it starts.
         daemon.kill(Signal::SIGTTIN);
@@ -297,10 +299,9 @@ impl Tally {
     fn visit(&mut self, address: SocketAddr, requests: &[&str]) -> Result<(), Loss> {
         let mut client = Client::connect(address).map_err(|error| Loss { port: None, error })?;
         for request in requests {
-            let silence = client.last_sent.elapsed();
             let answer = match client.ask(request) {
                 // It was held up, and the server has not waited for it.
-                Err(_) if silence >= LINGER => break,
+                Err(_) if client.silence >= LINGER => break,
                 answer => answer.map_err(|error| Loss { port: Some(client.port), error })?,
             };
             let end = if *request == GET { ")\n" } else { " received 1000000 bytes\n" };
@@ -321,8 +322,10 @@ struct Client {
     port: u16,
     /// The last answer has said that there will be no other one on this connection.
     is_over: bool,
-    /// Its last request was sent, or if there was none, it began to connect. It may have had its answer at once.
+    /// It began to send its last request, or if there was none, to connect. It may have had its answer at once.
     last_sent: Instant,
+    /// At most so long the server had nothing to do for it before the last request was there.
+    silence: Duration,
 }
 
 impl Client {
@@ -332,7 +335,7 @@ impl Client {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
         let port = stream.local_addr()?.port();
-        Ok(Client { stream: BufReader::new(stream), port, is_over: false, last_sent })
+        Ok(Client { stream: BufReader::new(stream), port, is_over: false, last_sent, silence: Duration::ZERO })
     }
 
     fn ask(&mut self, request: &str) -> io::Result<String> {
@@ -341,9 +344,12 @@ impl Client {
     }
 
     fn send(&mut self, text: &str) -> io::Result<()> {
-        self.stream.get_mut().write_all(text.as_bytes())?;
-        self.last_sent = Instant::now();
-        Ok(())
+        let began = Instant::now();
+        let begun = self.stream.get_mut().write(text.as_bytes());
+        self.silence = self.last_sent.elapsed();
+        self.last_sent = began;
+        let written = begun.or_else(|error| if error.kind() == ErrorKind::Interrupted { Ok(0) } else { Err(error) })?;
+        self.stream.get_mut().write_all(&text.as_bytes()[written..])
     }
 
     /// Without the empty line that ends it.
