@@ -2,7 +2,7 @@
 
 #![cfg(unix)]
 
-use std::io::{BufRead, BufReader, ErrorKind, Lines, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 #[cfg(target_os = "linux")]
 use std::net::UdpSocket;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -268,7 +268,7 @@ impl Sender {
         let len = loop {
             match self.0.recv(&mut answer) {
                 // A wait that has a timeout ends so when this process has been frozen.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 received => break received.unwrap(),
             }
         };

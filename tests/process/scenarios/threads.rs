@@ -357,6 +357,7 @@ fn beats_late() -> Report {
 /// The first one gives no sign of life, but looks whether it is to go.
 fn comes_to_itself() -> Report {
     serve_told(heartbeats::service(1), |worker| {
+        worker.ready();
         if worker.generation() > 0 {
             up(worker.id());
             heartbeats::beat(&worker, false);
