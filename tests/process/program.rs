@@ -215,8 +215,8 @@ pub fn scratch() -> PathBuf {
     PathBuf::from(std::env::var_os(crate::SCRATCH).expect("a directory"))
 }
 
-/// An address of this machine that is only for the program whose parent has this pid, where there is more than one: on one
-/// that all have, a port that is free may be another's by the time it is asked for.
+/// An address that is only for the program whose parent has this pid, where the machine has several: on one that all have,
+/// a port that is free may be another's by the time it is asked for.
 pub fn own_host(pid: u32) -> Ipv4Addr {
     if cfg!(not(any(target_os = "linux", windows))) {
         return Ipv4Addr::LOCALHOST;

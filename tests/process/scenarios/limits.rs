@@ -55,7 +55,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_worker_killed_for_want_of_memory_is_told_as_such_and_others_are_not", want_memory, |daemon| {
             daemon.leaves(memory_cgroup().expect("a cgroup").own(daemon.pid()));
             let first = daemon.worker();
-            // It counts such kills from when it sleeps for the first time.
+            // The parent counts such kills from when it sleeps for the first time.
             timeout_of_sleep(daemon.pid());
             kill(first.pid, Signal::SIGUSR2);
             let second = daemon.worker();
@@ -186,7 +186,7 @@ fn own_cgroup(controller: &str, pid: u32) -> PathBuf {
 }
 
 fn enter_cgroup(path: &Path, limits: &[(&str, &str)]) {
-    // Of a test that was killed, as with a directory of its own.
+    // That of a test that was killed may be there still.
     let _ = fs::remove_dir(path);
     fs::create_dir(path).expect("a cgroup");
     for (name, value) in limits {

@@ -193,8 +193,8 @@ fn ready_when_told() -> Report {
     })
 }
 
-/// When the first worker's process of this generation has been started, the parent hears of nothing until it has done this
-/// with its pid, and the gate is open.
+/// Once the first worker's process of this generation is started, the parent hears of nothing until it has done this with
+/// its pid, and the gate is open.
 fn held_up(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
     let gate = Gate::new();
     move |event| match event {

@@ -289,8 +289,8 @@ impl Drop for Seed {
     }
 }
 
-/// The handler for USR1 is there before the first fork, since the default kills. The first of each id is ready before the
-/// next one is started: who is late there is the end of all.
+/// The handler for USR1 is there before the first fork, since the default kills. Who is late in his first life is the end
+/// of all, so the next one waits for him.
 fn six_that_beat() -> Report {
     extern "C" fn reopen(_: libc::c_int) {}
     // SAFETY: the handler does nothing.
