@@ -22,7 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
                     let (came, went) = (format!("{new} started"), format!("drained {}", old.id));
                     assert!(daemon.said_before(&came, &went), "{}", daemon.transcript());
                 }
-                daemon.wait_for("log Rolling restart done");
+                daemon.wait_for_times("log Rolling restart done", 1);
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert!(!daemon.said("restarting"));
