@@ -1,6 +1,7 @@
 //! The processes that a backend has started and that are not reaped yet.
 
 use std::process::ExitStatus;
+use std::time::Instant;
 
 use super::{Departure, How};
 use crate::error::Result;
@@ -10,42 +11,53 @@ use crate::sys::{self, Child, Signal};
 /// Of one that somebody else has reaped.
 const UNKNOWN: Exit = Exit::Code(-1);
 
-/// In no order, because to keep one is to move others, and what is written between two forks is copied for every child. (A
-/// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
 #[derive(Debug, Default)]
-pub(super) struct Children(Vec<(Process, Child)>);
+pub(super) struct Children {
+    /// In no order, because to keep one is to move others, and what is written between two forks is copied for every child. (A
+    /// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
+    known: Vec<(Process, Child)>,
+    /// Not before then is each of them looked at.
+    next_look: Option<Instant>,
+}
 
 impl Children {
     pub fn add(&mut self, id: usize, generation: u32, child: Child) -> u32 {
         let pid = child.pid();
-        self.0.push((Process { id, generation, pid }, child));
+        self.known.push((Process { id, generation, pid }, child));
         pid
     }
 
     /// Nothing is done to one that has ended.
     pub fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
-        match self.find(process.pid).map(|at| &self.0[at]) {
-            Some((known, child)) if *known == process => Ok(child.send(signal)?),
+        match self.known.iter().find(|(known, _)| *known == process) {
+            Some((_, child)) => Ok(child.send(signal)?),
             // It has been reaped, and its pid may be another one's by now.
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
     pub fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
         let Some(at) = self.find(pid) else { return Ok(None) };
-        let exit = match self.0[at].1.reap() {
+        let exit = match self.known[at].1.reap() {
             Ok(None) => return Ok(None),
             Ok(Some(status)) => exit_of(status),
             Err(error) if sys::was_waited_for(&error) => UNKNOWN,
             Err(error) => return Err(error.into()),
         };
-        let process = self.0.swap_remove(at).0;
+        let process = self.known.swap_remove(at).0;
         Ok(Some(Departure { process, exit, how: How::ByItself, tenancy: None }))
     }
 
+    /// Where that is somebody else's doing, and no matter of course, for a tenth of the time at most.
     pub fn reap_untold(&mut self) -> Result<Vec<Departure>> {
+        let begun = Instant::now();
+        if cfg!(unix) && self.next_look.is_some_and(|next| begun < next) {
+            return Ok(Vec::new());
+        }
         let has_ended = |(process, child): &(Process, Child)| child.has_ended_untold().then_some(process.pid);
-        let pids: Vec<u32> = self.0.iter().filter_map(has_ended).collect();
+        let pids: Vec<u32> = self.known.iter().filter_map(has_ended).collect();
+        let now = Instant::now();
+        self.next_look = Some(now + (now - begun) * 10);
         let mut ended = Vec::new();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);
@@ -60,17 +72,20 @@ impl Children {
                 ended.push(child);
             } else if !sys::reap_as_init(pid)? {
                 self.sweep(&mut ended)?;
-                break;
+                return Ok(ended);
             }
         }
-        // Whom somebody else has waited for, nobody else tells of.
-        ended.extend(self.reap_untold()?);
+        // Whom somebody else has waited for is told of by nothing but the signal that was the reason to look.
+        if cfg!(unix) {
+            self.next_look = None;
+            ended.extend(self.reap_untold()?);
+        }
         Ok(ended)
     }
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
     fn sweep(&mut self, ended: &mut Vec<Departure>) -> Result<()> {
-        let pids: Vec<u32> = self.0.iter().map(|(process, _)| process.pid).collect();
+        let pids: Vec<u32> = self.known.iter().map(|(process, _)| process.pid).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);
         }
@@ -78,7 +93,7 @@ impl Children {
     }
 
     fn find(&self, pid: u32) -> Option<usize> {
-        self.0.iter().rposition(|(process, _)| process.pid == pid)
+        self.known.iter().rposition(|(process, _)| process.pid == pid)
     }
 }
 
@@ -86,8 +101,8 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         // One that has become another user's, and cannot be killed, is not waited for.
-        self.0.retain(|(_, child)| child.send(Signal::Kill).is_ok());
-        for (_, child) in &self.0 {
+        self.known.retain(|(_, child)| child.send(Signal::Kill).is_ok());
+        for (_, child) in &self.known {
             let _ = child.reap_blocking();
         }
     }
@@ -117,6 +132,6 @@ mod tests {
         cat.stdout.as_mut().expect("a pipe").read_exact(&mut echo).expect("it still lives");
         children.send(now, Signal::Kill).expect("a signal");
         assert_eq!(cat.wait().expect("its status").signal(), Some(9));
-        children.0.clear();
+        children.known.clear();
     }
 }

@@ -28,12 +28,14 @@ impl Child {
         self.pid
     }
 
-    /// Whether somebody else in this process has waited for it: else, when it ends, the signal that tells of it is there, and
-    /// so is the pid.
+    /// Whether somebody else in this process has waited for it: else, when it ends, the signal that tells of it is there.
     pub fn has_ended_untold(&self) -> bool {
-        // SAFETY: kill(2) takes integers, and with no signal it only looks.
-        let is_there = unsafe { libc::kill(self.pid as libc::pid_t, 0) } == 0;
-        !is_there && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+        // SAFETY: siginfo_t consists of integers and pointers, for which zeroes are fine.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: `info` is a siginfo_t to be written.
+        let answer = unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &raw mut info, flags) };
+        answer != 0 && was_waited_for(&CallError::last("waitid"))
     }
 
     /// A signal, also to one that has ended.
