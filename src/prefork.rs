@@ -93,8 +93,9 @@ pub enum Backend {
     /// mask, in which the signals that the [parent answers](crate#signals) are not blocked.
     ///
     /// What it inherits must still be open at the call: a program that closes what it does not know of, as daemons do, is to
-    /// do that after it. A worker that cannot become one for want of that gets an error from the call, and so does every
-    /// program with a set-user-ID bit or the like that finds the variable, because anybody may have set it. Programs that
+    /// do that after it. A worker that cannot become one for want of that gets an error from the call. So does a program whose
+    /// file gives it more rights than who starts it has (a set-user-ID bit, file capabilities), also in the parent: anybody may
+    /// have set the variable. Programs that
     /// other threads of the parent start in the same moment as a worker inherit its descriptors, the listeners among them.
     ///
     /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any
@@ -371,9 +372,9 @@ impl Prefork {
     /// stay.)
     ///
     /// What cannot be told is never waited for: the log warns of it, once for each reason, and the service goes on. If that is
-    /// because the manager's queue is full (on Linux it holds 11 datagrams by default, from all services together), it is
-    /// tried again every 100 ms until it is told, in its order; of several rolling restarts, or lines of status, the last
-    /// alone. What is untold when the workers are gone stays so.
+    /// because the manager's queue is full (on Linux, `net.unix.max_dgram_qlen` says how many messages it holds, of all
+    /// services together), it is tried again every 100 ms until it is told, in its order; of several rolling restarts, or
+    /// lines of status, the last alone. What is untold when the workers are gone stays so.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Prefork {
         self.notifies = true;

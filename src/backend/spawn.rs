@@ -84,24 +84,27 @@ impl Backend for Spawn {
 ///
 /// One that cannot become the worker it was started as is refused: as a parent, it would start more of its kind.
 pub(crate) fn arrive() -> Result<Option<Worker>> {
-    let Some(marker) = sys::take_variable(VARIABLE) else { return Ok(None) };
     if sys::may_be_misled() {
-        return Err(Error::unfit(
-            "backend",
-            format!("with more rights than its user has, a program ignores {VARIABLE}"),
-        ));
+        let problem =
+            "a program whose file gives it rights (set-user-ID, capabilities) cannot believe that it is a worker";
+        return Err(Error::unfit("backend", problem));
     }
+    let Some(marker) = sys::take_variable(VARIABLE) else { return Ok(None) };
     let Ok(Marker { parent, id, generation, count, duties, claim, kinds }) = marker.parse() else { return Ok(None) };
     let started_by = sys::parent_id();
-    // Pid 0: a parent outside this pid namespace, which cannot be told from another one; but the secret can.
+    // Pid 0: a parent that cannot be told, because it is outside this pid namespace, say. The secret says enough.
     if started_by != parent && started_by != 0 {
         if Shared::invitee(&claim).is_some_and(|invitee| invitee == process::id() || invitee == 0) {
             process::exit(1);
         }
         return Ok(None);
     }
-    let closed =
-        || Error::unfit("backend", format!("what worker {id} was passed by its parent was closed before the call"));
+    let closed = || {
+        let problem = format!(
+            "what worker {id} was passed by its parent was closed before the call, or {VARIABLE} is not its own"
+        );
+        Error::unfit("backend", problem)
+    };
     if !Shared::is_passed(&claim) {
         return Err(closed());
     }

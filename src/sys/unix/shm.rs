@@ -32,16 +32,10 @@ impl Shared {
 
     /// In a program: the memory that is said to be behind a descriptor, if it can be: such that never shrinks, and long enough.
     pub fn look_at(claim: &Claim) -> Option<Shared> {
-        // SAFETY: stat consists of integers, for which zeroes are fine, and fstat(2) writes one.
-        let mut stat: libc::stat = unsafe { mem::zeroed() };
-        // SAFETY: as above. A number that is no descriptor is refused.
-        let known = unsafe { libc::fstat(claim.memory, &raw mut stat) } == 0;
         let size = claim.len.checked_mul(size_of::<Line>())?;
-        if !known
-            || !never_shrinks(claim.memory, &stat)
-            || stat.st_size < size as libc::off_t
-            || claim.line >= claim.len
-        {
+        // In this order: once it cannot shrink, it has its size.
+        let is_long_enough = never_shrinks(claim.memory) && stat_of(claim.memory)?.st_size >= size as libc::off_t;
+        if !is_long_enough || claim.line >= claim.len {
             return None;
         }
         Shared::map(claim.len, claim.memory, None).ok()
@@ -92,16 +86,23 @@ pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallErr
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
-fn never_shrinks(fd: RawFd, _: &libc::stat) -> bool {
+fn never_shrinks(fd: RawFd) -> bool {
     // SAFETY: it takes integers. What cannot be sealed is refused.
     let seals = unsafe { libc::fcntl(fd, libc::F_GET_SEALS) };
     seals != -1 && seals & libc::F_SEAL_SHRINK != 0
 }
 
+fn stat_of(fd: RawFd) -> Option<libc::stat> {
+    // SAFETY: stat consists of integers, for which zeroes are fine.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: there is room for what is found, and a number that is no descriptor is refused.
+    (unsafe { libc::fstat(fd, &raw mut stat) } == 0).then_some(stat)
+}
+
 /// By what has no name, as far as those who have it go.
 #[cfg(target_os = "macos")]
-fn never_shrinks(_: RawFd, stat: &libc::stat) -> bool {
-    stat.st_nlink == 0
+fn never_shrinks(fd: RawFd) -> bool {
+    stat_of(fd).is_some_and(|stat| stat.st_nlink == 0)
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]

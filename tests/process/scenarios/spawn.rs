@@ -56,7 +56,7 @@ pub fn scenarios() -> Vec<Scenario> {
         #[cfg(target_os = "linux")]
         Scenario::spawning("a_program_with_rights_of_its_own_believes_no_marker", has_rights, |daemon| {
             daemon.ends_with(0);
-            assert_eq!(daemon.count("error backend: with more rights than its user has"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("error backend: a program whose file gives"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("log Starting 1 processes"), 1);
         })
         .needs(super::not_root),
