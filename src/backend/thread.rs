@@ -151,7 +151,7 @@ impl Backend for Thread {
 /// Whatever ended the supervision, those who are left are asked to go; nobody waits for them.
 impl Drop for Thread {
     fn drop(&mut self) {
-        for member in self.running.iter().chain(&self.stale) {
+        for member in &self.running {
             member.stop.make();
         }
     }

@@ -106,7 +106,9 @@ impl Sockets {
         self.steer().inspect_err(|_| {
             self.refused = Some(std::mem::replace(&mut self.serving, before));
             // Of several, those before the one that was refused have had it already.
-            let _ = self.steer();
+            if self.is_steered {
+                let _ = self.steer();
+            }
         })
     }
 
@@ -145,8 +147,8 @@ impl Sockets {
             };
             sys::steer(socket.as_passed(), &program)
                 .map_err(|error| Error::listen(socket.to_string(), error.source))?;
+            self.is_steered = true;
         }
-        self.is_steered = true;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ mod systemd;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{fmt, io, mem, process};
+use std::{fmt, io, mem};
 
 use log::Level;
 
@@ -24,7 +24,7 @@ use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
 use crate::scoreboard::{Memory, News, Scoreboard};
-use crate::sys::{Arrived, Offspring, Signal, Supervision};
+use crate::sys::{self, Arrived, Offspring, Signal, Supervision};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 use journal::{level_of, write};
@@ -105,7 +105,8 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
 pub(crate) fn begin(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
         write(Level::Error, &error);
-        process::exit(1);
+        log::logger().flush();
+        sys::leave(1);
     }
     worker
 }

@@ -10,10 +10,9 @@
 //!   `may_be_misled()`: whether that can be anybody.
 //! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
 //! - `Signals`: from `take()`, by who has the [`Supervision`], which is told what the workers are, to the drop, what asks the
-//!   parent for something
-//!   waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored before, or what stands for
-//!   them. SIGCHLD is among them in any case, unless workers are
-//!   threads; then neither it nor SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
+//!   parent for something waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored
+//!   before, or what stands for them. SIGCHLD is among them in any case, unless workers are threads; then neither it nor
+//!   SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
 //!   `Signals::interrupts()`: whether one that arrives makes a wait fail.
 //!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
 //!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it, and in the

@@ -23,7 +23,10 @@ impl Supervision {
 impl Drop for Supervision {
     #[inline]
     fn drop(&mut self) {
-        SUPERVISOR.store(NOBODY, Ordering::Release);
+        // In a fork it is another one's, and to write it would be to copy it first.
+        if SUPERVISOR.load(Ordering::Relaxed) == process::id() {
+            SUPERVISOR.store(NOBODY, Ordering::Release);
+        }
     }
 }
 
