@@ -95,8 +95,8 @@ pub enum Backend {
     /// What it inherits must still be open at the call: a program that closes what it does not know of, as daemons do, is to
     /// do that after it. A worker that cannot become one for want of that gets an error from the call. So does a program whose
     /// file gives it more rights than who starts it has (a set-user-ID bit, file capabilities), also in the parent: anybody may
-    /// have set the variable. Programs that
-    /// other threads of the parent start in the same moment as a worker inherit its descriptors, the listeners among them.
+    /// have set the variable. Programs that other threads of the parent start in the same moment as a worker inherit its
+    /// descriptors, the listeners among them.
     ///
     /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any
     /// more, starts are refused with its path in the error; as any refused restart they are tried again, and those who run
