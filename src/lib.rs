@@ -314,8 +314,9 @@
 //!   root may signal all.)
 //! - Processes that a worker starts are the worker's.
 //! - Something in the parent that waits for any child (`waitpid` of -1: a handler or a thread of the program's own) may take the
-//!   end of a worker away. It is noticed at the next SIGCHLD, or when the next thing is due, and is an abnormal end of [unknown
-//!   status](Exit::Code), whatever it was. What is sent to the worker until then goes to whoever has its pid.
+//!   end of a worker away. It is noticed within a second of the next SIGCHLD, or of when the next thing is due, and is an
+//!   abnormal end of [unknown status](Exit::Code), whatever it was. What is sent to the worker until then goes to whoever
+//!   has its pid.
 //! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
 //!   alive, or that all are to stop. It cannot harm the parent.
 //! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils may do so to a

@@ -1,12 +1,15 @@
 //! The processes that a backend has started and that are not reaped yet.
 
 use std::process::ExitStatus;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Departure, How};
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::sys::{self, Child, Signal};
+
+/// Between two looks at each of them. One that took long because this process was stopped says nothing about the next.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Of one that somebody else has reaped.
 const UNKNOWN: Exit = Exit::Code(-1);
@@ -17,7 +20,9 @@ pub(super) struct Children {
     /// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
     known: Vec<(Process, Child)>,
     /// Not before then is each of them looked at.
-    next_look: Option<Instant>,
+    not_before: Option<Instant>,
+    /// They would have been.
+    owes_look: bool,
 }
 
 impl Children {
@@ -48,16 +53,17 @@ impl Children {
         Ok(Some(Departure { process, exit, how: How::ByItself, tenancy: None }))
     }
 
-    /// Where that is somebody else's doing, and no matter of course, for a tenth of the time at most.
+    /// Where that is somebody else's doing, and no matter of course, for a hundredth of the time at most.
     pub fn reap_untold(&mut self) -> Result<Vec<Departure>> {
         let begun = Instant::now();
-        if cfg!(unix) && self.next_look.is_some_and(|next| begun < next) {
+        self.owes_look = cfg!(unix) && self.not_before.is_some_and(|at| begun < at);
+        if self.owes_look {
             return Ok(Vec::new());
         }
         let has_ended = |(process, child): &(Process, Child)| child.has_ended_untold().then_some(process.pid);
         let pids: Vec<u32> = self.known.iter().filter_map(has_ended).collect();
         let now = Instant::now();
-        self.next_look = Some(now + (now - begun) * 10);
+        self.not_before = Some(now + ((now - begun) * 100).min(LONGEST_PAUSE));
         let mut ended = Vec::new();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);
@@ -77,10 +83,13 @@ impl Children {
         }
         // Whom somebody else has waited for is told of by nothing but the signal that was the reason to look.
         if cfg!(unix) {
-            self.next_look = None;
             ended.extend(self.reap_untold()?);
         }
         Ok(ended)
+    }
+
+    pub fn next_look(&self) -> Option<Instant> {
+        self.not_before.filter(|_| self.owes_look)
     }
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.

@@ -1,5 +1,7 @@
 //! Workers are forks of the parent.
 
+use std::time::Instant;
+
 use super::children::Children;
 use super::{Backend, Birth, Departure, Started};
 use crate::error::{Error, Result};
@@ -62,5 +64,9 @@ impl Backend for Fork {
 
     fn reap_all(&mut self) -> Result<Vec<Departure>> {
         self.children.reap_all()
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.children.next_look()
     }
 }

@@ -11,6 +11,8 @@ pub(crate) use fork::Fork;
 pub(crate) use spawn::{Spawn, arrive};
 pub(crate) use thread::{Thread, Work};
 
+use std::time::Instant;
+
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
@@ -104,11 +106,17 @@ pub(crate) trait Backend {
     /// Whether this one has ended, if it is a worker, without a look at the others.
     fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>>;
 
-    /// Every worker whose end may not be told in time, because it is told by a thread that may be behind.
+    /// Every worker whose end may not be told in time, because it is told by a thread that may be behind, or at all, because
+    /// somebody else has reaped it.
     fn reap_untold(&mut self) -> Result<Vec<Departure>>;
 
     /// Every worker that has ended and was not told yet.
     fn reap_all(&mut self) -> Result<Vec<Departure>>;
+
+    /// When these are to be looked for, if that was put off.
+    fn next_look(&self) -> Option<Instant> {
+        None
+    }
 
     /// Whether who ends rings the doorbell, and nobody else tells of it.
     fn ends_ring(&self) -> bool {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::process;
 use std::str::FromStr;
+use std::time::Instant;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -76,6 +77,10 @@ impl Backend for Spawn {
 
     fn reap_all(&mut self) -> Result<Vec<Departure>> {
         self.children.reap_all()
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.children.next_look()
     }
 }
 

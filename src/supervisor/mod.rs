@@ -197,8 +197,11 @@ impl<'a> Supervisor<'a> {
     /// What has happened counts before what was not done in time: nobody is late who has ended, or has said that he is ready.
     fn sleep(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
-        let others =
-            [self.systemd.as_ref().and_then(Systemd::next_deadline), self.child_ended.then_some(self.look_at_all)];
+        let others = [
+            self.systemd.as_ref().and_then(Systemd::next_deadline),
+            self.child_ended.then_some(self.look_at_all),
+            self.backend.next_look(),
+        ];
         let wake_at = deadline.into_iter().chain(others.into_iter().flatten()).min();
         let left = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         let waited = self.descriptors.wait(left)?;
@@ -211,6 +214,8 @@ impl<'a> Supervisor<'a> {
         self.take_news(is_due)?;
         if is_due {
             self.look_at_all = now;
+        }
+        if is_due || self.backend.next_look().is_some_and(|at| at <= now) {
             self.ended.extend(self.backend.reap_untold()?);
         }
         if !is_due || self.child_ended || !self.ended.is_empty() {
