@@ -1,6 +1,5 @@
 //! Workers that are to give signs of life.
 
-use std::thread;
 use std::time::Duration;
 
 use taskfork::{Event, Prefork, Report, Worker};
@@ -108,13 +107,12 @@ fn two_that_beat() -> Report {
     })
 }
 
-/// The second one, for as long as the parent is held up, and then until it is time for its first beat.
+/// The second one, for as long as the parent is held up: three timeouts, by the beats of the first one.
 fn silent_at_first() -> Report {
-    let (gate, opener) = (Gate::new(), Gate::new());
+    let (gate, parents) = (Gate::new(), Gate::new());
     let service = service(2).on_event(move |event| {
         if matches!(event, Event::Ready { process } if process.id == 1) {
-            thread::sleep(3 * TIMEOUT);
-            opener.open(1);
+            parents.pass();
         }
     });
     serve(service, move |worker| {
@@ -123,6 +121,12 @@ fn silent_at_first() -> Report {
         up(worker.id());
         if worker.id() == 1 {
             gate.pass();
+        } else {
+            for _ in 0..30 {
+                assert!(!worker.wait_for_stop(Some(TIMEOUT / 10)));
+                worker.beat();
+            }
+            gate.open(2);
         }
         beat(&worker, worker.id() == 1);
     })
