@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use super::{Departure, How};
+use super::{ChildExit, ExitCause};
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::sys::{self, Child, Signal};
@@ -41,7 +41,7 @@ impl Children {
         }
     }
 
-    pub fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
+    pub fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>> {
         let Some(at) = self.find(pid) else { return Ok(None) };
         let exit = match self.known[at].1.reap() {
             Ok(None) => return Ok(None),
@@ -50,11 +50,11 @@ impl Children {
             Err(error) => return Err(error.into()),
         };
         let process = self.known.swap_remove(at).0;
-        Ok(Some(Departure { process, exit, how: How::ByItself, tenancy: None }))
+        Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, tenancy: None }))
     }
 
     /// Where that is somebody else's doing, and no matter of course, for a hundredth of the time at most.
-    pub fn reap_untold(&mut self) -> Result<Vec<Departure>> {
+    pub fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
         let begun = Instant::now();
         self.owes_look = cfg!(unix) && self.not_before.is_some_and(|at| begun < at);
         if self.owes_look {
@@ -71,7 +71,7 @@ impl Children {
         Ok(ended)
     }
 
-    pub fn reap_all(&mut self) -> Result<Vec<Departure>> {
+    pub fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
         let mut ended = Vec::new();
         while let Some(pid) = sys::peek_exited()? {
             if let Some(child) = self.reap_one(pid)? {
@@ -93,7 +93,7 @@ impl Children {
     }
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
-    fn sweep(&mut self, ended: &mut Vec<Departure>) -> Result<()> {
+    fn sweep(&mut self, ended: &mut Vec<ChildExit>) -> Result<()> {
         let pids: Vec<u32> = self.known.iter().map(|(process, _)| process.pid).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);

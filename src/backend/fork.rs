@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::children::Children;
-use super::{Backend, Birth, Departure, Started};
+use super::{Backend, ChildExit, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::onboarding::Onboarding;
@@ -35,7 +35,7 @@ impl Backend for Fork {
         sys::flush_output();
     }
 
-    fn start(&mut self, Birth { id, generation, .. }: Birth<'_>) -> Result<Started> {
+    fn start(&mut self, StartRequest { id, generation, .. }: StartRequest<'_>) -> Result<Started> {
         match sys::fork() {
             Ok(Forked::Parent(child)) => Ok(Started::Pid(self.children.add(id, generation, child))),
             Ok(Forked::Child) => {
@@ -54,15 +54,15 @@ impl Backend for Fork {
         self.children.send(process, signal)
     }
 
-    fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
+    fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>> {
         self.children.reap_one(pid)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<Departure>> {
+    fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
         self.children.reap_untold()
     }
 
-    fn reap_all(&mut self) -> Result<Vec<Departure>> {
+    fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
         self.children.reap_all()
     }
 

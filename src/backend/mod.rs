@@ -49,7 +49,7 @@ impl Kind {
 
 /// What is to be started.
 #[derive(Debug)]
-pub(crate) struct Birth<'a> {
+pub(crate) struct StartRequest<'a> {
     pub id: usize,
     pub generation: u32,
     /// How many workers are wanted.
@@ -72,18 +72,18 @@ pub(crate) enum Started {
 
 /// Somebody has ended.
 #[derive(Debug)]
-pub(crate) struct Departure {
+pub(crate) struct ChildExit {
     pub process: Process,
     pub exit: Exit,
-    pub how: How,
+    pub cause: ExitCause,
     /// Of its line, which may be longer than its life.
     pub tenancy: Tenancy,
 }
 
 /// What is to be said of an end, beside the exit.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum How {
-    ByItself,
+pub(crate) enum ExitCause {
+    Exited,
     /// In its own words.
     Failed(String),
     /// It has not ended at all, but is given up.
@@ -98,20 +98,20 @@ pub(crate) trait Backend {
     /// write it would be to wait for whoever has the output.
     fn flush(&mut self) {}
 
-    fn start(&mut self, birth: Birth<'_>) -> Result<Started>;
+    fn start(&mut self, request: StartRequest<'_>) -> Result<Started>;
 
     /// Nothing is done to a process that has ended.
     fn send(&mut self, process: Process, signal: Signal) -> Result<()>;
 
     /// Whether this one has ended, if it is a worker, without a look at the others.
-    fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>>;
+    fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>>;
 
     /// Every worker whose end may not be told in time, because it is told by a thread that may be behind, or at all, because
     /// somebody else has reaped it.
-    fn reap_untold(&mut self) -> Result<Vec<Departure>>;
+    fn reap_untold(&mut self) -> Result<Vec<ChildExit>>;
 
     /// Every worker that has ended and was not told yet.
-    fn reap_all(&mut self) -> Result<Vec<Departure>>;
+    fn reap_all(&mut self) -> Result<Vec<ChildExit>>;
 
     /// When these are to be looked for, if that was put off.
     fn next_look(&self) -> Option<Instant> {

@@ -13,7 +13,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use super::children::Children;
-use super::{Backend, Birth, Departure, Started};
+use super::{Backend, ChildExit, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::Listener;
@@ -40,8 +40,8 @@ impl Spawn {
 }
 
 impl Backend for Spawn {
-    fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
-        let Birth { id, generation, count, seat, listeners } = birth;
+    fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
+        let StartRequest { id, generation, count, seat, listeners } = request;
         let Some(seat) = seat else { return Err(Error::unfit("backend", "a program needs a handle")) };
         let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
@@ -67,15 +67,15 @@ impl Backend for Spawn {
         self.children.send(process, signal)
     }
 
-    fn reap_one(&mut self, pid: u32) -> Result<Option<Departure>> {
+    fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>> {
         self.children.reap_one(pid)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<Departure>> {
+    fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
         self.children.reap_untold()
     }
 
-    fn reap_all(&mut self) -> Result<Vec<Departure>> {
+    fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
         self.children.reap_all()
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::{fmt, mem};
 
-use super::{Backend, Birth, Departure, How, Started};
+use super::{Backend, ChildExit, ExitCause, StartRequest, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
 use crate::onboarding::Onboarding;
@@ -69,33 +69,37 @@ impl Thread {
         }
     }
 
-    fn reap(&mut self) -> Vec<Departure> {
+    fn reap(&mut self) -> Vec<ChildExit> {
         // As a process that was killed by what nobody survives.
-        let stale =
-            |(process, tenancy)| Departure { process, exit: Exit::Signal(9), how: How::Stale, tenancy: Some(tenancy) };
-        let mut departures: Vec<Departure> = self.given_up.drain(..).map(stale).collect();
+        let stale = |(process, tenancy)| ChildExit {
+            process,
+            exit: Exit::Signal(9),
+            cause: ExitCause::Stale,
+            tenancy: Some(tenancy),
+        };
+        let mut exits: Vec<ChildExit> = self.given_up.drain(..).map(stale).collect();
         let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
-        for (process, how) in returned {
-            let (exit, how) = match how {
-                Return::Normal => (Exit::Code(0), How::ByItself),
-                Return::Error(message) => (Exit::Code(1), How::Failed(message)),
-                Return::Panic(message) => (Exit::Code(101), How::Failed(format!("panicked: {message}"))),
+        for (process, returned) in returned {
+            let (exit, cause) = match returned {
+                Return::Normal => (Exit::Code(0), ExitCause::Exited),
+                Return::Error(message) => (Exit::Code(1), ExitCause::Failed(message)),
+                Return::Panic(message) => (Exit::Code(101), ExitCause::Failed(format!("panicked: {message}"))),
             };
             if let Some(member) = take(&mut self.running, process) {
                 let tenancy = Some(join(member));
-                departures.push(Departure { process, exit, how, tenancy });
+                exits.push(ChildExit { process, exit, cause, tenancy });
             } else if let Some(member) = take(&mut self.stale, process) {
                 let tenancy = Some(join(member));
-                departures.push(Departure { process, exit, how: How::ReturnedLate, tenancy });
+                exits.push(ChildExit { process, exit, cause: ExitCause::ReturnedLate, tenancy });
             }
         }
-        departures
+        exits
     }
 }
 
 impl Backend for Thread {
-    fn start(&mut self, birth: Birth<'_>) -> Result<Started> {
-        let Birth { id, generation, count, seat, listeners } = birth;
+    fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
+        let StartRequest { id, generation, count, seat, listeners } = request;
         let Some(seat) = seat else { return Err(Error::unfit("backend", "a thread needs a handle")) };
         let process = Process { id, generation, pid: 0 };
         let (stop, tenancy, button) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(seat.button));
@@ -131,15 +135,15 @@ impl Backend for Thread {
         Ok(())
     }
 
-    fn reap_one(&mut self, _: u32) -> Result<Option<Departure>> {
+    fn reap_one(&mut self, _: u32) -> Result<Option<ChildExit>> {
         Ok(None)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<Departure>> {
+    fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
         Ok(self.reap())
     }
 
-    fn reap_all(&mut self) -> Result<Vec<Departure>> {
+    fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
         Ok(self.reap())
     }
 

@@ -15,7 +15,7 @@ use log::Level;
 
 #[cfg(unix)]
 use crate::backend::Fork;
-use crate::backend::{Backend, Birth, Departure, How, Kind, Spawn, Started, Thread};
+use crate::backend::{Backend, ChildExit, ExitCause, Kind, Spawn, StartRequest, Started, Thread};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
@@ -127,7 +127,7 @@ struct Supervisor<'a> {
     sockets: Sockets,
     descriptors: &'a mut Descriptors,
     /// Reaped, and not yet answered.
-    ended: VecDeque<Departure>,
+    ended: VecDeque<ChildExit>,
     /// Who counts as ended, and has not.
     stale: Vec<Process>,
     /// A child has ended, so that others may have with it.
@@ -180,8 +180,8 @@ impl<'a> Supervisor<'a> {
                 self.tell_manager();
             }
             self.steer();
-            if let Some(departure) = self.ended.pop_front() {
-                self.lose(departure);
+            if let Some(exit) = self.ended.pop_front() {
+                self.lose(exit);
             } else if self.child_ended && self.look_at_all <= Instant::now() {
                 self.reap_all()?;
                 self.take_signals()?;
@@ -297,7 +297,7 @@ impl<'a> Supervisor<'a> {
         let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose().map_err(refused)?;
         let listeners = self.sockets.of(id)?;
         let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-        let started = self.backend.start(Birth { id, generation, count, seat, listeners: &listeners })?;
+        let started = self.backend.start(StartRequest { id, generation, count, seat, listeners: &listeners })?;
         Ok((line, listeners, started))
     }
 
@@ -346,8 +346,8 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Its last words come before its end.
-    fn lose(&mut self, Departure { process, exit, how, tenancy }: Departure) {
-        if how == How::ReturnedLate {
+    fn lose(&mut self, ChildExit { process, exit, cause, tenancy }: ChildExit) {
+        if cause == ExitCause::ReturnedLate {
             self.welcome(process);
             return;
         }
@@ -355,13 +355,13 @@ impl<'a> Supervisor<'a> {
         for news in last_words.into_iter().flatten().flatten() {
             self.hear(news);
         }
-        match how {
-            How::Failed(message) => self.tell(&Event::Failed { process, message }),
-            How::Stale => {
+        match cause {
+            ExitCause::Failed(message) => self.tell(&Event::Failed { process, message }),
+            ExitCause::Stale => {
                 self.stale.push(process);
                 self.tell(&Event::Stale { process });
             }
-            How::ByItself | How::ReturnedLate => {}
+            ExitCause::Exited | ExitCause::ReturnedLate => {}
         }
         let out_of_memory = match self.policy.has_killed(process) || process.is_thread() {
             true => OutOfMemory::No,
