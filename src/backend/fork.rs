@@ -37,13 +37,13 @@ impl Backend for Fork {
 
     fn start(&mut self, StartRequest { id, generation, .. }: StartRequest<'_>) -> Result<Started> {
         match sys::fork() {
-            Ok(Forked::Parent(child)) => Ok(Started::Pid(self.children.add(id, generation, child))),
+            Ok(Forked::Parent(child)) => Ok(Started::Parent(self.children.add(id, generation, child))),
             Ok(Forked::Child) => {
                 if let Some(onboarding) = &self.onboarding {
                     onboarding.of(id).carry_out(id);
                 }
                 self.lifeline.hold();
-                Ok(Started::Here)
+                Ok(Started::Child)
             }
             Err(ForkError::Threads(count)) => Err(Error::threads(count).starting(id)),
             Err(ForkError::Call(error)) => Err(Error::from(error).starting(id)),

@@ -57,7 +57,7 @@ impl Backend for Spawn {
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {
                 seat.memory.name_invitee(seat.line, child.pid());
-                Ok(Started::Pid(self.children.add(id, generation, child)))
+                Ok(Started::Parent(self.children.add(id, generation, child)))
             }
             Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
         }

@@ -119,7 +119,7 @@ impl Backend for Thread {
         let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
         let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
         self.running.push(Member { process, stop, handle, button, tenancy });
-        Ok(Started::Pid(0))
+        Ok(Started::Parent(0))
     }
 
     fn send(&mut self, process: Process, signal: Signal) -> Result<()> {

@@ -272,12 +272,12 @@ impl<'a> Supervisor<'a> {
         // Once, and before: what the worker would read of the parent's memory, it would have to find first.
         let count = self.policy.wanted();
         match self.try_start(id, generation, count) {
-            Ok((line, listeners, Started::Here)) => {
+            Ok((line, listeners, Started::Child)) => {
                 self.sockets.leave();
                 let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
                 return Some(Worker::new(id, generation, count, place, listeners));
             }
-            Ok((line, _, Started::Pid(pid))) => {
+            Ok((line, _, Started::Parent(pid))) => {
                 let process = Process { id, generation, pid };
                 if let Some((scoreboard, line)) = self.scoreboard.as_mut().zip(line) {
                     scoreboard.assign(line, process);
