@@ -10,9 +10,9 @@ use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::listener::{Listen, Sockets};
-use crate::onboarding::Terms;
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
+use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
 use crate::supervisor::{self, Ended, Extras};
@@ -50,7 +50,7 @@ pub struct Prefork {
     listens: Vec<Listen>,
     #[cfg(unix)]
     is_activated: bool,
-    terms: Terms,
+    setup: SetupConfig,
     #[cfg(unix)]
     notifies: bool,
 }
@@ -153,7 +153,7 @@ impl Prefork {
             listens: Vec::new(),
             #[cfg(unix)]
             is_activated: false,
-            terms: Terms::default(),
+            setup: SetupConfig::default(),
             #[cfg(unix)]
             notifies: false,
         }
@@ -294,7 +294,7 @@ impl Prefork {
     ///
     /// Linux only: elsewhere it is refused. Default: no.
     pub fn pin_cpus(mut self) -> Prefork {
-        self.terms.pins_cpus = true;
+        self.setup.pins_cpus = true;
         self
     }
 
@@ -327,7 +327,7 @@ impl Prefork {
     /// they were, and any other is refused. Default: the parent's user.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Prefork {
-        self.terms.user = Some(name.into());
+        self.setup.user = Some(name.into());
         self
     }
 
@@ -338,7 +338,7 @@ impl Prefork {
     /// may take it back.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> Prefork {
-        self.terms.group = Some(name.into());
+        self.setup.group = Some(name.into());
         self
     }
 
@@ -495,7 +495,7 @@ impl Prefork {
         };
         drop(arriving);
         let mut config = self.config.checked()?;
-        let onboarding = self.terms.settle(&kind)?;
+        let setup = self.setup.resolve(&kind)?;
         let supervision = Supervision::begin().ok_or_else(Error::supervising)?;
         kind.check()?;
         let listens = self.listens;
@@ -509,7 +509,7 @@ impl Prefork {
         #[cfg(not(unix))]
         let systemd = None;
         let on_event = self.on_event;
-        supervisor::supervise(config, Extras { places, supervision, kind, on_event, sockets, onboarding, systemd })
+        supervisor::supervise(config, Extras { places, supervision, kind, on_event, sockets, setup, systemd })
     }
 }
 

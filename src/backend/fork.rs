@@ -6,13 +6,13 @@ use super::children::Children;
 use super::{Backend, ChildExit, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
-use crate::onboarding::Onboarding;
+use crate::setup::WorkerSetup;
 use crate::sys::{self, ForkError, Forked, Lifeline, Signal, Threads};
 
 #[derive(Debug)]
 pub(crate) struct Fork {
     children: Children,
-    onboarding: Option<Onboarding>,
+    setup: Option<WorkerSetup>,
     lifeline: Lifeline,
 }
 
@@ -25,8 +25,8 @@ impl Fork {
         }
     }
 
-    pub fn new(onboarding: Option<Onboarding>) -> Result<Fork> {
-        Ok(Fork { children: Children::default(), onboarding, lifeline: Lifeline::new()? })
+    pub fn new(setup: Option<WorkerSetup>) -> Result<Fork> {
+        Ok(Fork { children: Children::default(), setup, lifeline: Lifeline::new()? })
     }
 }
 
@@ -39,8 +39,8 @@ impl Backend for Fork {
         match sys::fork() {
             Ok(Forked::Parent(child)) => Ok(Started::Parent(self.children.add(id, generation, child))),
             Ok(Forked::Child) => {
-                if let Some(onboarding) = &self.onboarding {
-                    onboarding.of(id).carry_out(id);
+                if let Some(setup) = &self.setup {
+                    setup.for_worker(id).apply(id);
                 }
                 self.lifeline.hold();
                 Ok(Started::Child)

@@ -17,8 +17,8 @@ use super::{Backend, ChildExit, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::Listener;
-use crate::onboarding::{Duties, Onboarding};
 use crate::scoreboard::Place;
+use crate::setup::{ChildSetup, WorkerSetup};
 use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
 
@@ -28,14 +28,14 @@ const VARIABLE: &str = "TASKFORK_WORKER";
 pub(crate) struct Spawn {
     children: Children,
     program: Program,
-    onboarding: Option<Onboarding>,
+    setup: Option<WorkerSetup>,
     lifeline: Lifeline,
 }
 
 impl Spawn {
-    pub fn new(ends: Ends, onboarding: Option<Onboarding>) -> Result<Spawn> {
+    pub fn new(ends: Ends, setup: Option<WorkerSetup>) -> Result<Spawn> {
         let (program, lifeline) = (Program::this(ends)?, Lifeline::new()?);
-        Ok(Spawn { children: Children::default(), program, onboarding, lifeline })
+        Ok(Spawn { children: Children::default(), program, setup, lifeline })
     }
 }
 
@@ -51,9 +51,9 @@ impl Backend for Spawn {
         let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline, sockets).map_err(refused)?;
         let (memory, passed, sockets) = handed.numbers();
         let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
-        let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
+        let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let kinds = listeners.iter().map(Listener::kind).collect();
-        let marker = Marker { parent: process::id(), id, generation, count, duties, claim, kinds };
+        let marker = Marker { parent: process::id(), id, generation, count, setup, claim, kinds };
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {
                 seat.memory.name_invitee(seat.line, child.pid());
@@ -95,7 +95,7 @@ pub(crate) fn arrive() -> Result<Option<Worker>> {
         return Err(Error::unfit("backend", problem));
     }
     let Some(marker) = sys::take_variable(VARIABLE) else { return Ok(None) };
-    let Ok(Marker { parent, id, generation, count, duties, claim, kinds }) = marker.parse() else { return Ok(None) };
+    let Ok(Marker { parent, id, generation, count, setup, claim, kinds }) = marker.parse() else { return Ok(None) };
     let started_by = sys::parent_id();
     // Pid 0: a parent that cannot be told, because it is outside this pid namespace, say. The secret says enough.
     if started_by != parent && started_by != 0 {
@@ -114,7 +114,7 @@ pub(crate) fn arrive() -> Result<Option<Worker>> {
         return Err(closed());
     }
     let Some((memory, [button, lifeline], sockets)) = Shared::claim(&claim) else { return Ok(None) };
-    duties.carry_out(id);
+    setup.apply(id);
     Lifeline::inherited(started_by, lifeline).hold();
     let place = Place::given(memory, claim.line, button.ok_or_else(closed)?.into());
     let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
@@ -130,7 +130,7 @@ struct Marker {
     id: usize,
     generation: u32,
     count: usize,
-    duties: Duties,
+    setup: ChildSetup,
     claim: Claim,
     /// Of the sockets, a letter for each.
     kinds: String,
@@ -138,9 +138,9 @@ struct Marker {
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Marker { parent, id, generation, count, duties, claim, kinds } = self;
+        let Marker { parent, id, generation, count, setup, claim, kinds } = self;
         let Claim { memory, len, line, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
-        write!(f, "{parent} {id} {generation} {count} {duties} ")?;
+        write!(f, "{parent} {id} {generation} {count} {setup} ")?;
         write!(f, "{memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")?;
         kinds.chars().zip(sockets).try_for_each(|(kind, socket)| write!(f, " {kind}{socket}"))
     }
@@ -155,7 +155,7 @@ impl FromStr for Marker {
         }
         let fields = &mut text.split(' ');
         let (parent, id, generation, count) = (next(fields)?, next(fields)?, next(fields)?, next(fields)?);
-        let duties = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
+        let setup = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
         let (memory, len, line) = (next(fields)?, next(fields)?, next(fields)?);
         let passed = [next(fields)?, next(fields)?];
         let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
@@ -166,7 +166,7 @@ impl FromStr for Marker {
             sockets.push(field[1..].parse().map_err(|_| ())?);
         }
         let claim = Claim { memory, len, line, passed, sockets, secret };
-        Ok(Marker { parent, id, generation, count, duties, claim, kinds })
+        Ok(Marker { parent, id, generation, count, setup, claim, kinds })
     }
 }
 
@@ -186,9 +186,9 @@ mod tests {
     fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
         let secret = [u32::MAX, 0, 5, 6];
         let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], sockets: vec![], secret };
-        let duties = Duties { cpu: Some(1), identity: None };
+        let setup = ChildSetup { cpu: Some(1), identity: None };
         let kinds = String::new();
-        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, duties, claim: claim.clone(), kinds };
+        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, setup, claim: claim.clone(), kinds };
         let text = marker.to_string();
         assert_eq!(text.parse(), Ok(marker.clone()));
         let marker = Marker { claim: Claim { sockets: vec![9, 10], ..claim }, kinds: "tx".into(), ..marker };

@@ -10,8 +10,8 @@ use std::{fmt, mem};
 use super::{Backend, ChildExit, ExitCause, StartRequest, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
-use crate::onboarding::Onboarding;
 use crate::scoreboard::{Button, Place};
+use crate::setup::WorkerSetup;
 use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
 use crate::worker::{self, WorkResult, Worker};
@@ -21,7 +21,7 @@ pub(crate) type Work = Arc<dyn Fn(Worker) -> WorkResult + Send + Sync>;
 
 pub(crate) struct Thread {
     work: Work,
-    onboarding: Option<Onboarding>,
+    setup: Option<WorkerSetup>,
     running: Vec<Member>,
     /// Those who are not waited for any more.
     stale: Vec<Member>,
@@ -49,9 +49,9 @@ enum Return {
 }
 
 impl Thread {
-    pub fn new(work: Work, onboarding: Option<Onboarding>) -> Thread {
+    pub fn new(work: Work, setup: Option<WorkerSetup>) -> Thread {
         let returned = Arc::default();
-        Thread { work, onboarding, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned }
+        Thread { work, setup, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned }
     }
 
     /// A thread cannot be killed. One that has returned already was not in need of it.
@@ -107,9 +107,9 @@ impl Backend for Thread {
         let worker = Worker::in_thread(process, count, place, listeners.clone(), Arc::clone(&stop));
         let (returned, bell) = (Arc::clone(&self.returned), Arc::clone(&button));
         let work = Arc::clone(&self.work);
-        let duties = self.onboarding.as_ref().map(|onboarding| onboarding.of(id)).unwrap_or_default();
+        let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let body = move || {
-            duties.pin(id);
+            setup.pin(id);
             LAST_WORDS.set(Some(LastWords { process, how: Return::Normal, returned, bell }));
             let how = run(id, work, worker);
             LAST_WORDS.with_borrow_mut(|words| words.as_mut().map(|words| words.how = how));

@@ -20,10 +20,10 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::{Listeners, Sockets};
-use crate::onboarding::Onboarding;
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
 use crate::scoreboard::{Memory, News, Scoreboard};
+use crate::setup::WorkerSetup;
 use crate::sys::{self, Arrived, Offspring, Signal, Supervision};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
@@ -51,30 +51,30 @@ pub(crate) struct Extras {
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
     pub sockets: Sockets,
-    pub onboarding: Option<Onboarding>,
+    pub setup: Option<WorkerSetup>,
     pub systemd: Option<Systemd>,
 }
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let Extras { places, supervision, kind, on_event, sockets, onboarding, systemd } = extras;
+    let Extras { places, supervision, kind, on_event, sockets, setup, systemd } = extras;
     let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
-            let fork = Fork::new(onboarding)?;
+            let fork = Fork::new(setup)?;
             worker::prepare()?;
             (Box::new(fork), Descriptors::open(supervision, Offspring::Forks)?, Memory::Own)
         }
         Kind::Spawn => {
             let descriptors = Descriptors::open(supervision, Offspring::Programs)?;
-            match Spawn::new(descriptors.ends(), onboarding) {
+            match Spawn::new(descriptors.ends(), setup) {
                 Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
                 Err(error) => return Err(descriptors.close_after(error)),
             }
         }
         Kind::Thread(work) => {
-            (Box::new(Thread::new(work, onboarding)), Descriptors::open(supervision, Offspring::Threads)?, Memory::Own)
+            (Box::new(Thread::new(work, setup)), Descriptors::open(supervision, Offspring::Threads)?, Memory::Own)
         }
     };
     let scoreboard = places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;

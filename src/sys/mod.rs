@@ -31,7 +31,7 @@
 //! - `usable_cpus()`: those that this thread may use, if it can be pinned to one; and `pin_to()`, which does so.
 //! - `share_port()`, `steer()`: several sockets have one port, and a program says which of them gets what, on Linux;
 //!   `has_waiting()`: whether one has something.
-//! - `assume()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
+//! - `drop_privileges()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
 //!   `own_identity()`, and the `groups_of()` a user. `leave()`: ends one that is half another's, of which nothing more runs.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.

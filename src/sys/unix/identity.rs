@@ -20,7 +20,7 @@ pub(crate) fn own_identity() -> Identity {
 /// caller to end then, for it may be anybody.
 ///
 /// The user is last, because it takes rights to change the rest.
-pub(crate) fn assume(identity: &Identity) -> Result<(), CallError> {
+pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     let &Identity { uid, gid, ref groups } = identity;
     if let Some(groups) = groups {
         set_groups(groups)?;

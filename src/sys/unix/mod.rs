@@ -26,7 +26,7 @@ pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{Bell, Button, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork, leave};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
-pub(crate) use identity::{assume, groups_of, own_identity};
+pub(crate) use identity::{drop_privileges, groups_of, own_identity};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};

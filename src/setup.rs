@@ -15,7 +15,7 @@ use crate::sys::{self, Identity};
 
 /// As it was asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Terms {
+pub(crate) struct SetupConfig {
     pub pins_cpus: bool,
     #[cfg(unix)]
     pub user: Option<String>,
@@ -25,7 +25,7 @@ pub(crate) struct Terms {
 
 /// What it comes to, found out once, in the parent.
 #[derive(Debug)]
-pub(crate) struct Onboarding {
+pub(crate) struct WorkerSetup {
     /// Empty: wherever the system puts it.
     cpus: Vec<usize>,
     identity: Option<Arc<Identity>>,
@@ -33,16 +33,16 @@ pub(crate) struct Onboarding {
 
 /// What that means to one worker. In text, which is what a program is told: `1 65534:65534:65534,4`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Duties {
+pub(crate) struct ChildSetup {
     pub cpu: Option<usize>,
     pub identity: Option<Arc<Identity>>,
 }
 
-impl Terms {
+impl SetupConfig {
     /// Before anything is started. None: nothing was asked for.
-    pub fn settle(&self, kind: &Kind) -> Result<Option<Onboarding>> {
+    pub fn resolve(&self, kind: &Kind) -> Result<Option<WorkerSetup>> {
         let (cpus, identity) = (self.cpus()?, self.identity(kind)?.map(Arc::new));
-        Ok((!cpus.is_empty() || identity.is_some()).then_some(Onboarding { cpus, identity }))
+        Ok((!cpus.is_empty() || identity.is_some()).then_some(WorkerSetup { cpus, identity }))
     }
 
     fn cpus(&self) -> Result<Vec<usize>> {
@@ -72,7 +72,7 @@ impl Terms {
         let gid = group.map(find_group).transpose().map_err(|error| Error::unfit_for("group", None, error))?;
         let own = sys::own_identity();
         if own.uid != Some(0) {
-            return stay(own, user.zip(account.map(|account| account.uid)), group.zip(gid)).map(Some);
+            return keep_current_identity(own, user.zip(account.map(|account| account.uid)), group.zip(gid)).map(Some);
         }
         let Some(account) = account else {
             return Ok(gid.map(|gid| Identity { uid: None, gid, groups: Some(vec![gid]) }));
@@ -88,7 +88,7 @@ impl Terms {
 
 /// Who is not root can be nobody else, but may say who he is.
 #[cfg(unix)]
-fn stay(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
+fn keep_current_identity(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
     let refused = |setting, name| {
         let error = nix::errno::Errno::EPERM.into();
         Error::unfit_for(setting, Some(format!("it takes root to become {name}")), error)
@@ -101,20 +101,20 @@ fn stay(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) ->
     }
 }
 
-impl Onboarding {
-    pub fn of(&self, id: usize) -> Duties {
+impl WorkerSetup {
+    pub fn for_worker(&self, id: usize) -> ChildSetup {
         let cpu = (!self.cpus.is_empty()).then(|| self.cpus[id % self.cpus.len()]);
-        Duties { cpu, identity: self.identity.clone() }
+        ChildSetup { cpu, identity: self.identity.clone() }
     }
 }
 
-impl Duties {
+impl ChildSetup {
     /// In the worker, before the end of its parent is told to it: to become somebody else would undo that on Linux. Who cannot
     /// become who he is to be, ends here.
-    pub fn carry_out(&self, id: usize) {
+    pub fn apply(&self, id: usize) {
         self.pin(id);
         let Some(identity) = &self.identity else { return };
-        if let Err(error) = sys::assume(identity) {
+        if let Err(error) = sys::drop_privileges(identity) {
             log!(target: "taskfork", Level::Error, "{}", Error::from(error).starting(id));
             log::logger().flush();
             sys::leave(1);
@@ -130,7 +130,7 @@ impl Duties {
     }
 }
 
-impl fmt::Display for Duties {
+impl fmt::Display for ChildSetup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cpu {
             Some(cpu) => write!(f, "{cpu} ")?,
@@ -146,10 +146,10 @@ impl fmt::Display for Duties {
     }
 }
 
-impl FromStr for Duties {
+impl FromStr for ChildSetup {
     type Err = ();
 
-    fn from_str(text: &str) -> std::result::Result<Duties, ()> {
+    fn from_str(text: &str) -> std::result::Result<ChildSetup, ()> {
         let (cpu, identity) = text.split_once(' ').ok_or(())?;
         let cpu = unless_none(cpu, |cpu| cpu.parse().map_err(|_| ()))?;
         let identity = unless_none(identity, |identity| {
@@ -163,7 +163,7 @@ impl FromStr for Duties {
             })?;
             Ok(Arc::new(Identity { uid, gid, groups }))
         })?;
-        Ok(Duties { cpu, identity })
+        Ok(ChildSetup { cpu, identity })
     }
 }
 
@@ -188,31 +188,34 @@ mod tests {
         ];
         for identity in identities {
             for cpu in [None, Some(3)] {
-                let duties = Duties { cpu, identity: identity.clone().map(Arc::new) };
-                assert_eq!(duties.to_string().parse(), Ok(duties.clone()), "{duties}");
+                let setup = ChildSetup { cpu, identity: identity.clone().map(Arc::new) };
+                assert_eq!(setup.to_string().parse(), Ok(setup.clone()), "{setup}");
             }
         }
         for wrong in ["", "-", "- ", "x -", "-1 -", "- 1", "- 1:2", "- 1:-:3", "- 1:2:3,x", "- 1:2:3:4", "- - -"] {
-            assert_eq!(wrong.parse::<Duties>(), Err(()), "{wrong}");
+            assert_eq!(wrong.parse::<ChildSetup>(), Err(()), "{wrong}");
         }
     }
 
     #[test]
     fn cpus_are_dealt_by_id_again_and_again() {
-        let onboarding = Onboarding { cpus: vec![2, 5, 6], identity: None };
-        let dealt: Vec<_> = (0..5).map(|id| onboarding.of(id).cpu.expect("a CPU")).collect();
+        let setup = WorkerSetup { cpus: vec![2, 5, 6], identity: None };
+        let dealt: Vec<_> = (0..5).map(|id| setup.for_worker(id).cpu.expect("a CPU")).collect();
         assert_eq!(dealt, [2, 5, 6, 2, 5]);
-        assert_eq!(Onboarding { cpus: vec![], identity: None }.of(1).cpu, None);
+        assert_eq!(WorkerSetup { cpus: vec![], identity: None }.for_worker(1).cpu, None);
     }
 
     #[cfg(unix)]
     #[test]
     fn who_is_not_root_may_only_be_who_he_is() {
         let own = Identity { uid: Some(33), gid: 34, groups: None };
-        let refused = |user, group| stay(own.clone(), user, group).expect_err("a refusal");
-        assert_eq!(stay(own.clone(), Some(("me", 33)), None).ok(), Some(own.clone()));
-        assert_eq!(stay(own.clone(), Some(("me", 33)), Some(("mine", 34))).ok(), Some(own.clone()));
-        assert_eq!(stay(own.clone(), None, Some(("mine", 34))).ok(), Some(Identity { uid: None, ..own.clone() }));
+        let refused = |user, group| keep_current_identity(own.clone(), user, group).expect_err("a refusal");
+        assert_eq!(keep_current_identity(own.clone(), Some(("me", 33)), None).ok(), Some(own.clone()));
+        assert_eq!(keep_current_identity(own.clone(), Some(("me", 33)), Some(("mine", 34))).ok(), Some(own.clone()));
+        assert_eq!(
+            keep_current_identity(own.clone(), None, Some(("mine", 34))).ok(),
+            Some(Identity { uid: None, ..own.clone() })
+        );
         assert_eq!(refused(Some(("root", 0)), None).setting(), Some("user"));
         assert_eq!(refused(Some(("root", 0)), Some(("wheel", 0))).setting(), Some("user"));
         assert_eq!(refused(Some(("me", 33)), Some(("wheel", 0))).setting(), Some("group"));
