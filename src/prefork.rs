@@ -503,13 +503,13 @@ impl Prefork {
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
         let sockets = Sockets::open(listens, config.workers)?;
         config.linger = sockets.are_per_task().then_some(LINGER);
-        let places = has_handles || !kind.forks();
+        let with_scoreboard = has_handles || !kind.forks();
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
         #[cfg(not(unix))]
         let systemd = None;
         let on_event = self.on_event;
-        supervisor::supervise(config, Extras { places, supervision, kind, on_event, sockets, setup, systemd })
+        supervisor::supervise(config, Extras { with_scoreboard, supervision, kind, on_event, sockets, setup, systemd })
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
 pub(crate) use crate::sys::Button;
-use crate::sys::{self, Bell, CallError, Line, Shared};
+use crate::sys::{self, Bell, CallError, Shared, StatusSlot};
 
 /// The words of a line. Those before the beat are said once, and rung for.
 const READY: usize = 0;
@@ -33,19 +33,19 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    fn find(self, lines: usize) -> Result<Shared, CallError> {
+    fn find(self, slots: usize) -> Result<Shared, CallError> {
         match self {
-            Memory::Own => Shared::new(lines),
-            Memory::Programs => Shared::for_programs(lines),
+            Memory::Own => Shared::new(slots),
+            Memory::Programs => Shared::for_programs(slots),
         }
     }
 }
 
 /// What a program that is started is to be given.
 #[derive(Debug)]
-pub(crate) struct Seat<'a> {
+pub(crate) struct SlotHandle<'a> {
     pub memory: &'a Arc<Shared>,
-    pub line: usize,
+    pub slot: usize,
     pub button: &'a Arc<Button>,
 }
 
@@ -56,11 +56,11 @@ pub(crate) struct Scoreboard {
     /// Each as long as all before it together, so that there are few.
     segments: Vec<Segment>,
     /// By line, whose it is.
-    owners: Vec<Option<Owner>>,
+    occupants: Vec<Option<Occupant>>,
     /// Lines that have had an owner and have none.
     free: Vec<usize>,
     /// Lines that have no owner any more, and to which somebody may still write.
-    lingering: Vec<(Tenancy, usize)>,
+    leased: Vec<(SlotLease, usize)>,
     button: Arc<Button>,
 }
 
@@ -73,27 +73,27 @@ struct Segment {
 
 /// A process, and what is known of it already.
 #[derive(Clone, Copy, Debug)]
-struct Owner {
+struct Occupant {
     process: Process,
     heard: [bool; BEAT],
 }
 
 /// A worker's side. (Its segment is the parent's as well, and stays mapped whatever becomes of the scoreboard.)
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct StatusWriter {
     segment: Arc<Shared>,
-    line: usize,
+    slot: usize,
     button: Arc<Button>,
     /// What this process forks has it as well, and may outlive it, when the line is another's.
     pid: u32,
-    _tenancy: Tenancy,
+    _lease: SlotLease,
 }
 
 /// A thread may leave its place to somebody who outlives it. As long as others have the tenancy, the line is theirs.
-pub(crate) type Tenancy = Option<Arc<()>>;
+pub(crate) type SlotLease = Option<Arc<()>>;
 
-fn is_over(tenancy: &Tenancy) -> bool {
-    tenancy.as_ref().is_none_or(|tenancy| Arc::strong_count(tenancy) == 1)
+fn is_over(lease: &SlotLease) -> bool {
+    lease.as_ref().is_none_or(|lease| Arc::strong_count(lease) == 1)
 }
 
 impl Scoreboard {
@@ -105,9 +105,9 @@ impl Scoreboard {
             Scoreboard {
                 memory,
                 segments,
-                owners: Vec::new(),
+                occupants: Vec::new(),
                 free: Vec::new(),
-                lingering: Vec::new(),
+                leased: Vec::new(),
                 button: Arc::new(button),
             },
             bell,
@@ -115,99 +115,102 @@ impl Scoreboard {
     }
 
     /// A line for a process that is about to be started: to be [assigned](Scoreboard::assign) when it has been.
-    pub fn vacancy(&mut self) -> Result<usize, CallError> {
+    pub fn allocate(&mut self) -> Result<usize, CallError> {
         if self.free.is_empty() {
-            let left = self.lingering.iter().filter(|(tenancy, _)| is_over(tenancy)).map(|(_, line)| *line);
+            let left = self.leased.iter().filter(|(lease, _)| is_over(lease)).map(|(_, slot)| *slot);
             self.free.extend(left);
-            self.lingering.retain(|(tenancy, _)| !is_over(tenancy));
+            self.leased.retain(|(lease, _)| !is_over(lease));
         }
-        let line = self.free.last().copied().unwrap_or(self.owners.len());
+        let slot = self.free.last().copied().unwrap_or(self.occupants.len());
         let len = self.segments.iter().map(|segment| segment.shared.len()).sum();
-        if line >= len {
+        if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(self.memory.find(len)?) });
         }
         for word in [READY, STOP_ALL, BEAT] {
-            self.word(line, word).store(0, Ordering::Relaxed);
+            self.word(slot, word).store(0, Ordering::Relaxed);
         }
-        Ok(line)
+        Ok(slot)
     }
 
-    pub fn assign(&mut self, line: usize, process: Process) {
-        let owner = Some(Owner { process, heard: [false; BEAT] });
-        if self.free.last() == Some(&line) {
+    pub fn assign(&mut self, slot: usize, process: Process) {
+        let occupant = Some(Occupant { process, heard: [false; BEAT] });
+        if self.free.last() == Some(&slot) {
             self.free.pop();
-            self.owners[line] = owner;
+            self.occupants[slot] = occupant;
         } else {
-            self.owners.push(owner);
+            self.occupants.push(occupant);
         }
     }
 
     /// In the process that was started.
-    pub fn place(&self, line: usize) -> Place {
-        let (segment, line) = self.locate(line);
+    pub fn writer(&self, slot: usize) -> StatusWriter {
+        let (segment, slot) = self.locate(slot);
         let (segment, button) = (Arc::clone(segment), Arc::clone(&self.button));
-        Place { segment, line, button, pid: process::id(), _tenancy: None }
+        StatusWriter { segment, slot, button, pid: process::id(), _lease: None }
     }
 
     /// For a program that is about to be started.
-    pub fn seat(&self, line: usize) -> Seat<'_> {
-        let (memory, line) = self.locate(line);
-        Seat { memory, line, button: &self.button }
+    pub fn slot_handle(&self, slot: usize) -> SlotHandle<'_> {
+        let (memory, slot) = self.locate(slot);
+        SlotHandle { memory, slot, button: &self.button }
     }
 
     /// What has been said since it was last asked.
     pub fn news(&mut self) -> Vec<News> {
         let mut news = Vec::new();
         for Segment { first, shared } in &self.segments {
-            let owners = self.owners.iter_mut().skip(*first);
-            news.extend(shared.iter().zip(owners).flat_map(|(line, owner)| news_of(line, owner)).flatten());
+            let occupants = self.occupants.iter_mut().skip(*first);
+            news.extend(
+                shared.iter().zip(occupants).flat_map(|(slot, occupant)| messages_of(slot, occupant)).flatten(),
+            );
         }
         news
     }
 
     /// The last words of one that has ended. Its line is another's when the tenancy is over.
-    pub fn release(&mut self, process: Process, tenancy: Tenancy) -> [Option<News>; BEAT] {
-        let is_owner = |owner: &Option<Owner>| owner.is_some_and(|owner| owner.process == process);
-        let Some(line) = self.owners.iter().position(is_owner) else { return [None; BEAT] };
-        let (segment, at) = self.locate(line);
-        let news = news_of(&Arc::clone(segment)[at], &mut self.owners[line]);
-        self.owners[line] = None;
-        if is_over(&tenancy) {
-            self.free.push(line);
+    pub fn release(&mut self, process: Process, lease: SlotLease) -> [Option<News>; BEAT] {
+        let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
+        let Some(slot) = self.occupants.iter().position(is_occupant) else { return [None; BEAT] };
+        let (segment, at) = self.locate(slot);
+        let news = messages_of(&Arc::clone(segment)[at], &mut self.occupants[slot]);
+        self.occupants[slot] = None;
+        if is_over(&lease) {
+            self.free.push(slot);
         } else {
-            self.lingering.push((tenancy, line));
+            self.leased.push((lease, slot));
         }
         news
     }
 
     /// Who has given a sign of life since it was last asked.
     pub fn beats(&self) -> impl Iterator<Item = Process> {
-        let owners = self.owners.iter().enumerate().filter_map(|(line, owner)| Some((line, owner.as_ref()?)));
-        owners.filter(|(line, _)| take(self.word(*line, BEAT))).map(|(_, owner)| owner.process)
+        let occupants =
+            self.occupants.iter().enumerate().filter_map(|(slot, occupant)| Some((slot, occupant.as_ref()?)));
+        occupants.filter(|(slot, _)| take(self.word(*slot, BEAT))).map(|(_, occupant)| occupant.process)
     }
 
-    fn word(&self, line: usize, word: usize) -> &AtomicU32 {
-        let (segment, line) = self.locate(line);
-        &segment[line][word]
+    fn word(&self, slot: usize, word: usize) -> &AtomicU32 {
+        let (segment, slot) = self.locate(slot);
+        &segment[slot][word]
     }
 
-    fn locate(&self, line: usize) -> (&Arc<Shared>, usize) {
+    fn locate(&self, slot: usize) -> (&Arc<Shared>, usize) {
         let Segment { first, shared } =
-            &self.segments[self.segments.partition_point(|segment| segment.first <= line) - 1];
-        (shared, line - first)
+            &self.segments[self.segments.partition_point(|segment| segment.first <= slot) - 1];
+        (shared, slot - first)
     }
 }
 
-impl Place {
+impl StatusWriter {
     /// In a thread that is about to be started.
-    pub fn at(seat: &Seat<'_>, tenancy: &Arc<()>) -> Place {
-        let (segment, button) = (Arc::clone(seat.memory), Arc::clone(seat.button));
-        Place { segment, line: seat.line, button, pid: process::id(), _tenancy: Some(Arc::clone(tenancy)) }
+    pub fn at(slot_handle: &SlotHandle<'_>, lease: &Arc<()>) -> StatusWriter {
+        let (segment, button) = (Arc::clone(slot_handle.memory), Arc::clone(slot_handle.button));
+        StatusWriter { segment, slot: slot_handle.slot, button, pid: process::id(), _lease: Some(Arc::clone(lease)) }
     }
 
     /// In a program that was started.
-    pub fn given(memory: Shared, line: usize, button: Button) -> Place {
-        Place { segment: Arc::new(memory), line, button: Arc::new(button), pid: process::id(), _tenancy: None }
+    pub fn given(memory: Shared, slot: usize, button: Button) -> StatusWriter {
+        StatusWriter { segment: Arc::new(memory), slot, button: Arc::new(button), pid: process::id(), _lease: None }
     }
 
     pub fn ready(&self) {
@@ -221,24 +224,24 @@ impl Place {
     /// From now on this process hears when it is asked to stop.
     #[cfg(windows)]
     pub fn listen(&self) {
-        self.segment.note_listener(self.line);
+        self.segment.note_listener(self.slot);
     }
 
     pub fn beat(&self) {
-        self.segment[self.line][BEAT].store(1, Ordering::Relaxed);
+        self.segment[self.slot][BEAT].store(1, Ordering::Relaxed);
     }
 
     fn say_once(&self, word: usize) {
-        if process::id() == self.pid && self.segment[self.line][word].swap(1, Ordering::Release) == 0 {
+        if process::id() == self.pid && self.segment[self.slot][word].swap(1, Ordering::Release) == 0 {
             self.button.ring();
         }
     }
 }
 
 /// What is new in this line.
-fn news_of(line: &Line, owner: &mut Option<Owner>) -> [Option<News>; BEAT] {
-    let Some(Owner { process, heard }) = owner else { return [None; BEAT] };
-    let says = [READY, STOP_ALL].map(|word| line[word].load(Ordering::Acquire) != 0);
+fn messages_of(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<News>; BEAT] {
+    let Some(Occupant { process, heard }) = occupant else { return [None; BEAT] };
+    let says = [READY, STOP_ALL].map(|word| slot[word].load(Ordering::Acquire) != 0);
     // What is written between two forks is copied for every worker.
     if says == *heard {
         return [None; BEAT];
@@ -264,10 +267,10 @@ mod tests {
         Process { id, generation, pid: 71 }
     }
 
-    fn start(board: &mut Scoreboard, process: Process) -> Place {
-        let line = board.vacancy().expect("memory");
-        board.assign(line, process);
-        board.place(line)
+    fn start(board: &mut Scoreboard, process: Process) -> StatusWriter {
+        let slot = board.allocate().expect("memory");
+        board.assign(slot, process);
+        board.writer(slot)
     }
 
     #[test]
@@ -313,22 +316,22 @@ mod tests {
     #[test]
     fn the_bell_rings_once_for_each_thing_that_is_said_and_is_silent_then() {
         let (mut board, bell) = Scoreboard::new(1, Memory::Own).expect("memory");
-        let place = start(&mut board, named(0, 0));
+        let writer = start(&mut board, named(0, 0));
         let rings = || {
             let rings = has_rung(&bell);
             while !bell.silence().expect("a bell") {}
             rings
         };
         assert!(!rings());
-        place.ready();
+        writer.ready();
         assert!(rings() && !rings());
-        place.ready();
-        place.beat();
+        writer.ready();
+        writer.beat();
         assert!(!rings());
-        place.stop_all();
+        writer.stop_all();
         assert!(rings());
         for _ in 0..1_000_000 {
-            place.button.ring();
+            writer.button.ring();
         }
         assert!(rings() && !rings(), "nobody can ring it for ever, nor block on it");
     }
@@ -349,16 +352,16 @@ mod tests {
     #[test]
     fn a_start_that_fails_takes_no_line() {
         let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
-        let line = board.vacancy().expect("memory");
-        assert_eq!(board.vacancy().expect("memory"), line);
+        let slot = board.allocate().expect("memory");
+        assert_eq!(board.allocate().expect("memory"), slot);
     }
 
     #[test]
     fn more_processes_than_were_expected_find_room_too() {
         let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
-        let places: Vec<Place> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
-        for place in &places {
-            place.ready();
+        let writers: Vec<StatusWriter> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
+        for writer in &writers {
+            writer.ready();
         }
         assert!(board.news().into_iter().eq((0..1000).map(|id| News::Ready(named(id, 0)))));
     }

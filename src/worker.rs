@@ -15,7 +15,7 @@ use rand::{Rng, rngs::SysRng};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::{Listener, Listeners};
-use crate::scoreboard::Place;
+use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::sys::{CallError, StopRequest};
 
@@ -92,7 +92,7 @@ pub struct Worker {
     generation: u32,
     count: usize,
     /// None: nobody asked for a handle that could use it.
-    place: Option<Place>,
+    status: Option<StatusWriter>,
     listeners: Listeners,
     stop: Stop,
 }
@@ -106,19 +106,25 @@ enum Stop {
 }
 
 impl Worker {
-    pub(crate) fn new(id: usize, generation: u32, count: usize, place: Option<Place>, listeners: Listeners) -> Worker {
-        Worker { id, generation, count, place, listeners, stop: Stop::Process(OnceLock::new()) }
+    pub(crate) fn new(
+        id: usize,
+        generation: u32,
+        count: usize,
+        status: Option<StatusWriter>,
+        listeners: Listeners,
+    ) -> Worker {
+        Worker { id, generation, count, status, listeners, stop: Stop::Process(OnceLock::new()) }
     }
 
     pub(crate) fn in_thread(
         process: Process,
         count: usize,
-        place: Place,
+        status: StatusWriter,
         listeners: Listeners,
         stop: Arc<StopFlag>,
     ) -> Worker {
         let Process { id, generation, .. } = process;
-        Worker { id, generation, count, place: Some(place), listeners, stop: Stop::Thread(stop) }
+        Worker { id, generation, count, status: Some(status), listeners, stop: Stop::Thread(stop) }
     }
 
     /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
@@ -154,8 +160,8 @@ impl Worker {
     /// the old worker is asked to go only then. Without one, a replacement counts as ready after a second, or when it says
     /// so. A second call says nothing more.
     pub fn ready(&self) {
-        if let Some(place) = &self.place {
-            place.ready();
+        if let Some(status) = &self.status {
+            status.ready();
         }
     }
 
@@ -165,16 +171,16 @@ impl Worker {
     /// With a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout), it is to be called at least once in that time, from
     /// the code whose progress is meant: one that beats from a thread of its own only shows that this thread lives.
     pub fn beat(&self) {
-        if let Some(place) = &self.place {
-            place.beat();
+        if let Some(status) = &self.status {
+            status.beat();
         }
     }
 
     /// Asks the parent to stop the whole service, gracefully: this worker and all others are asked to stop, and the parent
     /// ends as if it had got SIGTERM. However many ask, it happens once. This worker may go on, or end at once.
     pub fn stop_all(&self) {
-        if let Some(place) = &self.place {
-            place.stop_all();
+        if let Some(status) = &self.status {
+            status.stop_all();
         }
     }
 
@@ -220,8 +226,8 @@ impl Worker {
             let stop = StopRequest::listen();
             // There the parent has to know, because who does not listen is not asked in vain.
             #[cfg(windows)]
-            if let Some(place) = &self.place {
-                place.listen();
+            if let Some(status) = &self.status {
+                status.listen();
             }
             stop
         })

@@ -50,7 +50,7 @@ impl Children {
             Err(error) => return Err(error.into()),
         };
         let process = self.known.swap_remove(at).0;
-        Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, tenancy: None }))
+        Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, lease: None }))
     }
 
     /// Where that is somebody else's doing, and no matter of course, for a hundredth of the time at most.

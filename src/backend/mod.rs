@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
-use crate::scoreboard::{Seat, Tenancy};
+use crate::scoreboard::{SlotHandle, SlotLease};
 use crate::sys::Signal;
 
 /// Which of them.
@@ -55,7 +55,7 @@ pub(crate) struct StartRequest<'a> {
     /// How many workers are wanted.
     pub count: usize,
     /// Where it can tell the parent something. A fork has it anyway.
-    pub seat: Option<Seat<'a>>,
+    pub slot_handle: Option<SlotHandle<'a>>,
     /// What it listens on. The same.
     pub listeners: &'a Listeners,
 }
@@ -77,7 +77,7 @@ pub(crate) struct ChildExit {
     pub exit: Exit,
     pub cause: ExitCause,
     /// Of its line, which may be longer than its life.
-    pub tenancy: Tenancy,
+    pub lease: SlotLease,
 }
 
 /// What is to be said of an end, beside the exit.

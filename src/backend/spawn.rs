@@ -17,7 +17,7 @@ use super::{Backend, ChildExit, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::Listener;
-use crate::scoreboard::Place;
+use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup};
 use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
@@ -41,22 +41,23 @@ impl Spawn {
 
 impl Backend for Spawn {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
-        let StartRequest { id, generation, count, seat, listeners } = request;
-        let Some(seat) = seat else { return Err(Error::unfit("backend", "a program needs a handle")) };
+        let StartRequest { id, generation, count, slot_handle, listeners } = request;
+        let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a program needs a handle")) };
         let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
-        seat.memory.invite(seat.line, secret);
+        slot_handle.memory.invite(slot_handle.slot, secret);
         let sockets = listeners.iter().map(Listener::as_passed).collect();
-        let handed = Handed::new(seat.memory, seat.line, seat.button, &self.lifeline, sockets).map_err(refused)?;
+        let handed = Handed::new(slot_handle.memory, slot_handle.slot, slot_handle.button, &self.lifeline, sockets)
+            .map_err(refused)?;
         let (memory, passed, sockets) = handed.numbers();
-        let claim = Claim { memory, len: seat.memory.len(), line: seat.line, passed, sockets, secret };
+        let claim = Claim { memory, len: slot_handle.memory.len(), slot: slot_handle.slot, passed, sockets, secret };
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let kinds = listeners.iter().map(Listener::kind).collect();
         let marker = Marker { parent: process::id(), id, generation, count, setup, claim, kinds };
         match self.program.start((VARIABLE, &marker.to_string()), handed) {
             Ok(child) => {
-                seat.memory.name_invitee(seat.line, child.pid());
+                slot_handle.memory.name_invitee(slot_handle.slot, child.pid());
                 Ok(Started::Parent(self.children.add(id, generation, child)))
             }
             Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
@@ -116,11 +117,11 @@ pub(crate) fn arrive() -> Result<Option<Worker>> {
     let Some((memory, [button, lifeline], sockets)) = Shared::claim(&claim) else { return Ok(None) };
     setup.apply(id);
     Lifeline::inherited(started_by, lifeline).hold();
-    let place = Place::given(memory, claim.line, button.ok_or_else(closed)?.into());
+    let status = StatusWriter::given(memory, claim.slot, button.ok_or_else(closed)?.into());
     let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
     let listeners: Vec<Listener> = given.collect::<Option<_>>().ok_or_else(closed)?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
-    Ok(Some(Worker::new(id, generation, count, Some(place), listeners)))
+    Ok(Some(Worker::new(id, generation, count, Some(status), listeners)))
 }
 
 /// What a worker is told.
@@ -139,9 +140,9 @@ struct Marker {
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Marker { parent, id, generation, count, setup, claim, kinds } = self;
-        let Claim { memory, len, line, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
+        let Claim { memory, len, slot, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
         write!(f, "{parent} {id} {generation} {count} {setup} ")?;
-        write!(f, "{memory} {len} {line} {button} {lifeline} {a} {b} {c} {d}")?;
+        write!(f, "{memory} {len} {slot} {button} {lifeline} {a} {b} {c} {d}")?;
         kinds.chars().zip(sockets).try_for_each(|(kind, socket)| write!(f, " {kind}{socket}"))
     }
 }
@@ -156,7 +157,7 @@ impl FromStr for Marker {
         let fields = &mut text.split(' ');
         let (parent, id, generation, count) = (next(fields)?, next(fields)?, next(fields)?, next(fields)?);
         let setup = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
-        let (memory, len, line) = (next(fields)?, next(fields)?, next(fields)?);
+        let (memory, len, slot) = (next(fields)?, next(fields)?, next(fields)?);
         let passed = [next(fields)?, next(fields)?];
         let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
         let (mut kinds, mut sockets) = (String::new(), Vec::new());
@@ -165,7 +166,7 @@ impl FromStr for Marker {
             kinds.push(kind);
             sockets.push(field[1..].parse().map_err(|_| ())?);
         }
-        let claim = Claim { memory, len, line, passed, sockets, secret };
+        let claim = Claim { memory, len, slot, passed, sockets, secret };
         Ok(Marker { parent, id, generation, count, setup, claim, kinds })
     }
 }
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
         let secret = [u32::MAX, 0, 5, 6];
-        let claim = Claim { memory: 7, len: 64, line: 3, passed: [8, -1], sockets: vec![], secret };
+        let claim = Claim { memory: 7, len: 64, slot: 3, passed: [8, -1], sockets: vec![], secret };
         let setup = ChildSetup { cpu: Some(1), identity: None };
         let kinds = String::new();
         let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, setup, claim: claim.clone(), kinds };

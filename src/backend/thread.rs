@@ -10,7 +10,7 @@ use std::{fmt, mem};
 use super::{Backend, ChildExit, ExitCause, StartRequest, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
-use crate::scoreboard::{Button, Place};
+use crate::scoreboard::{Button, StatusWriter};
 use crate::setup::WorkerSetup;
 use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
@@ -37,7 +37,7 @@ struct Member {
     stop: Arc<StopFlag>,
     handle: JoinHandle<()>,
     button: Arc<Button>,
-    tenancy: Arc<()>,
+    lease: Arc<()>,
 }
 
 /// How a thread ended: what went wrong, in words.
@@ -64,18 +64,18 @@ impl Thread {
             // Should it come to itself, it has nothing more to do.
             member.stop.make();
             member.button.ring();
-            self.given_up.push((process, Arc::clone(&member.tenancy)));
+            self.given_up.push((process, Arc::clone(&member.lease)));
             self.stale.push(member);
         }
     }
 
     fn reap(&mut self) -> Vec<ChildExit> {
         // As a process that was killed by what nobody survives.
-        let stale = |(process, tenancy)| ChildExit {
+        let stale = |(process, lease)| ChildExit {
             process,
             exit: Exit::Signal(9),
             cause: ExitCause::Stale,
-            tenancy: Some(tenancy),
+            lease: Some(lease),
         };
         let mut exits: Vec<ChildExit> = self.given_up.drain(..).map(stale).collect();
         let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
@@ -86,11 +86,11 @@ impl Thread {
                 Return::Panic(message) => (Exit::Code(101), ExitCause::Failed(format!("panicked: {message}"))),
             };
             if let Some(member) = take(&mut self.running, process) {
-                let tenancy = Some(join(member));
-                exits.push(ChildExit { process, exit, cause, tenancy });
+                let lease = Some(join(member));
+                exits.push(ChildExit { process, exit, cause, lease });
             } else if let Some(member) = take(&mut self.stale, process) {
-                let tenancy = Some(join(member));
-                exits.push(ChildExit { process, exit, cause: ExitCause::ReturnedLate, tenancy });
+                let lease = Some(join(member));
+                exits.push(ChildExit { process, exit, cause: ExitCause::ReturnedLate, lease });
             }
         }
         exits
@@ -99,12 +99,12 @@ impl Thread {
 
 impl Backend for Thread {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
-        let StartRequest { id, generation, count, seat, listeners } = request;
-        let Some(seat) = seat else { return Err(Error::unfit("backend", "a thread needs a handle")) };
+        let StartRequest { id, generation, count, slot_handle, listeners } = request;
+        let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };
         let process = Process { id, generation, pid: 0 };
-        let (stop, tenancy, button) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(seat.button));
-        let place = Place::at(&seat, &tenancy);
-        let worker = Worker::in_thread(process, count, place, listeners.clone(), Arc::clone(&stop));
+        let (stop, lease, button) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(slot_handle.button));
+        let status = StatusWriter::at(&slot_handle, &lease);
+        let worker = Worker::in_thread(process, count, status, listeners.clone(), Arc::clone(&stop));
         let (returned, bell) = (Arc::clone(&self.returned), Arc::clone(&button));
         let work = Arc::clone(&self.work);
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
@@ -118,7 +118,7 @@ impl Backend for Thread {
         let refused = |error| Error::from(error).starting(id);
         let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
         let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
-        self.running.push(Member { process, stop, handle, button, tenancy });
+        self.running.push(Member { process, stop, handle, button, lease });
         Ok(Started::Parent(0))
     }
 
@@ -204,7 +204,7 @@ fn take(members: &mut Vec<Member>, process: Process) -> Option<Member> {
 fn join(member: Member) -> Arc<()> {
     member.stop.make();
     let _ = member.handle.join();
-    member.tenancy
+    member.lease
 }
 
 thread_local! {

@@ -46,7 +46,7 @@ pub(crate) enum Role {
 /// What not everybody asks for.
 pub(crate) struct Extras {
     /// Workers can tell the parent something.
-    pub places: bool,
+    pub with_scoreboard: bool,
     pub supervision: Supervision,
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
@@ -58,7 +58,7 @@ pub(crate) struct Extras {
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let Extras { places, supervision, kind, on_event, sockets, setup, systemd } = extras;
+    let Extras { with_scoreboard, supervision, kind, on_event, sockets, setup, systemd } = extras;
     let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
@@ -77,7 +77,7 @@ pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
             (Box::new(Thread::new(work, setup)), Descriptors::open(supervision, Offspring::Threads)?, Memory::Own)
         }
     };
-    let scoreboard = places.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
+    let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
     let told = (on_event, systemd);
     let mut supervisor = Supervisor::new(config, backend, scoreboard, told, sockets, &mut descriptors);
     match supervisor.run() {
@@ -272,15 +272,15 @@ impl<'a> Supervisor<'a> {
         // Once, and before: what the worker would read of the parent's memory, it would have to find first.
         let count = self.policy.wanted();
         match self.try_start(id, generation, count) {
-            Ok((line, listeners, Started::Child)) => {
+            Ok((slot, listeners, Started::Child)) => {
                 self.sockets.leave();
-                let place = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.place(line));
-                return Some(Worker::new(id, generation, count, place, listeners));
+                let status = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.writer(slot));
+                return Some(Worker::new(id, generation, count, status, listeners));
             }
-            Ok((line, _, Started::Parent(pid))) => {
+            Ok((slot, _, Started::Parent(pid))) => {
                 let process = Process { id, generation, pid };
-                if let Some((scoreboard, line)) = self.scoreboard.as_mut().zip(line) {
-                    scoreboard.assign(line, process);
+                if let Some((scoreboard, slot)) = self.scoreboard.as_mut().zip(slot) {
+                    scoreboard.assign(slot, process);
                 }
                 self.policy.handle_started(Instant::now(), process);
                 self.tell(&Event::Started { process });
@@ -294,11 +294,11 @@ impl<'a> Supervisor<'a> {
     #[inline]
     fn try_start(&mut self, id: usize, generation: u32, count: usize) -> Result<(Option<usize>, Listeners, Started)> {
         let refused = |error| Error::from(error).starting(id);
-        let line = self.scoreboard.as_mut().map(Scoreboard::vacancy).transpose().map_err(refused)?;
+        let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
         let listeners = self.sockets.of(id)?;
-        let seat = self.scoreboard.as_ref().zip(line).map(|(scoreboard, line)| scoreboard.seat(line));
-        let started = self.backend.start(StartRequest { id, generation, count, seat, listeners: &listeners })?;
-        Ok((line, listeners, started))
+        let slot_handle = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot));
+        let started = self.backend.start(StartRequest { id, generation, count, slot_handle, listeners: &listeners })?;
+        Ok((slot, listeners, started))
     }
 
     /// Before anybody who gets nothing any more is asked to go.
@@ -346,12 +346,12 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Its last words come before its end.
-    fn lose(&mut self, ChildExit { process, exit, cause, tenancy }: ChildExit) {
+    fn lose(&mut self, ChildExit { process, exit, cause, lease }: ChildExit) {
         if cause == ExitCause::ReturnedLate {
             self.welcome(process);
             return;
         }
-        let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, tenancy));
+        let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease));
         for news in last_words.into_iter().flatten().flatten() {
             self.hear(news);
         }

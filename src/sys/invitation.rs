@@ -14,28 +14,28 @@ const LISTENS: usize = INVITEE + 1;
 
 impl Shared {
     /// What the program that gets this line has to know, until it has claimed it.
-    pub fn invite(&self, line: usize, secret: [u32; 4]) {
-        for (word, part) in self[line][SECRET..].iter().zip(secret.into_iter().chain([0; 3])) {
+    pub fn invite(&self, slot: usize, secret: [u32; 4]) {
+        for (word, part) in self[slot][SECRET..].iter().zip(secret.into_iter().chain([0; 3])) {
             word.store(part, Ordering::Relaxed);
         }
     }
 
     /// Who it is, when that is known.
-    pub fn name_invitee(&self, line: usize, pid: u32) {
-        self[line][INVITEE].store(pid, Ordering::Relaxed);
+    pub fn name_invitee(&self, slot: usize, pid: u32) {
+        self[slot][INVITEE].store(pid, Ordering::Relaxed);
     }
 
     /// In a program: who is to claim this, if its secret is right; 0 if the parent did not live to say so.
     pub fn invitee(claim: &Claim) -> Option<u32> {
         let memory = Shared::look_at(claim)?;
-        memory.knows(claim).then(|| memory[claim.line][INVITEE].load(Ordering::Relaxed))
+        memory.knows(claim).then(|| memory[claim.slot][INVITEE].load(Ordering::Relaxed))
     }
 
     /// In a program: the memory, and what was passed with it, if it was told of them; once. A number that is none, or
     /// somebody else's, gives nothing.
     pub fn claim(claim: &Claim) -> Option<(Shared, [Option<Owned>; 2], Vec<OwnedSocket>)> {
         let memory = Shared::look_at(claim)?;
-        if !memory.knows(claim) || memory[claim.line][CLAIMED].swap(1, Ordering::Relaxed) != 0 {
+        if !memory.knows(claim) || memory[claim.slot][CLAIMED].swap(1, Ordering::Relaxed) != 0 {
             return None;
         }
         // SAFETY: only who has passed these to this program knows the secret that is in the memory, so they are open under
@@ -45,18 +45,18 @@ impl Shared {
     }
 
     fn knows(&self, claim: &Claim) -> bool {
-        let secret = self[claim.line][SECRET..CLAIMED].iter().zip(claim.secret);
+        let secret = self[claim.slot][SECRET..CLAIMED].iter().zip(claim.secret);
         secret.into_iter().all(|(word, part)| word.load(Ordering::Relaxed) == part)
     }
 
     /// Whoever has this line hears when it is asked to stop, from now on.
     #[cfg(windows)]
-    pub fn note_listener(&self, line: usize) {
-        self[line][LISTENS].store(1, Ordering::Release);
+    pub fn note_listener(&self, slot: usize) {
+        self[slot][LISTENS].store(1, Ordering::Release);
     }
 
     #[cfg(windows)]
-    pub fn has_listener(&self, line: usize) -> bool {
-        self[line][LISTENS].load(Ordering::Acquire) != 0
+    pub fn has_listener(&self, slot: usize) -> bool {
+        self[slot][LISTENS].load(Ordering::Acquire) != 0
     }
 }

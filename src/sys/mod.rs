@@ -23,7 +23,7 @@
 //!   `was_waited_for()`: the error of who finds that another one has reaped it, where that can be.
 //! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.
 //! - Of `Shared`, zeroes that this process shares with its children, in lines that no two processes write to: what makes it
-//!   and what passes it on; and `map_lines()` and `unmap_lines()`, for it alone.
+//!   and what passes it on; and `map_slots()` and `unmap_slots()`, for it alone.
 //! - `doorbell()`: a `Button` in any of the processes that wakes who waits for its `Bell`.
 //! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
@@ -60,7 +60,7 @@ mod windows;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_cgroup::OomCounter;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
-pub(crate) use shared::{Line, Shared};
+pub(crate) use shared::{Shared, StatusSlot};
 pub(crate) use supervision::Supervision;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
@@ -93,7 +93,7 @@ impl CallError {
 pub(crate) struct Claim {
     pub memory: Number,
     pub len: usize,
-    pub line: usize,
+    pub slot: usize,
     /// Passed along with the memory.
     pub passed: [Number; 2],
     /// What it listens on.

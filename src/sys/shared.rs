@@ -10,15 +10,15 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::AtomicU32;
 
-use super::{CallError, Number, Owned, map_lines, unmap_lines};
+use super::{CallError, Number, Owned, map_slots, unmap_slots};
 
 /// What no two processes write to: one cache line.
-pub(crate) type Line = [AtomicU32; 16];
+pub(crate) type StatusSlot = [AtomicU32; 16];
 
 /// Zeroes, shared with every child that is forked while this exists, or that they are passed to.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    lines: NonNull<Line>,
+    slots: NonNull<StatusSlot>,
     len: usize,
     file: Option<Owned>,
 }
@@ -31,7 +31,7 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// So many lines of what is behind this number.
     pub(super) fn map(len: usize, number: Number, file: Option<Owned>) -> Result<Shared, CallError> {
-        Ok(Shared { lines: map_lines(len, number)?, len, file })
+        Ok(Shared { slots: map_slots(len, number)?, len, file })
     }
 
     /// What is behind it, to be passed to a program; in the process that has made it.
@@ -41,23 +41,23 @@ impl Shared {
 }
 
 /// At least so many lines, and more than none. What is mapped begins where a page does, and so a cache line.
-pub(super) fn whole_pages(lines: usize) -> usize {
-    const PAGE: usize = 4096 / size_of::<Line>();
-    lines.max(1).next_multiple_of(PAGE)
+pub(super) fn whole_pages(slots: usize) -> usize {
+    const PAGE: usize = 4096 / size_of::<StatusSlot>();
+    slots.max(1).next_multiple_of(PAGE)
 }
 
 impl Deref for Shared {
-    type Target = [Line];
+    type Target = [StatusSlot];
 
-    fn deref(&self) -> &[Line] {
+    fn deref(&self) -> &[StatusSlot] {
         // SAFETY: the mapping has this length, lives as long as `self`, and holds atomics.
-        unsafe { slice::from_raw_parts(self.lines.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.slots.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: it is the mapping that was made, and every borrow of it has ended.
-        unsafe { unmap_lines(self.lines, self.len) };
+        unsafe { unmap_slots(self.slots, self.len) };
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use identity::{drop_privileges, groups_of, own_identity};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
-pub(super) use shm::{map_lines, unmap_lines};
+pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{Ends, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};

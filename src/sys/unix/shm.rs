@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 use std::{io, mem};
 
 use crate::sys::shared::whole_pages;
-use crate::sys::{CallError, Claim, Line, Shared};
+use crate::sys::{CallError, Claim, Shared, StatusSlot};
 
 impl Shared {
     /// At least so many lines.
@@ -19,7 +19,7 @@ impl Shared {
     /// The same, to be passed to programs too.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
-        let file = nameless_file(len * size_of::<Line>())?;
+        let file = nameless_file(len * size_of::<StatusSlot>())?;
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
@@ -32,10 +32,10 @@ impl Shared {
 
     /// In a program: the memory that is said to be behind a descriptor, if it can be: such that never shrinks, and long enough.
     pub fn look_at(claim: &Claim) -> Option<Shared> {
-        let size = claim.len.checked_mul(size_of::<Line>())?;
+        let size = claim.len.checked_mul(size_of::<StatusSlot>())?;
         // In this order: once it cannot shrink, it has its size.
         let is_long_enough = never_shrinks(claim.memory) && stat_of(claim.memory)?.st_size >= size as libc::off_t;
-        if !is_long_enough || claim.line >= claim.len {
+        if !is_long_enough || claim.slot >= claim.len {
             return None;
         }
         Shared::map(claim.len, claim.memory, None).ok()
@@ -59,9 +59,9 @@ impl Shared {
 }
 
 /// Of nothing but memory, if there is no such number: mmap(2) takes -1 for that.
-pub(in crate::sys) fn map_lines(len: usize, fd: RawFd) -> Result<NonNull<Line>, CallError> {
+pub(in crate::sys) fn map_slots(len: usize, fd: RawFd) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("mmap", io::ErrorKind::InvalidInput);
-    let size = len.checked_mul(size_of::<Line>()).ok_or_else(too_large)?;
+    let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
     let private = if fd == -1 { libc::MAP_ANON } else { 0 };
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | private);
     // SAFETY: without MAP_FIXED no mapping that exists is touched.
@@ -71,9 +71,9 @@ pub(in crate::sys) fn map_lines(len: usize, fd: RawFd) -> Result<NonNull<Line>, 
 
 /// # Safety
 /// So many lines were mapped there, and nobody has a borrow of them.
-pub(in crate::sys) unsafe fn unmap_lines(lines: NonNull<Line>, len: usize) {
+pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, len: usize) {
     // SAFETY: munmap(2) takes what mmap(2) has made, as the caller says it is.
-    unsafe { libc::munmap(lines.as_ptr().cast(), len * size_of::<Line>()) };
+    unsafe { libc::munmap(slots.as_ptr().cast(), len * size_of::<StatusSlot>()) };
 }
 
 /// Whether a descriptor ends with the program that has it, or is passed on to the next one.
@@ -164,7 +164,7 @@ mod tests {
         shared.invite(2, secret);
         let memory = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
         let button = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
-        let claim = Claim { memory, len: shared.len(), line: 2, passed: [button, -1], sockets: vec![], secret };
+        let claim = Claim { memory, len: shared.len(), slot: 2, passed: [button, -1], sockets: vec![], secret };
         (shared, claim)
     }
 
@@ -184,13 +184,13 @@ mod tests {
         let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
         for wrong in [
             Claim { secret: [1, 2, 3, 5], ..claim.clone() },
-            Claim { line: 1, ..claim.clone() },
-            Claim { line: claim.len, ..claim.clone() },
+            Claim { slot: 1, ..claim.clone() },
+            Claim { slot: claim.len, ..claim.clone() },
             Claim { len: claim.len + 1, ..claim.clone() },
             Claim { len: usize::MAX, ..claim.clone() },
             Claim { memory: -1, ..claim.clone() },
             Claim { memory: 1 << 20, ..claim.clone() },
-            Claim { memory: file.as_raw_fd(), len: 64, line: 0, ..claim.clone() },
+            Claim { memory: file.as_raw_fd(), len: 64, slot: 0, ..claim.clone() },
             Claim { memory: 0, ..claim.clone() },
         ] {
             assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");

@@ -27,7 +27,7 @@ pub(crate) struct Child {
     /// By which it is asked to stop.
     stop: Event,
     /// Where it says whether it listens.
-    seat: (Arc<Shared>, usize),
+    status_slot: (Arc<Shared>, usize),
     started: Instant,
     ends: Ends,
 }
@@ -38,14 +38,14 @@ impl Child {
         process: OwnedHandle,
         pid: u32,
         stop: Event,
-        seat: (Arc<Shared>, usize),
+        status_slot: (Arc<Shared>, usize),
         ends: Ends,
     ) -> Result<Child, CallError> {
         let process = Arc::new(process);
         let (watched, told) = (Arc::clone(&process), ends.clone());
         let watch = Watch::once(&process, move || told.tell(pid, status_of(&watched).unwrap_or_default()));
         match watch {
-            Ok(watch) => Ok(Child { pid, _watch: watch, process, stop, seat, started: Instant::now(), ends }),
+            Ok(watch) => Ok(Child { pid, _watch: watch, process, stop, status_slot, started: Instant::now(), ends }),
             Err(error) => {
                 let _ = kill(&process);
                 Err(error)
@@ -63,8 +63,8 @@ impl Child {
         match signal {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
                 self.stop.set()?;
-                let (memory, line) = &self.seat;
-                let knows = memory.has_listener(*line) || self.ends.has_console_asked(self.started);
+                let (memory, slot) = &self.status_slot;
+                let knows = memory.has_listener(*slot) || self.ends.has_console_asked(self.started);
                 if knows { Ok(()) } else { self.kill() }
             }
             Signal::Abort | Signal::Kill => self.kill(),

@@ -17,7 +17,7 @@ pub(crate) struct Handed<'a> {
     copies: [OwnedHandle; 3],
     sockets: Vec<BorrowedSocket<'a>>,
     pub(super) stop: Event,
-    pub(super) seat: (Arc<Shared>, usize),
+    pub(super) status_slot: (Arc<Shared>, usize),
     pub(super) job: &'a OwnedHandle,
 }
 
@@ -30,7 +30,7 @@ pub(crate) type Owned = OwnedHandle;
 impl<'a> Handed<'a> {
     pub fn new(
         memory: &Arc<Shared>,
-        line: usize,
+        slot: usize,
         button: &Button,
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
@@ -42,7 +42,7 @@ impl<'a> Handed<'a> {
             inheritable(button.event().handle().as_raw_handle())?,
             inheritable(stop.handle().as_raw_handle())?,
         ];
-        let handed = Handed { copies, sockets, stop, seat: (Arc::clone(memory), line), job: lifeline.job() };
+        let handed = Handed { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
         // A copy of a socket is no socket: it is the socket itself that is inherited.
         handed.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
         Ok(handed)

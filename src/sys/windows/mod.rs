@@ -21,7 +21,7 @@ pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
 pub(crate) use setup::{drop_privileges, leave, pin_to, usable_cpus};
-pub(super) use shm::{map_lines, unmap_lines};
+pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{Ends, Signals};
 pub(crate) use stop_request::StopRequest;
 

@@ -143,7 +143,13 @@ impl Program {
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
         process.and_then(|process| {
-            Child::watch(process, started.dwProcessId, handed.stop.clone(), handed.seat.clone(), self.ends.clone())
+            Child::watch(
+                process,
+                started.dwProcessId,
+                handed.stop.clone(),
+                handed.status_slot.clone(),
+                self.ends.clone(),
+            )
         })
     }
 }

@@ -17,7 +17,7 @@ use windows_sys::Win32::System::Memory::{
 use super::handed::{Number, Owned};
 use super::handle;
 use crate::sys::shared::whole_pages;
-use crate::sys::{CallError, Claim, Line, Shared};
+use crate::sys::{CallError, Claim, Shared, StatusSlot};
 
 impl Shared {
     /// At least so many lines.
@@ -29,7 +29,7 @@ impl Shared {
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let too_large = || CallError::new("CreateFileMappingW", io::ErrorKind::InvalidInput);
-        let size = len.checked_mul(size_of::<Line>()).ok_or_else(too_large)? as u64;
+        let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)? as u64;
         // SAFETY: it has neither a file, nor attributes, nor a name; and it is nobody else's.
         let section = unsafe {
             let (high, low) = ((size >> 32) as u32, size as u32);
@@ -47,7 +47,7 @@ impl Shared {
     /// In a program: the memory that is said to be behind a handle, if it can be: long enough.
     pub fn look_at(claim: &Claim) -> Option<Shared> {
         let shared = Shared::map(claim.len, claim.memory, None).ok()?;
-        (claim.line < claim.len).then_some(shared)
+        (claim.slot < claim.len).then_some(shared)
     }
 
     /// In a program: what it was passed.
@@ -82,9 +82,9 @@ fn start_sockets() -> Option<()> {
 }
 
 /// Refused if there is no section behind the handle, or a shorter one.
-pub(in crate::sys) fn map_lines(len: usize, section: Number) -> Result<NonNull<Line>, CallError> {
+pub(in crate::sys) fn map_slots(len: usize, section: Number) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("MapViewOfFile", io::ErrorKind::InvalidInput);
-    let size = len.checked_mul(size_of::<Line>()).ok_or_else(too_large)?;
+    let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
     // SAFETY: a handle that is none is refused, and no view that exists is touched.
     let view = unsafe { MapViewOfFile(section as RawHandle, FILE_MAP_READ | FILE_MAP_WRITE, 0, 0, size) };
     NonNull::new(view.Value.cast()).ok_or_else(|| CallError::last("MapViewOfFile"))
@@ -92,9 +92,9 @@ pub(in crate::sys) fn map_lines(len: usize, section: Number) -> Result<NonNull<L
 
 /// # Safety
 /// A view was mapped there, and nobody has a borrow of it.
-pub(in crate::sys) unsafe fn unmap_lines(lines: NonNull<Line>, _: usize) {
+pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, _: usize) {
     // SAFETY: UnmapViewOfFile takes what MapViewOfFile has made, as the caller says it is.
-    unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: lines.as_ptr().cast() }) };
+    unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: slots.as_ptr().cast() }) };
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
         shared.invite(2, secret);
         let copy = || shared.file().expect("a section").try_clone().expect("a handle").into_raw_handle() as Number;
         let claim =
-            Claim { memory: copy(), len: shared.len(), line: 2, passed: [copy(), copy()], sockets: vec![], secret };
+            Claim { memory: copy(), len: shared.len(), slot: 2, passed: [copy(), copy()], sockets: vec![], secret };
         (shared, claim)
     }
 
@@ -130,14 +130,14 @@ mod tests {
         let file = std::fs::File::open(std::env::current_exe().expect("this program")).expect("a file");
         for wrong in [
             Claim { secret: [1, 2, 3, 5], ..claim.clone() },
-            Claim { line: 1, ..claim.clone() },
-            Claim { line: claim.len, ..claim.clone() },
+            Claim { slot: 1, ..claim.clone() },
+            Claim { slot: claim.len, ..claim.clone() },
             Claim { len: claim.len + (1 << 20), ..claim.clone() },
             Claim { len: usize::MAX, ..claim.clone() },
             Claim { memory: -1, ..claim.clone() },
             Claim { memory: 0, ..claim.clone() },
             Claim { memory: 1 << 20, ..claim.clone() },
-            Claim { memory: file.as_raw_handle() as Number, len: 64, line: 0, ..claim.clone() },
+            Claim { memory: file.as_raw_handle() as Number, len: 64, slot: 0, ..claim.clone() },
         ] {
             assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
         }
