@@ -18,7 +18,7 @@ const BEAT: usize = 2;
 
 /// What a process has said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum WorkerMessage {
     Ready(Process),
     StopAll(Process),
 }
@@ -75,7 +75,7 @@ struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Occupant {
     process: Process,
-    heard: [bool; BEAT],
+    seen: [bool; BEAT],
 }
 
 /// A worker's side. (Its segment is the parent's as well, and stays mapped whatever becomes of the scoreboard.)
@@ -133,7 +133,7 @@ impl Scoreboard {
     }
 
     pub fn assign(&mut self, slot: usize, process: Process) {
-        let occupant = Some(Occupant { process, heard: [false; BEAT] });
+        let occupant = Some(Occupant { process, seen: [false; BEAT] });
         if self.free.last() == Some(&slot) {
             self.free.pop();
             self.occupants[slot] = occupant;
@@ -156,30 +156,30 @@ impl Scoreboard {
     }
 
     /// What has been said since it was last asked.
-    pub fn news(&mut self) -> Vec<News> {
-        let mut news = Vec::new();
+    pub fn read_messages(&mut self) -> Vec<WorkerMessage> {
+        let mut messages = Vec::new();
         for Segment { first, shared } in &self.segments {
             let occupants = self.occupants.iter_mut().skip(*first);
-            news.extend(
+            messages.extend(
                 shared.iter().zip(occupants).flat_map(|(slot, occupant)| messages_of(slot, occupant)).flatten(),
             );
         }
-        news
+        messages
     }
 
     /// The last words of one that has ended. Its line is another's when the tenancy is over.
-    pub fn release(&mut self, process: Process, lease: SlotLease) -> [Option<News>; BEAT] {
+    pub fn release(&mut self, process: Process, lease: SlotLease) -> [Option<WorkerMessage>; BEAT] {
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let Some(slot) = self.occupants.iter().position(is_occupant) else { return [None; BEAT] };
         let (segment, at) = self.locate(slot);
-        let news = messages_of(&Arc::clone(segment)[at], &mut self.occupants[slot]);
+        let messages = messages_of(&Arc::clone(segment)[at], &mut self.occupants[slot]);
         self.occupants[slot] = None;
         if is_over(&lease) {
             self.free.push(slot);
         } else {
             self.leased.push((lease, slot));
         }
-        news
+        messages
     }
 
     /// Who has given a sign of life since it was last asked.
@@ -239,18 +239,18 @@ impl StatusWriter {
 }
 
 /// What is new in this line.
-fn messages_of(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<News>; BEAT] {
-    let Some(Occupant { process, heard }) = occupant else { return [None; BEAT] };
+fn messages_of(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<WorkerMessage>; BEAT] {
+    let Some(Occupant { process, seen }) = occupant else { return [None; BEAT] };
     let says = [READY, STOP_ALL].map(|word| slot[word].load(Ordering::Acquire) != 0);
     // What is written between two forks is copied for every worker.
-    if says == *heard {
+    if says == *seen {
         return [None; BEAT];
     }
-    let is_new = |word: usize| says[word] && !heard[word];
-    let ready = is_new(READY).then_some(News::Ready(*process));
-    let news = [ready, is_new(STOP_ALL).then_some(News::StopAll(*process))];
-    *heard = says;
-    news
+    let is_new = |word: usize| says[word] && !seen[word];
+    let ready = is_new(READY).then_some(WorkerMessage::Ready(*process));
+    let messages = [ready, is_new(STOP_ALL).then_some(WorkerMessage::StopAll(*process))];
+    *seen = says;
+    messages
 }
 
 fn take(word: &AtomicU32) -> bool {
@@ -261,7 +261,7 @@ fn take(word: &AtomicU32) -> bool {
 mod tests {
     use super::*;
 
-    const NOBODY: [Option<News>; BEAT] = [None; BEAT];
+    const NOBODY: [Option<WorkerMessage>; BEAT] = [None; BEAT];
 
     fn named(id: usize, generation: u32) -> Process {
         Process { id, generation, pid: 71 }
@@ -277,13 +277,13 @@ mod tests {
     fn what_a_process_says_is_heard_once() {
         let (mut board, _bell) = Scoreboard::new(2, Memory::Own).expect("memory");
         let (first, second) = (start(&mut board, named(0, 0)), start(&mut board, named(1, 0)));
-        assert_eq!(board.news(), []);
+        assert_eq!(board.read_messages(), []);
         second.ready();
         first.stop_all();
         second.ready();
-        assert_eq!(board.news(), [News::StopAll(named(0, 0)), News::Ready(named(1, 0))]);
+        assert_eq!(board.read_messages(), [WorkerMessage::StopAll(named(0, 0)), WorkerMessage::Ready(named(1, 0))]);
         second.ready();
-        assert_eq!(board.news(), []);
+        assert_eq!(board.read_messages(), []);
         first.beat();
         assert!(board.beats().eq([named(0, 0)]));
         assert!(board.beats().eq([]));
@@ -295,12 +295,12 @@ mod tests {
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        assert_eq!(board.release(named(0, 0), None), [None, Some(News::StopAll(named(0, 0)))]);
+        assert_eq!(board.release(named(0, 0), None), [None, Some(WorkerMessage::StopAll(named(0, 0)))]);
         assert_eq!(board.release(named(0, 0), None), NOBODY, "it is unknown by now");
         let new = start(&mut board, named(0, 1));
-        assert_eq!((board.news(), board.beats().count()), (vec![], 0));
+        assert_eq!((board.read_messages(), board.beats().count()), (vec![], 0));
         new.ready();
-        assert_eq!(board.news(), [News::Ready(named(0, 1))]);
+        assert_eq!(board.read_messages(), [WorkerMessage::Ready(named(0, 1))]);
     }
 
     #[test]
@@ -363,6 +363,6 @@ mod tests {
         for writer in &writers {
             writer.ready();
         }
-        assert!(board.news().into_iter().eq((0..1000).map(|id| News::Ready(named(id, 0)))));
+        assert!(board.read_messages().into_iter().eq((0..1000).map(|id| WorkerMessage::Ready(named(id, 0)))));
     }
 }

@@ -22,7 +22,7 @@ use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::{Listeners, Sockets};
 use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
-use crate::scoreboard::{Memory, News, Scoreboard};
+use crate::scoreboard::{Memory, Scoreboard, WorkerMessage};
 use crate::setup::WorkerSetup;
 use crate::sys::{self, Arrived, Offspring, Signal, Supervision};
 use crate::worker::{self, Worker};
@@ -211,7 +211,7 @@ impl<'a> Supervisor<'a> {
             self.policy.handle_interruption(now);
         }
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
-        self.take_news(is_due)?;
+        self.read_messages(is_due)?;
         if is_due {
             self.look_at_all = now;
         }
@@ -326,22 +326,22 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What the workers have to say that cannot wait: when they ring, and before anybody is found to be late.
-    fn take_news(&mut self, is_due: bool) -> Result<()> {
+    fn read_messages(&mut self, is_due: bool) -> Result<()> {
         let rings = self.descriptors.take_ring()?;
         self.child_ended |= rings && self.backend.ends_ring();
         if let (true, Some(scoreboard)) = (rings || is_due, &mut self.scoreboard) {
-            for news in scoreboard.news() {
-                self.hear(news);
+            for message in scoreboard.read_messages() {
+                self.handle_message(message);
             }
         }
         Ok(())
     }
 
-    fn hear(&mut self, news: News) {
+    fn handle_message(&mut self, message: WorkerMessage) {
         let now = Instant::now();
-        match news {
-            News::Ready(Process { id, generation, .. }) => self.policy.handle_ready(now, id, generation),
-            News::StopAll(process) => self.policy.handle_stop_all(now, process),
+        match message {
+            WorkerMessage::Ready(Process { id, generation, .. }) => self.policy.handle_ready(now, id, generation),
+            WorkerMessage::StopAll(process) => self.policy.handle_stop_all(now, process),
         }
     }
 
@@ -352,8 +352,8 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease));
-        for news in last_words.into_iter().flatten().flatten() {
-            self.hear(news);
+        for message in last_words.into_iter().flatten().flatten() {
+            self.handle_message(message);
         }
         match cause {
             ExitCause::Failed(message) => self.tell(&Event::Failed { process, message }),
