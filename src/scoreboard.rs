@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
-pub(crate) use crate::sys::Button;
-use crate::sys::{self, Bell, CallError, Shared, StatusSlot};
+pub(crate) use crate::sys::Waker;
+use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver};
 
 /// The words of a line. Those before the beat are said once, and rung for.
 const READY: usize = 0;
@@ -46,7 +46,7 @@ impl Memory {
 pub(crate) struct SlotHandle<'a> {
     pub memory: &'a Arc<Shared>,
     pub slot: usize,
-    pub button: &'a Arc<Button>,
+    pub waker: &'a Arc<Waker>,
 }
 
 /// The parent's side.
@@ -61,7 +61,7 @@ pub(crate) struct Scoreboard {
     free: Vec<usize>,
     /// Lines that have no owner any more, and to which somebody may still write.
     leased: Vec<(SlotLease, usize)>,
-    button: Arc<Button>,
+    waker: Arc<Waker>,
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ struct Occupant {
 pub(crate) struct StatusWriter {
     segment: Arc<Shared>,
     slot: usize,
-    button: Arc<Button>,
+    waker: Arc<Waker>,
     /// What this process forks has it as well, and may outlive it, when the line is another's.
     pid: u32,
     _lease: SlotLease,
@@ -98,8 +98,8 @@ fn is_over(lease: &SlotLease) -> bool {
 
 impl Scoreboard {
     /// With room for so many processes before more memory has to be found.
-    pub fn new(processes: usize, memory: Memory) -> Result<(Scoreboard, Bell), CallError> {
-        let (bell, button) = sys::doorbell()?;
+    pub fn new(processes: usize, memory: Memory) -> Result<(Scoreboard, WakeReceiver), CallError> {
+        let (wake_receiver, waker) = sys::doorbell()?;
         let segments = vec![Segment { first: 0, shared: Arc::new(memory.find(processes)?) }];
         Ok((
             Scoreboard {
@@ -108,9 +108,9 @@ impl Scoreboard {
                 occupants: Vec::new(),
                 free: Vec::new(),
                 leased: Vec::new(),
-                button: Arc::new(button),
+                waker: Arc::new(waker),
             },
-            bell,
+            wake_receiver,
         ))
     }
 
@@ -145,14 +145,14 @@ impl Scoreboard {
     /// In the process that was started.
     pub fn writer(&self, slot: usize) -> StatusWriter {
         let (segment, slot) = self.locate(slot);
-        let (segment, button) = (Arc::clone(segment), Arc::clone(&self.button));
-        StatusWriter { segment, slot, button, pid: process::id(), _lease: None }
+        let (segment, waker) = (Arc::clone(segment), Arc::clone(&self.waker));
+        StatusWriter { segment, slot, waker, pid: process::id(), _lease: None }
     }
 
     /// For a program that is about to be started.
     pub fn slot_handle(&self, slot: usize) -> SlotHandle<'_> {
         let (memory, slot) = self.locate(slot);
-        SlotHandle { memory, slot, button: &self.button }
+        SlotHandle { memory, slot, waker: &self.waker }
     }
 
     /// What has been said since it was last asked.
@@ -204,13 +204,13 @@ impl Scoreboard {
 impl StatusWriter {
     /// In a thread that is about to be started.
     pub fn at(slot_handle: &SlotHandle<'_>, lease: &Arc<()>) -> StatusWriter {
-        let (segment, button) = (Arc::clone(slot_handle.memory), Arc::clone(slot_handle.button));
-        StatusWriter { segment, slot: slot_handle.slot, button, pid: process::id(), _lease: Some(Arc::clone(lease)) }
+        let (segment, waker) = (Arc::clone(slot_handle.memory), Arc::clone(slot_handle.waker));
+        StatusWriter { segment, slot: slot_handle.slot, waker, pid: process::id(), _lease: Some(Arc::clone(lease)) }
     }
 
     /// In a program that was started.
-    pub fn given(memory: Shared, slot: usize, button: Button) -> StatusWriter {
-        StatusWriter { segment: Arc::new(memory), slot, button: Arc::new(button), pid: process::id(), _lease: None }
+    pub fn given(memory: Shared, slot: usize, waker: Waker) -> StatusWriter {
+        StatusWriter { segment: Arc::new(memory), slot, waker: Arc::new(waker), pid: process::id(), _lease: None }
     }
 
     pub fn ready(&self) {
@@ -233,7 +233,7 @@ impl StatusWriter {
 
     fn say_once(&self, word: usize) {
         if process::id() == self.pid && self.segment[self.slot][word].swap(1, Ordering::Release) == 0 {
-            self.button.ring();
+            self.waker.wake();
         }
     }
 }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_a_process_says_is_heard_once() {
-        let (mut board, _bell) = Scoreboard::new(2, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(2, Memory::Own).expect("memory");
         let (first, second) = (start(&mut board, named(0, 0)), start(&mut board, named(1, 0)));
         assert_eq!(board.read_messages(), []);
         second.ready();
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_process_are_heard_and_are_not_those_of_the_next_one_on_its_line() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn lines_are_used_again() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
         for generation in 0..10_000 {
             start(&mut board, named(0, generation));
             board.release(named(0, generation), None);
@@ -315,11 +315,11 @@ mod tests {
 
     #[test]
     fn the_bell_rings_once_for_each_thing_that_is_said_and_is_silent_then() {
-        let (mut board, bell) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, wake_receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
         let writer = start(&mut board, named(0, 0));
         let rings = || {
-            let rings = has_rung(&bell);
-            while !bell.silence().expect("a bell") {}
+            let rings = has_woken(&wake_receiver);
+            while !wake_receiver.drain().expect("a wake_receiver") {}
             rings
         };
         assert!(!rings());
@@ -331,34 +331,35 @@ mod tests {
         writer.stop_all();
         assert!(rings());
         for _ in 0..1_000_000 {
-            writer.button.ring();
+            writer.waker.wake();
         }
-        assert!(rings() && !rings(), "nobody can ring it for ever, nor block on it");
+        assert!(rings() && !rings(), "nobody can wake it for ever, nor block on it");
     }
 
     #[cfg(unix)]
-    fn has_rung(bell: &Bell) -> bool {
+    fn has_woken(wake_receiver: &WakeReceiver) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         use std::os::fd::AsFd;
 
-        poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).expect("a bell") > 0
+        poll(&mut [PollFd::new(wake_receiver.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).expect("a wake_receiver")
+            > 0
     }
 
     #[cfg(windows)]
-    fn has_rung(bell: &Bell) -> bool {
-        bell.has_rung()
+    fn has_woken(wake_receiver: &WakeReceiver) -> bool {
+        wake_receiver.has_woken()
     }
 
     #[test]
     fn a_start_that_fails_takes_no_line() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
         let slot = board.allocate().expect("memory");
         assert_eq!(board.allocate().expect("memory"), slot);
     }
 
     #[test]
     fn more_processes_than_were_expected_find_room_too() {
-        let (mut board, _bell) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
         let writers: Vec<StatusWriter> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
         for writer in &writers {
             writer.ready();

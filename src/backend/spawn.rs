@@ -48,7 +48,7 @@ impl Backend for Spawn {
         let secret = draw_secret().map_err(refused)?;
         slot_handle.memory.invite(slot_handle.slot, secret);
         let sockets = listeners.iter().map(Listener::as_passed).collect();
-        let handed = Handed::new(slot_handle.memory, slot_handle.slot, slot_handle.button, &self.lifeline, sockets)
+        let handed = Handed::new(slot_handle.memory, slot_handle.slot, slot_handle.waker, &self.lifeline, sockets)
             .map_err(refused)?;
         let (memory, passed, sockets) = handed.numbers();
         let claim = Claim { memory, len: slot_handle.memory.len(), slot: slot_handle.slot, passed, sockets, secret };
@@ -114,10 +114,10 @@ pub(crate) fn arrive() -> Result<Option<Worker>> {
     if !Shared::is_passed(&claim) {
         return Err(closed());
     }
-    let Some((memory, [button, lifeline], sockets)) = Shared::claim(&claim) else { return Ok(None) };
+    let Some((memory, [waker, lifeline], sockets)) = Shared::claim(&claim) else { return Ok(None) };
     setup.apply(id);
     Lifeline::inherited(started_by, lifeline).hold();
-    let status = StatusWriter::given(memory, claim.slot, button.ok_or_else(closed)?.into());
+    let status = StatusWriter::given(memory, claim.slot, waker.ok_or_else(closed)?.into());
     let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
     let listeners: Vec<Listener> = given.collect::<Option<_>>().ok_or_else(closed)?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
@@ -140,9 +140,9 @@ struct Marker {
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Marker { parent, id, generation, count, setup, claim, kinds } = self;
-        let Claim { memory, len, slot, passed: [button, lifeline], sockets, secret: [a, b, c, d] } = claim;
+        let Claim { memory, len, slot, passed: [waker, lifeline], sockets, secret: [a, b, c, d] } = claim;
         write!(f, "{parent} {id} {generation} {count} {setup} ")?;
-        write!(f, "{memory} {len} {slot} {button} {lifeline} {a} {b} {c} {d}")?;
+        write!(f, "{memory} {len} {slot} {waker} {lifeline} {a} {b} {c} {d}")?;
         kinds.chars().zip(sockets).try_for_each(|(kind, socket)| write!(f, " {kind}{socket}"))
     }
 }

@@ -10,7 +10,7 @@ use std::{fmt, mem};
 use super::{Backend, ChildExit, ExitCause, StartRequest, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
-use crate::scoreboard::{Button, StatusWriter};
+use crate::scoreboard::{StatusWriter, Waker};
 use crate::setup::WorkerSetup;
 use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
@@ -36,7 +36,7 @@ struct Member {
     process: Process,
     stop: Arc<StopFlag>,
     handle: JoinHandle<()>,
-    button: Arc<Button>,
+    waker: Arc<Waker>,
     lease: Arc<()>,
 }
 
@@ -63,7 +63,7 @@ impl Thread {
         if let Some(member) = take(&mut self.running, process) {
             // Should it come to itself, it has nothing more to do.
             member.stop.make();
-            member.button.ring();
+            member.waker.wake();
             self.given_up.push((process, Arc::clone(&member.lease)));
             self.stale.push(member);
         }
@@ -102,15 +102,15 @@ impl Backend for Thread {
         let StartRequest { id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };
         let process = Process { id, generation, pid: 0 };
-        let (stop, lease, button) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(slot_handle.button));
+        let (stop, lease, waker) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(slot_handle.waker));
         let status = StatusWriter::at(&slot_handle, &lease);
         let worker = Worker::in_thread(process, count, status, listeners.clone(), Arc::clone(&stop));
-        let (returned, bell) = (Arc::clone(&self.returned), Arc::clone(&button));
+        let (returned, wake_receiver) = (Arc::clone(&self.returned), Arc::clone(&waker));
         let work = Arc::clone(&self.work);
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let body = move || {
             setup.pin(id);
-            LAST_WORDS.set(Some(LastWords { process, how: Return::Normal, returned, bell }));
+            LAST_WORDS.set(Some(LastWords { process, how: Return::Normal, returned, wake_receiver }));
             let how = run(id, work, worker);
             LAST_WORDS.with_borrow_mut(|words| words.as_mut().map(|words| words.how = how));
         };
@@ -118,7 +118,7 @@ impl Backend for Thread {
         let refused = |error| Error::from(error).starting(id);
         let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
         let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
-        self.running.push(Member { process, stop, handle, button, lease });
+        self.running.push(Member { process, stop, handle, waker, lease });
         Ok(Started::Parent(0))
     }
 
@@ -217,13 +217,13 @@ struct LastWords {
     process: Process,
     how: Return,
     returned: Arc<Mutex<Vec<(Process, Return)>>>,
-    bell: Arc<Button>,
+    wake_receiver: Arc<Waker>,
 }
 
 impl Drop for LastWords {
     fn drop(&mut self) {
         let how = mem::replace(&mut self.how, Return::Normal);
         self.returned.lock().unwrap_or_else(PoisonError::into_inner).push((self.process, how));
-        self.bell.ring();
+        self.wake_receiver.wake();
     }
 }

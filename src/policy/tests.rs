@@ -953,7 +953,7 @@ fn who_gives_no_sign_of_life_is_aborted_then_killed_then_restarted() {
     sim.bury();
     assert_eq!(sim.living(), [(0, 0), (1, 1)]);
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Abort], "15 s of silence");
+    assert_eq!(sim.told(0, 0), [Message::Abort], "15 s of drain");
 }
 
 #[test]
@@ -975,7 +975,7 @@ fn a_parent_that_slept_kills_nobody_for_the_silence_meanwhile() {
     sim.wake_at(sim.now + 3600 * SECOND);
     assert!(sim.told(0, 0).is_empty());
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Abort], "but a whole period of silence after it counts");
+    assert_eq!(sim.told(0, 0), [Message::Abort], "but a whole period of drain after it counts");
 }
 
 #[test]

@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::{Memory, Scoreboard};
-use crate::sys::{Arrived, Bell, Ends, Offspring, OomCounter, Signals, Supervision};
+use crate::sys::{Arrived, Ends, Offspring, OomCounter, Signals, Supervision, WakeReceiver};
 
 /// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
 /// back when all is done.
 pub(super) struct Descriptors {
     poller: Poller,
-    bell: Option<Bell>,
+    wake_receiver: Option<WakeReceiver>,
     /// The doorbell could not be silenced in one go.
-    is_ringing: bool,
+    is_draining: bool,
     /// Opened once the first workers run, since it takes longer than to start some of them.
     out_of_memory: Option<OomCounter>,
     signals: Signals,
@@ -25,13 +25,13 @@ impl Descriptors {
         let signals = Signals::take(supervision, workers)?;
         let poller = Poller::open()?;
         poller.wake_on_signals(&signals)?;
-        Ok(Descriptors { poller, bell: None, is_ringing: false, out_of_memory: None, signals })
+        Ok(Descriptors { poller, wake_receiver: None, is_draining: false, out_of_memory: None, signals })
     }
 
     pub fn open_scoreboard(&mut self, workers: usize, memory: Memory) -> Result<Scoreboard> {
-        let (scoreboard, bell) = Scoreboard::new(workers, memory)?;
-        self.poller.wake_on_bell(&bell)?;
-        self.bell = Some(bell);
+        let (scoreboard, wake_receiver) = Scoreboard::new(workers, memory)?;
+        self.poller.wake_on_doorbell(&wake_receiver)?;
+        self.wake_receiver = Some(wake_receiver);
         Ok(scoreboard)
     }
 
@@ -47,7 +47,7 @@ impl Descriptors {
             thread::yield_now();
             OomCounter::open()
         });
-        self.poller.wait(if self.is_ringing { Some(Duration::ZERO) } else { timeout })
+        self.poller.wait(if self.is_draining { Some(Duration::ZERO) } else { timeout })
     }
 
     /// Whether a signal that arrives cuts a wait short, so that nothing else need have. (A stop of this process that came
@@ -62,10 +62,10 @@ impl Descriptors {
     }
 
     /// Whether the doorbell rang in the last wait. It is silent then, or rings in the next one.
-    pub fn take_ring(&mut self) -> Result<bool> {
-        let rings = self.is_ringing || self.poller.has_rung();
-        if let (true, Some(bell)) = (rings, &self.bell) {
-            self.is_ringing = !bell.silence()?;
+    pub fn drain_doorbell(&mut self) -> Result<bool> {
+        let rings = self.is_draining || self.poller.has_woken();
+        if let (true, Some(wake_receiver)) = (rings, &self.wake_receiver) {
+            self.is_draining = !wake_receiver.drain()?;
         }
         Ok(rings)
     }

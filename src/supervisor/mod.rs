@@ -327,7 +327,7 @@ impl<'a> Supervisor<'a> {
 
     /// What the workers have to say that cannot wait: when they ring, and before anybody is found to be late.
     fn read_messages(&mut self, is_due: bool) -> Result<()> {
-        let rings = self.descriptors.take_ring()?;
+        let rings = self.descriptors.drain_doorbell()?;
         self.child_ended |= rings && self.backend.ends_ring();
         if let (true, Some(scoreboard)) = (rings || is_due, &mut self.scoreboard) {
             for message in scoreboard.read_messages() {

@@ -24,7 +24,7 @@
 //! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.
 //! - Of `Shared`, zeroes that this process shares with its children, in lines that no two processes write to: what makes it
 //!   and what passes it on; and `map_slots()` and `unmap_slots()`, for it alone.
-//! - `doorbell()`: a `Button` in any of the processes that wakes who waits for its `Bell`.
+//! - `doorbell()`: a `Waker` in any of the processes that wakes who waits for its `WakeReceiver`.
 //! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
 //! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
 //!   SIGTERM to it, also if the parent is gone already.

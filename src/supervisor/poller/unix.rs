@@ -9,10 +9,10 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Waited;
 use crate::error::Result;
-use crate::sys::{Bell, CallError, POLLER, Signals};
+use crate::sys::{CallError, POLLER, Signals, WakeReceiver};
 
 const SIGNALS: Token = Token(0);
-const BELL: Token = Token(1);
+const DOORBELL: Token = Token(1);
 
 #[derive(Debug)]
 pub(crate) struct Poller {
@@ -30,8 +30,8 @@ impl Poller {
         self.wake_on(signals, SIGNALS)
     }
 
-    pub fn wake_on_bell(&self, bell: &Bell) -> Result<()> {
-        self.wake_on(bell, BELL)
+    pub fn wake_on_doorbell(&self, wake_receiver: &WakeReceiver) -> Result<()> {
+        self.wake_on(wake_receiver, DOORBELL)
     }
 
     fn wake_on(&self, source: &impl AsFd, token: Token) -> Result<()> {
@@ -50,8 +50,8 @@ impl Poller {
     }
 
     /// Whether the doorbell rang in the last wait.
-    pub fn has_rung(&self) -> bool {
-        self.events.iter().any(|event| event.token() == BELL)
+    pub fn has_woken(&self) -> bool {
+        self.events.iter().any(|event| event.token() == DOORBELL)
     }
 
     /// In a fork. To free the parent's memory would be to copy it first, and to take something out of the epoll would be to

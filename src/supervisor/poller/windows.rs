@@ -8,7 +8,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::Waited;
 use crate::error::Result;
-use crate::sys::{Bell, CallError, POLLER, Signals};
+use crate::sys::{CallError, POLLER, Signals, WakeReceiver};
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -17,15 +17,15 @@ pub(crate) struct Poller {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    has_rung: Arc<AtomicBool>,
+    has_woken: Arc<AtomicBool>,
 }
 
 impl Poller {
     pub fn open() -> Result<Poller> {
         let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
         let waker = Waker::new(poll.registry(), Token(0)).map_err(|error| CallError::new(POLLER.add, error))?;
-        let has_rung = Arc::new(AtomicBool::new(false));
-        Ok(Poller { poll, events: Events::with_capacity(1), waker: Arc::new(waker), has_rung })
+        let has_woken = Arc::new(AtomicBool::new(false));
+        Ok(Poller { poll, events: Events::with_capacity(1), waker: Arc::new(waker), has_woken })
     }
 
     pub fn wake_on_signals(&self, signals: &Signals) -> Result<()> {
@@ -34,10 +34,10 @@ impl Poller {
         Ok(())
     }
 
-    pub fn wake_on_bell(&self, bell: &Bell) -> Result<()> {
-        let (waker, has_rung) = (Arc::clone(&self.waker), Arc::clone(&self.has_rung));
-        Ok(bell.wake_by(move || {
-            has_rung.store(true, Ordering::Release);
+    pub fn wake_on_doorbell(&self, wake_receiver: &WakeReceiver) -> Result<()> {
+        let (waker, has_woken) = (Arc::clone(&self.waker), Arc::clone(&self.has_woken));
+        Ok(wake_receiver.wake_by(move || {
+            has_woken.store(true, Ordering::Release);
             wake(&waker);
         })?)
     }
@@ -52,8 +52,8 @@ impl Poller {
     }
 
     /// Whether the doorbell rang in the last wait.
-    pub fn has_rung(&self) -> bool {
-        self.has_rung.swap(false, Ordering::Acquire)
+    pub fn has_woken(&self) -> bool {
+        self.has_woken.swap(false, Ordering::Acquire)
     }
 
     /// Nobody is forked here.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::doorbell::Button;
+use super::doorbell::Waker;
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
@@ -11,7 +11,7 @@ use crate::sys::{CallError, Shared};
 #[derive(Debug)]
 pub(crate) struct Handed<'a> {
     memory: Option<BorrowedFd<'a>>,
-    button: BorrowedFd<'a>,
+    waker: BorrowedFd<'a>,
     lifeline: Option<BorrowedFd<'a>>,
     sockets: Vec<BorrowedFd<'a>>,
 }
@@ -30,13 +30,13 @@ impl<'a> Handed<'a> {
     pub fn new(
         memory: &'a Arc<Shared>,
         _: usize,
-        button: &'a Button,
+        waker: &'a Waker,
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<Handed<'a>, CallError> {
         Ok(Handed {
             memory: memory.file().map(AsFd::as_fd),
-            button: button.as_fd(),
+            waker: waker.as_fd(),
             lifeline: lifeline.passed(),
             sockets,
         })
@@ -46,10 +46,10 @@ impl<'a> Handed<'a> {
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
         let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        (number(self.memory), [number(Some(self.button)), number(self.lifeline)], sockets)
+        (number(self.memory), [number(Some(self.waker)), number(self.lifeline)], sockets)
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
-        self.memory.into_iter().chain([self.button]).chain(self.lifeline).chain(self.sockets.iter().copied())
+        self.memory.into_iter().chain([self.waker]).chain(self.lifeline).chain(self.sockets.iter().copied())
     }
 }

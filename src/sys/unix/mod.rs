@@ -23,7 +23,7 @@ use super::Poller;
 pub(crate) use affinity::{pin_to, usable_cpus};
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
-pub(crate) use doorbell::{Bell, Button, doorbell};
+pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use fork::{Forked, flush_output, fork, leave};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use identity::{drop_privileges, groups_of, own_identity};

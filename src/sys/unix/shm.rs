@@ -163,8 +163,8 @@ mod tests {
         let shared = Shared::for_programs(3).expect("memory");
         shared.invite(2, secret);
         let memory = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
-        let button = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
-        let claim = Claim { memory, len: shared.len(), slot: 2, passed: [button, -1], sockets: vec![], secret };
+        let waker = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
+        let claim = Claim { memory, len: shared.len(), slot: 2, passed: [waker, -1], sockets: vec![], secret };
         (shared, claim)
     }
 

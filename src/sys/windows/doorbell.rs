@@ -9,21 +9,21 @@ use crate::sys::CallError;
 
 /// The parent's end.
 #[derive(Debug)]
-pub(crate) struct Bell {
+pub(crate) struct WakeReceiver {
     event: Event,
     watch: Mutex<Option<Watch>>,
 }
 
 /// The end that all workers have.
 #[derive(Debug)]
-pub(crate) struct Button(Event);
+pub(crate) struct Waker(Event);
 
-pub(crate) fn doorbell() -> Result<(Bell, Button), CallError> {
+pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
     let event = Event::passing()?;
-    Ok((Bell { event: event.clone(), watch: Mutex::new(None) }, Button(event)))
+    Ok((WakeReceiver { event: event.clone(), watch: Mutex::new(None) }, Waker(event)))
 }
 
-impl Bell {
+impl WakeReceiver {
     /// When it rings, this is called.
     pub fn wake_by(&self, wake: impl Fn() + Send + Sync + 'static) -> Result<(), CallError> {
         let watch = Watch::each(self.event.handle(), wake)?;
@@ -32,22 +32,22 @@ impl Bell {
     }
 
     /// Whoever was woken by it has silenced it.
-    pub fn silence(&self) -> Result<bool, CallError> {
+    pub fn drain(&self) -> Result<bool, CallError> {
         Ok(true)
     }
 }
 
 #[cfg(test)]
-impl Bell {
+impl WakeReceiver {
     /// While nobody is woken by it.
-    pub fn has_rung(&self) -> bool {
+    pub fn has_woken(&self) -> bool {
         self.event.wait(Some(std::time::Duration::ZERO))
     }
 }
 
-impl Button {
+impl Waker {
     /// A parent that is gone needs no waking.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         let _ = self.0.set();
     }
 
@@ -57,8 +57,8 @@ impl Button {
 }
 
 /// As it was passed to a program.
-impl From<OwnedHandle> for Button {
-    fn from(handle: OwnedHandle) -> Button {
-        Button(handle.into())
+impl From<OwnedHandle> for Waker {
+    fn from(handle: OwnedHandle) -> Waker {
+        Waker(handle.into())
     }
 }

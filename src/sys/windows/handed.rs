@@ -4,7 +4,7 @@ use std::os::windows::io::{AsRawHandle, AsRawSocket, OwnedHandle, RawHandle};
 pub(crate) use std::os::windows::io::{BorrowedSocket, OwnedSocket};
 use std::sync::Arc;
 
-use super::doorbell::Button;
+use super::doorbell::Waker;
 use super::event::Event;
 use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
@@ -31,7 +31,7 @@ impl<'a> Handed<'a> {
     pub fn new(
         memory: &Arc<Shared>,
         slot: usize,
-        button: &Button,
+        waker: &Waker,
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<Handed<'a>, CallError> {
@@ -39,7 +39,7 @@ impl<'a> Handed<'a> {
         let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
             inheritable(section)?,
-            inheritable(button.event().handle().as_raw_handle())?,
+            inheritable(waker.event().handle().as_raw_handle())?,
             inheritable(stop.handle().as_raw_handle())?,
         ];
         let handed = Handed { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
@@ -50,8 +50,8 @@ impl<'a> Handed<'a> {
 
     /// The memory, the others, and the sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
-        let [memory, button, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
-        (memory, [button, stop], self.sockets().map(|socket| socket as Number).collect())
+        let [memory, waker, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
+        (memory, [waker, stop], self.sockets().map(|socket| socket as Number).collect())
     }
 
     /// All that is to be inherited.

@@ -16,7 +16,7 @@ mod watch;
 
 use super::{CallError, Poller};
 pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of, was_waited_for};
-pub(crate) use doorbell::{Bell, Button, doorbell};
+pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use handed::{BorrowedSocket, Handed, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};

@@ -3,4 +3,4 @@
 #[cfg_attr(all(target_os = "linux", not(taskfork_portable)), path = "eventfd.rs")]
 #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "socket.rs")]
 mod kind;
-pub(crate) use kind::{Bell, Button, doorbell};
+pub(crate) use kind::{WakeReceiver, Waker, doorbell};
