@@ -480,20 +480,20 @@ impl Prefork {
 
     /// `has_handles`: a worker can tell the parent something. One that is spawned needs that in any case.
     fn supervise(self, has_handles: bool, work: std::result::Result<Work, &'static str>) -> Result<supervisor::Role> {
-        let arriving = ARRIVING.lock().unwrap_or_else(PoisonError::into_inner);
+        let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
         worker::check_no_worker()?;
         let kind = match self.backend {
             #[cfg(unix)]
             Backend::Fork => Kind::Fork,
             #[cfg(not(unix))]
             Backend::Fork => return Err(Error::unfit("backend", "there is no fork on this system")),
-            Backend::Spawn => match backend::arrive()? {
+            Backend::Spawn => match backend::accept_spawn()? {
                 Some(worker) => return Ok(supervisor::Role::Worker(supervisor::begin(worker))),
                 None => Kind::Spawn,
             },
             Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),
         };
-        drop(arriving);
+        drop(accepting);
         let mut config = self.config.checked()?;
         let setup = self.setup.resolve(&kind)?;
         let supervision = Supervision::begin().ok_or_else(Error::supervising)?;
@@ -526,7 +526,7 @@ impl fmt::Debug for Prefork {
 }
 
 /// Of several threads of a program that was started as a worker, one becomes it, and the others are refused.
-static ARRIVING: Mutex<()> = Mutex::new(());
+static ACCEPTING: Mutex<()> = Mutex::new(());
 
 /// From when nothing new goes to a worker's own socket until what was on its way there has arrived: a handshake takes a round
 /// trip, or as much longer as TCP waits before it sends something again.

@@ -8,7 +8,7 @@ mod thread;
 
 #[cfg(unix)]
 pub(crate) use fork::Fork;
-pub(crate) use spawn::{Spawn, arrive};
+pub(crate) use spawn::{Spawn, accept_spawn};
 pub(crate) use thread::{Thread, Work};
 
 use std::time::Instant;

@@ -19,10 +19,10 @@ use crate::exit::Process;
 use crate::listener::Listener;
 use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup};
-use crate::sys::{self, CallError, Claim, Ends, Handed, Lifeline, Program, Shared, Signal};
+use crate::sys::{self, CallError, Ends, InheritedFds, InheritedMemory, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
 
-const VARIABLE: &str = "TASKFORK_WORKER";
+const ENV_NAME: &str = "TASKFORK_WORKER";
 
 #[derive(Debug)]
 pub(crate) struct Spawn {
@@ -46,18 +46,19 @@ impl Backend for Spawn {
         let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
-        slot_handle.memory.invite(slot_handle.slot, secret);
+        slot_handle.memory.offer(slot_handle.slot, secret);
         let sockets = listeners.iter().map(Listener::as_passed).collect();
-        let handed = Handed::new(slot_handle.memory, slot_handle.slot, slot_handle.waker, &self.lifeline, sockets)
+        let fds = InheritedFds::new(slot_handle.memory, slot_handle.slot, slot_handle.waker, &self.lifeline, sockets)
             .map_err(refused)?;
-        let (memory, passed, sockets) = handed.numbers();
-        let claim = Claim { memory, len: slot_handle.memory.len(), slot: slot_handle.slot, passed, sockets, secret };
+        let (memory, passed, sockets) = fds.numbers();
+        let inherited =
+            InheritedMemory { memory, len: slot_handle.memory.len(), slot: slot_handle.slot, passed, sockets, secret };
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let kinds = listeners.iter().map(Listener::kind).collect();
-        let marker = Marker { parent: process::id(), id, generation, count, setup, claim, kinds };
-        match self.program.start((VARIABLE, &marker.to_string()), handed) {
+        let env = SpawnEnv { parent: process::id(), id, generation, count, setup, inherited, kinds };
+        match self.program.start((ENV_NAME, &env.to_string()), fds) {
             Ok(child) => {
-                slot_handle.memory.name_invitee(slot_handle.slot, child.pid());
+                slot_handle.memory.set_expected_pid(slot_handle.slot, child.pid());
                 Ok(Started::Parent(self.children.add(id, generation, child)))
             }
             Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
@@ -89,35 +90,37 @@ impl Backend for Spawn {
 /// true, and was meant for another process, it is a child of that one.
 ///
 /// One that cannot become the worker it was started as is refused: as a parent, it would start more of its kind.
-pub(crate) fn arrive() -> Result<Option<Worker>> {
+pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     if sys::may_be_misled() {
         let problem =
             "a program whose file gives it rights (set-user-ID, capabilities) cannot believe that it is a worker";
         return Err(Error::unfit("backend", problem));
     }
-    let Some(marker) = sys::take_variable(VARIABLE) else { return Ok(None) };
-    let Ok(Marker { parent, id, generation, count, setup, claim, kinds }) = marker.parse() else { return Ok(None) };
+    let Some(env) = sys::take_variable(ENV_NAME) else { return Ok(None) };
+    let Ok(SpawnEnv { parent, id, generation, count, setup, inherited, kinds }) = env.parse() else { return Ok(None) };
     let started_by = sys::parent_id();
     // Pid 0: a parent that cannot be told, because it is outside this pid namespace, say. The secret says enough.
     if started_by != parent && started_by != 0 {
-        if Shared::invitee(&claim).is_some_and(|invitee| invitee == process::id() || invitee == 0) {
+        if Shared::expected_pid(&inherited)
+            .is_some_and(|expected_pid| expected_pid == process::id() || expected_pid == 0)
+        {
             process::exit(1);
         }
         return Ok(None);
     }
     let closed = || {
         let problem = format!(
-            "what worker {id} was passed by its parent was closed before the call, or {VARIABLE} is not its own"
+            "what worker {id} was passed by its parent was closed before the call, or {ENV_NAME} is not its own"
         );
         Error::unfit("backend", problem)
     };
-    if !Shared::is_passed(&claim) {
+    if !Shared::is_passed(&inherited) {
         return Err(closed());
     }
-    let Some((memory, [waker, lifeline], sockets)) = Shared::claim(&claim) else { return Ok(None) };
+    let Some((memory, [waker, lifeline], sockets)) = Shared::accept(&inherited) else { return Ok(None) };
     setup.apply(id);
     Lifeline::inherited(started_by, lifeline).hold();
-    let status = StatusWriter::given(memory, claim.slot, waker.ok_or_else(closed)?.into());
+    let status = StatusWriter::given(memory, inherited.slot, waker.ok_or_else(closed)?.into());
     let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
     let listeners: Vec<Listener> = given.collect::<Option<_>>().ok_or_else(closed)?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
@@ -126,31 +129,31 @@ pub(crate) fn arrive() -> Result<Option<Worker>> {
 
 /// What a worker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Marker {
+struct SpawnEnv {
     parent: u32,
     id: usize,
     generation: u32,
     count: usize,
     setup: ChildSetup,
-    claim: Claim,
+    inherited: InheritedMemory,
     /// Of the sockets, a letter for each.
     kinds: String,
 }
 
-impl fmt::Display for Marker {
+impl fmt::Display for SpawnEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Marker { parent, id, generation, count, setup, claim, kinds } = self;
-        let Claim { memory, len, slot, passed: [waker, lifeline], sockets, secret: [a, b, c, d] } = claim;
+        let SpawnEnv { parent, id, generation, count, setup, inherited, kinds } = self;
+        let InheritedMemory { memory, len, slot, passed: [waker, lifeline], sockets, secret: [a, b, c, d] } = inherited;
         write!(f, "{parent} {id} {generation} {count} {setup} ")?;
         write!(f, "{memory} {len} {slot} {waker} {lifeline} {a} {b} {c} {d}")?;
         kinds.chars().zip(sockets).try_for_each(|(kind, socket)| write!(f, " {kind}{socket}"))
     }
 }
 
-impl FromStr for Marker {
+impl FromStr for SpawnEnv {
     type Err = ();
 
-    fn from_str(text: &str) -> std::result::Result<Marker, ()> {
+    fn from_str(text: &str) -> std::result::Result<SpawnEnv, ()> {
         fn next<T: FromStr>(fields: &mut std::str::Split<'_, char>) -> std::result::Result<T, ()> {
             fields.next().ok_or(())?.parse().map_err(|_| ())
         }
@@ -166,8 +169,8 @@ impl FromStr for Marker {
             kinds.push(kind);
             sockets.push(field[1..].parse().map_err(|_| ())?);
         }
-        let claim = Claim { memory, len, slot, passed, sockets, secret };
-        Ok(Marker { parent, id, generation, count, setup, claim, kinds })
+        let inherited = InheritedMemory { memory, len, slot, passed, sockets, secret };
+        Ok(SpawnEnv { parent, id, generation, count, setup, inherited, kinds })
     }
 }
 
@@ -186,14 +189,15 @@ mod tests {
     #[test]
     fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
         let secret = [u32::MAX, 0, 5, 6];
-        let claim = Claim { memory: 7, len: 64, slot: 3, passed: [8, -1], sockets: vec![], secret };
+        let inherited = InheritedMemory { memory: 7, len: 64, slot: 3, passed: [8, -1], sockets: vec![], secret };
         let setup = ChildSetup { cpu: Some(1), identity: None };
         let kinds = String::new();
-        let marker = Marker { parent: 71, id: 2, generation: 3, count: 4, setup, claim: claim.clone(), kinds };
-        let text = marker.to_string();
-        assert_eq!(text.parse(), Ok(marker.clone()));
-        let marker = Marker { claim: Claim { sockets: vec![9, 10], ..claim }, kinds: "tx".into(), ..marker };
-        assert_eq!(marker.to_string().parse(), Ok(marker));
+        let env = SpawnEnv { parent: 71, id: 2, generation: 3, count: 4, setup, inherited: inherited.clone(), kinds };
+        let text = env.to_string();
+        assert_eq!(text.parse(), Ok(env.clone()));
+        let env =
+            SpawnEnv { inherited: InheritedMemory { sockets: vec![9, 10], ..inherited }, kinds: "tx".into(), ..env };
+        assert_eq!(env.to_string().parse(), Ok(env));
         for wrong in [
             "",
             "1",
@@ -203,7 +207,7 @@ mod tests {
             &format!("{text} 9"),
             &text.replace("64", "-64"),
         ] {
-            assert_eq!(wrong.parse::<Marker>(), Err(()), "{wrong}");
+            assert_eq!(wrong.parse::<SpawnEnv>(), Err(()), "{wrong}");
         }
     }
 }

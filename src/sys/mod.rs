@@ -5,7 +5,7 @@
 //! - `fork()`, on Unix: a child that is the only thread of its process, with every signal blocked in it, or an error; refused
 //!   with more than one thread, each time. `thread_count()`, there: whether there is one thread, and how many there are where
 //!   that can be told.
-//! - `Program`: this program, which can be started once more, with what it is `Handed`: memory, button, lifeline and sockets,
+//! - `Program`: this program, which can be started once more, with what it is `InheritedFds`: memory, button, lifeline and sockets,
 //!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom;
 //!   `may_be_misled()`: whether that can be anybody.
 //! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
@@ -44,9 +44,9 @@
 
 use std::io;
 
-mod invitation;
 #[cfg(not(target_os = "linux"))]
 mod no_cgroup;
+mod offer;
 #[cfg_attr(target_os = "linux", path = "unix/reuseport.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
 mod reuseport;
@@ -90,7 +90,7 @@ impl CallError {
 
 /// What a program is told of the memory that it was given, by number, and what is written there in its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
+pub(crate) struct InheritedMemory {
     pub memory: Number,
     pub len: usize,
     pub slot: usize,

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::handed::Handed;
+use super::inherited_fds::InheritedFds;
 use super::shm::close_on_exec;
 use super::signal::Ends;
 use super::threads::{Threads, thread_count};
@@ -71,7 +71,7 @@ impl Program {
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, and with this variable
     /// and these descriptors more.
-    pub fn start(&self, (name, value): (&str, &str), handed: Handed<'_>) -> Result<Child, CallError> {
+    pub fn start(&self, (name, value): (&str, &str), handed: InheritedFds<'_>) -> Result<Child, CallError> {
         let refused = |error: io::Error| CallError::new("posix_spawn", error);
         let metadata = self.path.metadata().map_err(refused)?;
         if (metadata.dev(), metadata.ino()) != self.file {

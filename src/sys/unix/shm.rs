@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 use std::{io, mem};
 
 use crate::sys::shared::whole_pages;
-use crate::sys::{CallError, Claim, Shared, StatusSlot};
+use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
     /// At least so many lines.
@@ -24,33 +24,35 @@ impl Shared {
     }
 
     /// In a program: whether something is open under each number that it was told.
-    pub fn is_passed(claim: &Claim) -> bool {
-        let mut numbers = claim.passed.iter().chain(&claim.sockets).chain([&claim.memory]).filter(|&&fd| fd != -1);
+    pub fn is_passed(inherited: &InheritedMemory) -> bool {
+        let mut numbers =
+            inherited.passed.iter().chain(&inherited.sockets).chain([&inherited.memory]).filter(|&&fd| fd != -1);
         // SAFETY: it takes integers, and a number that is no descriptor is refused.
         numbers.all(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
     }
 
     /// In a program: the memory that is said to be behind a descriptor, if it can be: such that never shrinks, and long enough.
-    pub fn look_at(claim: &Claim) -> Option<Shared> {
-        let size = claim.len.checked_mul(size_of::<StatusSlot>())?;
+    pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
+        let size = inherited.len.checked_mul(size_of::<StatusSlot>())?;
         // In this order: once it cannot shrink, it has its size.
-        let is_long_enough = never_shrinks(claim.memory) && stat_of(claim.memory)?.st_size >= size as libc::off_t;
-        if !is_long_enough || claim.slot >= claim.len {
+        let is_long_enough =
+            never_shrinks(inherited.memory) && stat_of(inherited.memory)?.st_size >= size as libc::off_t;
+        if !is_long_enough || inherited.slot >= inherited.len {
             return None;
         }
-        Shared::map(claim.len, claim.memory, None).ok()
+        Shared::map(inherited.len, inherited.memory, None).ok()
     }
 
     /// In a program: what it was passed.
     ///
     /// # Safety
     /// It was, and has not taken it yet.
-    pub unsafe fn own(claim: &Claim) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
+    pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
         // SAFETY: they are open and nobody else's, as the caller says.
         let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
-        drop(own(claim.memory));
-        let passed = claim.passed.map(own);
-        let sockets: Vec<OwnedFd> = claim.sockets.iter().copied().filter_map(own).collect();
+        drop(own(inherited.memory));
+        let passed = inherited.passed.map(own);
+        let sockets: Vec<OwnedFd> = inherited.sockets.iter().copied().filter_map(own).collect();
         for fd in passed.iter().flatten().chain(&sockets) {
             close_on_exec(fd.as_fd(), true).ok()?;
         }
@@ -159,43 +161,44 @@ mod tests {
     use super::*;
 
     /// As a program that has inherited it.
-    fn invited(secret: [u32; 4]) -> (Shared, Claim) {
+    fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
-        shared.invite(2, secret);
+        shared.offer(2, secret);
         let memory = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
         let waker = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
-        let claim = Claim { memory, len: shared.len(), slot: 2, passed: [waker, -1], sockets: vec![], secret };
-        (shared, claim)
+        let inherited =
+            InheritedMemory { memory, len: shared.len(), slot: 2, passed: [waker, -1], sockets: vec![], secret };
+        (shared, inherited)
     }
 
     #[test]
     fn who_knows_the_secret_gets_the_memory_once() {
-        let (shared, claim) = invited([1, 2, 3, 4]);
-        let (claimed, ..) = Shared::claim(&claim).expect("the memory");
+        let (shared, inherited) = offered([1, 2, 3, 4]);
+        let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
         assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = Claim { memory: shared.file().expect("a file").as_raw_fd(), ..claim.clone() };
-        assert!(Shared::claim(&again).is_none());
+        let again = InheritedMemory { memory: shared.file().expect("a file").as_raw_fd(), ..inherited.clone() };
+        assert!(Shared::accept(&again).is_none());
     }
 
     #[test]
     fn who_does_not_gets_nothing_and_nothing_is_closed() {
-        let (shared, claim) = invited([1, 2, 3, 4]);
+        let (shared, inherited) = offered([1, 2, 3, 4]);
         let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
         for wrong in [
-            Claim { secret: [1, 2, 3, 5], ..claim.clone() },
-            Claim { slot: 1, ..claim.clone() },
-            Claim { slot: claim.len, ..claim.clone() },
-            Claim { len: claim.len + 1, ..claim.clone() },
-            Claim { len: usize::MAX, ..claim.clone() },
-            Claim { memory: -1, ..claim.clone() },
-            Claim { memory: 1 << 20, ..claim.clone() },
-            Claim { memory: file.as_raw_fd(), len: 64, slot: 0, ..claim.clone() },
-            Claim { memory: 0, ..claim.clone() },
+            InheritedMemory { secret: [1, 2, 3, 5], ..inherited.clone() },
+            InheritedMemory { slot: 1, ..inherited.clone() },
+            InheritedMemory { slot: inherited.len, ..inherited.clone() },
+            InheritedMemory { len: inherited.len + 1, ..inherited.clone() },
+            InheritedMemory { len: usize::MAX, ..inherited.clone() },
+            InheritedMemory { memory: -1, ..inherited.clone() },
+            InheritedMemory { memory: 1 << 20, ..inherited.clone() },
+            InheritedMemory { memory: file.as_raw_fd(), len: 64, slot: 0, ..inherited.clone() },
+            InheritedMemory { memory: 0, ..inherited.clone() },
         ] {
-            assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
+            assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::claim(&claim).is_some(), "the right one still can");
+        assert!(Shared::accept(&inherited).is_some(), "the right one still can");
     }
 }

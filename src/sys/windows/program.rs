@@ -29,8 +29,8 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::child::Child;
-use super::handed::Handed;
 use super::handle::{inheritable, owned};
+use super::inherited_handles::InheritedFds;
 use super::signal::Ends;
 use crate::sys::CallError;
 
@@ -89,7 +89,7 @@ impl Program {
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, with this variable
     /// more, and in the job from the beginning. It inherits what it is handed and the standard streams, and nothing else.
-    pub fn start(&self, variable: (&str, &str), handed: Handed<'_>) -> Result<Child, CallError> {
+    pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<Child, CallError> {
         let found = look_at(&self.path).and_then(|file| FileId::of(&file));
         if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
             let replaced = io::Error::other("it was replaced since this process was started");
@@ -102,8 +102,8 @@ impl Program {
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
         let inherited: Vec<RawHandle> =
-            handed.handles().chain(streams.iter().flatten().map(AsRawHandle::as_raw_handle)).collect();
-        let job = handed.job.as_raw_handle();
+            inherited_handles.handles().chain(streams.iter().flatten().map(AsRawHandle::as_raw_handle)).collect();
+        let job = inherited_handles.job.as_raw_handle();
         let mut attributes = Attributes::new(&inherited, &job)?;
         // SAFETY: it consists of integers and pointers, for which zeroes are fine.
         let mut startup: STARTUPINFOEXW = unsafe { mem::zeroed() };
@@ -146,8 +146,8 @@ impl Program {
             Child::watch(
                 process,
                 started.dwProcessId,
-                handed.stop.clone(),
-                handed.status_slot.clone(),
+                inherited_handles.stop.clone(),
+                inherited_handles.status_slot.clone(),
                 self.ends.clone(),
             )
         })

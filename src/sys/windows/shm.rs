@@ -14,10 +14,10 @@ use windows_sys::Win32::System::Memory::{
     UnmapViewOfFile,
 };
 
-use super::handed::{Number, Owned};
 use super::handle;
+use super::inherited_handles::{Number, Owned};
 use crate::sys::shared::whole_pages;
-use crate::sys::{CallError, Claim, Shared, StatusSlot};
+use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
     /// At least so many lines.
@@ -40,35 +40,35 @@ impl Shared {
     }
 
     /// A program does not close what it does not know of.
-    pub fn is_passed(_: &Claim) -> bool {
+    pub fn is_passed(_: &InheritedMemory) -> bool {
         true
     }
 
     /// In a program: the memory that is said to be behind a handle, if it can be: long enough.
-    pub fn look_at(claim: &Claim) -> Option<Shared> {
-        let shared = Shared::map(claim.len, claim.memory, None).ok()?;
-        (claim.slot < claim.len).then_some(shared)
+    pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
+        let shared = Shared::map(inherited.len, inherited.memory, None).ok()?;
+        (inherited.slot < inherited.len).then_some(shared)
     }
 
     /// In a program: what it was passed.
     ///
     /// # Safety
     /// It was, and has not taken it yet.
-    pub unsafe fn own(claim: &Claim) -> Option<([Option<Owned>; 2], Vec<OwnedSocket>)> {
+    pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<Owned>; 2], Vec<OwnedSocket>)> {
         // SAFETY: they are open and nobody else's, as the caller says.
         let own = |number: Number| unsafe { OwnedHandle::from_raw_handle(number as RawHandle) };
-        drop(own(claim.memory));
-        let passed = claim.passed.map(own);
+        drop(own(inherited.memory));
+        let passed = inherited.passed.map(own);
         let handles = passed.iter().map(AsRawHandle::as_raw_handle);
-        for handle in handles.chain(claim.sockets.iter().map(|&socket| socket as RawHandle)) {
+        for handle in handles.chain(inherited.sockets.iter().map(|&socket| socket as RawHandle)) {
             handle::set_inheritable(handle, false).ok()?;
         }
-        if !claim.sockets.is_empty() {
+        if !inherited.sockets.is_empty() {
             start_sockets()?;
         }
         // SAFETY: the same.
         let own = |&number: &Number| unsafe { OwnedSocket::from_raw_socket(number as RawSocket) };
-        Some((passed.map(Some), claim.sockets.iter().map(own).collect()))
+        Some((passed.map(Some), inherited.sockets.iter().map(own).collect()))
     }
 }
 
@@ -105,43 +105,52 @@ mod tests {
     use super::*;
 
     /// As a program that has inherited it.
-    fn invited(secret: [u32; 4]) -> (Shared, Claim) {
+    fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
-        shared.invite(2, secret);
+        shared.offer(2, secret);
         let copy = || shared.file().expect("a section").try_clone().expect("a handle").into_raw_handle() as Number;
-        let claim =
-            Claim { memory: copy(), len: shared.len(), slot: 2, passed: [copy(), copy()], sockets: vec![], secret };
-        (shared, claim)
+        let inherited = InheritedMemory {
+            memory: copy(),
+            len: shared.len(),
+            slot: 2,
+            passed: [copy(), copy()],
+            sockets: vec![],
+            secret,
+        };
+        (shared, inherited)
     }
 
     #[test]
     fn who_knows_the_secret_gets_the_memory_once() {
-        let (shared, claim) = invited([1, 2, 3, 4]);
-        let (claimed, ..) = Shared::claim(&claim).expect("the memory");
+        let (shared, inherited) = offered([1, 2, 3, 4]);
+        let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
         assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = Claim { memory: shared.file().expect("a section").as_raw_handle() as Number, ..claim.clone() };
-        assert!(Shared::claim(&again).is_none());
+        let again = InheritedMemory {
+            memory: shared.file().expect("a section").as_raw_handle() as Number,
+            ..inherited.clone()
+        };
+        assert!(Shared::accept(&again).is_none());
     }
 
     #[test]
     fn who_does_not_gets_nothing_and_nothing_is_closed() {
-        let (shared, claim) = invited([1, 2, 3, 4]);
+        let (shared, inherited) = offered([1, 2, 3, 4]);
         let file = std::fs::File::open(std::env::current_exe().expect("this program")).expect("a file");
         for wrong in [
-            Claim { secret: [1, 2, 3, 5], ..claim.clone() },
-            Claim { slot: 1, ..claim.clone() },
-            Claim { slot: claim.len, ..claim.clone() },
-            Claim { len: claim.len + (1 << 20), ..claim.clone() },
-            Claim { len: usize::MAX, ..claim.clone() },
-            Claim { memory: -1, ..claim.clone() },
-            Claim { memory: 0, ..claim.clone() },
-            Claim { memory: 1 << 20, ..claim.clone() },
-            Claim { memory: file.as_raw_handle() as Number, len: 64, slot: 0, ..claim.clone() },
+            InheritedMemory { secret: [1, 2, 3, 5], ..inherited.clone() },
+            InheritedMemory { slot: 1, ..inherited.clone() },
+            InheritedMemory { slot: inherited.len, ..inherited.clone() },
+            InheritedMemory { len: inherited.len + (1 << 20), ..inherited.clone() },
+            InheritedMemory { len: usize::MAX, ..inherited.clone() },
+            InheritedMemory { memory: -1, ..inherited.clone() },
+            InheritedMemory { memory: 0, ..inherited.clone() },
+            InheritedMemory { memory: 1 << 20, ..inherited.clone() },
+            InheritedMemory { memory: file.as_raw_handle() as Number, len: 64, slot: 0, ..inherited.clone() },
         ] {
-            assert!(Shared::claim(&wrong).is_none(), "{wrong:?}");
+            assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::claim(&claim).is_some(), "the right one still can");
+        assert!(Shared::accept(&inherited).is_some(), "the right one still can");
     }
 }

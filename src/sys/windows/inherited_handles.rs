@@ -13,7 +13,7 @@ use crate::sys::{CallError, Shared};
 /// What the parent passes to it: copies that can be inherited, open under the same numbers in both until the parent drops
 /// them.
 #[derive(Debug)]
-pub(crate) struct Handed<'a> {
+pub(crate) struct InheritedFds<'a> {
     copies: [OwnedHandle; 3],
     sockets: Vec<BorrowedSocket<'a>>,
     pub(super) stop: Event,
@@ -27,14 +27,14 @@ pub(crate) type Number = isize;
 /// What was passed, in the program that has got it.
 pub(crate) type Owned = OwnedHandle;
 
-impl<'a> Handed<'a> {
+impl<'a> InheritedFds<'a> {
     pub fn new(
         memory: &Arc<Shared>,
         slot: usize,
         waker: &Waker,
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
-    ) -> Result<Handed<'a>, CallError> {
+    ) -> Result<InheritedFds<'a>, CallError> {
         let stop = Event::lasting()?;
         let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
@@ -42,10 +42,11 @@ impl<'a> Handed<'a> {
             inheritable(waker.event().handle().as_raw_handle())?,
             inheritable(stop.handle().as_raw_handle())?,
         ];
-        let handed = Handed { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
+        let inherited_handles =
+            InheritedFds { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
         // A copy of a socket is no socket: it is the socket itself that is inherited.
-        handed.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
-        Ok(handed)
+        inherited_handles.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
+        Ok(inherited_handles)
     }
 
     /// The memory, the others, and the sockets.
@@ -64,7 +65,7 @@ impl<'a> Handed<'a> {
     }
 }
 
-impl Drop for Handed<'_> {
+impl Drop for InheritedFds<'_> {
     fn drop(&mut self) {
         for socket in self.sockets() {
             // It was possible the other way round.

@@ -9,7 +9,7 @@ use crate::sys::{CallError, Shared};
 
 /// What the parent passes to it: open under the same numbers in both.
 #[derive(Debug)]
-pub(crate) struct Handed<'a> {
+pub(crate) struct InheritedFds<'a> {
     memory: Option<BorrowedFd<'a>>,
     waker: BorrowedFd<'a>,
     lifeline: Option<BorrowedFd<'a>>,
@@ -26,15 +26,15 @@ pub(crate) type Owned = OwnedFd;
 pub(crate) type BorrowedSocket<'a> = BorrowedFd<'a>;
 pub(crate) type OwnedSocket = OwnedFd;
 
-impl<'a> Handed<'a> {
+impl<'a> InheritedFds<'a> {
     pub fn new(
         memory: &'a Arc<Shared>,
         _: usize,
         waker: &'a Waker,
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
-    ) -> Result<Handed<'a>, CallError> {
-        Ok(Handed {
+    ) -> Result<InheritedFds<'a>, CallError> {
+        Ok(InheritedFds {
             memory: memory.file().map(AsFd::as_fd),
             waker: waker.as_fd(),
             lifeline: lifeline.passed(),
