@@ -15,8 +15,8 @@ use crate::report::Report;
 use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, Ended, Extras};
-use crate::sys::{self, Supervision};
+use crate::supervisor::{self, Ended, SupervisorParts};
+use crate::sys::{self, SupervisorLock};
 use crate::worker::{self, WorkResult, Worker};
 
 /// Starts workers and supervises them: [`fork_processes`](crate::fork_processes) with everything that can be chosen.
@@ -496,7 +496,7 @@ impl Prefork {
         drop(accepting);
         let mut config = self.config.checked()?;
         let setup = self.setup.resolve(&kind)?;
-        let supervision = Supervision::begin().ok_or_else(Error::supervising)?;
+        let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
         kind.check()?;
         let listens = self.listens;
         #[cfg(unix)]
@@ -509,7 +509,10 @@ impl Prefork {
         #[cfg(not(unix))]
         let systemd = None;
         let on_event = self.on_event;
-        supervisor::supervise(config, Extras { with_scoreboard, supervision, kind, on_event, sockets, setup, systemd })
+        supervisor::supervise(
+            config,
+            SupervisorParts { with_scoreboard, lock, kind, on_event, sockets, setup, systemd },
+        )
     }
 }
 

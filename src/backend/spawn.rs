@@ -19,7 +19,7 @@ use crate::exit::Process;
 use crate::listener::Listener;
 use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup};
-use crate::sys::{self, CallError, Ends, InheritedFds, InheritedMemory, Lifeline, Program, Shared, Signal};
+use crate::sys::{self, CallError, ExitNotifier, InheritedFds, InheritedMemory, Lifeline, Program, Shared, Signal};
 use crate::worker::Worker;
 
 const ENV_NAME: &str = "TASKFORK_WORKER";
@@ -33,8 +33,8 @@ pub(crate) struct Spawn {
 }
 
 impl Spawn {
-    pub fn new(ends: Ends, setup: Option<WorkerSetup>) -> Result<Spawn> {
-        let (program, lifeline) = (Program::this(ends)?, Lifeline::new()?);
+    pub fn new(exit_notifier: ExitNotifier, setup: Option<WorkerSetup>) -> Result<Spawn> {
+        let (program, lifeline) = (Program::this(exit_notifier)?, Lifeline::new()?);
         Ok(Spawn { children: Children::default(), program, setup, lifeline })
     }
 }

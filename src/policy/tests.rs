@@ -52,7 +52,7 @@ struct Sim {
     full: bool,
     log: Vec<String>,
     starts: u32,
-    ends: u32,
+    exit_notifier: u32,
     restarts: u32,
     stopping: bool,
     /// Somebody was retired, and may not have been told yet.
@@ -78,7 +78,7 @@ impl Sim {
             full: false,
             log: Vec::new(),
             starts: 0,
-            ends: 0,
+            exit_notifier: 0,
             restarts: 0,
             stopping: false,
             scaling: false,
@@ -110,7 +110,7 @@ impl Sim {
         assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the same");
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
-        assert_eq!(self.starts, self.ends + self.alive.len() as u32);
+        assert_eq!(self.starts, self.exit_notifier + self.alive.len() as u32);
     }
 
     fn note_released(&mut self) {
@@ -195,7 +195,7 @@ impl Sim {
 
     fn end_with(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory) {
         let alive = self.alive.remove(&(id, generation)).expect("alive");
-        self.ends += 1;
+        self.exit_notifier += 1;
         self.policy.handle_exited(self.now, alive.process, exit, out_of_memory);
         self.settle();
     }

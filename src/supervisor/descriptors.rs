@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::{Memory, Scoreboard};
-use crate::sys::{Arrived, Ends, Offspring, OomCounter, Signals, Supervision, WakeReceiver};
+use crate::sys::{ExitNotifier, Offspring, OomCounter, SignalInfo, Signals, SupervisorLock, WakeReceiver};
 
 /// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
 /// back when all is done.
@@ -21,8 +21,8 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    pub fn open(supervision: Supervision, workers: Offspring) -> Result<Descriptors> {
-        let signals = Signals::take(supervision, workers)?;
+    pub fn open(lock: SupervisorLock, workers: Offspring) -> Result<Descriptors> {
+        let signals = Signals::take(lock, workers)?;
         let poller = Poller::open()?;
         poller.wake_on_signals(&signals)?;
         Ok(Descriptors { poller, wake_receiver: None, is_draining: false, out_of_memory: None, signals })
@@ -36,8 +36,8 @@ impl Descriptors {
     }
 
     /// Who is to be told of the end of a child that is a program.
-    pub fn ends(&self) -> Ends {
-        self.signals.ends()
+    pub fn exit_notifier(&self) -> ExitNotifier {
+        self.signals.exit_notifier()
     }
 
     /// For a signal or the doorbell, and for this time at most, if one is given.
@@ -57,7 +57,7 @@ impl Descriptors {
     }
 
     /// The next signal that has arrived, if any.
-    pub fn next_signal(&mut self) -> Result<Option<Arrived>> {
+    pub fn next_signal(&mut self) -> Result<Option<SignalInfo>> {
         Ok(self.signals.next()?)
     }
 

@@ -24,7 +24,7 @@ use crate::policy::{Action, Config, End, Message, Policy, Request};
 use crate::prefork::OnEvent;
 use crate::scoreboard::{Memory, Scoreboard, WorkerMessage};
 use crate::setup::WorkerSetup;
-use crate::sys::{self, Arrived, Offspring, Signal, Supervision};
+use crate::sys::{self, Offspring, Signal, SignalInfo, SupervisorLock};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 use journal::{level_of, write};
@@ -44,10 +44,10 @@ pub(crate) enum Role {
 }
 
 /// What not everybody asks for.
-pub(crate) struct Extras {
+pub(crate) struct SupervisorParts {
     /// Workers can tell the parent something.
     pub with_scoreboard: bool,
-    pub supervision: Supervision,
+    pub lock: SupervisorLock,
     pub kind: Kind,
     pub on_event: Option<OnEvent>,
     pub sockets: Sockets,
@@ -57,24 +57,24 @@ pub(crate) struct Extras {
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
-pub(crate) fn supervise(config: Config, extras: Extras) -> Result<Role> {
-    let Extras { with_scoreboard, supervision, kind, on_event, sockets, setup, systemd } = extras;
+pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Role> {
+    let SupervisorParts { with_scoreboard, lock, kind, on_event, sockets, setup, systemd } = extras;
     let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
             let fork = Fork::new(setup)?;
             worker::prepare()?;
-            (Box::new(fork), Descriptors::open(supervision, Offspring::Forks)?, Memory::Own)
+            (Box::new(fork), Descriptors::open(lock, Offspring::Forks)?, Memory::Own)
         }
         Kind::Spawn => {
-            let descriptors = Descriptors::open(supervision, Offspring::Programs)?;
-            match Spawn::new(descriptors.ends(), setup) {
+            let descriptors = Descriptors::open(lock, Offspring::Programs)?;
+            match Spawn::new(descriptors.exit_notifier(), setup) {
                 Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
                 Err(error) => return Err(descriptors.close_after(error)),
             }
         }
         Kind::Thread(work) => {
-            (Box::new(Thread::new(work, setup)), Descriptors::open(supervision, Offspring::Threads)?, Memory::Own)
+            (Box::new(Thread::new(work, setup)), Descriptors::open(lock, Offspring::Threads)?, Memory::Own)
         }
     };
     let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
@@ -312,7 +312,7 @@ impl<'a> Supervisor<'a> {
     /// and the first one may be replaced before. Whether there were any.
     fn take_signals(&mut self) -> Result<bool> {
         let mut any = false;
-        while let Some(Arrived { signal, sender }) = self.descriptors.next_signal()? {
+        while let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? {
             any = true;
             if let Some(request) = request_of(signal) {
                 self.policy.handle_request(Instant::now(), request);

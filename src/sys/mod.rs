@@ -9,7 +9,7 @@
 //!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom;
 //!   `may_be_misled()`: whether that can be anybody.
 //! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
-//! - `Signals`: from `take()`, by who has the [`Supervision`], which is told what the workers are, to the drop, what asks the
+//! - `Signals`: from `take()`, by who has the [`SupervisorLock`], which is told what the workers are, to the drop, what asks the
 //!   parent for something waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored
 //!   before, or what stands for them. SIGCHLD is among them in any case, unless workers are threads; then neither it nor
 //!   SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
@@ -17,7 +17,7 @@
 //!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
 //!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it, and in the
 //!   parent what nobody took to these.
-//!   `Signals::ends()`: whom a child's end is told by somebody else than the system, if it is.
+//!   `Signals::exit_notifier()`: whom a child's end is told by somebody else than the system, if it is.
 //! - `Child`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
 //!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
 //!   `was_waited_for()`: the error of who finds that another one has reaped it, where that can be.
@@ -51,7 +51,7 @@ mod offer;
 #[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
 mod reuseport;
 mod shared;
-mod supervision;
+mod supervisor_lock;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
 #[cfg(windows)]
@@ -61,7 +61,7 @@ mod windows;
 pub(crate) use no_cgroup::OomCounter;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
 pub(crate) use shared::{Shared, StatusSlot};
-pub(crate) use supervision::Supervision;
+pub(crate) use supervisor_lock::SupervisorLock;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;
 #[cfg(windows)]
@@ -160,7 +160,7 @@ pub(crate) enum Offspring {
 
 /// A signal that was taken.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrived {
+pub(crate) struct SignalInfo {
     pub signal: Signal,
     /// Who sent it, where that is told; of several that came as one, some one of them. For SIGCHLD a child that may have
     /// ended.

@@ -31,7 +31,7 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
 pub(super) use shm::{map_slots, unmap_slots};
-pub(crate) use signal::{Ends, Signals, with_requests_blocked};
+pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{Child, peek_exited, reap_as_init, signal_of, was_waited_for};

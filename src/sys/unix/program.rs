@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::inherited_fds::InheritedFds;
 use super::shm::close_on_exec;
-use super::signal::Ends;
+use super::signal::ExitNotifier;
 use super::threads::{Threads, thread_count};
 use super::wait::Child;
 use crate::sys::CallError;
@@ -56,7 +56,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub fn this(_: Ends) -> Result<Program, CallError> {
+    pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
         let refused = |source| CallError { call: "readlink", source };
         let path = std::env::current_exe().map_err(refused)?;
         // On Linux the link leads to the file that runs, whatever is in its place by now.

@@ -11,7 +11,7 @@ use windows_sys::Win32::System::Threading::{GetExitCodeProcess, TerminateProcess
 
 use super::event::Event;
 use super::handle;
-use super::signal::Ends;
+use super::signal::ExitNotifier;
 use super::watch::Watch;
 use crate::sys::{CallError, Shared, Signal};
 
@@ -29,7 +29,7 @@ pub(crate) struct Child {
     /// Where it says whether it listens.
     status_slot: (Arc<Shared>, usize),
     started: Instant,
-    ends: Ends,
+    exit_notifier: ExitNotifier,
 }
 
 impl Child {
@@ -39,13 +39,15 @@ impl Child {
         pid: u32,
         stop: Event,
         status_slot: (Arc<Shared>, usize),
-        ends: Ends,
+        exit_notifier: ExitNotifier,
     ) -> Result<Child, CallError> {
         let process = Arc::new(process);
-        let (watched, told) = (Arc::clone(&process), ends.clone());
+        let (watched, told) = (Arc::clone(&process), exit_notifier.clone());
         let watch = Watch::once(&process, move || told.tell(pid, status_of(&watched).unwrap_or_default()));
         match watch {
-            Ok(watch) => Ok(Child { pid, _watch: watch, process, stop, status_slot, started: Instant::now(), ends }),
+            Ok(watch) => {
+                Ok(Child { pid, _watch: watch, process, stop, status_slot, started: Instant::now(), exit_notifier })
+            }
             Err(error) => {
                 let _ = kill(&process);
                 Err(error)
@@ -64,7 +66,7 @@ impl Child {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
                 self.stop.set()?;
                 let (memory, slot) = &self.status_slot;
-                let knows = memory.has_listener(*slot) || self.ends.has_console_asked(self.started);
+                let knows = memory.has_listener(*slot) || self.exit_notifier.has_console_asked(self.started);
                 if knows { Ok(()) } else { self.kill() }
             }
             Signal::Abort | Signal::Kill => self.kill(),

@@ -22,7 +22,7 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
 pub(crate) use setup::{drop_privileges, leave, pin_to, usable_cpus};
 pub(super) use shm::{map_slots, unmap_slots};
-pub(crate) use signal::{Ends, Signals};
+pub(crate) use signal::{ExitNotifier, Signals};
 pub(crate) use stop_request::StopRequest;
 
 pub(crate) const POLLER: Poller =

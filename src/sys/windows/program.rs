@@ -31,7 +31,7 @@ use windows_sys::Win32::System::Threading::{
 use super::child::Child;
 use super::handle::{inheritable, owned};
 use super::inherited_handles::InheritedFds;
-use super::signal::Ends;
+use super::signal::ExitNotifier;
 use crate::sys::CallError;
 
 /// No path is longer.
@@ -65,7 +65,7 @@ pub(crate) struct Program {
     id: FileId,
     /// Open, so that the number is nobody else's.
     _file: File,
-    ends: Ends,
+    exit_notifier: ExitNotifier,
 }
 
 /// Its volume, and its number there.
@@ -76,11 +76,11 @@ impl Program {
     /// What starts it.
     pub const CALL: &str = "CreateProcessW";
 
-    pub fn this(ends: Ends) -> Result<Program, CallError> {
+    pub fn this(exit_notifier: ExitNotifier) -> Result<Program, CallError> {
         let path = env::current_exe().map_err(|source| CallError { call: "GetModuleFileNameW", source })?;
         let file = look_at(&path).map_err(|source| CallError { call: "CreateFileW", source })?;
         let id = FileId::of(&file).map_err(|source| CallError { call: "GetFileInformationByHandle", source })?;
-        Ok(Program { path, id, _file: file, ends })
+        Ok(Program { path, id, _file: file, exit_notifier })
     }
 
     pub fn path(&self) -> &Path {
@@ -148,7 +148,7 @@ impl Program {
                 started.dwProcessId,
                 inherited_handles.stop.clone(),
                 inherited_handles.status_slot.clone(),
-                self.ends.clone(),
+                self.exit_notifier.clone(),
             )
         })
     }

@@ -12,7 +12,7 @@ use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 use super::console;
 use super::event::Event;
 use super::watch::Watch;
-use crate::sys::{Arrived, CallError, Offspring, Signal, Supervision};
+use crate::sys::{CallError, Offspring, Signal, SignalInfo, SupervisorLock};
 
 /// The events that an operator sets, by the last part of their names.
 const NAMED: [(Signal, &str); 5] = [
@@ -32,8 +32,8 @@ static KEPT: Mutex<Vec<Event>> = Mutex::new(Vec::new());
 pub(crate) struct Signals {
     _watches: Vec<Watch>,
     _events: Named,
-    ends: Ends,
-    _supervision: Supervision,
+    exit_notifier: ExitNotifier,
+    _lock: SupervisorLock,
 }
 
 /// Kept for the next service.
@@ -42,7 +42,7 @@ struct Named(Vec<Event>);
 
 /// Whom the end of a child is told.
 #[derive(Clone, Debug)]
-pub(crate) struct Ends(Arc<Post>);
+pub(crate) struct ExitNotifier(Arc<Post>);
 
 #[derive(Default)]
 struct Post {
@@ -52,7 +52,7 @@ struct Post {
 
 #[derive(Default)]
 struct State {
-    arrived: VecDeque<Arrived>,
+    arrived: VecDeque<SignalInfo>,
     wake: Option<Box<dyn Fn() + Send>>,
     /// When it has first told this process, and the children too.
     console_asked_at: Option<Instant>,
@@ -60,7 +60,7 @@ struct State {
 
 impl Signals {
     /// What the workers are makes no difference.
-    pub fn take(supervision: Supervision, _: Offspring) -> Result<Signals, CallError> {
+    pub fn take(lock: SupervisorLock, _: Offspring) -> Result<Signals, CallError> {
         let post = Arc::new(Post::default());
         let events = Named::take()?;
         let mut watches = Vec::with_capacity(NAMED.len());
@@ -69,22 +69,22 @@ impl Signals {
             watches.push(Watch::each(event.handle(), move || post.tell(signal))?);
         }
         let heard = Arc::clone(&post);
-        let signals = Signals { _watches: watches, _events: events, ends: Ends(post), _supervision: supervision };
+        let signals = Signals { _watches: watches, _events: events, exit_notifier: ExitNotifier(post), _lock: lock };
         console::hear_by(Some(Arc::new(move |signal| heard.tell_from_console(signal))))?;
         Ok(signals)
     }
 
     /// Whenever there is a next one, this is called.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
-        let mut state = self.ends.0.lock();
+        let mut state = self.exit_notifier.0.lock();
         if !state.arrived.is_empty() {
             wake();
         }
         state.wake = Some(Box::new(wake));
     }
 
-    pub fn ends(&self) -> Ends {
-        self.ends.clone()
+    pub fn exit_notifier(&self) -> ExitNotifier {
+        self.exit_notifier.clone()
     }
 
     /// Nothing that waits fails because of them.
@@ -93,8 +93,8 @@ impl Signals {
     }
 
     /// The next one that has arrived, if any; each only once, however often it came meanwhile.
-    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
-        Ok(self.ends.0.lock().arrived.pop_front())
+    pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
+        Ok(self.exit_notifier.0.lock().arrived.pop_front())
     }
 
     /// For the parent, when it is done: a request to stop that nobody took ends the program, as it would have without this,
@@ -102,7 +102,7 @@ impl Signals {
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
         // What comes from now on is the next handler's.
         console::hear_by(None)?;
-        while let Some(Arrived { signal, .. }) = self.next()? {
+        while let Some(SignalInfo { signal, .. }) = self.next()? {
             if !has_stopped && matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
                 process::exit(STATUS_CONTROL_C_EXIT);
             }
@@ -141,7 +141,7 @@ fn kept() -> MutexGuard<'static, Vec<Event>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Ends {
+impl ExitNotifier {
     /// A child has ended. If it was the console that has ended it, that is told first: the console tells all processes, one
     /// after the other, and this one may be the last.
     pub(super) fn tell(&self, pid: u32, status: u32) {
@@ -150,7 +150,7 @@ impl Ends {
             let is_silent = |state: &mut State| state.console_asked_at.is_none();
             drop(self.0.console_has_asked.wait_timeout_while(state, Duration::from_secs(1), is_silent));
         }
-        self.0.lock().push(Arrived { signal: Signal::Child, sender: Some(pid) });
+        self.0.lock().push(SignalInfo { signal: Signal::Child, sender: Some(pid) });
     }
 
     /// Whether a child that was started then has heard of it from the console by itself. One that is young has perhaps not had
@@ -164,14 +164,14 @@ impl Ends {
 
 impl Post {
     fn tell(&self, signal: Signal) {
-        self.lock().push(Arrived { signal, sender: None });
+        self.lock().push(SignalInfo { signal, sender: None });
     }
 
     /// Whoever finds the one finds the other.
     fn tell_from_console(&self, signal: Signal) {
         let mut state = self.lock();
         state.console_asked_at.get_or_insert_with(Instant::now);
-        state.push(Arrived { signal, sender: None });
+        state.push(SignalInfo { signal, sender: None });
         self.console_has_asked.notify_all();
     }
 
@@ -181,8 +181,8 @@ impl Post {
 }
 
 impl State {
-    fn push(&mut self, arrived: Arrived) {
-        let is_there = |known: &Arrived| known.signal == arrived.signal && known.sender == arrived.sender;
+    fn push(&mut self, arrived: SignalInfo) {
+        let is_there = |known: &SignalInfo| known.signal == arrived.signal && known.sender == arrived.sender;
         if !self.arrived.iter().any(is_there) {
             self.arrived.push_back(arrived);
         }

@@ -5,13 +5,13 @@
 //! exactly what an earlier call returned, which the program had set, to be run at any time and in any thread. Dispositions are
 //! per process, and other threads may set them meanwhile: each call takes effect as a whole, before theirs or after, so that
 //! what is in effect is always what somebody has set. That those who take signals put back what the program had, and not each
-//! other's, is for the [`Supervision`], of which there is one at a time.
+//! other's, is for the [`SupervisorLock`], of which there is one at a time.
 
 use std::{mem, ptr};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::sys::{Arrived, CallError, Offspring, Signal, Supervision};
+use crate::sys::{CallError, Offspring, Signal, SignalInfo, SupervisorLock};
 
 mod self_pipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
@@ -19,7 +19,7 @@ mod signalfd;
 mod source;
 mod taken;
 pub(super) use taken::is_ignored;
-pub(crate) use taken::{Ends, Signals, with_requests_blocked};
+pub(crate) use taken::{ExitNotifier, Signals, with_requests_blocked};
 
 type Native = nix::sys::signal::Signal;
 

@@ -6,7 +6,7 @@
 //! # Safety
 //! The handler only uses lock-free atomics, write(2), raise(3) and `errno`, all async-signal-safe (signal-safety(7)). The
 //! descriptor it writes to is open for as long as any thread may write to it: there is one at a time, since there is one
-//! [`Supervision`](crate::sys::Supervision), and before it is closed, it is taken from the handler, and no thread is in that
+//! [`SupervisorLock`](crate::sys::SupervisorLock), and before it is closed, it is taken from the handler, and no thread is in that
 //! any more.
 
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use nix::sys::signal::SigSet;
 
 use super::taken::{Dispositions, send_on};
 use super::{native, number};
-use crate::sys::{Arrived, CallError, Signal};
+use crate::sys::{CallError, Signal, SignalInfo};
 
 /// How many threads are in the handler.
 static HANDLING: AtomicU32 = AtomicU32::new(0);
@@ -70,9 +70,9 @@ impl SelfPipe {
         }
     }
 
-    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
+    pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         if let Some(signal) = take_arrived() {
-            return Ok(Some(Arrived { signal, sender: None }));
+            return Ok(Some(SignalInfo { signal, sender: None }));
         }
         // The bytes go first: a signal that comes after them wakes the parent again.
         let mut bytes = [0; 64];
@@ -80,7 +80,7 @@ impl SelfPipe {
             match self.reader.read(&mut bytes) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(take_arrived().map(|signal| Arrived { signal, sender: None }));
+                    return Ok(take_arrived().map(|signal| SignalInfo { signal, sender: None }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(CallError::new("read", error)),

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::taken::{Dispositions, is_plain};
 use super::{native, number};
-use crate::sys::{Arrived, CallError, Signal};
+use crate::sys::{CallError, Signal, SignalInfo};
 
 #[derive(Debug)]
 pub(super) struct Signalfd(SignalFd);
@@ -39,13 +39,13 @@ impl Signalfd {
         before
     }
 
-    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
+    pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         while self.is_pending() {
             let Some(info) = self.read()? else { break };
             let signal = Signal::SUPERVISED.into_iter().find(|&signal| number(signal) as u32 == info.ssi_signo);
             match signal {
                 Some(signal) if signal.is_job_control() && info.ssi_code == libc::SI_KERNEL => {}
-                Some(signal) => return Ok(Some(Arrived { signal, sender: Some(info.ssi_pid) })),
+                Some(signal) => return Ok(Some(SignalInfo { signal, sender: Some(info.ssi_pid) })),
                 None => {}
             }
         }

@@ -8,7 +8,7 @@ use super::self_pipe::SelfPipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 use super::signalfd::Signalfd;
 use super::taken::Dispositions;
-use crate::sys::{Arrived, CallError, Signal};
+use crate::sys::{CallError, Signal, SignalInfo};
 
 #[derive(Debug)]
 pub(super) enum Source {
@@ -63,7 +63,7 @@ impl Source {
         }
     }
 
-    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
+    pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]
             Source::Blocked(signalfd) => signalfd.next(),

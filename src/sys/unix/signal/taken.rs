@@ -19,12 +19,12 @@ pub(crate) struct Signals {
     dispositions: Dispositions,
     source: Source,
     _mask: Mask,
-    _supervision: Supervision,
+    _lock: SupervisorLock,
 }
 
 /// Whom the end of a child is told: SIGCHLD needs nobody's help.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends;
+pub(crate) struct ExitNotifier;
 
 /// To be put back.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub(super) struct Dispositions {
 struct Mask(SigSet);
 
 impl Signals {
-    pub fn take(supervision: Supervision, workers: Offspring) -> Result<Signals, CallError> {
+    pub fn take(lock: SupervisorLock, workers: Offspring) -> Result<Signals, CallError> {
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
             let is_wanted = workers != Offspring::Threads || is_request(signal);
@@ -53,7 +53,7 @@ impl Signals {
         let mut dispositions = Dispositions::default();
         source.set_dispositions(&mut dispositions, &taken)?;
         swap_mask(&source.mask(mask.0, &taken))?;
-        Ok(Signals { dispositions, source, _mask: mask, _supervision: supervision })
+        Ok(Signals { dispositions, source, _mask: mask, _lock: lock })
     }
 
     /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now,
@@ -62,7 +62,7 @@ impl Signals {
         self.dispositions.put_back();
         self.source.close();
         let mut stops = Vec::new();
-        while let Some(Arrived { signal, .. }) = self.next()? {
+        while let Some(SignalInfo { signal, .. }) = self.next()? {
             if matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
                 stops.push(signal);
             }
@@ -70,8 +70,8 @@ impl Signals {
         stops.into_iter().filter(|_| !has_stopped).try_for_each(send_on)
     }
 
-    pub fn ends(&self) -> Ends {
-        Ends
+    pub fn exit_notifier(&self) -> ExitNotifier {
+        ExitNotifier
     }
 
     /// Whether they make a call fail that waits, when they arrive. Those that are blocked do not.
@@ -80,7 +80,7 @@ impl Signals {
     }
 
     /// The next signal that has arrived, if any; each only once, however often it came meanwhile.
-    pub fn next(&mut self) -> Result<Option<Arrived>, CallError> {
+    pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         self.source.next()
     }
 }

@@ -10,17 +10,17 @@ const NOBODY: u32 = 0;
 
 /// The right to it, as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Supervision(());
+pub(crate) struct SupervisorLock(());
 
-impl Supervision {
+impl SupervisorLock {
     /// None: somebody else in this process has it.
-    pub fn begin() -> Option<Supervision> {
+    pub fn begin() -> Option<SupervisorLock> {
         let own = process::id();
-        (SUPERVISOR.swap(own, Ordering::AcqRel) != own).then(|| Supervision(()))
+        (SUPERVISOR.swap(own, Ordering::AcqRel) != own).then(|| SupervisorLock(()))
     }
 }
 
-impl Drop for Supervision {
+impl Drop for SupervisorLock {
     #[inline]
     fn drop(&mut self) {
         // In a fork it is another one's, and to write it would be to copy it first.
@@ -36,12 +36,12 @@ mod tests {
 
     #[test]
     fn it_is_had_once_at_a_time_and_again_when_it_was_given_back() {
-        let first = Supervision::begin().expect("the first");
-        assert!(Supervision::begin().is_none());
-        assert!(Supervision::begin().is_none(), "who was refused has given nothing back");
+        let first = SupervisorLock::begin().expect("the first");
+        assert!(SupervisorLock::begin().is_none());
+        assert!(SupervisorLock::begin().is_none(), "who was refused has given nothing back");
         drop(first);
-        drop(Supervision::begin().expect("the next"));
+        drop(SupervisorLock::begin().expect("the next"));
         SUPERVISOR.store(process::id() + 1, Ordering::Relaxed);
-        drop(Supervision::begin().expect("in a fork of one that has it"));
+        drop(SupervisorLock::begin().expect("in a fork of one that has it"));
     }
 }
