@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{ChildExit, ExitCause};
 use crate::error::Result;
 use crate::exit::{Exit, Process};
-use crate::sys::{self, Child, Signal};
+use crate::sys::{self, ChildHandle, Signal};
 
 /// Between two looks at each of them. One that took long because this process was stopped says nothing about the next.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const UNKNOWN: Exit = Exit::Code(-1);
 pub(super) struct Children {
     /// In no order, because to keep one is to move others, and what is written between two forks is copied for every child. (A
     /// `HashMap` would make its keys here, and all the children would share them for every map of theirs.)
-    known: Vec<(Process, Child)>,
+    known: Vec<(Process, ChildHandle)>,
     /// Not before then is each of them looked at.
     not_before: Option<Instant>,
     /// They would have been.
@@ -26,7 +26,7 @@ pub(super) struct Children {
 }
 
 impl Children {
-    pub fn add(&mut self, id: usize, generation: u32, child: Child) -> u32 {
+    pub fn add(&mut self, id: usize, generation: u32, child: ChildHandle) -> u32 {
         let pid = child.pid();
         self.known.push((Process { id, generation, pid }, child));
         pid
@@ -60,7 +60,7 @@ impl Children {
         if self.owes_look {
             return Ok(Vec::new());
         }
-        let has_ended = |(process, child): &(Process, Child)| child.has_ended_untold().then_some(process.pid);
+        let has_ended = |(process, child): &(Process, ChildHandle)| child.has_ended_untold().then_some(process.pid);
         let pids: Vec<u32> = self.known.iter().filter_map(has_ended).collect();
         let now = Instant::now();
         self.not_before = Some(now + ((now - begun) * 100).min(LONGEST_PAUSE));
@@ -133,7 +133,7 @@ mod tests {
     fn what_is_meant_for_a_process_that_was_reaped_does_not_reach_the_next_one_with_its_pid() {
         let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat(1)");
         let mut children = Children::default();
-        children.add(1, 0, Child::new(cat.id()));
+        children.add(1, 0, ChildHandle::new(cat.id()));
         let now = Process { id: 1, generation: 0, pid: cat.id() };
         children.send(Process { id: 0, ..now }, Signal::Kill).expect("nothing to be done");
         cat.stdin.as_mut().expect("a pipe").write_all(b"!").expect("a reader");

@@ -18,7 +18,7 @@
 //!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it, and in the
 //!   parent what nobody took to these.
 //!   `Signals::exit_notifier()`: whom a child's end is told by somebody else than the system, if it is.
-//! - `Child`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
+//! - `ChildHandle`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
 //!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
 //!   `was_waited_for()`: the error of who finds that another one has reaped it, where that can be.
 //! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.

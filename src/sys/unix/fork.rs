@@ -10,13 +10,13 @@ use std::io::{self, Write};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::threads::{Threads, thread_count};
-use super::wait::Child;
+use super::wait::ChildHandle;
 use crate::sys::{CallError, ForkError};
 
 /// Which of the two one is.
 #[derive(Debug)]
 pub(crate) enum Forked {
-    Parent(Child),
+    Parent(ChildHandle),
     /// Every signal is blocked.
     Child,
 }
@@ -39,7 +39,7 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     // It was the mask a moment ago, so it is accepted.
     let _ = before.thread_set_mask();
     match u32::try_from(pid) {
-        Ok(pid) => Ok(Forked::Parent(Child::new(pid))),
+        Ok(pid) => Ok(Forked::Parent(ChildHandle::new(pid))),
         Err(_) => Err(refused.into()),
     }
 }

@@ -34,7 +34,7 @@ pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
-pub(crate) use wait::{Child, peek_exited, reap_as_init, signal_of, was_waited_for};
+pub(crate) use wait::{ChildHandle, peek_exited, reap_as_init, signal_of, was_waited_for};
 
 /// What starts a thread.
 pub(crate) const THREAD_CALL: &str = "pthread_create";

@@ -17,7 +17,7 @@ use super::inherited_fds::InheritedFds;
 use super::shm::close_on_exec;
 use super::signal::ExitNotifier;
 use super::threads::{Threads, thread_count};
-use super::wait::Child;
+use super::wait::ChildHandle;
 use crate::sys::CallError;
 
 const LONGEST: usize = libc::PATH_MAX as usize;
@@ -71,7 +71,7 @@ impl Program {
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, and with this variable
     /// and these descriptors more.
-    pub fn start(&self, (name, value): (&str, &str), handed: InheritedFds<'_>) -> Result<Child, CallError> {
+    pub fn start(&self, (name, value): (&str, &str), handed: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
         let refused = |error: io::Error| CallError::new("posix_spawn", error);
         let metadata = self.path.metadata().map_err(refused)?;
         if (metadata.dev(), metadata.ino()) != self.file {
@@ -89,7 +89,7 @@ impl Program {
             // It takes no more than an open descriptor, which it is.
             let _ = close_on_exec(fd, true);
         }
-        Ok(Child::new(child?.id()))
+        Ok(ChildHandle::new(child?.id()))
     }
 }
 

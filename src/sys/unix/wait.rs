@@ -15,13 +15,13 @@ use crate::sys::{CallError, Signal};
 
 /// A child that is not reaped yet, so that its pid is its own.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct ChildHandle {
     pid: u32,
 }
 
-impl Child {
-    pub(crate) fn new(pid: u32) -> Child {
-        Child { pid }
+impl ChildHandle {
+    pub(crate) fn new(pid: u32) -> ChildHandle {
+        ChildHandle { pid }
     }
 
     pub fn pid(&self) -> u32 {

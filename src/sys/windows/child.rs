@@ -20,7 +20,7 @@ const KILLED: u32 = 1;
 
 /// A child, whose pid is its own as long as there is a handle to it.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct ChildHandle {
     pid: u32,
     _watch: Watch,
     process: Arc<OwnedHandle>,
@@ -32,7 +32,7 @@ pub(crate) struct Child {
     exit_notifier: ExitNotifier,
 }
 
-impl Child {
+impl ChildHandle {
     /// One that was just started. If it cannot be watched it must not live.
     pub(super) fn watch(
         process: OwnedHandle,
@@ -40,14 +40,20 @@ impl Child {
         stop: Event,
         status_slot: (Arc<Shared>, usize),
         exit_notifier: ExitNotifier,
-    ) -> Result<Child, CallError> {
+    ) -> Result<ChildHandle, CallError> {
         let process = Arc::new(process);
         let (watched, told) = (Arc::clone(&process), exit_notifier.clone());
         let watch = Watch::once(&process, move || told.tell(pid, status_of(&watched).unwrap_or_default()));
         match watch {
-            Ok(watch) => {
-                Ok(Child { pid, _watch: watch, process, stop, status_slot, started: Instant::now(), exit_notifier })
-            }
+            Ok(watch) => Ok(ChildHandle {
+                pid,
+                _watch: watch,
+                process,
+                stop,
+                status_slot,
+                started: Instant::now(),
+                exit_notifier,
+            }),
             Err(error) => {
                 let _ = kill(&process);
                 Err(error)

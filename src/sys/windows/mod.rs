@@ -15,7 +15,7 @@ mod stop_request;
 mod watch;
 
 use super::{CallError, Poller};
-pub(crate) use child::{Child, peek_exited, reap_as_init, signal_of, was_waited_for};
+pub(crate) use child::{ChildHandle, peek_exited, reap_as_init, signal_of, was_waited_for};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;

@@ -28,7 +28,7 @@ use windows_sys::Win32::System::Threading::{
     STARTF_USESTDHANDLES, STARTUPINFOEXW, UpdateProcThreadAttribute,
 };
 
-use super::child::Child;
+use super::child::ChildHandle;
 use super::handle::{inheritable, owned};
 use super::inherited_handles::InheritedFds;
 use super::signal::ExitNotifier;
@@ -89,7 +89,7 @@ impl Program {
 
     /// Starts it once more: with the same arguments, in the directory where this process was started, with this variable
     /// more, and in the job from the beginning. It inherits what it is handed and the standard streams, and nothing else.
-    pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<Child, CallError> {
+    pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
         let found = look_at(&self.path).and_then(|file| FileId::of(&file));
         if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
             let replaced = io::Error::other("it was replaced since this process was started");
@@ -143,7 +143,7 @@ impl Program {
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
         process.and_then(|process| {
-            Child::watch(
+            ChildHandle::watch(
                 process,
                 started.dwProcessId,
                 inherited_handles.stop.clone(),
