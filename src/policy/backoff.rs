@@ -24,16 +24,16 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// Whoever serves has lived so long by now.
-    pub fn note_life(&mut self, lived: Duration) {
-        if lived >= SOUND_LIFE {
+    pub fn note_uptime(&mut self, uptime: Duration) {
+        if uptime >= SOUND_LIFE {
             self.failures = 0;
         }
     }
 
-    /// A process ended after `lived`: the delay until the next start.
-    pub fn after_life(&mut self, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
-        self.note_life(lived);
-        if self.failures == 0 || lived >= SHORT_LIFE {
+    /// A process ended after `uptime`: the delay until the next start.
+    pub fn after_life(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+        self.note_uptime(uptime);
+        if self.failures == 0 || uptime >= SHORT_LIFE {
             self.failures = self.failures.max(1);
             return Duration::ZERO;
         }

@@ -7,7 +7,7 @@
 mod agenda;
 mod backoff;
 mod budget;
-mod life;
+mod child;
 mod roll;
 mod scale;
 mod slot;
@@ -25,7 +25,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use agenda::Agenda;
 pub(crate) use backoff::Delays;
 use budget::Budget;
-use life::Life;
+use child::Child;
 use roll::Roll;
 use slot::{Missed, Part, Slot};
 
@@ -102,16 +102,16 @@ pub(crate) enum Action {
         process: Process,
         message: Message,
     },
-    Tell(Event),
+    Emit(Event),
 }
 
 /// How it all ended. An error: the system refused one of the first starts, and the others have been stopped.
 pub(crate) type End = Result<Reason>;
 
 #[derive(Debug, Default)]
-struct Out(VecDeque<Action>);
+struct ActionQueue(VecDeque<Action>);
 
-impl Out {
+impl ActionQueue {
     fn push(&mut self, action: Action) {
         self.0.push_back(action);
     }
@@ -120,8 +120,8 @@ impl Out {
         self.push(Action::Send { process, message });
     }
 
-    fn tell(&mut self, event: Event) {
-        self.push(Action::Tell(event));
+    fn emit(&mut self, event: Event) {
+        self.push(Action::Emit(event));
     }
 
     /// Starts that nobody has taken yet are not made: of one id, or of all.
@@ -150,13 +150,13 @@ pub(crate) struct Policy {
     /// The ids whose first start is still to be asked for: one by one, since whatever happens meanwhile comes first, and
     /// since every page that all of them would take is inherited by every worker.
     first_starts: Range<usize>,
-    out: Out,
+    actions: ActionQueue,
 }
 
 impl Policy {
     pub fn new(config: Config, seed: u64, now: Instant) -> Policy {
-        let mut out = Out::default();
-        out.tell(Event::Starting { workers: config.workers });
+        let mut actions = ActionQueue::default();
+        actions.emit(Event::Starting { workers: config.workers });
         Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
             look_at: config.heartbeat_timeout.map(|timeout| now + timeout),
@@ -170,15 +170,15 @@ impl Policy {
             begun: now,
             first_starts: 0..config.workers,
             config,
-            out,
+            actions,
         }
     }
 
     /// The next thing to do. A call too many gives nothing.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {
-        while self.out.0.is_empty() {
-            self.out.0.shrink_to(64);
+        while self.actions.0.is_empty() {
+            self.actions.0.shrink_to(64);
             let id = self.first_starts.next()?;
             if id == self.slots.len() {
                 self.slots.push(Slot::first(id, self.begun));
@@ -188,7 +188,7 @@ impl Policy {
                 return Some(start);
             }
         }
-        self.out.0.pop_front()
+        self.actions.0.pop_front()
     }
 
     /// Before it matters who is still to be started.
@@ -199,7 +199,7 @@ impl Policy {
     /// How it ended, once nobody lives, nobody comes, and every action has been taken. A call too early gives nothing.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<End> {
-        if !self.out.0.is_empty() || !self.first_starts.is_empty() || !self.slots.iter().all(Slot::is_over) {
+        if !self.actions.0.is_empty() || !self.first_starts.is_empty() || !self.slots.iter().all(Slot::is_over) {
             return None;
         }
         Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.end))
@@ -212,8 +212,8 @@ impl Policy {
 
     /// Whether this process was sent SIGKILL from here.
     pub fn has_killed(&self, process: Process) -> bool {
-        let mut lives = self.slots.get(process.id).into_iter().flat_map(Slot::lives);
-        lives.any(|life| life.process == process && life.was_killed())
+        let mut children = self.slots.get(process.id).into_iter().flat_map(Slot::children);
+        children.any(|child| child.process == process && child.was_killed())
     }
 
     /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
@@ -261,9 +261,9 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let idle = slot.is_idle();
         slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
-        slot.release_passing(now, &self.config, &mut self.out);
+        slot.release_passing(now, &self.config, &mut self.actions);
         if idle {
-            slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
+            slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
         self.agenda.note(process.id, slot);
         self.advance_roll(now);
@@ -281,7 +281,7 @@ impl Policy {
             return self.begin_stop(Err(error), Message::Stop, graceful, false);
         }
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
-        self.out.tell(Event::StartFailed { error, retry });
+        self.actions.emit(Event::StartFailed { error, retry });
         if retry.is_none() {
             self.replacement_failed(now, id);
         }
@@ -291,8 +291,8 @@ impl Policy {
 
     pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {
         if let Some(slot) = self.slots.get_mut(id) {
-            slot.handle_ready(now, generation, &self.config, &mut self.out);
-            slot.release_passing(now, &self.config, &mut self.out);
+            slot.handle_ready(now, generation, &self.config, &mut self.actions);
+            slot.release_passing(now, &self.config, &mut self.actions);
             self.agenda.note(id, slot);
         }
         self.advance_roll(now);
@@ -313,23 +313,23 @@ impl Policy {
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
-        let Some((part, life)) = slot.handle_exited(now, process.generation, exit) else { return };
+        let Some((part, child)) = slot.handle_exited(now, process.generation, exit) else { return };
         match part {
-            Part::Leaving if life.lingers() && self.stop.is_none() => {
-                self.handle_loss_of_lingering(now, life, exit, out_of_memory)
+            Part::Leaving if child.drains() && self.stop.is_none() => {
+                self.handle_loss_of_lingering(now, child, exit, out_of_memory)
             }
             Part::Leaving | Part::Trial => {
                 let asked = part == Part::Leaving;
-                self.out.tell(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
+                self.actions.emit(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
                 if part == Part::Trial {
                     self.replacement_failed(now, process.id);
                 }
             }
-            Part::Serving | Part::Replaced => self.handle_loss(now, part, life, exit, out_of_memory),
+            Part::Serving | Part::Replaced => self.handle_loss(now, part, child, exit, out_of_memory),
         }
         let slot = &mut self.slots[process.id];
         if self.stop.is_none() {
-            slot.start_if_due(now, &mut self.out);
+            slot.start_if_due(now, &mut self.actions);
         }
         if slot.is_wanted() != was_wanted {
             self.wanted.set(None);
@@ -341,10 +341,10 @@ impl Policy {
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut missed = Vec::new();
         for (id, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(what) = slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.out) {
+            if let Some(what) = slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.actions) {
                 missed.push((id, what));
             }
-            slot.release_passing(now, &self.config, &mut self.out);
+            slot.release_passing(now, &self.config, &mut self.actions);
         }
         for (id, what) in missed {
             self.wanted.set(None);
@@ -376,18 +376,18 @@ impl Policy {
             if late >= timeout / 2 {
                 slot.forgive_beats(now);
             } else {
-                slot.check_beats(now, timeout, doubtful, &mut self.out);
+                slot.check_beats(now, timeout, doubtful, &mut self.actions);
             }
         }
         self.look_at = Some(now + timeout);
     }
 
     /// One that served, or whose replacement is still on trial, has ended unasked.
-    fn handle_loss(&mut self, now: Instant, part: Part, life: Life, exit: Exit, out_of_memory: OutOfMemory) {
-        let (process, id) = (life.process, life.process.id);
+    fn handle_loss(&mut self, now: Instant, part: Part, child: Child, exit: Exit, out_of_memory: OutOfMemory) {
+        let (process, id) = (child.process, child.process.id);
         let exited = |restarting| Event::Exited { process, exit, out_of_memory, asked: false, restarting };
         // Whoever was aborted or killed from here has failed, however it took that.
-        let failed = !exit.is_success() || life.was_given_up();
+        let failed = !exit.is_success() || child.was_given_up();
         let wanted_again = match self.config.restart {
             Restart::Always => true,
             Restart::OnFailure => failed,
@@ -395,40 +395,40 @@ impl Policy {
         };
         let hopeless = (failed || wanted_again) && self.was_never_ready(id);
         // A status that it was given from here, as on Windows, is not its own.
-        let is_fatal = self.is_fatal(exit) && !life.was_given_up();
+        let is_fatal = self.is_fatal(exit) && !child.was_given_up();
         if hopeless && !is_fatal && self.slots[id].is_addition() {
-            self.out.tell(exited(false));
+            self.actions.emit(exited(false));
             return self.addition_failed(id);
         }
         if hopeless || is_fatal {
-            self.out.tell(exited(false));
+            self.actions.emit(exited(false));
             return self.fail_startup(now, process, Some(exit));
         }
         if part == Part::Replaced && failed {
             // Its replacement is there already.
-            return self.out.tell(exited(false));
+            return self.actions.emit(exited(false));
         }
         if !wanted_again {
             self.slots[id].end_for_good(failed);
-            self.out.tell(exited(false));
-            return self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out);
+            self.actions.emit(exited(false));
+            return self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
         if part == Part::Replaced {
-            return self.out.tell(exited(false));
+            return self.actions.emit(exited(false));
         }
         if !self.budget.take(now) {
-            self.out.tell(exited(false));
+            self.actions.emit(exited(false));
             return match self.slots[id].is_passing() {
                 // Nobody is missing.
-                true => self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.out),
+                true => self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions),
                 false => self.give_up(now, process, exit),
             };
         }
-        let lived = now.saturating_duration_since(life.since);
-        let delay = self.slots[id].wait(now, lived, self.config.delays, &mut self.rng);
-        self.out.tell(exited(true));
-        self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
-        if life.epoch == self.roll.epoch() {
+        let uptime = now.saturating_duration_since(child.since);
+        let delay = self.slots[id].wait(now, uptime, self.config.delays, &mut self.rng);
+        self.actions.emit(exited(true));
+        self.actions.emit(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
+        if child.epoch == self.roll.epoch() {
             self.successor_failed(id);
         }
     }
@@ -444,8 +444,8 @@ impl Policy {
     }
 
     fn pass_on(&mut self, message: Message) {
-        for life in self.slots.iter().flat_map(Slot::lives) {
-            self.out.0.push_back(Action::Send { process: life.process, message });
+        for child in self.slots.iter().flat_map(Slot::children) {
+            self.actions.0.push_back(Action::Send { process: child.process, message });
         }
     }
 }

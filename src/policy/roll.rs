@@ -61,7 +61,7 @@ impl Policy {
     /// Whoever is being replaced because of his age, is first.
     fn begin_roll(&mut self) {
         self.roll = Roll { epoch: self.roll.epoch + 1, active: true, again: false, turn: self.roll.turn, from: 0 };
-        self.out.tell(Event::Reloading);
+        self.actions.emit(Event::Reloading);
     }
 
     /// Goes on as far as it can: to the next id once the current one has its new process and the old one is gone.
@@ -85,21 +85,21 @@ impl Policy {
         let Roll { epoch, from, .. } = self.roll;
         let outdated = self.slots[from..].iter().position(|slot| slot.is_outdated(epoch));
         let Some(id) = outdated.map(|id| from + id) else {
-            self.out.tell(Event::Reloaded);
+            self.actions.emit(Event::Reloaded);
             return self.end_roll();
         };
         (self.roll.turn, self.roll.from) = (Some(Turn { id, recycles: false }), id);
         if !self.slots[id].is_in_transition() {
-            self.slots[id].replace(&mut self.out);
+            self.slots[id].replace(&mut self.actions);
         }
     }
 
     fn recycle(&mut self, id: usize) {
         self.roll.turn = Some(Turn { id, recycles: true });
-        if let Some(life) = self.slots[id].lives().next() {
-            self.out.tell(Event::Recycling { process: life.process });
+        if let Some(child) = self.slots[id].children().next() {
+            self.actions.emit(Event::Recycling { process: child.process });
         }
-        self.slots[id].replace(&mut self.out);
+        self.slots[id].replace(&mut self.actions);
     }
 
     /// The replacement of this id failed. If it is this id's turn, the roll is over; an old process gets one more lifetime.
@@ -107,7 +107,7 @@ impl Policy {
         match self.roll.turn {
             Some(Turn { recycles: true, .. }) if self.roll.is_turn_of(id) => {
                 self.roll.turn = None;
-                self.out.tell(Event::RecyclingAborted { id });
+                self.actions.emit(Event::RecyclingAborted { id });
                 self.slots[id].live_on(now, &self.config, &mut self.rng);
             }
             Some(_) if self.roll.is_turn_of(id) => self.abort_roll(id),
@@ -126,7 +126,7 @@ impl Policy {
     }
 
     fn abort_roll(&mut self, id: usize) {
-        self.out.tell(Event::ReloadAborted { id });
+        self.actions.emit(Event::ReloadAborted { id });
         self.end_roll();
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::life::Life;
+use super::child::Child;
 use super::slot::Slot;
 use super::{Policy, Restart};
 use crate::event::Event;
@@ -18,7 +18,7 @@ impl Policy {
 
     /// Those of whom one is to be asked to go, unless he still has work: [`Policy::handle_work_left`].
     pub fn lingering(&self, now: Instant) -> Vec<usize> {
-        let is_due = |slot: &Slot| slot.lives().any(|life| life.lingers_until(now));
+        let is_due = |slot: &Slot| slot.children().any(|child| child.lingers_until(now));
         self.slots.iter().enumerate().filter(|(_, slot)| is_due(slot)).map(|(id, _)| id).collect()
     }
 
@@ -44,8 +44,8 @@ impl Policy {
             }
         };
         self.wanted.set(None);
-        self.out.tell(Event::Scaled { workers: self.wanted() });
-        self.slots[id].start_if_due(now, &mut self.out);
+        self.actions.emit(Event::Scaled { workers: self.wanted() });
+        self.slots[id].start_if_due(now, &mut self.actions);
     }
 
     pub(super) fn fewer(&mut self, now: Instant) {
@@ -53,18 +53,18 @@ impl Policy {
             return;
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
-            self.slots[id].release(now, &self.config, &mut self.out);
+            self.slots[id].release(now, &self.config, &mut self.actions);
             self.agenda.note(id, &self.slots[id]);
             self.wanted.set(None);
-            self.out.tell(Event::Scaled { workers: self.wanted() });
+            self.actions.emit(Event::Scaled { workers: self.wanted() });
         }
     }
 
     /// One that was asked for later could not be brought up. The others, who serve, are not to suffer for it.
     pub(super) fn addition_failed(&mut self, id: usize) {
         self.wanted.set(None);
-        self.out.tell(Event::ScalingAborted { id });
-        self.out.tell(Event::Scaled { workers: self.wanted() });
+        self.actions.emit(Event::ScalingAborted { id });
+        self.actions.emit(Event::Scaled { workers: self.wanted() });
     }
 
     /// One who was to go once its work was done has ended before. If it has failed, somebody is to do what is left, unless it is
@@ -72,11 +72,11 @@ impl Policy {
     pub(super) fn handle_loss_of_lingering(
         &mut self,
         now: Instant,
-        life: Life,
+        child: Child,
         exit: Exit,
         out_of_memory: OutOfMemory,
     ) {
-        let process = life.process;
+        let process = child.process;
         let is_fatal = self.is_fatal(exit);
         let slot = &mut self.slots[process.id];
         let is_left = !exit.is_success() && slot.is_idle() && !slot.has_lingering();
@@ -85,11 +85,11 @@ impl Policy {
         if is_left && !restarting {
             slot.end_for_good(true);
         }
-        self.out.tell(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
+        self.actions.emit(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
         if restarting {
-            let lived = now.saturating_duration_since(life.since);
-            let delay = slot.finish_work(now, lived, self.config.delays, &mut self.rng);
-            self.out.tell(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
+            let uptime = now.saturating_duration_since(child.since);
+            let delay = slot.finish_work(now, uptime, self.config.delays, &mut self.rng);
+            self.actions.emit(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
         }
     }
 }

@@ -8,9 +8,9 @@ mod leaving;
 use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Delays};
-use super::life::{Life, Phase};
+use super::child::{Child, Phase};
 use super::roll::share_of;
-use super::{Action, Config, Message, Out};
+use super::{Action, ActionQueue, Config, Message};
 use crate::event::Event;
 use crate::exit::{Exit, Process};
 use crate::report::WorkerReport;
@@ -44,7 +44,7 @@ pub(super) struct Slot {
     state: State,
     /// What is started next takes the place of one that has failed.
     restarting: bool,
-    leaving: Vec<Life>,
+    leaving: Vec<Child>,
     report: WorkerReport,
     /// The generation that the reported exit is of.
     ended: u32,
@@ -58,12 +58,12 @@ enum State {
         at: Instant,
     },
     Starting,
-    Up(Life),
+    Up(Child),
     /// In a rolling restart: `old` serves until `new`, once it has been started, is ready.
     Trial {
-        old: Life,
+        old: Child,
         /// Not here, because few have one and every slot is as large as the largest.
-        new: Option<Box<Life>>,
+        new: Option<Box<Child>>,
     },
 }
 
@@ -139,7 +139,7 @@ impl Slot {
     /// Whether the process that serves is from before this rolling restart.
     pub fn is_outdated(&self, epoch: u64) -> bool {
         match &self.state {
-            State::Up(life) => life.epoch < epoch && (life.is_unproven() || life.phase == Phase::Serving),
+            State::Up(child) => child.epoch < epoch && (child.is_unproven() || child.phase == Phase::Serving),
             _ => false,
         }
     }
@@ -147,22 +147,22 @@ impl Slot {
     /// When the process that serves is too old, if it could be replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
-            State::Up(life) if life.phase == Phase::Serving && self.leaving.is_empty() => life.recycle_at,
+            State::Up(child) if child.phase == Phase::Serving && self.leaving.is_empty() => child.recycle_at,
             _ => None,
         }
     }
 
     /// The process that serves gets one more lifetime.
     pub fn live_on(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
-        if let State::Up(life) = &mut self.state {
-            life.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
+        if let State::Up(child) = &mut self.state {
+            child.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         }
     }
 
     /// Whether a replacement is on its way, or the old one still is.
     pub fn is_in_transition(&self) -> bool {
         let unproven = match &self.state {
-            State::Up(life) => life.is_unproven(),
+            State::Up(child) => child.is_unproven(),
             State::Trial { .. } | State::Starting => true,
             State::Idle | State::Waiting { .. } => false,
         };
@@ -174,12 +174,12 @@ impl Slot {
             State::Waiting { at } if !self.is_crowded() => Some(*at),
             _ => None,
         };
-        self.lives().filter_map(Life::deadline).chain(due).min()
+        self.children().filter_map(Child::deadline).chain(due).min()
     }
 
-    pub fn lives(&self) -> impl Iterator<Item = &Life> {
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
         let (serving, coming) = match &self.state {
-            State::Up(life) => (Some(life), None),
+            State::Up(child) => (Some(child), None),
             State::Trial { old, new } => (Some(old), new.as_deref()),
             _ => (None, None),
         };
@@ -195,14 +195,14 @@ impl Slot {
     }
 
     /// One who lingered has failed.
-    pub fn finish_work(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+    pub fn finish_work(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         (self.passing, self.owed) = (true, true);
-        self.wait(now, lived, delays, rng)
+        self.wait(now, uptime, delays, rng)
     }
 
-    pub fn wait(&mut self, now: Instant, lived: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+    pub fn wait(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.restarting = true;
-        let delay = self.backoff.after_life(lived, delays, rng);
+        let delay = self.backoff.after_life(uptime, delays, rng);
         self.state = State::Waiting { at: now + delay };
         delay
     }
@@ -217,29 +217,29 @@ impl Slot {
     }
 
     /// Starts the next process if one is due and there is room for it.
-    pub fn start_if_due(&mut self, now: Instant, out: &mut Out) {
+    pub fn start_if_due(&mut self, now: Instant, actions: &mut ActionQueue) {
         match self.state {
             State::Waiting { at } if at <= now && !self.is_crowded() => {
                 self.state = State::Starting;
-                self.start(out);
+                self.start(actions);
             }
             _ => {}
         }
     }
 
     /// Starts a replacement beside the process that serves.
-    pub fn replace(&mut self, out: &mut Out) {
+    pub fn replace(&mut self, actions: &mut ActionQueue) {
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Up(old) => {
-                self.start(out);
+                self.start(actions);
                 State::Trial { old, new: None }
             }
             other => other,
         };
     }
 
-    fn start(&self, out: &mut Out) {
-        out.push(self.next_start());
+    fn start(&self, actions: &mut ActionQueue) {
+        actions.push(self.next_start());
     }
 
     fn next_start(&self) -> Action {
@@ -257,12 +257,12 @@ impl Slot {
         self.joined |= config.ready_timeout.is_none();
         let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
         let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
-        let life = |otherwise| Life::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
+        let child = |otherwise| Child::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Trial { old, new: None } => {
-                State::Trial { old, new: Some(Box::new(life(Phase::Settling { ready_at: now + SETTLED }))) }
+                State::Trial { old, new: Some(Box::new(child(Phase::Settling { ready_at: now + SETTLED }))) }
             }
-            _ => State::Up(life(Phase::Serving)),
+            _ => State::Up(child(Phase::Serving)),
         };
     }
 
@@ -281,32 +281,32 @@ impl Slot {
         }
     }
 
-    pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, out: &mut Out) {
+    pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, actions: &mut ActionQueue) {
         // One that had been asked to go when it said so has shown that this id can be brought up.
-        self.proven |= self.leaving.iter().any(|life| life.is(generation));
-        if self.coming().is_some_and(|life| life.is(generation) && life.is_unproven()) {
-            self.become_ready(now, config, out);
+        self.proven |= self.leaving.iter().any(|child| child.is(generation));
+        if self.coming().is_some_and(|child| child.is(generation) && child.is_unproven()) {
+            self.become_ready(now, config, actions);
         }
     }
 
     /// The process that may still have to show that it is ready.
-    fn coming(&mut self) -> Option<&mut Life> {
+    fn coming(&mut self) -> Option<&mut Child> {
         match &mut self.state {
-            State::Up(life) => Some(life),
+            State::Up(child) => Some(child),
             State::Trial { new, .. } => new.as_deref_mut(),
             _ => None,
         }
     }
 
     /// The one that was still to show that it is ready is ready now; if it is a replacement, the old one may go.
-    fn become_ready(&mut self, now: Instant, config: &Config, out: &mut Out) {
-        self.note_life(now);
+    fn become_ready(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+        self.note_uptime(now);
         (self.proven, self.joined) = (true, true);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(life) => State::Up(life.ready(now, out)),
+            State::Up(child) => State::Up(child.ready(now, actions)),
             State::Trial { mut old, new: Some(new) } => {
-                let new = new.ready(now, out);
-                old.ask(Message::Stop, now + config.graceful_timeout, out);
+                let new = new.ready(now, actions);
+                old.ask(Message::Stop, now + config.graceful_timeout, actions);
                 self.leaving.push(old);
                 State::Up(new)
             }
@@ -316,24 +316,24 @@ impl Slot {
 
     pub fn handle_beat(&mut self, generation: u32, at: Instant) {
         match &mut self.state {
-            State::Up(life) | State::Trial { old: life, .. } if life.is(generation) => {
-                life.beat(at);
+            State::Up(child) | State::Trial { old: child, .. } if child.is(generation) => {
+                child.beat(at);
             }
-            State::Trial { new: Some(life), .. } if life.is(generation) => life.beat(at),
+            State::Trial { new: Some(child), .. } if child.is(generation) => child.beat(at),
             _ => {}
         }
     }
 
     /// Before somebody else takes the place of who serves: what failed before him is forgotten if he is sound, however he ends.
-    fn note_life(&mut self, now: Instant) {
-        if let State::Up(life) | State::Trial { old: life, .. } = &self.state {
-            self.backoff.note_life(now.saturating_duration_since(life.since));
+    fn note_uptime(&mut self, now: Instant) {
+        if let State::Up(child) | State::Trial { old: child, .. } = &self.state {
+            self.backoff.note_uptime(now.saturating_duration_since(child.since));
         }
     }
 
     /// Takes out the process that ended; `None` if it is not known here.
-    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<(Part, Life)> {
-        self.note_life(now);
+    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<(Part, Child)> {
+        self.note_uptime(now);
         let gone = self.take_out(generation)?;
         // A replacement that failed has never served.
         if gone.0 != Part::Trial && (self.report.exit.is_none() || generation > self.ended) {
@@ -342,12 +342,12 @@ impl Slot {
         Some(gone)
     }
 
-    fn take_out(&mut self, generation: u32) -> Option<(Part, Life)> {
-        if let Some(at) = self.leaving.iter().position(|life| life.is(generation)) {
+    fn take_out(&mut self, generation: u32) -> Option<(Part, Child)> {
+        if let Some(at) = self.leaving.iter().position(|child| child.is(generation)) {
             return Some((Part::Leaving, self.leaving.swap_remove(at)));
         }
         let (next, gone) = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(life) if life.is(generation) => (State::Idle, Some((Part::Serving, life))),
+            State::Up(child) if child.is(generation) => (State::Idle, Some((Part::Serving, child))),
             State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, *new))),
             State::Trial { old, new } if old.is(generation) => {
                 (new.map_or(State::Starting, |new| State::Up(*new)), Some((Part::Replaced, old)))
@@ -365,53 +365,53 @@ impl Slot {
         now: Instant,
         interrupted_at: Option<Instant>,
         config: &Config,
-        out: &mut Out,
+        actions: &mut ActionQueue,
     ) -> Option<Missed> {
-        for life in &mut self.leaving {
-            life.kill_overdue(now, out);
-            life.ask_overdue(now, config.graceful_timeout, out);
+        for child in &mut self.leaving {
+            child.kill_overdue(now, actions);
+            child.ask_overdue(now, config.graceful_timeout, actions);
         }
-        if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
-            life.kill_overdue(now, out);
+        if let State::Up(child) | State::Trial { old: child, .. } = &mut self.state {
+            child.kill_overdue(now, actions);
         }
         if let State::Trial { new: Some(new), .. } = &mut self.state {
-            new.kill_overdue(now, out);
+            new.kill_overdue(now, actions);
         }
-        self.start_if_due(now, out);
+        self.start_if_due(now, actions);
         let coming = self.coming()?;
         match coming.phase {
             Phase::Settling { ready_at } if ready_at <= now => {
-                self.become_ready(now, config, out);
+                self.become_ready(now, config, actions);
                 None
             }
             Phase::Fresh { late_at } if late_at <= now => {
                 if config.ready_timeout.is_some_and(|timeout| coming.extend(now, timeout, interrupted_at)) {
                     return None;
                 }
-                out.tell(Event::Late { process: coming.process });
-                self.handle_late(out)
+                actions.emit(Event::Late { process: coming.process });
+                self.handle_late(actions)
             }
             _ => None,
         }
     }
 
-    fn handle_late(&mut self, out: &mut Out) -> Option<Missed> {
+    fn handle_late(&mut self, actions: &mut ActionQueue) -> Option<Missed> {
         let (next, missed) = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(mut life) if !self.proven && self.addition => {
-                life.kill(out);
-                self.leaving.push(life);
+            State::Up(mut child) if !self.proven && self.addition => {
+                child.kill(actions);
+                self.leaving.push(child);
                 (State::Idle, Some(Missed::Addition))
             }
-            State::Up(life) if !self.proven => {
-                let process = life.process;
-                (State::Up(life), Some(Missed::Startup(process)))
+            State::Up(child) if !self.proven => {
+                let process = child.process;
+                (State::Up(child), Some(Missed::Startup(process)))
             }
-            State::Up(mut life) => {
-                life.kill(out);
-                (State::Up(life), None)
+            State::Up(mut child) => {
+                child.kill(actions);
+                (State::Up(child), None)
             }
             State::Trial { old, new: Some(mut new) } => {
-                new.kill(out);
+                new.kill(actions);
                 self.leaving.push(*new);
                 (State::Up(old), Some(Missed::Trial))
             }
@@ -422,19 +422,19 @@ impl Slot {
     }
 
     /// The processes that are to give signs of life.
-    pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, out: &mut Out) {
-        if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
-            life.check_beat(now, timeout, doubtful, out);
+    pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
+        if let State::Up(child) | State::Trial { old: child, .. } = &mut self.state {
+            child.check_beat(now, timeout, doubtful, actions);
         }
         if let State::Trial { new: Some(new), .. } = &mut self.state {
-            new.check_beat(now, timeout, doubtful, out);
+            new.check_beat(now, timeout, doubtful, actions);
         }
     }
 
     /// Whoever lives is taken to have given a sign of life just now.
     pub fn forgive_beats(&mut self, now: Instant) {
-        if let State::Up(life) | State::Trial { old: life, .. } = &mut self.state {
-            life.beat(now);
+        if let State::Up(child) | State::Trial { old: child, .. } = &mut self.state {
+            child.beat(now);
         }
         if let State::Trial { new: Some(new), .. } = &mut self.state {
             new.beat(now);

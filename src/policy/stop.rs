@@ -41,7 +41,7 @@ impl Policy {
 
     pub(super) fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
         let restarts = self.budget.spent();
-        self.out.tell(Event::GaveUp { restarts });
+        self.actions.emit(Event::GaveUp { restarts });
         let graceful = now + self.config.graceful_timeout;
         self.begin_stop(Ok(Reason::GaveUp { process, exit, restarts }), Message::Stop, graceful, false);
     }
@@ -50,7 +50,7 @@ impl Policy {
         if self.stop.is_some() {
             return;
         }
-        self.out.tell(Event::StartupFailed { process, exit });
+        self.actions.emit(Event::StartupFailed { process, exit });
         let graceful = now + self.config.graceful_timeout;
         self.begin_stop(Ok(Reason::StartupFailed { process, exit }), Message::Stop, graceful, false);
     }
@@ -62,34 +62,34 @@ impl Policy {
         }
         let quick = message == Message::QuickStop;
         self.complete_slots();
-        self.out.cancel_starts(None);
+        self.actions.cancel_starts(None);
         self.roll.cancel();
         self.look_at = None;
-        let workers = self.slots.iter().flat_map(Slot::lives).count();
+        let workers = self.slots.iter().flat_map(Slot::children).count();
         let by = match &end {
             Ok(Reason::StoppedByWorker { process }) => Some(*process),
             _ => None,
         };
-        self.out.tell(Event::Stopping { workers, quick, by });
+        self.actions.emit(Event::Stopping { workers, quick, by });
         self.stop = Some(Stop { end, asked, quick });
         self.retire_all(message, kill_at);
     }
 
     fn retire_all(&mut self, message: Message, kill_at: Instant) {
         for slot in &mut self.slots {
-            slot.retire(message, kill_at, &mut self.out);
+            slot.retire(message, kill_at, &mut self.actions);
         }
         self.wanted.set(None);
         self.agenda.note_all(&self.slots);
     }
 
     fn kill_all(&mut self) {
-        let workers = self.slots.iter().flat_map(Slot::lives).filter(|life| !life.was_killed()).count();
+        let workers = self.slots.iter().flat_map(Slot::children).filter(|child| !child.was_killed()).count();
         if workers > 0 {
-            self.out.tell(Event::KillingAll { workers });
+            self.actions.emit(Event::KillingAll { workers });
         }
         for slot in &mut self.slots {
-            slot.kill(&mut self.out);
+            slot.kill(&mut self.actions);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
-use super::life::Phase;
+use super::child::Phase;
 use super::*;
 use crate::report::Report;
 use rand::RngExt;
@@ -96,7 +96,7 @@ impl Sim {
             match self.policy.poll_action() {
                 Some(Action::Start { id, generation }) => self.start(id, generation),
                 Some(Action::Send { process, message }) => self.send(process, message),
-                Some(Action::Tell(event)) => self.hear(event),
+                Some(Action::Emit(event)) => self.hear(event),
                 None => {
                     self.scaling = false;
                     break;
@@ -114,8 +114,8 @@ impl Sim {
     }
 
     fn note_released(&mut self) {
-        for life in self.policy.slots.iter().flat_map(Slot::lives) {
-            if let (Phase::Lingering { .. }, Process { id, generation, .. }) = (life.phase, life.process) {
+        for child in self.policy.slots.iter().flat_map(Slot::children) {
+            if let (Phase::Lingering { .. }, Process { id, generation, .. }) = (child.phase, child.process) {
                 self.alive.get_mut(&(id, generation)).expect("alive").released = true;
             }
         }
@@ -287,7 +287,7 @@ fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_befor
     sim.end(0, 1, Exit::Code(1));
     assert_eq!(sim.told(1, 1), [Message::Stop]);
     assert!(!sim.log.last().expect("a log").contains("restarting"));
-    assert!(sim.policy.poll_end().is_none(), "the other one still lives");
+    assert!(sim.policy.poll_end().is_none(), "the other one still children");
     sim.end(1, 1, Exit::Signal(15));
     assert!(matches!(
         sim.ended(),
@@ -473,7 +473,7 @@ fn a_first_start_that_is_refused_stops_what_was_started() {
                 policy.handle_started(now, Process { id, generation, pid });
             }
             Action::Send { process, message } => sent.push((process.id, message)),
-            Action::Tell(_) => {}
+            Action::Emit(_) => {}
         }
     }
     assert_eq!(sent, [(0, Message::Stop), (1, Message::Stop)]);
@@ -1200,7 +1200,7 @@ fn nobody_is_checked_for_life_before_being_ready() {
 fn only_a_kill_that_is_not_ours_may_be_for_want_of_memory() {
     let mut sim = Sim::new(config(2));
     sim.end_with(0, 0, Exit::Signal(9), OutOfMemory::Yes);
-    assert!(sim.logged("killed by signal 9 (out of memory), restarting"));
+    assert!(sim.logged("killed by signal 9 (actions of memory), restarting"));
     let (ours, other) = (sim.alive[&(1, 0)].process, sim.alive[&(0, 1)].process);
     sim.request(Request::Stop);
     assert!(!sim.policy.has_killed(ours));
@@ -1266,7 +1266,7 @@ fn a_first_start_that_was_given_up_is_no_first_start_later() {
                     policy.handle_started(now, Process { id, generation, pid: started });
                 }
                 Action::Send { message, .. } => panic!("{message:?}"),
-                Action::Tell(_) => {}
+                Action::Emit(_) => {}
             }
         }
     };

@@ -254,7 +254,7 @@ impl<'a> Supervisor<'a> {
     /// In the process that was started, and only there, returns it as a worker.
     fn carry_out(&mut self, action: Action) -> Option<Worker> {
         match action {
-            Action::Tell(event) => self.tell(&event),
+            Action::Emit(event) => self.tell(&event),
             Action::Send { process, message } => {
                 if let Err(error) = self.backend.send(process, signal_for(message)) {
                     self.log(Level::Warn, &format_args!("{process}: {error}"));

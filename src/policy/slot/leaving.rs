@@ -3,36 +3,36 @@
 use std::time::{Duration, Instant};
 
 use super::{Slot, State};
-use crate::policy::life::{Life, Phase};
-use crate::policy::{Config, Message, Out};
+use crate::policy::child::{Child, Phase};
+use crate::policy::{ActionQueue, Config, Message};
 
 impl Slot {
     /// Nobody is wanted any more: who lives is asked to go, and killed at `kill_at`. Who has been asked already is asked
     /// again only by `message` of another kind, and keeps the earlier deadline.
-    pub fn retire(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
-        self.dismiss(out);
-        for life in &mut self.leaving {
-            if message == Message::QuickStop || !matches!(life.phase, Phase::Asked { .. }) {
-                life.ask(message, kill_at, out);
+    pub fn retire(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
+        self.dismiss(actions);
+        for child in &mut self.leaving {
+            if message == Message::QuickStop || !matches!(child.phase, Phase::Asked { .. }) {
+                child.ask(message, kill_at, actions);
             }
         }
     }
 
     /// The same, but who serves is asked later, when he has had the time to finish what came to him before.
-    pub fn release(&mut self, now: Instant, config: &Config, out: &mut Out) {
-        self.note_life(now);
+    pub fn release(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+        self.note_uptime(now);
         let kill_at = now + config.graceful_timeout;
-        let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, out) };
+        let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, actions) };
         if self.is_to_be_served(config) {
             (self.passing, self.owed) = (true, true);
             return;
         }
-        self.dismiss(out);
-        for life in self.leaving.iter_mut().filter(|life| !matches!(life.phase, Phase::Asked { .. })) {
-            match life.phase {
-                Phase::Serving => life.phase = Phase::Lingering { ask_at: now + linger, last: kill_at },
+        self.dismiss(actions);
+        for child in self.leaving.iter_mut().filter(|child| !matches!(child.phase, Phase::Asked { .. })) {
+            match child.phase {
+                Phase::Serving => child.phase = Phase::Lingering { ask_at: now + linger, last: kill_at },
                 Phase::Lingering { .. } => {}
-                _ => life.ask(Message::Stop, kill_at, out),
+                _ => child.ask(Message::Stop, kill_at, actions),
             }
         }
     }
@@ -41,7 +41,7 @@ impl Slot {
     fn is_to_be_served(&self, config: &Config) -> bool {
         let is_coming = match &self.state {
             State::Waiting { .. } | State::Starting => true,
-            State::Up(life) => life.phase != Phase::Serving,
+            State::Up(child) => child.phase != Phase::Serving,
             State::Idle | State::Trial { .. } => false,
         };
         // Who could never be brought up before, may not be now.
@@ -55,41 +55,41 @@ impl Slot {
 
     /// Whether somebody who is to go serves what is left.
     pub fn has_lingering(&self) -> bool {
-        self.leaving.iter().any(Life::lingers)
+        self.leaving.iter().any(Child::drains)
     }
 
     /// Who has come to finish another one's work, and serves now, is one too many.
-    pub fn release_passing(&mut self, now: Instant, config: &Config, out: &mut Out) {
-        if self.passing && matches!(&self.state, State::Up(life) if life.phase == Phase::Serving) {
-            self.release(now, config, out);
+    pub fn release_passing(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+        if self.passing && matches!(&self.state, State::Up(child) if child.phase == Phase::Serving) {
+            self.release(now, config, actions);
         }
     }
 
     pub fn handle_work_left(&mut self, now: Instant, linger: Duration) {
-        for life in &mut self.leaving {
-            life.linger_on(now, linger);
+        for child in &mut self.leaving {
+            child.linger_on(now, linger);
         }
     }
 
     /// From here on nobody serves.
-    fn dismiss(&mut self, out: &mut Out) {
+    fn dismiss(&mut self, actions: &mut ActionQueue) {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(life) => self.leaving.push(life),
+            State::Up(child) => self.leaving.push(child),
             State::Trial { old, new: Some(new) } => self.leaving.extend([old, *new]),
             State::Trial { old, new: None } => {
                 self.leaving.push(old);
-                out.cancel_starts(Some(self.id));
+                actions.cancel_starts(Some(self.id));
             }
-            State::Starting => out.cancel_starts(Some(self.id)),
+            State::Starting => actions.cancel_starts(Some(self.id)),
             State::Idle | State::Waiting { .. } => {}
         }
         (self.first, self.restarting) = (false, false);
         (self.passing, self.owed) = (false, false);
     }
 
-    pub fn kill(&mut self, out: &mut Out) {
-        for life in &mut self.leaving {
-            life.kill(out);
+    pub fn kill(&mut self, actions: &mut ActionQueue) {
+        for child in &mut self.leaving {
+            child.kill(actions);
         }
     }
 }

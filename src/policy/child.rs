@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Message, Out};
+use super::{ActionQueue, Message};
 use crate::event::Event;
 use crate::exit::Process;
 
@@ -10,7 +10,7 @@ use crate::exit::Process;
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct Child {
     pub process: Process,
     pub since: Instant,
     /// The count of rolling restarts when this one was started.
@@ -51,9 +51,9 @@ pub(super) enum Phase {
     Killed,
 }
 
-impl Life {
-    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycle_at: Option<Instant>) -> Life {
-        Life { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycle_at }
+impl Child {
+    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycle_at: Option<Instant>) -> Child {
+        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycle_at }
     }
 
     /// Whether it was us who sent it SIGKILL.
@@ -74,7 +74,7 @@ impl Life {
         matches!(self.phase, Phase::Fresh { .. } | Phase::Settling { .. })
     }
 
-    pub fn ask(&mut self, message: Message, kill_at: Instant, out: &mut Out) {
+    pub fn ask(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
         if self.phase == Phase::Killed {
             return;
         }
@@ -84,10 +84,10 @@ impl Life {
             }
             _ => Phase::Asked { kill_at },
         };
-        out.send(self.process, message);
+        actions.send(self.process, message);
     }
 
-    pub fn lingers(&self) -> bool {
+    pub fn drains(&self) -> bool {
         matches!(self.phase, Phase::Lingering { .. })
     }
 
@@ -103,25 +103,25 @@ impl Life {
     }
 
     /// One that lingers and whose time for that is up is asked.
-    pub fn ask_overdue(&mut self, now: Instant, graceful: Duration, out: &mut Out) {
+    pub fn ask_overdue(&mut self, now: Instant, graceful: Duration, actions: &mut ActionQueue) {
         if matches!(self.phase, Phase::Lingering { ask_at, .. } if ask_at <= now) {
-            self.ask(Message::Stop, now + graceful, out);
+            self.ask(Message::Stop, now + graceful, actions);
         }
     }
 
-    pub fn kill(&mut self, out: &mut Out) {
+    pub fn kill(&mut self, actions: &mut ActionQueue) {
         if self.phase != Phase::Killed {
             self.phase = Phase::Killed;
-            out.send(self.process, Message::Kill);
+            actions.send(self.process, Message::Kill);
         }
     }
 
     /// An asked or hung one whose time is up is killed.
-    pub fn kill_overdue(&mut self, now: Instant, out: &mut Out) {
+    pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
         if let Phase::Asked { kill_at } | Phase::Hung { kill_at } = self.phase {
             if kill_at <= now {
-                out.tell(Event::Killing { process: self.process });
-                self.kill(out);
+                actions.emit(Event::Killing { process: self.process });
+                self.kill(actions);
             }
         }
     }
@@ -133,16 +133,16 @@ impl Life {
     }
 
     /// In doubt, one that is silent is only suspected the first time.
-    pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, out: &mut Out) {
+    pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
         if !matches!(self.phase, Phase::Serving | Phase::Settling { .. }) || now < self.last_beat + timeout {
             return;
         }
         if doubtful && !self.suspect {
             self.suspect = true;
         } else {
-            out.tell(Event::Hung { process: self.process });
+            actions.emit(Event::Hung { process: self.process });
             self.phase = Phase::Hung { kill_at: now + ABORT_GRACE };
-            out.send(self.process, Message::Abort);
+            actions.send(self.process, Message::Abort);
         }
     }
 
@@ -169,8 +169,8 @@ impl Life {
         }
     }
 
-    pub fn ready(mut self, now: Instant, out: &mut Out) -> Life {
-        out.tell(Event::Ready { process: self.process });
+    pub fn ready(mut self, now: Instant, actions: &mut ActionQueue) -> Child {
+        actions.emit(Event::Ready { process: self.process });
         self.phase = Phase::Serving;
         self.beat(now);
         self
