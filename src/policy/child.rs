@@ -28,23 +28,23 @@ pub(super) struct Child {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// It is to say that it is ready until then.
-    Fresh {
+    NotReady {
         late_at: Instant,
     },
     /// A replacement that nobody asks for readiness: ready if it lives until then.
-    Settling {
+    Probation {
         ready_at: Instant,
     },
-    Serving,
-    Hung {
+    Ready,
+    Aborting {
         kill_at: Instant,
     },
     /// Nothing new comes to it. It is to be asked to go then, or later, but not after the last moment.
-    Lingering {
+    Draining {
         ask_at: Instant,
         last: Instant,
     },
-    Asked {
+    Stopping {
         kill_at: Instant,
     },
     /// By us.
@@ -63,7 +63,7 @@ impl Child {
 
     /// Whether it was taken for hung or late.
     pub fn was_given_up(&self) -> bool {
-        matches!(self.phase, Phase::Hung { .. } | Phase::Killed)
+        matches!(self.phase, Phase::Aborting { .. } | Phase::Killed)
     }
 
     pub fn is(&self, generation: u32) -> bool {
@@ -71,7 +71,7 @@ impl Child {
     }
 
     pub fn is_unproven(&self) -> bool {
-        matches!(self.phase, Phase::Fresh { .. } | Phase::Settling { .. })
+        matches!(self.phase, Phase::NotReady { .. } | Phase::Probation { .. })
     }
 
     pub fn ask(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
@@ -79,32 +79,32 @@ impl Child {
             return;
         }
         self.phase = match self.phase {
-            Phase::Asked { kill_at: earlier } | Phase::Hung { kill_at: earlier } if earlier < kill_at => {
-                Phase::Asked { kill_at: earlier }
+            Phase::Stopping { kill_at: earlier } | Phase::Aborting { kill_at: earlier } if earlier < kill_at => {
+                Phase::Stopping { kill_at: earlier }
             }
-            _ => Phase::Asked { kill_at },
+            _ => Phase::Stopping { kill_at },
         };
         actions.send(self.process, message);
     }
 
     pub fn drains(&self) -> bool {
-        matches!(self.phase, Phase::Lingering { .. })
+        matches!(self.phase, Phase::Draining { .. })
     }
 
     pub fn lingers_until(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Lingering { ask_at, last } if ask_at <= now && now < last)
+        matches!(self.phase, Phase::Draining { ask_at, last } if ask_at <= now && now < last)
     }
 
     pub fn linger_on(&mut self, now: Instant, linger: Duration) {
         match &mut self.phase {
-            Phase::Lingering { ask_at, last } if *ask_at <= now => *ask_at = (now + linger).min(*last),
+            Phase::Draining { ask_at, last } if *ask_at <= now => *ask_at = (now + linger).min(*last),
             _ => {}
         }
     }
 
     /// One that lingers and whose time for that is up is asked.
     pub fn ask_overdue(&mut self, now: Instant, graceful: Duration, actions: &mut ActionQueue) {
-        if matches!(self.phase, Phase::Lingering { ask_at, .. } if ask_at <= now) {
+        if matches!(self.phase, Phase::Draining { ask_at, .. } if ask_at <= now) {
             self.ask(Message::Stop, now + graceful, actions);
         }
     }
@@ -118,7 +118,7 @@ impl Child {
 
     /// An asked or hung one whose time is up is killed.
     pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
-        if let Phase::Asked { kill_at } | Phase::Hung { kill_at } = self.phase {
+        if let Phase::Stopping { kill_at } | Phase::Aborting { kill_at } = self.phase {
             if kill_at <= now {
                 actions.emit(Event::Killing { process: self.process });
                 self.kill(actions);
@@ -134,14 +134,14 @@ impl Child {
 
     /// In doubt, one that is silent is only suspected the first time.
     pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
-        if !matches!(self.phase, Phase::Serving | Phase::Settling { .. }) || now < self.last_beat + timeout {
+        if !matches!(self.phase, Phase::Ready | Phase::Probation { .. }) || now < self.last_beat + timeout {
             return;
         }
         if doubtful && !self.suspect {
             self.suspect = true;
         } else {
             actions.emit(Event::Hung { process: self.process });
-            self.phase = Phase::Hung { kill_at: now + ABORT_GRACE };
+            self.phase = Phase::Aborting { kill_at: now + ABORT_GRACE };
             actions.send(self.process, Message::Abort);
         }
     }
@@ -149,29 +149,29 @@ impl Child {
     /// One that is late to become ready, but perhaps only because everything was stopped meanwhile, gets the same time once
     /// more, and only once.
     pub fn extend(&mut self, now: Instant, timeout: Duration, interrupted_at: Option<Instant>) -> bool {
-        let Phase::Fresh { late_at } = self.phase else { return false };
+        let Phase::NotReady { late_at } = self.phase else { return false };
         let late = now.saturating_duration_since(late_at);
         let doubtful = interrupted_at.is_some_and(|at| at >= self.since) || late >= timeout / 10;
         if self.extended || !doubtful {
             return false;
         }
         self.extended = true;
-        self.phase = Phase::Fresh { late_at: now + timeout };
+        self.phase = Phase::NotReady { late_at: now + timeout };
         true
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Fresh { late_at: at } | Phase::Settling { ready_at: at } => Some(at),
-            Phase::Hung { kill_at } | Phase::Asked { kill_at } => Some(kill_at),
-            Phase::Lingering { ask_at, .. } => Some(ask_at),
-            Phase::Serving | Phase::Killed => None,
+            Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } => Some(at),
+            Phase::Aborting { kill_at } | Phase::Stopping { kill_at } => Some(kill_at),
+            Phase::Draining { ask_at, .. } => Some(ask_at),
+            Phase::Ready | Phase::Killed => None,
         }
     }
 
     pub fn ready(mut self, now: Instant, actions: &mut ActionQueue) -> Child {
         actions.emit(Event::Ready { process: self.process });
-        self.phase = Phase::Serving;
+        self.phase = Phase::Ready;
         self.beat(now);
         self
     }

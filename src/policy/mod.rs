@@ -259,7 +259,7 @@ impl Policy {
 
     pub fn handle_started(&mut self, now: Instant, process: Process) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
-        let idle = slot.is_idle();
+        let idle = slot.is_stopped();
         slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
         slot.release_passing(now, &self.config, &mut self.actions);
         if idle {
@@ -275,7 +275,7 @@ impl Policy {
         if self.stop.is_some() {
             return;
         }
-        let Some(slot) = self.slots.get_mut(id).filter(|slot| !slot.is_idle()) else { return };
+        let Some(slot) = self.slots.get_mut(id).filter(|slot| !slot.is_stopped()) else { return };
         if slot.is_first_start() {
             let graceful = now + self.config.graceful_timeout;
             return self.begin_stop(Err(error), Message::Stop, graceful, false);

@@ -79,7 +79,7 @@ impl Policy {
         let process = child.process;
         let is_fatal = self.is_fatal(exit);
         let slot = &mut self.slots[process.id];
-        let is_left = !exit.is_success() && slot.is_idle() && !slot.has_lingering();
+        let is_left = !exit.is_success() && slot.is_stopped() && !slot.has_lingering();
         let wanted = is_left && self.config.restart != Restart::Never && !is_fatal;
         let restarting = wanted && self.budget.take(now);
         if is_left && !restarting {

@@ -18,7 +18,7 @@ use crate::report::WorkerReport;
 use rand::rngs::SmallRng;
 
 /// Without readiness, a replacement counts as ready once it has lived this long.
-const SETTLED: Duration = Duration::from_secs(1);
+const PROBATION: Duration = Duration::from_secs(1);
 /// No id ever has more processes than this: one that serves and one that comes or goes.
 const MOST_ALIVE: usize = 2;
 
@@ -53,14 +53,14 @@ pub(super) struct Slot {
 #[derive(Debug)]
 enum State {
     /// Nobody is wanted: ended for good, retired or stopped.
-    Idle,
-    Waiting {
+    Stopped,
+    Backoff {
         at: Instant,
     },
     Starting,
-    Up(Child),
+    Running(Child),
     /// In a rolling restart: `old` serves until `new`, once it has been started, is ready.
-    Trial {
+    Replacing {
         old: Child,
         /// Not here, because few have one and every slot is as large as the largest.
         new: Option<Box<Child>>,
@@ -99,7 +99,7 @@ impl Slot {
 
     /// A new id, whose first process is wanted at once.
     pub fn new(id: usize, now: Instant) -> Slot {
-        let state = State::Waiting { at: now };
+        let state = State::Backoff { at: now };
         Slot {
             id,
             generation: 0,
@@ -119,12 +119,12 @@ impl Slot {
     }
 
     pub fn is_wanted(&self) -> bool {
-        !self.is_idle() && !self.passing
+        !self.is_stopped() && !self.passing
     }
 
     /// Nobody serves it or is to come.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle)
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped)
     }
 
     pub fn is_serving(&self) -> bool {
@@ -133,13 +133,13 @@ impl Slot {
 
     /// Nobody lives, nobody comes.
     pub fn is_over(&self) -> bool {
-        self.is_idle() && self.leaving.is_empty()
+        self.is_stopped() && self.leaving.is_empty()
     }
 
     /// Whether the process that serves is from before this rolling restart.
     pub fn is_outdated(&self, epoch: u64) -> bool {
         match &self.state {
-            State::Up(child) => child.epoch < epoch && (child.is_unproven() || child.phase == Phase::Serving),
+            State::Running(child) => child.epoch < epoch && (child.is_unproven() || child.phase == Phase::Ready),
             _ => false,
         }
     }
@@ -147,14 +147,14 @@ impl Slot {
     /// When the process that serves is too old, if it could be replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
-            State::Up(child) if child.phase == Phase::Serving && self.leaving.is_empty() => child.recycle_at,
+            State::Running(child) if child.phase == Phase::Ready && self.leaving.is_empty() => child.recycle_at,
             _ => None,
         }
     }
 
     /// The process that serves gets one more lifetime.
     pub fn live_on(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
-        if let State::Up(child) = &mut self.state {
+        if let State::Running(child) = &mut self.state {
             child.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         }
     }
@@ -162,16 +162,16 @@ impl Slot {
     /// Whether a replacement is on its way, or the old one still is.
     pub fn is_in_transition(&self) -> bool {
         let unproven = match &self.state {
-            State::Up(child) => child.is_unproven(),
-            State::Trial { .. } | State::Starting => true,
-            State::Idle | State::Waiting { .. } => false,
+            State::Running(child) => child.is_unproven(),
+            State::Replacing { .. } | State::Starting => true,
+            State::Stopped | State::Backoff { .. } => false,
         };
         unproven || !self.leaving.is_empty()
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         let due = match &self.state {
-            State::Waiting { at } if !self.is_crowded() => Some(*at),
+            State::Backoff { at } if !self.is_crowded() => Some(*at),
             _ => None,
         };
         self.children().filter_map(Child::deadline).chain(due).min()
@@ -179,8 +179,8 @@ impl Slot {
 
     pub fn children(&self) -> impl Iterator<Item = &Child> {
         let (serving, coming) = match &self.state {
-            State::Up(child) => (Some(child), None),
-            State::Trial { old, new } => (Some(old), new.as_deref()),
+            State::Running(child) => (Some(child), None),
+            State::Replacing { old, new } => (Some(old), new.as_deref()),
             _ => (None, None),
         };
         self.leaving.iter().chain(serving).chain(coming)
@@ -190,7 +190,7 @@ impl Slot {
     pub fn want(&mut self, now: Instant) {
         (self.joined, self.addition) = (false, true);
         if !std::mem::take(&mut self.passing) {
-            self.state = State::Waiting { at: now };
+            self.state = State::Backoff { at: now };
         }
     }
 
@@ -203,13 +203,13 @@ impl Slot {
     pub fn wait(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.restarting = true;
         let delay = self.backoff.after_life(uptime, delays, rng);
-        self.state = State::Waiting { at: now + delay };
+        self.state = State::Backoff { at: now + delay };
         delay
     }
 
     /// Starts the first process, if it is still wanted.
     pub fn start_first(&mut self) -> Option<Action> {
-        let is_due = self.first && matches!(self.state, State::Waiting { .. });
+        let is_due = self.first && matches!(self.state, State::Backoff { .. });
         is_due.then(|| {
             self.state = State::Starting;
             self.next_start()
@@ -219,7 +219,7 @@ impl Slot {
     /// Starts the next process if one is due and there is room for it.
     pub fn start_if_due(&mut self, now: Instant, actions: &mut ActionQueue) {
         match self.state {
-            State::Waiting { at } if at <= now && !self.is_crowded() => {
+            State::Backoff { at } if at <= now && !self.is_crowded() => {
                 self.state = State::Starting;
                 self.start(actions);
             }
@@ -229,10 +229,10 @@ impl Slot {
 
     /// Starts a replacement beside the process that serves.
     pub fn replace(&mut self, actions: &mut ActionQueue) {
-        self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(old) => {
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(old) => {
                 self.start(actions);
-                State::Trial { old, new: None }
+                State::Replacing { old, new: None }
             }
             other => other,
         };
@@ -255,27 +255,27 @@ impl Slot {
         self.report.restarts += u32::from(std::mem::take(&mut self.restarting));
         self.report.failed = false;
         self.joined |= config.ready_timeout.is_none();
-        let fresh = config.ready_timeout.map(|timeout| Phase::Fresh { late_at: now + timeout });
+        let fresh = config.ready_timeout.map(|timeout| Phase::NotReady { late_at: now + timeout });
         let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         let child = |otherwise| Child::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
-        self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Trial { old, new: None } => {
-                State::Trial { old, new: Some(Box::new(child(Phase::Settling { ready_at: now + SETTLED }))) }
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Replacing { old, new: None } => {
+                State::Replacing { old, new: Some(Box::new(child(Phase::Probation { ready_at: now + PROBATION }))) }
             }
-            _ => State::Up(child(Phase::Serving)),
+            _ => State::Running(child(Phase::Ready)),
         };
     }
 
     /// A start was refused: a replacement is given up (`None`), anything else waits for the next try.
     pub fn handle_start_failed(&mut self, now: Instant, delays: Delays, rng: &mut SmallRng) -> Option<Duration> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Trial { old, new: None } => {
-                self.state = State::Up(old);
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Replacing { old, new: None } => {
+                self.state = State::Running(old);
                 None
             }
             _ => {
                 let delay = self.backoff.after_refusal(delays, rng);
-                self.state = State::Waiting { at: now + delay };
+                self.state = State::Backoff { at: now + delay };
                 Some(delay)
             }
         }
@@ -292,8 +292,8 @@ impl Slot {
     /// The process that may still have to show that it is ready.
     fn coming(&mut self) -> Option<&mut Child> {
         match &mut self.state {
-            State::Up(child) => Some(child),
-            State::Trial { new, .. } => new.as_deref_mut(),
+            State::Running(child) => Some(child),
+            State::Replacing { new, .. } => new.as_deref_mut(),
             _ => None,
         }
     }
@@ -302,13 +302,13 @@ impl Slot {
     fn become_ready(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         self.note_uptime(now);
         (self.proven, self.joined) = (true, true);
-        self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(child) => State::Up(child.ready(now, actions)),
-            State::Trial { mut old, new: Some(new) } => {
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(child) => State::Running(child.ready(now, actions)),
+            State::Replacing { mut old, new: Some(new) } => {
                 let new = new.ready(now, actions);
                 old.ask(Message::Stop, now + config.graceful_timeout, actions);
                 self.leaving.push(old);
-                State::Up(new)
+                State::Running(new)
             }
             other => other,
         };
@@ -316,17 +316,17 @@ impl Slot {
 
     pub fn handle_beat(&mut self, generation: u32, at: Instant) {
         match &mut self.state {
-            State::Up(child) | State::Trial { old: child, .. } if child.is(generation) => {
+            State::Running(child) | State::Replacing { old: child, .. } if child.is(generation) => {
                 child.beat(at);
             }
-            State::Trial { new: Some(child), .. } if child.is(generation) => child.beat(at),
+            State::Replacing { new: Some(child), .. } if child.is(generation) => child.beat(at),
             _ => {}
         }
     }
 
     /// Before somebody else takes the place of who serves: what failed before him is forgotten if he is sound, however he ends.
     fn note_uptime(&mut self, now: Instant) {
-        if let State::Up(child) | State::Trial { old: child, .. } = &self.state {
+        if let State::Running(child) | State::Replacing { old: child, .. } = &self.state {
             self.backoff.note_uptime(now.saturating_duration_since(child.since));
         }
     }
@@ -346,11 +346,13 @@ impl Slot {
         if let Some(at) = self.leaving.iter().position(|child| child.is(generation)) {
             return Some((Part::Leaving, self.leaving.swap_remove(at)));
         }
-        let (next, gone) = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(child) if child.is(generation) => (State::Idle, Some((Part::Serving, child))),
-            State::Trial { old, new: Some(new) } if new.is(generation) => (State::Up(old), Some((Part::Trial, *new))),
-            State::Trial { old, new } if old.is(generation) => {
-                (new.map_or(State::Starting, |new| State::Up(*new)), Some((Part::Replaced, old)))
+        let (next, gone) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(child) if child.is(generation) => (State::Stopped, Some((Part::Serving, child))),
+            State::Replacing { old, new: Some(new) } if new.is(generation) => {
+                (State::Running(old), Some((Part::Trial, *new)))
+            }
+            State::Replacing { old, new } if old.is(generation) => {
+                (new.map_or(State::Starting, |new| State::Running(*new)), Some((Part::Replaced, old)))
             }
             other => (other, None),
         };
@@ -371,20 +373,20 @@ impl Slot {
             child.kill_overdue(now, actions);
             child.ask_overdue(now, config.graceful_timeout, actions);
         }
-        if let State::Up(child) | State::Trial { old: child, .. } = &mut self.state {
+        if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
             child.kill_overdue(now, actions);
         }
-        if let State::Trial { new: Some(new), .. } = &mut self.state {
+        if let State::Replacing { new: Some(new), .. } = &mut self.state {
             new.kill_overdue(now, actions);
         }
         self.start_if_due(now, actions);
         let coming = self.coming()?;
         match coming.phase {
-            Phase::Settling { ready_at } if ready_at <= now => {
+            Phase::Probation { ready_at } if ready_at <= now => {
                 self.become_ready(now, config, actions);
                 None
             }
-            Phase::Fresh { late_at } if late_at <= now => {
+            Phase::NotReady { late_at } if late_at <= now => {
                 if config.ready_timeout.is_some_and(|timeout| coming.extend(now, timeout, interrupted_at)) {
                     return None;
                 }
@@ -396,24 +398,24 @@ impl Slot {
     }
 
     fn handle_late(&mut self, actions: &mut ActionQueue) -> Option<Missed> {
-        let (next, missed) = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(mut child) if !self.proven && self.addition => {
+        let (next, missed) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(mut child) if !self.proven && self.addition => {
                 child.kill(actions);
                 self.leaving.push(child);
-                (State::Idle, Some(Missed::Addition))
+                (State::Stopped, Some(Missed::Addition))
             }
-            State::Up(child) if !self.proven => {
+            State::Running(child) if !self.proven => {
                 let process = child.process;
-                (State::Up(child), Some(Missed::Startup(process)))
+                (State::Running(child), Some(Missed::Startup(process)))
             }
-            State::Up(mut child) => {
+            State::Running(mut child) => {
                 child.kill(actions);
-                (State::Up(child), None)
+                (State::Running(child), None)
             }
-            State::Trial { old, new: Some(mut new) } => {
+            State::Replacing { old, new: Some(mut new) } => {
                 new.kill(actions);
                 self.leaving.push(*new);
-                (State::Up(old), Some(Missed::Trial))
+                (State::Running(old), Some(Missed::Trial))
             }
             other => (other, None),
         };
@@ -423,20 +425,20 @@ impl Slot {
 
     /// The processes that are to give signs of life.
     pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
-        if let State::Up(child) | State::Trial { old: child, .. } = &mut self.state {
+        if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
             child.check_beat(now, timeout, doubtful, actions);
         }
-        if let State::Trial { new: Some(new), .. } = &mut self.state {
+        if let State::Replacing { new: Some(new), .. } = &mut self.state {
             new.check_beat(now, timeout, doubtful, actions);
         }
     }
 
     /// Whoever lives is taken to have given a sign of life just now.
     pub fn forgive_beats(&mut self, now: Instant) {
-        if let State::Up(child) | State::Trial { old: child, .. } = &mut self.state {
+        if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
             child.beat(now);
         }
-        if let State::Trial { new: Some(new), .. } = &mut self.state {
+        if let State::Replacing { new: Some(new), .. } = &mut self.state {
             new.beat(now);
         }
     }

@@ -115,7 +115,7 @@ impl Sim {
 
     fn note_released(&mut self) {
         for child in self.policy.slots.iter().flat_map(Slot::children) {
-            if let (Phase::Lingering { .. }, Process { id, generation, .. }) = (child.phase, child.process) {
+            if let (Phase::Draining { .. }, Process { id, generation, .. }) = (child.phase, child.process) {
                 self.alive.get_mut(&(id, generation)).expect("alive").released = true;
             }
         }

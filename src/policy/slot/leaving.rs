@@ -12,7 +12,7 @@ impl Slot {
     pub fn retire(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
         self.dismiss(actions);
         for child in &mut self.leaving {
-            if message == Message::QuickStop || !matches!(child.phase, Phase::Asked { .. }) {
+            if message == Message::QuickStop || !matches!(child.phase, Phase::Stopping { .. }) {
                 child.ask(message, kill_at, actions);
             }
         }
@@ -28,10 +28,10 @@ impl Slot {
             return;
         }
         self.dismiss(actions);
-        for child in self.leaving.iter_mut().filter(|child| !matches!(child.phase, Phase::Asked { .. })) {
+        for child in self.leaving.iter_mut().filter(|child| !matches!(child.phase, Phase::Stopping { .. })) {
             match child.phase {
-                Phase::Serving => child.phase = Phase::Lingering { ask_at: now + linger, last: kill_at },
-                Phase::Lingering { .. } => {}
+                Phase::Ready => child.phase = Phase::Draining { ask_at: now + linger, last: kill_at },
+                Phase::Draining { .. } => {}
                 _ => child.ask(Message::Stop, kill_at, actions),
             }
         }
@@ -40,9 +40,9 @@ impl Slot {
     /// What has come to this id waits for somebody who is still to come, or to become ready, or to be replaced.
     fn is_to_be_served(&self, config: &Config) -> bool {
         let is_coming = match &self.state {
-            State::Waiting { .. } | State::Starting => true,
-            State::Up(child) => child.phase != Phase::Serving,
-            State::Idle | State::Trial { .. } => false,
+            State::Backoff { .. } | State::Starting => true,
+            State::Running(child) => child.phase != Phase::Ready,
+            State::Stopped | State::Replacing { .. } => false,
         };
         // Who could never be brought up before, may not be now.
         let may_come = self.proven || config.ready_timeout.is_none() && !self.first;
@@ -60,7 +60,7 @@ impl Slot {
 
     /// Who has come to finish another one's work, and serves now, is one too many.
     pub fn release_passing(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
-        if self.passing && matches!(&self.state, State::Up(child) if child.phase == Phase::Serving) {
+        if self.passing && matches!(&self.state, State::Running(child) if child.phase == Phase::Ready) {
             self.release(now, config, actions);
         }
     }
@@ -73,15 +73,15 @@ impl Slot {
 
     /// From here on nobody serves.
     fn dismiss(&mut self, actions: &mut ActionQueue) {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Up(child) => self.leaving.push(child),
-            State::Trial { old, new: Some(new) } => self.leaving.extend([old, *new]),
-            State::Trial { old, new: None } => {
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(child) => self.leaving.push(child),
+            State::Replacing { old, new: Some(new) } => self.leaving.extend([old, *new]),
+            State::Replacing { old, new: None } => {
                 self.leaving.push(old);
                 actions.cancel_starts(Some(self.id));
             }
             State::Starting => actions.cancel_starts(Some(self.id)),
-            State::Idle | State::Waiting { .. } => {}
+            State::Stopped | State::Backoff { .. } => {}
         }
         (self.first, self.restarting) = (false, false);
         (self.passing, self.owed) = (false, false);
