@@ -27,7 +27,7 @@ pub(crate) use backoff::Delays;
 use budget::Budget;
 use child::Child;
 use roll::Roll;
-use slot::{Missed, Part, Slot};
+use slot::{ExitedRole, ReadyTimeout, Slot};
 
 use stop::Stop;
 
@@ -313,19 +313,19 @@ impl Policy {
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
-        let Some((part, child)) = slot.handle_exited(now, process.generation, exit) else { return };
-        match part {
-            Part::Leaving if child.drains() && self.stop.is_none() => {
+        let Some((role, child)) = slot.handle_exited(now, process.generation, exit) else { return };
+        match role {
+            ExitedRole::Stopping if child.drains() && self.stop.is_none() => {
                 self.handle_loss_of_lingering(now, child, exit, out_of_memory)
             }
-            Part::Leaving | Part::Trial => {
-                let asked = part == Part::Leaving;
+            ExitedRole::Stopping | ExitedRole::Replacement => {
+                let asked = role == ExitedRole::Stopping;
                 self.actions.emit(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
-                if part == Part::Trial {
+                if role == ExitedRole::Replacement {
                     self.replacement_failed(now, process.id);
                 }
             }
-            Part::Serving | Part::Replaced => self.handle_loss(now, part, child, exit, out_of_memory),
+            ExitedRole::Current | ExitedRole::Outgoing => self.handle_loss(now, role, child, exit, out_of_memory),
         }
         let slot = &mut self.slots[process.id];
         if self.stop.is_none() {
@@ -349,9 +349,9 @@ impl Policy {
         for (id, what) in missed {
             self.wanted.set(None);
             match what {
-                Missed::Trial => self.replacement_failed(now, id),
-                Missed::Startup(process) => self.fail_startup(now, process, None),
-                Missed::Addition => self.addition_failed(id),
+                ReadyTimeout::Replacement => self.replacement_failed(now, id),
+                ReadyTimeout::Startup(process) => self.fail_startup(now, process, None),
+                ReadyTimeout::Addition => self.addition_failed(id),
             }
         }
         self.look_at_beats(now);
@@ -383,7 +383,7 @@ impl Policy {
     }
 
     /// One that served, or whose replacement is still on trial, has ended unasked.
-    fn handle_loss(&mut self, now: Instant, part: Part, child: Child, exit: Exit, out_of_memory: OutOfMemory) {
+    fn handle_loss(&mut self, now: Instant, role: ExitedRole, child: Child, exit: Exit, out_of_memory: OutOfMemory) {
         let (process, id) = (child.process, child.process.id);
         let exited = |restarting| Event::Exited { process, exit, out_of_memory, asked: false, restarting };
         // Whoever was aborted or killed from here has failed, however it took that.
@@ -404,7 +404,7 @@ impl Policy {
             self.actions.emit(exited(false));
             return self.fail_startup(now, process, Some(exit));
         }
-        if part == Part::Replaced && failed {
+        if role == ExitedRole::Outgoing && failed {
             // Its replacement is there already.
             return self.actions.emit(exited(false));
         }
@@ -413,7 +413,7 @@ impl Policy {
             self.actions.emit(exited(false));
             return self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
-        if part == Part::Replaced {
+        if role == ExitedRole::Outgoing {
             return self.actions.emit(exited(false));
         }
         if !self.budget.take(now) {

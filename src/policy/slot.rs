@@ -3,7 +3,7 @@
 //! Whatever serves the id, or is to serve it, is the slot's [`State`]. A process that has been asked to go is out of the
 //! state and only waited for, so that its replacement never depends on how it goes.
 
-mod leaving;
+mod stopping;
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ pub(super) struct Slot {
     state: State,
     /// What is started next takes the place of one that has failed.
     restarting: bool,
-    leaving: Vec<Child>,
+    stopping: Vec<Child>,
     report: WorkerReport,
     /// The generation that the reported exit is of.
     ended: u32,
@@ -69,24 +69,24 @@ enum State {
 
 /// Which part a process had that is gone now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum ExitedRole {
     /// It had been asked to go.
-    Leaving,
+    Stopping,
     /// It served, and nobody took its place yet.
-    Serving,
+    Current,
     /// It served, and its replacement has its place now.
-    Replaced,
+    Outgoing,
     /// It was the replacement; the old one still serves.
-    Trial,
+    Replacement,
 }
 
 /// What a deadline brought to light that is for the policy to judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missed {
+pub(super) enum ReadyTimeout {
     /// Not ready in time, and no process of this id ever was.
     Startup(Process),
     /// Not ready in time, and only a replacement.
-    Trial,
+    Replacement,
     /// Not ready in time, and no process of this id ever was; but it is none of those that were there from the beginning.
     Addition,
 }
@@ -112,7 +112,7 @@ impl Slot {
             first: false,
             state,
             restarting: false,
-            leaving: Vec::new(),
+            stopping: Vec::new(),
             report: WorkerReport::new(id),
             ended: 0,
         }
@@ -133,7 +133,7 @@ impl Slot {
 
     /// Nobody lives, nobody comes.
     pub fn is_over(&self) -> bool {
-        self.is_stopped() && self.leaving.is_empty()
+        self.is_stopped() && self.stopping.is_empty()
     }
 
     /// Whether the process that serves is from before this rolling restart.
@@ -147,7 +147,7 @@ impl Slot {
     /// When the process that serves is too old, if it could be replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
-            State::Running(child) if child.phase == Phase::Ready && self.leaving.is_empty() => child.recycle_at,
+            State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() => child.recycle_at,
             _ => None,
         }
     }
@@ -166,7 +166,7 @@ impl Slot {
             State::Replacing { .. } | State::Starting => true,
             State::Stopped | State::Backoff { .. } => false,
         };
-        unproven || !self.leaving.is_empty()
+        unproven || !self.stopping.is_empty()
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -183,7 +183,7 @@ impl Slot {
             State::Replacing { old, new } => (Some(old), new.as_deref()),
             _ => (None, None),
         };
-        self.leaving.iter().chain(serving).chain(coming)
+        self.stopping.iter().chain(serving).chain(coming)
     }
 
     /// Wanted again, after it was not.
@@ -283,7 +283,7 @@ impl Slot {
 
     pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, actions: &mut ActionQueue) {
         // One that had been asked to go when it said so has shown that this id can be brought up.
-        self.proven |= self.leaving.iter().any(|child| child.is(generation));
+        self.proven |= self.stopping.iter().any(|child| child.is(generation));
         if self.coming().is_some_and(|child| child.is(generation) && child.is_unproven()) {
             self.become_ready(now, config, actions);
         }
@@ -307,7 +307,7 @@ impl Slot {
             State::Replacing { mut old, new: Some(new) } => {
                 let new = new.ready(now, actions);
                 old.ask(Message::Stop, now + config.graceful_timeout, actions);
-                self.leaving.push(old);
+                self.stopping.push(old);
                 State::Running(new)
             }
             other => other,
@@ -332,27 +332,27 @@ impl Slot {
     }
 
     /// Takes out the process that ended; `None` if it is not known here.
-    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<(Part, Child)> {
+    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<(ExitedRole, Child)> {
         self.note_uptime(now);
         let gone = self.take_out(generation)?;
         // A replacement that failed has never served.
-        if gone.0 != Part::Trial && (self.report.exit.is_none() || generation > self.ended) {
+        if gone.0 != ExitedRole::Replacement && (self.report.exit.is_none() || generation > self.ended) {
             (self.report.exit, self.ended) = (Some(exit), generation);
         }
         Some(gone)
     }
 
-    fn take_out(&mut self, generation: u32) -> Option<(Part, Child)> {
-        if let Some(at) = self.leaving.iter().position(|child| child.is(generation)) {
-            return Some((Part::Leaving, self.leaving.swap_remove(at)));
+    fn take_out(&mut self, generation: u32) -> Option<(ExitedRole, Child)> {
+        if let Some(at) = self.stopping.iter().position(|child| child.is(generation)) {
+            return Some((ExitedRole::Stopping, self.stopping.swap_remove(at)));
         }
         let (next, gone) = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(child) if child.is(generation) => (State::Stopped, Some((Part::Serving, child))),
+            State::Running(child) if child.is(generation) => (State::Stopped, Some((ExitedRole::Current, child))),
             State::Replacing { old, new: Some(new) } if new.is(generation) => {
-                (State::Running(old), Some((Part::Trial, *new)))
+                (State::Running(old), Some((ExitedRole::Replacement, *new)))
             }
             State::Replacing { old, new } if old.is(generation) => {
-                (new.map_or(State::Starting, |new| State::Running(*new)), Some((Part::Replaced, old)))
+                (new.map_or(State::Starting, |new| State::Running(*new)), Some((ExitedRole::Outgoing, old)))
             }
             other => (other, None),
         };
@@ -368,8 +368,8 @@ impl Slot {
         interrupted_at: Option<Instant>,
         config: &Config,
         actions: &mut ActionQueue,
-    ) -> Option<Missed> {
-        for child in &mut self.leaving {
+    ) -> Option<ReadyTimeout> {
+        for child in &mut self.stopping {
             child.kill_overdue(now, actions);
             child.ask_overdue(now, config.graceful_timeout, actions);
         }
@@ -397,16 +397,16 @@ impl Slot {
         }
     }
 
-    fn handle_late(&mut self, actions: &mut ActionQueue) -> Option<Missed> {
+    fn handle_late(&mut self, actions: &mut ActionQueue) -> Option<ReadyTimeout> {
         let (next, missed) = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(mut child) if !self.proven && self.addition => {
                 child.kill(actions);
-                self.leaving.push(child);
-                (State::Stopped, Some(Missed::Addition))
+                self.stopping.push(child);
+                (State::Stopped, Some(ReadyTimeout::Addition))
             }
             State::Running(child) if !self.proven => {
                 let process = child.process;
-                (State::Running(child), Some(Missed::Startup(process)))
+                (State::Running(child), Some(ReadyTimeout::Startup(process)))
             }
             State::Running(mut child) => {
                 child.kill(actions);
@@ -414,8 +414,8 @@ impl Slot {
             }
             State::Replacing { old, new: Some(mut new) } => {
                 new.kill(actions);
-                self.leaving.push(*new);
-                (State::Running(old), Some(Missed::Trial))
+                self.stopping.push(*new);
+                (State::Running(old), Some(ReadyTimeout::Replacement))
             }
             other => (other, None),
         };
@@ -465,6 +465,6 @@ impl Slot {
     }
 
     fn is_crowded(&self) -> bool {
-        self.leaving.len() >= MOST_ALIVE
+        self.stopping.len() >= MOST_ALIVE
     }
 }

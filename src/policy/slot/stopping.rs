@@ -11,7 +11,7 @@ impl Slot {
     /// again only by `message` of another kind, and keeps the earlier deadline.
     pub fn retire(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
         self.dismiss(actions);
-        for child in &mut self.leaving {
+        for child in &mut self.stopping {
             if message == Message::QuickStop || !matches!(child.phase, Phase::Stopping { .. }) {
                 child.ask(message, kill_at, actions);
             }
@@ -28,7 +28,7 @@ impl Slot {
             return;
         }
         self.dismiss(actions);
-        for child in self.leaving.iter_mut().filter(|child| !matches!(child.phase, Phase::Stopping { .. })) {
+        for child in self.stopping.iter_mut().filter(|child| !matches!(child.phase, Phase::Stopping { .. })) {
             match child.phase {
                 Phase::Ready => child.phase = Phase::Draining { ask_at: now + linger, last: kill_at },
                 Phase::Draining { .. } => {}
@@ -55,7 +55,7 @@ impl Slot {
 
     /// Whether somebody who is to go serves what is left.
     pub fn has_lingering(&self) -> bool {
-        self.leaving.iter().any(Child::drains)
+        self.stopping.iter().any(Child::drains)
     }
 
     /// Who has come to finish another one's work, and serves now, is one too many.
@@ -66,7 +66,7 @@ impl Slot {
     }
 
     pub fn handle_work_left(&mut self, now: Instant, linger: Duration) {
-        for child in &mut self.leaving {
+        for child in &mut self.stopping {
             child.linger_on(now, linger);
         }
     }
@@ -74,10 +74,10 @@ impl Slot {
     /// From here on nobody serves.
     fn dismiss(&mut self, actions: &mut ActionQueue) {
         match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(child) => self.leaving.push(child),
-            State::Replacing { old, new: Some(new) } => self.leaving.extend([old, *new]),
+            State::Running(child) => self.stopping.push(child),
+            State::Replacing { old, new: Some(new) } => self.stopping.extend([old, *new]),
             State::Replacing { old, new: None } => {
-                self.leaving.push(old);
+                self.stopping.push(old);
                 actions.cancel_starts(Some(self.id));
             }
             State::Starting => actions.cancel_starts(Some(self.id)),
@@ -88,7 +88,7 @@ impl Slot {
     }
 
     pub fn kill(&mut self, actions: &mut ActionQueue) {
-        for child in &mut self.leaving {
+        for child in &mut self.stopping {
             child.kill(actions);
         }
     }
