@@ -143,7 +143,7 @@ impl Prefork {
             ready_timeout: None,
             heartbeat_timeout: None,
             max_lifetime: None,
-            linger: None,
+            drain: None,
         };
         let backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
         Prefork {
@@ -502,7 +502,7 @@ impl Prefork {
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
         let sockets = Sockets::open(listens, config.workers)?;
-        config.linger = sockets.are_per_task().then_some(LINGER);
+        config.drain = sockets.are_per_task().then_some(DRAIN);
         let with_scoreboard = has_handles || !kind.forks();
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
@@ -533,7 +533,7 @@ static ACCEPTING: Mutex<()> = Mutex::new(());
 
 /// From when nothing new goes to a worker's own socket until what was on its way there has arrived: a handshake takes a round
 /// trip, or as much longer as TCP waits before it sends something again.
-const LINGER: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// What is less cannot be told from nothing by those who wait for it.
 const SHORTEST: Duration = Duration::from_millis(1);

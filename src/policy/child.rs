@@ -41,7 +41,7 @@ pub(super) enum Phase {
     },
     /// Nothing new comes to it. It is to be asked to go then, or later, but not after the last moment.
     Draining {
-        ask_at: Instant,
+        stop_at: Instant,
         last: Instant,
     },
     Stopping {
@@ -91,20 +91,20 @@ impl Child {
         matches!(self.phase, Phase::Draining { .. })
     }
 
-    pub fn lingers_until(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Draining { ask_at, last } if ask_at <= now && now < last)
+    pub fn drains_until(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::Draining { stop_at, last } if stop_at <= now && now < last)
     }
 
-    pub fn linger_on(&mut self, now: Instant, linger: Duration) {
+    pub fn drain_longer(&mut self, now: Instant, drain: Duration) {
         match &mut self.phase {
-            Phase::Draining { ask_at, last } if *ask_at <= now => *ask_at = (now + linger).min(*last),
+            Phase::Draining { stop_at, last } if *stop_at <= now => *stop_at = (now + drain).min(*last),
             _ => {}
         }
     }
 
     /// One that lingers and whose time for that is up is asked.
-    pub fn ask_overdue(&mut self, now: Instant, graceful: Duration, actions: &mut ActionQueue) {
-        if matches!(self.phase, Phase::Draining { ask_at, .. } if ask_at <= now) {
+    pub fn stop_overdue(&mut self, now: Instant, graceful: Duration, actions: &mut ActionQueue) {
+        if matches!(self.phase, Phase::Draining { stop_at, .. } if stop_at <= now) {
             self.ask(Message::Stop, now + graceful, actions);
         }
     }
@@ -164,7 +164,7 @@ impl Child {
         match self.phase {
             Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } => Some(at),
             Phase::Aborting { kill_at } | Phase::Stopping { kill_at } => Some(kill_at),
-            Phase::Draining { ask_at, .. } => Some(ask_at),
+            Phase::Draining { stop_at, .. } => Some(stop_at),
             Phase::Ready | Phase::Killed => None,
         }
     }

@@ -53,7 +53,7 @@ pub(crate) struct Config {
     pub max_lifetime: Option<Duration>,
     /// Of a worker that is one too many: how long it gets no more work before it is asked to go, and how long it has no work
     /// left then.
-    pub linger: Option<Duration>,
+    pub drain: Option<Duration>,
 }
 
 /// Which ends of a worker are followed by a restart, if it was not asked to go.
@@ -261,9 +261,9 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let idle = slot.is_stopped();
         slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
-        slot.release_passing(now, &self.config, &mut self.actions);
+        slot.drain_passing(now, &self.config, &mut self.actions);
         if idle {
-            slot.retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
+            slot.stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
         self.agenda.note(process.id, slot);
         self.advance_roll(now);
@@ -292,7 +292,7 @@ impl Policy {
     pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_ready(now, generation, &self.config, &mut self.actions);
-            slot.release_passing(now, &self.config, &mut self.actions);
+            slot.drain_passing(now, &self.config, &mut self.actions);
             self.agenda.note(id, slot);
         }
         self.advance_roll(now);
@@ -316,7 +316,7 @@ impl Policy {
         let Some((role, child)) = slot.handle_exited(now, process.generation, exit) else { return };
         match role {
             ExitedRole::Stopping if child.drains() && self.stop.is_none() => {
-                self.handle_loss_of_lingering(now, child, exit, out_of_memory)
+                self.handle_draining_exit(now, child, exit, out_of_memory)
             }
             ExitedRole::Stopping | ExitedRole::Replacement => {
                 let asked = role == ExitedRole::Stopping;
@@ -344,7 +344,7 @@ impl Policy {
             if let Some(what) = slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.actions) {
                 missed.push((id, what));
             }
-            slot.release_passing(now, &self.config, &mut self.actions);
+            slot.drain_passing(now, &self.config, &mut self.actions);
         }
         for (id, what) in missed {
             self.wanted.set(None);
@@ -411,7 +411,7 @@ impl Policy {
         if !wanted_again {
             self.slots[id].end_for_good(failed);
             self.actions.emit(exited(false));
-            return self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
+            return self.slots[id].stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
         if role == ExitedRole::Outgoing {
             return self.actions.emit(exited(false));
@@ -420,7 +420,7 @@ impl Policy {
             self.actions.emit(exited(false));
             return match self.slots[id].is_passing() {
                 // Nobody is missing.
-                true => self.slots[id].retire(Message::Stop, now + self.config.graceful_timeout, &mut self.actions),
+                true => self.slots[id].stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions),
                 false => self.give_up(now, process, exit),
             };
         }

@@ -17,15 +17,15 @@ impl Policy {
     }
 
     /// Those of whom one is to be asked to go, unless he still has work: [`Policy::handle_work_left`].
-    pub fn lingering(&self, now: Instant) -> Vec<usize> {
-        let is_due = |slot: &Slot| slot.children().any(|child| child.lingers_until(now));
+    pub fn draining(&self, now: Instant) -> Vec<usize> {
+        let is_due = |slot: &Slot| slot.children().any(|child| child.drains_until(now));
         self.slots.iter().enumerate().filter(|(_, slot)| is_due(slot)).map(|(id, _)| id).collect()
     }
 
     /// One who lingers is to go on doing so.
     pub fn handle_work_left(&mut self, now: Instant, id: usize) {
-        if let (Some(slot), Some(linger)) = (self.slots.get_mut(id), self.config.linger) {
-            slot.handle_work_left(now, linger);
+        if let (Some(slot), Some(drain)) = (self.slots.get_mut(id), self.config.drain) {
+            slot.handle_work_left(now, drain);
         }
     }
 
@@ -53,7 +53,7 @@ impl Policy {
             return;
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
-            self.slots[id].release(now, &self.config, &mut self.actions);
+            self.slots[id].drain(now, &self.config, &mut self.actions);
             self.agenda.note(id, &self.slots[id]);
             self.wanted.set(None);
             self.actions.emit(Event::Scaled { workers: self.wanted() });
@@ -69,17 +69,11 @@ impl Policy {
 
     /// One who was to go once its work was done has ended before. If it has failed, somebody is to do what is left, unless it is
     /// done already by who serves the id again.
-    pub(super) fn handle_loss_of_lingering(
-        &mut self,
-        now: Instant,
-        child: Child,
-        exit: Exit,
-        out_of_memory: OutOfMemory,
-    ) {
+    pub(super) fn handle_draining_exit(&mut self, now: Instant, child: Child, exit: Exit, out_of_memory: OutOfMemory) {
         let process = child.process;
         let is_fatal = self.is_fatal(exit);
         let slot = &mut self.slots[process.id];
-        let is_left = !exit.is_success() && slot.is_stopped() && !slot.has_lingering();
+        let is_left = !exit.is_success() && slot.is_stopped() && !slot.has_draining();
         let wanted = is_left && self.config.restart != Restart::Never && !is_fatal;
         let restarting = wanted && self.budget.take(now);
         if is_left && !restarting {

@@ -371,7 +371,7 @@ impl Slot {
     ) -> Option<ReadyTimeout> {
         for child in &mut self.stopping {
             child.kill_overdue(now, actions);
-            child.ask_overdue(now, config.graceful_timeout, actions);
+            child.stop_overdue(now, config.graceful_timeout, actions);
         }
         if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
             child.kill_overdue(now, actions);

@@ -33,7 +33,7 @@ impl Policy {
             None => self.begin_stop(Ok(Reason::Stopped), Message::QuickStop, kill_at, true),
             Some(stop) if !stop.quick => {
                 (stop.asked, stop.quick) = (true, true);
-                self.retire_all(Message::QuickStop, kill_at);
+                self.stop_all_now(Message::QuickStop, kill_at);
             }
             Some(_) => self.kill_all(),
         }
@@ -72,12 +72,12 @@ impl Policy {
         };
         self.actions.emit(Event::Stopping { workers, quick, by });
         self.stop = Some(Stop { end, asked, quick });
-        self.retire_all(message, kill_at);
+        self.stop_all_now(message, kill_at);
     }
 
-    fn retire_all(&mut self, message: Message, kill_at: Instant) {
+    fn stop_all_now(&mut self, message: Message, kill_at: Instant) {
         for slot in &mut self.slots {
-            slot.retire(message, kill_at, &mut self.actions);
+            slot.stop_now(message, kill_at, &mut self.actions);
         }
         self.wanted.set(None);
         self.agenda.note_all(&self.slots);

@@ -24,7 +24,7 @@ fn config(workers: usize) -> Config {
         ready_timeout: None,
         heartbeat_timeout: None,
         max_lifetime: None,
-        linger: None,
+        drain: None,
     }
 }
 
@@ -208,7 +208,7 @@ impl Sim {
 
     fn wake_at(&mut self, at: Instant) {
         self.now = self.now.max(at);
-        for id in self.policy.lingering(self.now) {
+        for id in self.policy.draining(self.now) {
             if self.has_work {
                 self.policy.handle_work_left(self.now, id);
             }
@@ -640,7 +640,7 @@ fn a_retired_worker_drains_while_its_id_serves_again() {
 }
 
 fn with_queues(workers: usize) -> Config {
-    Config { linger: Some(SECOND), ..config(workers) }
+    Config { drain: Some(SECOND), ..config(workers) }
 }
 
 fn serving(sim: &Sim) -> Vec<usize> {
@@ -1502,7 +1502,7 @@ fn script(seed: u64) {
         ready_timeout: optional(&mut rng, 10),
         heartbeat_timeout: optional(&mut rng, 10),
         max_lifetime: optional(&mut rng, 30),
-        linger: rng.random_bool(0.3).then_some(SECOND),
+        drain: rng.random_bool(0.3).then_some(SECOND),
         ..config(rng.random_range(1..5))
     };
     let mut sim = Sim::seeded(config, seed);

@@ -221,7 +221,7 @@ impl<'a> Supervisor<'a> {
         if !is_due || self.child_ended || !self.ended.is_empty() {
             return Ok(());
         }
-        for id in self.policy.lingering(now) {
+        for id in self.policy.draining(now) {
             if !self.sockets.is_left_out(id) {
                 self.sockets.retry();
             } else if !self.sockets.has_waiting(id) {

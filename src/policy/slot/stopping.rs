@@ -9,8 +9,8 @@ use crate::policy::{ActionQueue, Config, Message};
 impl Slot {
     /// Nobody is wanted any more: who lives is asked to go, and killed at `kill_at`. Who has been asked already is asked
     /// again only by `message` of another kind, and keeps the earlier deadline.
-    pub fn retire(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
-        self.dismiss(actions);
+    pub fn stop_now(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
+        self.clear(actions);
         for child in &mut self.stopping {
             if message == Message::QuickStop || !matches!(child.phase, Phase::Stopping { .. }) {
                 child.ask(message, kill_at, actions);
@@ -19,18 +19,18 @@ impl Slot {
     }
 
     /// The same, but who serves is asked later, when he has had the time to finish what came to him before.
-    pub fn release(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+    pub fn drain(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         self.note_uptime(now);
         let kill_at = now + config.graceful_timeout;
-        let Some(linger) = config.linger else { return self.retire(Message::Stop, kill_at, actions) };
+        let Some(drain) = config.drain else { return self.stop_now(Message::Stop, kill_at, actions) };
         if self.is_to_be_served(config) {
             (self.passing, self.owed) = (true, true);
             return;
         }
-        self.dismiss(actions);
+        self.clear(actions);
         for child in self.stopping.iter_mut().filter(|child| !matches!(child.phase, Phase::Stopping { .. })) {
             match child.phase {
-                Phase::Ready => child.phase = Phase::Draining { ask_at: now + linger, last: kill_at },
+                Phase::Ready => child.phase = Phase::Draining { stop_at: now + drain, last: kill_at },
                 Phase::Draining { .. } => {}
                 _ => child.ask(Message::Stop, kill_at, actions),
             }
@@ -54,25 +54,25 @@ impl Slot {
     }
 
     /// Whether somebody who is to go serves what is left.
-    pub fn has_lingering(&self) -> bool {
+    pub fn has_draining(&self) -> bool {
         self.stopping.iter().any(Child::drains)
     }
 
     /// Who has come to finish another one's work, and serves now, is one too many.
-    pub fn release_passing(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+    pub fn drain_passing(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         if self.passing && matches!(&self.state, State::Running(child) if child.phase == Phase::Ready) {
-            self.release(now, config, actions);
+            self.drain(now, config, actions);
         }
     }
 
-    pub fn handle_work_left(&mut self, now: Instant, linger: Duration) {
+    pub fn handle_work_left(&mut self, now: Instant, drain: Duration) {
         for child in &mut self.stopping {
-            child.linger_on(now, linger);
+            child.drain_longer(now, drain);
         }
     }
 
     /// From here on nobody serves.
-    fn dismiss(&mut self, actions: &mut ActionQueue) {
+    fn clear(&mut self, actions: &mut ActionQueue) {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(child) => self.stopping.push(child),
             State::Replacing { old, new: Some(new) } => self.stopping.extend([old, *new]),
