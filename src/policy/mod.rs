@@ -4,11 +4,11 @@
 //! to be done comes out of [`Policy::poll_action`] for somebody else to do. So every behaviour can be played through in a
 //! test without a process and without waiting, and a run can be repeated exactly.
 
-mod agenda;
 mod backoff;
 mod budget;
 mod child;
-mod roll;
+mod deadlines;
+mod rolling_restart;
 mod scale;
 mod slot;
 mod stop;
@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use agenda::Agenda;
 pub(crate) use backoff::Delays;
 use budget::Budget;
 use child::Child;
-use roll::Roll;
+use deadlines::DeadlineQueue;
+use rolling_restart::RollingRestart;
 use slot::{ExitedRole, ReadyTimeout, Slot};
 
 use stop::Stop;
@@ -135,13 +135,13 @@ pub(crate) struct Policy {
     config: Config,
     /// By id. Those whose first start was not asked for yet may still be missing.
     slots: Vec<Slot>,
-    agenda: Agenda,
+    deadlines: DeadlineQueue,
     /// How many are wanted, if that was counted and has not changed.
     wanted: Cell<Option<usize>>,
     begun: Instant,
     budget: Budget,
     rng: SmallRng,
-    roll: Roll,
+    roll: RollingRestart,
     stop: Option<Stop>,
     /// When the heartbeats are looked at next.
     look_at: Option<Instant>,
@@ -162,10 +162,10 @@ impl Policy {
             look_at: config.heartbeat_timeout.map(|timeout| now + timeout),
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
-            roll: Roll::default(),
+            roll: RollingRestart::default(),
             stop: None,
             slots: Vec::with_capacity(config.workers),
-            agenda: Agenda::new(),
+            deadlines: DeadlineQueue::new(),
             wanted: Cell::new(None),
             begun: now,
             first_starts: 0..config.workers,
@@ -218,7 +218,7 @@ impl Policy {
 
     /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        self.agenda.next(&self.slots).into_iter().chain(self.look_at).chain(self.next_turn()).min()
+        self.deadlines.next(&self.slots).into_iter().chain(self.look_at).chain(self.next_replacement()).min()
     }
 
     /// How many are wanted to run.
@@ -265,7 +265,7 @@ impl Policy {
         if idle {
             slot.stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
-        self.agenda.note(process.id, slot);
+        self.deadlines.update(process.id, slot);
         self.advance_roll(now);
     }
 
@@ -285,7 +285,7 @@ impl Policy {
         if retry.is_none() {
             self.replacement_failed(now, id);
         }
-        self.agenda.note(id, &self.slots[id]);
+        self.deadlines.update(id, &self.slots[id]);
         self.advance_roll(now);
     }
 
@@ -293,7 +293,7 @@ impl Policy {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_ready(now, generation, &self.config, &mut self.actions);
             slot.drain_passing(now, &self.config, &mut self.actions);
-            self.agenda.note(id, slot);
+            self.deadlines.update(id, slot);
         }
         self.advance_roll(now);
     }
@@ -334,7 +334,7 @@ impl Policy {
         if slot.is_wanted() != was_wanted {
             self.wanted.set(None);
         }
-        self.agenda.note(process.id, slot);
+        self.deadlines.update(process.id, slot);
         self.advance_roll(now);
     }
 
@@ -355,7 +355,7 @@ impl Policy {
             }
         }
         self.look_at_beats(now);
-        self.agenda.note_all(&self.slots);
+        self.deadlines.update_all(&self.slots);
         self.advance_roll(now);
     }
 

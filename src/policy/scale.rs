@@ -54,7 +54,7 @@ impl Policy {
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
             self.slots[id].drain(now, &self.config, &mut self.actions);
-            self.agenda.note(id, &self.slots[id]);
+            self.deadlines.update(id, &self.slots[id]);
             self.wanted.set(None);
             self.actions.emit(Event::Scaled { workers: self.wanted() });
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Delays};
 use super::child::{Child, Phase};
-use super::roll::share_of;
+use super::rolling_restart::share_of;
 use super::{Action, ActionQueue, Config, Message};
 use crate::event::Event;
 use crate::exit::{Exit, Process};

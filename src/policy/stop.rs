@@ -80,7 +80,7 @@ impl Policy {
             slot.stop_now(message, kill_at, &mut self.actions);
         }
         self.wanted.set(None);
-        self.agenda.note_all(&self.slots);
+        self.deadlines.update_all(&self.slots);
     }
 
     fn kill_all(&mut self) {

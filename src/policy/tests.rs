@@ -104,9 +104,9 @@ impl Sim {
             }
         }
         let deadline = self.policy.slots.iter().filter_map(Slot::deadline).min();
-        assert_eq!(self.policy.agenda.next(&self.policy.slots), deadline, "without a look at every id");
+        assert_eq!(self.policy.deadlines.next(&self.policy.slots), deadline, "without a look at every id");
         let ages = self.policy.slots.iter().enumerate().filter_map(|(id, slot)| Some((slot.recycle_at()?, id)));
-        assert_eq!(self.policy.agenda.oldest(&self.policy.slots), ages.min(), "the same");
+        assert_eq!(self.policy.deadlines.oldest(&self.policy.slots), ages.min(), "the same");
         assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the same");
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);

@@ -8,26 +8,26 @@ use super::slot::Slot;
 
 /// To be told of each id for which something may have come nearer.
 #[derive(Debug)]
-pub(super) struct Agenda {
-    deadlines: Dates,
+pub(super) struct DeadlineQueue {
+    deadlines: Heap,
     /// When the processes that serve are too old.
-    ages: Dates,
+    ages: Heap,
 }
 
-impl Agenda {
-    pub fn new() -> Agenda {
-        Agenda { deadlines: Dates::new(Slot::deadline), ages: Dates::new(Slot::recycle_at) }
+impl DeadlineQueue {
+    pub fn new() -> DeadlineQueue {
+        DeadlineQueue { deadlines: Heap::new(Slot::deadline), ages: Heap::new(Slot::recycle_at) }
     }
 
-    pub fn note(&mut self, id: usize, slot: &Slot) {
-        self.deadlines.note(id, slot);
-        self.ages.note(id, slot);
+    pub fn update(&mut self, id: usize, slot: &Slot) {
+        self.deadlines.update(id, slot);
+        self.ages.update(id, slot);
     }
 
     /// Of all ids.
-    pub fn note_all(&mut self, slots: &[Slot]) {
-        self.deadlines.note_all(slots);
-        self.ages.note_all(slots);
+    pub fn update_all(&mut self, slots: &[Slot]) {
+        self.deadlines.update_all(slots);
+        self.ages.update_all(slots);
     }
 
     /// The earliest deadline.
@@ -43,39 +43,39 @@ impl Agenda {
 
 /// Every date that an id got, the earliest first. One that has changed or gone since stays until it is the earliest.
 #[derive(Debug)]
-struct Dates {
+struct Heap {
     of: fn(&Slot) -> Option<Instant>,
     noted: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
-impl Dates {
-    fn new(of: fn(&Slot) -> Option<Instant>) -> Dates {
-        Dates { of, noted: BinaryHeap::new() }
+impl Heap {
+    fn new(of: fn(&Slot) -> Option<Instant>) -> Heap {
+        Heap { of, noted: BinaryHeap::new() }
     }
 
-    fn note(&mut self, id: usize, slot: &Slot) {
+    fn update(&mut self, id: usize, slot: &Slot) {
         if let Some(at) = (self.of)(slot) {
             self.noted.push(Reverse((at, id)));
         }
     }
 
-    fn note_all(&mut self, slots: &[Slot]) {
+    fn update_all(&mut self, slots: &[Slot]) {
         self.noted.clear();
-        slots.iter().enumerate().for_each(|(id, slot)| self.note(id, slot));
+        slots.iter().enumerate().for_each(|(id, slot)| self.update(id, slot));
     }
 
     /// The earliest that still holds.
     fn next(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
         // Some may never be the earliest.
         if self.noted.len() > 2 * slots.len() + 64 {
-            self.note_all(slots);
+            self.update_all(slots);
         }
         while let Some(&Reverse((at, id))) = self.noted.peek() {
             if (self.of)(&slots[id]) == Some(at) {
                 return Some((at, id));
             }
             self.noted.pop();
-            self.note(id, &slots[id]);
+            self.update(id, &slots[id]);
         }
         // What is in use between two forks, is copied.
         self.noted.shrink_to(64);
