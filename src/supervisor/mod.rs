@@ -1,8 +1,8 @@
 //! The parent's loop: wait until the deadline, events in, actions out.
 
 mod descriptors;
-mod journal;
-mod outcome;
+mod finish;
+mod log;
 mod poller;
 #[cfg_attr(windows, path = "no_systemd.rs")]
 mod systemd;
@@ -11,8 +11,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io, mem};
 
-use log::Level;
+use ::log::Level;
 
+use self::log::{level_of, write};
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{Backend, ChildExit, ExitCause, Kind, Spawn, StartRequest, Started, Thread};
@@ -27,8 +28,7 @@ use crate::setup::WorkerSetup;
 use crate::sys::{self, Offspring, Signal, SignalInfo, SupervisorLock};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
-use journal::{level_of, write};
-pub(crate) use outcome::{Ended, perform};
+pub(crate) use finish::{Ended, perform};
 use poller::Waited;
 pub(crate) use systemd::Systemd;
 
@@ -105,7 +105,7 @@ pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Role>
 pub(crate) fn begin(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
         write(Level::Error, &error);
-        log::logger().flush();
+        ::log::logger().flush();
         sys::leave(1);
     }
     worker
@@ -421,7 +421,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn log(&mut self, level: Level, line: &dyn fmt::Display) {
-        if level <= log::max_level() {
+        if level <= ::log::max_level() {
             write(level, line);
             self.unflushed = true;
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use signal_hook::low_level::register;
 
-use super::ready::wait_readable;
+use super::poll::wait_readable;
 use super::signal::{is_ignored, number};
 use crate::sys::Signal;
 

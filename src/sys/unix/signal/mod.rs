@@ -17,9 +17,9 @@ mod self_pipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 mod signalfd;
 mod source;
-mod taken;
-pub(super) use taken::is_ignored;
-pub(crate) use taken::{ExitNotifier, Signals, with_requests_blocked};
+mod takeover;
+pub(super) use takeover::is_ignored;
+pub(crate) use takeover::{ExitNotifier, Signals, with_requests_blocked};
 
 type Native = nix::sys::signal::Signal;
 

@@ -17,7 +17,7 @@ use std::{process, thread};
 
 use nix::sys::signal::SigSet;
 
-use super::taken::{Dispositions, send_on};
+use super::takeover::{Dispositions, send_on};
 use super::{native, number};
 use crate::sys::{CallError, Signal, SignalInfo};
 

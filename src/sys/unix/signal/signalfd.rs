@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::taken::{Dispositions, is_plain};
+use super::takeover::{Dispositions, is_plain};
 use super::{native, number};
 use crate::sys::{CallError, Signal, SignalInfo};
 

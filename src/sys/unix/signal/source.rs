@@ -7,7 +7,7 @@ use nix::sys::signal::SigSet;
 use super::self_pipe::SelfPipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 use super::signalfd::Signalfd;
-use super::taken::Dispositions;
+use super::takeover::Dispositions;
 use crate::sys::{CallError, Signal, SignalInfo};
 
 #[derive(Debug)]

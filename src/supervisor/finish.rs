@@ -7,7 +7,7 @@ use std::{mem, process};
 use log::Level;
 
 use super::descriptors::Descriptors;
-use super::journal::write;
+use super::log::write;
 use crate::error::{Error, Result, WithSources};
 use crate::exit::Process;
 use crate::policy::End;
