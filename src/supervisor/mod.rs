@@ -169,33 +169,33 @@ impl<'a> Supervisor<'a> {
     /// Every request counts before any end, and each end is answered before the next one is looked at. A ^C, which the
     /// terminal sends to the workers as well, is then taken before they are missed, and nobody is restarted because of it.
     fn run(&mut self) -> Result<Turn> {
-        self.tell_of_listeners();
+        self.emit_listening();
         loop {
-            self.tell_manager();
+            self.flush_systemd();
             while let Some(action) = self.policy.poll_action() {
-                if let Some(worker) = self.carry_out(action) {
+                if let Some(worker) = self.execute(action) {
                     return Ok(Turn::Worker(worker));
                 }
                 self.take_signals()?;
-                self.tell_manager();
+                self.flush_systemd();
             }
-            self.steer();
+            self.update_steering();
             if let Some(exit) = self.ended.pop_front() {
-                self.lose(exit);
+                self.handle_exit(exit);
             } else if self.child_ended && self.look_at_all <= Instant::now() {
                 self.reap_all()?;
                 self.take_signals()?;
             } else if let Some(end) = self.policy.poll_end() {
                 return Ok(Turn::End(end));
             } else {
-                self.sleep()?;
+                self.wait_for_events()?;
             }
         }
     }
 
     /// Until the deadline, if there is one, a signal, the doorbell, or when something is to be said to the service manager.
     /// What has happened counts before what was not done in time: nobody is late who has ended, or has said that he is ready.
-    fn sleep(&mut self) -> Result<()> {
+    fn wait_for_events(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
         let others = [
             self.systemd.as_ref().and_then(Systemd::next_deadline),
@@ -252,9 +252,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// In the process that was started, and only there, returns it as a worker.
-    fn carry_out(&mut self, action: Action) -> Option<Worker> {
+    fn execute(&mut self, action: Action) -> Option<Worker> {
         match action {
-            Action::Emit(event) => self.tell(&event),
+            Action::Emit(event) => self.emit(&event),
             Action::Send { process, message } => {
                 if let Err(error) = self.backend.send(process, signal_for(message)) {
                     self.log(Level::Warn, &format_args!("{process}: {error}"));
@@ -283,7 +283,7 @@ impl<'a> Supervisor<'a> {
                     scoreboard.assign(slot, process);
                 }
                 self.policy.handle_started(Instant::now(), process);
-                self.tell(&Event::Started { process });
+                self.emit(&Event::Started { process });
             }
             Err(error) => self.policy.handle_start_failed(Instant::now(), id, error),
         }
@@ -302,7 +302,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Before anybody who gets nothing any more is asked to go.
-    fn steer(&mut self) {
+    fn update_steering(&mut self) {
         if let Err(error) = self.sockets.serve(self.policy.serving()) {
             self.log(Level::Warn, &error);
         }
@@ -346,20 +346,20 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Its last words come before its end.
-    fn lose(&mut self, ChildExit { process, exit, cause, lease }: ChildExit) {
+    fn handle_exit(&mut self, ChildExit { process, exit, cause, lease }: ChildExit) {
         if cause == ExitCause::ReturnedLate {
-            self.welcome(process);
+            self.handle_late_return(process);
             return;
         }
-        let last_words = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease));
-        for message in last_words.into_iter().flatten().flatten() {
+        let last_messages = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease));
+        for message in last_messages.into_iter().flatten().flatten() {
             self.handle_message(message);
         }
         match cause {
-            ExitCause::Failed(message) => self.tell(&Event::Failed { process, message }),
+            ExitCause::Failed(message) => self.emit(&Event::Failed { process, message }),
             ExitCause::Stale => {
                 self.stale.push(process);
-                self.tell(&Event::Stale { process });
+                self.emit(&Event::Stale { process });
             }
             ExitCause::Exited | ExitCause::ReturnedLate => {}
         }
@@ -371,9 +371,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// It counts as ended since long.
-    fn welcome(&mut self, process: Process) {
+    fn handle_late_return(&mut self, process: Process) {
         self.stale.retain(|stale| *stale != process);
-        self.tell(&Event::Returned { process });
+        self.emit(&Event::Returned { process });
     }
 
     fn was_out_of_memory(&mut self, exit: Exit) -> OutOfMemory {
@@ -387,19 +387,19 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn tell_of_listeners(&mut self) {
+    fn emit_listening(&mut self) {
         for (listener, address) in self.sockets.addresses().into_iter().enumerate() {
-            self.tell(&Event::Listening { listener, address });
+            self.emit(&Event::Listening { listener, address });
         }
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn emit(&mut self, event: &Event) {
         if let Some(level) = level_of(event) {
             self.log(level, event);
         }
         if let Some(systemd) = &mut self.systemd {
-            let failed = systemd.hear(event, || self.policy.up());
-            self.log_untold(failed);
+            let failed = systemd.handle_event(event, || self.policy.up());
+            self.log_notify_error(failed);
         }
         if let Some(on_event) = &mut self.on_event {
             on_event(event);
@@ -407,14 +407,14 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn tell_manager(&mut self) {
+    fn flush_systemd(&mut self) {
         if let Some(systemd) = &mut self.systemd {
-            let failed = systemd.speak();
-            self.log_untold(failed);
+            let failed = systemd.flush();
+            self.log_notify_error(failed);
         }
     }
 
-    fn log_untold(&mut self, failed: Option<io::Error>) {
+    fn log_notify_error(&mut self, failed: Option<io::Error>) {
         if let Some(error) = failed {
             self.log(Level::Warn, &format_args!("the service manager cannot be notified: {error}"));
         }

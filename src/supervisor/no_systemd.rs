@@ -9,7 +9,7 @@ use crate::event::Event;
 pub(crate) enum Systemd {}
 
 impl Systemd {
-    pub fn hear(&mut self, _: &Event, _: impl FnOnce() -> Option<usize>) -> Option<io::Error> {
+    pub fn handle_event(&mut self, _: &Event, _: impl FnOnce() -> Option<usize>) -> Option<io::Error> {
         match *self {}
     }
 
@@ -17,7 +17,7 @@ impl Systemd {
         match *self {}
     }
 
-    pub fn speak(&mut self) -> Option<io::Error> {
+    pub fn flush(&mut self) -> Option<io::Error> {
         match *self {}
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Systemd {
     address: Option<SocketAddr>,
     stage: Stage,
     /// What has not been said yet, in its order.
-    unsaid: VecDeque<Message>,
+    unsent: VecDeque<Message>,
     /// When it is tried again, if there is any, and nothing else to say before.
     again: Instant,
     watchdog: Option<Watchdog>,
@@ -67,24 +67,24 @@ impl Systemd {
 
     fn new(address: Option<SocketAddr>, every: Option<Duration>, now: Instant) -> Systemd {
         let watchdog = every.map(|every| Watchdog { every, next: now + every });
-        let (unsaid, failures) = (VecDeque::new(), Vec::new());
-        Systemd { address, stage: Stage::Starting, unsaid, again: now, watchdog, failure: None, failures }
+        let (unsent, failures) = (VecDeque::new(), Vec::new());
+        Systemd { address, stage: Stage::Starting, unsent, again: now, watchdog, failure: None, failures }
     }
 
     /// `up` is how many are wanted, once they all are up.
     #[must_use = "the first failure is to be logged"]
-    pub fn hear(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> Option<io::Error> {
+    pub fn handle_event(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> Option<io::Error> {
         match self.answer(event, up) {
             Ok(message) => self.keep(message?),
             Err(error) => return self.fail(error),
         }
-        self.say()
+        self.send_pending()
     }
 
     /// When what is unsaid is to be said; a sign of life comes after it. To a service that stops systemd gives another
     /// time.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.unsaid.is_empty() {
+        if !self.unsent.is_empty() {
             return Some(self.again);
         }
         self.watchdog.as_ref().filter(|_| self.stage != Stage::Stopping).map(|watchdog| watchdog.next)
@@ -92,17 +92,17 @@ impl Systemd {
 
     /// Says what is due.
     #[must_use = "the first failure is to be logged"]
-    pub fn speak(&mut self) -> Option<io::Error> {
+    pub fn flush(&mut self) -> Option<io::Error> {
         let due = self.next_deadline()?;
         let now = Instant::now();
         if now < due {
             return None;
         }
-        if let (true, Some(watchdog)) = (self.unsaid.is_empty(), &mut self.watchdog) {
+        if let (true, Some(watchdog)) = (self.unsent.is_empty(), &mut self.watchdog) {
             watchdog.next = now + watchdog.every;
             self.keep(Message { states: vec![NotifyState::Watchdog], status: None });
         }
-        self.say()
+        self.send_pending()
     }
 
     fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<Message>> {
@@ -139,19 +139,19 @@ impl Systemd {
     /// else can be left out: who was never ready, and stops, has failed.
     fn keep(&mut self, message: Message) {
         if message.begins_roll() {
-            let before = self.unsaid.iter().position(Message::begins_roll).unwrap_or(self.unsaid.len());
-            self.unsaid.truncate(before);
+            let before = self.unsent.iter().position(Message::begins_roll).unwrap_or(self.unsent.len());
+            self.unsent.truncate(before);
         }
-        match self.unsaid.back_mut().filter(|_| message.states.is_empty()) {
+        match self.unsent.back_mut().filter(|_| message.states.is_empty()) {
             Some(last) => last.status = message.status,
-            None => self.unsaid.push_back(message),
+            None => self.unsent.push_back(message),
         }
     }
 
     /// As far as there is room.
-    fn say(&mut self) -> Option<io::Error> {
+    fn send_pending(&mut self) -> Option<io::Error> {
         let mut failed = None;
-        while let Some(message) = self.unsaid.front() {
+        while let Some(message) = self.unsent.front() {
             let error = self.send(message).err();
             let is_full = error.as_ref().is_some_and(|error| error.kind() == ErrorKind::WouldBlock);
             failed = failed.or_else(|| error.and_then(|error| self.fail(error)));
@@ -159,7 +159,7 @@ impl Systemd {
                 self.again = Instant::now() + AGAIN;
                 break;
             }
-            self.unsaid.pop_front();
+            self.unsent.pop_front();
         }
         failed
     }
@@ -291,18 +291,18 @@ mod tests {
         for message in answers(&mut systemd, &events) {
             systemd.keep(message);
         }
-        let unsaid: Vec<_> = systemd.unsaid.iter().map(first_line).collect();
-        assert_eq!(unsaid, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
-        assert_eq!(systemd.unsaid[0].status.as_deref(), Some("Scaled to 4 processes"));
-        assert_eq!(systemd.unsaid[2].status, Some(Event::ReloadAborted { id: 1 }.to_string()));
+        let unsent: Vec<_> = systemd.unsent.iter().map(first_line).collect();
+        assert_eq!(unsent, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
+        assert_eq!(systemd.unsent[0].status.as_deref(), Some("Scaled to 4 processes"));
+        assert_eq!(systemd.unsent[2].status, Some(Event::ReloadAborted { id: 1 }.to_string()));
         assert!(systemd.next_deadline().is_some(), "also of a service that stops");
     }
 
     #[test]
     fn what_fails_is_told_once() {
         let mut systemd = silent();
-        assert!(systemd.hear(&READY, || Some(2)).is_some());
-        assert!(systemd.hear(&STOPPING, || None).is_none());
+        assert!(systemd.handle_event(&READY, || Some(2)).is_some());
+        assert!(systemd.handle_event(&STOPPING, || None).is_none());
     }
 
     #[test]
