@@ -458,7 +458,7 @@ impl Prefork {
         let work: Work = Arc::new(work);
         match self.launch(Ok(Arc::clone(&work)))? {
             Role::Parent(report) => Ok(report),
-            Role::Worker(worker) => supervisor::perform(worker, &*work),
+            Role::Worker(worker) => supervisor::run_and_exit(worker, &*work),
         }
     }
 
@@ -488,7 +488,7 @@ impl Prefork {
             #[cfg(not(unix))]
             Backend::Fork => return Err(Error::unfit("backend", "there is no fork on this system")),
             Backend::Spawn => match backend::accept_spawn()? {
-                Some(worker) => return Ok(supervisor::Role::Worker(supervisor::begin(worker))),
+                Some(worker) => return Ok(supervisor::Role::Worker(supervisor::enter_worker(worker))),
                 None => Kind::Spawn,
             },
             Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),

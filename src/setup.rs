@@ -117,7 +117,7 @@ impl ChildSetup {
         if let Err(error) = sys::drop_privileges(identity) {
             log!(target: "taskfork", Level::Error, "{}", Error::from(error).starting(id));
             log::logger().flush();
-            sys::leave(1);
+            sys::exit_now(1);
         }
     }
 

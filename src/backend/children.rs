@@ -46,7 +46,7 @@ impl Children {
         let exit = match self.known[at].1.reap() {
             Ok(None) => return Ok(None),
             Ok(Some(status)) => exit_of(status),
-            Err(error) if sys::was_waited_for(&error) => UNKNOWN,
+            Err(error) if sys::is_echild(&error) => UNKNOWN,
             Err(error) => return Err(error.into()),
         };
         let process = self.known.swap_remove(at).0;
@@ -54,13 +54,13 @@ impl Children {
     }
 
     /// Where that is somebody else's doing, and no matter of course, for a hundredth of the time at most.
-    pub fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
+    pub fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
         let begun = Instant::now();
         self.owes_look = cfg!(unix) && self.not_before.is_some_and(|at| begun < at);
         if self.owes_look {
             return Ok(Vec::new());
         }
-        let has_ended = |(process, child): &(Process, ChildHandle)| child.has_ended_untold().then_some(process.pid);
+        let has_ended = |(process, child): &(Process, ChildHandle)| child.was_reaped_elsewhere().then_some(process.pid);
         let pids: Vec<u32> = self.known.iter().filter_map(has_ended).collect();
         let now = Instant::now();
         self.not_before = Some(now + ((now - begun) * 100).min(LONGEST_PAUSE));
@@ -77,13 +77,13 @@ impl Children {
             if let Some(child) = self.reap_one(pid)? {
                 ended.push(child);
             } else if !sys::reap_as_init(pid)? {
-                self.sweep(&mut ended)?;
+                self.reap_each(&mut ended)?;
                 return Ok(ended);
             }
         }
         // Whom somebody else has waited for is told of by nothing but the signal that was the reason to look.
         if cfg!(unix) {
-            ended.extend(self.reap_untold()?);
+            ended.extend(self.reap_missed()?);
         }
         Ok(ended)
     }
@@ -93,7 +93,7 @@ impl Children {
     }
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
-    fn sweep(&mut self, ended: &mut Vec<ChildExit>) -> Result<()> {
+    fn reap_each(&mut self, ended: &mut Vec<ChildExit>) -> Result<()> {
         let pids: Vec<u32> = self.known.iter().map(|(process, _)| process.pid).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);

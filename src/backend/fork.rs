@@ -58,8 +58,8 @@ impl Backend for Fork {
         self.children.reap_one(pid)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
-        self.children.reap_untold()
+    fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
+        self.children.reap_missed()
     }
 
     fn reap_all(&mut self) -> Result<Vec<ChildExit>> {

@@ -108,7 +108,7 @@ pub(crate) trait Backend {
 
     /// Every worker whose end may not be told in time, because it is told by a thread that may be behind, or at all, because
     /// somebody else has reaped it.
-    fn reap_untold(&mut self) -> Result<Vec<ChildExit>>;
+    fn reap_missed(&mut self) -> Result<Vec<ChildExit>>;
 
     /// Every worker that has ended and was not told yet.
     fn reap_all(&mut self) -> Result<Vec<ChildExit>>;

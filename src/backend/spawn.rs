@@ -73,8 +73,8 @@ impl Backend for Spawn {
         self.children.reap_one(pid)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
-        self.children.reap_untold()
+    fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
+        self.children.reap_missed()
     }
 
     fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
@@ -91,12 +91,12 @@ impl Backend for Spawn {
 ///
 /// One that cannot become the worker it was started as is refused: as a parent, it would start more of its kind.
 pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
-    if sys::may_be_misled() {
+    if sys::is_secure_exec() {
         let problem =
             "a program whose file gives it rights (set-user-ID, capabilities) cannot believe that it is a worker";
         return Err(Error::unfit("backend", problem));
     }
-    let Some(env) = sys::take_variable(ENV_NAME) else { return Ok(None) };
+    let Some(env) = sys::take_env_var(ENV_NAME) else { return Ok(None) };
     let Ok(SpawnEnv { parent, id, generation, count, setup, inherited, kinds }) = env.parse() else { return Ok(None) };
     let started_by = sys::parent_id();
     // Pid 0: a parent that cannot be told, because it is outside this pid namespace, say. The secret says enough.

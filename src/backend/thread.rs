@@ -139,7 +139,7 @@ impl Backend for Thread {
         Ok(None)
     }
 
-    fn reap_untold(&mut self) -> Result<Vec<ChildExit>> {
+    fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
         Ok(self.reap())
     }
 

@@ -15,7 +15,7 @@ pub(crate) fn take_over(mut listens: Vec<Listen>) -> Result<Vec<Listen>> {
     // Both are removed from the environment, so that nobody else takes them for his; here by listenfd, which asks for no
     // threads, so that `Prefork::socket_activation` has to.
     let mut passed = ListenFd::from_env();
-    let names = sys::take_variable("LISTEN_FDNAMES").unwrap_or_default();
+    let names = sys::take_env_var("LISTEN_FDNAMES").unwrap_or_default();
     if passed.len() > listens.len() {
         let asked = listens.len();
         return Err(Error::unfit("socket_activation", format!("{} sockets were passed for {asked}", passed.len())));

@@ -84,7 +84,7 @@ impl Sockets {
 
     /// In a forked worker: of the others' sockets it is to have none. (What is the same for all is left as it is: to free it would
     /// be to copy it first.)
-    pub fn leave(&mut self) {
+    pub fn release_in_child(&mut self) {
         if self.are_per_task() {
             self.of = Vec::new();
         }

@@ -81,8 +81,8 @@ impl Descriptors {
 
     /// In a fork. In place, as what else runs there only once: each part of the program that it runs costs it a page fault.
     #[inline]
-    pub fn leave(self) {
-        self.poller.leave();
+    pub fn release_in_child(self) {
+        self.poller.release_in_child();
     }
 
     /// In the parent.

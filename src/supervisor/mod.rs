@@ -28,7 +28,7 @@ use crate::setup::WorkerSetup;
 use crate::sys::{self, Offspring, Signal, SignalInfo, SupervisorLock};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
-pub(crate) use finish::{Ended, perform};
+pub(crate) use finish::{Ended, run_and_exit};
 use poller::Waited;
 pub(crate) use systemd::Systemd;
 
@@ -93,8 +93,8 @@ pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Role>
         Ok(Turn::Worker(worker)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
-            let worker = begin(worker);
-            descriptors.leave();
+            let worker = enter_worker(worker);
+            descriptors.release_in_child();
             Ok(Role::Worker(worker))
         }
     }
@@ -102,11 +102,11 @@ pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Role>
 
 /// What a process does first when it is a worker. An error is no business of the program's: it belongs to the parent's side.
 #[inline]
-pub(crate) fn begin(worker: Worker) -> Worker {
+pub(crate) fn enter_worker(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
         write(Level::Error, &error);
         ::log::logger().flush();
-        sys::leave(1);
+        sys::exit_now(1);
     }
     worker
 }
@@ -216,7 +216,7 @@ impl<'a> Supervisor<'a> {
             self.look_at_all = now;
         }
         if is_due || self.backend.next_look().is_some_and(|at| at <= now) {
-            self.ended.extend(self.backend.reap_untold()?);
+            self.ended.extend(self.backend.reap_missed()?);
         }
         if !is_due || self.child_ended || !self.ended.is_empty() {
             return Ok(());
@@ -273,7 +273,7 @@ impl<'a> Supervisor<'a> {
         let count = self.policy.wanted();
         match self.try_start(id, generation, count) {
             Ok((slot, listeners, Started::Child)) => {
-                self.sockets.leave();
+                self.sockets.release_in_child();
                 let status = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.writer(slot));
                 return Some(Worker::new(id, generation, count, status, listeners));
             }

@@ -60,7 +60,7 @@ impl Systemd {
     /// None where nobody listens. What says so is removed from the environment, so that nobody else speaks for the service.
     pub fn from_environment() -> Option<Systemd> {
         let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
-        let [address, _, _] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(sys::take_variable);
+        let [address, _, _] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(sys::take_env_var);
         let every = interval.map(|interval| (interval / 2).max(SHORTEST));
         Some(Systemd::new(parse(&address?), every, Instant::now()))
     }

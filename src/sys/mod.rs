@@ -6,8 +6,8 @@
 //!   with more than one thread, each time. `thread_count()`, there: whether there is one thread, and how many there are where
 //!   that can be told.
 //! - `Program`: this program, which can be started once more, with what it is `InheritedFds`: memory, button, lifeline and sockets,
-//!   under numbers that are told to it. `take_variable()` and `parent_id()`: what it is told, and by whom;
-//!   `may_be_misled()`: whether that can be anybody.
+//!   under numbers that are told to it. `take_env_var()` and `parent_id()`: what it is told, and by whom;
+//!   `is_secure_exec()`: whether that can be anybody.
 //! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
 //! - `Signals`: from `take()`, by who has the [`SupervisorLock`], which is told what the workers are, to the drop, what asks the
 //!   parent for something waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored
@@ -20,7 +20,7 @@
 //!   `Signals::exit_notifier()`: whom a child's end is told by somebody else than the system, if it is.
 //! - `ChildHandle`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
 //!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
-//!   `was_waited_for()`: the error of who finds that another one has reaped it, where that can be.
+//!   `is_echild()`: the error of who finds that another one has reaped it, where that can be.
 //! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.
 //! - Of `Shared`, zeroes that this process shares with its children, in lines that no two processes write to: what makes it
 //!   and what passes it on; and `map_slots()` and `unmap_slots()`, for it alone.
@@ -32,7 +32,7 @@
 //! - `share_port()`, `steer()`: several sockets have one port, and a program says which of them gets what, on Linux;
 //!   `has_waiting()`: whether one has something.
 //! - `drop_privileges()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
-//!   `own_identity()`, and the `groups_of()` a user. `leave()`: ends one that is half another's, of which nothing more runs.
+//!   `own_identity()`, and the `groups_of()` a user. `exit_now()`: ends one that is half another's, of which nothing more runs.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.
 //! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.

@@ -57,7 +57,7 @@ impl Poller {
     /// In a fork. To free the parent's memory would be to copy it first, and to take something out of the epoll would be to
     /// take it out of the parent's.
     #[inline]
-    pub fn leave(self) {
+    pub fn release_in_child(self) {
         mem::forget(self.events);
         if !POLLER.is_inherited {
             mem::forget(self.poll);

@@ -57,7 +57,7 @@ impl Poller {
     }
 
     /// Nobody is forked here.
-    pub fn leave(self) {}
+    pub fn release_in_child(self) {}
 }
 
 /// It fails for want of memory only, and then there is nobody to be told.

@@ -53,7 +53,7 @@ pub(crate) fn flush_output() {
 }
 
 /// Ends this process, and nothing of the program's runs at it: what is registered with atexit(3), say.
-pub(crate) fn leave(status: i32) -> ! {
+pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) does not return.
     unsafe { libc::_exit(status) }
 }

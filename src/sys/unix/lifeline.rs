@@ -13,7 +13,7 @@ pub(crate) use pipe::Lifeline;
 
 /// A child whose parent is gone already, or whose parent's end could not be told to it, must not live. It has run none of
 /// the program's code, so it leaves without running any.
-fn leave() -> ! {
+fn exit_now() -> ! {
     // SAFETY: _exit(2) ends the process at once, and runs nothing of it.
     unsafe { libc::_exit(1) }
 }
@@ -23,7 +23,7 @@ fn leave() -> ! {
 mod kernel {
     use std::os::fd::{BorrowedFd, OwnedFd};
 
-    use super::{CallError, leave};
+    use super::{CallError, exit_now};
 
     #[derive(Debug)]
     pub(crate) struct Lifeline {
@@ -51,7 +51,7 @@ mod kernel {
             let armed = arm();
             let parent = nix::unistd::getppid().as_raw() as u32;
             if !armed || (parent != self.parent && parent != 0) {
-                leave();
+                exit_now();
             }
         }
     }
@@ -80,7 +80,7 @@ mod pipe {
 
     use nix::sys::signal::{SigSet, SigmaskHow};
 
-    use super::{CallError, leave};
+    use super::{CallError, exit_now};
 
     #[derive(Debug)]
     pub(crate) struct Lifeline {
@@ -107,12 +107,12 @@ mod pipe {
 
         /// In the child. All signals are blocked in the thread.
         pub fn hold(&mut self) {
-            let Some(reader) = self.reader.take() else { leave() };
+            let Some(reader) = self.reader.take() else { exit_now() };
             self.writer = None;
             let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
             if watch.spawn(move || watch_parent(reader)).is_err() {
-                leave();
+                exit_now();
             }
             // It was the mask a moment ago, so it is accepted.
             let _ = before.map(|before| before.thread_set_mask());

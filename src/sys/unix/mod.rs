@@ -24,17 +24,17 @@ pub(crate) use affinity::{pin_to, usable_cpus};
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
-pub(crate) use fork::{Forked, flush_output, fork, leave};
+pub(crate) use fork::{Forked, exit_now, flush_output, fork};
 pub(crate) use identity::{drop_privileges, groups_of, own_identity};
 pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
-pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
+pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
-pub(crate) use wait::{ChildHandle, peek_exited, reap_as_init, signal_of, was_waited_for};
+pub(crate) use wait::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
 
 /// What starts a thread.
 pub(crate) const THREAD_CALL: &str = "pthread_create";

@@ -107,7 +107,7 @@ fn told_of_directory(error: io::Error) -> io::Error {
 
 /// Takes a variable out of the environment, so that it is not passed on to programs that this one starts; if there are other
 /// threads, which may be reading it, it stays.
-pub(crate) fn take_variable(name: &str) -> Option<String> {
+pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     if matches!(thread_count(), Ok(Threads::One)) {
         // SAFETY: there is no other thread.
@@ -118,13 +118,13 @@ pub(crate) fn take_variable(name: &str) -> Option<String> {
 
 /// Whether this program has more rights than who has started it, who has made its environment (a set-user-ID bit).
 #[cfg(target_os = "linux")]
-pub(crate) fn may_be_misled() -> bool {
+pub(crate) fn is_secure_exec() -> bool {
     // SAFETY: it takes an integer.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn may_be_misled() -> bool {
+pub(crate) fn is_secure_exec() -> bool {
     unsafe extern "C" {
         safe fn issetugid() -> libc::c_int;
     }

@@ -29,13 +29,13 @@ impl ChildHandle {
     }
 
     /// Whether somebody else in this process has waited for it: else, when it ends, the signal that tells of it is there.
-    pub fn has_ended_untold(&self) -> bool {
+    pub fn was_reaped_elsewhere(&self) -> bool {
         // SAFETY: siginfo_t consists of integers and pointers, for which zeroes are fine.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: `info` is a siginfo_t to be written.
         let answer = unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &raw mut info, flags) };
-        answer != 0 && was_waited_for(&CallError::last("waitid"))
+        answer != 0 && is_echild(&CallError::last("waitid"))
     }
 
     /// A signal, also to one that has ended.
@@ -72,7 +72,7 @@ pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
     if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
         let error = CallError::last("waitid");
         // There is none at all.
-        return if was_waited_for(&error) { Ok(None) } else { Err(error) };
+        return if is_echild(&error) { Ok(None) } else { Err(error) };
     }
     // SAFETY: waitid(2) fills in the fields of SIGCHLD, or leaves the pid zero if no child has ended.
     let pid = unsafe { info.si_pid() };
@@ -90,13 +90,13 @@ pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
         return Ok(false);
     }
     match wait_for(pid, libc::WNOHANG) {
-        Err(error) if was_waited_for(&error) => Ok(true),
+        Err(error) if is_echild(&error) => Ok(true),
         result => Ok(result?.is_some()),
     }
 }
 
 /// Whether a child could not be reaped because somebody else in this process has done it.
-pub(crate) fn was_waited_for(error: &CallError) -> bool {
+pub(crate) fn is_echild(error: &CallError) -> bool {
     error.source.raw_os_error() == Some(libc::ECHILD)
 }
 

@@ -81,7 +81,7 @@ impl ChildHandle {
     }
 
     /// Whether it has ended, told of or not; but for one that the console has ended, which is to be told of that first.
-    pub fn has_ended_untold(&self) -> bool {
+    pub fn was_reaped_elsewhere(&self) -> bool {
         self.has_ended() && status_of(&self.process).is_ok_and(|status| status != STATUS_CONTROL_C_EXIT as u32)
     }
 
@@ -142,7 +142,7 @@ pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
 }
 
 /// A handle to a child is good for as long as there is one.
-pub(crate) fn was_waited_for(_: &CallError) -> bool {
+pub(crate) fn is_echild(_: &CallError) -> bool {
     false
 }
 

@@ -15,12 +15,12 @@ mod stop_request;
 mod watch;
 
 use super::{CallError, Poller};
-pub(crate) use child::{ChildHandle, peek_exited, reap_as_init, signal_of, was_waited_for};
+pub(crate) use child::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
-pub(crate) use program::{Program, may_be_misled, parent_id, take_variable};
-pub(crate) use setup::{drop_privileges, leave, pin_to, usable_cpus};
+pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
+pub(crate) use setup::{drop_privileges, exit_now, pin_to, usable_cpus};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
 pub(crate) use stop_request::StopRequest;

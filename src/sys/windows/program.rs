@@ -291,7 +291,7 @@ unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
 }
 
 /// Takes a variable out of the environment, so that it is not passed on to programs that this one starts.
-pub(crate) fn take_variable(name: &str) -> Option<String> {
+pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = env::var(name).ok()?;
     // SAFETY: on Windows, the environment may be changed at any time.
     unsafe { env::remove_var(name) };
@@ -299,7 +299,7 @@ pub(crate) fn take_variable(name: &str) -> Option<String> {
 }
 
 /// A program has the rights of who starts it.
-pub(crate) fn may_be_misled() -> bool {
+pub(crate) fn is_secure_exec() -> bool {
     false
 }
 

@@ -18,6 +18,6 @@ pub(crate) fn drop_privileges(_: &Identity) -> Result<(), CallError> {
 }
 
 /// Nobody is half somebody else here, and in need of it.
-pub(crate) fn leave(status: i32) -> ! {
+pub(crate) fn exit_now(status: i32) -> ! {
     process::exit(status)
 }
