@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::exit::{End, Exit, OutOfMemory, Process};
+use crate::exit::{Exit, OutOfMemory, Process, ProcessExit};
 
 /// What happened to the workers, as [`Prefork::on_event`](crate::Prefork::on_event) is told. `Display` gives the line of
 /// the log, with Tornado's words where Tornado has them.
@@ -201,9 +201,11 @@ impl fmt::Display for Event {
             Event::Failed { process, message } => write!(f, "{process}: {message}"),
             Event::Stale { process } => write!(f, "{process} is stale"),
             Event::Returned { process } => write!(f, "{process} was stale, and has returned"),
-            Event::Exited { process, exit, out_of_memory, .. } => write!(f, "{}{out_of_memory}", End(process, exit)),
+            Event::Exited { process, exit, out_of_memory, .. } => {
+                write!(f, "{}{out_of_memory}", ProcessExit(process, exit))
+            }
             Event::Restarting { process, exit, out_of_memory, delay, .. } => {
-                write!(f, "{}{out_of_memory}, restarting", End(process, exit))?;
+                write!(f, "{}{out_of_memory}, restarting", ProcessExit(process, exit))?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry: Some(delay) } => {
@@ -230,7 +232,9 @@ impl fmt::Display for Event {
                     None => f.write_str(if *quick { " quickly" } else { "" }),
                 }
             }
-            Event::StartupFailed { process, exit: Some(exit) } => write!(f, "Startup failed: {}", End(process, exit)),
+            Event::StartupFailed { process, exit: Some(exit) } => {
+                write!(f, "Startup failed: {}", ProcessExit(process, exit))
+            }
             Event::StartupFailed { process, exit: None } => {
                 write!(f, "Startup failed: {process} was not ready in time")
             }

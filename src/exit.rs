@@ -59,19 +59,19 @@ fn known_cause(status: u32) -> Option<&'static str> {
 }
 
 /// A process, and how it ended; of a thread, that it has not.
-pub(crate) struct End<'a>(pub &'a Process, pub &'a Exit);
+pub(crate) struct ProcessExit<'a>(pub &'a Process, pub &'a Exit);
 
-impl End<'_> {
+impl ProcessExit<'_> {
     pub fn is_stale(&self) -> bool {
         self.0.is_thread() && matches!(self.1, Exit::Signal(_))
     }
 }
 
-impl fmt::Display for End<'_> {
+impl fmt::Display for ProcessExit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            End(process, _) if self.is_stale() => write!(f, "{process} is stale"),
-            End(process, exit) => write!(f, "{process} {exit}"),
+            ProcessExit(process, _) if self.is_stale() => write!(f, "{process} is stale"),
+            ProcessExit(process, exit) => write!(f, "{process} {exit}"),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::report::Report;
 use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, Ended, SupervisorParts};
+use crate::supervisor::{self, Finished, SupervisorParts};
 use crate::sys::{self, SupervisorLock};
 use crate::worker::{self, WorkResult, Worker};
 
@@ -465,21 +465,25 @@ impl Prefork {
     /// With what a thread is to do, or why it cannot be one.
     fn launch(self, work: std::result::Result<Work, &'static str>) -> Result<Role> {
         Ok(match self.supervise(true, work)? {
-            supervisor::Role::Worker(worker) => Role::Worker(worker),
-            supervisor::Role::Parent(ended) => Role::Parent(Ended::report(*ended)?),
+            supervisor::Supervised::Worker(worker) => Role::Worker(worker),
+            supervisor::Supervised::Parent(ended) => Role::Parent(Finished::report(*ended)?),
         })
     }
 
     /// For the call that hands out no more than an id, and ends the parent.
     pub(crate) fn launch_plain(self) -> Result<usize> {
         match self.supervise(false, Err("a thread cannot return from the call"))? {
-            supervisor::Role::Worker(worker) => Ok(worker.id()),
-            supervisor::Role::Parent(ended) => match ended.exit()? {},
+            supervisor::Supervised::Worker(worker) => Ok(worker.id()),
+            supervisor::Supervised::Parent(ended) => match ended.exit()? {},
         }
     }
 
     /// `has_handles`: a worker can tell the parent something. One that is spawned needs that in any case.
-    fn supervise(self, has_handles: bool, work: std::result::Result<Work, &'static str>) -> Result<supervisor::Role> {
+    fn supervise(
+        self,
+        has_handles: bool,
+        work: std::result::Result<Work, &'static str>,
+    ) -> Result<supervisor::Supervised> {
         let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
         worker::check_no_worker()?;
         let kind = match self.backend {
@@ -488,7 +492,7 @@ impl Prefork {
             #[cfg(not(unix))]
             Backend::Fork => return Err(Error::unfit("backend", "there is no fork on this system")),
             Backend::Spawn => match backend::accept_spawn()? {
-                Some(worker) => return Ok(supervisor::Role::Worker(supervisor::enter_worker(worker))),
+                Some(worker) => return Ok(supervisor::Supervised::Worker(supervisor::enter_worker(worker))),
                 None => Kind::Spawn,
             },
             Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),

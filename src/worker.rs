@@ -94,11 +94,11 @@ pub struct Worker {
     /// None: nobody asked for a handle that could use it.
     status: Option<StatusWriter>,
     listeners: Listeners,
-    stop: Stop,
+    stop: StopSource,
 }
 
 #[derive(Debug)]
-enum Stop {
+enum StopSource {
     /// Of the process.
     Process(OnceLock<StopRequest>),
     /// Of this thread.
@@ -113,7 +113,7 @@ impl Worker {
         status: Option<StatusWriter>,
         listeners: Listeners,
     ) -> Worker {
-        Worker { id, generation, count, status, listeners, stop: Stop::Process(OnceLock::new()) }
+        Worker { id, generation, count, status, listeners, stop: StopSource::Process(OnceLock::new()) }
     }
 
     pub(crate) fn in_thread(
@@ -124,7 +124,7 @@ impl Worker {
         stop: Arc<StopFlag>,
     ) -> Worker {
         let Process { id, generation, .. } = process;
-        Worker { id, generation, count, status: Some(status), listeners, stop: Stop::Thread(stop) }
+        Worker { id, generation, count, status: Some(status), listeners, stop: StopSource::Thread(stop) }
     }
 
     /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
@@ -188,8 +188,8 @@ impl Worker {
     /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
     pub fn stop_requested(&self) -> bool {
         match &self.stop {
-            Stop::Process(stop) => self.listen(stop).is_made(),
-            Stop::Thread(stop) => stop.is_made(),
+            StopSource::Process(stop) => self.listen(stop).is_made(),
+            StopSource::Thread(stop) => stop.is_made(),
         }
     }
 
@@ -199,8 +199,8 @@ impl Worker {
     /// Unix), it looks every 10 ms.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         match &self.stop {
-            Stop::Process(stop) => self.listen(stop).wait(timeout),
-            Stop::Thread(stop) => stop.wait(timeout),
+            StopSource::Process(stop) => self.listen(stop).wait(timeout),
+            StopSource::Thread(stop) => stop.wait(timeout),
         }
     }
 
@@ -216,8 +216,8 @@ impl Worker {
     #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.stop {
-            Stop::Process(stop) => self.listen(stop).fd(),
-            Stop::Thread(stop) => stop.fd(),
+            StopSource::Process(stop) => self.listen(stop).fd(),
+            StopSource::Thread(stop) => stop.fd(),
         }
     }
 

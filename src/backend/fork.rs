@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::children::Children;
-use super::{Backend, ChildExit, StartRequest, Started};
+use super::{ChildExit, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::setup::WorkerSetup;
@@ -30,7 +30,7 @@ impl Fork {
     }
 }
 
-impl Backend for Fork {
+impl Launcher for Fork {
     fn flush(&mut self) {
         sys::flush_output();
     }

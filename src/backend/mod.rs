@@ -93,7 +93,7 @@ pub(crate) enum ExitCause {
 }
 
 /// How workers come into being and end. The supervisor is the same whatever the answer is.
-pub(crate) trait Backend {
+pub(crate) trait Launcher {
     /// Before a start, if something may have been buffered since the last one. Only a fork gets a copy of it; for others, to
     /// write it would be to wait for whoever has the output.
     fn flush(&mut self) {}

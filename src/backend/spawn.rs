@@ -13,7 +13,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 
 use super::children::Children;
-use super::{Backend, ChildExit, StartRequest, Started};
+use super::{ChildExit, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::Listener;
@@ -39,7 +39,7 @@ impl Spawn {
     }
 }
 
-impl Backend for Spawn {
+impl Launcher for Spawn {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
         let StartRequest { id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a program needs a handle")) };

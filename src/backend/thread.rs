@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::{fmt, mem};
 
-use super::{Backend, ChildExit, ExitCause, StartRequest, Started};
+use super::{ChildExit, ExitCause, Launcher, StartRequest, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
 use crate::scoreboard::{StatusWriter, Waker};
@@ -97,7 +97,7 @@ impl Thread {
     }
 }
 
-impl Backend for Thread {
+impl Launcher for Thread {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
         let StartRequest { id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };

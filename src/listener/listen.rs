@@ -63,7 +63,7 @@ enum On {
 /// What was opened, and what has to be removed from the disk at the end.
 pub(super) struct Opened {
     pub listener: Listener,
-    pub entry: Option<Entry>,
+    pub file: Option<SocketFile>,
     /// How more of it are made, if it is only the first.
     pub series: Option<Series>,
 }
@@ -78,12 +78,12 @@ pub(super) struct Series {
 }
 
 #[cfg(unix)]
-pub(crate) use super::path::Entry;
+pub(crate) use super::path::SocketFile;
 
 /// There is nothing like it.
 #[cfg(not(unix))]
 #[derive(Debug)]
-pub(crate) enum Entry {}
+pub(crate) enum SocketFile {}
 
 impl Listen {
     fn new(on: On) -> Listen {
@@ -225,12 +225,12 @@ impl Listen {
 
     fn try_open(self) -> io::Result<Opened> {
         let Listen { choices, per_task, by_cpu, .. } = self;
-        let bind = |address, kind| choices.bind(address, kind, per_task.then_some(Place::First));
+        let bind = |address, kind| choices.bind(address, kind, per_task.then_some(GroupPosition::First));
         let listener = match self.on {
             #[cfg(unix)]
             On::Path(path) => {
-                let (listener, entry) = path::listen(&path, self.mode, &self.owner, choices.backlog)?;
-                return Ok(Opened { listener: Listener::Unix(listener), entry: Some(entry), series: None });
+                let (listener, file) = path::listen(&path, self.mode, &self.owner, choices.backlog)?;
+                return Ok(Opened { listener: Listener::Unix(listener), file: Some(file), series: None });
             }
             On::Name(name) => match name.strip_prefix("udp:") {
                 Some(name) => first_that_works(name, |address| bind(address, Type::DGRAM))?,
@@ -244,14 +244,14 @@ impl Listen {
             true => Some(Series { address: listener.address()?, kind, choices, by_cpu }),
             false => None,
         };
-        Ok(Opened { listener, entry: None, series })
+        Ok(Opened { listener, file: None, series })
     }
 }
 
 impl Series {
     /// One more, where the first one is.
     pub fn next(&self) -> io::Result<Listener> {
-        self.choices.bind(self.address, self.kind, Some(Place::Next))
+        self.choices.bind(self.address, self.kind, Some(GroupPosition::Next))
     }
 
     /// Whether the first one gets everything, until somebody says otherwise.
@@ -262,31 +262,31 @@ impl Series {
 
 /// Of a socket that shares its port.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum GroupPosition {
     /// It comes to an address that nobody has, and lets others join it only then.
     First,
     Next,
 }
 
-impl Place {
+impl GroupPosition {
     /// What is to be done before the bind.
     fn before(self, socket: &Socket, kind: Type) -> std::result::Result<(), CallError> {
         let share = |yes| sys::share_port(borrow(socket), yes);
         match self {
-            Place::Next => share(true),
+            GroupPosition::Next => share(true),
             // It is a group of one, which can be steered, only if it becomes one now. (Of TCP's listen(2) makes one.)
-            Place::First if kind == Type::DGRAM => {
+            GroupPosition::First if kind == Type::DGRAM => {
                 share(true)?;
                 sys::steer(borrow(socket), &steering::to_the_first())?;
                 share(false)
             }
-            Place::First => Ok(()),
+            GroupPosition::First => Ok(()),
         }
     }
 }
 
 impl Choices {
-    fn bind(self, address: SocketAddr, kind: Type, place: Option<Place>) -> io::Result<Listener> {
+    fn bind(self, address: SocketAddr, kind: Type, place: Option<GroupPosition>) -> io::Result<Listener> {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         if address.is_ipv6() {

@@ -20,28 +20,28 @@ pub(super) struct Owner {
 
 /// Removed by the process that has made it, if it is the same still.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct SocketFile {
     path: PathBuf,
     file: (u64, u64),
     pid: u32,
 }
 
 /// Nobody can connect before mode and owner are those that were asked for.
-pub(super) fn listen(path: &Path, mode: u32, owner: &Owner, backlog: i32) -> io::Result<(UnixListener, Entry)> {
+pub(super) fn listen(path: &Path, mode: u32, owner: &Owner, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     let (user, group) = (owner.user_id()?, owner.group_id()?);
     let address = SockAddr::unix(path)?;
     make_room(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;
     let metadata = fs::symlink_metadata(path)?;
-    let entry = Entry { path: path.to_owned(), file: (metadata.dev(), metadata.ino()), pid: process::id() };
+    let file = SocketFile { path: path.to_owned(), file: (metadata.dev(), metadata.ino()), pid: process::id() };
     if user.is_some() || group.is_some() {
         chown(path, user, group)?;
     }
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     // Only from here on it is answered.
     socket.listen(backlog)?;
-    Ok((socket.into(), entry))
+    Ok((socket.into(), file))
 }
 
 /// Takes away what a program has left there that did not live to do so.
@@ -74,7 +74,7 @@ impl Owner {
     }
 }
 
-impl Drop for Entry {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_the_same = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == self.file;
         if process::id() == self.pid && fs::symlink_metadata(&self.path).is_ok_and(is_the_same) {

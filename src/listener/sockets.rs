@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::listen::{Entry, Listen, Series};
+use super::listen::{Listen, Series, SocketFile};
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -24,7 +24,7 @@ pub(crate) struct Sockets {
     /// A program says so, and not the kernel.
     is_steered: bool,
     /// Removed from the disk when this is dropped, in the parent.
-    _entries: Vec<Entry>,
+    _files: Vec<SocketFile>,
 }
 
 impl Sockets {
@@ -35,7 +35,7 @@ impl Sockets {
             let opened = listen.open()?;
             firsts.push(opened.listener);
             sockets.series.push(opened.series);
-            sockets._entries.extend(opened.entry);
+            sockets._files.extend(opened.file);
         }
         if firsts.is_empty() {
             return Ok(sockets);

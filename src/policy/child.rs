@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ActionQueue, Message};
+use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
 
@@ -74,7 +74,7 @@ impl Child {
         matches!(self.phase, Phase::NotReady { .. } | Phase::Probation { .. })
     }
 
-    pub fn ask(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
+    pub fn ask(&mut self, message: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
         if self.phase == Phase::Killed {
             return;
         }
@@ -105,14 +105,14 @@ impl Child {
     /// One that lingers and whose time for that is up is asked.
     pub fn stop_overdue(&mut self, now: Instant, graceful: Duration, actions: &mut ActionQueue) {
         if matches!(self.phase, Phase::Draining { stop_at, .. } if stop_at <= now) {
-            self.ask(Message::Stop, now + graceful, actions);
+            self.ask(WorkerSignal::Stop, now + graceful, actions);
         }
     }
 
     pub fn kill(&mut self, actions: &mut ActionQueue) {
         if self.phase != Phase::Killed {
             self.phase = Phase::Killed;
-            actions.send(self.process, Message::Kill);
+            actions.send(self.process, WorkerSignal::Kill);
         }
     }
 
@@ -142,7 +142,7 @@ impl Child {
         } else {
             actions.emit(Event::Hung { process: self.process });
             self.phase = Phase::Aborting { kill_at: now + ABORT_GRACE };
-            actions.send(self.process, Message::Abort);
+            actions.send(self.process, WorkerSignal::Abort);
         }
     }
 

@@ -82,7 +82,7 @@ pub(crate) enum Request {
 
 /// What a process is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Message {
+pub(crate) enum WorkerSignal {
     Stop,
     QuickStop,
     Abort,
@@ -100,13 +100,13 @@ pub(crate) enum Action {
     },
     Send {
         process: Process,
-        message: Message,
+        message: WorkerSignal,
     },
     Emit(Event),
 }
 
 /// How it all ended. An error: the system refused one of the first starts, and the others have been stopped.
-pub(crate) type End = Result<Reason>;
+pub(crate) type Outcome = Result<Reason>;
 
 #[derive(Debug, Default)]
 struct ActionQueue(VecDeque<Action>);
@@ -116,7 +116,7 @@ impl ActionQueue {
         self.0.push_back(action);
     }
 
-    fn send(&mut self, process: Process, message: Message) {
+    fn send(&mut self, process: Process, message: WorkerSignal) {
         self.push(Action::Send { process, message });
     }
 
@@ -198,7 +198,7 @@ impl Policy {
 
     /// How it ended, once nobody lives, nobody comes, and every action has been taken. A call too early gives nothing.
     #[must_use]
-    pub fn poll_end(&mut self) -> Option<End> {
+    pub fn poll_end(&mut self) -> Option<Outcome> {
         if !self.actions.0.is_empty() || !self.first_starts.is_empty() || !self.slots.iter().all(Slot::is_over) {
             return None;
         }
@@ -252,7 +252,7 @@ impl Policy {
             Request::Roll => self.roll_or_roll_again(),
             Request::More => self.more(now),
             Request::Fewer => self.fewer(now),
-            Request::Reopen => self.pass_on(Message::Reopen),
+            Request::Reopen => self.pass_on(WorkerSignal::Reopen),
         }
         self.advance_roll(now);
     }
@@ -263,7 +263,7 @@ impl Policy {
         slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
         slot.drain_passing(now, &self.config, &mut self.actions);
         if idle {
-            slot.stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
+            slot.stop_now(WorkerSignal::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
         self.deadlines.update(process.id, slot);
         self.advance_roll(now);
@@ -278,7 +278,7 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(id).filter(|slot| !slot.is_stopped()) else { return };
         if slot.is_first_start() {
             let graceful = now + self.config.graceful_timeout;
-            return self.begin_stop(Err(error), Message::Stop, graceful, false);
+            return self.begin_stop(Err(error), WorkerSignal::Stop, graceful, false);
         }
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
         self.actions.emit(Event::StartFailed { error, retry });
@@ -307,7 +307,7 @@ impl Policy {
     /// A worker asks for the end of all. If that has begun, it is on its way.
     pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
         let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(Ok(Reason::StoppedByWorker { process }), Message::Stop, graceful, false);
+        self.begin_stop(Ok(Reason::StoppedByWorker { process }), WorkerSignal::Stop, graceful, false);
     }
 
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
@@ -411,7 +411,7 @@ impl Policy {
         if !wanted_again {
             self.slots[id].end_for_good(failed);
             self.actions.emit(exited(false));
-            return self.slots[id].stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions);
+            return self.slots[id].stop_now(WorkerSignal::Stop, now + self.config.graceful_timeout, &mut self.actions);
         }
         if role == ExitedRole::Outgoing {
             return self.actions.emit(exited(false));
@@ -420,7 +420,9 @@ impl Policy {
             self.actions.emit(exited(false));
             return match self.slots[id].is_passing() {
                 // Nobody is missing.
-                true => self.slots[id].stop_now(Message::Stop, now + self.config.graceful_timeout, &mut self.actions),
+                true => {
+                    self.slots[id].stop_now(WorkerSignal::Stop, now + self.config.graceful_timeout, &mut self.actions)
+                }
                 false => self.give_up(now, process, exit),
             };
         }
@@ -443,7 +445,7 @@ impl Policy {
         self.config.ready_timeout.is_some() && !self.slots[id].is_proven()
     }
 
-    fn pass_on(&mut self, message: Message) {
+    fn pass_on(&mut self, message: WorkerSignal) {
         for child in self.slots.iter().flat_map(Slot::children) {
             self.actions.0.push_back(Action::Send { process: child.process, message });
         }

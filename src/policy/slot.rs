@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::backoff::{Backoff, Delays};
 use super::child::{Child, Phase};
 use super::rolling_restart::share_of;
-use super::{Action, ActionQueue, Config, Message};
+use super::{Action, ActionQueue, Config, WorkerSignal};
 use crate::event::Event;
 use crate::exit::{Exit, Process};
 use crate::report::WorkerReport;
@@ -306,7 +306,7 @@ impl Slot {
             State::Running(child) => State::Running(child.ready(now, actions)),
             State::Replacing { mut old, new: Some(new) } => {
                 let new = new.ready(now, actions);
-                old.ask(Message::Stop, now + config.graceful_timeout, actions);
+                old.ask(WorkerSignal::Stop, now + config.graceful_timeout, actions);
                 self.stopping.push(old);
                 State::Running(new)
             }

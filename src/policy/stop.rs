@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{End, Message, Policy, Slot};
+use super::{Outcome, Policy, Slot, WorkerSignal};
 use crate::event::Event;
 use crate::exit::{Exit, Process};
 use crate::report::Reason;
@@ -12,7 +12,7 @@ const QUICK_STOP: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Stop {
-    pub end: End,
+    pub end: Outcome,
     /// An operator has asked, so that the next one to ask means: now.
     asked: bool,
     quick: bool,
@@ -21,7 +21,7 @@ pub(super) struct Stop {
 impl Policy {
     pub(super) fn stop_as_asked(&mut self, now: Instant) {
         match &mut self.stop {
-            None => self.begin_stop(Ok(Reason::Stopped), Message::Stop, now + self.config.graceful_timeout, true),
+            None => self.begin_stop(Ok(Reason::Stopped), WorkerSignal::Stop, now + self.config.graceful_timeout, true),
             Some(stop) if !stop.asked => stop.asked = true,
             Some(_) => self.kill_all(),
         }
@@ -30,10 +30,10 @@ impl Policy {
     pub(super) fn stop_quickly(&mut self, now: Instant) {
         let kill_at = now + QUICK_STOP;
         match &mut self.stop {
-            None => self.begin_stop(Ok(Reason::Stopped), Message::QuickStop, kill_at, true),
+            None => self.begin_stop(Ok(Reason::Stopped), WorkerSignal::QuickStop, kill_at, true),
             Some(stop) if !stop.quick => {
                 (stop.asked, stop.quick) = (true, true);
-                self.stop_all_now(Message::QuickStop, kill_at);
+                self.stop_all_now(WorkerSignal::QuickStop, kill_at);
             }
             Some(_) => self.kill_all(),
         }
@@ -43,7 +43,7 @@ impl Policy {
         let restarts = self.budget.spent();
         self.actions.emit(Event::GaveUp { restarts });
         let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(Ok(Reason::GaveUp { process, exit, restarts }), Message::Stop, graceful, false);
+        self.begin_stop(Ok(Reason::GaveUp { process, exit, restarts }), WorkerSignal::Stop, graceful, false);
     }
 
     pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
@@ -52,15 +52,15 @@ impl Policy {
         }
         self.actions.emit(Event::StartupFailed { process, exit });
         let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(Ok(Reason::StartupFailed { process, exit }), Message::Stop, graceful, false);
+        self.begin_stop(Ok(Reason::StartupFailed { process, exit }), WorkerSignal::Stop, graceful, false);
     }
 
     /// The first reason to stop is the one that counts.
-    pub(super) fn begin_stop(&mut self, end: End, message: Message, kill_at: Instant, asked: bool) {
+    pub(super) fn begin_stop(&mut self, end: Outcome, message: WorkerSignal, kill_at: Instant, asked: bool) {
         if self.stop.is_some() {
             return;
         }
-        let quick = message == Message::QuickStop;
+        let quick = message == WorkerSignal::QuickStop;
         self.complete_slots();
         self.actions.cancel_starts(None);
         self.roll.cancel();
@@ -75,7 +75,7 @@ impl Policy {
         self.stop_all_now(message, kill_at);
     }
 
-    fn stop_all_now(&mut self, message: Message, kill_at: Instant) {
+    fn stop_all_now(&mut self, message: WorkerSignal, kill_at: Instant) {
         for slot in &mut self.slots {
             slot.stop_now(message, kill_at, &mut self.actions);
         }

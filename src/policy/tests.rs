@@ -40,7 +40,7 @@ struct Alive {
     ready: bool,
     /// One too many, which is told so later.
     released: bool,
-    told: Vec<Message>,
+    told: Vec<WorkerSignal>,
 }
 
 /// The world around a policy: what it started lives until the script lets it end, or until it is killed.
@@ -148,15 +148,17 @@ impl Sim {
         ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
     }
 
-    fn send(&mut self, process: Process, message: Message) {
+    fn send(&mut self, process: Process, message: WorkerSignal) {
         // Who ended meanwhile is told nothing.
         let Some(alive) = self.alive.get_mut(&(process.id, process.generation)) else { return };
         assert_eq!(alive.process, process);
-        assert!(message == Message::Reopen || !alive.told.contains(&message), "{process} told {message:?} twice");
+        assert!(message == WorkerSignal::Reopen || !alive.told.contains(&message), "{process} told {message:?} twice");
         alive.told.push(message);
         let released = alive.released;
         let newer = self.alive.range((process.id, process.generation + 1)..=(process.id, u32::MAX)).next_back();
-        if let (Message::Stop, false, Some((_, newer))) = (message, self.stopping || self.scaling || released, newer) {
+        if let (WorkerSignal::Stop, false, Some((_, newer))) =
+            (message, self.stopping || self.scaling || released, newer)
+        {
             let settled = self.policy.config.ready_timeout.is_none() && self.now >= newer.since + SECOND;
             assert!(newer.ready || settled, "{process} is to go for {}, which is not ready", newer.process);
         }
@@ -228,7 +230,7 @@ impl Sim {
         self.now = until;
     }
 
-    fn told(&self, id: usize, generation: u32) -> &[Message] {
+    fn told(&self, id: usize, generation: u32) -> &[WorkerSignal] {
         &self.alive[&(id, generation)].told
     }
 
@@ -242,14 +244,14 @@ impl Sim {
 
     /// Whoever was killed dies of it.
     fn bury(&mut self) {
-        let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| alive.told.contains(&Message::Kill)).collect();
+        let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| alive.told.contains(&WorkerSignal::Kill)).collect();
         let killed: Vec<_> = killed.into_iter().map(|(&key, _)| key).collect();
         for (id, generation) in killed {
             self.end(id, generation, Exit::Signal(9));
         }
     }
 
-    fn ended(&mut self) -> End {
+    fn ended(&mut self) -> Outcome {
         assert!(self.alive.is_empty(), "{:?}", self.alive);
         self.policy.poll_end().expect("the end")
     }
@@ -285,7 +287,7 @@ fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_befor
     sim.end(1, 0, Exit::Code(1));
     assert_eq!(sim.living(), [(0, 1), (1, 1)]);
     sim.end(0, 1, Exit::Code(1));
-    assert_eq!(sim.told(1, 1), [Message::Stop]);
+    assert_eq!(sim.told(1, 1), [WorkerSignal::Stop]);
     assert!(!sim.log.last().expect("a log").contains("restarting"));
     assert!(sim.policy.poll_end().is_none(), "the other one still children");
     sim.end(1, 1, Exit::Signal(15));
@@ -388,8 +390,8 @@ fn a_stop_asks_everybody_at_once_and_kills_after_one_common_deadline() {
     sim.end(1, 0, Exit::Code(0));
     assert_eq!(sim.policy.next_deadline(), Some(sim.now + GRACEFUL));
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
-    assert_eq!(sim.told(2, 0), [Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+    assert_eq!(sim.told(2, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
     sim.bury();
     assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
 }
@@ -400,7 +402,7 @@ fn a_second_stop_means_now() {
     sim.request(Request::Stop);
     sim.request(Request::Stop);
     sim.request(Request::Stop);
-    assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
     sim.bury();
     assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
 }
@@ -410,10 +412,10 @@ fn a_quick_stop_kills_after_two_seconds_and_overtakes_a_graceful_one() {
     let mut sim = Sim::new(config(1));
     sim.request(Request::Stop);
     sim.request(Request::QuickStop);
-    assert_eq!(sim.told(0, 0), [Message::Stop, Message::QuickStop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop]);
     assert_eq!(sim.policy.next_deadline(), Some(sim.now + 2 * SECOND));
     sim.request(Request::QuickStop);
-    assert_eq!(sim.told(0, 0), [Message::Stop, Message::QuickStop, Message::Kill]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop, WorkerSignal::Kill]);
 }
 
 #[test]
@@ -421,9 +423,9 @@ fn the_first_stop_by_an_operator_while_giving_up_is_not_yet_a_second_one() {
     let mut sim = Sim::new(Config { max_restarts: 0, ..config(2) });
     sim.end(0, 0, Exit::Code(1));
     sim.request(Request::Stop);
-    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop]);
     sim.request(Request::Stop);
-    assert_eq!(sim.told(1, 0), [Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
     sim.bury();
     assert!(matches!(sim.ended(), Ok(Reason::GaveUp { .. })));
 }
@@ -452,7 +454,7 @@ fn a_process_that_came_after_the_stop_is_asked_to_go_as_well() {
     policy.handle_request(now, Request::Stop);
     policy.handle_started(now, Process { id: 0, generation: 0, pid: 1 });
     let asked = std::iter::from_fn(|| policy.poll_action())
-        .any(|action| matches!(action, Action::Send { process: Process { pid: 1, .. }, message: Message::Stop }));
+        .any(|action| matches!(action, Action::Send { process: Process { pid: 1, .. }, message: WorkerSignal::Stop }));
     assert!(asked);
 }
 
@@ -476,7 +478,7 @@ fn a_first_start_that_is_refused_stops_what_was_started() {
             Action::Emit(_) => {}
         }
     }
-    assert_eq!(sent, [(0, Message::Stop), (1, Message::Stop)]);
+    assert_eq!(sent, [(0, WorkerSignal::Stop), (1, WorkerSignal::Stop)]);
     for (id, pid) in [(0, 1), (1, 2)] {
         policy.handle_exited(now, Process { id, generation: 0, pid }, Exit::Signal(15), OutOfMemory::No);
     }
@@ -519,7 +521,7 @@ fn a_roll_replaces_one_after_the_other_and_asks_the_old_one_only_when_the_new_on
     sim.pass(Duration::from_millis(999));
     assert!(sim.told(0, 0).is_empty());
     sim.pass(Duration::from_millis(1));
-    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop]);
     assert_eq!(sim.living(), [(0, 0), (0, 1), (1, 0)], "the next one's turn comes when the old one is gone");
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
@@ -535,7 +537,7 @@ fn an_old_worker_that_does_not_drain_in_time_is_killed_and_the_roll_goes_on() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.pass(SECOND + GRACEFUL);
-    assert_eq!(sim.told(0, 0), [Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
     sim.bury();
     assert!(sim.alive.contains_key(&(1, 1)));
 }
@@ -557,7 +559,7 @@ fn a_replacement_that_is_late_is_killed_and_the_old_one_stays() {
     sim.ready(0, 0);
     sim.request(Request::Roll);
     sim.pass(5 * SECOND);
-    assert_eq!(sim.told(0, 1), [Message::Kill]);
+    assert_eq!(sim.told(0, 1), [WorkerSignal::Kill]);
     assert!(sim.told(0, 0).is_empty());
     sim.bury();
     assert_eq!(sim.living(), [(0, 0)]);
@@ -604,7 +606,7 @@ fn a_stop_overtakes_a_roll() {
     sim.request(Request::Roll);
     sim.request(Request::Stop);
     for key in sim.living() {
-        assert_eq!(sim.alive[&key].told, [Message::Stop]);
+        assert_eq!(sim.alive[&key].told, [WorkerSignal::Stop]);
         sim.end(key.0, key.1, Exit::Signal(15));
     }
     assert!(matches!(sim.ended(), Ok(Reason::Stopped)));
@@ -621,8 +623,8 @@ fn scaling_adds_the_lowest_free_id_and_retires_the_highest_and_never_the_last() 
     for _ in 0..5 {
         sim.request(Request::Fewer);
     }
-    assert_eq!(sim.told(2, 0), [Message::Stop]);
-    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    assert_eq!(sim.told(2, 0), [WorkerSignal::Stop]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop]);
     assert!(sim.told(0, 1).is_empty());
 }
 
@@ -658,9 +660,9 @@ fn one_too_many_that_has_a_queue_gets_nothing_more_at_once_and_is_asked_to_go_wh
     assert!(sim.told(1, 0).is_empty(), "it is not empty");
     sim.has_work = false;
     sim.step();
-    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop]);
     sim.pass(GRACEFUL);
-    assert_eq!(sim.told(1, 0), [Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
 }
 
 #[test]
@@ -671,7 +673,7 @@ fn a_queue_that_does_not_get_empty_holds_nobody_for_longer_than_the_graceful_tim
     sim.pass(GRACEFUL - Duration::from_millis(1));
     assert!(sim.told(1, 0).is_empty());
     sim.pass(Duration::from_millis(1));
-    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop]);
 }
 
 #[test]
@@ -679,7 +681,7 @@ fn a_stop_does_not_wait_for_queues() {
     let mut sim = Sim::new(with_queues(2));
     sim.request(Request::Fewer);
     sim.request(Request::Stop);
-    assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[Message::Stop][..], &[Message::Stop][..]));
+    assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[WorkerSignal::Stop][..], &[WorkerSignal::Stop][..]));
 }
 
 #[test]
@@ -693,7 +695,7 @@ fn the_work_of_one_that_lingers_and_fails_is_finished_by_another_one_who_is_not_
     assert!(sim.told(1, 1).is_empty());
     sim.has_work = false;
     sim.pass(SECOND);
-    assert_eq!(sim.told(1, 1), [Message::Stop]);
+    assert_eq!(sim.told(1, 1), [WorkerSignal::Stop]);
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None), "it had been asked to");
     assert_eq!(sim.restarts, 1);
@@ -736,7 +738,7 @@ fn who_comes_to_finish_the_work_of_another_one_stays_if_he_is_wanted_after_all_a
     sim.ready(1, 2);
     assert!(sim.told(1, 2).is_empty());
     sim.step();
-    assert_eq!(sim.told(1, 2), [Message::Stop]);
+    assert_eq!(sim.told(1, 2), [WorkerSignal::Stop]);
 }
 
 #[test]
@@ -781,7 +783,7 @@ fn one_too_many_that_is_not_ready_yet_does_what_waits_in_its_queue_first() {
     assert!(sim.told(1, 1).is_empty());
     sim.has_work = false;
     sim.pass(SECOND);
-    assert_eq!(sim.told(1, 1), [Message::Stop]);
+    assert_eq!(sim.told(1, 1), [WorkerSignal::Stop]);
 }
 
 #[test]
@@ -874,7 +876,7 @@ fn there_are_never_more_than_the_most() {
 fn a_request_to_reopen_logs_reaches_everybody() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Reopen);
-    assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[Message::Reopen][..], &[Message::Reopen][..]));
+    assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[WorkerSignal::Reopen][..], &[WorkerSignal::Reopen][..]));
 }
 
 #[test]
@@ -882,7 +884,7 @@ fn a_worker_that_dies_before_its_id_was_ever_ready_is_a_startup_failure() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
     sim.ready(0, 0);
     sim.end(1, 0, Exit::Code(1));
-    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop]);
     sim.end(0, 0, Exit::Code(0));
     assert!(matches!(
         sim.ended(),
@@ -894,7 +896,7 @@ fn a_worker_that_dies_before_its_id_was_ever_ready_is_a_startup_failure() {
 fn a_worker_that_is_late_before_its_id_was_ever_ready_is_a_startup_failure() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop]);
     sim.end(0, 0, Exit::Signal(15));
     assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: None, .. })));
 }
@@ -905,7 +907,7 @@ fn a_restarted_worker_that_is_late_is_killed_and_restarted_again() {
     sim.ready(0, 0);
     sim.end(0, 0, Exit::Code(1));
     sim.step();
-    assert_eq!(sim.told(0, 1), [Message::Kill]);
+    assert_eq!(sim.told(0, 1), [WorkerSignal::Kill]);
     sim.bury();
     sim.pass(SECOND);
     assert_eq!(sim.living(), [(0, 2)]);
@@ -931,7 +933,7 @@ fn a_status_that_it_was_killed_with_is_not_the_fatal_one_of_its_own() {
     sim.end(0, 0, Exit::Code(1));
     assert_eq!(sim.living(), [(0, 1)], "it hung");
     sim.step();
-    assert_eq!(sim.told(0, 1), [Message::Kill]);
+    assert_eq!(sim.told(0, 1), [WorkerSignal::Kill]);
     sim.end(0, 1, Exit::Code(1));
     sim.pass(SECOND);
     assert_eq!(sim.living(), [(0, 2)], "it was late");
@@ -946,14 +948,14 @@ fn who_gives_no_sign_of_life_is_aborted_then_killed_then_restarted() {
     sim.now += 5 * SECOND;
     sim.policy.handle_beat(sim.now, 0, 0);
     sim.step();
-    assert_eq!(sim.told(1, 0), [Message::Abort]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Abort]);
     assert!(sim.told(0, 0).is_empty());
     sim.pass(SECOND);
-    assert_eq!(sim.told(1, 0), [Message::Abort, Message::Kill]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Abort, WorkerSignal::Kill]);
     sim.bury();
     assert_eq!(sim.living(), [(0, 0), (1, 1)]);
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Abort], "15 s of drain");
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Abort], "15 s of silence");
 }
 
 #[test]
@@ -975,7 +977,7 @@ fn a_parent_that_slept_kills_nobody_for_the_silence_meanwhile() {
     sim.wake_at(sim.now + 3600 * SECOND);
     assert!(sim.told(0, 0).is_empty());
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Abort], "but a whole period of drain after it counts");
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Abort], "but a whole period of silence after it counts");
 }
 
 #[test]
@@ -986,12 +988,12 @@ fn a_parent_that_is_late_by_less_than_half_the_timeout_gives_who_is_silent_one_m
         sim.wake_at(sim.now + timeout + by);
         sim
     };
-    assert_eq!(late(SECOND - Duration::from_millis(1)).told(0, 0), [Message::Abort]);
+    assert_eq!(late(SECOND - Duration::from_millis(1)).told(0, 0), [WorkerSignal::Abort]);
     let mut sim = late(SECOND);
     assert!(sim.told(0, 0).is_empty());
     let next = sim.now + timeout;
     sim.wake_at(next + 2 * SECOND);
-    assert_eq!(sim.told(0, 0), [Message::Abort], "twice silent is hung, though the parent was late again");
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Abort], "twice silent is hung, though the parent was late again");
     let mut sim = late(5 * SECOND);
     let next = sim.now + timeout;
     sim.wake_at(next + 2 * SECOND);
@@ -1009,7 +1011,7 @@ fn a_parent_that_was_interrupted_gives_who_is_silent_one_more_period_and_a_beat_
     sim.policy.handle_beat(sim.now, 0, 0);
     sim.step();
     assert!(sim.told(0, 0).is_empty());
-    assert_eq!(sim.told(1, 0), [Message::Abort]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Abort]);
     sim.policy.handle_interruption(sim.now);
     sim.step();
     assert!(sim.told(0, 0).is_empty(), "suspected anew, not for the second time");
@@ -1032,7 +1034,7 @@ fn a_parent_that_was_stopped_gives_who_is_not_ready_the_same_time_once_more_and_
     sim.now += SECOND;
     sim.end(0, 0, Exit::Code(1));
     sim.step();
-    assert_eq!(sim.told(0, 1), [Message::Kill], "it was before this one's time");
+    assert_eq!(sim.told(0, 1), [WorkerSignal::Kill], "it was before this one's time");
 }
 
 #[test]
@@ -1050,13 +1052,13 @@ fn a_replacement_is_asked_for_signs_of_life_as_well() {
         beat(&mut sim);
         sim.step();
     }
-    assert_eq!(sim.told(0, 1), [Message::Abort]);
+    assert_eq!(sim.told(0, 1), [WorkerSignal::Abort]);
     let aborted = sim.now;
     while sim.told(0, 1).len() < 2 {
         beat(&mut sim);
         sim.step();
     }
-    assert_eq!((sim.told(0, 1), sim.now - aborted), (&[Message::Abort, Message::Kill][..], SECOND));
+    assert_eq!((sim.told(0, 1), sim.now - aborted), (&[WorkerSignal::Abort, WorkerSignal::Kill][..], SECOND));
     sim.bury();
     assert!(sim.told(0, 0).is_empty() && sim.told(1, 0).is_empty());
     assert!(sim.logged("Rolling restart aborted"));
@@ -1091,7 +1093,7 @@ fn to_be_ready_is_a_sign_of_life() {
     sim.pass(5 * SECOND);
     assert!(sim.told(0, 0).is_empty());
     sim.pass(10 * SECOND);
-    assert_eq!(sim.told(0, 0), [Message::Abort]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Abort]);
 }
 
 #[test]
@@ -1101,7 +1103,7 @@ fn one_that_hangs_and_is_then_asked_to_go_has_no_more_time_for_it() {
     sim.request(Request::Stop);
     assert_eq!(sim.policy.next_deadline(), Some(sim.now + SECOND), "nor is there anything else to wake up for");
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Abort, Message::Stop, Message::Kill]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Abort, WorkerSignal::Stop, WorkerSignal::Kill]);
 }
 
 #[test]
@@ -1118,7 +1120,7 @@ fn a_replacement_that_was_ready_and_dies_while_the_old_one_drains_ends_the_roll_
     sim.ready(1, 0);
     sim.request(Request::Roll);
     sim.ready(0, 1);
-    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop]);
     sim.end(0, 1, Exit::Code(1));
     assert!(sim.logged("Rolling restart aborted"));
     assert_eq!((sim.living(), sim.restarts), (vec![(0, 0), (0, 2), (1, 0)], 1));
@@ -1148,7 +1150,7 @@ fn an_old_process_that_is_done_needs_no_replacement() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
-    assert_eq!(sim.told(0, 1), [Message::Stop]);
+    assert_eq!(sim.told(0, 1), [WorkerSignal::Stop]);
 }
 
 #[test]
@@ -1200,7 +1202,7 @@ fn nobody_is_checked_for_life_before_being_ready() {
 fn only_a_kill_that_is_not_ours_may_be_for_want_of_memory() {
     let mut sim = Sim::new(config(2));
     sim.end_with(0, 0, Exit::Signal(9), OutOfMemory::Yes);
-    assert!(sim.logged("killed by signal 9 (actions of memory), restarting"));
+    assert!(sim.logged("killed by signal 9 (out of memory), restarting"));
     let (ours, other) = (sim.alive[&(1, 0)].process, sim.alive[&(0, 1)].process);
     sim.request(Request::Stop);
     assert!(!sim.policy.has_killed(ours));
@@ -1245,7 +1247,7 @@ fn a_replacement_that_was_overtaken_leaves_no_second_process_of_its_generation()
     sim.patience = usize::MAX;
     sim.settle();
     assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
-    assert_eq!(sim.told(1, 0), [Message::Stop]);
+    assert_eq!(sim.told(1, 0), [WorkerSignal::Stop]);
 }
 
 #[test]
@@ -1337,11 +1339,11 @@ fn a_worker_ends_the_whole_service_once_however_many_ask() {
         sim.stop_all(id, 0);
     }
     for id in 0..3 {
-        assert_eq!(sim.told(id, 0), [Message::Stop]);
+        assert_eq!(sim.told(id, 0), [WorkerSignal::Stop]);
     }
     assert!(sim.logged("Stopping 3 processes, as child 1 (pid 2) asked"));
     sim.request(Request::Stop);
-    assert_eq!(sim.told(0, 0), [Message::Stop], "an operator's first request is not a second one");
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop], "an operator's first request is not a second one");
     sim.request(Request::Stop);
     sim.bury();
     assert!(matches!(sim.ended(), Ok(Reason::StoppedByWorker { process: Process { id: 1, .. } })));
@@ -1358,7 +1360,7 @@ fn an_old_process_is_replaced_before_it_is_asked_to_go_and_no_two_at_a_time() {
     assert_eq!(sim.alive.len(), 4);
     assert!(sim.logged("has served its time, replacing it"));
     for round in 0..3 {
-        let old = sim.alive.values().find(|one| one.told == [Message::Stop]).expect("somebody who is to go");
+        let old = sim.alive.values().find(|one| one.told == [WorkerSignal::Stop]).expect("somebody who is to go");
         let (id, generation) = (old.process.id, old.process.generation);
         assert_eq!(generation, 0);
         sim.end(id, generation, Exit::Code(0));
@@ -1394,7 +1396,7 @@ fn an_old_process_whose_replacement_fails_stays_for_one_more_lifetime() {
     sim.full = false;
     sim.step();
     sim.pass(SECOND);
-    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop]);
 }
 
 #[test]
@@ -1414,7 +1416,7 @@ fn a_roll_waits_for_the_process_that_is_being_replaced_for_its_age() {
 fn one_that_was_aborted_has_failed_even_if_it_says_otherwise() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
     sim.step();
-    assert_eq!(sim.told(0, 0), [Message::Abort]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Abort]);
     sim.end(0, 0, Exit::Code(0));
     assert_eq!((sim.living(), sim.restarts), (vec![(0, 1)], 1));
 }
@@ -1440,7 +1442,7 @@ fn one_more_worker_that_cannot_be_brought_up_is_given_up_and_the_others_go_on() 
     assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 processes");
     sim.request(Request::More);
     sim.pass(5 * SECOND);
-    assert_eq!(sim.told(1, 1), [Message::Kill], "late");
+    assert_eq!(sim.told(1, 1), [WorkerSignal::Kill], "late");
     sim.bury();
     assert_eq!((sim.living(), sim.policy.wanted(), sim.policy.next_deadline()), (vec![(0, 0)], 1, None));
     sim.request(Request::More);
@@ -1474,7 +1476,7 @@ fn one_that_says_it_is_ready_though_nobody_asks_ends_the_wait_for_the_replacemen
     let mut sim = Sim::new(config(1));
     sim.request(Request::Roll);
     sim.ready(0, 1);
-    assert_eq!(sim.told(0, 0), [Message::Stop]);
+    assert_eq!(sim.told(0, 0), [WorkerSignal::Stop]);
 }
 
 #[test]

@@ -10,19 +10,19 @@ use super::descriptors::Descriptors;
 use super::log::write;
 use crate::error::{Error, Result, WithSources};
 use crate::exit::Process;
-use crate::policy::End;
+use crate::policy::Outcome;
 use crate::report::{Reason, Report, WorkerReport};
 use crate::worker::{WorkResult, Worker};
 
 /// In the parent, when all is over: the signals are still held.
-pub(crate) struct Ended {
-    pub(super) end: End,
+pub(crate) struct Finished {
+    pub(super) end: Outcome,
     pub(super) workers: Vec<WorkerReport>,
     pub(super) stale: Vec<Process>,
     pub(super) descriptors: Descriptors,
 }
 
-impl Ended {
+impl Finished {
     /// Exits if it ended as it should, and returns if it did not. The exit is with the signals still held: one more request
     /// to stop, or any other, is not to take the place of this status.
     pub fn exit(self) -> Result<Infallible> {

@@ -16,19 +16,19 @@ use ::log::Level;
 use self::log::{level_of, write};
 #[cfg(unix)]
 use crate::backend::Fork;
-use crate::backend::{Backend, ChildExit, ExitCause, Kind, Spawn, StartRequest, Started, Thread};
+use crate::backend::{ChildExit, ExitCause, Kind, Launcher, Spawn, StartRequest, Started, Thread};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::{Listeners, Sockets};
-use crate::policy::{Action, Config, End, Message, Policy, Request};
+use crate::policy::{Action, Config, Outcome, Policy, Request, WorkerSignal};
 use crate::prefork::OnEvent;
 use crate::scoreboard::{Memory, Scoreboard, WorkerMessage};
 use crate::setup::WorkerSetup;
 use crate::sys::{self, Offspring, Signal, SignalInfo, SupervisorLock};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
-pub(crate) use finish::{Ended, run_and_exit};
+pub(crate) use finish::{Finished, run_and_exit};
 use poller::Waited;
 pub(crate) use systemd::Systemd;
 
@@ -38,9 +38,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which of the processes this is, once the call returns.
-pub(crate) enum Role {
+pub(crate) enum Supervised {
     Worker(Worker),
-    Parent(Box<Ended>),
+    Parent(Box<Finished>),
 }
 
 /// What not everybody asks for.
@@ -57,9 +57,9 @@ pub(crate) struct SupervisorParts {
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
-pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Role> {
+pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Supervised> {
     let SupervisorParts { with_scoreboard, lock, kind, on_event, sockets, setup, systemd } = extras;
-    let (backend, mut descriptors, memory): (Box<dyn Backend>, _, _) = match kind {
+    let (backend, mut descriptors, memory): (Box<dyn Launcher>, _, _) = match kind {
         #[cfg(unix)]
         Kind::Fork => {
             let fork = Fork::new(setup)?;
@@ -85,17 +85,17 @@ pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Role>
             drop(supervisor);
             Err(descriptors.close_after(error))
         }
-        Ok(Turn::End(end)) => {
+        Ok(LoopExit::Finished(end)) => {
             let (workers, stale) = (supervisor.policy.reports(), mem::take(&mut supervisor.stale));
             drop(supervisor);
-            Ok(Role::Parent(Box::new(Ended { end, workers, stale, descriptors })))
+            Ok(Supervised::Parent(Box::new(Finished { end, workers, stale, descriptors })))
         }
-        Ok(Turn::Worker(worker)) => {
+        Ok(LoopExit::Child(worker)) => {
             // In a worker it is the parent's memory. To free it would be to copy it first.
             mem::forget(supervisor);
             let worker = enter_worker(worker);
             descriptors.release_in_child();
-            Ok(Role::Worker(worker))
+            Ok(Supervised::Worker(worker))
         }
     }
 }
@@ -112,15 +112,15 @@ pub(crate) fn enter_worker(worker: Worker) -> Worker {
 }
 
 /// Why the loop was left.
-enum Turn {
+enum LoopExit {
     /// Only in the process that has just been started.
-    Worker(Worker),
-    End(End),
+    Child(Worker),
+    Finished(Outcome),
 }
 
 struct Supervisor<'a> {
     policy: Policy,
-    backend: Box<dyn Backend>,
+    backend: Box<dyn Launcher>,
     scoreboard: Option<Scoreboard>,
     on_event: Option<OnEvent>,
     systemd: Option<Systemd>,
@@ -144,7 +144,7 @@ impl<'a> Supervisor<'a> {
     #[inline(never)]
     fn new(
         config: Config,
-        backend: Box<dyn Backend>,
+        backend: Box<dyn Launcher>,
         scoreboard: Option<Scoreboard>,
         (on_event, systemd): (Option<OnEvent>, Option<Systemd>),
         sockets: Sockets,
@@ -168,13 +168,13 @@ impl<'a> Supervisor<'a> {
 
     /// Every request counts before any end, and each end is answered before the next one is looked at. A ^C, which the
     /// terminal sends to the workers as well, is then taken before they are missed, and nobody is restarted because of it.
-    fn run(&mut self) -> Result<Turn> {
+    fn run(&mut self) -> Result<LoopExit> {
         self.emit_listening();
         loop {
             self.flush_systemd();
             while let Some(action) = self.policy.poll_action() {
                 if let Some(worker) = self.execute(action) {
-                    return Ok(Turn::Worker(worker));
+                    return Ok(LoopExit::Child(worker));
                 }
                 self.take_signals()?;
                 self.flush_systemd();
@@ -186,7 +186,7 @@ impl<'a> Supervisor<'a> {
                 self.reap_all()?;
                 self.take_signals()?;
             } else if let Some(end) = self.policy.poll_end() {
-                return Ok(Turn::End(end));
+                return Ok(LoopExit::Finished(end));
             } else {
                 self.wait_for_events()?;
             }
@@ -446,12 +446,12 @@ fn request_of(signal: Signal) -> Option<Request> {
     }
 }
 
-fn signal_for(message: Message) -> Signal {
+fn signal_for(message: WorkerSignal) -> Signal {
     match message {
-        Message::Stop => Signal::Terminate,
-        Message::QuickStop => Signal::Quit,
-        Message::Abort => Signal::Abort,
-        Message::Kill => Signal::Kill,
-        Message::Reopen => Signal::User1,
+        WorkerSignal::Stop => Signal::Terminate,
+        WorkerSignal::QuickStop => Signal::Quit,
+        WorkerSignal::Abort => Signal::Abort,
+        WorkerSignal::Kill => Signal::Kill,
+        WorkerSignal::Reopen => Signal::User1,
     }
 }

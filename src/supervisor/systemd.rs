@@ -34,7 +34,7 @@ pub(crate) struct Systemd {
     address: Option<SocketAddr>,
     stage: Stage,
     /// What has not been said yet, in its order.
-    unsent: VecDeque<Message>,
+    unsent: VecDeque<Notification>,
     /// When it is tried again, if there is any, and nothing else to say before.
     again: Instant,
     watchdog: Option<Watchdog>,
@@ -45,7 +45,7 @@ pub(crate) struct Systemd {
 }
 
 #[derive(Debug)]
-struct Message {
+struct Notification {
     states: Vec<NotifyState<'static>>,
     status: Option<String>,
 }
@@ -100,12 +100,12 @@ impl Systemd {
         }
         if let (true, Some(watchdog)) = (self.unsent.is_empty(), &mut self.watchdog) {
             watchdog.next = now + watchdog.every;
-            self.keep(Message { states: vec![NotifyState::Watchdog], status: None });
+            self.keep(Notification { states: vec![NotifyState::Watchdog], status: None });
         }
         self.send_pending()
     }
 
-    fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<Message>> {
+    fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<Notification>> {
         let (stage, states, status) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
             (_, Event::GaveUp { .. } | Event::StartupFailed { .. }) => {
@@ -132,14 +132,14 @@ impl Systemd {
             _ => return Ok(None),
         };
         self.stage = stage;
-        Ok(Some(Message { states, status: Some(status) }))
+        Ok(Some(Notification { states, status: Some(status) }))
     }
 
     /// The last rolling restart is the answer to all SIGHUPs before, and the last status is the one that counts. Nothing
     /// else can be left out: who was never ready, and stops, has failed.
-    fn keep(&mut self, message: Message) {
+    fn keep(&mut self, message: Notification) {
         if message.begins_roll() {
-            let before = self.unsent.iter().position(Message::begins_roll).unwrap_or(self.unsent.len());
+            let before = self.unsent.iter().position(Notification::begins_roll).unwrap_or(self.unsent.len());
             self.unsent.truncate(before);
         }
         match self.unsent.back_mut().filter(|_| message.states.is_empty()) {
@@ -164,7 +164,7 @@ impl Systemd {
         failed
     }
 
-    fn send(&self, message: &Message) -> io::Result<()> {
+    fn send(&self, message: &Notification) -> io::Result<()> {
         match &self.address {
             Some(address) => send(&message.lines(), address),
             None => Err(io::Error::other("NOTIFY_SOCKET is not the address of a Unix socket")),
@@ -180,7 +180,7 @@ impl Systemd {
     }
 }
 
-impl Message {
+impl Notification {
     fn begins_roll(&self) -> bool {
         matches!(self.states[..], [NotifyState::Reloading, ..])
     }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     /// With everybody up or not.
-    fn answers(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Message> {
+    fn answers(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Notification> {
         let answer = |(event, is_up): &(Event, bool)| systemd.answer(event, || is_up.then_some(2)).expect("the time");
         events.iter().filter_map(answer).collect()
     }
@@ -238,7 +238,7 @@ mod tests {
         answers(systemd, events).iter().map(first_line).collect()
     }
 
-    fn first_line(message: &Message) -> String {
+    fn first_line(message: &Notification) -> String {
         message.lines().lines().next().expect("a line").to_owned()
     }
 

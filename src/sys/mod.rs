@@ -35,7 +35,7 @@
 //!   `own_identity()`, and the `groups_of()` a user. `exit_now()`: ends one that is half another's, of which nothing more runs.
 //! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
 //! - `process_limit()`: how many processes the system can have at all.
-//! - `POLLER`: the calls behind mio's `Poll`, and what fork does to it.
+//! - `POLL_CALLS`: the calls behind mio's `Poll`, and what fork does to it.
 //!
 //! Every refusal of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec, every
 //! handle is not inheritable, and each is owned from birth.
@@ -138,7 +138,7 @@ impl From<CallError> for ForkError {
 
 /// What is behind mio's `Poll`.
 #[derive(Debug)]
-pub(crate) struct Poller {
+pub(crate) struct PollCalls {
     pub create: &'static str,
     pub add: &'static str,
     pub wait: &'static str,

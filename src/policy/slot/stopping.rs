@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::{Slot, State};
 use crate::policy::child::{Child, Phase};
-use crate::policy::{ActionQueue, Config, Message};
+use crate::policy::{ActionQueue, Config, WorkerSignal};
 
 impl Slot {
     /// Nobody is wanted any more: who lives is asked to go, and killed at `kill_at`. Who has been asked already is asked
     /// again only by `message` of another kind, and keeps the earlier deadline.
-    pub fn stop_now(&mut self, message: Message, kill_at: Instant, actions: &mut ActionQueue) {
+    pub fn stop_now(&mut self, message: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
         self.clear(actions);
         for child in &mut self.stopping {
-            if message == Message::QuickStop || !matches!(child.phase, Phase::Stopping { .. }) {
+            if message == WorkerSignal::QuickStop || !matches!(child.phase, Phase::Stopping { .. }) {
                 child.ask(message, kill_at, actions);
             }
         }
@@ -22,7 +22,7 @@ impl Slot {
     pub fn drain(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         self.note_uptime(now);
         let kill_at = now + config.graceful_timeout;
-        let Some(drain) = config.drain else { return self.stop_now(Message::Stop, kill_at, actions) };
+        let Some(drain) = config.drain else { return self.stop_now(WorkerSignal::Stop, kill_at, actions) };
         if self.is_to_be_served(config) {
             (self.passing, self.owed) = (true, true);
             return;
@@ -32,7 +32,7 @@ impl Slot {
             match child.phase {
                 Phase::Ready => child.phase = Phase::Draining { stop_at: now + drain, last: kill_at },
                 Phase::Draining { .. } => {}
-                _ => child.ask(Message::Stop, kill_at, actions),
+                _ => child.ask(WorkerSignal::Stop, kill_at, actions),
             }
         }
     }

@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Waited;
 use crate::error::Result;
-use crate::sys::{CallError, POLLER, Signals, WakeReceiver};
+use crate::sys::{CallError, POLL_CALLS, Signals, WakeReceiver};
 
 const SIGNALS: Token = Token(0);
 const DOORBELL: Token = Token(1);
@@ -22,7 +22,7 @@ pub(crate) struct Poller {
 
 impl Poller {
     pub fn open() -> Result<Poller> {
-        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
+        let poll = Poll::new().map_err(|error| CallError::new(POLL_CALLS.create, error))?;
         Ok(Poller { poll, events: Events::with_capacity(2) })
     }
 
@@ -37,7 +37,7 @@ impl Poller {
     fn wake_on(&self, source: &impl AsFd, token: Token) -> Result<()> {
         let fd = source.as_fd().as_raw_fd();
         let registered = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
-        registered.map_err(|error| CallError::new(POLLER.add, error).into())
+        registered.map_err(|error| CallError::new(POLL_CALLS.add, error).into())
     }
 
     /// For a signal or the doorbell, and for this time at most, if one is given.
@@ -45,7 +45,7 @@ impl Poller {
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => Ok(Waited::ToTheEnd),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Waited::Interrupted),
-            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
+            Err(error) => Err(CallError::new(POLL_CALLS.wait, error).into()),
         }
     }
 
@@ -59,7 +59,7 @@ impl Poller {
     #[inline]
     pub fn release_in_child(self) {
         mem::forget(self.events);
-        if !POLLER.is_inherited {
+        if !POLL_CALLS.is_inherited {
             mem::forget(self.poll);
         }
     }

@@ -8,7 +8,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::Waited;
 use crate::error::Result;
-use crate::sys::{CallError, POLLER, Signals, WakeReceiver};
+use crate::sys::{CallError, POLL_CALLS, Signals, WakeReceiver};
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -22,8 +22,8 @@ pub(crate) struct Poller {
 
 impl Poller {
     pub fn open() -> Result<Poller> {
-        let poll = Poll::new().map_err(|error| CallError::new(POLLER.create, error))?;
-        let waker = Waker::new(poll.registry(), Token(0)).map_err(|error| CallError::new(POLLER.add, error))?;
+        let poll = Poll::new().map_err(|error| CallError::new(POLL_CALLS.create, error))?;
+        let waker = Waker::new(poll.registry(), Token(0)).map_err(|error| CallError::new(POLL_CALLS.add, error))?;
         let has_woken = Arc::new(AtomicBool::new(false));
         Ok(Poller { poll, events: Events::with_capacity(1), waker: Arc::new(waker), has_woken })
     }
@@ -47,7 +47,7 @@ impl Poller {
         // More than a month of milliseconds would be taken for ever; whoever wakes early waits again.
         match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST))) {
             Ok(()) => Ok(Waited::ToTheEnd),
-            Err(error) => Err(CallError::new(POLLER.wait, error).into()),
+            Err(error) => Err(CallError::new(POLL_CALLS.wait, error).into()),
         }
     }
 

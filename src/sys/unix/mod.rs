@@ -19,7 +19,7 @@ mod stop_request;
 mod threads;
 mod wait;
 
-use super::Poller;
+use super::PollCalls;
 pub(crate) use affinity::{pin_to, usable_cpus};
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
@@ -39,8 +39,8 @@ pub(crate) use wait::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_
 /// What starts a thread.
 pub(crate) const THREAD_CALL: &str = "pthread_create";
 
-pub(crate) const POLLER: Poller = if cfg!(target_os = "linux") {
-    Poller { create: "epoll_create1", add: "epoll_ctl", wait: "epoll_wait", is_inherited: true }
+pub(crate) const POLL_CALLS: PollCalls = if cfg!(target_os = "linux") {
+    PollCalls { create: "epoll_create1", add: "epoll_ctl", wait: "epoll_wait", is_inherited: true }
 } else {
-    Poller { create: "kqueue", add: "kevent", wait: "kevent", is_inherited: false }
+    PollCalls { create: "kqueue", add: "kevent", wait: "kevent", is_inherited: false }
 };

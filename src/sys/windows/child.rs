@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, STATUS_CONTROL_C_EXIT};
 use windows_sys::Win32::System::Threading::{GetExitCodeProcess, TerminateProcess};
 
-use super::event::Event;
+use super::event::EventHandle;
 use super::handle;
 use super::signal::ExitNotifier;
 use super::watch::Watch;
@@ -25,7 +25,7 @@ pub(crate) struct ChildHandle {
     _watch: Watch,
     process: Arc<OwnedHandle>,
     /// By which it is asked to stop.
-    stop: Event,
+    stop: EventHandle,
     /// Where it says whether it listens.
     status_slot: (Arc<Shared>, usize),
     started: Instant,
@@ -37,7 +37,7 @@ impl ChildHandle {
     pub(super) fn watch(
         process: OwnedHandle,
         pid: u32,
-        stop: Event,
+        stop: EventHandle,
         status_slot: (Arc<Shared>, usize),
         exit_notifier: ExitNotifier,
     ) -> Result<ChildHandle, CallError> {

@@ -3,23 +3,23 @@
 use std::os::windows::io::OwnedHandle;
 use std::sync::Mutex;
 
-use super::event::Event;
+use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::CallError;
 
 /// The parent's end.
 #[derive(Debug)]
 pub(crate) struct WakeReceiver {
-    event: Event,
+    event: EventHandle,
     watch: Mutex<Option<Watch>>,
 }
 
 /// The end that all workers have.
 #[derive(Debug)]
-pub(crate) struct Waker(Event);
+pub(crate) struct Waker(EventHandle);
 
 pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
-    let event = Event::passing()?;
+    let event = EventHandle::passing()?;
     Ok((WakeReceiver { event: event.clone(), watch: Mutex::new(None) }, Waker(event)))
 }
 
@@ -51,7 +51,7 @@ impl Waker {
         let _ = self.0.set();
     }
 
-    pub(super) fn event(&self) -> &Event {
+    pub(super) fn event(&self) -> &EventHandle {
         &self.0
     }
 }

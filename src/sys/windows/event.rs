@@ -13,33 +13,33 @@ use super::handle;
 use crate::sys::CallError;
 
 #[derive(Clone, Debug)]
-pub(super) struct Event(Arc<OwnedHandle>);
+pub(super) struct EventHandle(Arc<OwnedHandle>);
 
-impl Event {
+impl EventHandle {
     /// That stays set.
-    pub fn lasting() -> Result<Event, CallError> {
-        Event::create(true, ptr::null())
+    pub fn lasting() -> Result<EventHandle, CallError> {
+        EventHandle::create(true, ptr::null())
     }
 
     /// That is set until somebody has waited for it.
-    pub fn passing() -> Result<Event, CallError> {
-        Event::create(false, ptr::null())
+    pub fn passing() -> Result<EventHandle, CallError> {
+        EventHandle::create(false, ptr::null())
     }
 
     /// The same, for whoever knows its name. One that somebody else has made is refused: it may be of another kind.
-    pub fn named(name: &str) -> Result<Event, CallError> {
+    pub fn named(name: &str) -> Result<EventHandle, CallError> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
-        let event = Event::create(false, name.as_ptr())?;
+        let event = EventHandle::create(false, name.as_ptr())?;
         let last = io::Error::last_os_error();
         let is_there = last.raw_os_error() == Some(ERROR_ALREADY_EXISTS as i32);
         if is_there { Err(CallError::new("CreateEventW", last)) } else { Ok(event) }
     }
 
     /// The name, if there is one, ends with zero.
-    fn create(lasting: bool, name: *const u16) -> Result<Event, CallError> {
+    fn create(lasting: bool, name: *const u16) -> Result<EventHandle, CallError> {
         // SAFETY: as above; without attributes it is not inheritable.
         let event = unsafe { handle::owned(CreateEventW(ptr::null(), lasting.into(), 0, name), "CreateEventW") };
-        Ok(Event(Arc::new(event?)))
+        Ok(EventHandle(Arc::new(event?)))
     }
 
     pub fn set(&self) -> Result<(), CallError> {
@@ -69,8 +69,8 @@ impl Event {
 }
 
 /// As it was passed to a program. If it is something else, it cannot be set.
-impl From<OwnedHandle> for Event {
-    fn from(handle: OwnedHandle) -> Event {
-        Event(Arc::new(handle))
+impl From<OwnedHandle> for EventHandle {
+    fn from(handle: OwnedHandle) -> EventHandle {
+        EventHandle(Arc::new(handle))
     }
 }

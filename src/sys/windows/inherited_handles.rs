@@ -5,7 +5,7 @@ pub(crate) use std::os::windows::io::{BorrowedSocket, OwnedSocket};
 use std::sync::Arc;
 
 use super::doorbell::Waker;
-use super::event::Event;
+use super::event::EventHandle;
 use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
@@ -16,7 +16,7 @@ use crate::sys::{CallError, Shared};
 pub(crate) struct InheritedFds<'a> {
     copies: [OwnedHandle; 3],
     sockets: Vec<BorrowedSocket<'a>>,
-    pub(super) stop: Event,
+    pub(super) stop: EventHandle,
     pub(super) status_slot: (Arc<Shared>, usize),
     pub(super) job: &'a OwnedHandle,
 }
@@ -35,7 +35,7 @@ impl<'a> InheritedFds<'a> {
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<InheritedFds<'a>, CallError> {
-        let stop = Event::lasting()?;
+        let stop = EventHandle::lasting()?;
         let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
             inheritable(section)?,

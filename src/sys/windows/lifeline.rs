@@ -8,7 +8,7 @@ use windows_sys::Win32::System::JobObjects::{
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JobObjectExtendedLimitInformation, SetInformationJobObject,
 };
 
-use super::event::Event;
+use super::event::EventHandle;
 use super::{handle, stop_request};
 use crate::sys::CallError;
 
@@ -20,7 +20,7 @@ pub(crate) struct Lifeline {
 /// A worker's. It is in the job already; what it gets is the event by which it is asked to stop.
 #[derive(Debug)]
 pub(crate) struct Inherited {
-    stop: Option<Event>,
+    stop: Option<EventHandle>,
 }
 
 impl Lifeline {
@@ -45,7 +45,7 @@ impl Lifeline {
 
     /// In a program that was passed this.
     pub fn inherited(_: u32, passed: Option<OwnedHandle>) -> Inherited {
-        Inherited { stop: passed.map(Event::from) }
+        Inherited { stop: passed.map(EventHandle::from) }
     }
 }
 

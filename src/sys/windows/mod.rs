@@ -14,7 +14,7 @@ mod signal;
 mod stop_request;
 mod watch;
 
-use super::{CallError, Poller};
+use super::{CallError, PollCalls};
 pub(crate) use child::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
@@ -25,8 +25,11 @@ pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
 pub(crate) use stop_request::StopRequest;
 
-pub(crate) const POLLER: Poller =
-    Poller { create: "CreateIoCompletionPort", add: "PostQueuedCompletionStatus", wait: "GetQueuedCompletionStatusEx" };
+pub(crate) const POLL_CALLS: PollCalls = PollCalls {
+    create: "CreateIoCompletionPort",
+    add: "PostQueuedCompletionStatus",
+    wait: "GetQueuedCompletionStatusEx",
+};
 
 /// What starts a thread.
 pub(crate) const THREAD_CALL: &str = "CreateThread";

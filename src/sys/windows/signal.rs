@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 
 use super::console;
-use super::event::Event;
+use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::{CallError, Offspring, Signal, SignalInfo, SupervisorLock};
 
@@ -25,7 +25,7 @@ const NAMED: [(Signal, &str); 5] = [
 
 /// Those of an earlier service in this process, in the order of `NAMED`. A name lives as long as anybody has the event open, and
 /// an operator may still have it: then it could not be made anew.
-static KEPT: Mutex<Vec<Event>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<EventHandle>> = Mutex::new(Vec::new());
 
 /// For as long as this lives, what is typed at the console does not end this process, but waits here.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Signals {
 
 /// Kept for the next service.
 #[derive(Debug)]
-struct Named(Vec<Event>);
+struct Named(Vec<EventHandle>);
 
 /// Whom the end of a child is told.
 #[derive(Clone, Debug)]
@@ -46,12 +46,12 @@ pub(crate) struct ExitNotifier(Arc<Post>);
 
 #[derive(Default)]
 struct Post {
-    state: Mutex<State>,
+    state: Mutex<SignalQueue>,
     console_has_asked: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct SignalQueue {
     arrived: VecDeque<SignalInfo>,
     wake: Option<Box<dyn Fn() + Send>>,
     /// When it has first told this process, and the children too.
@@ -123,10 +123,10 @@ impl Named {
     fn take() -> Result<Named, CallError> {
         let kept = mem::take(&mut *kept());
         if kept.is_empty() {
-            let made = NAMED.iter().map(|(_, name)| Event::named(&format!("taskfork-{}-{name}", process::id())));
+            let made = NAMED.iter().map(|(_, name)| EventHandle::named(&format!("taskfork-{}-{name}", process::id())));
             return Ok(Named(made.collect::<Result<_, _>>()?));
         }
-        kept.iter().try_for_each(Event::reset)?;
+        kept.iter().try_for_each(EventHandle::reset)?;
         Ok(Named(kept))
     }
 }
@@ -137,7 +137,7 @@ impl Drop for Named {
     }
 }
 
-fn kept() -> MutexGuard<'static, Vec<Event>> {
+fn kept() -> MutexGuard<'static, Vec<EventHandle>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -147,7 +147,7 @@ impl ExitNotifier {
     pub(super) fn tell(&self, pid: u32, status: u32) {
         if status == STATUS_CONTROL_C_EXIT as u32 {
             let state = self.0.lock();
-            let is_silent = |state: &mut State| state.console_asked_at.is_none();
+            let is_silent = |state: &mut SignalQueue| state.console_asked_at.is_none();
             drop(self.0.console_has_asked.wait_timeout_while(state, Duration::from_secs(1), is_silent));
         }
         self.0.lock().push(SignalInfo { signal: Signal::Child, sender: Some(pid) });
@@ -175,12 +175,12 @@ impl Post {
         self.console_has_asked.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SignalQueue> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl SignalQueue {
     fn push(&mut self, arrived: SignalInfo) {
         let is_there = |known: &SignalInfo| known.signal == arrived.signal && known.sender == arrived.sender;
         if !self.arrived.iter().any(is_there) {

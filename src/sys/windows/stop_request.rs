@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::console;
-use super::event::Event;
+use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::Signal;
 
@@ -15,7 +15,7 @@ static ASKED: OnceLock<Asked> = OnceLock::new();
 
 #[derive(Debug)]
 struct Asked {
-    event: Event,
+    event: EventHandle,
     /// None: it could not be had. Then the event is looked at each time.
     watch: OnceLock<Option<Watch>>,
     is_requested: Arc<AtomicBool>,
@@ -29,7 +29,7 @@ pub(crate) struct StopRequest {
 }
 
 /// In a worker that was passed this event.
-pub(super) fn may_come_by(event: Event) {
+pub(super) fn may_come_by(event: EventHandle) {
     ASKED.get_or_init(|| Asked { event, watch: OnceLock::new(), is_requested: Arc::new(AtomicBool::new(false)) });
 }
 
