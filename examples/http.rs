@@ -28,7 +28,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use clap::Parser;
 use log::info;
-use taskfork::{Listen, Prefork, Role, Worker};
+use taskfork::{ListenConfig, Prefork, Role, Worker};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// A worker that takes longer to start will not get there.
@@ -55,7 +55,7 @@ struct Args {
     graceful_timeout: u64,
     /// A socket with its own queue for each worker, instead of one for all (Linux)
     #[arg(long)]
-    per_task: bool,
+    per_worker: bool,
 }
 
 fn main() -> ExitCode {
@@ -71,9 +71,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // The parent's in either case: a connection that waits in a queue outlives any worker.
-    let listen = Listen::from(args.bind);
+    let listen = ListenConfig::from(args.bind);
     let prefork = Prefork::new()
-        .listen(if args.per_task { listen.per_task() } else { listen })
+        .listen(if args.per_worker { listen.per_worker() } else { listen })
         .workers(args.workers)
         .max_restarts(args.max_restarts)
         .graceful_timeout(Duration::from_secs(args.graceful_timeout))

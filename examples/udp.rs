@@ -47,7 +47,7 @@ mod linux {
     use mio::net::UdpSocket;
     use mio::unix::SourceFd;
     use mio::{Events, Interest, Poll, Token};
-    use taskfork::{Listen, Prefork, Report, WorkResult, Worker};
+    use taskfork::{ListenConfig, Prefork, Report, WorkResult, Worker};
 
     const STOP: Token = Token(0);
     const SOCKET: Token = Token(1);
@@ -71,11 +71,11 @@ mod linux {
 
     pub fn serve(args: Args) -> taskfork::Result<Report> {
         env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-        let listen = Listen::from(format!("udp:{}", args.bind));
+        let listen = ListenConfig::from(format!("udp:{}", args.bind));
         let prefork = Prefork::new().workers(args.workers);
         let prefork = match args.by_cpu {
             true => prefork.pin_cpus().listen(listen.steer_by_cpu()),
-            false => prefork.listen(listen.per_task()),
+            false => prefork.listen(listen.per_worker()),
         };
         prefork.run(|worker| work(&worker))
     }

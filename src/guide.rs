@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn all_of_them_mean_the_same_socket() {
-        let port = number_after(SERVICE, "Listen::from(\"[::]:");
+        let port = number_after(SERVICE, "ListenConfig::from(\"[::]:");
         let named = [
             (SYSTEMD, "ListenStream="),
             (CONTAINERS, "EXPOSE "),

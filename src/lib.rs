@@ -68,7 +68,7 @@
 //! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says
 //!   so, so that `main` ends with one;
 //! - is never woken while nothing happens (with heartbeats, once per timeout; with systemd's watchdog, twice), and holds no
-//!   descriptor per worker (but for [sockets that each has for itself](Listen::per_task));
+//!   descriptor per worker (but for [sockets that each has for itself](ListenConfig::per_worker));
 //! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and
 //!   descriptors are what they were.
 //!
@@ -113,14 +113,14 @@
 //! # Listeners
 //!
 //! [`Prefork::listen`] binds sockets in the parent, before the workers, and hands them to all of them, whatever they are:
-//! TCP, UDP, and Unix stream sockets, by an address or a [`Listen`] with its choices. They outlive every worker: who connects
+//! TCP, UDP, and Unix stream sockets, by an address or a [`ListenConfig`] with its choices. They outlive every worker: who connects
 //! while one is replaced waits for the next, and only what a worker had accepted is lost with it.
 //!
 //! By default there is one socket, and one queue, for all. Nothing is left in the queue of somebody who is gone, and nobody
 //! waits while another worker is idle. It is not balanced either: whoever accepts first has it, and of workers that sleep in
 //! epoll_wait(2) all are woken for one connection, or with `EPOLLEXCLUSIVE` mostly the one that came last.
 //!
-//! With [`Listen::per_task`] there is one for each worker, all with one address (`SO_REUSEPORT`, on Linux), which makes equal
+//! With [`ListenConfig::per_worker`] there is one for each worker, all with one address (`SO_REUSEPORT`, on Linux), which makes equal
 //! shares and keeps a sender of datagrams with one worker. Where each process makes its own, as usual, what waits there is lost
 //! when it ends. Here the sockets are the parent's: the next worker of the id finds what the last one has left, and when there is
 //! to be one worker fewer, the kernel is told to leave its socket out, and the worker goes when that is empty.
@@ -275,7 +275,7 @@
 //! | TERM, INT | stop: SIGTERM to all workers at once, SIGKILL after one common deadline ([`graceful_timeout`](Prefork::graceful_timeout), 30 s); a second one: SIGKILL now |
 //! | QUIT | quick stop: SIGQUIT to all, SIGKILL after 2 s; a second one: SIGKILL now |
 //! | HUP | rolling restart, one at a time: the replacement first, and once it is ready, or has lived 1 s where nobody asks for readiness, SIGTERM to the old worker, whose end comes before the next one's turn. If it dies or is late, the old one stays, and the roll is over. During a roll: one more after it |
-//! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM, or a little later with [a queue of its own](Listen::per_task) (never below one) |
+//! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM, or a little later with [a queue of its own](ListenConfig::per_worker) (never below one) |
 //! | USR1 | passed on to the workers, for example to reopen logs. It kills those without a handler |
 //! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 (not with threads) |
 //!
@@ -364,7 +364,7 @@ mod worker;
 pub use error::{Error, Result};
 pub use event::Event;
 pub use exit::{Exit, OutOfMemory, Process};
-pub use listener::{Listen, Listener};
+pub use listener::{ListenConfig, Listener};
 pub use policy::Restart;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{Reason, Report, WorkerReport};

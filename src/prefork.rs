@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::listener::{Listen, Sockets};
+use crate::listener::{ListenConfig, Sockets};
 use crate::policy::{Config, Delays, Restart};
 use crate::report::Report;
 use crate::setup::SetupConfig;
@@ -47,7 +47,7 @@ pub struct Prefork {
     config: Config,
     backend: Backend,
     on_event: Option<OnEvent>,
-    listens: Vec<Listen>,
+    listens: Vec<ListenConfig>,
     #[cfg(unix)]
     is_activated: bool,
     setup: SetupConfig,
@@ -258,7 +258,7 @@ impl Prefork {
     }
 
     /// A socket that is made before the workers and that all of them have, forked, spawned or threads:
-    /// [`Worker::listeners`]. Each call adds one: `"127.0.0.1:8000"`, or anything that [`Listen`] is made from.
+    /// [`Worker::listeners`]. Each call adds one: `"127.0.0.1:8000"`, or anything that [`ListenConfig`] is made from.
     ///
     /// It is bound at the start, in the parent alone. With port 0 the system chooses one, the same for all, and
     /// [`Event::Listening`] tells which. Connections wait there while a worker is restarted, so that none is lost with it but
@@ -266,16 +266,16 @@ impl Prefork {
     ///
     /// They go to whichever worker accepts them, and that is not balanced: of workers that sleep in accept(2) each gets its
     /// turn, but of those that sleep in epoll_wait(2) Linux wakes all at once, or, with `EPOLLEXCLUSIVE`, mostly the one that
-    /// came last, which then gets the most. [`Listen::per_task`] makes a socket for each worker instead. Default: none.
-    pub fn listen(mut self, on: impl Into<Listen>) -> Prefork {
+    /// came last, which then gets the most. [`ListenConfig::per_worker`] makes a socket for each worker instead. Default: none.
+    pub fn listen(mut self, on: impl Into<ListenConfig>) -> Prefork {
         self.listens.push(on.into());
         self
     }
 
     /// Sockets that this program was started with, by systemd's socket activation (`LISTEN_FDS`, `LISTEN_PID` and
     /// `LISTEN_FDNAMES`, sd_listen_fds(3)), take the place of what [`listen`](Prefork::listen) asks for: those with the
-    /// [name](Listen::name) of one, that one's, and the others in order. More than were asked for are an error, and so is one
-    /// in the place of [one for each worker](Listen::per_task); what none was passed for is bound. Default: no. Unix only.
+    /// [name](ListenConfig::name) of one, that one's, and the others in order. More than were asked for are an error, and so is one
+    /// in the place of [one for each worker](ListenConfig::per_worker); what none was passed for is bound. Default: no. Unix only.
     ///
     /// The variables are removed from the environment by the call that starts the workers, `LISTEN_FDNAMES` only if there is
     /// one thread. **Other threads that run by then must not read the environment meanwhile other than by std**: for getenv(3),
@@ -414,7 +414,7 @@ impl Prefork {
     /// - There is no such [user](Prefork::user) or [group](Prefork::group), or it takes root to become that, or there is
     ///   nothing to [pin](Prefork::pin_cpus) workers with; the same.
     /// - A [listener](Prefork::listen) cannot be had; the text names its address. Or it is to be one
-    ///   [for each worker](Listen::per_task), and there is no such thing; then it is a setting.
+    ///   [for each worker](ListenConfig::per_worker), and there is no such thing; then it is a setting.
     /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report. One of them
     ///   is that this process supervises workers already, whatever their backend: there is one service at a time. When it
     ///   is over, the next one may be started.
@@ -506,7 +506,7 @@ impl Prefork {
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
         let sockets = Sockets::open(listens, config.workers)?;
-        config.drain = sockets.are_per_task().then_some(DRAIN);
+        config.drain = sockets.are_per_worker().then_some(DRAIN);
         let with_scoreboard = has_handles || !kind.forks();
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();

@@ -144,7 +144,7 @@ impl Worker {
     }
 
     /// What [`Prefork::listen`](crate::Prefork::listen) was asked for, in that order: the same sockets in every worker, or, of
-    /// what was asked for [per task](crate::Listen::per_task), those of this id. They outlive the worker.
+    /// what was asked for [per task](crate::ListenConfig::per_worker), those of this id. They outlive the worker.
     ///
     /// They belong to all, the parent and an id's next worker among them: whether one blocks is so for everybody who has it, and
     /// to drop a clone of one (`try_clone`) closes nothing, so that an epoll(7) goes on telling of it until it is deregistered.

@@ -142,7 +142,7 @@ fn hup_again_and_again_replaces_every_worker_and_no_request_fails() {
 #[test]
 #[cfg(target_os = "linux")]
 fn nor_with_a_socket_for_each_worker() {
-    roll_under_load(Daemon::serving_per_task(2));
+    roll_under_load(Daemon::serving_per_worker(2));
 }
 
 fn roll_under_load((mut daemon, old): (Daemon, BTreeSet<Worker>)) {
@@ -168,7 +168,7 @@ fn workers_that_come_and_go_again_and_again_cost_no_request() {
 #[test]
 #[cfg(target_os = "linux")]
 fn nor_do_they_when_each_has_its_own_socket() {
-    scale_under_load(Daemon::serving_per_task(2), 5);
+    scale_under_load(Daemon::serving_per_worker(2), 5);
 }
 
 fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
@@ -210,7 +210,7 @@ fn the_only_worker_when_it_is_killed_takes_along_only_what_it_had_accepted() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_killed_worker_with_its_own_socket_takes_along_only_what_it_had_accepted() {
-    kill_under_load(Daemon::serving_per_task(4), 8);
+    kill_under_load(Daemon::serving_per_worker(4), 8);
 }
 
 /// A worker is stopped first: what it has accepted is certain then, and it accepts no more.
@@ -470,7 +470,7 @@ impl Daemon {
 
     /// The same, each on its own socket.
     #[cfg(target_os = "linux")]
-    fn serving_per_task(workers: usize) -> (Daemon, BTreeSet<Worker>) {
+    fn serving_per_worker(workers: usize) -> (Daemon, BTreeSet<Worker>) {
         Daemon::serving_with(workers, &["--per-task"])
     }
 

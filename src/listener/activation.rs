@@ -5,13 +5,13 @@ use std::io;
 use listenfd::ListenFd;
 
 use super::Listener;
-use super::listen::Listen;
+use super::config::ListenConfig;
 use crate::error::{Error, Result};
 use crate::sys;
 
 /// What this program was started with takes the place of what was asked for: by name, where both have one, and otherwise in
 /// order. What nothing was passed for stays as it is.
-pub(crate) fn take_over(mut listens: Vec<Listen>) -> Result<Vec<Listen>> {
+pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConfig>> {
     // Both are removed from the environment, so that nobody else takes them for his; here by listenfd, which asks for no
     // threads, so that `Prefork::socket_activation` has to.
     let mut passed = ListenFd::from_env();
@@ -20,7 +20,7 @@ pub(crate) fn take_over(mut listens: Vec<Listen>) -> Result<Vec<Listen>> {
         let asked = listens.len();
         return Err(Error::unfit("socket_activation", format!("{} sockets were passed for {asked}", passed.len())));
     }
-    let mut free: Vec<&mut Listen> = listens.iter_mut().collect();
+    let mut free: Vec<&mut ListenConfig> = listens.iter_mut().collect();
     let names = names.split(':').map(Some).chain(std::iter::repeat(None));
     let mut unnamed = Vec::new();
     for (index, name) in (0..passed.len()).zip(names) {

@@ -2,7 +2,7 @@
 
 #[cfg(unix)]
 mod activation;
-mod listen;
+mod config;
 #[cfg(unix)]
 mod path;
 mod sockets;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 #[cfg(unix)]
 pub(crate) use activation::take_over;
-pub use listen::Listen;
+pub use config::ListenConfig;
 pub(crate) use sockets::Sockets;
 
 use crate::sys::{BorrowedSocket, OwnedSocket};

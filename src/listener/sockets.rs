@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::listen::{Listen, Series, SocketFile};
+use super::config::{ListenConfig, Series, SocketFile};
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -29,7 +29,7 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// For so many workers. If one cannot be had, nothing is left of the others.
-    pub fn open(listens: Vec<Listen>, workers: usize) -> Result<Sockets> {
+    pub fn open(listens: Vec<ListenConfig>, workers: usize) -> Result<Sockets> {
         let (mut firsts, mut sockets) = (Vec::new(), Sockets::default());
         for listen in listens {
             let opened = listen.open()?;
@@ -41,7 +41,7 @@ impl Sockets {
             return Ok(sockets);
         }
         sockets.of.push(firsts.into());
-        if !sockets.are_per_task() {
+        if !sockets.are_per_worker() {
             return Ok(sockets);
         }
         if sockets.series.iter().flatten().any(|series| series.by_cpu) {
@@ -59,7 +59,7 @@ impl Sockets {
     }
 
     /// Some of them are not for all workers.
-    pub fn are_per_task(&self) -> bool {
+    pub fn are_per_worker(&self) -> bool {
         self.series.iter().any(Option::is_some)
     }
 
@@ -70,7 +70,7 @@ impl Sockets {
 
     /// What the worker has. Nobody else's gets in the way of it, and nothing comes there before it [serves](Sockets::serve).
     pub fn of(&mut self, id: usize) -> Result<Listeners> {
-        if !self.are_per_task() {
+        if !self.are_per_worker() {
             return Ok(self.of.first().cloned());
         }
         if id >= self.of.len() && !self.is_steered {
@@ -85,7 +85,7 @@ impl Sockets {
     /// In a forked worker: of the others' sockets it is to have none. (What is the same for all is left as it is: to free it would
     /// be to copy it first.)
     pub fn release_in_child(&mut self) {
-        if self.are_per_task() {
+        if self.are_per_worker() {
             self.of = Vec::new();
         }
     }
@@ -93,7 +93,7 @@ impl Sockets {
     /// From here on these get what comes, and nobody else; their ids ascend. If it cannot be had, it stays as it was, and is
     /// tried again when others are to get it, or after [`Sockets::retry`].
     pub fn serve(&mut self, serving: impl Iterator<Item = usize> + Clone) -> Result<()> {
-        if !self.are_per_task() {
+        if !self.are_per_worker() {
             return Ok(());
         }
         let is_it = |known: &Vec<usize>| serving.clone().eq(known.iter().copied());
@@ -143,7 +143,7 @@ impl Sockets {
             let Some(series) = series else { continue };
             let cpus = if series.by_cpu { &self.cpus[..] } else { &[] };
             let Some(program) = steering::program(&self.serving, cpus) else {
-                return Err(Error::unfit("per_task", format!("{} workers are too many", self.serving.len())));
+                return Err(Error::unfit("per_worker", format!("{} workers are too many", self.serving.len())));
             };
             sys::steer(socket.as_passed(), &program)
                 .map_err(|error| Error::listen(socket.to_string(), error.source))?;
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    fn open(listen: Listen, workers: usize) -> Sockets {
+    fn open(listen: ListenConfig, workers: usize) -> Sockets {
         Sockets::open(vec![listen], workers).expect("sockets")
     }
 
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn each_has_its_share_and_who_does_not_serve_has_none() {
         for host in ["127.0.0.1", "[::1]"] {
-            let mut sockets = open(Listen::from(format!("udp:{host}:0")).per_task(), 4);
+            let mut sockets = open(ListenConfig::from(format!("udp:{host}:0")).per_worker(), 4);
             let senders = senders(host.trim_matches(['[', ']']));
             let all = shares(&sockets, &senders);
             assert!(all.iter().all(|share| share.len() > 10), "from the beginning: {all:?}");
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn who_is_added_gets_nothing_before_it_serves() {
-        let mut sockets = open(Listen::from("udp:127.0.0.1:0").per_task(), 2);
+        let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").per_worker(), 2);
         let senders = senders("127.0.0.1");
         sockets.of(3).expect("sockets");
         assert_eq!(
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn connections_wait_where_they_were_when_their_socket_gets_no_more() {
-        let mut sockets = open(Listen::from("127.0.0.1:0").per_task(), 2);
+        let mut sockets = open(ListenConfig::from("127.0.0.1:0").per_worker(), 2);
         let address = bound(&sockets);
         let connect = || TcpStream::connect(address).expect("a connection");
         let before: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
@@ -260,9 +260,9 @@ mod tests {
     #[test]
     fn who_has_the_address_already_is_not_joined() {
         for transport in ["", "udp:"] {
-            let first = open(Listen::from(format!("{transport}127.0.0.1:0")).per_task(), 2);
+            let first = open(ListenConfig::from(format!("{transport}127.0.0.1:0")).per_worker(), 2);
             let address = format!("{transport}{}", bound(&first));
-            for second in [Listen::from(&*address), Listen::from(&*address).per_task()] {
+            for second in [ListenConfig::from(&*address), ListenConfig::from(&*address).per_worker()] {
                 let error = Sockets::open(vec![second], 2).expect_err("a refusal");
                 assert_eq!(error.io_error().map(std::io::Error::kind), Some(ErrorKind::AddrInUse), "{error}");
             }
@@ -272,12 +272,12 @@ mod tests {
     #[test]
     fn one_socket_alone_is_steered_as_well_and_more_come_to_it() {
         for transport in ["", "udp:"] {
-            let listen = || Listen::from(format!("{transport}127.0.0.1:0"));
-            let mut sockets = open(listen().per_task(), 1);
+            let listen = || ListenConfig::from(format!("{transport}127.0.0.1:0"));
+            let mut sockets = open(listen().per_worker(), 1);
             sockets.of(1).expect("one more");
             open(listen().steer_by_cpu(), 1);
         }
-        let mut sockets = open(Listen::from("udp:127.0.0.1:0").per_task(), 1);
+        let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").per_worker(), 1);
         sockets.of(1).expect("one more");
         sockets.serve([1].into_iter()).expect("a program");
         assert_eq!(shares(&sockets, &senders("127.0.0.1"))[1].len(), 200);
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_had_is_not_taken_for_done() {
-        let mut sockets = open(Listen::from("127.0.0.1:0").per_task(), 2);
+        let mut sockets = open(ListenConfig::from("127.0.0.1:0").per_worker(), 2);
         let sparse = || (0..4000).step_by(2);
         sockets.serve(sparse()).expect_err("too many");
         sockets.serve(sparse()).expect("nothing new");
@@ -299,8 +299,8 @@ mod tests {
 
     #[test]
     fn of_several_listeners_none_is_steered_otherwise_if_one_cannot_be() {
-        let [first, second] = ["udp:127.0.0.1:0"; 2].map(Listen::from);
-        let mut sockets = Sockets::open(vec![first.per_task(), second.steer_by_cpu()], 2).expect("sockets");
+        let [first, second] = ["udp:127.0.0.1:0"; 2].map(ListenConfig::from);
+        let mut sockets = Sockets::open(vec![first.per_worker(), second.steer_by_cpu()], 2).expect("sockets");
         let senders = senders("127.0.0.1");
         let before = shares(&sockets, &senders);
         // By CPU it takes a program of twice the length.
@@ -311,9 +311,9 @@ mod tests {
     #[test]
     fn of_what_there_is_only_one_there_is_none_for_each() {
         let made = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        for listen in [Listen::from(made), Listen::from("unix:/nowhere/at/all")] {
-            let error = Sockets::open(vec![listen.per_task()], 2).expect_err("a refusal");
-            assert_eq!(error.setting(), Some("per_task"), "{error}");
+        for listen in [ListenConfig::from(made), ListenConfig::from("unix:/nowhere/at/all")] {
+            let error = Sockets::open(vec![listen.per_worker()], 2).expect_err("a refusal");
+            assert_eq!(error.setting(), Some("per_worker"), "{error}");
         }
     }
 
@@ -329,7 +329,7 @@ mod tests {
         let cpus = sys::usable_cpus().expect("CPUs");
         // Two for each, and nobody for the last of them if there are several.
         let workers = 2 * cpus.len() - 1;
-        let mut sockets = open(Listen::from("udp:127.0.0.1:0").steer_by_cpu(), workers);
+        let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").steer_by_cpu(), workers);
         let senders = senders("127.0.0.1");
         for (place, &cpu) in cpus.iter().enumerate() {
             // In a thread of its own, which has nothing else to do.
@@ -353,9 +353,10 @@ mod tests {
 
     #[test]
     fn a_socket_for_each_worker_there_is_on_linux_alone() {
-        for listen in [Listen::from("127.0.0.1:0").per_task(), Listen::from("127.0.0.1:0").steer_by_cpu()] {
+        for listen in [ListenConfig::from("127.0.0.1:0").per_worker(), ListenConfig::from("127.0.0.1:0").steer_by_cpu()]
+        {
             let error = Sockets::open(vec![listen], 1).expect_err("a refusal");
-            assert_eq!(error.setting(), Some("per_task"), "{error}");
+            assert_eq!(error.setting(), Some("per_worker"), "{error}");
         }
     }
 }

@@ -10,7 +10,7 @@ mod namespaces;
 mod operations;
 mod orphans;
 #[cfg(target_os = "linux")]
-mod per_task;
+mod per_worker;
 mod prefork;
 #[cfg(target_os = "linux")]
 mod privileges;
@@ -82,7 +82,7 @@ pub fn all() -> Vec<Scenario> {
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
         #[cfg(target_os = "linux")]
-        per_task::scenarios(),
+        per_worker::scenarios(),
         #[cfg(target_os = "linux")]
         privileges::scenarios(),
         #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::{Gid, Group, Pid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresuid, setuid};
-use taskfork::{Backend, Listen, Prefork, Report, Worker};
+use taskfork::{Backend, ListenConfig, Prefork, Report, Worker};
 
 use super::not_root;
 use crate::Scenario;
@@ -364,7 +364,7 @@ fn on_port_without_rights() {
     prepare();
     drop_capability(CAP_NET_BIND_SERVICE);
     let refused = format!("127.0.0.1:{}", PORTS.start());
-    for listen in [Listen::from(&*refused), Listen::from(&*refused).per_task()] {
+    for listen in [ListenConfig::from(&*refused), ListenConfig::from(&*refused).per_worker()] {
         let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
         say(&format!("{:?} {error}", error.io_error().map(std::io::Error::kind)));
     }
@@ -373,7 +373,7 @@ fn on_port_without_rights() {
 fn without_ipv6() {
     prepare();
     refuse_family(libc::AF_INET6 as u32);
-    for listen in [Listen::from("[::1]:0"), Listen::from("[::1]:0").per_task()] {
+    for listen in [ListenConfig::from("[::1]:0"), ListenConfig::from("[::1]:0").per_worker()] {
         let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
         say(&format!("{} {error}", error.io_error().and_then(std::io::Error::raw_os_error).expect("an error")));
     }

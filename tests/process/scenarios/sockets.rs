@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use taskfork::{Listen, Listener, Prefork, Report};
+use taskfork::{ListenConfig, Listener, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
@@ -147,7 +147,7 @@ fn answers(service: Prefork) -> Report {
 }
 
 fn on_a_path() -> Report {
-    answers(Prefork::new().workers(2).listen(Listen::unix(scratch().join("socket")).mode(0o640)))
+    answers(Prefork::new().workers(2).listen(ListenConfig::unix(scratch().join("socket")).mode(0o640)))
 }
 
 fn on_a_stale_path() -> Report {
@@ -169,12 +169,12 @@ fn refusals() {
         let error = service.workers(1).start().expect_err("a refusal");
         say(&format!("{name}: {:?} {error}", error.io_error().map(std::io::Error::kind)));
     };
-    let unix = |name: &str| Prefork::new().listen(Listen::unix(directory.join(name)));
+    let unix = |name: &str| Prefork::new().listen(ListenConfig::unix(directory.join(name)));
     refuse("live", unix("live"));
     refuse("file", unix("file"));
     refuse("long", unix(&"x".repeat(200)));
     refuse("nowhere", unix("no/such/directory"));
-    refuse("owner", Prefork::new().listen(Listen::unix(directory.join("owned")).user("nobody-of-this-name")));
+    refuse("owner", Prefork::new().listen(ListenConfig::unix(directory.join("owned")).user("nobody-of-this-name")));
     refuse("second", unix("first").listen(taken.local_addr().expect("an address")));
     let mut left: Vec<_> =
         fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("it").file_name()).collect();
@@ -187,7 +187,7 @@ fn on_udp() -> Report {
 }
 
 fn dual() -> Report {
-    let service = Prefork::new().workers(1).listen("[::]:0").listen(Listen::from("[::]:0").only_v6(true));
+    let service = Prefork::new().workers(1).listen("[::]:0").listen(ListenConfig::from("[::]:0").only_v6(true));
     serve(service, |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
@@ -240,8 +240,9 @@ fn activated() -> Report {
     let mut text = String::new();
     fs::File::open(&file).expect("a file").read_to_string(&mut text).expect("a text");
     let known: Vec<String> = text.split(' ').map(str::to_owned).collect();
-    let service = Prefork::new().workers(1).listen("127.0.0.1:0").listen(Listen::from("127.0.0.1:0").name("second"));
-    let service = service.listen(Listen::unix(scratch().join("socket"))).socket_activation();
+    let service =
+        Prefork::new().workers(1).listen("127.0.0.1:0").listen(ListenConfig::from("127.0.0.1:0").name("second"));
+    let service = service.listen(ListenConfig::unix(scratch().join("socket"))).socket_activation();
     serve(service, move |worker| {
         assert!(!worker.stop_requested());
         let addresses: Vec<String> = worker.listeners().iter().map(ToString::to_string).collect();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use taskfork::{Listen, Listener, Prefork, Report, Worker};
+use taskfork::{ListenConfig, Listener, Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
@@ -162,7 +162,7 @@ fn cpus() -> Vec<usize> {
 }
 
 fn service(workers: usize) -> Prefork {
-    Prefork::new().workers(workers).listen(Listen::from("127.0.0.1:0").per_task())
+    Prefork::new().workers(workers).listen(ListenConfig::from("127.0.0.1:0").per_worker())
 }
 
 /// Answers every client with its id and generation until it is to stop. It never waits for a client alone: the process before
@@ -228,8 +228,8 @@ fn sockets() -> usize {
 /// One that was made by the program and one by its address are for all.
 fn mixed() -> Report {
     let made = TcpListener::bind("127.0.0.2:0").expect("a port");
-    let service = Prefork::new().workers(2).listen(made).listen(Listen::from("127.0.0.1:0").per_task());
-    serve(service.listen("udp:127.0.0.3:0").listen(Listen::from("udp:127.0.0.4:0").per_task()), |worker| {
+    let service = Prefork::new().workers(2).listen(made).listen(ListenConfig::from("127.0.0.1:0").per_worker());
+    serve(service.listen("udp:127.0.0.3:0").listen(ListenConfig::from("udp:127.0.0.4:0").per_worker()), |worker| {
         assert!(!worker.stop_requested());
         let addresses: Vec<String> = worker.listeners().iter().map(Listener::to_string).collect();
         let hosts = ["127.0.0.2:", "127.0.0.1:", "udp:127.0.0.3:", "udp:127.0.0.4:"];
@@ -278,7 +278,7 @@ fn second_is_added() -> Report {
 }
 
 fn on_udp() -> Report {
-    let service = Prefork::new().workers(2).listen(Listen::from("udp:127.0.0.1:0").per_task());
+    let service = Prefork::new().workers(2).listen(ListenConfig::from("udp:127.0.0.1:0").per_worker());
     serve(service, |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
@@ -288,7 +288,7 @@ fn on_udp() -> Report {
 
 fn one_for_each_cpu() -> Report {
     let service = Prefork::new().workers(cpus().len()).pin_cpus();
-    serve(service.listen(Listen::from("127.0.0.1:0").steer_by_cpu()), |worker| {
+    serve(service.listen(ListenConfig::from("127.0.0.1:0").steer_by_cpu()), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
         attend(&worker);

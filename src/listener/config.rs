@@ -23,21 +23,21 @@ use crate::sys::{self, CallError};
 /// a `UdpSocket` or a `UnixListener` that exists already.
 ///
 /// ```no_run
-/// use taskfork::{Listen, Prefork};
+/// use taskfork::{ListenConfig, Prefork};
 ///
-/// let service = Prefork::new().listen("127.0.0.1:0").listen(Listen::from("[::]:80").backlog(4096).only_v6(true));
+/// let service = Prefork::new().listen("127.0.0.1:0").listen(ListenConfig::from("[::]:80").backlog(4096).only_v6(true));
 /// # #[cfg(unix)]
-/// let service = service.listen(Listen::from("unix:/run/service.sock").mode(0o660).group("www-data"));
+/// let service = service.listen(ListenConfig::from("unix:/run/service.sock").mode(0o660).group("www-data"));
 /// ```
 #[derive(Debug)]
 #[must_use = "it is for Prefork::listen()"]
-pub struct Listen {
+pub struct ListenConfig {
     on: On,
     #[cfg(unix)]
     name: Option<String>,
     choices: Choices,
     /// There is one socket for each worker.
-    per_task: bool,
+    per_worker: bool,
     by_cpu: bool,
     #[cfg(unix)]
     mode: u32,
@@ -85,14 +85,14 @@ pub(crate) use super::path::SocketFile;
 #[derive(Debug)]
 pub(crate) enum SocketFile {}
 
-impl Listen {
-    fn new(on: On) -> Listen {
-        Listen {
+impl ListenConfig {
+    fn new(on: On) -> ListenConfig {
+        ListenConfig {
             on,
             #[cfg(unix)]
             name: None,
             choices: Choices { backlog: 1024, only_v6: false },
-            per_task: false,
+            per_worker: false,
             by_cpu: false,
             #[cfg(unix)]
             mode: 0o666,
@@ -107,20 +107,20 @@ impl Listen {
     /// At the end the parent removes it, and nobody else does. (If the parent is killed it stays, to be replaced at the next
     /// start.)
     #[cfg(unix)]
-    pub fn unix(path: impl Into<PathBuf>) -> Listen {
-        Listen::new(On::Path(path.into()))
+    pub fn unix(path: impl Into<PathBuf>) -> ListenConfig {
+        ListenConfig::new(On::Path(path.into()))
     }
 
     /// How many connections may wait to be accepted; the system may have a lower limit (`net.core.somaxconn`, on Linux).
     /// Default: 1024. None of UDP's.
-    pub fn backlog(mut self, connections: u32) -> Listen {
+    pub fn backlog(mut self, connections: u32) -> ListenConfig {
         self.choices.backlog = connections.try_into().unwrap_or(i32::MAX);
         self
     }
 
     /// Whether a socket for IPv6 is for that alone (`IPV6_V6ONLY`). Default: no, so that `[::]:80` is for IPv4 as well, where
     /// the system can do that.
-    pub fn only_v6(mut self, yes: bool) -> Listen {
+    pub fn only_v6(mut self, yes: bool) -> ListenConfig {
         self.choices.only_v6 = yes;
         self
     }
@@ -146,24 +146,24 @@ impl Listen {
     /// which a segment was lost for example, waits for the next worker of the id.) One that is added gets nothing before it
     /// is ready. The socket of a worker that exits with status 0, for good, is left out in the same way, but nobody serves
     /// what is in its queue. Whenever the number changes, most senders of UDP are given another worker.
-    pub fn per_task(mut self) -> Listen {
-        self.per_task = true;
+    pub fn per_worker(mut self) -> ListenConfig {
+        self.per_worker = true;
         self
     }
 
-    /// [A socket for each worker](Listen::per_task), and who gets a connection is said by the CPU on which it comes in: worker
+    /// [A socket for each worker](ListenConfig::per_worker), and who gets a connection is said by the CPU on which it comes in: worker
     /// `i` gets that of the `i`-th CPU that the parent may use, which is the CPU that
     /// [`pin_cpus`](crate::Prefork::pin_cpus) ties it to. If there are several workers to a CPU, they share it; if there are
     /// none, all do. It is for network cards that spread what comes in over the CPUs by flow (RSS): where a card interrupts one
     /// CPU only, that one's worker gets everything. Linux only: elsewhere it is refused. Default: no.
-    pub fn steer_by_cpu(mut self) -> Listen {
-        (self.per_task, self.by_cpu) = (true, true);
+    pub fn steer_by_cpu(mut self) -> ListenConfig {
+        (self.per_worker, self.by_cpu) = (true, true);
         self
     }
 
     /// Who may connect to a Unix socket, as in chmod(1). Default: `0o666`, all. Unix only.
     #[cfg(unix)]
-    pub fn mode(mut self, mode: u32) -> Listen {
+    pub fn mode(mut self, mode: u32) -> ListenConfig {
         self.mode = mode;
         self
     }
@@ -171,14 +171,14 @@ impl Listen {
     /// Whose a Unix socket is, by the name of the user, or its number where nobody has that name; to give it away takes
     /// privileges. Default: the program's own. Unix only.
     #[cfg(unix)]
-    pub fn user(mut self, name: impl Into<String>) -> Listen {
+    pub fn user(mut self, name: impl Into<String>) -> ListenConfig {
         self.owner.user = Some(name.into());
         self
     }
 
     /// The same for the group.
     #[cfg(unix)]
-    pub fn group(mut self, name: impl Into<String>) -> Listen {
+    pub fn group(mut self, name: impl Into<String>) -> ListenConfig {
         self.owner.group = Some(name.into());
         self
     }
@@ -186,7 +186,7 @@ impl Listen {
     /// The name of the socket that takes its place, if there is one: see
     /// [`Prefork::socket_activation`](crate::Prefork::socket_activation). Unix only.
     #[cfg(unix)]
-    pub fn name(mut self, name: impl Into<String>) -> Listen {
+    pub fn name(mut self, name: impl Into<String>) -> ListenConfig {
         self.name = Some(name.into());
         self
     }
@@ -204,7 +204,7 @@ impl Listen {
 
     pub(super) fn open(self) -> Result<Opened> {
         let address = self.to_string();
-        if self.per_task {
+        if self.per_worker {
             self.check_series(&address)?;
         }
         self.try_open().map_err(|error| Error::listen(address, error))
@@ -212,20 +212,20 @@ impl Listen {
 
     fn check_series(&self, address: &str) -> Result<()> {
         if !cfg!(target_os = "linux") {
-            return Err(Error::unfit("per_task", "this system does not divide what comes among several sockets"));
+            return Err(Error::unfit("per_worker", "this system does not divide what comes among several sockets"));
         }
         match &self.on {
             On::Name(_) | On::Address(_) => Ok(()),
             _ => Err(Error::unfit(
-                "per_task",
+                "per_worker",
                 format!("of {address} there is one, and it is not for TCP or UDP to be made"),
             )),
         }
     }
 
     fn try_open(self) -> io::Result<Opened> {
-        let Listen { choices, per_task, by_cpu, .. } = self;
-        let bind = |address, kind| choices.bind(address, kind, per_task.then_some(GroupPosition::First));
+        let ListenConfig { choices, per_worker, by_cpu, .. } = self;
+        let bind = |address, kind| choices.bind(address, kind, per_worker.then_some(GroupPosition::First));
         let listener = match self.on {
             #[cfg(unix)]
             On::Path(path) => {
@@ -240,7 +240,7 @@ impl Listen {
             On::Made(listener) => listener,
         };
         let kind = if listener.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
-        let series = match per_task {
+        let series = match per_worker {
             true => Some(Series { address: listener.address()?, kind, choices, by_cpu }),
             false => None,
         };
@@ -319,49 +319,49 @@ fn first_that_works(name: &str, bind: impl Fn(SocketAddr) -> io::Result<Listener
     Err(refused)
 }
 
-impl From<&str> for Listen {
-    fn from(address: &str) -> Listen {
-        Listen::from(address.to_owned())
+impl From<&str> for ListenConfig {
+    fn from(address: &str) -> ListenConfig {
+        ListenConfig::from(address.to_owned())
     }
 }
 
-impl From<String> for Listen {
-    fn from(address: String) -> Listen {
+impl From<String> for ListenConfig {
+    fn from(address: String) -> ListenConfig {
         #[cfg(unix)]
         if let Some(path) = address.strip_prefix("unix:") {
-            return Listen::unix(path);
+            return ListenConfig::unix(path);
         }
-        Listen::new(On::Name(address))
+        ListenConfig::new(On::Name(address))
     }
 }
 
-impl From<SocketAddr> for Listen {
-    fn from(address: SocketAddr) -> Listen {
-        Listen::new(On::Address(address))
+impl From<SocketAddr> for ListenConfig {
+    fn from(address: SocketAddr) -> ListenConfig {
+        ListenConfig::new(On::Address(address))
     }
 }
 
-impl From<TcpListener> for Listen {
-    fn from(listener: TcpListener) -> Listen {
-        Listen::new(On::Made(Listener::Tcp(listener)))
+impl From<TcpListener> for ListenConfig {
+    fn from(listener: TcpListener) -> ListenConfig {
+        ListenConfig::new(On::Made(Listener::Tcp(listener)))
     }
 }
 
-impl From<UdpSocket> for Listen {
-    fn from(socket: UdpSocket) -> Listen {
-        Listen::new(On::Made(Listener::Udp(socket)))
+impl From<UdpSocket> for ListenConfig {
+    fn from(socket: UdpSocket) -> ListenConfig {
+        ListenConfig::new(On::Made(Listener::Udp(socket)))
     }
 }
 
 #[cfg(unix)]
-impl From<UnixListener> for Listen {
-    fn from(listener: UnixListener) -> Listen {
-        Listen::new(On::Made(Listener::Unix(listener)))
+impl From<UnixListener> for ListenConfig {
+    fn from(listener: UnixListener) -> ListenConfig {
+        ListenConfig::new(On::Made(Listener::Unix(listener)))
     }
 }
 
 /// The address.
-impl fmt::Display for Listen {
+impl fmt::Display for ListenConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.on {
             On::Name(name) => f.write_str(name),
