@@ -80,8 +80,8 @@
 //! after the same delays, and costs nothing of the budget; only the first starts, those of the workers that were asked
 //! for, must succeed, or all are stopped and the error returned.
 //!
-//! By [`Prefork::restart`] normal ends are followed by a restart as well, or none is; [`Prefork::restart_window`] counts the
-//! restarts of the last minute, say, instead of all; and an exit status that [`Prefork::fatal_exit`] names is not answered by
+//! By [`Prefork::restart_policy`] normal ends are followed by a restart as well, or none is; [`Prefork::restart_window`] counts the
+//! restarts of the last minute, say, instead of all; and an exit status that [`Prefork::fatal_exit_code`] names is not answered by
 //! a restart but by the end of everything.
 //!
 //! # Readiness
@@ -97,7 +97,7 @@
 //!
 //! # Heartbeats
 //!
-//! With [`Prefork::heartbeat_timeout`], a worker gives a sign of life by [`Worker::beat`] at least once in that time: one
+//! With [`Prefork::heartbeat_timeout`], a worker gives a sign of life by [`Worker::heartbeat`] at least once in that time: one
 //! store to the shared page. The parent looks there once per timeout, however many workers there are, so that a silent one is
 //! found after one to two timeouts. It gets SIGABRT, for a core dump or a trace, and a second later SIGKILL, of which a
 //! stopped process dies too; then it is restarted under its id, whatever its exit status.
@@ -365,7 +365,7 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use exit::{Exit, OutOfMemory, Process};
 pub use listener::{ListenConfig, Listener};
-pub use policy::Restart;
+pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{Reason, Report, WorkerReport};
 pub use worker::{WorkResult, Worker};

@@ -10,7 +10,7 @@ use crate::backend::{self, Kind, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::listener::{ListenConfig, Sockets};
-use crate::policy::{Config, Delays, Restart};
+use crate::policy::{Config, Delays, RestartPolicy};
 use crate::report::Report;
 use crate::setup::SetupConfig;
 #[cfg(unix)]
@@ -83,7 +83,7 @@ pub enum Backend {
     /// taken for it.
     ///
     /// It has its place where fork has not: the parent may have threads, and may have touched gigabytes, which a fork pays
-    /// for page by page. Nothing is shared with the parent but what [`Worker::ready`], [`Worker::beat`] and
+    /// for page by page. Nothing is shared with the parent but what [`Worker::ready`], [`Worker::heartbeat`] and
     /// [`Worker::stop_all`] need.
     ///
     /// A worker is told that it is one by a variable in its environment, `TASKFORK_WORKER`, and by memory that it inherits.
@@ -133,12 +133,12 @@ impl Prefork {
         let config = Config {
             workers: 0,
             max_workers: usize::MAX,
-            restart: Restart::OnFailure,
+            restart_policy: RestartPolicy::OnFailure,
             // Tornado's.
             max_restarts: 100,
             restart_window: None,
             delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
-            fatal_exits: Vec::new(),
+            fatal_exit_codes: Vec::new(),
             graceful_timeout: Duration::from_secs(30),
             ready_timeout: None,
             heartbeat_timeout: None,
@@ -188,17 +188,17 @@ impl Prefork {
         self
     }
 
-    /// Which ends are followed by a restart. Default: [`Restart::OnFailure`], so that a worker which somebody else than the parent
+    /// Which ends are followed by a restart. Default: [`RestartPolicy::OnFailure`], so that a worker which somebody else than the parent
     /// asks to stop, and which then exits with status 0, is done and not replaced.
-    pub fn restart(mut self, restart: Restart) -> Prefork {
-        self.config.restart = restart;
+    pub fn restart_policy(mut self, policy: RestartPolicy) -> Prefork {
+        self.config.restart_policy = policy;
         self
     }
 
     /// How long a worker that keeps failing waits for its next start. The first failure is answered at once. After a life of
     /// less than a second it waits for `first`, doubled each time up to `max`, and of that for a random part of the upper
     /// half. A life of 10 s forgets the failures before it, however it ends. Default: 10 ms to 1 s.
-    pub fn backoff(mut self, first: Duration, max: Duration) -> Prefork {
+    pub fn restart_backoff(mut self, first: Duration, max: Duration) -> Prefork {
         self.config.delays = Delays { first, max };
         self
     }
@@ -207,8 +207,8 @@ impl Prefork {
     /// [`StartupFailed`](crate::Reason::StartupFailed). For what no restart can mend, a bad configuration for example. May
     /// be called several times, each adding one. On Unix it is 1 to 255, on Windows any but 0. (A replacement that exits so
     /// is only given up.) Default: none.
-    pub fn fatal_exit(mut self, code: i32) -> Prefork {
-        self.config.fatal_exits.push(code);
+    pub fn fatal_exit_code(mut self, code: i32) -> Prefork {
+        self.config.fatal_exit_codes.push(code);
         self
     }
 
@@ -225,18 +225,18 @@ impl Prefork {
     /// everything is stopped, and the report says [`StartupFailed`](crate::Reason::StartupFailed). If an earlier process of
     /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in
     /// its place, and one more worker that SIGTTIN has asked for is given up, while the others go on. (An exit status of 0
-    /// is no failure, unless [`Restart::Always`] is asked for.) A parent that was stopped or starved meanwhile gives the
+    /// is no failure, unless [`RestartPolicy::Always`] is asked for.) A parent that was stopped or starved meanwhile gives the
     /// same time once more. Default: off; workers count as ready when they are started, and a replacement after a second.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self
     }
 
-    /// Workers call [`Worker::beat`] at least once in this time, from when they are ready.
+    /// Workers call [`Worker::heartbeat`] at least once in this time, from when they are ready.
     ///
     /// The parent looks once in each such time, whatever the number of workers. One that was silent for at least this time,
     /// and about twice as long at most, gets SIGABRT (which a debugger or a core dump can make something of), and SIGKILL
-    /// after one second more (of which a stopped process dies as well); it is restarted in any case but [`Restart::Never`].
+    /// after one second more (of which a stopped process dies as well); it is restarted in any case but [`RestartPolicy::Never`].
     ///
     /// A parent that wakes up late by half this time or more has been starved or stopped itself, or the whole machine was:
     /// nobody is called silent then before one more such time has passed. If it is late by a tenth, or its wait was
@@ -552,9 +552,9 @@ impl Config {
         self.check_times()?;
         // On Unix, only the low eight bits of a status reach the parent.
         let possible = if cfg!(unix) { 1..=255 } else { i32::MIN..=i32::MAX };
-        match self.fatal_exits.iter().find(|&&code| code == 0 || !possible.contains(&code)) {
-            Some(0) => Err(Error::unfit("fatal_exit", "0 is success")),
-            Some(code) => Err(Error::unfit("fatal_exit", format!("no process exits with status {code} here"))),
+        match self.fatal_exit_codes.iter().find(|&&code| code == 0 || !possible.contains(&code)) {
+            Some(0) => Err(Error::unfit("fatal_exit_code", "0 is success")),
+            Some(code) => Err(Error::unfit("fatal_exit_code", format!("no process exits with status {code} here"))),
             None => Ok(self),
         }
     }
@@ -577,8 +577,8 @@ impl Config {
     fn check_times(&self) -> Result<()> {
         let Delays { first, max } = self.delays;
         let times = [
-            ("backoff", Some(first)),
-            ("backoff", Some(max)),
+            ("restart_backoff", Some(first)),
+            ("restart_backoff", Some(max)),
             ("graceful_timeout", Some(self.graceful_timeout)),
             ("restart_window", self.restart_window),
             ("ready_timeout", self.ready_timeout),
@@ -595,7 +595,7 @@ impl Config {
         }
         if first > max {
             return Err(Error::unfit(
-                "backoff",
+                "restart_backoff",
                 format!("the first delay, {first:?}, is longer than the longest, {max:?}"),
             ));
         }
@@ -632,16 +632,16 @@ mod tests {
             ("restart_window", new().restart_window(endless)),
             ("max_lifetime", new().max_lifetime(zero)),
             ("max_lifetime", new().max_lifetime(endless)),
-            ("backoff", new().backoff(zero, ms(1))),
-            ("backoff", new().backoff(ms(1), endless)),
-            ("backoff", new().backoff(ms(2), ms(1))),
+            ("restart_backoff", new().restart_backoff(zero, ms(1))),
+            ("restart_backoff", new().restart_backoff(ms(1), endless)),
+            ("restart_backoff", new().restart_backoff(ms(2), ms(1))),
             ("max_workers", new().workers(3).max_workers(2)),
             ("max_workers", new().max_workers(0)),
-            ("fatal_exit", new().fatal_exit(3).fatal_exit(0)),
+            ("fatal_exit_code", new().fatal_exit_code(3).fatal_exit_code(0)),
             #[cfg(unix)]
-            ("fatal_exit", new().fatal_exit(256)),
+            ("fatal_exit_code", new().fatal_exit_code(256)),
             #[cfg(unix)]
-            ("fatal_exit", new().fatal_exit(-1)),
+            ("fatal_exit_code", new().fatal_exit_code(-1)),
             ("workers", new().workers(usize::MAX)),
         ] {
             let (setting, text) = refused(prefork);
@@ -698,11 +698,14 @@ mod tests {
     #[test]
     fn the_defaults_are_those_that_are_told() {
         let config = Prefork::default().workers(3).config.checked().expect("sense");
-        assert_eq!((config.max_restarts, config.restart, config.max_workers), (100, Restart::OnFailure, usize::MAX));
+        assert_eq!(
+            (config.max_restarts, config.restart_policy, config.max_workers),
+            (100, RestartPolicy::OnFailure, usize::MAX)
+        );
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
         assert_eq!((config.delays.first, config.delays.max), (Duration::from_millis(10), Duration::from_secs(1)));
         let off = [config.restart_window, config.ready_timeout, config.heartbeat_timeout, config.max_lifetime];
-        assert!(off.iter().all(Option::is_none) && config.fatal_exits.is_empty());
+        assert!(off.iter().all(Option::is_none) && config.fatal_exit_codes.is_empty());
     }
 
     #[test]
@@ -714,8 +717,12 @@ mod tests {
     #[test]
     fn what_makes_sense_at_the_edge_is_accepted() {
         let ms = Duration::from_millis(1);
-        let prefork =
-            Prefork::new().workers(3).max_workers(3).backoff(ms, ms).graceful_timeout(LONGEST).fatal_exit(255);
+        let prefork = Prefork::new()
+            .workers(3)
+            .max_workers(3)
+            .restart_backoff(ms, ms)
+            .graceful_timeout(LONGEST)
+            .fatal_exit_code(255);
         let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("sense");
         assert_eq!((config.workers, config.max_restarts), (3, 0));
     }

@@ -22,7 +22,7 @@ pub struct Report {
 #[non_exhaustive]
 pub enum Reason {
     /// All workers have ended by themselves, and none was to be restarted. Normally, all of them, unless restarts were
-    /// switched off by [`Restart::Never`](crate::Restart::Never).
+    /// switched off by [`RestartPolicy::Never`](crate::RestartPolicy::Never).
     Finished,
     /// The parent was asked to stop, by a signal.
     Stopped,
@@ -41,7 +41,7 @@ pub enum Reason {
         restarts: u32,
     },
     /// A worker could not be brought up: with a `ready_timeout`, it ended or was late before any process of its id was
-    /// ready; or it exited with a [`fatal_exit`](crate::Prefork::fatal_exit) code.
+    /// ready; or it exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code) code.
     StartupFailed {
         /// The process.
         process: Process,

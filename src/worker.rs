@@ -69,7 +69,7 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 ///
 /// It may be shared between threads. There is one in each process; what is told by it is told of the process. A process
 /// that a worker forks is not a worker: in it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do nothing, and
-/// a signal sent to it is no request to the worker. (A [`beat`](Worker::beat) in it counts for the worker.) A worker that
+/// a signal sent to it is no request to the worker. (A [`beat`](Worker::heartbeat) in it counts for the worker.) A worker that
 /// closes descriptors which are not its own may close the one that wakes the parent; what it says is then heard late.
 ///
 /// # Stopping
@@ -139,7 +139,7 @@ impl Worker {
     }
 
     /// How many workers were wanted when this process was started.
-    pub fn count(&self) -> usize {
+    pub fn worker_count(&self) -> usize {
         self.count
     }
 
@@ -170,7 +170,7 @@ impl Worker {
     ///
     /// With a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout), it is to be called at least once in that time, from
     /// the code whose progress is meant: one that beats from a thread of its own only shows that this thread lives.
-    pub fn beat(&self) {
+    pub fn heartbeat(&self) {
         if let Some(status) = &self.status {
             status.beat();
         }

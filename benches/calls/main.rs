@@ -16,7 +16,7 @@ fn main() -> taskfork::Result<Report> {
 
 fn measure(worker: &Worker) {
     let mut criterion = Criterion::default().without_plots().configure_from_args();
-    criterion.bench_function("Worker::beat", |bencher| bencher.iter(|| black_box(worker).beat()));
+    criterion.bench_function("Worker::heartbeat", |bencher| bencher.iter(|| black_box(worker).heartbeat()));
     criterion.bench_function("Worker::stop_requested", |bencher| bencher.iter(|| black_box(worker).stop_requested()));
     criterion.final_summary();
 }

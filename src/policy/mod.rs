@@ -42,11 +42,11 @@ pub(crate) struct Config {
     pub workers: usize,
     /// More than this there never are, however often more are asked for.
     pub max_workers: usize,
-    pub restart: Restart,
+    pub restart_policy: RestartPolicy,
     pub max_restarts: u32,
     pub restart_window: Option<Duration>,
     pub delays: Delays,
-    pub fatal_exits: Vec<i32>,
+    pub fatal_exit_codes: Vec<i32>,
     pub graceful_timeout: Duration,
     pub ready_timeout: Option<Duration>,
     pub heartbeat_timeout: Option<Duration>,
@@ -58,7 +58,7 @@ pub(crate) struct Config {
 
 /// Which ends of a worker are followed by a restart, if it was not asked to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Restart {
+pub enum RestartPolicy {
     /// Every abnormal end: an exit status other than 0, or a signal. An exit status of 0 is an end for good.
     #[default]
     OnFailure,
@@ -388,10 +388,10 @@ impl Policy {
         let exited = |restarting| Event::Exited { process, exit, out_of_memory, asked: false, restarting };
         // Whoever was aborted or killed from here has failed, however it took that.
         let failed = !exit.is_success() || child.was_given_up();
-        let wanted_again = match self.config.restart {
-            Restart::Always => true,
-            Restart::OnFailure => failed,
-            Restart::Never => false,
+        let wanted_again = match self.config.restart_policy {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => failed,
+            RestartPolicy::Never => false,
         };
         let hopeless = (failed || wanted_again) && self.was_never_ready(id);
         // A status that it was given from here, as on Windows, is not its own.
@@ -437,7 +437,7 @@ impl Policy {
 
     /// Nothing is gained by a restart: the exit code says so.
     fn is_fatal(&self, exit: Exit) -> bool {
-        matches!(exit, Exit::Code(code) if self.config.fatal_exits.contains(&code))
+        matches!(exit, Exit::Code(code) if self.config.fatal_exit_codes.contains(&code))
     }
 
     /// Nor if no process of this id was ever ready.

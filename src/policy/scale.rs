@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::child::Child;
 use super::slot::Slot;
-use super::{Policy, Restart};
+use super::{Policy, RestartPolicy};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory};
 
@@ -74,7 +74,7 @@ impl Policy {
         let is_fatal = self.is_fatal(exit);
         let slot = &mut self.slots[process.id];
         let is_left = !exit.is_success() && slot.is_stopped() && !slot.has_draining();
-        let wanted = is_left && self.config.restart != Restart::Never && !is_fatal;
+        let wanted = is_left && self.config.restart_policy != RestartPolicy::Never && !is_fatal;
         let restarting = wanted && self.budget.take(now);
         if is_left && !restarting {
             slot.end_for_good(true);

@@ -15,11 +15,11 @@ fn config(workers: usize) -> Config {
     Config {
         workers,
         max_workers: 1_000_000,
-        restart: Restart::OnFailure,
+        restart_policy: RestartPolicy::OnFailure,
         max_restarts: 100,
         restart_window: None,
         delays: Delays { first: Duration::from_millis(10), max: SECOND },
-        fatal_exits: Vec::new(),
+        fatal_exit_codes: Vec::new(),
         graceful_timeout: GRACEFUL,
         ready_timeout: None,
         heartbeat_timeout: None,
@@ -836,7 +836,7 @@ fn an_id_that_was_there_from_the_beginning_and_is_asked_for_again_is_given_up_al
 
 #[test]
 fn one_that_lingers_and_fails_with_nobody_after_it_has_failed() {
-    let mut sim = Sim::new(Config { restart: Restart::Never, ..with_queues(2) });
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..with_queues(2) });
     sim.request(Request::Fewer);
     sim.end(1, 0, Exit::Signal(11));
     sim.end(0, 0, Exit::Code(0));
@@ -846,7 +846,7 @@ fn one_that_lingers_and_fails_with_nobody_after_it_has_failed() {
 
 #[test]
 fn one_that_lingers_and_exits_with_what_no_restart_can_mend_is_not_restarted() {
-    let mut sim = Sim::new(Config { fatal_exits: vec![78], ..with_queues(2) });
+    let mut sim = Sim::new(Config { fatal_exit_codes: vec![78], ..with_queues(2) });
     sim.request(Request::Fewer);
     sim.end(1, 0, Exit::Code(78));
     assert_eq!(sim.restarts, 0, "{:?}", sim.log);
@@ -915,7 +915,7 @@ fn a_restarted_worker_that_is_late_is_killed_and_restarted_again() {
 
 #[test]
 fn a_fatal_code_stops_everything() {
-    let mut sim = Sim::new(Config { fatal_exits: vec![78], ..config(2) });
+    let mut sim = Sim::new(Config { fatal_exit_codes: vec![78], ..config(2) });
     sim.end(0, 0, Exit::Code(78));
     sim.end(1, 0, Exit::Signal(15));
     assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: Some(Exit::Code(78)), .. })));
@@ -924,7 +924,7 @@ fn a_fatal_code_stops_everything() {
 #[test]
 fn a_status_that_it_was_killed_with_is_not_the_fatal_one_of_its_own() {
     let timeouts = Config { heartbeat_timeout: Some(10 * SECOND), ready_timeout: Some(5 * SECOND), ..config(1) };
-    let mut sim = Sim::new(Config { fatal_exits: vec![1], ..timeouts });
+    let mut sim = Sim::new(Config { fatal_exit_codes: vec![1], ..timeouts });
     sim.ready(0, 0);
     while sim.told(0, 0).is_empty() {
         sim.step();
@@ -1131,14 +1131,14 @@ fn a_replacement_that_was_ready_and_dies_while_the_old_one_drains_ends_the_roll_
 
 #[test]
 fn the_end_of_an_old_process_that_has_a_replacement_costs_nothing_and_keeps_nobody_from_going_on() {
-    for restart in [Restart::OnFailure, Restart::Always, Restart::Never] {
-        let mut sim = Sim::new(Config { restart, max_restarts: 1, ..config(1) });
+    for restart in [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never] {
+        let mut sim = Sim::new(Config { restart_policy: restart, max_restarts: 1, ..config(1) });
         sim.request(Request::Roll);
         sim.end(0, 0, Exit::Signal(11));
         assert_eq!((sim.living(), sim.told(0, 1)), (vec![(0, 1)], &[][..]), "{restart:?}");
         sim.pass(SECOND);
         assert!(sim.logged("Rolling restart done"), "{restart:?}");
-        if restart != Restart::Never {
+        if restart != RestartPolicy::Never {
             sim.end(0, 1, Exit::Code(1));
             assert_eq!(sim.living(), [(0, 2)], "{restart:?}");
         }
@@ -1169,7 +1169,7 @@ fn a_roll_asked_for_twice_during_a_replacement_for_age_comes_twice_though_that_f
 
 #[test]
 fn without_restarts_an_id_that_ends_well_in_the_end_makes_up_for_its_failure() {
-    let mut sim = Sim::new(Config { restart: Restart::Never, ..config(3) });
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..config(3) });
     sim.request(Request::Fewer);
     sim.end(2, 0, Exit::Signal(15));
     sim.end(0, 0, Exit::Code(1));
@@ -1280,10 +1280,10 @@ fn a_first_start_that_was_given_up_is_no_first_start_later() {
 
 #[test]
 fn with_always_a_normal_end_is_followed_by_a_restart_and_with_never_nothing_is() {
-    let mut sim = Sim::new(Config { restart: Restart::Always, ..config(1) });
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(1) });
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.living(), [(0, 1)]);
-    let mut sim = Sim::new(Config { restart: Restart::Never, ..config(1) });
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..config(1) });
     sim.end(0, 0, Exit::Code(1));
     let end = sim.ended().expect("an end");
     assert_eq!(end, Reason::Finished);
@@ -1292,7 +1292,7 @@ fn with_always_a_normal_end_is_followed_by_a_restart_and_with_never_nothing_is()
 
 #[test]
 fn the_report_tells_of_each_worker_how_often_it_was_restarted_and_how_it_ended() {
-    let mut sim = Sim::new(Config { restart: Restart::OnFailure, ..config(3) });
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::OnFailure, ..config(3) });
     sim.end(0, 0, Exit::Signal(9));
     sim.end(0, 1, Exit::Code(0));
     sim.request(Request::Roll);
@@ -1424,7 +1424,7 @@ fn one_that_was_aborted_has_failed_even_if_it_says_otherwise() {
 #[test]
 fn one_that_is_to_be_there_always_and_ends_before_it_was_ever_ready_is_a_startup_failure() {
     let ready_timeout = Some(5 * SECOND);
-    let mut sim = Sim::new(Config { ready_timeout, restart: Restart::Always, ..config(1) });
+    let mut sim = Sim::new(Config { ready_timeout, restart_policy: RestartPolicy::Always, ..config(1) });
     sim.end(0, 0, Exit::Code(0));
     assert!(matches!(sim.ended(), Ok(Reason::StartupFailed { exit: Some(Exit::Code(0)), .. })));
     let mut sim = Sim::new(Config { ready_timeout, ..config(1) });
@@ -1497,10 +1497,10 @@ fn script(seed: u64) {
     let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
     let config = Config {
         max_workers: rng.random_range(5..10),
-        restart: [Restart::OnFailure, Restart::Always, Restart::Never][rng.random_range(0..3)],
+        restart_policy: [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never][rng.random_range(0..3)],
         max_restarts: rng.random_range(0..30),
         restart_window: optional(&mut rng, 60),
-        fatal_exits: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
+        fatal_exit_codes: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
         ready_timeout: optional(&mut rng, 10),
         heartbeat_timeout: optional(&mut rng, 10),
         max_lifetime: optional(&mut rng, 30),

@@ -31,7 +31,7 @@ fn work(worker: &Worker, beats: bool) -> Result<(), Box<dyn Error>> {
     let stop = worker.stop_fd()?;
     worker.ready();
     let beat = || {
-        worker.beat();
+        worker.heartbeat();
         if beats { PollTimeout::from(1000_u16) } else { PollTimeout::NONE }
     };
     Ok(worker::serve(listener, Some(stop), beat)?)

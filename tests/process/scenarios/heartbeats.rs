@@ -71,7 +71,7 @@ pub fn service(workers: usize) -> Prefork {
 /// Ten beats in each timeout, and a tick with each if it is the one that ticks, until asked to stop.
 pub fn beat(worker: &Worker, ticks: bool) {
     while !worker.wait_for_stop(Some(TIMEOUT / 10)) {
-        worker.beat();
+        worker.heartbeat();
         if ticks {
             say("tick");
         }
@@ -124,7 +124,7 @@ fn silent_at_first() -> Report {
         } else {
             for _ in 0..30 {
                 assert!(!worker.wait_for_stop(Some(TIMEOUT / 10)));
-                worker.beat();
+                worker.heartbeat();
             }
             gate.open(2);
         }

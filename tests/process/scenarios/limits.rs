@@ -304,7 +304,7 @@ fn twenty_that_beat() -> Report {
         worker.ready();
         let mut beats = 0u64;
         while !worker.wait_for_stop(Some(TIMEOUT / 100)) {
-            (0..1000).for_each(|_| worker.beat());
+            (0..1000).for_each(|_| worker.heartbeat());
             beats += 1;
             if worker.id() == 0 && beats % 10 == 0 {
                 say("tick");

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Backend, Event, Prefork, Report, Restart, WorkResult, Worker};
+use taskfork::{Backend, Event, Prefork, Report, RestartPolicy, WorkResult, Worker};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal, raise};
@@ -211,7 +211,7 @@ fn stops_all_and_ends() -> Report {
 }
 
 fn stops_all_alone() -> Report {
-    serve(Prefork::new().workers(1).restart(Restart::Always), |worker| worker.stop_all())
+    serve(Prefork::new().workers(1).restart_policy(RestartPolicy::Always), |worker| worker.stop_all())
 }
 
 fn with_contexts() -> Report {
@@ -228,7 +228,7 @@ fn tells_of_itself() -> Report {
     serve(Prefork::new().workers(2), |worker| {
         assert_eq!(taskfork::task_id(), Some(worker.id()));
         up(worker.id());
-        say(&format!("{} is generation {} of {}", worker.id(), worker.generation(), worker.count()));
+        say(&format!("{} is generation {} of {}", worker.id(), worker.generation(), worker.worker_count()));
         drain(&worker);
     })
 }
@@ -236,11 +236,18 @@ fn tells_of_itself() -> Report {
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 fn ends_normally_always() -> Report {
-    serve(Prefork::new().workers(1).restart(Restart::Always).max_restarts(3).backoff(AT_ONCE, AT_ONCE), |_| {})
+    serve(
+        Prefork::new()
+            .workers(1)
+            .restart_policy(RestartPolicy::Always)
+            .max_restarts(3)
+            .restart_backoff(AT_ONCE, AT_ONCE),
+        |_| {},
+    )
 }
 
 fn fails_once_and_never() -> Report {
-    serve(Prefork::new().workers(2).restart(Restart::Never), |worker| {
+    serve(Prefork::new().workers(2).restart_policy(RestartPolicy::Never), |worker| {
         up(worker.id());
         if worker.id() == 1 {
             fail(1);
@@ -251,19 +258,22 @@ fn fails_once_and_never() -> Report {
 /// More failures than the budget has, each later than the window is long.
 fn slow_failures() -> Report {
     let window = Duration::from_millis(50);
-    serve(Prefork::new().workers(1).max_restarts(1).restart_window(window).backoff(AT_ONCE, AT_ONCE), move |worker| {
-        up(worker.id());
-        if worker.generation() == 5 {
-            return drain(&worker);
-        }
-        assert!(!worker.wait_for_stop(Some(2 * window)));
-        fail(1)
-    })
+    serve(
+        Prefork::new().workers(1).max_restarts(1).restart_window(window).restart_backoff(AT_ONCE, AT_ONCE),
+        move |worker| {
+            up(worker.id());
+            if worker.generation() == 5 {
+                return drain(&worker);
+            }
+            assert!(!worker.wait_for_stop(Some(2 * window)));
+            fail(1)
+        },
+    )
 }
 
 fn exits_fatally() -> Report {
     let gate = Gate::new();
-    serve(Prefork::new().workers(2).fatal_exit(77).fatal_exit(status_of(78)), move |worker| {
+    serve(Prefork::new().workers(2).fatal_exit_code(77).fatal_exit_code(status_of(78)), move |worker| {
         assert!(!worker.stop_requested());
         if worker.id() == 1 {
             gate.pass();
@@ -276,7 +286,7 @@ fn exits_fatally() -> Report {
 
 fn long_backoff() -> Report {
     let delay = Duration::from_secs(500);
-    serve(Prefork::new().workers(1).backoff(delay, delay), |_| fail(1))
+    serve(Prefork::new().workers(1).restart_backoff(delay, delay), |_| fail(1))
 }
 
 fn deaf() -> Report {
@@ -320,7 +330,7 @@ fn runs_three() -> Report {
             _ => panic!("it is too much"),
         }
     };
-    Prefork::new().workers(3).restart(Restart::Never).backend(backend()).run(work).expect("workers")
+    Prefork::new().workers(3).restart_policy(RestartPolicy::Never).backend(backend()).run(work).expect("workers")
 }
 
 fn no_sense() {
@@ -328,7 +338,7 @@ fn no_sense() {
     let services = [
         Prefork::new().workers(3).max_workers(2),
         Prefork::new().backend(Backend::Thread),
-        Prefork::new().fatal_exit(0),
+        Prefork::new().fatal_exit_code(0),
     ];
     for service in services {
         say(&format!("refused {}", service.start().expect_err("a refusal")));
@@ -447,5 +457,5 @@ fn panics_twice() -> Report {
     let work = |worker: Worker| -> WorkResult {
         if worker.id() == 0 { std::panic::panic_any(PanicsWhenDropped) } else { Err(PanicsWhenDropped.into()) }
     };
-    Prefork::new().workers(2).restart(Restart::Never).backend(backend()).run(work).expect("workers")
+    Prefork::new().workers(2).restart_policy(RestartPolicy::Never).backend(backend()).run(work).expect("workers")
 }

@@ -408,7 +408,7 @@ fn ready() -> Report {
         worker.ready();
         up(worker.id());
         while !stopped {
-            worker.beat();
+            worker.heartbeat();
             stopped = worker.wait_for_stop(Some(time / 10));
         }
     })

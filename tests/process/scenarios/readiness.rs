@@ -268,7 +268,7 @@ fn ends_unready() -> Report {
 
 fn ready_and_gone() -> Report {
     let service = Prefork::new().workers(1).max_restarts(20).ready_timeout(EVER);
-    serve(service.backoff(Duration::from_millis(1), Duration::from_millis(1)), |worker| {
+    serve(service.restart_backoff(Duration::from_millis(1), Duration::from_millis(1)), |worker| {
         worker.ready();
         fail(7)
     })

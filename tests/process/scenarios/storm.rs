@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{RngExt, SeedableRng};
-use taskfork::{Event, Prefork, Report, Restart};
+use taskfork::{Event, Prefork, Report, RestartPolicy};
 
 use crate::Scenario;
 use crate::census::{Census, SaysUp};
@@ -296,7 +296,7 @@ fn six_that_beat() -> Report {
     // SAFETY: the handler does nothing.
     unsafe { signal(Signal::SIGUSR1, SigHandler::Handler(reopen)) }.expect("a handler");
     let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000);
-    let service = service.backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let service = service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20));
     let service = service.ready_timeout(Duration::from_secs(2)).heartbeat_timeout(Duration::from_millis(500));
     let (gate, opener) = (Gate::new(), Gate::new());
     let mut first = 0..6;
@@ -313,7 +313,7 @@ fn six_that_beat() -> Report {
             opener.open(1);
         }
         while !worker.wait_for_stop(Some(Duration::from_millis(50))) {
-            worker.beat();
+            worker.heartbeat();
         }
     })
 }
@@ -330,14 +330,14 @@ fn six_that_fail() -> Report {
         signal(Signal::SIGUSR1, SigHandler::Handler(reopen)).expect("a handler");
         signal(Signal::SIGUSR2, SigHandler::Handler(be_good)).expect("a handler");
     }
-    let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000).restart(Restart::Always);
-    let service = service.backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000).restart_policy(RestartPolicy::Always);
+    let service = service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20));
     let service = service.ready_timeout(Duration::from_secs(10)).heartbeat_timeout(Duration::from_millis(500));
     let report = serve(service.graceful_timeout(Duration::from_millis(500)), |worker| {
         worker.wait_for_stop(Some(Duration::from_millis(rand::random_range(0..50))));
         worker.ready();
         while !worker.wait_for_stop(Some(Duration::from_millis(10))) {
-            worker.beat();
+            worker.heartbeat();
             match rand::random_range(0..200) {
                 _ if ARE_GOOD.load(Ordering::Relaxed) => {}
                 0 | 1 => fail(1),
@@ -359,7 +359,7 @@ fn four_idle() {
 
 fn four_idle_with_a_window() -> Report {
     let service = Prefork::new().workers(4).max_restarts(10_000).restart_window(Duration::from_secs(60));
-    serve(service.backoff(Duration::from_millis(1), Duration::from_millis(20)), |worker| {
+    serve(service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20)), |worker| {
         up(worker.id());
         idle()
     })

@@ -286,7 +286,7 @@ const SHORT: Duration = Duration::from_millis(100);
 /// With a lock in its hands.
 fn always_panics() -> Report {
     let lock = Arc::new(Mutex::new(()));
-    serve_told(Prefork::new().workers(1).max_restarts(50).backoff(AT_ONCE, AT_ONCE), move |_| {
+    serve_told(Prefork::new().workers(1).max_restarts(50).restart_backoff(AT_ONCE, AT_ONCE), move |_| {
         let _held = lock.lock();
         fail(1)
     })
@@ -315,7 +315,7 @@ fn ready_late() -> Report {
         up_until_signal(worker.id(), Signal::SIGUSR2);
         if worker.generation() == 0 {
             worker.ready();
-            worker.beat();
+            worker.heartbeat();
             return say("late words");
         }
         worker.ready();
@@ -331,11 +331,11 @@ fn beats_late() -> Report {
             up(worker.id());
             worker.ready();
             barrier.wait();
-            worker.beat();
+            worker.heartbeat();
             say("late beat");
             barrier.wait();
             loop {
-                worker.beat();
+                worker.heartbeat();
                 thread::park_timeout(heartbeats::TIMEOUT / 10);
             }
         }

@@ -261,7 +261,7 @@ use linux::*;
 mod linux {
     use std::time::Duration;
 
-    use taskfork::Restart;
+    use taskfork::RestartPolicy;
 
     use super::super::limits::become_lone_user;
     use super::*;
@@ -275,7 +275,11 @@ mod linux {
     pub fn many_lives() -> Report {
         prepare();
         let before = own_descriptors();
-        let service = Prefork::new().workers(2).max_restarts(LIVES).restart(Restart::Always).backoff(AT_ONCE, AT_ONCE);
+        let service = Prefork::new()
+            .workers(2)
+            .max_restarts(LIVES)
+            .restart_policy(RestartPolicy::Always)
+            .restart_backoff(AT_ONCE, AT_ONCE);
         let report = serve(service, |worker| match worker.generation() % 3 {
             0 => drop(worker.stop_fd().expect("a descriptor")),
             1 => crate::program::fail(1),

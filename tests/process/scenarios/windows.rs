@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Prefork, Report, Restart};
+use taskfork::{Prefork, Report, RestartPolicy};
 
 use super::ends::three_idle;
 use super::prefork::twice;
@@ -168,7 +168,8 @@ fn ends_badly() -> Report {
 }
 
 fn ends_badly_for_good() -> Report {
-    let report = serve(Prefork::new().workers(ENDS.len()).restart(Restart::Never), |worker| end_badly(worker.id()));
+    let report =
+        serve(Prefork::new().workers(ENDS.len()).restart_policy(RestartPolicy::Never), |worker| end_badly(worker.id()));
     for worker in report.workers() {
         say(&format!("worker {}: {:?}", worker.id(), worker.exit()));
     }
