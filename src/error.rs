@@ -215,7 +215,7 @@ impl fmt::Display for Error {
                 problem.iter().try_for_each(|problem| write!(f, ": {problem}"))?;
                 source.iter().try_for_each(|source| write!(f, ": {source}"))
             }
-            Kind::Ended(Reason::GaveUp { process, exit, restarts }) => {
+            Kind::Ended(Reason::RestartLimitReached { process, exit, restarts }) => {
                 write!(f, "too many child restarts ({restarts}), giving up: {}", ProcessExit(process, exit))
             }
             Kind::Ended(reason) => write!(f, "{reason}"),

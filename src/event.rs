@@ -86,17 +86,17 @@ pub enum Event {
         retry: Option<Duration>,
     },
     /// A process gave no heartbeat in time: it gets SIGABRT now, and SIGKILL after one more second. (A thread is given up.)
-    Hung {
+    HeartbeatTimedOut {
         /// Which one.
         process: Process,
     },
     /// A process was not ready in time.
-    Late {
+    ReadyTimedOut {
         /// Which one.
         process: Process,
     },
     /// A process did not go in time when it was asked to: it gets SIGKILL now. (A thread is given up.)
-    Killing {
+    StopTimedOut {
         /// Which one.
         process: Process,
     },
@@ -112,12 +112,12 @@ pub enum Event {
         id: usize,
     },
     /// A rolling restart begins.
-    Reloading,
+    RollingRestartStarted,
     /// A rolling restart is over, and every process that served when it began, and still did when its turn came, was replaced.
-    Reloaded,
+    RollingRestartFinished,
     /// A rolling restart is over because a replacement failed. The processes whose turn has not come stay, and so does the
     /// old one, unless it had been asked to go because the replacement was ready before it failed.
-    ReloadAborted {
+    RollingRestartAborted {
         /// The worker whose replacement failed.
         id: usize,
     },
@@ -153,7 +153,7 @@ pub enum Event {
         exit: Option<Exit>,
     },
     /// The restart budget is spent, so that everything is stopped.
-    GaveUp {
+    RestartLimitReached {
         /// How many restarts there have been.
         restarts: u32,
     },
@@ -170,9 +170,9 @@ impl Event {
             | Event::Returned { process }
             | Event::Exited { process, .. }
             | Event::Restarting { process, .. }
-            | Event::Hung { process }
-            | Event::Late { process }
-            | Event::Killing { process }
+            | Event::HeartbeatTimedOut { process }
+            | Event::ReadyTimedOut { process }
+            | Event::StopTimedOut { process }
             | Event::Recycling { process }
             | Event::StartupFailed { process, .. } => Some(*process),
             Event::Stopping { by, .. } => *by,
@@ -182,11 +182,11 @@ impl Event {
             | Event::Scaled { .. }
             | Event::ScalingAborted { .. }
             | Event::KillingAll { .. }
-            | Event::Reloading
-            | Event::Reloaded
-            | Event::ReloadAborted { .. }
+            | Event::RollingRestartStarted
+            | Event::RollingRestartFinished
+            | Event::RollingRestartAborted { .. }
             | Event::RecyclingAborted { .. }
-            | Event::GaveUp { .. } => None,
+            | Event::RestartLimitReached { .. } => None,
         }
     }
 }
@@ -212,17 +212,19 @@ impl fmt::Display for Event {
                 write!(f, "{error}, trying again in {} ms", delay.as_millis())
             }
             Event::StartFailed { error, retry: None } => write!(f, "{error}"),
-            Event::Hung { process } if process.is_thread() => write!(f, "{process} gives no sign of life"),
-            Event::Hung { process } => write!(f, "{process} gives no sign of life, aborting it"),
-            Event::Late { process } => write!(f, "{process} is not ready in time"),
-            Event::Killing { process } if process.is_thread() => write!(f, "{process} did not stop in time"),
-            Event::Killing { process } => write!(f, "{process} did not stop in time, killing it"),
+            Event::HeartbeatTimedOut { process } if process.is_thread() => write!(f, "{process} gives no sign of life"),
+            Event::HeartbeatTimedOut { process } => write!(f, "{process} gives no sign of life, aborting it"),
+            Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
+            Event::StopTimedOut { process } if process.is_thread() => write!(f, "{process} did not stop in time"),
+            Event::StopTimedOut { process } => write!(f, "{process} did not stop in time, killing it"),
             Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
             Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
             Event::KillingAll { workers } => write!(f, "Asked to stop once more, killing {workers} processes"),
-            Event::Reloading => f.write_str("Rolling restart"),
-            Event::Reloaded => f.write_str("Rolling restart done"),
-            Event::ReloadAborted { id } => write!(f, "Rolling restart aborted: the replacement of child {id} failed"),
+            Event::RollingRestartStarted => f.write_str("Rolling restart"),
+            Event::RollingRestartFinished => f.write_str("Rolling restart done"),
+            Event::RollingRestartAborted { id } => {
+                write!(f, "Rolling restart aborted: the replacement of child {id} failed")
+            }
             Event::Recycling { process } => write!(f, "{process} has served its time, replacing it"),
             Event::RecyclingAborted { id } => write!(f, "The replacement of child {id} failed, the old one stays"),
             Event::Stopping { workers, quick, by } => {
@@ -238,7 +240,7 @@ impl fmt::Display for Event {
             Event::StartupFailed { process, exit: None } => {
                 write!(f, "Startup failed: {process} was not ready in time")
             }
-            Event::GaveUp { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
+            Event::RestartLimitReached { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
         }
     }
 }

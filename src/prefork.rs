@@ -175,7 +175,7 @@ impl Prefork {
 
     /// How many restarts there may be of all workers together, in the whole lifetime or in the
     /// [`restart_window`](Prefork::restart_window). The end that needs one more ends everything: the other workers are
-    /// stopped, and the report says [`GaveUp`](crate::Reason::GaveUp). A service that is to run for months is better off with a
+    /// stopped, and the report says [`GaveUp`](crate::Reason::RestartLimitReached). A service that is to run for months is better off with a
     /// [`restart_window`](Prefork::restart_window), or it ends of what was long ago. Default: 100, as in Tornado.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
         self.config.max_restarts = max;

@@ -32,7 +32,7 @@ pub enum Reason {
         process: Process,
     },
     /// One restart more was needed than the budget allows.
-    GaveUp {
+    RestartLimitReached {
         /// The process whose end was one too many.
         process: Process,
         /// How it ended.
@@ -75,7 +75,7 @@ impl Report {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
             Reason::Stopped | Reason::StoppedByWorker { .. } => true,
-            Reason::GaveUp { .. } | Reason::StartupFailed { .. } => false,
+            Reason::RestartLimitReached { .. } | Reason::StartupFailed { .. } => false,
         }
     }
 
@@ -108,7 +108,7 @@ impl Reason {
         match *self {
             Reason::Finished | Reason::Stopped => None,
             Reason::StoppedByWorker { process }
-            | Reason::GaveUp { process, .. }
+            | Reason::RestartLimitReached { process, .. }
             | Reason::StartupFailed { process, .. } => Some(process),
         }
     }
@@ -116,7 +116,7 @@ impl Reason {
     /// How that process ended, if that is the reason.
     pub fn exit(&self) -> Option<Exit> {
         match *self {
-            Reason::GaveUp { exit, .. } => Some(exit),
+            Reason::RestartLimitReached { exit, .. } => Some(exit),
             Reason::StartupFailed { exit, .. } => exit,
             Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. } => None,
         }
@@ -167,7 +167,7 @@ impl fmt::Display for Reason {
             Reason::Finished => f.write_str("finished"),
             Reason::Stopped => f.write_str("stopped"),
             Reason::StoppedByWorker { process } => write!(f, "stopped, as {process} asked"),
-            Reason::GaveUp { process, exit, restarts } => {
+            Reason::RestartLimitReached { process, exit, restarts } => {
                 write!(f, "gave up after {restarts} restarts: {}", ProcessExit(process, exit))
             }
             Reason::StartupFailed { process, exit: Some(exit) } => {

@@ -38,8 +38,8 @@ fn ours(workers: usize, called: u64) -> io::Result<()> {
 
 fn tell_of_roll(event: &Event, workers: usize) {
     let written = match event {
-        Event::Reloaded => all_replaced(workers),
-        Event::ReloadAborted { .. } => Err(io::Error::other("the roll was aborted")),
+        Event::RollingRestartFinished => all_replaced(workers),
+        Event::RollingRestartAborted { .. } => Err(io::Error::other("the roll was aborted")),
         _ => Ok(()),
     };
     if let Err(error) = written {

@@ -120,7 +120,7 @@ impl Child {
     pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
         if let Phase::Stopping { kill_at } | Phase::Aborting { kill_at } = self.phase {
             if kill_at <= now {
-                actions.emit(Event::Killing { process: self.process });
+                actions.emit(Event::StopTimedOut { process: self.process });
                 self.kill(actions);
             }
         }
@@ -140,7 +140,7 @@ impl Child {
         if doubtful && !self.suspect {
             self.suspect = true;
         } else {
-            actions.emit(Event::Hung { process: self.process });
+            actions.emit(Event::HeartbeatTimedOut { process: self.process });
             self.phase = Phase::Aborting { kill_at: now + ABORT_GRACE };
             actions.send(self.process, WorkerSignal::Abort);
         }

@@ -67,7 +67,7 @@ impl Policy {
             replacement: self.roll.replacement,
             next_id: 0,
         };
-        self.actions.emit(Event::Reloading);
+        self.actions.emit(Event::RollingRestartStarted);
     }
 
     /// Goes on as far as it can: to the next id once the current one has its new process and the old one is gone.
@@ -91,7 +91,7 @@ impl Policy {
         let RollingRestart { epoch, next_id, .. } = self.roll;
         let outdated = self.slots[next_id..].iter().position(|slot| slot.is_outdated(epoch));
         let Some(id) = outdated.map(|id| next_id + id) else {
-            self.actions.emit(Event::Reloaded);
+            self.actions.emit(Event::RollingRestartFinished);
             return self.end_roll();
         };
         (self.roll.replacement, self.roll.next_id) = (Some(Replacement { id, recycles: false }), id);
@@ -132,7 +132,7 @@ impl Policy {
     }
 
     fn abort_roll(&mut self, id: usize) {
-        self.actions.emit(Event::ReloadAborted { id });
+        self.actions.emit(Event::RollingRestartAborted { id });
         self.end_roll();
     }
 

@@ -390,7 +390,7 @@ impl Slot {
                 if config.ready_timeout.is_some_and(|timeout| coming.extend(now, timeout, interrupted_at)) {
                     return None;
                 }
-                actions.emit(Event::Late { process: coming.process });
+                actions.emit(Event::ReadyTimedOut { process: coming.process });
                 self.handle_late(actions)
             }
             _ => None,

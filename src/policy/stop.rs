@@ -41,9 +41,14 @@ impl Policy {
 
     pub(super) fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
         let restarts = self.budget.spent();
-        self.actions.emit(Event::GaveUp { restarts });
+        self.actions.emit(Event::RestartLimitReached { restarts });
         let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(Ok(Reason::GaveUp { process, exit, restarts }), WorkerSignal::Stop, graceful, false);
+        self.begin_stop(
+            Ok(Reason::RestartLimitReached { process, exit, restarts }),
+            WorkerSignal::Stop,
+            graceful,
+            false,
+        );
     }
 
     pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {

@@ -293,7 +293,11 @@ fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_befor
     sim.end(1, 1, Exit::Signal(15));
     assert!(matches!(
         sim.ended(),
-        Ok(Reason::GaveUp { process: Process { id: 0, generation: 1, .. }, exit: Exit::Code(1), restarts: 2 })
+        Ok(Reason::RestartLimitReached {
+            process: Process { id: 0, generation: 1, .. },
+            exit: Exit::Code(1),
+            restarts: 2
+        })
     ));
 }
 
@@ -301,7 +305,7 @@ fn the_last_restart_of_the_budget_is_made_and_the_next_end_stops_everybody_befor
 fn a_budget_of_none_gives_up_at_the_first_abnormal_end() {
     let mut sim = Sim::new(Config { max_restarts: 0, ..config(1) });
     sim.end(0, 0, Exit::Code(1));
-    assert!(matches!(sim.ended(), Ok(Reason::GaveUp { restarts: 0, .. })));
+    assert!(matches!(sim.ended(), Ok(Reason::RestartLimitReached { restarts: 0, .. })));
     assert!(!sim.logged("restarting"));
 }
 
@@ -314,7 +318,7 @@ fn a_restart_window_forgives_what_is_long_ago() {
     }
     sim.end(0, 20, Exit::Code(1));
     sim.end(0, 21, Exit::Code(1));
-    assert!(matches!(sim.ended(), Ok(Reason::GaveUp { restarts: 21, .. })));
+    assert!(matches!(sim.ended(), Ok(Reason::RestartLimitReached { restarts: 21, .. })));
 }
 
 #[test]
@@ -427,7 +431,7 @@ fn the_first_stop_by_an_operator_while_giving_up_is_not_yet_a_second_one() {
     sim.request(Request::Stop);
     assert_eq!(sim.told(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
     sim.bury();
-    assert!(matches!(sim.ended(), Ok(Reason::GaveUp { .. })));
+    assert!(matches!(sim.ended(), Ok(Reason::RestartLimitReached { .. })));
 }
 
 #[test]

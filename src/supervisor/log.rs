@@ -25,8 +25,8 @@ pub(super) fn level_of(event: &Event) -> Option<Level> {
         Event::Listening { .. }
         | Event::Starting { .. }
         | Event::Scaled { .. }
-        | Event::Reloading
-        | Event::Reloaded
+        | Event::RollingRestartStarted
+        | Event::RollingRestartFinished
         | Event::Recycling { .. }
         | Event::Stopping { .. } => Some(Level::Info),
         Event::Exited { .. }
@@ -34,14 +34,14 @@ pub(super) fn level_of(event: &Event) -> Option<Level> {
         | Event::StartFailed { .. }
         | Event::Failed { .. }
         | Event::Returned { .. }
-        | Event::Hung { .. }
-        | Event::Late { .. }
-        | Event::Killing { .. }
+        | Event::HeartbeatTimedOut { .. }
+        | Event::ReadyTimedOut { .. }
+        | Event::StopTimedOut { .. }
         | Event::KillingAll { .. } => Some(Level::Warn),
-        Event::ReloadAborted { .. }
+        Event::RollingRestartAborted { .. }
         | Event::ScalingAborted { .. }
         | Event::RecyclingAborted { .. }
         | Event::StartupFailed { .. }
-        | Event::GaveUp { .. } => Some(Level::Error),
+        | Event::RestartLimitReached { .. } => Some(Level::Error),
     }
 }

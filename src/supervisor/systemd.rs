@@ -108,7 +108,7 @@ impl Systemd {
     fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<Notification>> {
         let (stage, states, status) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
-            (_, Event::GaveUp { .. } | Event::StartupFailed { .. }) => {
+            (_, Event::RestartLimitReached { .. } | Event::StartupFailed { .. }) => {
                 self.failure = Some(event.to_string());
                 return Ok(None);
             }
@@ -120,12 +120,12 @@ impl Systemd {
                 Some(workers) => (Stage::Ready, vec![NotifyState::Ready], format!("{workers} workers are up")),
                 None => return Ok(None),
             },
-            (Stage::Ready, Event::Reloading) => {
+            (Stage::Ready, Event::RollingRestartStarted) => {
                 // By which it is known that this is the answer to the last SIGHUP.
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
-            (Stage::Reloading, Event::Reloaded | Event::ReloadAborted { .. }) => {
+            (Stage::Reloading, Event::RollingRestartFinished | Event::RollingRestartAborted { .. }) => {
                 (Stage::Ready, vec![NotifyState::Ready], event.to_string())
             }
             (stage, Event::Scaled { .. }) => (stage, Vec::new(), event.to_string()),
@@ -245,19 +245,34 @@ mod tests {
     #[test]
     fn a_service_is_ready_once_and_again_after_each_roll_that_was_told() {
         let mut systemd = silent();
-        let starting =
-            [(READY, false), (Event::Reloading, false), (READY, true), (READY, true), (Event::Reloaded, true)];
+        let starting = [
+            (READY, false),
+            (Event::RollingRestartStarted, false),
+            (READY, true),
+            (READY, true),
+            (Event::RollingRestartFinished, true),
+        ];
         assert_eq!(said(&mut systemd, &starting), ["READY=1"]);
-        let aborted = Event::ReloadAborted { id: 1 };
-        let rolls = [(Event::Reloading, true), (Event::Reloaded, false), (Event::Reloading, true), (aborted, true)];
+        let aborted = Event::RollingRestartAborted { id: 1 };
+        let rolls = [
+            (Event::RollingRestartStarted, true),
+            (Event::RollingRestartFinished, false),
+            (Event::RollingRestartStarted, true),
+            (aborted, true),
+        ];
         assert_eq!(said(&mut systemd, &rolls), ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
     }
 
     #[test]
     fn nothing_follows_the_stop() {
         let mut systemd = silent();
-        let events =
-            [(READY, true), (Event::Reloading, true), (STOPPING, true), (Event::Reloaded, true), (STOPPING, true)];
+        let events = [
+            (READY, true),
+            (Event::RollingRestartStarted, true),
+            (STOPPING, true),
+            (Event::RollingRestartFinished, true),
+            (STOPPING, true),
+        ];
         assert_eq!(said(&mut systemd, &events), ["READY=1", "RELOADING=1", "STOPPING=1"]);
         assert_eq!(said(&mut silent(), &[(STOPPING, true), (READY, true)]), ["STOPPING=1"]);
     }
@@ -265,7 +280,10 @@ mod tests {
     #[test]
     fn the_last_status_says_what_has_failed() {
         let mut systemd = silent();
-        assert_eq!(said(&mut systemd, &[(READY, true), (Event::GaveUp { restarts: 3 }, true)]), ["READY=1"]);
+        assert_eq!(
+            said(&mut systemd, &[(READY, true), (Event::RestartLimitReached { restarts: 3 }, true)]),
+            ["READY=1"]
+        );
         let message = systemd.answer(&STOPPING, || None).expect("the time").expect("a message");
         assert_eq!(message.lines(), "STOPPING=1\nSTATUS=Too many child restarts (3), giving up\n");
     }
@@ -284,8 +302,8 @@ mod tests {
     fn of_what_is_unsaid_the_last_roll_and_the_last_status_count() {
         let mut systemd = silent();
         let scaled = |workers| (Event::Scaled { workers }, true);
-        let roll = [(Event::Reloading, true), (Event::Reloaded, true)];
-        let aborted = [(Event::Reloading, true), (Event::ReloadAborted { id: 1 }, true)];
+        let roll = [(Event::RollingRestartStarted, true), (Event::RollingRestartFinished, true)];
+        let aborted = [(Event::RollingRestartStarted, true), (Event::RollingRestartAborted { id: 1 }, true)];
         let mut events = vec![(READY, true), scaled(3), scaled(4)];
         events.extend(roll.into_iter().chain([scaled(5)]).chain(aborted).chain([(STOPPING, true)]));
         for message in answers(&mut systemd, &events) {
@@ -294,7 +312,7 @@ mod tests {
         let unsent: Vec<_> = systemd.unsent.iter().map(first_line).collect();
         assert_eq!(unsent, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
         assert_eq!(systemd.unsent[0].status.as_deref(), Some("Scaled to 4 processes"));
-        assert_eq!(systemd.unsent[2].status, Some(Event::ReloadAborted { id: 1 }.to_string()));
+        assert_eq!(systemd.unsent[2].status, Some(Event::RollingRestartAborted { id: 1 }.to_string()));
         assert!(systemd.next_deadline().is_some(), "also of a service that stops");
     }
 

@@ -94,8 +94,8 @@ fn tell(event: &Event) {
         }
         Event::Failed { process, message } => say(&format!("event Failed {} {message}", one(process))),
         Event::Scaled { workers } => say(&format!("event Scaled {workers}")),
-        Event::Reloading => say("event Reloading"),
-        Event::Reloaded => say("event Reloaded"),
+        Event::RollingRestartStarted => say("event Reloading"),
+        Event::RollingRestartFinished => say("event Reloaded"),
         Event::Stopping { workers, quick, by } => say(&format!("event Stopping {workers} quick {quick} by {by:?}")),
         other => panic!("{other:?}"),
     }
