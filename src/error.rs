@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::exit::{Exit, ProcessExit};
+use crate::exit::Exit;
 use crate::report::Reason;
 use crate::sys::CallError;
 
@@ -216,7 +216,7 @@ impl fmt::Display for Error {
                 source.iter().try_for_each(|source| write!(f, ": {source}"))
             }
             Kind::Ended(Reason::RestartLimitReached { process, exit, restarts }) => {
-                write!(f, "too many child restarts ({restarts}), giving up: {}", ProcessExit(process, exit))
+                write!(f, "too many child restarts ({restarts}), giving up: {process} {exit}")
             }
             Kind::Ended(reason) => write!(f, "{reason}"),
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::exit::{Exit, OutOfMemory, Process, ProcessExit};
+use crate::exit::{Exit, OutOfMemory, Process};
 
 /// What happened to the workers, as [`Prefork::on_event`](crate::Prefork::on_event) is told. `Display` gives the line of
 /// the log, with Tornado's words where Tornado has them.
@@ -202,10 +202,10 @@ impl fmt::Display for Event {
             Event::Stale { process } => write!(f, "{process} is stale"),
             Event::Returned { process } => write!(f, "{process} was stale, and has returned"),
             Event::Exited { process, exit, out_of_memory, .. } => {
-                write!(f, "{}{out_of_memory}", ProcessExit(process, exit))
+                write!(f, "{process} {exit}{out_of_memory}")
             }
             Event::Restarting { process, exit, out_of_memory, delay, .. } => {
-                write!(f, "{}{out_of_memory}, restarting", ProcessExit(process, exit))?;
+                write!(f, "{process} {exit}{out_of_memory}, restarting")?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry: Some(delay) } => {
@@ -235,7 +235,7 @@ impl fmt::Display for Event {
                 }
             }
             Event::StartupFailed { process, exit: Some(exit) } => {
-                write!(f, "Startup failed: {}", ProcessExit(process, exit))
+                write!(f, "Startup failed: {process} {exit}")
             }
             Event::StartupFailed { process, exit: None } => {
                 write!(f, "Startup failed: {process} was not ready in time")

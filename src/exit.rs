@@ -4,16 +4,19 @@ use std::fmt;
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Exit {
-    /// It exited with this status; 0 is a normal end, everything else is abnormal. On Unix only the low eight bits
-    /// of the status reach the parent (`_exit(2)`); on Windows all 32, and an access violation or an abort is a status too
-    /// (a negative one, as this type has it).
-    /// On Unix it is -1, which is abnormal too, if nobody knows: something else in the parent, such as a handler of the program's
-    /// own or a thread that waits for any child, has waited for the worker.
+    /// The process exited with this status: 0 is a normal exit, every other status is abnormal. On Unix only the low eight
+    /// bits of the status reach the parent (`_exit(2)`). On Windows all 32 bits do, and an access violation or an abort is
+    /// a status too (a negative one in this type).
     Code(i32),
-    /// A signal with this number killed it (Unix only), real-time signals included. 9 also stands for the end of a worker
-    /// thread that did not return when it had to, and was given up.
+    /// The process was killed by the signal with this number, real-time signals included. Unix only.
     Signal(i32),
+    /// The process has ended, but its status is not known, because something else in the parent has waited for it: a handler
+    /// or a thread of the program that calls `waitpid` for any child. Counts as abnormal. Unix only.
+    Unknown,
+    /// A worker thread did not return when it had to, and was abandoned. It may still run. Counts as abnormal.
+    Stale,
 }
 
 impl Exit {
@@ -30,13 +33,14 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Code(0) => f.write_str("exited normally"),
-            Exit::Code(-1) if cfg!(unix) => f.write_str("exited with unknown status"),
             Exit::Code(code @ 0..) => write!(f, "exited with status {code}"),
             Exit::Code(code) => {
                 write!(f, "exited with status {code:#010X}")?;
                 known_cause(*code as u32).map_or(Ok(()), |cause| write!(f, " ({cause})"))
             }
             Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Exit::Unknown => f.write_str("exited with unknown status"),
+            Exit::Stale => f.write_str("is stale"),
         }
     }
 }
@@ -58,24 +62,6 @@ fn known_cause(status: u32) -> Option<&'static str> {
     })
 }
 
-/// A process, and how it ended; of a thread, that it has not.
-pub(crate) struct ProcessExit<'a>(pub &'a Process, pub &'a Exit);
-
-impl ProcessExit<'_> {
-    pub fn is_stale(&self) -> bool {
-        self.0.is_thread() && matches!(self.1, Exit::Signal(_))
-    }
-}
-
-impl fmt::Display for ProcessExit<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ProcessExit(process, _) if self.is_stale() => write!(f, "{process} is stale"),
-            ProcessExit(process, exit) => write!(f, "{process} {exit}"),
-        }
-    }
-}
-
 /// One process of one worker, or one thread. `Display` gives `child 2 (pid 71)`, as in Tornado's log, or
 /// `child 2 (thread worker-2.0)`.
 ///
@@ -87,14 +73,14 @@ pub struct Process {
     pub id: usize,
     /// 0 for the first process of this id, and one more for each after it.
     pub generation: u32,
-    /// The process id; 0, which no process has, for a worker that is a [thread](crate::Backend::Thread).
-    pub pid: u32,
+    /// The process id. `None` for a worker [thread](crate::Prefork::run_threads).
+    pub pid: Option<u32>,
 }
 
 impl Process {
     /// Whether it is a thread of the parent's.
     pub fn is_thread(&self) -> bool {
-        self.pid == 0
+        self.pid.is_none()
     }
 
     /// By which the system's tools know it: `worker-2.0` is the first thread of worker 2.
@@ -106,8 +92,8 @@ impl Process {
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
-            0 => write!(f, "child {} (thread {})", self.id, self.thread_name()),
-            pid => write!(f, "child {} (pid {pid})", self.id),
+            Some(pid) => write!(f, "child {} (pid {pid})", self.id),
+            None => write!(f, "child {} (thread {})", self.id, self.thread_name()),
         }
     }
 }
@@ -117,6 +103,7 @@ impl fmt::Display for Process {
 /// On Linux it counts its kills in each cgroup: `oom_kill` in `memory.events` (v2) and in `memory.oom_control` (v1). A worker
 /// killed by SIGKILL, and not by the parent, was out of memory if the counter of the parent's cgroup has grown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum OutOfMemory {
     /// The counter says so.
     Yes,
@@ -147,8 +134,8 @@ mod tests {
         assert_eq!(Exit::Code(3).to_string(), "exited with status 3");
         assert_eq!(Exit::Code(0x1234_5678).to_string(), "exited with status 305419896");
         assert_eq!(Exit::Code(0xC000_0005_u32 as i32).to_string(), "exited with status 0xC0000005 (access violation)");
-        let none = if cfg!(unix) { "exited with unknown status" } else { "exited with status 0xFFFFFFFF" };
-        assert_eq!(Exit::Code(-1).to_string(), none);
+        assert_eq!(Exit::Code(-1).to_string(), "exited with status 0xFFFFFFFF");
+        assert_eq!(Exit::Unknown.to_string(), "exited with unknown status");
         assert_eq!(Exit::Signal(9).to_string(), "killed by signal 9");
     }
 }

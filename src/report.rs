@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
-use crate::exit::{Exit, Process, ProcessExit};
+use crate::exit::{Exit, Process};
 
 /// What [`Prefork::start`](crate::Prefork::start) and [`run`](crate::Prefork::run) return in the parent: how it all went,
 /// when nobody lives any more.
@@ -168,10 +168,10 @@ impl fmt::Display for Reason {
             Reason::Stopped => f.write_str("stopped"),
             Reason::StoppedByWorker { process } => write!(f, "stopped, as {process} asked"),
             Reason::RestartLimitReached { process, exit, restarts } => {
-                write!(f, "gave up after {restarts} restarts: {}", ProcessExit(process, exit))
+                write!(f, "gave up after {restarts} restarts: {process} {exit}")
             }
             Reason::StartupFailed { process, exit: Some(exit) } => {
-                write!(f, "failed to start: {}", ProcessExit(process, exit))
+                write!(f, "failed to start: {process} {exit}")
             }
             Reason::StartupFailed { process, exit: None } => {
                 write!(f, "failed to start: {process} was not ready in time")

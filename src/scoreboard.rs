@@ -264,7 +264,7 @@ mod tests {
     const NOBODY: [Option<WorkerMessage>; BEAT] = [None; BEAT];
 
     fn named(id: usize, generation: u32) -> Process {
-        Process { id, generation, pid: 71 }
+        Process { id, generation, pid: Some(71) }
     }
 
     fn start(board: &mut Scoreboard, process: Process) -> StatusWriter {

@@ -89,7 +89,7 @@ fn reporter() -> impl FnMut(&Event) + 'static {
     move |event| match event {
         Event::Scaled { workers } if *workers > WORKERS => about_to_start = now(),
         Event::Exited { process, .. } => {
-            if let Err(error) = write(Record { pid: process.pid.into(), time: about_to_start }) {
+            if let Err(error) = write(Record { pid: process.pid.unwrap_or(0).into(), time: about_to_start }) {
                 eprintln!("fork_vs_spawn: {error}");
             }
         }

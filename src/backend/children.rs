@@ -12,7 +12,7 @@ use crate::sys::{self, ChildHandle, Signal};
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Of one that somebody else has reaped.
-const UNKNOWN: Exit = Exit::Code(-1);
+const UNKNOWN: Exit = Exit::Unknown;
 
 #[derive(Debug, Default)]
 pub(super) struct Children {
@@ -28,7 +28,7 @@ pub(super) struct Children {
 impl Children {
     pub fn add(&mut self, id: usize, generation: u32, child: ChildHandle) -> u32 {
         let pid = child.pid();
-        self.known.push((Process { id, generation, pid }, child));
+        self.known.push((Process { id, generation, pid: Some(pid) }, child));
         pid
     }
 
@@ -60,7 +60,7 @@ impl Children {
         if self.owes_look {
             return Ok(Vec::new());
         }
-        let has_ended = |(process, child): &(Process, ChildHandle)| child.was_reaped_elsewhere().then_some(process.pid);
+        let has_ended = |(_, child): &(Process, ChildHandle)| child.was_reaped_elsewhere().then_some(child.pid());
         let pids: Vec<u32> = self.known.iter().filter_map(has_ended).collect();
         let now = Instant::now();
         self.not_before = Some(now + ((now - begun) * 100).min(LONGEST_PAUSE));
@@ -94,7 +94,7 @@ impl Children {
 
     /// A child of the program's own has ended, and waits to be reaped by the program. While it does, it may hide ours.
     fn reap_each(&mut self, ended: &mut Vec<ChildExit>) -> Result<()> {
-        let pids: Vec<u32> = self.known.iter().map(|(process, _)| process.pid).collect();
+        let pids: Vec<u32> = self.known.iter().map(|(_, child)| child.pid()).collect();
         for pid in pids {
             ended.extend(self.reap_one(pid)?);
         }
@@ -102,7 +102,7 @@ impl Children {
     }
 
     fn find(&self, pid: u32) -> Option<usize> {
-        self.known.iter().rposition(|(process, _)| process.pid == pid)
+        self.known.iter().rposition(|(_, child)| child.pid() == pid)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
         let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat(1)");
         let mut children = Children::default();
         children.add(1, 0, ChildHandle::new(cat.id()));
-        let now = Process { id: 1, generation: 0, pid: cat.id() };
+        let now = Process { id: 1, generation: 0, pid: Some(cat.id()) };
         children.send(Process { id: 0, ..now }, Signal::Kill).expect("nothing to be done");
         cat.stdin.as_mut().expect("a pipe").write_all(b"!").expect("a reader");
         let mut echo = [0];

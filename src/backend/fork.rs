@@ -37,7 +37,7 @@ impl Launcher for Fork {
 
     fn start(&mut self, StartRequest { id, generation, .. }: StartRequest<'_>) -> Result<Started> {
         match sys::fork() {
-            Ok(Forked::Parent(child)) => Ok(Started::Parent(self.children.add(id, generation, child))),
+            Ok(Forked::Parent(child)) => Ok(Started::Parent(Some(self.children.add(id, generation, child)))),
             Ok(Forked::Child) => {
                 if let Some(setup) = &self.setup {
                     setup.for_worker(id).apply(id);

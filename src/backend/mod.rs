@@ -64,7 +64,7 @@ pub(crate) struct StartRequest<'a> {
 #[derive(Debug)]
 pub(crate) enum Started {
     /// A process, with this pid; a thread, if it is 0.
-    Parent(u32),
+    Parent(Option<u32>),
     /// This is the process that was to be started. Whoever sees this leaves the supervisor, touching nothing of it.
     #[cfg_attr(not(unix), expect(dead_code, reason = "nobody is forked there"))]
     Child,

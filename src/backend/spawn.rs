@@ -59,7 +59,7 @@ impl Launcher for Spawn {
         match self.program.start((ENV_NAME, &env.to_string()), fds) {
             Ok(child) => {
                 slot_handle.memory.set_expected_pid(slot_handle.slot, child.pid());
-                Ok(Started::Parent(self.children.add(id, generation, child)))
+                Ok(Started::Parent(Some(self.children.add(id, generation, child))))
             }
             Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
         }

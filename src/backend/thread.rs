@@ -71,12 +71,8 @@ impl Thread {
 
     fn reap(&mut self) -> Vec<ChildExit> {
         // As a process that was killed by what nobody survives.
-        let stale = |(process, lease)| ChildExit {
-            process,
-            exit: Exit::Signal(9),
-            cause: ExitCause::Stale,
-            lease: Some(lease),
-        };
+        let stale =
+            |(process, lease)| ChildExit { process, exit: Exit::Stale, cause: ExitCause::Stale, lease: Some(lease) };
         let mut exits: Vec<ChildExit> = self.given_up.drain(..).map(stale).collect();
         let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
         for (process, returned) in returned {
@@ -101,7 +97,7 @@ impl Launcher for Thread {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
         let StartRequest { id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };
-        let process = Process { id, generation, pid: 0 };
+        let process = Process { id, generation, pid: None };
         let (stop, lease, waker) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(slot_handle.waker));
         let status = StatusWriter::at(&slot_handle, &lease);
         let worker = Worker::in_thread(process, count, status, listeners.clone(), Arc::clone(&stop));
@@ -119,7 +115,7 @@ impl Launcher for Thread {
         let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
         let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
         self.running.push(Member { process, stop, handle, waker, lease });
-        Ok(Started::Parent(0))
+        Ok(Started::Parent(None))
     }
 
     fn send(&mut self, process: Process, signal: Signal) -> Result<()> {

@@ -128,7 +128,7 @@ impl Sim {
             return self.policy.handle_start_failed(self.now, id, Error::from(refused).starting(id));
         }
         self.starts += 1;
-        let process = Process { id, generation, pid: self.starts };
+        let process = Process { id, generation, pid: Some(self.starts) };
         let alive = Alive { process, since: self.now, ready: false, released: false, told: Vec::new() };
         let before = self.alive.insert((id, generation), alive);
         assert!(before.is_none(), "generation {generation} of child {id} started twice");
@@ -440,12 +440,12 @@ fn a_stop_overtakes_the_starts_still_to_come() {
     let mut policy = Policy::new(config(1000), 1, now);
     let first = std::iter::from_fn(|| policy.poll_action()).find(|action| matches!(action, Action::Start { .. }));
     assert!(matches!(first, Some(Action::Start { id: 0, .. })));
-    policy.handle_started(now, Process { id: 0, generation: 0, pid: 1 });
+    policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
     policy.handle_request(now, Request::Stop);
     while let Some(action) = policy.poll_action() {
         assert!(!matches!(action, Action::Start { .. }), "{action:?}");
     }
-    policy.handle_exited(now, Process { id: 0, generation: 0, pid: 1 }, Exit::Signal(15), OutOfMemory::No);
+    policy.handle_exited(now, Process { id: 0, generation: 0, pid: Some(1) }, Exit::Signal(15), OutOfMemory::No);
     while policy.poll_action().is_some() {}
     assert!(matches!(policy.poll_end(), Some(Ok(Reason::Stopped))));
 }
@@ -456,9 +456,10 @@ fn a_process_that_came_after_the_stop_is_asked_to_go_as_well() {
     let mut policy = Policy::new(config(1), 1, now);
     while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
     policy.handle_request(now, Request::Stop);
-    policy.handle_started(now, Process { id: 0, generation: 0, pid: 1 });
-    let asked = std::iter::from_fn(|| policy.poll_action())
-        .any(|action| matches!(action, Action::Send { process: Process { pid: 1, .. }, message: WorkerSignal::Stop }));
+    policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
+    let asked = std::iter::from_fn(|| policy.poll_action()).any(|action| {
+        matches!(action, Action::Send { process: Process { pid: Some(1), .. }, message: WorkerSignal::Stop })
+    });
     assert!(asked);
 }
 
@@ -476,7 +477,7 @@ fn a_first_start_that_is_refused_stops_what_was_started() {
             }
             Action::Start { id, generation } => {
                 pid += 1;
-                policy.handle_started(now, Process { id, generation, pid });
+                policy.handle_started(now, Process { id, generation, pid: Some(pid) });
             }
             Action::Send { process, message } => sent.push((process.id, message)),
             Action::Emit(_) => {}
@@ -484,7 +485,7 @@ fn a_first_start_that_is_refused_stops_what_was_started() {
     }
     assert_eq!(sent, [(0, WorkerSignal::Stop), (1, WorkerSignal::Stop)]);
     for (id, pid) in [(0, 1), (1, 2)] {
-        policy.handle_exited(now, Process { id, generation: 0, pid }, Exit::Signal(15), OutOfMemory::No);
+        policy.handle_exited(now, Process { id, generation: 0, pid: Some(pid) }, Exit::Signal(15), OutOfMemory::No);
     }
     while policy.poll_action().is_some() {}
     match policy.poll_end() {
@@ -1269,7 +1270,7 @@ fn a_first_start_that_was_given_up_is_no_first_start_later() {
                 }
                 Action::Start { id, generation } => {
                     started += 1;
-                    policy.handle_started(now, Process { id, generation, pid: started });
+                    policy.handle_started(now, Process { id, generation, pid: Some(started) });
                 }
                 Action::Send { message, .. } => panic!("{message:?}"),
                 Action::Emit(_) => {}
@@ -1486,7 +1487,7 @@ fn one_that_says_it_is_ready_though_nobody_asks_ends_the_wait_for_the_replacemen
 #[test]
 fn news_of_a_process_that_is_not_known_changes_nothing() {
     let mut sim = Sim::new(config(1));
-    let stranger = Process { id: 7, generation: 7, pid: 7 };
+    let stranger = Process { id: 7, generation: 7, pid: Some(7) };
     sim.policy.handle_exited(sim.now, stranger, Exit::Code(1), OutOfMemory::No);
     sim.policy.handle_exited(sim.now, Process { id: 0, ..stranger }, Exit::Code(1), OutOfMemory::No);
     sim.policy.handle_ready(sim.now, 7, 7);

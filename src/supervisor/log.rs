@@ -5,7 +5,7 @@ use std::fmt;
 use log::{Level, log};
 
 use crate::event::Event;
-use crate::exit::ProcessExit;
+use crate::exit::Exit;
 
 pub(super) fn write(level: Level, line: &dyn fmt::Display) {
     log!(target: "taskfork", level, "{line}");
@@ -16,9 +16,7 @@ pub(super) fn level_of(event: &Event) -> Option<Level> {
     match event {
         // A line about the same follows.
         Event::Exited { restarting: true, .. } | Event::Stale { .. } => None,
-        Event::Exited { process, exit, asked, .. }
-            if exit.is_success() || *asked && !ProcessExit(process, exit).is_stale() =>
-        {
+        Event::Exited { process, exit, asked, .. } if exit.is_success() || *asked && *exit != Exit::Stale => {
             Some(Level::Info)
         }
         Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),

@@ -221,7 +221,7 @@ mod tests {
     use crate::exit::Process;
 
     const STOPPING: Event = Event::Stopping { workers: 2, quick: false, by: None };
-    const READY: Event = Event::Ready { process: Process { id: 0, generation: 0, pid: 71 } };
+    const READY: Event = Event::Ready { process: Process { id: 0, generation: 0, pid: Some(71) } };
 
     fn silent() -> Systemd {
         Systemd::new(None, None, Instant::now())

@@ -199,7 +199,7 @@ fn held_up(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
     let gate = Gate::new();
     move |event| match event {
         Event::Started { process } if (process.id, process.generation) == (0, generation) => {
-            first(process.pid);
+            first(process.pid.unwrap_or(0));
             gate.pass();
         }
         _ => {}

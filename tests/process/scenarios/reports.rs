@@ -81,7 +81,7 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 fn tell(event: &Event) {
-    let one = |process: &Process| format!("{}/{} {}", process.id, process.generation, process.pid);
+    let one = |process: &Process| format!("{}/{} {}", process.id, process.generation, process.pid.unwrap_or(0));
     match event {
         Event::Starting { workers } => say(&format!("event Starting {workers}")),
         Event::Started { process } => say(&format!("event Started {}", one(process))),
@@ -145,7 +145,7 @@ fn ends_before_it_is_heard() -> Report {
     let service = Prefork::new().workers(1).max_restarts(0).ready_timeout(std::time::Duration::from_secs(600));
     let service = service.on_event(|event| {
         if let Event::Started { process } = event {
-            wait_for_end(process.pid);
+            wait_for_end(process.pid.unwrap_or(0));
         }
     });
     serve(service, |worker| {

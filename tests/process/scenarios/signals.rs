@@ -306,7 +306,7 @@ fn takes_ends() -> Report {
         waitpid(pid, None).expect("its status");
     };
     let prefork = Prefork::new().workers(3).on_event(move |event| match event {
-        Event::Started { process } => pids[process.id] = Pid::from_raw(process.pid as i32),
+        Event::Started { process } => pids[process.id] = Pid::from_raw(process.pid.unwrap_or(0) as i32),
         Event::Exited { process, restarting: true, .. } if process.id == 0 => take(pids[1]),
         Event::Stopping { .. } => take(pids[2]),
         _ => {}

@@ -144,7 +144,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("log Asked to stop once more, killing 2 processes"), "{}", daemon.transcript());
             assert!(daemon.said("stale [0/0, 2/0]"), "{}", daemon.transcript());
-            assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Signal(9))"), "{}", daemon.transcript());
+            assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Stale)"), "{}", daemon.transcript());
             assert!(!daemon.said("did not stop in time"));
         }),
         Scenario::threading("a_thread_is_named_and_is_its_worker_and_nobody_else_is", tells_of_threads, |daemon| {
