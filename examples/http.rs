@@ -28,7 +28,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use clap::Parser;
 use log::info;
-use taskfork::{ListenConfig, Prefork, Role, Worker};
+use taskfork::{ListenConfig, Prefork, WorkResult, Worker};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// A worker that takes longer to start will not get there.
@@ -78,13 +78,10 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         .max_restarts(args.max_restarts)
         .graceful_timeout(Duration::from_secs(args.graceful_timeout))
         .ready_timeout(READY_TIMEOUT);
-    match prefork.start()? {
-        Role::Parent(report) => Ok(report.report()),
-        Role::Worker(worker) => work(worker).map(|()| ExitCode::SUCCESS),
-    }
+    Ok(prefork.run(work)?.report())
 }
 
-fn work(worker: Worker) -> Result<(), Box<dyn Error>> {
+fn work(worker: Worker) -> WorkResult {
     // A runtime made before the fork would be one runtime in all the processes: its epoll is shared across it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The handlers want it for as long as the process lives.

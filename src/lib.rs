@@ -433,7 +433,7 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
     if let Some(max_restarts) = max_restarts.into() {
         prefork = prefork.max_restarts(max_restarts);
     }
-    prefork.launch_plain()
+    prefork.start_plain()
 }
 
 /// The task id of this worker: what [`fork_processes`] returned in it. `None` in every process that is not a worker, the

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{self, Kind, Work};
+use crate::backend::{self, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::listener::{ListenConfig, Sockets};
@@ -15,8 +15,8 @@ use crate::report::Report;
 use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, Finished, SupervisorParts};
-use crate::sys::{self, SupervisorLock};
+use crate::supervisor::{self, Finished, Supervised, SupervisorParts};
+use crate::sys::{self, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
 /// Starts workers and supervises them: [`fork_processes`](crate::fork_processes) with everything that can be chosen.
@@ -45,7 +45,8 @@ use crate::worker::{self, WorkResult, Worker};
 #[must_use = "nothing happens before start() or run()"]
 pub struct Prefork {
     config: Config,
-    backend: Backend,
+    /// `None` means the default.
+    backend: Option<Backend>,
     on_event: Option<OnEvent>,
     listens: Vec<ListenConfig>,
     #[cfg(unix)]
@@ -60,6 +61,7 @@ pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
 
 /// Which side of the fork this is, once [`Prefork::start`] returns.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Role {
     /// A worker, just started.
     Worker(Worker),
@@ -103,28 +105,6 @@ pub enum Backend {
     /// go on. The same is so if the directory where it was started is gone, or cannot be entered any more, which the error
     /// then says.
     Spawn,
-    /// A thread of this process, for [`Prefork::run`] only, since a thread cannot return from [`Prefork::start`].
-    ///
-    /// For workers that share memory: what the closure captures is there once, for all of them. (It is `'static`, because a
-    /// thread cannot be made to end, and so nothing can be lent to it.) The supervision is the same, with these in the place
-    /// of what threads have not:
-    ///
-    /// - A thread that returns an error ends with status 1, one that panics with 101, and [`Event::Failed`] says what went
-    ///   wrong. That is all a panic does: nobody else is poisoned. Whatever ends the process ends all of them: a call of
-    ///   [`exit`](std::process::exit), an abort, an overflow of the stack; and if panics are set to abort, each panic.
-    /// - It is asked to stop by what [`Worker::stop_requested`], [`Worker::wait_for_stop`] and [`Worker::stop_fd`] tell, each
-    ///   worker by itself, and by nothing else. It is not interrupted in what it does.
-    /// - It cannot be killed. One that does not return in its [`graceful_timeout`](Prefork::graceful_timeout), or gives no
-    ///   [sign of life](Prefork::heartbeat_timeout), is given up: [`Event::Stale`]. It counts as ended, by signal 9, and is
-    ///   replaced as such. What it says from then on is not heard. If it returns, it is joined: [`Event::Returned`]. If it
-    ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it. It has been
-    ///   asked to stop in any case, so that it goes when it comes to itself.
-    /// - The signals that the parent [answers](crate#signals) are blocked in the workers. SIGUSR1 and SIGCHLD are not among
-    ///   these here: they, and all others, do what the program has chosen. A program that a worker starts inherits what is
-    ///   blocked, so that it does not end of SIGTERM, unless that is undone for it (`pre_exec`).
-    /// - As pid 1 of a container, the parent reaps no strangers: that is for an init in front of it.
-    /// - [`Process::pid`](crate::Process::pid) is 0, and the thread's name is `worker-2.0`: id and generation.
-    Thread,
 }
 
 impl Prefork {
@@ -145,10 +125,9 @@ impl Prefork {
             max_lifetime: None,
             drain: None,
         };
-        let backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
         Prefork {
             config,
-            backend,
+            backend: None,
             on_event: None,
             listens: Vec::new(),
             #[cfg(unix)]
@@ -383,7 +362,7 @@ impl Prefork {
 
     /// What a worker is. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
     pub fn backend(mut self, backend: Backend) -> Prefork {
-        self.backend = backend;
+        self.backend = Some(backend);
         self
     }
 
@@ -419,7 +398,10 @@ impl Prefork {
     ///   is that this process supervises workers already, whatever their backend: there is one service at a time. When it
     ///   is over, the next one may be started.
     pub fn start(self) -> Result<Role> {
-        self.launch(Err("a thread cannot return from start(): use run()"))
+        match self.supervise(true, None)? {
+            Supervised::Worker(worker) => Ok(Role::Worker(worker)),
+            Supervised::Parent(finished) => Ok(Role::Parent(Finished::report(*finished)?)),
+        }
     }
 
     /// Starts the workers, each of which runs this and then ends; returns in the parent only, when all is over.
@@ -453,61 +435,85 @@ impl Prefork {
     /// ```
     pub fn run<F>(self, work: F) -> Result<Report>
     where
+        F: FnOnce(Worker) -> WorkResult,
+    {
+        match self.start()? {
+            Role::Parent(report) => Ok(report),
+            Role::Worker(worker) => supervisor::run_and_exit(worker, work),
+        }
+    }
+
+    /// Starts the workers as threads of this process.
+    ///
+    /// A thread of this process, for [`Prefork::run`] only, since a thread cannot return from [`Prefork::start`].
+    ///
+    /// For workers that share memory: what the closure captures is there once, for all of them. (It is `'static`, because a
+    /// thread cannot be made to end, and so nothing can be lent to it.) The supervision is the same, with these in the place
+    /// of what threads have not:
+    ///
+    /// - A thread that returns an error ends with status 1, one that panics with 101, and [`Event::Failed`] says what went
+    ///   wrong. That is all a panic does: nobody else is poisoned. Whatever ends the process ends all of them: a call of
+    ///   [`exit`](std::process::exit), an abort, an overflow of the stack; and if panics are set to abort, each panic.
+    /// - It is asked to stop by what [`Worker::stop_requested`], [`Worker::wait_for_stop`] and [`Worker::stop_fd`] tell, each
+    ///   worker by itself, and by nothing else. It is not interrupted in what it does.
+    /// - It cannot be killed. One that does not return in its [`graceful_timeout`](Prefork::graceful_timeout), or gives no
+    ///   [sign of life](Prefork::heartbeat_timeout), is given up: [`Event::Stale`]. It counts as ended, by signal 9, and is
+    ///   replaced as such. What it says from then on is not heard. If it returns, it is joined: [`Event::Returned`]. If it
+    ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it. It has been
+    ///   asked to stop in any case, so that it goes when it comes to itself.
+    /// - The signals that the parent [answers](crate#signals) are blocked in the workers. SIGUSR1 and SIGCHLD are not among
+    ///   these here: they, and all others, do what the program has chosen. A program that a worker starts inherits what is
+    ///   blocked, so that it does not end of SIGTERM, unless that is undone for it (`pre_exec`).
+    /// - As pid 1 of a container, the parent reaps no strangers: that is for an init in front of it.
+    /// - [`Process::pid`](crate::Process::pid) is 0, and the thread's name is `worker-2.0`: id and generation.
+    pub fn run_threads<F>(self, work: F) -> Result<Report>
+    where
         F: Fn(Worker) -> WorkResult + Send + Sync + 'static,
     {
-        let work: Work = Arc::new(work);
-        match self.launch(Ok(Arc::clone(&work)))? {
-            Role::Parent(report) => Ok(report),
-            Role::Worker(worker) => supervisor::run_and_exit(worker, &*work),
+        if self.backend.is_some() {
+            return Err(Error::unfit("backend", "run_threads() starts threads, and no processes"));
+        }
+        match self.supervise(true, Some(Arc::new(work)))? {
+            Supervised::Parent(finished) => Finished::report(*finished),
+            Supervised::Worker(worker) => Err(Error::in_worker(worker.id())),
         }
     }
 
-    /// With what a thread is to do, or why it cannot be one.
-    fn launch(self, work: std::result::Result<Work, &'static str>) -> Result<Role> {
-        Ok(match self.supervise(true, work)? {
-            supervisor::Supervised::Worker(worker) => Role::Worker(worker),
-            supervisor::Supervised::Parent(ended) => Role::Parent(Finished::report(*ended)?),
-        })
-    }
-
-    /// For the call that hands out no more than an id, and ends the parent.
-    pub(crate) fn launch_plain(self) -> Result<usize> {
-        match self.supervise(false, Err("a thread cannot return from the call"))? {
-            supervisor::Supervised::Worker(worker) => Ok(worker.id()),
-            supervisor::Supervised::Parent(ended) => match ended.exit()? {},
+    /// Starts the workers for `fork_processes`, which returns only an id and exits in the parent.
+    pub(crate) fn start_plain(self) -> Result<usize> {
+        match self.supervise(false, None)? {
+            Supervised::Worker(worker) => Ok(worker.id()),
+            Supervised::Parent(finished) => match finished.exit()? {},
         }
     }
 
-    /// `has_handles`: a worker can tell the parent something. One that is spawned needs that in any case.
-    fn supervise(
-        self,
-        has_handles: bool,
-        work: std::result::Result<Work, &'static str>,
-    ) -> Result<supervisor::Supervised> {
+    /// Checks the settings, makes what the workers share, and supervises. Without `with_reports`, forked workers get no
+    /// shared page, because the caller hands out no [`Worker`].
+    fn supervise(self, with_reports: bool, work: Option<Work>) -> Result<Supervised> {
         let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
         worker::check_no_worker()?;
-        let kind = match self.backend {
+        let kind = match (&work, self.backend.unwrap_or(DEFAULT_BACKEND)) {
+            (Some(_), _) => WorkerKind::Thread,
             #[cfg(unix)]
-            Backend::Fork => Kind::Fork,
+            (None, Backend::Fork) => WorkerKind::Fork,
             #[cfg(not(unix))]
-            Backend::Fork => return Err(Error::unfit("backend", "there is no fork on this system")),
-            Backend::Spawn => match backend::accept_spawn()? {
-                Some(worker) => return Ok(supervisor::Supervised::Worker(supervisor::enter_worker(worker))),
-                None => Kind::Spawn,
+            (None, Backend::Fork) => return Err(Error::unfit("backend", "there is no fork on this system")),
+            (None, Backend::Spawn) => match backend::accept_spawn()? {
+                Some(worker) => return Ok(Supervised::Worker(supervisor::enter_worker(worker))),
+                None => WorkerKind::Spawn,
             },
-            Backend::Thread => Kind::Thread(work.map_err(|problem| Error::unfit("backend", problem))?),
         };
         drop(accepting);
         let mut config = self.config.checked()?;
-        let setup = self.setup.resolve(&kind)?;
+        let setup = self.setup.resolve(kind)?;
         let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
-        kind.check()?;
+        backend::check(kind)?;
         let listens = self.listens;
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
         let sockets = Sockets::open(listens, config.workers)?;
         config.drain = sockets.are_per_worker().then_some(DRAIN);
-        let with_scoreboard = has_handles || !kind.forks();
+        let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
         #[cfg(not(unix))]
@@ -515,7 +521,7 @@ impl Prefork {
         let on_event = self.on_event;
         supervisor::supervise(
             config,
-            SupervisorParts { with_scoreboard, lock, kind, on_event, sockets, setup, systemd },
+            SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, systemd },
         )
     }
 }
@@ -531,6 +537,9 @@ impl fmt::Debug for Prefork {
         f.debug_struct("Prefork").field("config", &self.config).field("backend", &self.backend).finish_non_exhaustive()
     }
 }
+
+/// The backend without [`Prefork::backend`].
+const DEFAULT_BACKEND: Backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
 
 /// Of several threads of a program that was started as a worker, one becomes it, and the others are refused.
 static ACCEPTING: Mutex<()> = Mutex::new(());
@@ -653,9 +662,10 @@ mod tests {
 
     #[test]
     fn a_backend_that_cannot_do_it_is_refused_by_that_name() {
-        let cannot = if cfg!(unix) { vec![Backend::Thread] } else { vec![Backend::Thread, Backend::Fork] };
-        for backend in cannot {
-            let error = Prefork::new().backend(backend).start().expect_err("a refusal");
+        let error = Prefork::new().backend(Backend::Spawn).run_threads(|_| Ok(())).expect_err("a refusal");
+        assert_eq!(error.setting(), Some("backend"), "{error}");
+        if cfg!(not(unix)) {
+            let error = Prefork::new().backend(Backend::Fork).start().expect_err("a refusal");
             assert_eq!(error.setting(), Some("backend"), "{error}");
         }
     }
@@ -690,7 +700,7 @@ mod tests {
     #[test]
     fn a_thread_cannot_have_a_user_of_its_own() {
         for (setting, prefork) in [("user", Prefork::new().user("root")), ("group", Prefork::new().group("0"))] {
-            let error = prefork.workers(1).backend(Backend::Thread).run(|_| Ok(())).expect_err("a refusal");
+            let error = prefork.workers(1).run_threads(|_| Ok(())).expect_err("a refusal");
             assert_eq!(error.setting(), Some(setting), "{error}");
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
-use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver};
+use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver, WorkerKind};
 
 /// The words of a line. Those before the beat are said once, and rung for.
 const READY: usize = 0;
@@ -23,24 +23,6 @@ pub(crate) enum WorkerMessage {
     StopAll(Process),
 }
 
-/// Whom the memory is shared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Memory {
-    /// This process, and its forks.
-    Own,
-    /// And programs that are started.
-    Programs,
-}
-
-impl Memory {
-    fn find(self, slots: usize) -> Result<Shared, CallError> {
-        match self {
-            Memory::Own => Shared::new(slots),
-            Memory::Programs => Shared::for_programs(slots),
-        }
-    }
-}
-
 /// What a program that is started is to be given.
 #[derive(Debug)]
 pub(crate) struct SlotHandle<'a> {
@@ -52,7 +34,7 @@ pub(crate) struct SlotHandle<'a> {
 /// The parent's side.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
-    memory: Memory,
+    kind: WorkerKind,
     /// Each as long as all before it together, so that there are few.
     segments: Vec<Segment>,
     /// By line, whose it is.
@@ -98,12 +80,12 @@ fn is_over(lease: &SlotLease) -> bool {
 
 impl Scoreboard {
     /// With room for so many processes before more memory has to be found.
-    pub fn new(processes: usize, memory: Memory) -> Result<(Scoreboard, WakeReceiver), CallError> {
+    pub fn new(processes: usize, kind: WorkerKind) -> Result<(Scoreboard, WakeReceiver), CallError> {
         let (wake_receiver, waker) = sys::doorbell()?;
-        let segments = vec![Segment { first: 0, shared: Arc::new(memory.find(processes)?) }];
+        let segments = vec![Segment { first: 0, shared: Arc::new(map(kind, processes)?) }];
         Ok((
             Scoreboard {
-                memory,
+                kind,
                 segments,
                 occupants: Vec::new(),
                 free: Vec::new(),
@@ -124,7 +106,7 @@ impl Scoreboard {
         let slot = self.free.last().copied().unwrap_or(self.occupants.len());
         let len = self.segments.iter().map(|segment| segment.shared.len()).sum();
         if slot >= len {
-            self.segments.push(Segment { first: len, shared: Arc::new(self.memory.find(len)?) });
+            self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
         for word in [READY, STOP_ALL, BEAT] {
             self.word(slot, word).store(0, Ordering::Relaxed);
@@ -253,6 +235,11 @@ fn messages_of(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<Wo
     messages
 }
 
+/// Maps memory for this number of slots. A spawned program can only inherit memory that has a descriptor.
+fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
+    if kind == WorkerKind::Spawn { Shared::for_programs(slots) } else { Shared::new(slots) }
+}
+
 fn take(word: &AtomicU32) -> bool {
     word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
 }
@@ -275,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_a_process_says_is_heard_once() {
-        let (mut board, _receiver) = Scoreboard::new(2, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(2, WorkerKind::Thread).expect("memory");
         let (first, second) = (start(&mut board, named(0, 0)), start(&mut board, named(1, 0)));
         assert_eq!(board.read_messages(), []);
         second.ready();
@@ -291,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_process_are_heard_and_are_not_those_of_the_next_one_on_its_line() {
-        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
@@ -305,7 +292,7 @@ mod tests {
 
     #[test]
     fn lines_are_used_again() {
-        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
         for generation in 0..10_000 {
             start(&mut board, named(0, generation));
             board.release(named(0, generation), None);
@@ -315,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_bell_rings_once_for_each_thing_that_is_said_and_is_silent_then() {
-        let (mut board, wake_receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, wake_receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
         let writer = start(&mut board, named(0, 0));
         let rings = || {
             let rings = has_woken(&wake_receiver);
@@ -352,14 +339,14 @@ mod tests {
 
     #[test]
     fn a_start_that_fails_takes_no_line() {
-        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
         let slot = board.allocate().expect("memory");
         assert_eq!(board.allocate().expect("memory"), slot);
     }
 
     #[test]
     fn more_processes_than_were_expected_find_room_too() {
-        let (mut board, _receiver) = Scoreboard::new(1, Memory::Own).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
         let writers: Vec<StatusWriter> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
         for writer in &writers {
             writer.ready();

@@ -9,9 +9,8 @@ use log::{Level, log};
 
 #[cfg(unix)]
 use crate::accounts::{find_group, find_user};
-use crate::backend::Kind;
 use crate::error::{Error, Result};
-use crate::sys::{self, Identity};
+use crate::sys::{self, Identity, WorkerKind};
 
 /// As it was asked for.
 #[derive(Debug, Default)]
@@ -40,7 +39,7 @@ pub(crate) struct ChildSetup {
 
 impl SetupConfig {
     /// Before anything is started. None: nothing was asked for.
-    pub fn resolve(&self, kind: &Kind) -> Result<Option<WorkerSetup>> {
+    pub fn resolve(&self, kind: WorkerKind) -> Result<Option<WorkerSetup>> {
         let (cpus, identity) = (self.cpus()?, self.identity(kind)?.map(Arc::new));
         Ok((!cpus.is_empty() || identity.is_some()).then_some(WorkerSetup { cpus, identity }))
     }
@@ -57,15 +56,15 @@ impl SetupConfig {
     }
 
     #[cfg(not(unix))]
-    fn identity(&self, _: &Kind) -> Result<Option<Identity>> {
+    fn identity(&self, _: WorkerKind) -> Result<Option<Identity>> {
         Ok(None)
     }
 
     #[cfg(unix)]
-    fn identity(&self, kind: &Kind) -> Result<Option<Identity>> {
+    fn identity(&self, kind: WorkerKind) -> Result<Option<Identity>> {
         let (user, group) = (self.user.as_deref(), self.group.as_deref());
         let Some(setting) = user.map(|_| "user").or(group.map(|_| "group")) else { return Ok(None) };
-        if let Kind::Thread(_) = kind {
+        if kind == WorkerKind::Thread {
             return Err(Error::unfit(setting, "threads have that of their process, all of them"));
         }
         let account = user.map(find_user).transpose().map_err(|error| Error::unfit_for("user", None, error))?;

@@ -33,6 +33,7 @@ fn ours(workers: usize, called: u64) -> io::Result<()> {
         }
         taskfork::Role::Parent(report) if report.is_success() => Ok(()),
         taskfork::Role::Parent(report) => Err(io::Error::other(format!("{:?}", report.reason()))),
+        role => Err(io::Error::other(format!("{role:?} is no side of the call"))),
     }
 }
 

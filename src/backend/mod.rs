@@ -17,33 +17,14 @@ use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
 use crate::scoreboard::{SlotHandle, SlotLease};
-use crate::sys::Signal;
+use crate::sys::{Signal, WorkerKind};
 
-/// Which of them.
-pub(crate) enum Kind {
-    #[cfg(unix)]
-    Fork,
-    Spawn,
-    /// And what they do.
-    Thread(Work),
-}
-
-impl Kind {
-    /// Whether such workers can be had, as far as that can be told before.
-    pub fn check(&self) -> Result<()> {
-        match self {
-            #[cfg(unix)]
-            Kind::Fork => Fork::check(),
-            Kind::Spawn | Kind::Thread(_) => Ok(()),
-        }
-    }
-
-    pub fn forks(&self) -> bool {
-        match self {
-            #[cfg(unix)]
-            Kind::Fork => true,
-            Kind::Spawn | Kind::Thread(_) => false,
-        }
+/// Refuses forks while there is more than one thread, before anything is made or taken.
+pub(crate) fn check(kind: WorkerKind) -> Result<()> {
+    match kind {
+        #[cfg(unix)]
+        WorkerKind::Fork => Fork::check(),
+        WorkerKind::Spawn | WorkerKind::Thread => Ok(()),
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) struct Config {
 
 /// Which ends of a worker are followed by a restart, if it was not asked to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RestartPolicy {
     /// Every abnormal end: an exit status other than 0, or a signal. An exit status of 0 is an end for good.
     #[default]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::poller::{Poller, Waited};
 use crate::error::{Error, Result};
-use crate::scoreboard::{Memory, Scoreboard};
-use crate::sys::{ExitNotifier, Offspring, OomCounter, SignalInfo, Signals, SupervisorLock, WakeReceiver};
+use crate::scoreboard::Scoreboard;
+use crate::sys::{ExitNotifier, OomCounter, SignalInfo, Signals, SupervisorLock, WakeReceiver, WorkerKind};
 
 /// All that the parent has open, and a worker closes and does nothing else to. The signals are last, so that the mask is put
 /// back when all is done.
@@ -21,15 +21,15 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    pub fn open(lock: SupervisorLock, workers: Offspring) -> Result<Descriptors> {
+    pub fn open(lock: SupervisorLock, workers: WorkerKind) -> Result<Descriptors> {
         let signals = Signals::take(lock, workers)?;
         let poller = Poller::open()?;
         poller.wake_on_signals(&signals)?;
         Ok(Descriptors { poller, wake_receiver: None, is_draining: false, out_of_memory: None, signals })
     }
 
-    pub fn open_scoreboard(&mut self, workers: usize, memory: Memory) -> Result<Scoreboard> {
-        let (scoreboard, wake_receiver) = Scoreboard::new(workers, memory)?;
+    pub fn open_scoreboard(&mut self, workers: usize, kind: WorkerKind) -> Result<Scoreboard> {
+        let (scoreboard, wake_receiver) = Scoreboard::new(workers, kind)?;
         self.poller.wake_on_doorbell(&wake_receiver)?;
         self.wake_receiver = Some(wake_receiver);
         Ok(scoreboard)

@@ -47,7 +47,7 @@ impl Finished {
 }
 
 /// Does the work of a worker, and ends it.
-pub(crate) fn run_and_exit(worker: Worker, work: impl Fn(Worker) -> WorkResult) -> ! {
+pub(crate) fn run_and_exit(worker: Worker, work: impl FnOnce(Worker) -> WorkResult) -> ! {
     let id = worker.id();
     let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
         Ok(()) => 0,

@@ -16,16 +16,16 @@ use ::log::Level;
 use self::log::{level_of, write};
 #[cfg(unix)]
 use crate::backend::Fork;
-use crate::backend::{ChildExit, ExitCause, Kind, Launcher, Spawn, StartRequest, Started, Thread};
+use crate::backend::{ChildExit, ExitCause, Launcher, Spawn, StartRequest, Started, Thread, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::{Listeners, Sockets};
 use crate::policy::{Action, Config, Outcome, Policy, Request, WorkerSignal};
 use crate::prefork::OnEvent;
-use crate::scoreboard::{Memory, Scoreboard, WorkerMessage};
+use crate::scoreboard::{Scoreboard, WorkerMessage};
 use crate::setup::WorkerSetup;
-use crate::sys::{self, Offspring, Signal, SignalInfo, SupervisorLock};
+use crate::sys::{self, Signal, SignalInfo, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 pub(crate) use finish::{Finished, run_and_exit};
@@ -48,7 +48,9 @@ pub(crate) struct SupervisorParts {
     /// Workers can tell the parent something.
     pub with_scoreboard: bool,
     pub lock: SupervisorLock,
-    pub kind: Kind,
+    pub kind: WorkerKind,
+    /// Present for threads only.
+    pub work: Option<Work>,
     pub on_event: Option<OnEvent>,
     pub sockets: Sockets,
     pub setup: Option<WorkerSetup>,
@@ -57,29 +59,27 @@ pub(crate) struct SupervisorParts {
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
-pub(crate) fn supervise(config: Config, extras: SupervisorParts) -> Result<Supervised> {
-    let SupervisorParts { with_scoreboard, lock, kind, on_event, sockets, setup, systemd } = extras;
-    let (backend, mut descriptors, memory): (Box<dyn Launcher>, _, _) = match kind {
+pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
+    let SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, systemd } = parts;
+    let (launcher, mut descriptors): (Box<dyn Launcher>, _) = match (kind, work) {
         #[cfg(unix)]
-        Kind::Fork => {
+        (WorkerKind::Fork, _) => {
             let fork = Fork::new(setup)?;
             worker::prepare()?;
-            (Box::new(fork), Descriptors::open(lock, Offspring::Forks)?, Memory::Own)
+            (Box::new(fork), Descriptors::open(lock, kind)?)
         }
-        Kind::Spawn => {
-            let descriptors = Descriptors::open(lock, Offspring::Programs)?;
+        (WorkerKind::Thread, Some(work)) => (Box::new(Thread::new(work, setup)), Descriptors::open(lock, kind)?),
+        (WorkerKind::Spawn | WorkerKind::Thread, _) => {
+            let descriptors = Descriptors::open(lock, kind)?;
             match Spawn::new(descriptors.exit_notifier(), setup) {
-                Ok(spawn) => (Box::new(spawn), descriptors, Memory::Programs),
+                Ok(spawn) => (Box::new(spawn), descriptors),
                 Err(error) => return Err(descriptors.close_after(error)),
             }
         }
-        Kind::Thread(work) => {
-            (Box::new(Thread::new(work, setup)), Descriptors::open(lock, Offspring::Threads)?, Memory::Own)
-        }
     };
-    let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, memory)).transpose()?;
+    let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, kind)).transpose()?;
     let told = (on_event, systemd);
-    let mut supervisor = Supervisor::new(config, backend, scoreboard, told, sockets, &mut descriptors);
+    let mut supervisor = Supervisor::new(config, launcher, scoreboard, told, sockets, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);

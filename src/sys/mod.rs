@@ -147,15 +147,16 @@ pub(crate) struct PollCalls {
     pub is_inherited: bool,
 }
 
-/// What the workers of this process are, as far as its signals go.
+/// What the workers of this process are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offspring {
-    /// There is no other thread, and none will be.
+pub(crate) enum WorkerKind {
+    /// Forks of the parent. The parent has only one thread.
     #[cfg(unix)]
-    Forks,
-    Programs,
-    /// They have no signals of their own, and no end that the system tells.
-    Threads,
+    Fork,
+    /// The program, started again.
+    Spawn,
+    /// Threads of the parent. They have no signals of their own, and the kernel reports no exit for them.
+    Thread,
 }
 
 /// A signal that was taken.

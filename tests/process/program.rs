@@ -5,11 +5,11 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Backend, Prefork, Report, Role, Worker};
+use taskfork::{Backend, Error, Prefork, Report, Role, WorkResult, Worker};
 
 use crate::os::{self, Signal, watch};
 
@@ -42,18 +42,15 @@ pub fn serve(prefork: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) ->
 pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     prepare();
     watch(seconds);
-    let prefork = prefork.backend(backend());
-    let work = Arc::new(work);
-    let started = if has_threads() {
-        let work = Arc::clone(&work);
-        prefork
-            .run(move |worker| {
+    let started = match backend() {
+        Some(backend) => prefork.backend(backend).start(),
+        None => {
+            let work = move |worker| {
                 work(worker);
                 Ok(())
-            })
-            .map(Role::Parent)
-    } else {
-        prefork.start()
+            };
+            return prefork.run_threads(work).unwrap_or_else(|error| end_with(&error));
+        }
     };
     match started {
         Ok(Role::Parent(report)) => report,
@@ -62,12 +59,24 @@ pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Sen
             work(worker);
             std::process::exit(0)
         }
-        Err(error) => {
-            say(&format!("error {error}"));
-            std::process::exit(1)
-        }
+        Ok(role) => panic!("{role:?} is no side of the call"),
+        Err(error) => end_with(&error),
     }
 }
+
+fn end_with(error: &Error) -> ! {
+    say(&format!("error {error}"));
+    std::process::exit(1)
+}
+
+/// Runs the service with the backend of this round of tests.
+pub fn run(service: Prefork, work: impl Fn(Worker) -> WorkResult + Send + Sync + 'static) -> taskfork::Result<Report> {
+    match backend() {
+        Some(backend) => service.backend(backend).run(work),
+        None => service.run_threads(work),
+    }
+}
+
 
 /// So many that drain, each after it has done this.
 pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
@@ -91,12 +100,12 @@ pub fn serve_deaf(n: usize) {
 }
 
 /// What this round of tests is about.
-pub fn backend() -> Backend {
+pub fn backend() -> Option<Backend> {
     os::backend(&std::env::var(crate::BACKEND).expect("a backend"))
 }
 
 pub fn has_threads() -> bool {
-    backend() == Backend::Thread
+    backend().is_none()
 }
 
 /// Ends this worker, abnormally: with this status, or by a panic, of which nothing is printed.

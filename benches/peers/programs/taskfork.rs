@@ -22,6 +22,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     match service.start()? {
         Role::Parent(report) => Ok(report.report()),
         Role::Worker(worker) => work(&worker, beats.is_some()).map(|()| ExitCode::SUCCESS),
+        role => Err(format!("{role:?} is no side of the call").into()),
     }
 }
 

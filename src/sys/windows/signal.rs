@@ -12,7 +12,7 @@ use windows_sys::Win32::Foundation::STATUS_CONTROL_C_EXIT;
 use super::console;
 use super::event::EventHandle;
 use super::watch::Watch;
-use crate::sys::{CallError, Offspring, Signal, SignalInfo, SupervisorLock};
+use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
 /// The events that an operator sets, by the last part of their names.
 const NAMED: [(Signal, &str); 5] = [
@@ -60,7 +60,7 @@ struct SignalQueue {
 
 impl Signals {
     /// What the workers are makes no difference.
-    pub fn take(lock: SupervisorLock, _: Offspring) -> Result<Signals, CallError> {
+    pub fn take(lock: SupervisorLock, _: WorkerKind) -> Result<Signals, CallError> {
         let post = Arc::new(Post::default());
         let events = Named::take()?;
         let mut watches = Vec::with_capacity(NAMED.len());

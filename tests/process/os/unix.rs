@@ -24,11 +24,11 @@ use crate::program::{fork, has_threads, say, scratch, serve_deaf, serve_drained,
 pub const BACKENDS: &[&str] = &["fork", "spawn", "thread"];
 
 /// The one of this name.
-pub fn backend(name: &str) -> Backend {
+pub fn backend(name: &str) -> Option<Backend> {
     match name {
-        "spawn" => Backend::Spawn,
-        "thread" => Backend::Thread,
-        _ => Backend::Fork,
+        "spawn" => Some(Backend::Spawn),
+        "thread" => None,
+        _ => Some(Backend::Fork),
     }
 }
 

@@ -39,8 +39,8 @@ use crate::program::{scratch, serve_deaf, serve_drained, up};
 pub const BACKENDS: &[&str] = &["spawn", "thread"];
 
 /// The one of this name.
-pub fn backend(name: &str) -> Backend {
-    if name == "thread" { Backend::Thread } else { Backend::Spawn }
+pub fn backend(name: &str) -> Option<Backend> {
+    (name != "thread").then_some(Backend::Spawn)
 }
 
 /// How who was killed has ended, in the words of the log.

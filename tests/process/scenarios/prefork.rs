@@ -5,11 +5,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Backend, Event, Prefork, Report, RestartPolicy, WorkResult, Worker};
+use taskfork::{Event, Prefork, Report, RestartPolicy, WorkResult, Worker};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal, raise};
-use crate::program::{backend, drain, fail, prepare, say, serve, status_of, up, up_until_signal};
+use crate::program::{drain, fail, prepare, run, say, serve, status_of, up, up_until_signal};
 
 const SECOND_IS_REFUSED: &str = "second: this process supervises workers already, and can do so only once at a time";
 
@@ -120,7 +120,6 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("what_makes_no_sense_is_refused_before_anything_is_started", no_sense, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused max_workers: 2 is below the 3 workers asked for"), "{}", daemon.transcript());
-            assert!(daemon.said("refused backend: a thread cannot return from start(): use run()"));
             assert!(!daemon.said("log "), "nothing was started");
         }),
         Scenario::new("a_worker_cannot_start_workers_by_this_call_either", nested, |daemon| {
@@ -330,14 +329,13 @@ fn runs_three() -> Report {
             _ => panic!("it is too much"),
         }
     };
-    Prefork::new().workers(3).restart_policy(RestartPolicy::Never).backend(backend()).run(work).expect("workers")
+    run(Prefork::new().workers(3).restart_policy(RestartPolicy::Never), work).expect("workers")
 }
 
 fn no_sense() {
     prepare();
     let services = [
         Prefork::new().workers(3).max_workers(2),
-        Prefork::new().backend(Backend::Thread),
         Prefork::new().fatal_exit_code(0),
     ];
     for service in services {
@@ -368,7 +366,7 @@ fn one_that_drains(service: Prefork) -> Report {
 
 /// What comes of one more.
 fn try_second() {
-    let answer = Prefork::new().workers(1).backend(backend()).run(|_| Ok(()));
+    let answer = run(Prefork::new().workers(1), |_| Ok(()));
     let answer = answer.map_or_else(|error| error.to_string(), |report| report.reason().to_string());
     say(&format!("second: {answer}"));
 }
@@ -457,5 +455,5 @@ fn panics_twice() -> Report {
     let work = |worker: Worker| -> WorkResult {
         if worker.id() == 0 { std::panic::panic_any(PanicsWhenDropped) } else { Err(PanicsWhenDropped.into()) }
     };
-    Prefork::new().workers(2).restart_policy(RestartPolicy::Never).backend(backend()).run(work).expect("workers")
+    run(Prefork::new().workers(2).restart_policy(RestartPolicy::Never), work).expect("workers")
 }

@@ -509,9 +509,9 @@ fn pinned_to_the_last() -> Report {
 
 fn pinned_threads() {
     prepare();
-    let service = Prefork::new().workers(3).backend(Backend::Thread).pin_cpus();
+    let service = Prefork::new().workers(3).pin_cpus();
     service
-        .run(|worker| {
+        .run_threads(|worker| {
             say(&format!("cpus of {}: {:?}", worker.id(), own_cpus()));
             Ok(())
         })

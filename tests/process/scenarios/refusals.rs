@@ -170,7 +170,7 @@ fn with_descriptors(limit: libc::rlim_t, call: impl FnOnce() -> taskfork::Result
 pub fn id_of(started: taskfork::Result<Role>) -> taskfork::Result<usize> {
     started.map(|role| match role {
         Role::Worker(worker) => worker.id(),
-        Role::Parent(report) => panic!("{report:?}"),
+        role => panic!("{role:?}"),
     })
 }
 

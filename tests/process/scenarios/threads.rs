@@ -12,7 +12,7 @@ use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
 use super::heartbeats;
 use crate::Scenario;
 use crate::os::{Signal, idle};
-use crate::program::{EVER, backend, drain, fail, prepare, say, serve, try_fork, up, up_until_signal};
+use crate::program::{EVER, drain, fail, prepare, run, say, serve, try_fork, up, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -276,7 +276,7 @@ fn fail_once() -> Report {
         drain(&worker);
         Ok(())
     };
-    tell_all(Prefork::new().workers(WRONG.len()).backend(backend()).on_event(tell).run(work).expect("workers"))
+    tell_all(run(Prefork::new().workers(WRONG.len()).on_event(tell), work).expect("workers"))
 }
 
 const AT_ONCE: Duration = Duration::from_millis(1);
@@ -418,7 +418,7 @@ fn fails_with_things() -> Report {
         drain(&worker);
         Ok(())
     };
-    tell_all(Prefork::new().workers(3).backend(backend()).on_event(tell).run(work).expect("workers"))
+    tell_all(run(Prefork::new().workers(3).on_event(tell), work).expect("workers"))
 }
 
 fn deaf_but_one() -> Report {
@@ -457,7 +457,7 @@ fn nests() -> Report {
         for refused in [
             service().start().map(drop),
             service().backend(Backend::Spawn).start().map(drop),
-            service().backend(Backend::Thread).run(|_| Ok(())).map(drop),
+            service().run_threads(|_| Ok(())).map(drop),
             try_fork(1, 0).map(drop),
         ] {
             say(&format!("refused: {}", refused.expect_err("a refusal")));

@@ -14,7 +14,7 @@ use taskfork::{Prefork, Report};
 use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::{Signal, own_descriptors, state, watch};
-use crate::program::{backend, drain, prepare, say, serve, up, wait_for_signal};
+use crate::program::{drain, prepare, say, serve, up, wait_for_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -209,10 +209,10 @@ fn signalled_at_the_end() -> Report {
     let mut report = None;
     for number in 1..=ENDS {
         let ends = Ends;
-        let service = Prefork::new().workers(1).backend(backend()).on_event(move |_| {
+        let service = Prefork::new().workers(1).on_event(move |_| {
             let _ = &ends;
         });
-        report = Some(service.run(|_| Ok(())).expect("a service"));
+        report = Some(service.run_threads(|_| Ok(())).expect("a service"));
         wait_for(&CAME, number);
     }
     sender.join().expect("the sender");
@@ -244,7 +244,7 @@ fn few_descriptors() -> Report {
     for limit in 3..8 {
         let before = (state(), own_descriptors());
         setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
-        let result = Prefork::new().workers(2).backend(backend()).run(|_| Ok(()));
+        let result = Prefork::new().workers(2).run_threads(|_| Ok(()));
         setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
         if let Err(error) = result {
             say(&format!("refused {:?}: {error}", error.call()));
@@ -294,9 +294,9 @@ mod linux {
         prepare();
         become_lone_user(3);
         let before = (state(), own_descriptors());
-        let service = Prefork::new().workers(5).backend(backend());
+        let service = Prefork::new().workers(5);
         let error = service
-            .run(|worker| {
+            .run_threads(|worker| {
                 up(worker.id());
                 drain(&worker);
                 Ok(())

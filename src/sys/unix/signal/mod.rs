@@ -11,7 +11,7 @@ use std::{mem, ptr};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::sys::{CallError, Offspring, Signal, SignalInfo, SupervisorLock};
+use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
 mod self_pipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]

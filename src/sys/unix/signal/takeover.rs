@@ -40,16 +40,16 @@ pub(super) struct Dispositions {
 struct Mask(SigSet);
 
 impl Signals {
-    pub fn take(lock: SupervisorLock, workers: Offspring) -> Result<Signals, CallError> {
+    pub fn take(lock: SupervisorLock, workers: WorkerKind) -> Result<Signals, CallError> {
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
-            let is_wanted = workers != Offspring::Threads || is_request(signal);
+            let is_wanted = workers != WorkerKind::Thread || is_request(signal);
             if is_wanted && (signal == Signal::Child || !is_ignored(signal)?) {
                 taken.push(signal);
             }
         }
         let mask = Mask(swap_mask(&SigSet::all())?);
-        let source = Source::open(workers == Offspring::Forks, &taken)?;
+        let source = Source::open(workers == WorkerKind::Fork, &taken)?;
         let mut dispositions = Dispositions::default();
         source.set_dispositions(&mut dispositions, &taken)?;
         swap_mask(&source.mask(mask.0, &taken))?;
