@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("Error: {error}");
+            eprintln!("Error: {error:?}");
             ExitCode::FAILURE
         }
     }

@@ -28,7 +28,7 @@ fn run() -> ExitCode {
     match unix::serve(<unix::Args as clap::Parser>::parse()) {
         Ok(report) => report.report(),
         Err(error) => {
-            eprintln!("Error: {error}");
+            eprintln!("Error: {error:?}");
             ExitCode::FAILURE
         }
     }

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match run(Args::parse()) {
         Ok(report) => report.report(),
         Err(error) => {
-            eprintln!("Error: {error}");
+            eprintln!("Error: {error:?}");
             ExitCode::FAILURE
         }
     }

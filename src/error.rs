@@ -55,7 +55,7 @@ enum Kind {
     /// A setting that makes no sense.
     Setting {
         name: &'static str,
-        problem: Option<String>,
+        problem: String,
         source: Option<io::Error>,
     },
     /// The service is over, and not as it should.
@@ -89,12 +89,12 @@ impl Error {
     }
 
     pub(crate) fn unfit(name: &'static str, problem: impl Into<String>) -> Error {
-        Kind::Setting { name, problem: Some(problem.into()), source: None }.into()
+        Kind::Setting { name, problem: problem.into(), source: None }.into()
     }
 
     /// The same, because of what the system has answered.
     #[cfg(unix)]
-    pub(crate) fn unfit_for(name: &'static str, problem: Option<String>, source: io::Error) -> Error {
+    pub(crate) fn unfit_for(name: &'static str, problem: String, source: io::Error) -> Error {
         Kind::Setting { name, problem, source: Some(source) }.into()
     }
 
@@ -191,7 +191,7 @@ impl fmt::Display for Error {
             write!(f, "cannot start worker {id}: ")?;
         }
         match &*self.0 {
-            Kind::Call { error, .. } => write!(f, "{}: {}", error.call, error.source),
+            Kind::Call { error, .. } => write!(f, "{} failed", error.call),
             Kind::Threads { count, .. } => {
                 match count {
                     Some(count) => write!(f, "{count} threads are running")?,
@@ -199,8 +199,8 @@ impl fmt::Display for Error {
                 }
                 f.write_str(", and fork is only sound with one: call it before anything that starts threads")
             }
-            Kind::Executable { path, error, .. } => write!(f, "{}: {}", path.display(), error.source),
-            Kind::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Kind::Executable { path, .. } => write!(f, "cannot run {}", path.display()),
+            Kind::Listen { address, .. } => write!(f, "cannot listen on {address}"),
             Kind::InWorker { id } => {
                 write!(f, "this process is worker {id} already, and a worker cannot start workers")
             }
@@ -210,11 +210,7 @@ impl fmt::Display for Error {
             Kind::TooMany { asked, limit } => {
                 write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")
             }
-            Kind::Setting { name, problem, source } => {
-                f.write_str(name)?;
-                problem.iter().try_for_each(|problem| write!(f, ": {problem}"))?;
-                source.iter().try_for_each(|source| write!(f, ": {source}"))
-            }
+            Kind::Setting { name, problem, .. } => write!(f, "{name}: {problem}"),
             Kind::Ended(Reason::RestartLimitReached { process, exit, restarts }) => {
                 write!(f, "too many child restarts ({restarts}), giving up: {process} {exit}")
             }
@@ -225,7 +221,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        fmt::Display::fmt(&WithSources(self), f)
     }
 }
 
@@ -255,5 +251,29 @@ impl From<Error> for io::Error {
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn display_leaves_the_source_to_source() {
+        let refused = || io::Error::from(io::ErrorKind::AddrInUse);
+        let call = || CallError { call: "fork", source: refused() };
+        for (error, text) in [
+            (Error::from(call()).starting(2), "cannot start worker 2: fork failed"),
+            (Error::executable("/app".into(), call()).starting(2), "cannot start worker 2: cannot run /app"),
+            (Error::listen("[::]:80".into(), refused()), "cannot listen on [::]:80"),
+            #[cfg(unix)]
+            (Error::unfit_for("user", "cannot look up me".into(), refused()), "user: cannot look up me"),
+        ] {
+            assert_eq!(error.to_string(), text);
+            assert_eq!(error.source().map(ToString::to_string), Some(refused().to_string()));
+            assert_eq!(format!("{error:?}"), format!("{text}: {}", refused()), "what `main` prints");
+        }
     }
 }

@@ -209,9 +209,9 @@ impl fmt::Display for Event {
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry: Some(delay) } => {
-                write!(f, "{error}, trying again in {} ms", delay.as_millis())
+                write!(f, "{error:?}, trying again in {} ms", delay.as_millis())
             }
-            Event::StartFailed { error, retry: None } => write!(f, "{error}"),
+            Event::StartFailed { error, retry: None } => write!(f, "{error:?}"),
             Event::HeartbeatTimedOut { process } if process.is_thread() => write!(f, "{process} gives no sign of life"),
             Event::HeartbeatTimedOut { process } => write!(f, "{process} gives no sign of life, aborting it"),
             Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),

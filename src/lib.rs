@@ -9,13 +9,16 @@
 //! }
 //! ```
 //!
-//! The call is Tornado's [`fork_processes`][tornado]: it returns in every worker with its task id, and the parent stays in
-//! it, restarts workers that end abnormally under the same id, and exits once all have ended. The supervision is what
-//! users of nginx, gunicorn and Erlang expect of theirs.
+//! [`fork_processes`] works like [Tornado's function of this name][tornado]. It returns in every worker, with the task id of
+//! that worker. In the parent it does not return: the parent supervises the workers, restarts those that exit abnormally, and
+//! exits once all of them have exited.
 //!
-//! [`Prefork`] is the same with everything that can be chosen: readiness, heartbeats, lifetimes, restart policies, and a
-//! [`Report`] in the parent instead of its exit. In a worker it gives a [`Worker`], by which to say that it is ready, to hear
-//! that it is to stop, or to stop the whole service.
+//! [`Prefork`] does the same with every setting available: readiness, heartbeats, lifetimes, restart policies, listeners.
+//! It differs in what each side gets:
+//!
+//! - The parent gets a [`Report`] once the service has ended, and does not exit.
+//! - A worker gets a [`Worker`]. With this handle it reports that it is ready, notices that it should stop, or stops the
+//!   whole service.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -23,117 +26,138 @@
 //!
 //! fn main() -> taskfork::Result<Report> {
 //!     Prefork::new().workers(4).ready_timeout(Duration::from_secs(10)).run(|worker| {
-//!         let mut stopped = worker.stop_requested(); // from here on a SIGTERM is a request
+//!         worker.enable_graceful_stop(); // from here on SIGTERM is a request and kills no longer
 //!         worker.ready();
-//!         while !stopped {
-//!             // A second's work of worker.id().
-//!             stopped = worker.wait_for_stop(Some(Duration::from_secs(1)));
+//!         while !worker.wait_for_stop(Some(Duration::from_secs(1))) {
+//!             // One second's work of worker.id().
 //!         }
 //!         Ok(())
 //!     })
 //! }
 //! ```
 //!
+//! The [guide] shows how to write a service and how to run it under systemd, in a container and under Kubernetes.
+//!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
-//! How to write a service, and to run it under systemd, in containers and under Kubernetes, is told in the [guide].
+//! # Terms
 //!
-//! # Why this is hard
+//! | term | meaning |
+//! |---|---|
+//! | worker | A task id and whatever serves it. Ids count from 0. |
+//! | process | One life of a worker, from its start to its exit. A worker that is restarted has the same id and a new process. |
+//! | parent | The process that makes the call. It starts the workers and supervises them. |
+//! | restart | A new process for a worker whose process has exited. |
+//! | replacement | A new process that is started while the old process of the same worker still serves. |
+//! | rolling restart | The replacement of every worker, one after the other. |
+//! | graceful stop | The parent requests an exit, and the worker exits by itself. After a timeout the parent kills it. |
 //!
-//! A fork copies everything, wanted or not. Signal handlers and blocked signals are copied, so that a worker may swallow the
-//! SIGTERM that was to end it. Random generators are copied, so that siblings draw the same numbers. What was buffered for
-//! standard output is copied, and printed twice. Locks that another thread held are copied, without the thread. A signal
-//! that arrives just then is lost, or handled by the wrong process. And a parent that is killed does not take its workers
-//! along: they stay, and keep its port.
+//! # Why fork is hard to use
 //!
-//! # What is promised
+//! fork(2) copies everything, and some of the copies do harm:
 //!
-//! A worker is as if the program had been started alone:
+//! - *Signal handlers and blocked signals.* A worker may ignore the SIGTERM that should end it.
+//! - *Random generators.* Siblings draw the same numbers.
+//! - *Buffered output.* The parent and the worker both print it.
+//! - *Locks.* A lock that another thread holds is copied without that thread, so it is never released.
 //!
-//! - Its signal mask and all its dispositions are what they were before the call. SIGTERM kills it, or runs the handler that
-//!   it installs, with signal-hook, `tokio::signal` or `sigaction`.
-//! - No descriptor of the parent's supervision is open in it. With [`Prefork`] there is one, by which it wakes the parent to
-//!   say that it is ready, and a page of memory that it shares with the parent.
+//! A signal that arrives during the fork is lost or handled by the wrong process. And if the parent is killed, its workers go
+//! on and keep its port.
+//!
+//! # Guarantees
+//!
+//! ## In a worker
+//!
+//! A worker behaves as if the program had been started alone:
+//!
+//! - Its signal mask and all its signal dispositions are the same as before the call. SIGTERM kills it, or runs the handler
+//!   that it installs with signal-hook, `tokio::signal` or `sigaction`.
+//! - It inherits no descriptor of the supervision, with one exception: a worker with a [`Worker`] handle has one descriptor
+//!   with which it wakes the parent, and shares one page of memory with it.
 //! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded.
-//! - What the parent had buffered for standard output was written before, once; the C library's streams as well. (As far as
-//!   standard output took it: what it refuses, stays in the buffer.)
-//! - The parent's end, even by SIGKILL, is a SIGTERM to it, at any moment.
-//! - [`task_id`] is its id. A second call in it is an error, not a second tree.
-//! - A signal sent to it is never lost, not even one sent while it is being forked.
+//! - Output that the parent had buffered for standard output has been written once, before the fork. This includes the C
+//!   library's streams. Output that standard output does not accept stays in the buffer.
+//! - It gets SIGTERM when the parent ends, even by SIGKILL, and even during the fork.
+//! - [`task_id`] returns its id. A second call in it returns an error and starts no workers.
+//! - No signal sent to it is lost, not even one that arrives during the fork.
 //!
-//! The parent:
+//! ## In the parent
 //!
-//! - restarts a worker that exits with another status than 0, or is killed by a signal, under its id, while the budget
-//!   lasts; exit status 0 is an end for good;
-//! - gives up when the budget is spent, but stops the other workers first, and then returns an error or a report that says
-//!   so, so that `main` ends with one;
-//! - is never woken while nothing happens (with heartbeats, once per timeout; with systemd's watchdog, twice), and holds no
-//!   descriptor per worker (but for [sockets that each has for itself](ListenConfig::per_worker));
-//! - leaves nobody behind (but see the [limitations](#limitations)), and when it returns, its signal mask, dispositions and
-//!   descriptors are what they were.
+//! - A worker is restarted under its id if it exits with a status other than 0 or is killed by a signal, as long as the
+//!   restart limit allows it. A worker that exits with status 0 is done. See [Restarts](#restarts).
+//! - If the restart limit is reached, the parent stops the other workers first. Then it returns an error or a [`Report`], so
+//!   that `main` can end with it.
+//! - The parent sleeps until something happens. Only [heartbeats](#heartbeats) wake it once per timeout, and systemd's
+//!   watchdog twice per timeout.
+//! - It holds no descriptor per worker, except for [sockets of each worker's own](ListenConfig::per_worker).
+//! - No worker outlives it, apart from those that the [limitations](#limitations) name.
+//! - When the call returns in the parent, its signal mask, dispositions and descriptors are the same as before.
 //!
 //! # Restarts
 //!
-//! The first failure of an id is answered at once. A process that lived less than a second makes the next start of its id
-//! wait: 10 ms, doubled each time up to 1 s, and of that a random part of the upper half, so that ids which failed together
-//! do not come back together. A life of 10 s forgets the failures before it. A fork that the system refuses is tried again
-//! after the same delays, and costs nothing of the budget; only the first starts, those of the workers that were asked
-//! for, must succeed, or all are stopped and the error returned.
+//! A worker whose process exits abnormally is restarted under the same id:
 //!
-//! By [`Prefork::restart_policy`] normal ends are followed by a restart as well, or none is; [`Prefork::restart_window`] counts the
-//! restarts of the last minute, say, instead of all; and an exit status that [`Prefork::fatal_exit_code`] names is not answered by
-//! a restart but by the end of everything.
+//! - The first failure of an id is followed by a restart at once.
+//! - If the process lived for less than a second, the next start waits. The delay is 10 ms at first and doubles up to 1 s. Of
+//!   each delay a random part between half and all of it is used, so that ids which failed together do not restart together.
+//! - A process that has lived for 10 s resets the delay.
+//!
+//! A fork that the system refuses is repeated after the same delays and does not count as a restart. Only the first start of
+//! each initial worker must succeed: otherwise the parent stops all workers and returns the error.
+//!
+//! The settings:
+//!
+//! | setting | effect |
+//! |---|---|
+//! | [`restart_policy`](Prefork::restart_policy) | Restarts workers after every exit, or never. |
+//! | [`max_restarts`](Prefork::max_restarts) | Limits the restarts of all workers together. |
+//! | [`restart_window`](Prefork::restart_window) | Counts only the recent restarts, for example those of the last minute. |
+//! | [`restart_backoff`](Prefork::restart_backoff) | Changes the first and the longest delay. |
+//! | [`fatal_exit_code`](Prefork::fatal_exit_code) | Names an exit status after which the whole service stops. |
 //!
 //! # Readiness
 //!
-//! With [`Prefork::ready_timeout`], a worker says by [`Worker::ready`] when it can do its work, and the parent learns of it
-//! at once. It means two things. A worker that cannot be brought up at all, because it ends or is late before any process
-//! of its id was ever ready, is not restarted for ever: everything is stopped, and the exit status of the [`Report`] is 3.
-//! (Unless it was asked for later, by SIGTTIN: then it is given up alone, and those who serve go on.) And in a rolling
-//! restart the replacement is ready before the old worker is asked to go, so that there are never fewer ready workers than
-//! were asked for; a replacement that ends or is late is given up, the old worker stays, and the roll is over.
+//! With [`Prefork::ready_timeout`] a worker calls [`Worker::ready`] once it can do its work. The parent learns of it at once.
+//! This has two effects:
 //!
-//! Readiness is asked for at the start of a process only. Whether it goes on working is what heartbeats are for.
+//! - *A service that cannot start stops.* If a process exits abnormally or is late before any process of its id was ready, a
+//!   restart would not help. So the parent stops everything, and the exit status of the [`Report`] is 3. A worker that was
+//!   added later, by SIGTTIN, is only dropped: the others go on.
+//! - *A rolling restart never has fewer ready workers.* The replacement must be ready before the old process is stopped. If
+//!   the replacement exits or is late, it is dropped, the old process stays, and the rolling restart is aborted.
+//!
+//! Readiness concerns the start of a process. Heartbeats show whether it continues to work.
 //!
 //! # Heartbeats
 //!
-//! With [`Prefork::heartbeat_timeout`], a worker gives a sign of life by [`Worker::heartbeat`] at least once in that time: one
-//! store to the shared page. The parent looks there once per timeout, however many workers there are, so that a silent one is
-//! found after one to two timeouts. It gets SIGABRT, for a core dump or a trace, and a second later SIGKILL, of which a
-//! stopped process dies too; then it is restarted under its id, whatever its exit status.
+//! With [`Prefork::heartbeat_timeout`] a worker calls [`Worker::heartbeat`] at least once per timeout. A heartbeat is one store
+//! to the shared page. The parent checks the page once per timeout, however many workers there are, so it finds a hung worker
+//! after one to two timeouts.
 //!
-//! A parent that is late itself, or has been stopped meanwhile, cannot tell a worker that hangs from a machine that slept. It
-//! gives everybody one more timeout.
+//! A hung worker gets SIGABRT, so that it can write a core dump or a trace. A second later it gets SIGKILL, which also kills a
+//! stopped process. Then the worker is restarted under its id, whatever its exit status.
+//!
+//! A parent that wakes up late, or has been stopped itself, cannot distinguish a hung worker from a machine that was suspended.
+//! So it gives every worker one more timeout.
 //!
 //! # Lifetimes
 //!
-//! With [`Prefork::max_lifetime`], processes are replaced when they are old, in the way of a rolling restart: no two at a
-//! time, each at an age of its own between three quarters of that time and the whole. It costs nothing of the restart budget.
+//! With [`Prefork::max_lifetime`] each process is replaced when it is old, in the same way as in a rolling restart and never
+//! two at a time. The age is random, between three quarters of the setting and all of it. These replacements do not count as
+//! restarts.
 //!
 //! # Listeners
 //!
-//! [`Prefork::listen`] binds sockets in the parent, before the workers, and hands them to all of them, whatever they are:
-//! TCP, UDP, and Unix stream sockets, by an address or a [`ListenConfig`] with its choices. They outlive every worker: who connects
-//! while one is replaced waits for the next, and only what a worker had accepted is lost with it.
-//!
-//! By default there is one socket, and one queue, for all. Nothing is left in the queue of somebody who is gone, and nobody
-//! waits while another worker is idle. It is not balanced either: whoever accepts first has it, and of workers that sleep in
-//! epoll_wait(2) all are woken for one connection, or with `EPOLLEXCLUSIVE` mostly the one that came last.
-//!
-//! With [`ListenConfig::per_worker`] there is one for each worker, all with one address (`SO_REUSEPORT`, on Linux), which makes equal
-//! shares and keeps a sender of datagrams with one worker. Where each process makes its own, as usual, what waits there is lost
-//! when it ends. Here the sockets are the parent's: the next worker of the id finds what the last one has left, and when there is
-//! to be one worker fewer, the kernel is told to leave its socket out, and the worker goes when that is empty.
-//!
-//! The parent removes a Unix socket's path at the end, and replaces one at the start that nobody answers on. Sockets that
-//! systemd has made are taken over with `Prefork::socket_activation` (on Unix).
+//! [`Prefork::listen`] binds sockets in the parent, before it starts the workers, and passes them to all workers: forked,
+//! spawned or threads. It takes an address for TCP, UDP or a Unix stream socket, or a [`ListenConfig`] with more settings.
+//! [`Worker::tcp`], [`Worker::udp`] and `Worker::unix` (on Unix) return such a socket in a worker.
 //!
 //! ```no_run
 //! use taskfork::{Prefork, Report};
 //!
 //! fn main() -> taskfork::Result<Report> {
 //!     Prefork::new().workers(4).listen("[::]:8000").run(|worker| {
-//!         let Some(listener) = worker.listeners()[0].as_tcp() else { return Err("not TCP".into()) };
+//!         let listener = worker.tcp(0)?;
 //!         loop {
 //!             let (connection, client) = listener.accept()?;
 //!             // ..
@@ -143,15 +167,24 @@
 //! }
 //! ```
 //!
+//! The sockets outlive every worker. A client that connects during a restart waits for the next process. Only connections that
+//! a worker had already accepted are lost with it.
+//!
+//! - *One socket for all workers* is the default. No connection is left in the queue of a worker that is gone, and none waits
+//!   while another worker is idle. But the load is not balanced: the first worker to accept gets the connection. Of workers
+//!   that sleep in epoll_wait(2), Linux wakes all for one connection, or with `EPOLLEXCLUSIVE` mostly the one that came last.
+//! - *One socket for each worker*, [`ListenConfig::per_worker`], uses `SO_REUSEPORT` on Linux. Every worker gets an equal share,
+//!   and all datagrams of one sender go to the same worker. Usually each process makes its own socket, and its queue is lost
+//!   when it exits. Here the sockets belong to the parent: the next process of the id finds the queue as the last one left it.
+//!   When a worker is removed, the kernel sends nothing more to its socket, and the worker exits once its queue is empty.
+//!
+//! The parent removes the path of a Unix socket at the end. At the start it replaces a Unix socket on which no process answers.
+//! Sockets made by systemd are used with `Prefork::socket_activation` (on Unix).
+//!
 //! # Privileges
 //!
-//! What takes root, such as a port below 1024, is done by the parent, and the workers are somebody else: [`Prefork::user`]
-//! and [`Prefork::group`]. In each worker these come first, in this order, before the call returns there:
-//!
-//! 1. It goes to its CPU ([`Prefork::pin_cpus`]).
-//! 2. It becomes its user: supplementary groups, group, user; and what could be undone of that is an error.
-//! 3. The parent's end becomes its own, and it is a worker, with its id and random numbers of its own.
-//! 4. The signals are put back to what they were, and the call returns.
+//! The parent does what takes root, such as binding a port below 1024. The workers run as another user: [`Prefork::user`] and
+//! [`Prefork::group`].
 //!
 //! ```no_run
 //! use taskfork::{Prefork, Report};
@@ -159,9 +192,9 @@
 //! # #[cfg(unix)]
 //! fn main() -> taskfork::Result<Report> {
 //!     Prefork::new().workers(4).listen("0.0.0.0:80").user("www-data").pin_cpus().run(|worker| {
-//!         let port = worker.listeners()[0].as_tcp();
+//!         let listener = worker.tcp(0)?;
 //!         // ..
-//! #       drop(port);
+//! #       drop(listener);
 //!         Ok(())
 //!     })
 //! }
@@ -169,64 +202,79 @@
 //! # fn main() {}
 //! ```
 //!
+//! A new worker takes these steps in this order, before the call returns in it:
+//!
+//! 1. It moves to its CPU ([`Prefork::pin_cpus`]).
+//! 2. It changes its supplementary groups, its group and its user. If the change can be undone, that is an error.
+//! 3. It ties its life to that of the parent, and becomes a worker with an id and random numbers of its own.
+//! 4. It restores the signals, and the call returns.
+//!
 //! # systemd
 //!
-//! With `Prefork::notify_systemd` (on Unix), systemd is told when all workers are ready, when a rolling restart begins and
-//! ends, and when all stop, and its watchdog gets signs of life from the parent. The sockets of a socket unit are taken with
-//! `Prefork::socket_activation`.
+//! With `Prefork::notify_systemd` (on Unix) the parent notifies systemd when all workers are ready, when a rolling restart
+//! begins and ends, and when the service stops. It also answers systemd's watchdog. `Prefork::socket_activation` uses the
+//! sockets of a socket unit.
 //!
-//! # Worker contexts
+//! # Data for each worker
 //!
-//! What is made before the call is there in every worker, at the price of a page that is copied when it is written to. So
-//! data of each worker's own is an array that is made once and indexed with [`Worker::id`]; with [`Prefork::max_workers`]
-//! as its length, whatever SIGTTIN asks for, no id is beyond its end. The example `contexts` is such a program.
+//! Every worker has a copy of what the program made before the call. The copy costs one page for each page that is written to
+//! (copy-on-write).
+//!
+//! So data for each worker can be an array that is made once and indexed with [`Worker::id`]. Set [`Prefork::max_workers`] to
+//! its length: then no id is beyond its end, however often SIGTTIN adds a worker. The example `contexts` shows this.
 //!
 //! # Fork safety
 //!
-//! fork(2) copies the calling thread only. Whatever another thread holds at that moment, a lock of the allocator or half of
-//! a change, stays so in the child for ever. So [`fork_processes`] is refused with an error that says how many threads there
-//! are. That is what lets it be a safe function. The check is repeated before every restart. Call it first in `main`:
-//! before a runtime is created, before a logger that writes from a thread of its own, before anything that starts a thread.
-//! (A thread that has been joined does not count, although the system lists it for a moment longer.)
+//! fork(2) copies only the calling thread. Whatever another thread holds at that moment, such as a lock of the allocator or a
+//! half-finished change, stays so in the child for ever. So with more than one thread, [`fork_processes`] returns an error that
+//! names the number of threads. This makes it a safe function. The parent repeats the check before every restart.
 //!
-//! What the program has done before the call is shared by all workers, which is often what is wanted: a configuration that
-//! was read, a listening socket that was bound, a table that was loaded (its pages are copied only when written to). But:
+//! Call it first in `main`: before a runtime is created, before a logger that writes from its own thread, before anything else
+//! that starts a thread. A thread that has been joined does not count, although the system lists it for a moment longer.
 //!
-//! - `HashMap`s: the keys of `RandomState` are drawn once per thread. Make one in the parent, and all workers hash with the
-//!   same keys, and std has no call to change that. This crate makes none.
-//! - Random generators other than rand 0.10's `rng()`, those of other versions of rand among them, are copied. Seed them in
-//!   the worker.
-//! - Connections (to a database, say) and files with a position are shared. Open them in the worker.
-//! - epoll(7) descriptors and signal handlers that write to a pipe keep their tie to the parent. Runtimes made before the
-//!   call do not work in a worker.
-//! - Memory that is shared with the kernel or with other processes, an io_uring for example, stays shared, whatever Rust's
-//!   type for it says. Make such things in the worker.
-//! - Every fork copies the parent's page tables: 0.1 ms for a small parent, about 17 ms for each GiB it has touched.
+//! All workers share what the program did before the call. Often this is what a program wants: a configuration that was read, a
+//! socket that was bound, a table that was loaded (its pages are copied only when they are written to). But:
+//!
+//! - *`HashMap`* draws the keys of its `RandomState` once per thread. If the parent makes one, all workers hash with the same
+//!   keys, and std has no function to change that. This crate makes none in the parent.
+//! - *Random generators* are copied, except for rand 0.10's `rng()`. This includes those of other versions of rand. Seed them
+//!   in the worker.
+//! - *Connections*, for example to a database, and *files with a position* are shared. Open them in the worker.
+//! - *epoll(7) descriptors*, and signal handlers that write to a pipe, stay connected to the parent. A runtime that was made
+//!   before the call does not work in a worker.
+//! - *Memory that the kernel or another process shares*, such as an io_uring, stays shared, whatever its type in Rust claims.
+//!   Make it in the worker.
+//! - *Page tables* are copied by every fork. This takes 0.1 ms for a small parent, and about 17 ms for each GiB that the parent
+//!   has touched.
+//!
+//! The page [`guide::fork_safety`] has the details.
 //!
 //! # Spawn
 //!
-//! With [`Backend::Spawn`] workers are no forks: they are the program, started again, which runs from the top of `main` to
-//! the same call and returns there as a worker. The supervision is the same. It costs a start of the program each time, but
-//! the parent may have threads, and its memory costs nothing.
+//! With [`Backend::Spawn`] a worker is no fork. The parent starts the program again, it runs from the top of `main` to the same
+//! call, and the call returns there as a worker. The supervision is the same.
 //!
-//! What must be made once, such as a listening socket, cannot be made before the call then. [`Prefork::listen`] makes it in
-//! the parent and hands it to the workers, whatever they are.
+//! Each start runs the program's beginning again. In return the parent may have threads, and its memory does not slow down a
+//! start.
+//!
+//! A socket that the program makes before the call is then made once per worker. Use [`Prefork::listen`] instead: it makes the
+//! socket in the parent and passes it to the workers.
 //!
 //! # Threads
 //!
-//! With [`Backend::Thread`] the workers of [`Prefork::run`] are threads of this process, which share its memory, and have ids,
-//! restarts, readiness, heartbeats and rolling replacement like others. What differs, above all that a thread cannot be killed,
-//! is told there.
+//! With [`Prefork::run_threads`] the workers are threads of this process and share its memory. They have ids, restarts,
+//! readiness, heartbeats and rolling restarts like other workers. But a thread cannot be killed, and a fault in one ends all of
+//! them. The method's page lists the differences.
 //!
 //! ```no_run
 //! use std::sync::atomic::{AtomicU64, Ordering};
-//! use taskfork::{Backend, Prefork, Report};
+//! use taskfork::{Prefork, Report};
 //!
 //! fn main() -> taskfork::Result<Report> {
-//!     let served = AtomicU64::new(0); // one for all
-//!     Prefork::new().workers(4).backend(Backend::Thread).run(move |worker| {
+//!     let served = AtomicU64::new(0); // shared by all workers
+//!     Prefork::new().workers(4).run_threads(move |worker| {
 //!         while !worker.stop_requested() {
-//!             // Something for somebody.
+//!             // Serve one request.
 //!             served.fetch_add(1, Ordering::Relaxed);
 //!         }
 //!         Ok(())
@@ -234,113 +282,166 @@
 //! }
 //! ```
 //!
-//! # Windows
-//!
-//! There is no fork on Windows, so workers are spawned, by [`fork_processes`] as well: **what precedes the call runs again in
-//! each of them**. All else is the same, with these in the place of what Windows has not:
-//!
-//! - The operator's signals are events that the parent makes, with its pid in their names: `taskfork-71-TERM`, `-QUIT`,
-//!   `-HUP`, `-TTIN` and `-TTOU` for the parent with the pid 71. What sets them may be another program, a service's stop
-//!   handler, or PowerShell: `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`. The names are those of the
-//!   parent's session (for a service, `Global\\` before them from any other), and whoever may open them is said by the
-//!   system's defaults: the same user and administrators. A name that somebody else has made already is an error. A process that has had a service
-//!   keeps its five events, for the next one; what they are set to in between counts for nothing.
-//! - Ctrl-C and Ctrl-Break at the console are INT. They reach the workers as well. One that calls [`Worker::stop_requested`]
-//!   or [`Worker::wait_for_stop`] is asked by the parent then; from the first of these calls on, handlers that were
-//!   installed before do not run for them. One with a handler of its own does what that does. Any other ends with status
-//!   0xC000013A, which is no failure then. To close the console or to shut the system down is TERM, and who listens hears it
-//!   directly; the system ends a process about 5 s later whatever it does, so that a longer
-//!   [`graceful_timeout`](Prefork::graceful_timeout) is of no use there. (Logging off, of which only services are told, is
-//!   none of them.)
-//! - The parent asks a worker to stop by an event of that worker's own, for which no console is needed. One that does not
-//!   listen by then, because it has not called one of these two (which in the workers of [`fork_processes`] nobody can), is
-//!   ended at once, as SIGTERM ends a process on Unix; unless it was the console that asked, and the worker older than a
-//!   second, so that it does about that what it does.
-//! - A worker that has to be killed is ended with status 1, as `taskkill /F` does it; one without a heartbeat as well, since
-//!   nothing is like SIGABRT. USR1 has no counterpart.
-//! - Exit statuses have 32 bits. An access violation or an abort is one as well: `exited with status 0xC0000005 (access
-//!   violation)`. (While the system shows its dialog about a crash, the worker has not ended; servers switch that off.)
-//! - The workers are in a job of the parent's: whatever ends the parent ends them, at once and without a request. Processes
-//!   that they start are in it too, and end with the supervision, unless they are started with `CREATE_BREAKAWAY_FROM_JOB`.
-//!   A parent that is in a job with limits to its user interface cannot have one of its own, and every start is refused.
-//! - A worker inherits the standard streams, the listeners, and three handles that the call needs, and nothing else. It has
-//!   the parent's console, or none. Its command line is the parent's, to the letter.
-//!
 //! # Signals
 //!
-//! (On Windows, [events](#windows) take their place.)
+//! An operator controls the service with signals to the parent. On Windows [events](#windows) replace them.
 //!
-//! | signal to the parent | effect |
+//! | signal | effect in the parent |
 //! |---|---|
-//! | TERM, INT | stop: SIGTERM to all workers at once, SIGKILL after one common deadline ([`graceful_timeout`](Prefork::graceful_timeout), 30 s); a second one: SIGKILL now |
-//! | QUIT | quick stop: SIGQUIT to all, SIGKILL after 2 s; a second one: SIGKILL now |
-//! | HUP | rolling restart, one at a time: the replacement first, and once it is ready, or has lived 1 s where nobody asks for readiness, SIGTERM to the old worker, whose end comes before the next one's turn. If it dies or is late, the old one stays, and the roll is over. During a roll: one more after it |
-//! | TTIN, TTOU | one worker more, under the lowest free id, up to [`max_workers`](Prefork::max_workers); one fewer, the highest id, which gets SIGTERM, or a little later with [a queue of its own](ListenConfig::per_worker) (never below one) |
-//! | USR1 | passed on to the workers, for example to reopen logs. It kills those without a handler |
-//! | CHLD | workers that ended are reaped; nobody else's children are, except as pid 1 (not with threads) |
+//! | TERM, INT | **Graceful stop.** All workers get SIGTERM at once, and SIGKILL after one common timeout ([`graceful_timeout`](Prefork::graceful_timeout), 30 s). A second TERM or INT sends SIGKILL at once. |
+//! | QUIT | **Quick stop.** All workers get SIGQUIT, and SIGKILL after 2 s. A second QUIT sends SIGKILL at once. |
+//! | HUP | **[Rolling restart](#rolling-restarts).** |
+//! | TTIN | **One worker more**, with the lowest free id, up to [`max_workers`](Prefork::max_workers). |
+//! | TTOU | **One worker fewer**: the one with the highest id gets SIGTERM, but never the last worker. A worker with [a queue of its own](ListenConfig::per_worker) gets it a little later. |
+//! | USR1 | **Passed on** to the workers, for example to reopen logs. It kills a worker without a handler for it. |
+//! | CHLD | **Reaps** workers that have exited. Other children of the process are not reaped, except by a parent that is pid 1 and whose workers are not threads. |
 //!
-//! A signal of these that was ignored when the call was made stays ignored: HUP under `nohup`, for example. SIGCHLD alone is
-//! put to its default in the parent, because wait(2) fails otherwise. TTIN and TTOU are for operators: when a terminal sends
-//! them, to a service in its background, they are not the parent's. Handlers of the program's own for the signals above do
-//! not run in the parent; those for others do.
+//! - If the program ignored one of these signals before the call, the signal stays ignored: for example HUP under `nohup`.
+//!   SIGCHLD is the exception: the parent sets it to its default, because wait(2) fails otherwise.
+//! - TTIN and TTOU from an operator count. The kernel sends the same signals to a background job that uses its terminal; the
+//!   parent ignores those.
+//! - The program's own handlers for the signals above do not run in the parent. Its handlers for other signals do.
 //!
-//! ^C reaches the workers as well as the parent, from the terminal. Signals are all taken before anybody is reaped, so it
-//! is a stop and not a round of restarts. A worker that wants to drain on ^C handles SIGINT as it does SIGTERM; [`Worker`]
-//! listens for both. A terminal that is closed sends HUP to all of them: to the parent that is a rolling restart, and
-//! workers without a handler die of it and are restarted. A service that is to stay starts under nohup or in a session of
-//! its own.
+//! ## Rolling restarts
 //!
-//! The parent blocks these signals and reads them from a signalfd(2), and installs no handler. (With [`Backend::Spawn`],
-//! where it may have threads that do not block them, it does: one that notes the signal and wakes it.) A library whose
-//! handlers can only be installed once, such as signal-hook and tokio on top of it, could not serve both sides of a fork.
+//! The parent replaces one worker at a time:
+//!
+//! 1. It starts the replacement.
+//! 2. It waits until the replacement is ready. Without a [`ready_timeout`](Prefork::ready_timeout), a replacement that has lived
+//!    for 1 s counts as ready.
+//! 3. It sends SIGTERM to the old process and waits for its exit. Then it goes on with the next worker.
+//!
+//! If the replacement exits or is late, the old process stays and the rolling restart is aborted. A HUP during a rolling
+//! restart starts one more after it.
+//!
+//! The replacements run the program as the parent loaded it. To run a new version of the program, start the service anew.
+//!
+//! ## Signals from a terminal
+//!
+//! ^C sends SIGINT to the parent and to the workers. The parent handles all pending signals before it reaps any worker, so ^C
+//! stops the service and restarts no worker. A worker that wants to finish its work on ^C must handle SIGINT like SIGTERM;
+//! [`Worker`] handles both.
+//!
+//! A terminal that is closed sends SIGHUP to all processes. The parent takes it as a request for a rolling restart, while
+//! workers without a handler die of it and are restarted. Start a service that should survive this under `nohup` or in a
+//! session of its own.
+//!
+//! ## How the parent reads signals
+//!
+//! A parent of forks blocks these signals and reads them from a signalfd(2). It installs no handler. The reason: libraries whose
+//! handlers can be installed only once, such as signal-hook and tokio on top of it, cannot serve both sides of a fork.
+//!
+//! A parent of spawned workers or threads may have other threads that do not block the signals. So it installs a handler, which
+//! notes the signal and wakes the parent.
+//!
+//! # Windows
+//!
+//! Windows has no fork, so workers are spawned, by [`fork_processes`] too: **what precedes the call runs again in each worker**.
+//! All else is the same, except for the following.
+//!
+//! **Requests to the parent** are events, which the parent creates:
+//!
+//! - Their names contain the parent's pid. A parent with pid 71 has `taskfork-71-TERM`, `-QUIT`, `-HUP`, `-TTIN` and `-TTOU`.
+//!   USR1 has no counterpart.
+//! - Any program can set them: a service's stop handler, for example, or PowerShell with
+//!   `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`.
+//! - The names belong to the parent's session. If the parent is a service, programs in other sessions write `Global\` before
+//!   the name.
+//! - The system's default permissions apply: the same user and administrators may open them.
+//! - If another program has already created an event of that name, the call returns an error.
+//! - A process keeps its five events after the service has ended, for its next service. Requests in between have no effect.
+//!
+//! **The console** sends its own events to the parent and to the workers:
+//!
+//! - Ctrl-C and Ctrl-Break are INT. The parent then asks those workers to stop that have called
+//!   [`Worker::enable_graceful_stop`] or one of the methods that imply it. From that call on, handlers that were installed
+//!   before it do not run for these two. A worker with its own handler does what the handler does. Any other worker ends with
+//!   status 0xC000013A, which does not count as a failure then.
+//! - Closing the console or shutting the system down is TERM. Workers with the graceful stop receive it directly. The system
+//!   ends a process about 5 s later in any case, so a longer [`graceful_timeout`](Prefork::graceful_timeout) has no effect
+//!   there.
+//! - Logging off has no effect. (Windows reports it only to services.)
+//!
+//! **Stopping a worker** needs no console, because each worker has an event for it:
+//!
+//! - A worker that has not enabled the graceful stop is ended at once, as SIGTERM ends a process on Unix. Workers of
+//!   [`fork_processes`] have no handle and cannot enable it. Exception: if the request came from the console and the worker
+//!   is older than a second, the worker has received the console's event itself, and the parent leaves the reaction to it.
+//! - A worker that must be killed is ended with status 1, as by `taskkill /F`. So is a worker without a heartbeat, because
+//!   Windows has no counterpart of SIGABRT.
+//!
+//! **Exit statuses** have 32 bits. An access violation or an abort is a status too: `exited with status 0xC0000005 (access
+//! violation)`. While the system shows its dialog about a crash, the worker has not exited; servers switch the dialog off.
+//!
+//! **Processes:**
+//!
+//! - All workers belong to a job of the parent. When the parent ends, for whatever reason, they are ended at once and without
+//!   a request.
+//! - Processes that a worker starts belong to the job as well, and end with the supervision, unless they are started with
+//!   `CREATE_BREAKAWAY_FROM_JOB`.
+//! - A parent that is itself in a job with limits on its user interface cannot have a job of its own. Every start is refused.
+//! - A worker inherits the standard streams, the listeners and three handles that the call needs, and nothing else. It has the
+//!   parent's console, or none. Its command line equals the parent's to the letter.
 //!
 //! # Log
 //!
-//! Through the [`log`](https://docs.rs/log) crate, with the target `taskfork` and, where Tornado has the line, its words:
-//! `Starting 4 processes`; `child 2 (pid 71) killed by signal 9, restarting`; `child 2 (pid 71) exited with status 3,
-//! restarting`; `child 2 (pid 71) exited normally`. A SIGKILL that was not the parent's is told as `(out of memory)` if the
-//! cgroup's counter of such kills has grown, and as `(perhaps out of memory)` if there is none that can be read.
+//! The parent logs through the [`log`](https://docs.rs/log) crate with the target `taskfork`. Lines that Tornado has too use
+//! its words: `Starting 4 processes`; `child 2 (pid 71) killed by signal 9, restarting`; `child 2 (pid 71) exited with status
+//! 3, restarting`; `child 2 (pid 71) exited normally`.
 //!
-//! [`Prefork::on_event`] is told the same as values, with what the log leaves out: an [`Event`] for every transition.
+//! After a SIGKILL that the parent did not send, the line names the kernel's out-of-memory killer as a cause:
+//! `(out of memory)` if the cgroup's counter of such kills has grown, `(perhaps out of memory)` if the counter cannot be read.
+//!
+//! [`Prefork::on_event`] passes the same information as values, and more than the log has: an [`Event`] for every transition.
 //!
 //! # Limitations
 //!
-//! - What a worker gets when the parent is killed by SIGKILL is SIGTERM. One that ignores or blocks it, or is stopped, or is
-//!   pid 1 of a pid namespace, survives.
-//! - A worker that changes its user or group itself, instead of by [`Prefork::user`], or executes a program with other rights,
-//!   loses that SIGTERM on Linux (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
-//! - A worker thread cannot be killed, only given up, and a fault of one is the end of all.
-//! - A worker that becomes another user's, so that the parent may not signal it, cannot be stopped by the parent. (One that is
-//!   root may signal all.)
-//! - Processes that a worker starts are the worker's.
-//! - Something in the parent that waits for any child (`waitpid` of -1: a handler or a thread of the program's own) may take the
-//!   end of a worker away. It is noticed within a second of the next SIGCHLD, or of when the next thing is due, and is an
-//!   abnormal end of [unknown status](Exit::Code), whatever it was. What is sent to the worker until then goes to whoever
-//!   has its pid.
-//! - A worker that writes where it should not can say something untrue through the shared page, that a worker is ready or
-//!   alive, or that all are to stop. It cannot harm the parent.
-//! - Who asks twice to stop within a moment has asked twice, and the workers are killed. `timeout` of coreutils may do so to a
-//!   program that it runs, with TERM; with its option `--foreground` it asks once.
-//! - A process that hangs for no longer than two heartbeat timeouts may go unnoticed. Workers that were stopped for about
-//!   one, with a parent that was not, are taken for hung.
-//! - The log is written by the parent itself. A log that blocks, such as a pipe that nobody reads, blocks the supervision.
-//! - The parent keeps open what the program had open. While the workers drain, it still holds the listening socket: who
-//!   connects then waits, and is turned away when the parent ends.
-//! - An out-of-memory kill of a process that a worker had started is counted as well, and may be told of the next worker that
-//!   gets a SIGKILL.
-//! - Where seccomp forbids unshare(2) and there is no `/proc`, the number of threads cannot be told, and the call is refused.
+//! The death of the parent:
+//!
+//! - After a SIGKILL of the parent, its workers get SIGTERM and nothing more. A worker survives if it ignores or blocks SIGTERM,
+//!   is stopped, or is pid 1 of a pid namespace.
+//! - A worker does not get that SIGTERM on Linux if it changes its user or group itself instead of by [`Prefork::user`], or
+//!   executes a program that has other rights (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
+//!
+//! Processes that the parent cannot stop or does not know:
+//!
+//! - A worker thread cannot be killed, only abandoned. A fault in one thread ends the whole process.
+//! - A worker that changes to another user can no longer be signalled by a parent without root, and so not be stopped by it.
+//! - Processes that a worker starts are the worker's business.
+//! - Other code in the parent may wait for any child (`waitpid` with -1, in a handler or a thread of the program's own) and so
+//!   take a worker's exit status. The parent notices this within a second of the next SIGCHLD or the next deadline. The exit
+//!   counts as abnormal, with [unknown status](Exit::Unknown). Until then signals to this worker go to whichever process has
+//!   its pid by then.
+//!
+//! Misleading signs:
+//!
+//! - A worker that writes to wrong memory may write to the shared page. Then a worker may look ready or alive, or all workers
+//!   may be stopped. It cannot harm the parent.
+//! - Two stop requests in quick succession are two requests, so the workers are killed. `timeout` of coreutils may send TERM
+//!   twice to the program that it runs. With `--foreground` it sends it once.
+//! - A process that hangs for less than two heartbeat timeouts may go unnoticed. Workers that were stopped for about one timeout
+//!   while the parent was not look hung.
+//! - If the kernel kills a process that a worker had started for lack of memory, the counter grows as well. The log may then
+//!   name this cause for the next worker that gets a SIGKILL.
+//!
+//! Resources:
+//!
+//! - The parent writes the log itself. A log that blocks, such as a pipe that is not read, blocks the supervision.
+//! - The parent keeps everything open that the program had opened. While the workers finish their work, it still holds the
+//!   listening sockets: new clients wait, and are refused when the parent ends.
+//! - If seccomp forbids unshare(2) and there is no `/proc`, the parent cannot count its threads, and the call is refused.
 //!
 //! # Platforms
 //!
-//! Linux is built and tested. For macOS and FreeBSD the code is there and compiled, but it has not been run there: the parent
-//! reads its signals through a handler and a pipe of its own, and its end reaches the workers by `procctl(2)` on FreeBSD and
-//! by a thread that waits for a pipe to close on macOS. This way is tested too, on Linux (`--cfg taskfork_portable`).
+//! - *Linux*: built and tested.
+//! - *Windows 10 and later*: built, and tested with Wine 8 by the same scenarios. Wine lacks the following or does it
+//!   differently, so it is untested: Ctrl-Break; closing the console, logging off and shutting down; whether a handle limit or
+//!   a job's limit of processes appears as the error of the start; security products that watch `CreateProcessW`.
+//! - *macOS and FreeBSD*: written and compiled, but not yet run. The parent reads its signals through a handler and a pipe of
+//!   its own. The workers notice its end by procctl(2) on FreeBSD, and by a thread that waits for a pipe to close on macOS. This
+//!   implementation is also tested on Linux (`--cfg taskfork_portable`).
 //!
-//! Windows 10 and later: built and tested with Wine 8, by the same scenarios. Not tested, because Wine has it not or has it
-//! otherwise: Ctrl-Break; the closing of the console, logging off and shutting down; that a handle limit or the job's limit
-//! of processes is told as the error of the start; what a security product that watches `CreateProcessW` does to it.
-//!
-//! Elsewhere the crate does not compile.
+//! On other systems the crate does not compile.
 #![deny(unsafe_code)]
 
 #[cfg(unix)]

@@ -67,8 +67,8 @@ impl SetupConfig {
         if kind == WorkerKind::Thread {
             return Err(Error::unfit(setting, "threads have that of their process, all of them"));
         }
-        let account = user.map(find_user).transpose().map_err(|error| Error::unfit_for("user", None, error))?;
-        let gid = group.map(find_group).transpose().map_err(|error| Error::unfit_for("group", None, error))?;
+        let account = user.map(|name| find_user(name).map_err(|error| not_found("user", name, error))).transpose()?;
+        let gid = group.map(|name| find_group(name).map_err(|error| not_found("group", name, error))).transpose()?;
         let own = sys::own_identity();
         if own.uid != Some(0) {
             return keep_current_identity(own, user.zip(account.map(|account| account.uid)), group.zip(gid)).map(Some);
@@ -90,7 +90,7 @@ impl SetupConfig {
 fn keep_current_identity(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
     let refused = |setting, name| {
         let error = nix::errno::Errno::EPERM.into();
-        Error::unfit_for(setting, Some(format!("it takes root to become {name}")), error)
+        Error::unfit_for(setting, format!("it takes root to become {name}"), error)
     };
     match (user, group) {
         (Some((name, uid)), _) if own.uid != Some(uid) => Err(refused("user", name)),
@@ -98,6 +98,11 @@ fn keep_current_identity(own: Identity, user: Option<(&str, u32)>, group: Option
         (None, _) => Ok(Identity { uid: None, ..own }),
         _ => Ok(own),
     }
+}
+
+#[cfg(unix)]
+fn not_found(setting: &'static str, name: &str, error: std::io::Error) -> Error {
+    Error::unfit_for(setting, format!("cannot look up {name}"), error)
 }
 
 impl WorkerSetup {
@@ -114,7 +119,7 @@ impl ChildSetup {
         self.pin(id);
         let Some(identity) = &self.identity else { return };
         if let Err(error) = sys::drop_privileges(identity) {
-            log!(target: "taskfork", Level::Error, "{}", Error::from(error).starting(id));
+            log!(target: "taskfork", Level::Error, "{:?}", Error::from(error).starting(id));
             log::logger().flush();
             sys::exit_now(1);
         }
@@ -124,7 +129,7 @@ impl ChildSetup {
     pub fn pin(&self, id: usize) {
         let Some(cpu) = self.cpu else { return };
         if let Err(error) = sys::pin_to(cpu) {
-            log!(target: "taskfork", Level::Warn, "worker {id} is not pinned to CPU {cpu}: {}", Error::from(error));
+            log!(target: "taskfork", Level::Warn, "worker {id} is not pinned to CPU {cpu}: {:?}", Error::from(error));
         }
     }
 }
@@ -221,6 +226,6 @@ mod tests {
         let error = refused(None, Some(("wheel", 0)));
         assert_eq!(error.setting(), Some("group"));
         assert_eq!(error.io_error().map(std::io::Error::kind), Some(std::io::ErrorKind::PermissionDenied));
-        assert!(error.to_string().starts_with("group: it takes root to become wheel: "), "{error}");
+        assert!(format!("{error:?}").starts_with("group: it takes root to become wheel: "), "{error}");
     }
 }

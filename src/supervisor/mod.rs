@@ -104,7 +104,7 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
 #[inline]
 pub(crate) fn enter_worker(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
-        write(Level::Error, &error);
+        write(Level::Error, &format_args!("{error:?}"));
         ::log::logger().flush();
         sys::exit_now(1);
     }
@@ -257,7 +257,7 @@ impl<'a> Supervisor<'a> {
             Action::Emit(event) => self.emit(&event),
             Action::Send { process, message } => {
                 if let Err(error) = self.backend.send(process, signal_for(message)) {
-                    self.log(Level::Warn, &format_args!("{process}: {error}"));
+                    self.log(Level::Warn, &format_args!("{process}: {error:?}"));
                 }
             }
             Action::Start { id, generation } => return self.start(id, generation),
@@ -304,7 +304,7 @@ impl<'a> Supervisor<'a> {
     /// Before anybody who gets nothing any more is asked to go.
     fn update_steering(&mut self) {
         if let Err(error) = self.sockets.serve(self.policy.serving()) {
-            self.log(Level::Warn, &error);
+            self.log(Level::Warn, &format_args!("{error:?}"));
         }
     }
 

@@ -21,7 +21,7 @@ pub const EVER: Duration = Duration::from_secs(600);
 /// The call at the top of `main`, with its log where everything is said. An error is said, and ends the program.
 pub fn fork(n: usize, max_restarts: u32) -> usize {
     try_fork(n, max_restarts).unwrap_or_else(|error| {
-        say(&format!("error {error}"));
+        say(&format!("error {error:?}"));
         std::process::exit(1)
     })
 }
@@ -65,7 +65,7 @@ pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Sen
 }
 
 fn end_with(error: &Error) -> ! {
-    say(&format!("error {error}"));
+    say(&format!("error {error:?}"));
     std::process::exit(1)
 }
 

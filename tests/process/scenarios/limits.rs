@@ -36,7 +36,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_restart_that_the_system_refuses_is_tried_again", as_a_lone_user, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
-            daemon.wait_for("log cannot start worker 0: fork: Resource temporarily unavailable");
+            daemon.wait_for("log cannot start worker 0: fork failed: Resource temporarily unavailable");
             assert_eq!(daemon.worker().id, 0);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);

@@ -93,6 +93,6 @@ fn no_such_address() {
     let taken = taken.local_addr().expect("an address");
     for service in [Prefork::new().workers(1).listen(taken), Prefork::new().workers(1).listen("nonsense")] {
         let error = service.start().expect_err("a refusal");
-        say(&format!("refused {:?}: {error}", error.setting()));
+        say(&format!("refused {:?}: {error:?}", error.setting()));
     }
 }

@@ -144,8 +144,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_user_that_cannot_be_had_is_an_error_before_anything_is_started", refusals, |daemon| {
             daemon.ends_with(0);
             for refusal in [
-                r#"unknown: Some("user") Some(NotFound) user: there is no user nobody-of-this-name"#,
-                r#"unknown: Some("group") Some(NotFound) group: there is no group nobody-of-this-name"#,
+                r#"unknown: Some("user") Some(NotFound) user: cannot look up nobody-of-this-name: there is no user nobody-of-this-name"#,
+                r#"unknown: Some("group") Some(NotFound) group: cannot look up nobody-of-this-name: there is no group nobody-of-this-name"#,
                 r#"number: Some("group") None group: nobody has the number 4000000001 here"#,
                 r#"not root: Some("user") Some(PermissionDenied) user: it takes root to become root: "#,
                 r#"not root: Some("group") Some(PermissionDenied) group: it takes root to become 0: "#,
@@ -167,7 +167,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("who_could_become_root_again_does_not_begin", keeps_capabilities, |daemon| {
             daemon.ends_with(3);
             assert!(
-                daemon.said("log cannot start worker 0: setresuid: it has kept the capability to change its user"),
+                daemon.said("log cannot start worker 0: setresuid failed: it has kept the capability to change its user"),
                 "{}",
                 daemon.transcript()
             );
@@ -178,7 +178,7 @@ pub fn scenarios() -> Vec<Scenario> {
         .for_processes(),
         Scenario::reporting("who_may_not_change_its_user_does_not_begin", without_capability, |daemon| {
             daemon.ends_with(1);
-            assert_eq!(daemon.count("log cannot start worker 0: setresuid: Operation not permitted"), 3);
+            assert_eq!(daemon.count("log cannot start worker 0: setresuid failed: Operation not permitted"), 3);
             assert!(daemon.said("report: gave up after 2 restarts"), "{}", daemon.transcript());
             assert!(!daemon.said("uid "));
             assert_eq!(daemon.count("at exit"), 1, "of the parent:\n{}", daemon.transcript());
@@ -366,7 +366,7 @@ fn on_port_without_rights() {
     let refused = format!("127.0.0.1:{}", PORTS.start());
     for listen in [ListenConfig::from(&*refused), ListenConfig::from(&*refused).per_worker()] {
         let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
-        say(&format!("{:?} {error}", error.io_error().map(std::io::Error::kind)));
+        say(&format!("{:?} {error:?}", error.io_error().map(std::io::Error::kind)));
     }
 }
 
@@ -375,7 +375,7 @@ fn without_ipv6() {
     refuse_family(libc::AF_INET6 as u32);
     for listen in [ListenConfig::from("[::1]:0"), ListenConfig::from("[::1]:0").per_worker()] {
         let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
-        say(&format!("{} {error}", error.io_error().and_then(std::io::Error::raw_os_error).expect("an error")));
+        say(&format!("{} {error:?}", error.io_error().and_then(std::io::Error::raw_os_error).expect("an error")));
     }
 }
 
@@ -421,7 +421,7 @@ fn refusals() {
             for backend in [Backend::Fork, Backend::Spawn] {
                 let error = service().workers(1).backend(backend).start().expect_err("a refusal");
                 let kind = error.io_error().map(std::io::Error::kind);
-                say(&format!("{name}: {:?} {kind:?} {error}", error.setting()));
+                say(&format!("{name}: {:?} {kind:?} {error:?}", error.setting()));
             }
         }
     };

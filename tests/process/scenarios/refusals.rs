@@ -81,7 +81,7 @@ pub fn with_two_threads() {
         })
         .unzip();
     let error = try_fork(4, 0).expect_err("a refusal");
-    say(&format!("refused {:?}: {error}", error.thread_count()));
+    say(&format!("refused {:?}: {error:?}", error.thread_count()));
     drop(ends);
     for thread in threads {
         thread.join().expect("a thread");
@@ -141,7 +141,7 @@ pub fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
         Err(error) => {
             let (call, worker) = (error.call().unwrap_or("None"), error.worker());
             say(&format!(
-                "refused {call} for {worker:?}: {error}; state as before: {}",
+                "refused {call} for {worker:?}: {error:?}; state as before: {}",
                 before == (state(), own_descriptors())
             ));
         }

@@ -167,7 +167,7 @@ fn refusals() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let refuse = |name: &str, service: Prefork| {
         let error = service.workers(1).start().expect_err("a refusal");
-        say(&format!("{name}: {:?} {error}", error.io_error().map(std::io::Error::kind)));
+        say(&format!("{name}: {:?} {error:?}", error.io_error().map(std::io::Error::kind)));
     };
     let unix = |name: &str| Prefork::new().listen(ListenConfig::unix(directory.join(name)));
     refuse("live", unix("live"));

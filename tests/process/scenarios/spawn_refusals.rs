@@ -20,7 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let workers = copy.workers(2);
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
             kill(workers[0].pid, Signal::SIGKILL);
-            copy.wait_for(&format!("log cannot start worker 0: {}: Permission denied", path.display()));
+            copy.wait_for(&format!("log cannot start worker 0: cannot run {}: Permission denied", path.display()));
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("permissions");
             assert_eq!(copy.worker().id, 0);
             copy.signal(Signal::SIGTERM);
@@ -35,13 +35,13 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
                 let told = format!(": it was started in {}: No such file or directory", directory.display());
                 assert_eq!(daemon.count(&told), 1, "{told}:\n{}", daemon.transcript());
-                assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: /"));
+                assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: cannot run /"));
             },
         ),
         Scenario::new("an_argument_list_that_is_too_long_is_an_error_of_the_call", too_long, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("Argument list too long"), "{}", daemon.transcript());
-            assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: /"));
+            assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: cannot run /"));
         }),
         Scenario::new("no_descriptors_for_a_spawn_is_an_error_of_the_call", few_descriptors, |daemon| {
             daemon.ends_with(0);
@@ -54,7 +54,7 @@ pub fn scenarios() -> Vec<Scenario> {
 fn refuse(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
     match call() {
         Ok(role) => say(&format!("{role:?}")),
-        Err(error) => say(&format!("refused {:?} for {:?}: {error}", error.call(), error.worker())),
+        Err(error) => say(&format!("refused {:?} for {:?}: {error:?}", error.call(), error.worker())),
     }
 }
 

@@ -101,7 +101,7 @@ pub fn scenarios() -> Vec<Scenario> {
             |daemon| {
                 let worker = daemon.worker();
                 daemon.send(worker, Signal::SIGKILL);
-                daemon.wait_for("log cannot start worker 0: pthread_create: Resource temporarily unavailable");
+                daemon.wait_for("log cannot start worker 0: pthread_create failed: Resource temporarily unavailable");
                 assert_eq!(daemon.worker().id, 0);
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
@@ -247,7 +247,7 @@ fn few_descriptors() -> Report {
         let result = Prefork::new().workers(2).run_threads(|_| Ok(()));
         setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
         if let Err(error) = result {
-            say(&format!("refused {:?}: {error}", error.call()));
+            say(&format!("refused {:?}: {error:?}", error.call()));
         }
         say(&format!("as before: {}", before == (state(), own_descriptors())));
     }
@@ -302,7 +302,7 @@ mod linux {
                 Ok(())
             })
             .expect_err("a refusal");
-        say(&format!("refused {:?} for {:?}: {error}", error.call(), error.worker()));
+        say(&format!("refused {:?} for {:?}: {error:?}", error.call(), error.worker()));
         wait_until_alone();
         let is_as_before = before == (state(), own_descriptors());
         say(&format!("one thread is left, state and descriptors as before: {is_as_before}"));
