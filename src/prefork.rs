@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::{self, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::listener::{ListenConfig, Sockets};
+use crate::listener::{ListenConfig, ListenerNames, Sockets};
 use crate::policy::{Config, Delays, RestartPolicy};
 use crate::report::Report;
 use crate::setup::SetupConfig;
@@ -398,8 +398,9 @@ impl Prefork {
     ///   is that this process supervises workers already, whatever their backend: there is one service at a time. When it
     ///   is over, the next one may be started.
     pub fn start(self) -> Result<Role> {
+        let names = self.listener_names();
         match self.supervise(true, None)? {
-            Supervised::Worker(worker) => Ok(Role::Worker(worker)),
+            Supervised::Worker(worker) => Ok(Role::Worker(worker.with_listener_names(names))),
             Supervised::Parent(finished) => Ok(Role::Parent(Finished::report(*finished)?)),
         }
     }
@@ -473,10 +474,17 @@ impl Prefork {
         if self.backend.is_some() {
             return Err(Error::unfit("backend", "run_threads() starts threads, and no processes"));
         }
-        match self.supervise(true, Some(Arc::new(work)))? {
+        let names = self.listener_names();
+        let work: Work = Arc::new(move |worker: Worker| work(worker.with_listener_names(names.clone())));
+        match self.supervise(true, Some(work))? {
             Supervised::Parent(finished) => Finished::report(*finished),
             Supervised::Worker(worker) => Err(Error::in_worker(worker.id())),
         }
+    }
+
+    fn listener_names(&self) -> ListenerNames {
+        let names = || self.listens.iter().map(|listen| listen.own_name().map(str::to_owned)).collect();
+        (!self.listens.is_empty()).then(names)
     }
 
     /// Starts the workers for `fork_processes`, which returns only an id and exits in the parent.

@@ -1,10 +1,12 @@
 //! The worker's side.
 
 use std::cell::Cell;
-#[cfg(unix)]
 use std::io;
+use std::net::{TcpListener, UdpSocket};
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use rand::{Rng, rngs::SysRng};
 
 use crate::error::{Error, Result};
 use crate::exit::Process;
-use crate::listener::{Listener, Listeners};
+use crate::listener::{Listener, ListenerIndex, ListenerNames, Listeners};
 use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::sys::{CallError, StopRequest};
@@ -94,6 +96,7 @@ pub struct Worker {
     /// None: nobody asked for a handle that could use it.
     status: Option<StatusWriter>,
     listeners: Listeners,
+    listener_names: ListenerNames,
     stop: StopSource,
 }
 
@@ -113,7 +116,8 @@ impl Worker {
         status: Option<StatusWriter>,
         listeners: Listeners,
     ) -> Worker {
-        Worker { id, generation, count, status, listeners, stop: StopSource::Process(OnceLock::new()) }
+        let stop = StopSource::Process(OnceLock::new());
+        Worker { id, generation, count, status, listeners, listener_names: None, stop }
     }
 
     pub(crate) fn in_thread(
@@ -124,7 +128,12 @@ impl Worker {
         stop: Arc<StopFlag>,
     ) -> Worker {
         let Process { id, generation, .. } = process;
-        Worker { id, generation, count, status: Some(status), listeners, stop: StopSource::Thread(stop) }
+        let stop = StopSource::Thread(stop);
+        Worker { id, generation, count, status: Some(status), listeners, listener_names: None, stop }
+    }
+
+    pub(crate) fn with_listener_names(self, names: ListenerNames) -> Worker {
+        Worker { listener_names: names, ..self }
     }
 
     /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
@@ -152,6 +161,62 @@ impl Worker {
     /// the time of the accept.
     pub fn listeners(&self) -> &[Listener] {
         self.listeners.as_deref().unwrap_or_default()
+    }
+
+    /// Returns a clone of a TCP listener, for mio, tokio or a thread of its own. The listener is found by its position, which
+    /// counts the calls of [`Prefork::listen`](crate::Prefork::listen) from 0, or by its [name](crate::ListenConfig::name).
+    ///
+    /// The clone is another descriptor for the same socket. Whether it blocks is a property of the socket, which all workers
+    /// share: `set_nonblocking` on one clone reaches them all.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such listener, `InvalidInput` if it is not a TCP listener, or the error of dup(2), for example
+    /// because of a limit on descriptors.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use taskfork::{ListenConfig, Prefork, Report};
+    ///
+    /// fn main() -> taskfork::Result<Report> {
+    ///     let admin = ListenConfig::from("127.0.0.1:9000").name("admin");
+    ///     Prefork::new().workers(4).listen("[::]:8000").listen(admin).run(|worker| {
+    ///         let public = worker.tcp(0)?;
+    ///         let admin = worker.tcp("admin")?;
+    ///         // ..
+    /// #       drop((public, admin));
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn tcp(&self, which: impl ListenerIndex) -> io::Result<TcpListener> {
+        self.find(&which)?.as_tcp().ok_or_else(|| not_of_kind(&which, "a TCP listener"))?.try_clone()
+    }
+
+    /// Returns a clone of a UDP socket. Otherwise as [`tcp`](Worker::tcp).
+    ///
+    /// # Errors
+    ///
+    /// As for [`tcp`](Worker::tcp).
+    pub fn udp(&self, which: impl ListenerIndex) -> io::Result<UdpSocket> {
+        self.find(&which)?.as_udp().ok_or_else(|| not_of_kind(&which, "a UDP socket"))?.try_clone()
+    }
+
+    /// Returns a clone of a Unix stream listener. Otherwise as [`tcp`](Worker::tcp). Unix only.
+    ///
+    /// # Errors
+    ///
+    /// As for [`tcp`](Worker::tcp).
+    #[cfg(unix)]
+    pub fn unix(&self, which: impl ListenerIndex) -> io::Result<UnixListener> {
+        self.find(&which)?.as_unix().ok_or_else(|| not_of_kind(&which, "a Unix listener"))?.try_clone()
+    }
+
+    fn find(&self, which: &impl ListenerIndex) -> io::Result<&Listener> {
+        let position = which.position(self.listener_names.as_deref().unwrap_or_default());
+        let listener = position.and_then(|position| self.listeners().get(position));
+        listener.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no listener {which}")))
     }
 
     /// Tells the parent that this worker can do its work. The parent learns of it at once.
@@ -184,11 +249,20 @@ impl Worker {
         }
     }
 
+    /// Makes SIGTERM, and SIGINT as well, a request that this worker answers by itself, from now on; see
+    /// [above](Worker#stopping). [`stop_requested`](Worker::stop_requested), [`wait_for_stop`](Worker::wait_for_stop) and
+    /// `stop_fd` do the same when they are first called. A second call does nothing.
+    pub fn enable_graceful_stop(&self) {
+        if let StopSource::Process(stop) = &self.stop {
+            self.stop_request(stop);
+        }
+    }
+
     /// Whether this worker was asked to stop since the first call of this, [`wait_for_stop`](Worker::wait_for_stop) or
     /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
     pub fn stop_requested(&self) -> bool {
         match &self.stop {
-            StopSource::Process(stop) => self.listen(stop).is_made(),
+            StopSource::Process(stop) => self.stop_request(stop).is_made(),
             StopSource::Thread(stop) => stop.is_made(),
         }
     }
@@ -199,7 +273,7 @@ impl Worker {
     /// Unix), it looks every 10 ms.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         match &self.stop {
-            StopSource::Process(stop) => self.listen(stop).wait(timeout),
+            StopSource::Process(stop) => self.stop_request(stop).wait(timeout),
             StopSource::Thread(stop) => stop.wait(timeout),
         }
     }
@@ -216,12 +290,12 @@ impl Worker {
     #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.stop {
-            StopSource::Process(stop) => self.listen(stop).fd(),
+            StopSource::Process(stop) => self.stop_request(stop).fd(),
             StopSource::Thread(stop) => stop.fd(),
         }
     }
 
-    fn listen<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
+    fn stop_request<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
         stop.get_or_init(|| {
             let stop = StopRequest::listen();
             // There the parent has to know, because who does not listen is not asked in vain.
@@ -232,6 +306,10 @@ impl Worker {
             stop
         })
     }
+}
+
+fn not_of_kind(which: &impl ListenerIndex, kind: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("listener {which} is not {kind}"))
 }
 
 #[cfg(test)]

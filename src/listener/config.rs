@@ -33,7 +33,6 @@ use crate::sys::{self, CallError};
 #[must_use = "it is for Prefork::listen()"]
 pub struct ListenConfig {
     on: On,
-    #[cfg(unix)]
     name: Option<String>,
     choices: Choices,
     /// There is one socket for each worker.
@@ -89,7 +88,6 @@ impl ListenConfig {
     fn new(on: On) -> ListenConfig {
         ListenConfig {
             on,
-            #[cfg(unix)]
             name: None,
             choices: Choices { backlog: 1024, only_v6: false },
             per_worker: false,
@@ -183,12 +181,16 @@ impl ListenConfig {
         self
     }
 
-    /// The name of the socket that takes its place, if there is one: see
-    /// [`Prefork::socket_activation`](crate::Prefork::socket_activation). Unix only.
-    #[cfg(unix)]
+    /// Names the listener, so that [`Worker::tcp`](crate::Worker::tcp) and its siblings find it by this name, and
+    /// [`Prefork::socket_activation`](crate::Prefork::socket_activation) gives it the activated socket with this name. If two
+    /// listeners have the same name, the first one is found. Default: none.
     pub fn name(mut self, name: impl Into<String>) -> ListenConfig {
         self.name = Some(name.into());
         self
+    }
+
+    pub(crate) fn own_name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     #[cfg(unix)]

@@ -3,6 +3,7 @@
 #[cfg(unix)]
 mod activation;
 mod config;
+mod index;
 #[cfg(unix)]
 mod path;
 mod sockets;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 #[cfg(unix)]
 pub(crate) use activation::take_over;
 pub use config::ListenConfig;
+pub use index::ListenerIndex;
 pub(crate) use sockets::Sockets;
 
 use crate::sys::{BorrowedSocket, OwnedSocket};
@@ -39,6 +41,9 @@ pub enum Listener {
 
 /// What a worker has of them; nothing, and no memory, where none were asked for.
 pub(crate) type Listeners = Option<Arc<[Listener]>>;
+
+/// The names of the listeners, in their order. `None` if there are no listeners.
+pub(crate) type ListenerNames = Option<Arc<[Option<String>]>>;
 
 impl Listener {
     /// The TCP listener that it is.

@@ -77,7 +77,6 @@ pub fn run(service: Prefork, work: impl Fn(Worker) -> WorkResult + Send + Sync +
     }
 }
 
-
 /// So many that drain, each after it has done this.
 pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     let report = serve(Prefork::new().workers(n), move |worker| {

@@ -1,9 +1,9 @@
 //! Sockets that are made before the workers, and outlive them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use taskfork::{Prefork, Report, Worker};
+use taskfork::{ListenConfig, Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
@@ -29,6 +29,21 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("listeners_come_in_the_order_in_which_they_were_asked_for", three_ports, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("in order: true"), 2, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("workers_find_listeners_by_index_and_by_name", named_listeners, |daemon| {
+            daemon.ends_with(0);
+            for line in [
+                "tcp(0) is the first: true",
+                "tcp(web) is the first: true",
+                "udp(1) is the second: true",
+                "udp(dns) is the second: true",
+                "tcp(1): InvalidInput listener 1 is not a TCP listener",
+                "udp(web): InvalidInput listener web is not a UDP socket",
+                "tcp(2): NotFound there is no listener 2",
+                "tcp(Web): NotFound there is no listener Web",
+            ] {
+                assert_eq!(daemon.count(line), 2, "{line}: {}", daemon.transcript());
+            }
         }),
         Scenario::new("an_address_that_cannot_be_had_is_an_error_that_names_it", no_such_address, |daemon| {
             daemon.ends_with(0);
@@ -84,6 +99,26 @@ fn three_ports() -> Report {
         let hosts: Vec<&str> = addresses.iter().filter_map(|address| Some(address.rsplit_once(':')?.0)).collect();
         let are_in_order = hosts[..2] == ["udp:127.0.0.1", "127.0.0.1"] && ["[::1]", "127.0.0.3"].contains(&hosts[2]);
         say(&format!("in order: {}", are_in_order && hosts.len() == 3));
+    })
+}
+
+fn named_listeners() -> Report {
+    let web = ListenConfig::from("127.0.0.1:0").name("web");
+    let dns = ListenConfig::from("udp:127.0.0.1:0").name("dns");
+    serve(Prefork::new().workers(2).listen(web).listen(dns), |worker| {
+        let first = worker.listeners()[0].to_string();
+        let second = worker.listeners()[1].to_string();
+        let is_first = |found: TcpListener| found.local_addr().expect("an address").to_string() == first;
+        let is_second = |found: UdpSocket| format!("udp:{}", found.local_addr().expect("an address")) == second;
+        say(&format!("tcp(0) is the first: {}", is_first(worker.tcp(0).expect("a listener"))));
+        say(&format!("tcp(web) is the first: {}", is_first(worker.tcp("web").expect("a listener"))));
+        say(&format!("udp(1) is the second: {}", is_second(worker.udp(1).expect("a socket"))));
+        say(&format!("udp(dns) is the second: {}", is_second(worker.udp("dns").expect("a socket"))));
+        let refused = |error: std::io::Error| format!("{:?} {error}", error.kind());
+        say(&format!("tcp(1): {}", refused(worker.tcp(1).expect_err("a UDP socket"))));
+        say(&format!("udp(web): {}", refused(worker.udp("web").expect_err("a TCP listener"))));
+        say(&format!("tcp(2): {}", refused(worker.tcp(2).expect_err("no third listener"))));
+        say(&format!("tcp(Web): {}", refused(worker.tcp("Web").expect_err("another case"))));
     })
 }
 

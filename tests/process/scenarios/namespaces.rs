@@ -35,7 +35,9 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(not_root),
         Scenario::new("no_memory_for_a_fork_names_the_worker", dead_namespace, |daemon| {
             daemon.ends_with(0);
-            assert!(daemon.said("refused fork for Some(0): cannot start worker 0: fork failed: Cannot allocate memory"));
+            assert!(
+                daemon.said("refused fork for Some(0): cannot start worker 0: fork failed: Cannot allocate memory")
+            );
             assert!(daemon.said("state as before: true"));
         })
         .needs(not_root),

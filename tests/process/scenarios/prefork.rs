@@ -334,10 +334,7 @@ fn runs_three() -> Report {
 
 fn no_sense() {
     prepare();
-    let services = [
-        Prefork::new().workers(3).max_workers(2),
-        Prefork::new().fatal_exit_code(0),
-    ];
+    let services = [Prefork::new().workers(3).max_workers(2), Prefork::new().fatal_exit_code(0)];
     for service in services {
         say(&format!("refused {}", service.start().expect_err("a refusal")));
     }

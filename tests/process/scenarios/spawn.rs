@@ -96,7 +96,10 @@ pub fn scenarios() -> Vec<Scenario> {
                 kill(workers[0].pid, Signal::SIGKILL);
                 copy.wait_for(&format!("log cannot start worker 0: cannot run {}: {NOT_FOUND}", path.display()));
                 fs::copy(&original, &path).expect("a copy");
-                copy.wait_for(&format!("log cannot start worker 0: cannot run {}: it was replaced since", path.display()));
+                copy.wait_for(&format!(
+                    "log cannot start worker 0: cannot run {}: it was replaced since",
+                    path.display()
+                ));
                 // Out of the way first: on Windows a rename cannot replace a file that somebody looks at meanwhile.
                 fs::rename(&path, path.with_extension("other")).expect("a rename");
                 fs::rename(&original, &path).expect("a rename");

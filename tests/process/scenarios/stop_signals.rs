@@ -19,7 +19,7 @@ use super::spawn::two;
 use super::stop_requests::{drains_on_int, drains_on_term, one};
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors};
+use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors, raise};
 use crate::program::{backend, say, serve, up, up_until, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -104,6 +104,11 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert_eq!(daemon.count("drained"), 2, "{}", daemon.transcript());
         }),
+        Scenario::reporting("a_term_after_enable_graceful_stop_is_a_request", enables_and_gets_a_term, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("drained"), "{}", daemon.transcript());
+        })
+        .for_processes(),
     ]
 }
 
@@ -275,6 +280,17 @@ fn asks_for_it_from_threads() -> Report {
         std::thread::scope(|scope| {
             (0..8).for_each(|_| drop(scope.spawn(|| assert!(worker.wait_for_stop(None)))));
         });
+        say("drained");
+    })
+}
+
+/// No other method of the worker runs before the signal, so only `enable_graceful_stop` can have caught it.
+fn enables_and_gets_a_term() -> Report {
+    one(|worker| {
+        worker.enable_graceful_stop();
+        worker.enable_graceful_stop();
+        raise(Signal::SIGTERM);
+        assert!(worker.wait_for_stop(None));
         say("drained");
     })
 }

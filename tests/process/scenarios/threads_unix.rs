@@ -85,7 +85,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             let line = daemon.line("refused ");
             assert!(line.starts_with("refused Some(\"pthread_create\") for Some("), "{line}");
-            assert!(line.contains(": pthread_create: Resource temporarily unavailable"), "{line}");
+            assert!(line.contains(": pthread_create failed: Resource temporarily unavailable"), "{line}");
             assert_eq!(daemon.count("drained "), daemon.count("up "), "{}", daemon.transcript());
             assert!(
                 daemon.said("one thread is left, state and descriptors as before: true"),
