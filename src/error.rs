@@ -1,4 +1,4 @@
-//! The one error type.
+//! The crate's error type.
 
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -10,55 +10,56 @@ use crate::sys::CallError;
 /// A result whose error is [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why workers could not be started, or why the parent stopped supervising them.
+/// The reason why workers could not be started, or why the parent stopped supervising them.
 ///
-/// It names the system call and the worker where there are such: see [`call`](Error::call) and
-/// [`worker`](Error::worker). When a call returns it, no worker is left running, and the caller's signal mask and
-/// dispositions are what they were.
+/// If there is one, the error names the system call that was refused ([`call`](Error::call)) and the worker that it
+/// concerns ([`worker`](Error::worker)). When a function returns an error in the parent, no worker is left running, and
+/// the signal mask and the dispositions are the same as before the call.
 ///
-/// `Debug` gives the same text as `Display`, because that is what a user sees of an error that `main` returns.
+/// `Display` leaves out the system's answer, which [`source`](std::error::Error::source) returns. `Debug` includes it,
+/// because a program whose `main` returns the error prints its `Debug` form.
 pub struct Error(Box<Kind>);
 
 enum Kind {
-    /// The system refused a call; if it was made to start a worker, which.
+    /// The system refused a call. `worker` is the worker that the call would have started.
     Call {
         error: CallError,
         worker: Option<usize>,
     },
-    /// There are other threads, so fork is unsound; how many there are in all, where that can be told.
+    /// There is more than one thread, so fork is unsound. `count` is the number of all threads, if it is known.
     #[cfg_attr(not(unix), expect(dead_code, reason = "there is no fork to be refused"))]
     Threads {
         count: Option<usize>,
         worker: Option<usize>,
     },
-    /// This program cannot be started again.
+    /// The parent cannot start the program again.
     Executable {
         path: PathBuf,
         error: CallError,
         worker: Option<usize>,
     },
-    /// There can be no listener.
+    /// A listener cannot be opened.
     Listen {
         address: String,
         source: io::Error,
     },
-    /// Called inside a worker.
+    /// The call was made in a worker.
     InWorker {
         id: usize,
     },
-    /// Called while this process supervises workers.
+    /// The call was made while this process supervises workers.
     Supervising,
     TooMany {
         asked: usize,
         limit: usize,
     },
-    /// A setting that makes no sense.
+    /// A setting is refused.
     Setting {
         name: &'static str,
         problem: String,
         source: Option<io::Error>,
     },
-    /// The service is over, and not as it should.
+    /// The service has ended with a failure.
     Ended(Reason),
 }
 
@@ -92,7 +93,7 @@ impl Error {
         Kind::Setting { name, problem: problem.into(), source: None }.into()
     }
 
-    /// The same, because of what the system has answered.
+    /// Refuses a setting because the system refused a call that the setting needs.
     #[cfg(unix)]
     pub(crate) fn unfit_for(name: &'static str, problem: String, source: io::Error) -> Error {
         Kind::Setting { name, problem, source: Some(source) }.into()
@@ -102,7 +103,7 @@ impl Error {
         Kind::Ended(reason).into()
     }
 
-    /// Names the worker that was to be started when this happened.
+    /// Adds the id of the worker that could not be started.
     pub(crate) fn starting(mut self, id: usize) -> Error {
         if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } = &mut *self.0
         {
@@ -111,9 +112,10 @@ impl Error {
         self
     }
 
-    /// The system call that was refused, by its name in the manual: `fork`, `signalfd`, `CreateEventW`. `posix_spawn`, or
-    /// `CreateProcessW` on Windows, if this program could not be started again, whatever the reason; `bind`, if there can
-    /// be no listener, the same.
+    /// Returns the system call that was refused, by the name in its manual: `fork`, `signalfd`, `CreateEventW`.
+    ///
+    /// If this program could not be started again, for whatever reason, this is `posix_spawn`, or `CreateProcessW` on
+    /// Windows. If a listener could not be opened, for whatever reason, this is `bind`.
     pub fn call(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(error.call),
@@ -122,7 +124,9 @@ impl Error {
         }
     }
 
-    /// The task id of the worker that this is about: the one that could not be started, or whose end was one too many.
+    /// Returns the task id of the worker that this error concerns: the worker that could not be started, or whose exit
+    /// needed one restart more than [`max_restarts`](crate::Prefork::max_restarts) allows. If the call was made in a
+    /// worker, this is the id of that worker.
     pub fn worker(&self) -> Option<usize> {
         match &*self.0 {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } => *worker,
@@ -132,7 +136,7 @@ impl Error {
         }
     }
 
-    /// The setting that was refused, by the name of its method: `max_workers`, `heartbeat_timeout`, `listen`.
+    /// Returns the refused setting, by the name of its method: `max_workers`, `heartbeat_timeout`, `listen`.
     pub fn setting(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Listen { .. } => Some("listen"),
@@ -142,7 +146,7 @@ impl Error {
         }
     }
 
-    /// The answer of the system to the refused call, or to what a refused setting asks for.
+    /// Returns the system's answer to the refused call, or to a call that the refused setting needs.
     pub fn io_error(&self) -> Option<&io::Error> {
         match &*self.0 {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(&error.source),
@@ -152,8 +156,8 @@ impl Error {
         }
     }
 
-    /// How many threads there were, if that is why fork was refused and their number is known (without `/proc`, Linux
-    /// tells only whether there is more than one).
+    /// Returns the number of threads, if fork was refused because of them and the number is known. Without `/proc`,
+    /// Linux shows only that there is more than one thread.
     pub fn thread_count(&self) -> Option<usize> {
         match &*self.0 {
             Kind::Threads { count, .. } => *count,
@@ -161,7 +165,7 @@ impl Error {
         }
     }
 
-    /// How the last worker ended, if the restart budget was spent.
+    /// Returns how the last worker exited, if the restart limit was reached.
     pub fn exit(&self) -> Option<Exit> {
         match &*self.0 {
             Kind::Ended(reason) => reason.exit(),
@@ -197,7 +201,7 @@ impl fmt::Display for Error {
                     Some(count) => write!(f, "{count} threads are running")?,
                     None => f.write_str("more than one thread is running")?,
                 }
-                f.write_str(", and fork is only sound with one: call it before anything that starts threads")
+                f.write_str(", and fork is only sound with one: make this call before anything starts a thread")
             }
             Kind::Executable { path, .. } => write!(f, "cannot run {}", path.display()),
             Kind::Listen { address, .. } => write!(f, "cannot listen on {address}"),
@@ -208,7 +212,7 @@ impl fmt::Display for Error {
                 f.write_str("this process supervises workers already, and can do so only once at a time")
             }
             Kind::TooMany { asked, limit } => {
-                write!(f, "{asked} workers asked for, and this system can have {limit} processes at most")
+                write!(f, "{asked} workers asked for, but this system can have at most {limit} processes")
             }
             Kind::Setting { name, problem, .. } => write!(f, "{name}: {problem}"),
             Kind::Ended(Reason::RestartLimitReached { process, exit, restarts }) => {
@@ -231,7 +235,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// An error, and what is behind it.
+/// Displays an error and all its sources.
 pub(crate) struct WithSources<'a>(pub &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for WithSources<'_> {
@@ -241,7 +245,7 @@ impl fmt::Display for WithSources<'_> {
     }
 }
 
-/// Keeps the kind of the system's answer, and the whole text.
+/// Keeps the [`io::ErrorKind`] of the system's answer and, as the inner error, the whole error.
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {

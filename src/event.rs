@@ -1,4 +1,4 @@
-//! Every transition that the parent tells of, and its words in the log.
+//! The events that the parent reports, and their lines in the log.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,161 +6,167 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::exit::{Exit, OutOfMemory, Process};
 
-/// What happened to the workers, as [`Prefork::on_event`](crate::Prefork::on_event) is told. `Display` gives the line of
-/// the log, with Tornado's words where Tornado has them.
+/// A change in the service, as [`Prefork::on_event`](crate::Prefork::on_event) gets it. `Display` writes the line of
+/// the log, with Tornado's words where Tornado has the line.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// A socket of [`Prefork::listen`](crate::Prefork::listen) is bound.
     Listening {
-        /// Which one, in the order in which they were asked for.
+        /// The position of the listener, which counts the calls of `listen` from 0.
         listener: usize,
-        /// Where: `127.0.0.1:8000`, with the port that the system has chosen; `udp:[::]:53`, `unix:/run/service.sock`.
+        /// The address, with the port that the system has chosen: `127.0.0.1:8000`, `udp:[::]:53`,
+        /// `unix:/run/service.sock`.
         address: String,
     },
     /// The workers are about to be started.
     Starting {
-        /// How many.
+        /// The number of workers.
         workers: usize,
     },
     /// A process was started.
     Started {
-        /// Which one.
+        /// The process.
         process: Process,
     },
-    /// A process is ready: it has said so within the `ready_timeout`; or, where there is none, a replacement has said so or
-    /// has lived for a second.
+    /// A process is ready: it has called [`Worker::ready`](crate::Worker::ready) within the `ready_timeout`. Without a
+    /// `ready_timeout`, this event concerns replacements only, which are ready after this call or after a second.
     Ready {
-        /// Which one.
+        /// The process.
         process: Process,
     },
-    /// A process has ended, and has been reaped.
+    /// A process has exited and has been reaped.
     Exited {
-        /// Which one.
+        /// The process.
         process: Process,
-        /// How.
+        /// How it exited.
         exit: Exit,
-        /// Whether the kernel has killed it for want of memory.
+        /// Whether the kernel killed it for lack of memory.
         out_of_memory: OutOfMemory,
-        /// It had been asked to go.
+        /// Whether the parent caused the exit: by a stop request, or by SIGKILL to a replacement or an added worker
+        /// that was late.
         asked: bool,
-        /// A restart follows: the next event is [`Event::Restarting`], and the log says both in one line.
+        /// Whether a restart follows. Then the next event is [`Event::Restarting`], and both share one line of the log.
         restarting: bool,
     },
-    /// A worker thread has failed, and says how: its end follows. (A process says so itself, in its own log.)
+    /// A worker thread has failed. [`Event::Exited`] follows. (A worker process logs its failure itself.)
     Failed {
-        /// Which one.
+        /// The process.
         process: Process,
-        /// The error that it returned, with its sources; or `panicked: `, and the panic's message.
+        /// The error that it returned, with its sources, or `panicked: ` and the panic's message.
         message: String,
     },
-    /// A worker thread did not return when it had to, or gave no sign of life. It cannot be killed, so it is given up: its
-    /// end follows, though it still runs.
+    /// A worker thread did not return when it had to, or gave no heartbeat. A thread cannot be killed, so the parent
+    /// abandons it. [`Event::Exited`] follows, although the thread still runs.
     Stale {
-        /// Which one.
+        /// The process.
         process: Process,
     },
-    /// A worker thread that had been given up has returned after all.
+    /// An abandoned worker thread has returned after all.
     Returned {
-        /// Which one.
+        /// The process.
         process: Process,
     },
-    /// A process that has ended will be followed by another one of its id.
+    /// A process has exited, and its worker will be restarted.
     Restarting {
-        /// The one that has ended.
+        /// The process that has exited.
         process: Process,
-        /// How.
+        /// How it exited.
         exit: Exit,
-        /// Whether the kernel has killed it for want of memory.
+        /// Whether the kernel killed it for lack of memory.
         out_of_memory: OutOfMemory,
-        /// How long the id waits before that.
+        /// The delay before the restart.
         delay: Duration,
-        /// Restarts that the budget still allows after this one.
+        /// The number of restarts that the limit still allows after this one.
         left: u32,
     },
-    /// The system refused to start a process that is not one of the first.
+    /// The system refused to start a process. (If this happens to an initial worker's first start, the call returns the
+    /// error instead.)
     StartFailed {
-        /// What it said, and of which worker.
+        /// The system's answer, with the worker that it concerns.
         error: Error,
-        /// After this time it is tried again. A replacement is not: the old process stays.
+        /// The delay before the next try. `None` for a replacement, which is not tried again: the old process stays.
         retry: Option<Duration>,
     },
-    /// A process gave no heartbeat in time: it gets SIGABRT now, and SIGKILL after one more second. (A thread is given up.)
+    /// A process gave no heartbeat in time. It gets SIGABRT now, and SIGKILL a second later. (A thread is abandoned.)
     HeartbeatTimedOut {
-        /// Which one.
+        /// The process.
         process: Process,
     },
     /// A process was not ready in time.
     ReadyTimedOut {
-        /// Which one.
+        /// The process.
         process: Process,
     },
-    /// A process did not go in time when it was asked to: it gets SIGKILL now. (A thread is given up.)
+    /// A process did not exit in time after a stop request or a SIGABRT. It gets SIGKILL now. (A thread is abandoned.)
     StopTimedOut {
-        /// Which one.
+        /// The process.
         process: Process,
     },
-    /// A worker more or fewer was asked for.
+    /// The number of workers has changed: one was added, removed or dropped.
     Scaled {
-        /// How many are wanted now.
+        /// The number of workers that the service should have now.
         workers: usize,
     },
-    /// A worker that was asked for by SIGTTIN could not be brought up: it ended, or was late, before any process of its id
-    /// was ready. It is given up, and [`Event::Scaled`] follows.
+    /// A worker that SIGTTIN added could not start: it failed or was late before any process of its id was ready. The
+    /// worker is dropped, and [`Event::Scaled`] follows.
     ScalingAborted {
-        /// Which worker.
+        /// The worker.
         id: usize,
     },
     /// A rolling restart begins.
     RollingRestartStarted,
-    /// A rolling restart is over, and every process that served when it began, and still did when its turn came, was replaced.
+    /// A rolling restart has ended. It has replaced every process that served when it began and still served when its
+    /// turn came.
     RollingRestartFinished,
-    /// A rolling restart is over because a replacement failed. The processes whose turn has not come stay, and so does the
-    /// old one, unless it had been asked to go because the replacement was ready before it failed.
+    /// A rolling restart has ended early because a replacement failed. The processes that were still to be replaced
+    /// stay. So does the old process of the failed replacement, unless the replacement was ready before it failed: then
+    /// the old process has been stopped already.
     RollingRestartAborted {
-        /// The worker whose replacement failed.
+        /// The worker with the failed replacement.
         id: usize,
     },
-    /// A process has served for its lifetime, and its replacement is about to be started.
+    /// A process has reached its maximum lifetime, and its replacement is about to be started.
     Recycling {
-        /// The old one.
+        /// The old process.
         process: Process,
     },
-    /// The replacement of an old process failed. The old one stays for one more lifetime.
+    /// The replacement for a process that had reached its maximum lifetime failed. The old process stays for one more
+    /// lifetime.
     RecyclingAborted {
-        /// The worker whose replacement failed.
+        /// The worker with the failed replacement.
         id: usize,
     },
-    /// All workers are asked to go.
+    /// All workers are stopped.
     Stopping {
-        /// How many processes there are.
+        /// The number of processes.
         workers: usize,
-        /// By SIGQUIT, and with less time.
+        /// Whether this is a quick stop: SIGQUIT, and SIGKILL after 2 s.
         quick: bool,
-        /// The worker that has asked for it by [`Worker::stop_all`](crate::Worker::stop_all), if one has.
+        /// The process that requested the stop by [`Worker::stop_all`](crate::Worker::stop_all), if one did.
         by: Option<Process>,
     },
-    /// A stop was asked for once more: whoever still lives gets SIGKILL now.
+    /// A second stop was requested. All remaining processes get SIGKILL now. (Threads are abandoned.)
     KillingAll {
-        /// How many processes there are.
+        /// The number of processes.
         workers: usize,
     },
-    /// A worker could not be brought up, so that everything is stopped.
+    /// A worker could not start, so the service stops.
     StartupFailed {
         /// The process.
         process: Process,
-        /// How it ended; `None`: it lives, and is late.
+        /// How it exited, or `None` if it still runs and is late.
         exit: Option<Exit>,
     },
-    /// The restart budget is spent, so that everything is stopped.
+    /// The restart limit is reached, so the service stops.
     RestartLimitReached {
-        /// How many restarts there have been.
+        /// The number of restarts so far.
         restarts: u32,
     },
 }
 
 impl Event {
-    /// The process that this is about, if it is about one.
+    /// Returns the process that this event concerns, if there is one.
     pub fn process(&self) -> Option<Process> {
         match self {
             Event::Started { process }
@@ -219,13 +225,13 @@ impl fmt::Display for Event {
             Event::StopTimedOut { process } => write!(f, "{process} did not stop in time, killing it"),
             Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
             Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
-            Event::KillingAll { workers } => write!(f, "Asked to stop once more, killing {workers} processes"),
+            Event::KillingAll { workers } => write!(f, "Second stop request, killing {workers} processes"),
             Event::RollingRestartStarted => f.write_str("Rolling restart"),
             Event::RollingRestartFinished => f.write_str("Rolling restart done"),
             Event::RollingRestartAborted { id } => {
                 write!(f, "Rolling restart aborted: the replacement of child {id} failed")
             }
-            Event::Recycling { process } => write!(f, "{process} has served its time, replacing it"),
+            Event::Recycling { process } => write!(f, "{process} has reached its maximum lifetime, replacing it"),
             Event::RecyclingAborted { id } => write!(f, "The replacement of child {id} failed, the old one stays"),
             Event::Stopping { workers, quick, by } => {
                 write!(f, "Stopping {workers} processes")?;

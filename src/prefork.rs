@@ -1,4 +1,4 @@
-//! What can be chosen: every default, and every check.
+//! All settings, with their defaults and their checks.
 
 use std::fmt;
 use std::num::NonZero;
@@ -19,7 +19,8 @@ use crate::supervisor::{self, Finished, Supervised, SupervisorParts};
 use crate::sys::{self, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
-/// Starts workers and supervises them: [`fork_processes`](crate::fork_processes) with everything that can be chosen.
+/// A service that is configured with these methods and then started: [`fork_processes`](crate::fork_processes) with
+/// every setting available.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -29,19 +30,27 @@ use crate::worker::{self, WorkResult, Worker};
 ///     match Prefork::new().workers(4).ready_timeout(Duration::from_secs(10)).start()? {
 ///         Role::Parent(report) => Ok(report),
 ///         Role::Worker(worker) => {
+///             worker.enable_graceful_stop();
 ///             // Open the connections, make the runtime.
 ///             worker.ready();
 ///             while !worker.wait_for_stop(Some(Duration::from_secs(1))) {
-///                 // A second's work.
+///                 // One second's work.
 ///             }
 ///             std::process::exit(0)
 ///         }
+///         _ => unreachable!("start() returns in the parent or in a worker"),
 ///     }
 /// }
 /// ```
 ///
-/// Like [`fork_processes`](crate::fork_processes), it is to be called before anything starts a thread, unless workers are
-/// [spawned](Backend::Spawn).
+/// Three methods start the service:
+///
+/// - [`start`](Prefork::start) returns in the parent and in every worker.
+/// - [`run`](Prefork::run) runs a closure in every worker and returns in the parent only.
+/// - [`run_threads`](Prefork::run_threads) does the same with threads as workers.
+///
+/// With forked workers, start the service before anything starts a thread: see [fork safety](crate#fork-safety). With
+/// [spawned](Backend::Spawn) workers or worker threads, the program may have threads.
 #[must_use = "nothing happens before start() or run()"]
 pub struct Prefork {
     config: Config,
@@ -56,65 +65,71 @@ pub struct Prefork {
     notifies: bool,
 }
 
-/// Told of every event, in the parent.
+/// The callback that gets every event in the parent.
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
 
-/// Which side of the fork this is, once [`Prefork::start`] returns.
+/// The side of the fork on which [`Prefork::start`] returns.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Role {
-    /// A worker, just started.
+    /// A worker that has just been started.
     Worker(Worker),
-    /// The parent, with everything over.
+    /// The parent, after the service has ended.
     Parent(Report),
 }
 
-/// What a worker is.
+/// The way in which worker processes are started. Worker threads: [`Prefork::run_threads`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// A fork of the parent. The default on Unix. Refused on Windows, which has none.
+    /// Forks the parent. The default on Unix. Refused on Windows, which has no fork.
     Fork,
-    /// This program, started again. The default on Windows, [where some things differ](crate#windows). It starts with the
-    /// same arguments, in the directory where it was started, with the same standard streams, and the environment as it is
-    /// at the call.
+    /// Starts this program again. The default on Windows, [where some things differ](crate#windows).
     ///
-    /// **Everything before the call happens again in each worker**, for it is `main` from its beginning; the call then
-    /// returns at once, as the worker. So what is before it must be what every process may do: read the configuration, but
-    /// not bind the port, nor print the greeting. Other calls of this kind must not come before it either: the first one is
-    /// taken for it.
+    /// A worker is started with the same arguments, in the directory in which the parent was started, with the same
+    /// standard streams, and with the environment that the parent has at that moment. Apart from the streams and the
+    /// listeners, it shares with the parent only what [`Worker::ready`], [`Worker::heartbeat`] and [`Worker::stop_all`]
+    /// need.
     ///
-    /// It has its place where fork has not: the parent may have threads, and may have touched gigabytes, which a fork pays
-    /// for page by page. Nothing is shared with the parent but what [`Worker::ready`], [`Worker::heartbeat`] and
-    /// [`Worker::stop_all`] need.
+    /// Use it if the parent has threads, or if it has touched so much memory that copying its page tables makes a fork
+    /// slow.
     ///
-    /// A worker is told that it is one by a variable in its environment, `TASKFORK_WORKER`, and by memory that it inherits.
-    /// The variable alone, set by hand or inherited by another program, makes nobody a worker. It is removed by the call,
-    /// unless the process has more than one thread by then (on Windows in any case). Before the call, a worker is a program
-    /// like any other: it does not hear of the end of its parent, and SIGTERM ends it. It inherits the parent's signal
-    /// mask, in which the signals that the [parent answers](crate#signals) are not blocked.
+    /// **Before the call.** A worker runs `main` from its beginning, so **everything that precedes the call runs again
+    /// in each worker**. In a worker the call then returns at once. So do before the call only what every process may
+    /// do: read the configuration, but do not bind the port or print a greeting. A worker returns from the first such
+    /// call that it reaches, so no other call of this kind may precede it.
     ///
-    /// What it inherits must still be open at the call: a program that closes what it does not know of, as daemons do, is to
-    /// do that after it. A worker that cannot become one for want of that gets an error from the call. So does a program whose
-    /// file gives it more rights than who starts it has (a set-user-ID bit, file capabilities), also in the parent: anybody may
-    /// have set the variable. Programs that other threads of the parent start in the same moment as a worker inherit its
-    /// descriptors, the listeners among them.
+    /// Until the call, a worker is an ordinary program: it does not notice the end of its parent, and SIGTERM kills it.
+    /// It inherits the parent's signal mask, in which the [signals that the parent handles](crate#signals) are not
+    /// blocked.
     ///
-    /// The executable must still be the same: if it was deleted or replaced since the start, or must not be executed any
-    /// more, starts are refused with its path in the error; as any refused restart they are tried again, and those who run
-    /// go on. The same is so if the directory where it was started is gone, or cannot be entered any more, which the error
-    /// then says.
+    /// **Recognition.** A worker recognizes that it is one by the environment variable `TASKFORK_WORKER` together with
+    /// memory that it inherits. The variable alone, set by hand or inherited by another program, has no effect. The
+    /// call removes the variable, unless the process has more than one thread by then (on Windows in any case).
+    ///
+    /// **Inherited descriptors** must still be open at the call. A program that closes unknown descriptors, as daemons
+    /// do, must do this after the call. A worker that finds them closed gets an error from the call. Programs that
+    /// other threads of the parent start at the same moment as a worker inherit the worker's descriptors too, including
+    /// the listeners.
+    ///
+    /// **Extra rights.** A program whose file gives it more rights than the user who starts it has (a set-user-ID bit,
+    /// file capabilities) gets an error from the call, also as the parent: any user may have set the variable.
+    ///
+    /// **The executable** must still be the same file. If it was deleted or replaced since the start, or may no longer
+    /// be executed, starts are refused, and the error names its path. They are tried again like any refused restart,
+    /// and running workers go on. The same happens if the directory in which the parent was started is gone or cannot
+    /// be entered any more. Then the error names the directory.
     Spawn,
 }
 
 impl Prefork {
-    /// Everything by default: a worker per CPU, restarted when it fails, 100 times at most.
+    /// Returns a service with the defaults: one worker per CPU, restarted when it fails, at most 100 times.
     pub fn new() -> Prefork {
         let config = Config {
             workers: 0,
             max_workers: usize::MAX,
             restart_policy: RestartPolicy::OnFailure,
-            // Tornado's.
+            // The same as in Tornado.
             max_restarts: 100,
             restart_window: None,
             delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
@@ -138,194 +153,235 @@ impl Prefork {
         }
     }
 
-    /// How many workers. Default, and 0: one per CPU that this process may use, by its affinity and by the CPU quota of its
-    /// cgroup, but not more than [`max_workers`](Prefork::max_workers).
+    /// Sets the number of workers. Default, and the meaning of 0: one per CPU that this process may use, by its
+    /// affinity and by the CPU quota of its cgroup, but at most [`max_workers`](Prefork::max_workers).
     pub fn workers(mut self, workers: usize) -> Prefork {
         self.config.workers = workers;
         self
     }
 
-    /// The most workers that SIGTTIN brings, so that every [`Worker::id`] is less than this. It cannot be less than
-    /// [`workers`](Prefork::workers). Default: no such limit.
+    /// Sets the largest number of workers that SIGTTIN can reach, so that every [`Worker::id`] is less than `max`. It
+    /// must not be less than [`workers`](Prefork::workers). Default: no limit.
     pub fn max_workers(mut self, max: usize) -> Prefork {
         self.config.max_workers = max;
         self
     }
 
-    /// How many restarts there may be of all workers together, in the whole lifetime or in the
-    /// [`restart_window`](Prefork::restart_window). The end that needs one more ends everything: the other workers are
-    /// stopped, and the report says [`GaveUp`](crate::Reason::RestartLimitReached). A service that is to run for months is better off with a
-    /// [`restart_window`](Prefork::restart_window), or it ends of what was long ago. Default: 100, as in Tornado.
+    /// Limits the restarts of all workers together, over the whole lifetime of the service or within the
+    /// [`restart_window`](Prefork::restart_window). If one more restart is needed, the parent stops the other workers,
+    /// and the reason in the report is [`RestartLimitReached`](crate::Reason::RestartLimitReached). Default: 100, as in
+    /// Tornado.
+    ///
+    /// Set a [`restart_window`](Prefork::restart_window) for a service that runs for months. Without one, failures of
+    /// long ago still count.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
         self.config.max_restarts = max;
         self
     }
 
-    /// Counts only the restarts of the last so much time, as Erlang's supervisors do. Default: all there ever were.
+    /// Counts only the restarts within the last `window`, as Erlang's supervisors do. Default: all restarts count.
     pub fn restart_window(mut self, window: Duration) -> Prefork {
         self.config.restart_window = Some(window);
         self
     }
 
-    /// Which ends are followed by a restart. Default: [`RestartPolicy::OnFailure`], so that a worker which somebody else than the parent
-    /// asks to stop, and which then exits with status 0, is done and not replaced.
+    /// Sets which exits are followed by a restart. Default: [`RestartPolicy::OnFailure`].
+    ///
+    /// With the default, a worker that exits with status 0 is done and is not replaced. This includes a worker that
+    /// another process than the parent stops by SIGTERM, if it then exits with status 0.
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Prefork {
         self.config.restart_policy = policy;
         self
     }
 
-    /// How long a worker that keeps failing waits for its next start. The first failure is answered at once. After a life of
-    /// less than a second it waits for `first`, doubled each time up to `max`, and of that for a random part of the upper
-    /// half. A life of 10 s forgets the failures before it, however it ends. Default: 10 ms to 1 s.
+    /// Sets how long a worker that keeps failing waits for its next start. Default: 10 ms to 1 s.
+    ///
+    /// The first failure is followed by a restart at once. After a further failure of a process that lived for less
+    /// than a second, the next start waits: for `first`, doubled with each failure up to `max`. Of this delay, a random
+    /// part between half and all of it is used. A process that has lived for 10 s resets the delay, however it exits.
     pub fn restart_backoff(mut self, first: Duration, max: Duration) -> Prefork {
         self.config.delays = Delays { first, max };
         self
     }
 
-    /// A worker that exits with this status is not restarted, and everything is stopped: the report says
-    /// [`StartupFailed`](crate::Reason::StartupFailed). For what no restart can mend, a bad configuration for example. May
-    /// be called several times, each adding one. On Unix it is 1 to 255, on Windows any but 0. (A replacement that exits so
-    /// is only given up.) Default: none.
+    /// Adds an exit status after which a worker is not restarted and the whole service stops. The reason in the report
+    /// is [`StartupFailed`](crate::Reason::StartupFailed). Use it for failures that no restart can mend, such as a bad
+    /// configuration. Default: none.
+    ///
+    /// The status is 1 to 255 on Unix, and any but 0 on Windows. A replacement that exits with it is only dropped.
     pub fn fatal_exit_code(mut self, code: i32) -> Prefork {
         self.config.fatal_exit_codes.push(code);
         self
     }
 
-    /// How long workers that are asked to stop have for it before they are killed: all of them together in a stop, each in a
-    /// rolling restart. Default: 30 s.
+    /// Sets the time between the request to stop and SIGKILL. When the service stops, all workers have this time
+    /// together. In a rolling restart, each worker has it. Default: 30 s.
     pub fn graceful_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.graceful_timeout = timeout;
         self
     }
 
-    /// Workers call [`Worker::ready`] within this time after their start.
+    /// Sets the time after its start within which a worker must call [`Worker::ready`]. Default: off. Then a worker
+    /// counts as ready as soon as it is started, and a replacement after a second.
     ///
-    /// One that is late or fails before, and no process of its id ever was ready: nothing would be gained by a restart, so
-    /// everything is stopped, and the report says [`StartupFailed`](crate::Reason::StartupFailed). If an earlier process of
-    /// its id was ready, it is killed if it is late, and restarted. A replacement that fails so leaves the old worker in
-    /// its place, and one more worker that SIGTTIN has asked for is given up, while the others go on. (An exit status of 0
-    /// is no failure, unless [`RestartPolicy::Always`] is asked for.) A parent that was stopped or starved meanwhile gives the
-    /// same time once more. Default: off; workers count as ready when they are started, and a replacement after a second.
+    /// The effect of a worker that fails or is late before it is ready:
+    ///
+    /// | worker | effect |
+    /// |---|---|
+    /// | No process of its id was ever ready. | A restart would not help: the service stops, and the reason in the report is [`StartupFailed`](crate::Reason::StartupFailed). |
+    /// | An earlier process of its id was ready. | The worker is restarted. If it is late, it is killed first. |
+    /// | It is a replacement. | The replacement is dropped, and the old process stays. |
+    /// | It was added by SIGTTIN, and no process of its id was ever ready. | The worker is dropped, and the others go on. |
+    ///
+    /// An exit with status 0 does not count as a failure here, except with [`RestartPolicy::Always`] and in a
+    /// replacement. A parent that was stopped or starved meanwhile grants the same time once more.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self
     }
 
-    /// Workers call [`Worker::heartbeat`] at least once in this time, from when they are ready.
+    /// Sets the longest time between two calls of [`Worker::heartbeat`], starting when the worker is ready. Default:
+    /// off.
     ///
-    /// The parent looks once in each such time, whatever the number of workers. One that was silent for at least this time,
-    /// and about twice as long at most, gets SIGABRT (which a debugger or a core dump can make something of), and SIGKILL
-    /// after one second more (of which a stopped process dies as well); it is restarted in any case but [`RestartPolicy::Never`].
+    /// The parent checks once per timeout, whatever the number of workers. A worker that has been silent for at least
+    /// one timeout, and at most about two, gets SIGABRT, which lets it write a core dump or stop in a debugger. A
+    /// second later it gets SIGKILL, which also kills a stopped process. Then it is restarted, except with
+    /// [`RestartPolicy::Never`].
     ///
-    /// A parent that wakes up late by half this time or more has been starved or stopped itself, or the whole machine was:
-    /// nobody is called silent then before one more such time has passed. If it is late by a tenth, or its wait was
-    /// interrupted, and not by one of [its signals](crate#signals), that may be so, and who is silent gets one more such time,
-    /// but only once. What cannot be seen in either way, such as the workers alone being stopped for long, counts as silence; a
-    /// time of several beats leaves room for it. Default: off.
+    /// Silence is not always the worker's fault:
+    ///
+    /// - If the parent wakes up late by half the timeout or more, the parent itself or the whole machine was stopped or
+    ///   starved. Then it lets one more timeout pass before it takes any worker for hung.
+    /// - If the parent is late by a tenth of the timeout, or its wait was interrupted by something else than [its
+    ///   signals](crate#signals), this is possible too. Then a silent worker gets one more timeout, but only once.
+    /// - The parent cannot recognize other causes, for example that only the workers were stopped for long. These count
+    ///   as silence. Choose a timeout of several heartbeats to leave room for them.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.heartbeat_timeout = Some(timeout);
         self
     }
 
-    /// Replaces each process when it is so old, as in a rolling restart: its replacement is ready first, and no two are
-    /// replaced at a time. Each draws its own share of this time, from three quarters to the whole, so that workers which
-    /// were started together are not replaced together; one whose turn has not come lives on. If a replacement fails, the
-    /// old process stays for one more lifetime. Default: off.
+    /// Replaces each process at this age, as in a rolling restart: the replacement is ready first, and no two processes
+    /// are replaced at a time. Default: off.
+    ///
+    /// The age of each process is random, between three quarters of `lifetime` and all of it, so that workers that were
+    /// started together are not replaced together. A process keeps serving until its turn comes. If a replacement
+    /// fails, the old process stays for one more lifetime.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
         self.config.max_lifetime = Some(lifetime);
         self
     }
 
-    /// A socket that is made before the workers and that all of them have, forked, spawned or threads:
-    /// [`Worker::listeners`]. Each call adds one: `"127.0.0.1:8000"`, or anything that [`ListenConfig`] is made from.
+    /// Adds a socket that is made before the workers and passed to all of them: forked, spawned or threads. Each call
+    /// adds one: `"127.0.0.1:8000"`, or anything else from which a [`ListenConfig`] can be made. Default: none.
     ///
-    /// It is bound at the start, in the parent alone. With port 0 the system chooses one, the same for all, and
-    /// [`Event::Listening`] tells which. Connections wait there while a worker is restarted, so that none is lost with it but
-    /// those that it had accepted.
+    /// Workers get it by [`Worker::tcp`], [`Worker::udp`], `Worker::unix` (on Unix) or [`Worker::listeners`].
     ///
-    /// They go to whichever worker accepts them, and that is not balanced: of workers that sleep in accept(2) each gets its
-    /// turn, but of those that sleep in epoll_wait(2) Linux wakes all at once, or, with `EPOLLEXCLUSIVE`, mostly the one that
-    /// came last, which then gets the most. [`ListenConfig::per_worker`] makes a socket for each worker instead. Default: none.
+    /// The parent binds it at the start. With port 0 the system chooses the port, the same one for all workers, and
+    /// [`Event::Listening`] reports it. Connections wait in the socket's queue while a worker is restarted, so only
+    /// those that the worker had already accepted are lost.
+    ///
+    /// The first worker to accept a connection gets it, and this is not balanced. Workers that sleep in accept(2) take
+    /// turns. Of workers that sleep in epoll_wait(2), Linux wakes all at once, or with `EPOLLEXCLUSIVE` mostly the one
+    /// that came last, which then gets most connections. [`ListenConfig::per_worker`] makes one socket for each worker
+    /// instead.
     pub fn listen(mut self, on: impl Into<ListenConfig>) -> Prefork {
         self.listens.push(on.into());
         self
     }
 
-    /// Sockets that this program was started with, by systemd's socket activation (`LISTEN_FDS`, `LISTEN_PID` and
-    /// `LISTEN_FDNAMES`, sd_listen_fds(3)), take the place of what [`listen`](Prefork::listen) asks for: those with the
-    /// [name](ListenConfig::name) of one, that one's, and the others in order. More than were asked for are an error, and so is one
-    /// in the place of [one for each worker](ListenConfig::per_worker); what none was passed for is bound. Default: no. Unix only.
+    /// Uses the sockets with which systemd started this program, by its socket activation (`LISTEN_FDS`, `LISTEN_PID`
+    /// and `LISTEN_FDNAMES`, sd_listen_fds(3)). Default: no. Unix only.
     ///
-    /// The variables are removed from the environment by the call that starts the workers, `LISTEN_FDNAMES` only if there is
-    /// one thread. **Other threads that run by then must not read the environment meanwhile other than by std**: for getenv(3),
-    /// and what calls it in libraries of C, a variable that is removed at the same time is a data race. Where that cannot be
-    /// excluded, the call comes before anything that starts threads, as it does with [`Backend::Fork`].
+    /// An activated socket replaces a socket that [`listen`](Prefork::listen) adds: the one with the same
+    /// [name](ListenConfig::name) if there is one, and otherwise the next one in order. Listeners for which no socket
+    /// was passed are bound as usual. These are errors: more activated sockets than listeners, and an activated socket
+    /// for a listener with [one socket for each worker](ListenConfig::per_worker).
+    ///
+    /// The call that starts the workers removes the variables from the environment, `LISTEN_FDNAMES` only if there is
+    /// one thread. **Other threads that run by then must not read the environment at the same time except through
+    /// std**: for getenv(3), and for libraries in C that call it, the removal of a variable is a data race. If you
+    /// cannot exclude this, make the call before anything starts a thread, as with [`Backend::Fork`].
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Prefork {
         self.is_activated = true;
         self
     }
 
-    /// Ties each worker to a CPU of its own: to the `id`-th of those that the calling thread may use at the start, by its
-    /// affinity and its cgroup's cpuset, and begins again at the first where there are more workers than CPUs. It is the first
-    /// thing that a worker does, so that all its threads are there, but for those that a [spawned](Backend::Spawn) program
-    /// has started before the call. One whose CPU was taken away since is told of in the log, and works without.
+    /// Pins each worker to one CPU. Default: no. Linux only; elsewhere it is refused.
     ///
-    /// Linux only: elsewhere it is refused. Default: no.
+    /// Worker `id` gets the `id`-th of the CPUs that the calling thread may use at the start, by its affinity and by
+    /// the cpuset of its cgroup. With more workers than CPUs, the count begins again at the first CPU.
+    ///
+    /// A worker pins itself before it does anything else, so all its threads are pinned too, except those that a
+    /// [spawned](Backend::Spawn) program has started before the call. If its CPU has been taken away since the start,
+    /// the log has a warning, and the worker runs unpinned.
     pub fn pin_cpus(mut self) -> Prefork {
         self.setup.pins_cpus = true;
         self
     }
 
-    /// Workers become this user before the call returns in them, for good; the parent, which stays what it is, can have
-    /// bound port 80 for them before, by [`listen`](Prefork::listen) or otherwise, and can stop and replace them as any. It
-    /// takes root. Unix only.
+    /// Makes the workers run as this user, permanently. Default: the parent's user. Unix only, and only for processes:
+    /// with [`run_threads`](Prefork::run_threads) it is refused, because all threads of a process have one user.
     ///
-    /// It is the name of a user, or, if nobody has that name, a number. A worker has that user's group, or the one that
-    /// [`group`](Prefork::group) names, and the supplementary groups that the system has on record for the user, and none of
-    /// the parent's. (A number that nobody has needs a group to be named, and has no other.) They are looked up in the
-    /// parent, once, before anything is started; what has changed since is of no effect on restarts.
+    /// The parent keeps its own user. So it can bind port 80 for the workers, by [`listen`](Prefork::listen) or
+    /// otherwise, and can stop and replace them as usual. It needs root. Without root, only the program's own user is
+    /// accepted, whose groups stay as they are.
     ///
-    /// In a worker it comes after [`pin_cpus`](Prefork::pin_cpus) and before everything else: setgroups(2), then setresgid(2),
-    /// then setresuid(2) (where these are, otherwise setgid and setuid), then a look whether real, effective and saved ids
-    /// are what was asked for, and an attempt to become root again, which has to fail. On Linux the capability `CAP_SETUID`
-    /// must be gone as well, which `PR_SET_KEEPCAPS` may have prevented. A worker in which anything of that is otherwise says so
-    /// in the log, by the name of the call, and exits with status 1, without a line of the program run but its logger's: not
-    /// what is registered with atexit(3) either. (What it had buffered before is not written.) To the parent that is a failure
-    /// like others: it is the end of everything with a [`ready_timeout`](Prefork::ready_timeout), and otherwise once the
-    /// restarts are used up.
+    /// **Names.** `name` is the name of a user or, if no user has that name, a user id. A worker has that user's group,
+    /// or the one set by [`group`](Prefork::group), and the supplementary groups that the system has on record for the
+    /// user, but none of the parent's. A user id without a record needs a `group` and has no other groups. The parent
+    /// looks all of them up once, before it starts anything. Later changes have no effect on restarts.
     ///
-    /// The end of the parent reaches these workers as it does others. What is not changed: the environment with its `HOME`,
-    /// the directory, limits, and every descriptor that is open. What a worker opens it opens as that user, a log that is to be
-    /// reopened too. Linux writes no core dump of a process that was another user's, also not when it is
-    /// [aborted](Prefork::heartbeat_timeout), unless the system is set up for it (`fs.suid_dumpable`) or the worker asks for it
-    /// (`PR_SET_DUMPABLE`, prctl(2)).
+    /// **How a worker changes.** It does this after [`pin_cpus`](Prefork::pin_cpus) and before everything else:
     ///
-    /// With [`Backend::Spawn`], what precedes the call still runs as root. With [`Backend::Thread`] it is refused, since all
-    /// threads of a process have one user. Without root, the program's own user may be asked for, whose groups are then what
-    /// they were, and any other is refused. Default: the parent's user.
+    /// 1. It calls setgroups(2), setresgid(2) and setresuid(2), or setgid(2) and setuid(2) on systems without the
+    ///    latter two.
+    /// 2. It checks that the real, effective and saved ids have the requested values.
+    /// 3. It tries to become root again, which must fail. On Linux the capability `CAP_SETUID` must be gone too;
+    ///    `PR_SET_KEEPCAPS` may have kept it.
+    ///
+    /// If any of this fails, the worker logs the name of the call and exits with status 1. It runs none of the
+    /// program's code except its logger, not even functions that are registered with atexit(3), and does not write what
+    /// it had buffered before. The parent treats this as any failure: with a [`ready_timeout`](Prefork::ready_timeout)
+    /// the service stops, otherwise it stops once the restart limit is reached.
+    ///
+    /// **What does not change.** The workers still get SIGTERM when the parent ends. They keep the environment with its
+    /// `HOME`, the directory, the limits and every open descriptor. A worker opens files as the new user, for example a
+    /// log that it reopens. Linux writes no core dump of a process that has changed its user, not even when it is
+    /// [aborted](Prefork::heartbeat_timeout), unless the system allows it (`fs.suid_dumpable`) or the worker requests
+    /// it (`PR_SET_DUMPABLE`, prctl(2)).
+    ///
+    /// With [`Backend::Spawn`], everything before the call still runs as root.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Prefork {
         self.setup.user = Some(name.into());
         self
     }
 
-    /// The group of the workers, by its name, or by its number where none has that name, in the place of that of their
-    /// [`user`](Prefork::user). Unix only.
+    /// Sets the group of the workers, in place of the group of their [`user`](Prefork::user): a name or, if no group
+    /// has that name, a group id. Default: the user's group, or else the parent's. Unix only.
     ///
-    /// With no user, they have this group and no supplementary ones. But root that has changed its group alone is root, and
-    /// may take it back.
+    /// Without a `user`, the workers have this group and no supplementary groups. But a root process that has changed
+    /// only its group is still root and can take the group back.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> Prefork {
         self.setup.group = Some(name.into());
         self
     }
 
-    /// Tells systemd how the service is, by sd_notify(3): `READY=1` once all workers are ready (where nobody asks for that,
-    /// once all are started), `RELOADING=1` and then `READY=1` around each rolling restart that SIGHUP asks for, also one that
-    /// fails, `STOPPING=1` when they are asked to stop, whatever the reason, and a line of status each time, of which the last
-    /// one says what has failed, if anything has. The parent tells
-    /// it, to the socket that `NOTIFY_SOCKET` names; without that variable, nobody is told anything. Default: no. Unix only.
+    /// Notifies systemd of the state of the service, by sd_notify(3), through the socket that `NOTIFY_SOCKET` names.
+    /// Without that variable it does nothing. Default: no. Unix only.
+    ///
+    /// | message | when |
+    /// |---|---|
+    /// | `READY=1` | All workers are ready or, without a [`ready_timeout`](Prefork::ready_timeout), started. |
+    /// | `RELOADING=1`, then `READY=1` | A rolling restart that SIGHUP requested begins, and ends or is aborted. |
+    /// | `STOPPING=1` | The workers are stopped, for whatever reason. |
+    /// | `WATCHDOG=1` | Twice per `WatchdogSec`, until the stop. |
+    ///
+    /// Each message except the last has a line of status, which also changes when a worker is added or removed. The
+    /// last status names the failure, if something has failed.
     ///
     /// ```ini
     /// [Service]
@@ -337,66 +393,71 @@ impl Prefork {
     /// TimeoutStopSec=40
     /// ```
     ///
-    /// With `KillMode=mixed`, SIGTERM goes to the parent alone, which asks the workers to stop and gives them their time; by
-    /// default it goes to all at once, and workers that end before the parent has heard of it look as if they had failed.
-    /// `TimeoutStopSec` is to be longer than the [`graceful_timeout`](Prefork::graceful_timeout), or systemd kills those who
-    /// still have time; and all replacements of a reload are to be ready within `TimeoutStartSec`.
+    /// - `KillMode=mixed` sends SIGTERM only to the parent, which stops the workers and gives them their time. By
+    ///   default systemd sends it to all processes at once. Then workers that exit before the parent has received its
+    ///   signal look as if they had failed.
+    /// - `TimeoutStopSec` must be longer than the [`graceful_timeout`](Prefork::graceful_timeout). Otherwise systemd
+    ///   kills workers that still have time.
+    /// - `TimeoutStartSec` must be long enough for all replacements of a reload to become ready.
+    /// - `WatchdogSec` makes the parent wake up twice in that time. The messages show that the supervision works, and
+    ///   nothing about the workers: use [`heartbeat_timeout`](Prefork::heartbeat_timeout) for these.
     ///
-    /// With `WatchdogSec`, the parent says `WATCHDOG=1` twice in that time, and is woken for it, until the stop. It says that
-    /// the supervision goes on, and nothing about the workers: for them there is
-    /// [`heartbeat_timeout`](Prefork::heartbeat_timeout).
+    /// The call removes `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` from the environment, so that neither the
+    /// workers nor programs that they start can notify in the service's name. If there are other threads, which
+    /// [`Backend::Fork`] refuses, the variables stay.
     ///
-    /// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are read and removed from the environment by the call, so that
-    /// neither workers nor what they start speak for the service. (If there are threads, which [`Backend::Fork`] refuses, they
-    /// stay.)
-    ///
-    /// What cannot be told is never waited for: the log warns of it, once for each reason, and the service goes on. If that is
-    /// because the manager's queue is full (on Linux, `net.unix.max_dgram_qlen` says how many messages it holds, of all
-    /// services together), it is tried again every 100 ms until it is told, in its order; of several rolling restarts, or
-    /// lines of status, the last alone. What is untold when the workers are gone stays so.
+    /// The parent never waits for a message to be delivered. The log warns once for each kind of failure, and the
+    /// service goes on. If the manager's queue is full (on Linux, `net.unix.max_dgram_qlen` is its length, for the
+    /// messages of all services together), the parent tries again every 100 ms and keeps the order. Of several pending
+    /// rolling restarts or lines of status, it sends only the last. Messages that are still pending when the workers
+    /// are gone are dropped.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Prefork {
         self.notifies = true;
         self
     }
 
-    /// What a worker is. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
+    /// Sets how worker processes are started. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows. It
+    /// does not apply to [`run_threads`](Prefork::run_threads), which refuses it.
     pub fn backend(mut self, backend: Backend) -> Prefork {
         self.backend = Some(backend);
         self
     }
 
-    /// Is called in the parent for every event, after its line in the log (an exit and the restart that follows are one
-    /// line, that of the latter). While it runs, the parent does nothing else. It must not start a thread if workers are
-    /// forks (every later start would be refused); a program that it starts inherits the signals that are
-    /// [answered](crate#signals) blocked there, if workers are forks, so that it does not end of SIGTERM, unless that is undone
-    /// for it (`pre_exec`). If it panics, all workers are killed and the panic goes on. A second call takes the place of the
-    /// first. Default: nobody is told.
+    /// Calls `on_event` in the parent for every event, after the event's line in the log. (An exit and the restart that
+    /// follows it share one line, which is written with the restart.) A second call replaces the first callback.
+    /// Default: none.
+    ///
+    /// - While the callback runs, the parent does nothing else.
+    /// - If workers are forks, the callback must not start a thread: every later start would be refused.
+    /// - If workers are forks, a program that the callback starts inherits the [signals that the parent
+    ///   handles](crate#signals) blocked. So SIGTERM does not end it unless it is unblocked for it (`pre_exec`).
+    /// - If the callback panics, all workers are killed and the panic continues.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));
         self
     }
 
-    /// Starts the workers. Returns in each of them at once, and in the parent when all is over, with a [`Report`]: all have
-    /// ended, were stopped, failed to start, or failed too often.
+    /// Starts the workers. Returns in each worker at once, with a [`Worker`], and in the parent after the service has
+    /// ended, with a [`Report`].
     ///
-    /// A worker returns from `main` as it pleases, or exits: what counts is its exit status.
+    /// A worker may return from `main` or exit in any other way: only its exit status counts.
     ///
     /// # Errors
     ///
-    /// Nothing is left running when an error is returned, and the signal mask, the dispositions and the descriptors are what
-    /// they were.
+    /// An error is returned in the parent only after all workers are gone. The signal mask, the dispositions and the
+    /// descriptors are the same as before the call.
     ///
-    /// - A setting makes no sense: a time of less than a millisecond or more than a year, `max_workers` below `workers`, a
-    ///   first backoff above the last, a fatal exit status that cannot be told from success, a backend that cannot do this;
-    ///   [`Error::setting`] names it.
-    /// - There is no such [user](Prefork::user) or [group](Prefork::group), or it takes root to become that, or there is
-    ///   nothing to [pin](Prefork::pin_cpus) workers with; the same.
-    /// - A [listener](Prefork::listen) cannot be had; the text names its address. Or it is to be one
-    ///   [for each worker](ListenConfig::per_worker), and there is no such thing; then it is a setting.
-    /// - The errors of [`fork_processes`](crate::fork_processes), but for the budget: that is told by the report. One of them
-    ///   is that this process supervises workers already, whatever their backend: there is one service at a time. When it
-    ///   is over, the next one may be started.
+    /// - A setting makes no sense; [`Error::setting`] names it. This includes a time of less than a millisecond or more
+    ///   than a year; `max_workers` below `workers`; a first delay longer than the longest one; a fatal exit status
+    ///   that a process cannot have or that means success; and a backend that the system does not have.
+    /// - There is no such [user](Prefork::user) or [group](Prefork::group), changing to it requires root, or there is
+    ///   no way to [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
+    /// - A [listener](Prefork::listen) cannot be opened: the text names its address. If it should be [one for each
+    ///   worker](ListenConfig::per_worker) and cannot be, [`Error::setting`] is `per_worker`.
+    /// - Any error of [`fork_processes`](crate::fork_processes) except that the restart limit is reached, which is a
+    ///   [`Report`] here. One of them is that this process supervises workers already, however they were started: one
+    ///   service at a time is possible. Once it has ended, the next one can be started.
     pub fn start(self) -> Result<Role> {
         let names = self.listener_names();
         match self.supervise(true, None)? {
@@ -405,11 +466,17 @@ impl Prefork {
         }
     }
 
-    /// Starts the workers, each of which runs this and then ends; returns in the parent only, when all is over.
+    /// Starts the workers, runs `work` in each of them, and returns only in the parent, after the service has ended.
     ///
-    /// A worker exits with status 0 if it returns `Ok`. An error is logged, with its sources, and the status is 1. A panic
-    /// is printed as usual, and the status is 101. Neither goes on into the code around this call. A worker that is a
-    /// [thread](Backend::Thread) ends alone, and not the process.
+    /// A worker exits when `work` is done, and runs no code after this call:
+    ///
+    /// | `work` | exit status |
+    /// |---|---|
+    /// | returns `Ok` | 0 |
+    /// | returns an error | 1. The error is logged, with its sources. |
+    /// | panics | 101. The panic is printed as usual. |
+    ///
+    /// `work` may borrow from its surroundings. Values that it owns are dropped when it returns.
     ///
     /// # Errors
     ///
@@ -417,7 +484,8 @@ impl Prefork {
     ///
     /// # Examples
     ///
-    /// What is made before the call is there in every worker. A slot for each id, and `max_workers` so that no id is beyond:
+    /// Every worker sees what the program made before the call. Here each id has a socket of its own, and `max_workers`
+    /// keeps every id within the array:
     ///
     /// ```no_run
     /// use std::net::TcpListener;
@@ -426,7 +494,7 @@ impl Prefork {
     /// fn main() -> Result<Report, Box<dyn std::error::Error>> {
     ///     let ports = [8000, 8001, 8002].map(|port| TcpListener::bind(("127.0.0.1", port)));
     ///     let listeners = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
-    ///     Ok(Prefork::new().workers(2).max_workers(listeners.len()).run(move |worker| {
+    ///     Ok(Prefork::new().workers(2).max_workers(listeners.len()).run(|worker| {
     ///         let listener = &listeners[worker.id()];
     ///         // ..
     /// #       drop(listener);
@@ -444,35 +512,48 @@ impl Prefork {
         }
     }
 
-    /// Starts the workers as threads of this process.
+    /// Starts the workers as threads of this process, runs `work` in each of them, and returns after the service has
+    /// ended.
     ///
-    /// A thread of this process, for [`Prefork::run`] only, since a thread cannot return from [`Prefork::start`].
+    /// Threads share their memory: what `work` captures exists once, for all workers. The closure must be `'static`,
+    /// because a thread cannot be forced to end, so nothing can be lent to it. The supervision is the same as for
+    /// processes, with these differences:
     ///
-    /// For workers that share memory: what the closure captures is there once, for all of them. (It is `'static`, because a
-    /// thread cannot be made to end, and so nothing can be lent to it.) The supervision is the same, with these in the place
-    /// of what threads have not:
+    /// - **Exits.** A thread that returns an error exits with status 1, and one that panics with 101. [`Event::Failed`]
+    ///   has the message. A panic does not affect the other workers. But whatever ends the process ends all of them: a
+    ///   call of [`exit`](std::process::exit), an abort, a stack overflow, and every panic if the program is built with
+    ///   `panic = "abort"`.
+    /// - **Stop requests.** A worker learns of one only through [`Worker::stop_requested`], [`Worker::wait_for_stop`]
+    ///   and `Worker::stop_fd` (on Unix), each worker through its own handle. The request does not interrupt what the
+    ///   thread does.
+    /// - **Stale threads.** A thread cannot be killed. Where a process would be killed, the parent abandons a thread:
+    ///   [`Event::Stale`]. This happens if the thread does not return within the
+    ///   [`graceful_timeout`](Prefork::graceful_timeout), misses its [heartbeat](Prefork::heartbeat_timeout) or the
+    ///   [`ready_timeout`](Prefork::ready_timeout), or if a second stop request comes. Its exit is
+    ///   [`Exit::Stale`](crate::Exit::Stale), which counts as a failure, and the worker is restarted like any other.
+    ///   The parent ignores messages from the abandoned thread. The thread has a stop request in any case, so that it
+    ///   ends if it can continue.
+    ///     - If it returns, it is joined: [`Event::Returned`].
+    ///     - If it has not returned when the service ends, it is in [`Report::stale`]. It runs until the process ends,
+    ///       which does not wait for it.
+    /// - **Signals.** The [signals that the parent handles](crate#signals) are blocked in the workers. The exceptions
+    ///   are SIGUSR1 and SIGCHLD: like all other signals, they do what the program has set up. A program that a worker
+    ///   starts inherits the blocked signals, so SIGTERM does not end it unless it is unblocked for it (`pre_exec`).
+    /// - **Pid 1.** As pid 1 of a container, the parent does not reap processes that it has not started. Run an init
+    ///   above it.
+    /// - **Names.** [`Process::pid`](crate::Process::pid) is `None`. The name of the thread consists of the worker's id
+    ///   and generation: `worker-2.0`.
     ///
-    /// - A thread that returns an error ends with status 1, one that panics with 101, and [`Event::Failed`] says what went
-    ///   wrong. That is all a panic does: nobody else is poisoned. Whatever ends the process ends all of them: a call of
-    ///   [`exit`](std::process::exit), an abort, an overflow of the stack; and if panics are set to abort, each panic.
-    /// - It is asked to stop by what [`Worker::stop_requested`], [`Worker::wait_for_stop`] and [`Worker::stop_fd`] tell, each
-    ///   worker by itself, and by nothing else. It is not interrupted in what it does.
-    /// - It cannot be killed. One that does not return in its [`graceful_timeout`](Prefork::graceful_timeout), or gives no
-    ///   [sign of life](Prefork::heartbeat_timeout), is given up: [`Event::Stale`]. It counts as ended, by signal 9, and is
-    ///   replaced as such. What it says from then on is not heard. If it returns, it is joined: [`Event::Returned`]. If it
-    ///   never does, it is in [`Report::stale`], and runs until the process ends, which does not wait for it. It has been
-    ///   asked to stop in any case, so that it goes when it comes to itself.
-    /// - The signals that the parent [answers](crate#signals) are blocked in the workers. SIGUSR1 and SIGCHLD are not among
-    ///   these here: they, and all others, do what the program has chosen. A program that a worker starts inherits what is
-    ///   blocked, so that it does not end of SIGTERM, unless that is undone for it (`pre_exec`).
-    /// - As pid 1 of a container, the parent reaps no strangers: that is for an init in front of it.
-    /// - [`Process::pid`](crate::Process::pid) is 0, and the thread's name is `worker-2.0`: id and generation.
+    /// # Errors
+    ///
+    /// As for [`start`](Prefork::start). In addition, [`backend`](Prefork::backend), `user` and `group` are refused.
+    /// Other threads in this process are not an error.
     pub fn run_threads<F>(self, work: F) -> Result<Report>
     where
         F: Fn(Worker) -> WorkResult + Send + Sync + 'static,
     {
         if self.backend.is_some() {
-            return Err(Error::unfit("backend", "run_threads() starts threads, and no processes"));
+            return Err(Error::unfit("backend", "run_threads() starts threads, not processes"));
         }
         let names = self.listener_names();
         let work: Work = Arc::new(move |worker: Worker| work(worker.with_listener_names(names.clone())));
@@ -549,14 +630,15 @@ impl fmt::Debug for Prefork {
 /// The backend without [`Prefork::backend`].
 const DEFAULT_BACKEND: Backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
 
-/// Of several threads of a program that was started as a worker, one becomes it, and the others are refused.
+/// Held while a program that was started as a worker becomes one. If several threads of it make the call, one of them
+/// becomes the worker, and the others are refused.
 static ACCEPTING: Mutex<()> = Mutex::new(());
 
-/// From when nothing new goes to a worker's own socket until what was on its way there has arrived: a handshake takes a round
-/// trip, or as much longer as TCP waits before it sends something again.
+/// The time for which a removed worker still serves its own socket after the kernel sends nothing new to it. Handshakes
+/// that began before complete in this time: one takes a round trip, or longer if TCP sends a segment again.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// What is less cannot be told from nothing by those who wait for it.
+/// The shortest time that can be waited for: poll(2) and epoll_wait(2) count milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -570,14 +652,14 @@ impl Config {
         // On Unix, only the low eight bits of a status reach the parent.
         let possible = if cfg!(unix) { 1..=255 } else { i32::MIN..=i32::MAX };
         match self.fatal_exit_codes.iter().find(|&&code| code == 0 || !possible.contains(&code)) {
-            Some(0) => Err(Error::unfit("fatal_exit_code", "0 is success")),
+            Some(0) => Err(Error::unfit("fatal_exit_code", "0 means success")),
             Some(code) => Err(Error::unfit("fatal_exit_code", format!("no process exits with status {code} here"))),
             None => Ok(self),
         }
     }
 
     fn check_workers(&self) -> Result<()> {
-        /// No system is set up for less, so it need not be asked.
+        /// Every system allows this many processes, so its limit need not be read.
         const FEW: usize = 256;
         let &Config { workers, max_workers, .. } = self;
         if max_workers < workers {
@@ -586,7 +668,7 @@ impl Config {
         if workers <= FEW {
             return Ok(());
         }
-        // Refused here is what no system can have; what this user may have is for fork to say.
+        // This check covers the system's limit. If a limit of this user is lower, fork reports it.
         let limit = sys::process_limit();
         if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
     }
@@ -620,7 +702,8 @@ impl Config {
     }
 }
 
-/// std counts by affinity and by the cgroup's CPU quota, v1 and v2. If it cannot tell, one is never wrong.
+/// Returns the number of CPUs that this process may use, or 1 if it is unknown. std takes it from the affinity and from
+/// the cgroup's CPU quota, v1 and v2.
 fn cpus() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
@@ -630,13 +713,15 @@ mod tests {
     use super::*;
 
     fn refused(prefork: Prefork) -> (&'static str, String) {
-        let error = prefork.config.checked().expect_err("it makes no sense");
+        let error = prefork.config.checked().expect_err("an invalid setting");
         (error.setting().expect("a setting"), error.to_string())
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_its_name_before_anything_else() {
-        let (new, zero, ms) = (Prefork::new, Duration::ZERO, Duration::from_millis);
+    fn invalid_settings_are_refused_by_name() {
+        let new = Prefork::new;
+        let zero = Duration::ZERO;
+        let ms = Duration::from_millis;
         let endless = Duration::MAX;
         for (name, prefork) in [
             ("graceful_timeout", new().graceful_timeout(zero)),
@@ -669,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_cannot_do_it_is_refused_by_that_name() {
+    fn unavailable_backends_are_refused() {
         let error = Prefork::new().backend(Backend::Spawn).run_threads(|_| Ok(())).expect_err("a refusal");
         assert_eq!(error.setting(), Some("backend"), "{error}");
         if cfg!(not(unix)) {
@@ -680,23 +765,23 @@ mod tests {
 
     #[cfg(not(target_os = "linux"))]
     #[test]
-    fn workers_are_pinned_on_linux_alone() {
+    fn pin_cpus_is_refused_outside_linux() {
         let error = Prefork::new().workers(1).pin_cpus().start().expect_err("a refusal");
         assert_eq!(error.setting(), Some("pin_cpus"), "{error}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn who_does_not_exist_is_refused_by_that_setting() {
-        let nobody = "nobody-of-this-name";
+    fn unknown_users_and_groups_are_refused() {
+        let unknown = "nobody-of-this-name";
         let new = || Prefork::new().workers(1);
         for (setting, prefork) in [
-            ("user", new().user(nobody)),
-            ("user", new().user(nobody).group(nobody)),
-            ("user", new().user(nobody).backend(Backend::Spawn)),
+            ("user", new().user(unknown)),
+            ("user", new().user(unknown).group(unknown)),
+            ("user", new().user(unknown).backend(Backend::Spawn)),
             ("user", new().user("4294967295")),
-            ("group", new().group(nobody)),
-            ("group", new().user("root").group(nobody).backend(Backend::Spawn)),
+            ("group", new().group(unknown)),
+            ("group", new().user("root").group(unknown).backend(Backend::Spawn)),
         ] {
             let error = prefork.start().expect_err("a refusal");
             assert_eq!(error.setting(), Some(setting), "{error}");
@@ -706,7 +791,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_thread_cannot_have_a_user_of_its_own() {
+    fn threads_refuse_user_and_group() {
         for (setting, prefork) in [("user", Prefork::new().user("root")), ("group", Prefork::new().group("0"))] {
             let error = prefork.workers(1).run_threads(|_| Ok(())).expect_err("a refusal");
             assert_eq!(error.setting(), Some(setting), "{error}");
@@ -714,8 +799,8 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_that_are_told() {
-        let config = Prefork::default().workers(3).config.checked().expect("sense");
+    fn defaults_match_the_documentation() {
+        let config = Prefork::default().workers(3).config.checked().expect("valid settings");
         assert_eq!(
             (config.max_restarts, config.restart_policy, config.max_workers),
             (100, RestartPolicy::OnFailure, usize::MAX)
@@ -727,13 +812,13 @@ mod tests {
     }
 
     #[test]
-    fn as_many_workers_as_cpus_are_not_more_than_the_most_there_may_be() {
-        let config = Prefork::new().max_workers(1).config.checked().expect("sense");
+    fn default_worker_count_respects_max_workers() {
+        let config = Prefork::new().max_workers(1).config.checked().expect("valid settings");
         assert_eq!((config.workers, config.max_workers), (1, 1));
     }
 
     #[test]
-    fn what_makes_sense_at_the_edge_is_accepted() {
+    fn boundary_values_are_accepted() {
         let ms = Duration::from_millis(1);
         let prefork = Prefork::new()
             .workers(3)
@@ -741,7 +826,7 @@ mod tests {
             .restart_backoff(ms, ms)
             .graceful_timeout(LONGEST)
             .fatal_exit_code(255);
-        let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("sense");
+        let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("valid settings");
         assert_eq!((config.workers, config.max_restarts), (3, 0));
     }
 }

@@ -1,15 +1,15 @@
-//! How the whole service ended, and each worker of it.
+//! How the service ended, and how each worker did.
 
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
 use crate::exit::{Exit, Process};
 
-/// What [`Prefork::start`](crate::Prefork::start) and [`run`](crate::Prefork::run) return in the parent: how it all went,
-/// when nobody lives any more.
+/// The result of a service, which [`Prefork::start`](crate::Prefork::start), [`run`](crate::Prefork::run) and
+/// [`run_threads`](crate::Prefork::run_threads) return in the parent once all workers are gone.
 ///
-/// `main` may return it. The status of the program is then 0 on [success](Report::is_success), 3 if
-/// [startup failed](Reason::StartupFailed), and 1 otherwise.
+/// `main` may return it. The exit status of the program is then 0 on [success](Report::is_success), 3 if [startup
+/// failed](Reason::StartupFailed), and 1 otherwise.
 #[derive(Clone, Debug)]
 pub struct Report {
     reason: Reason,
@@ -17,47 +17,48 @@ pub struct Report {
     stale: Vec<Process>,
 }
 
-/// Why the whole service ended.
+/// The reason why the service ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// All workers have ended by themselves, and none was to be restarted. Normally, all of them, unless restarts were
-    /// switched off by [`RestartPolicy::Never`](crate::RestartPolicy::Never).
+    /// All workers have exited by themselves, and none needs a restart. Their last exits were normal, unless
+    /// [`RestartPolicy::Never`](crate::RestartPolicy::Never) turns restarts off.
     Finished,
-    /// The parent was asked to stop, by a signal.
+    /// A signal requested the stop.
     Stopped,
-    /// A worker has asked for it, by [`Worker::stop_all`](crate::Worker::stop_all).
+    /// A worker requested the stop, by [`Worker::stop_all`](crate::Worker::stop_all).
     StoppedByWorker {
-        /// Which process it was.
+        /// The process that requested the stop.
         process: Process,
     },
-    /// One restart more was needed than the budget allows.
+    /// A restart was needed that [`max_restarts`](crate::Prefork::max_restarts) does not allow.
     RestartLimitReached {
-        /// The process whose end was one too many.
+        /// The process whose exit needed one more restart.
         process: Process,
-        /// How it ended.
+        /// How that process ended.
         exit: Exit,
-        /// How many restarts there have been.
+        /// The number of restarts so far.
         restarts: u32,
     },
-    /// A worker could not be brought up: with a `ready_timeout`, it ended or was late before any process of its id was
-    /// ready; or it exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code) code.
+    /// A worker could not start. Either it exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code); or, with
+    /// a [`ready_timeout`](crate::Prefork::ready_timeout), it failed or was late before any process of its id was
+    /// ready.
     StartupFailed {
-        /// The process.
+        /// The process that failed.
         process: Process,
-        /// How it ended; `None`: it was late.
+        /// How that process ended, or `None` if it was late.
         exit: Option<Exit>,
     },
 }
 
-/// What became of one worker.
+/// The history of one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerReport {
     id: usize,
     pub(crate) processes: u32,
     pub(crate) restarts: u32,
     pub(crate) exit: Option<Exit>,
-    /// That end was a failure, and nobody was to take its place.
+    /// The last exit was abnormal and was not followed by a restart.
     pub(crate) failed: bool,
 }
 
@@ -70,7 +71,8 @@ impl Report {
         Report { stale, ..self }
     }
 
-    /// Whether all workers have ended normally by themselves, or were asked to stop and did, however they took that.
+    /// Returns whether the service ended as it should: it was stopped by a signal or by a worker, or all workers exited
+    /// with status 0 by themselves. After a requested stop this is `true` even if workers had to be killed.
     pub fn is_success(&self) -> bool {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
@@ -79,31 +81,33 @@ impl Report {
         }
     }
 
-    /// How many restarts there were, of all workers together. Replacements in a rolling restart or for their age are none.
+    /// Returns the number of restarts of all workers together. Replacements in a rolling restart or because of a
+    /// process's age do not count.
     pub fn restarts(&self) -> u32 {
         self.workers.iter().map(|worker| worker.restarts).sum()
     }
 
-    /// Why it ended.
+    /// Returns the reason why the service ended.
     pub fn reason(&self) -> &Reason {
         &self.reason
     }
 
-    /// The worker threads that were given up, because they did not return in time or gave no sign of life, and had not
-    /// returned by the end: they still run, until they do or the process ends. Empty unless workers are
-    /// [threads](crate::Backend::Thread).
+    /// Returns the abandoned worker threads that had not returned by the end of the service. They were stopped or hung,
+    /// and did not return in time. They run until they return or the process ends. Always empty unless workers are
+    /// [threads](crate::Prefork::run_threads).
     pub fn stale(&self) -> &[Process] {
         &self.stale
     }
 
-    /// Every worker there ever was, by id.
+    /// Returns the reports of all workers, including those that were removed, ordered by id.
     pub fn workers(&self) -> &[WorkerReport] {
         &self.workers
     }
 }
 
 impl Reason {
-    /// The process that it is about: the one that has asked, or that could not be brought up, or whose end was one too many.
+    /// Returns the process that is the reason: the one that requested the stop, that could not start, or whose exit
+    /// needed one more restart.
     pub fn process(&self) -> Option<Process> {
         match *self {
             Reason::Finished | Reason::Stopped => None,
@@ -113,7 +117,7 @@ impl Reason {
         }
     }
 
-    /// How that process ended, if that is the reason.
+    /// Returns how that process ended, if its exit is the reason.
     pub fn exit(&self) -> Option<Exit> {
         match *self {
             Reason::RestartLimitReached { exit, .. } => Some(exit),
@@ -128,28 +132,29 @@ impl WorkerReport {
         WorkerReport { id, processes: 0, restarts: 0, exit: None, failed: false }
     }
 
-    /// Its task id.
+    /// Returns the task id.
     pub fn id(&self) -> usize {
         self.id
     }
 
-    /// How often it was restarted after it had failed.
+    /// Returns the number of restarts of this worker. Replacements do not count.
     pub fn restarts(&self) -> u32 {
         self.restarts
     }
 
-    /// How many processes there have been of it, replacements included.
+    /// Returns the number of processes that this worker has had, including replacements.
     pub fn processes(&self) -> u32 {
         self.processes
     }
 
-    /// How its last process ended, not counting replacements that failed; `None` if it never had one.
+    /// Returns how the worker's last process ended, or `None` if it never had one. Replacements that failed do not
+    /// count.
     pub fn exit(&self) -> Option<Exit> {
         self.exit
     }
 }
 
-/// 0 on success, 3 if startup failed, 1 otherwise.
+/// Exits with status 0 on success, 3 if startup failed, and 1 otherwise.
 impl Termination for Report {
     fn report(self) -> ExitCode {
         match self.reason {
@@ -160,7 +165,7 @@ impl Termination for Report {
     }
 }
 
-/// Reads on from a subject: `stopped`, `gave up after 100 restarts: child 2 (pid 71) exited with status 3`.
+/// Completes a sentence: `stopped`, `gave up after 100 restarts: child 2 (pid 71) exited with status 3`.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

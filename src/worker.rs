@@ -1,4 +1,4 @@
-//! The worker's side.
+//! The worker's handle, and the steps by which a process or a thread becomes a worker.
 
 use std::cell::Cell;
 use std::io;
@@ -21,16 +21,17 @@ use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::sys::{CallError, StopRequest};
 
-/// What a [`Prefork::run`](crate::Prefork::run) closure returns: any error will do.
+/// The result of a closure for [`Prefork::run`](crate::Prefork::run) and [`run_threads`](crate::Prefork::run_threads).
+/// `?` converts any error into it.
 pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 const NO_WORKER: usize = usize::MAX;
 
-/// Set in a worker, once.
+/// The id of the worker that this process is. Set once.
 static TASK_ID: AtomicUsize = AtomicUsize::new(NO_WORKER);
 
 thread_local! {
-    /// The same in a thread that is one.
+    /// The id of the worker that this thread is.
     static THREAD_ID: Cell<usize> = const { Cell::new(NO_WORKER) };
 }
 
@@ -38,62 +39,74 @@ pub(crate) fn task_id() -> Option<usize> {
     [THREAD_ID.get(), TASK_ID.load(Ordering::Relaxed)].into_iter().find(|&id| id != NO_WORKER)
 }
 
-/// This thread becomes worker `id`.
+/// Makes this thread worker `id`.
 pub(crate) fn become_thread(id: usize) {
     THREAD_ID.set(id);
 }
 
-/// Whether this process may start workers, as far as its own role goes.
+/// Refuses a call that is made in a worker.
 pub(crate) fn check_no_worker() -> Result<()> {
     task_id().map_or(Ok(()), |id| Err(Error::in_worker(id)))
 }
 
-/// In the parent, before it forks: makes the thread's generator, so that the workers, which have to reseed it in any case,
-/// need not each make one first (which takes them longer than all the rest).
+/// Creates the thread's random generator in the parent, before the first fork. Each worker must reseed it anyway.
+/// Without this, each would also have to create one, which takes longer than the rest of its start.
 #[cfg(unix)]
 pub(crate) fn prepare() -> Result<()> {
-    // The generator panics where this fails.
+    // `rand::rng()` would panic if the system had no random numbers.
     let refused = |error: rand::rngs::SysError| Error::from(CallError::new("getrandom", error));
     rand::TryRng::try_next_u32(&mut SysRng).map_err(refused)?;
     rand::rng().next_u32();
     Ok(())
 }
 
-/// The process that was just forked becomes worker `id`. It was nobody's worker before: a worker does not fork workers.
+/// Makes this process, which has just been forked or spawned, worker `id`.
 #[inline]
 pub(crate) fn become_worker(id: usize) -> Result<()> {
     TASK_ID.store(id, Ordering::Relaxed);
-    // The generator's state was copied with everything else; without this, siblings draw the same numbers.
+    // The fork has copied the generator's state, so without this, siblings draw the same numbers.
     rand::rng().reseed().map_err(|error| Error::from(CallError::new("getrandom", error)).starting(id))
 }
 
-/// A worker's own handle: who it is, what it tells the parent, and whether it is to stop.
+/// A worker's own handle. With it the worker reads its id, gets its listeners, reports to the parent and notices stop
+/// requests.
 ///
-/// It may be shared between threads. There is one in each process; what is told by it is told of the process. A process
-/// that a worker forks is not a worker: in it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do nothing, and
-/// a signal sent to it is no request to the worker. (A [`beat`](Worker::heartbeat) in it counts for the worker.) A worker that
-/// closes descriptors which are not its own may close the one that wakes the parent; what it says is then heard late.
+/// A handle can be shared between threads. All that is reported through it concerns the whole process (or the whole
+/// [worker thread](crate::Prefork::run_threads)).
+///
+/// A process that a worker forks is not a worker. In it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do
+/// nothing, and a signal that it gets is not a stop request to the worker. But [`heartbeat`](Worker::heartbeat) in it
+/// counts for the worker.
+///
+/// A worker must not close descriptors that it has not opened. One of them wakes the parent, which otherwise notices
+/// [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) late.
 ///
 /// # Stopping
 ///
-/// The parent asks a worker to stop by SIGTERM. It kills the worker, as it does any process, until the worker first calls
-/// [`stop_requested`](Worker::stop_requested), [`wait_for_stop`](Worker::wait_for_stop) or [`stop_fd`](Worker::stop_fd):
-/// from then on SIGTERM, and SIGINT as well (which is what a ^C at the terminal sends to every process), only make these
-/// three say so, and the worker has the parent's `graceful_timeout` to end by itself. They listen by
-/// [signal-hook](https://docs.rs/signal-hook), beside the handlers of the program's own and those of `tokio::signal`; a
-/// handler that `sigaction` installs afterwards takes their place. A SIGINT that was ignored when the program started
-/// (which is how a shell starts a job in the background) stays ignored.
+/// The parent requests a stop by SIGTERM. At first, SIGTERM kills a worker like any other process. The first call of
+/// one of these methods enables the **graceful stop**:
 ///
-/// A worker that is to drain from its very first moment on calls one of the three first of all. What comes between the
-/// fork and that call, kills it.
+/// - [`enable_graceful_stop`](Worker::enable_graceful_stop) does nothing else.
+/// - [`stop_requested`](Worker::stop_requested) returns whether a stop was requested.
+/// - [`wait_for_stop`](Worker::wait_for_stop) waits for the request.
+/// - `stop_fd` (on Unix) returns a descriptor that becomes readable with the request.
 ///
-/// On Windows the parent asks by an event, and what is typed at the console counts as well: [the differences](crate#windows).
+/// From then on SIGTERM and SIGINT are requests. (^C at a terminal sends SIGINT to every process.) The worker has the
+/// parent's [`graceful_timeout`](crate::Prefork::graceful_timeout) to exit by itself. Call `enable_graceful_stop` first
+/// of all in a worker that must always finish its work: a SIGTERM between the fork and this call kills it.
+///
+/// - The signal handlers are installed through [signal-hook](https://docs.rs/signal-hook). They run in addition to the
+///   program's own handlers from signal-hook and `tokio::signal`. A handler that `sigaction` installs afterwards
+///   replaces them.
+/// - A SIGINT that is ignored stays ignored. A shell starts a background job in this way.
+/// - On Windows, events and the console take the place of the signals: [the differences](crate#windows).
+/// - In a [worker thread](crate::Prefork::run_threads) every stop is graceful.
 #[derive(Debug)]
 pub struct Worker {
     id: usize,
     generation: u32,
     count: usize,
-    /// None: nobody asked for a handle that could use it.
+    /// `None` in a forked worker of `fork_processes`, which gets no handle.
     status: Option<StatusWriter>,
     listeners: Listeners,
     listener_names: ListenerNames,
@@ -102,9 +115,9 @@ pub struct Worker {
 
 #[derive(Debug)]
 enum StopSource {
-    /// Of the process.
+    /// A request to the process.
     Process(OnceLock<StopRequest>),
-    /// Of this thread.
+    /// A request to this thread only.
     Thread(Arc<StopFlag>),
 }
 
@@ -136,43 +149,49 @@ impl Worker {
         Worker { listener_names: names, ..self }
     }
 
-    /// Its task id: from 0 to one less than the workers asked for, unless more were asked for later by SIGTTIN; always less
-    /// than [`max_workers`](crate::Prefork::max_workers). A restarted worker has the id of its predecessor.
+    /// Returns the task id: 0 to one less than the number of [`workers`](crate::Prefork::workers), or higher for a
+    /// worker that SIGTTIN has added, but always less than [`max_workers`](crate::Prefork::max_workers). A restarted
+    /// worker has the id of its predecessor.
     pub fn id(&self) -> usize {
         self.id
     }
 
-    /// How many processes of this id there were before this one.
+    /// Returns the number of earlier processes of this id.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// How many workers were wanted when this process was started.
+    /// Returns the number of workers that the service should have had when this process was started.
     pub fn worker_count(&self) -> usize {
         self.count
     }
 
-    /// What [`Prefork::listen`](crate::Prefork::listen) was asked for, in that order: the same sockets in every worker, or, of
-    /// what was asked for [per task](crate::ListenConfig::per_worker), those of this id. They outlive the worker.
+    /// Returns the sockets that [`Prefork::listen`](crate::Prefork::listen) has added, in the same order. They are the
+    /// same in every worker. The exception are those with [one socket for each
+    /// worker](crate::ListenConfig::per_worker), of which this returns the sockets of this id. The sockets outlive the
+    /// worker.
     ///
-    /// They belong to all, the parent and an id's next worker among them: whether one blocks is so for everybody who has it, and
-    /// to drop a clone of one (`try_clone`) closes nothing, so that an epoll(7) goes on telling of it until it is deregistered.
-    /// Who waits for one by poll(2) or the like has it not block (`set_nonblocking`): what was there may be another one's by
-    /// the time of the accept.
+    /// All workers and the parent share these sockets, and so does the next process of this id:
+    ///
+    /// - Whether a socket blocks is the same for all of them (`set_nonblocking`).
+    /// - A worker that waits by poll(2), epoll(7) or the like should make the socket non-blocking, because another
+    ///   worker may have taken the connection by the time of the accept.
+    /// - To drop a clone (`try_clone`) does not close the socket, so an epoll(7) continues to report it until it is
+    ///   deregistered.
     pub fn listeners(&self) -> &[Listener] {
         self.listeners.as_deref().unwrap_or_default()
     }
 
-    /// Returns a clone of a TCP listener, for mio, tokio or a thread of its own. The listener is found by its position, which
-    /// counts the calls of [`Prefork::listen`](crate::Prefork::listen) from 0, or by its [name](crate::ListenConfig::name).
+    /// Returns a clone of a TCP listener, for example for mio, tokio or a thread. `which` is its position, which counts
+    /// the calls of [`Prefork::listen`](crate::Prefork::listen) from 0, or its [name](crate::ListenConfig::name).
     ///
-    /// The clone is another descriptor for the same socket. Whether it blocks is a property of the socket, which all workers
-    /// share: `set_nonblocking` on one clone reaches them all.
+    /// The clone is another descriptor for the same socket. Whether it blocks is a property of the socket, which all
+    /// workers share: `set_nonblocking` on one clone affects all of them.
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no such listener, `InvalidInput` if it is not a TCP listener, or the error of dup(2), for example
-    /// because of a limit on descriptors.
+    /// Returns `NotFound` if there is no such listener, `InvalidInput` if it is not a TCP listener, or the system's
+    /// error if the descriptor cannot be duplicated, for example because of a limit.
     ///
     /// # Examples
     ///
@@ -194,20 +213,20 @@ impl Worker {
         self.find(&which)?.as_tcp().ok_or_else(|| not_of_kind(&which, "a TCP listener"))?.try_clone()
     }
 
-    /// Returns a clone of a UDP socket. Otherwise as [`tcp`](Worker::tcp).
+    /// Returns a clone of a UDP socket. See [`tcp`](Worker::tcp).
     ///
     /// # Errors
     ///
-    /// As for [`tcp`](Worker::tcp).
+    /// As for [`tcp`](Worker::tcp), with UDP in place of TCP.
     pub fn udp(&self, which: impl ListenerIndex) -> io::Result<UdpSocket> {
         self.find(&which)?.as_udp().ok_or_else(|| not_of_kind(&which, "a UDP socket"))?.try_clone()
     }
 
-    /// Returns a clone of a Unix stream listener. Otherwise as [`tcp`](Worker::tcp). Unix only.
+    /// Returns a clone of a Unix stream listener. Unix only. See [`tcp`](Worker::tcp).
     ///
     /// # Errors
     ///
-    /// As for [`tcp`](Worker::tcp).
+    /// As for [`tcp`](Worker::tcp), with a Unix stream listener in place of a TCP listener.
     #[cfg(unix)]
     pub fn unix(&self, which: impl ListenerIndex) -> io::Result<UnixListener> {
         self.find(&which)?.as_unix().ok_or_else(|| not_of_kind(&which, "a Unix listener"))?.try_clone()
@@ -219,47 +238,49 @@ impl Worker {
         listener.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no listener {which}")))
     }
 
-    /// Tells the parent that this worker can do its work. The parent learns of it at once.
+    /// Reports to the parent that this worker can do its work. The parent is woken at once. Further calls have no
+    /// effect.
     ///
-    /// With a [`ready_timeout`](crate::Prefork::ready_timeout), it is to be called within that time. In a rolling restart
-    /// the old worker is asked to go only then. Without one, a replacement counts as ready after a second, or when it says
-    /// so. A second call says nothing more.
+    /// With a [`ready_timeout`](crate::Prefork::ready_timeout), call it within that time. A rolling restart stops the
+    /// old process only after this call in the replacement. Without a `ready_timeout`, a replacement counts as ready
+    /// after a second, or when it calls this.
     pub fn ready(&self) {
         if let Some(status) = &self.status {
             status.ready();
         }
     }
 
-    /// Gives a sign of life: one store to shared memory, so that it may be called as often as is convenient. The parent is
-    /// not woken by it.
+    /// Reports to the parent that this worker makes progress. This is one store to shared memory and does not wake the
+    /// parent, so it may be called often.
     ///
-    /// With a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout), it is to be called at least once in that time, from
-    /// the code whose progress is meant: one that beats from a thread of its own only shows that this thread lives.
+    /// With a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout), call it at least once in that time, from the
+    /// code whose progress matters. A heartbeat from a separate thread shows only that this thread runs.
     pub fn heartbeat(&self) {
         if let Some(status) = &self.status {
             status.beat();
         }
     }
 
-    /// Asks the parent to stop the whole service, gracefully: this worker and all others are asked to stop, and the parent
-    /// ends as if it had got SIGTERM. However many ask, it happens once. This worker may go on, or end at once.
+    /// Requests a graceful stop of the whole service. All workers get a stop request, this one included, and the parent
+    /// ends as if it had received SIGTERM. Several calls, from this or from other workers, are one request. This worker
+    /// may go on or exit at once.
     pub fn stop_all(&self) {
         if let Some(status) = &self.status {
             status.stop_all();
         }
     }
 
-    /// Makes SIGTERM, and SIGINT as well, a request that this worker answers by itself, from now on; see
-    /// [above](Worker#stopping). [`stop_requested`](Worker::stop_requested), [`wait_for_stop`](Worker::wait_for_stop) and
-    /// `stop_fd` do the same when they are first called. A second call does nothing.
+    /// Makes SIGTERM and SIGINT stop requests from now on, which this worker [carries out by itself](Worker#stopping).
+    /// [`stop_requested`](Worker::stop_requested), [`wait_for_stop`](Worker::wait_for_stop) and `stop_fd` do this too
+    /// when they are first called. Further calls have no effect.
     pub fn enable_graceful_stop(&self) {
         if let StopSource::Process(stop) = &self.stop {
             self.stop_request(stop);
         }
     }
 
-    /// Whether this worker was asked to stop since the first call of this, [`wait_for_stop`](Worker::wait_for_stop) or
-    /// [`stop_fd`](Worker::stop_fd): one load from memory. What the first call changes is told [above](Worker#stopping).
+    /// Returns whether a stop of this worker has been requested since it enabled the [graceful stop](Worker#stopping).
+    /// The first call enables it. This is one load from memory.
     pub fn stop_requested(&self) -> bool {
         match &self.stop {
             StopSource::Process(stop) => self.stop_request(stop).is_made(),
@@ -267,10 +288,11 @@ impl Worker {
         }
     }
 
-    /// Waits until this worker is asked to stop, and for this time at most; `None`: as long as it takes. Whether it was.
+    /// Waits until a stop of this worker is requested, for at most `timeout`; `None` waits without limit. Returns
+    /// whether a stop has been requested. The first call enables the [graceful stop](Worker#stopping).
     ///
-    /// Other signals do not cut it short. The thread sleeps meanwhile; only where no descriptor can be had for it (on
-    /// Unix), it looks every 10 ms.
+    /// Other signals do not interrupt the wait. The thread sleeps meanwhile. If the system has no descriptor left for
+    /// it (on Unix), it checks every 10 ms instead.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         match &self.stop {
             StopSource::Process(stop) => self.stop_request(stop).wait(timeout),
@@ -278,15 +300,17 @@ impl Worker {
         }
     }
 
-    /// A descriptor that becomes readable once this worker is asked to stop, and stays so: for mio, tokio's `AsyncFd`, or
-    /// poll(2). It is not to be read from, and stays open until the process ends, also when this handle is dropped (but in a
-    /// worker that is a thread only as long as the handle). Unix only.
+    /// Returns a descriptor that becomes readable once a stop of this worker is requested, and stays readable: for mio,
+    /// tokio's `AsyncFd` or poll(2). The first call enables the [graceful stop](Worker#stopping). Unix only.
     ///
-    /// (In tokio, [`wait_for_stop`](Worker::wait_for_stop) in a task of `spawn_blocking` is often simpler.)
+    /// Do not read from it. It stays open until the process ends, even if this handle is dropped. In a [worker
+    /// thread](crate::Prefork::run_threads) it is open only as long as the handle exists.
+    ///
+    /// In tokio, [`wait_for_stop`](Worker::wait_for_stop) in a `spawn_blocking` task is often simpler.
     ///
     /// # Errors
     ///
-    /// The first call needs a few descriptors, and fails if the system has none. It may be tried again.
+    /// The first call needs a few descriptors and fails if the system has none left. It may be repeated.
     #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.stop {
@@ -298,7 +322,7 @@ impl Worker {
     fn stop_request<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
         stop.get_or_init(|| {
             let stop = StopRequest::listen();
-            // There the parent has to know, because who does not listen is not asked in vain.
+            // On Windows the parent must know, because it ends workers that do not wait for the request.
             #[cfg(windows)]
             if let Some(status) = &self.status {
                 status.listen();
@@ -317,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handle_may_be_shared_between_threads() {
+    fn a_worker_can_be_shared_between_threads() {
         fn shared<T: Send + Sync + 'static>() {}
         shared::<Worker>();
     }

@@ -1363,7 +1363,7 @@ fn an_old_process_is_replaced_before_it_is_asked_to_go_and_no_two_at_a_time() {
     // One is due after the other, but nobody's turn comes while the first of them drains.
     sim.pass(26 * SECOND);
     assert_eq!(sim.alive.len(), 4);
-    assert!(sim.logged("has served its time, replacing it"));
+    assert!(sim.logged("has reached its maximum lifetime, replacing it"));
     for round in 0..3 {
         let old = sim.alive.values().find(|one| one.told == [WorkerSignal::Stop]).expect("somebody who is to go");
         let (id, generation) = (old.process.id, old.process.generation);

@@ -1,4 +1,4 @@
-//! Workers that say when they can do their work.
+//! `Worker::ready`, `ready_timeout`, and rolling restarts that wait until a replacement is ready.
 
 use std::time::Duration;
 
@@ -11,32 +11,28 @@ use crate::program::{EVER, drain, fail, say, serve, start_count, up, up_until_si
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting(
-            "the_old_worker_goes_when_the_new_one_is_ready_and_not_before",
-            ready_when_told,
-            |daemon| {
-                let old = daemon.workers(2);
-                for &worker in &old {
-                    daemon.send(worker, Signal::SIGUSR2);
-                }
-                daemon.wait_for("is ready");
-                daemon.wait_for("is ready");
-                daemon.signal(Signal::SIGHUP);
-                for old in old {
-                    let new = daemon.worker();
-                    assert_eq!(new.id, old.id);
-                    assert!(!daemon.said(&format!("drained {}", old.id)), "its replacement is up, but not ready");
-                    daemon.send(new, Signal::SIGUSR2);
-                    daemon.wait_for(&format!("{new} is ready"));
-                    daemon.wait_for(&format!("drained {}", old.id));
-                }
-                daemon.wait_for("log Rolling restart done");
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(daemon.said("report: stopped"));
-            },
-        ),
-        Scenario::reporting("a_second_hup_during_a_roll_is_one_more_roll_after_it", ready_when_told, |daemon| {
+        Scenario::reporting("old_process_stops_only_after_its_replacement_is_ready", ready_on_signal, |daemon| {
+            let old = daemon.workers(2);
+            for &worker in &old {
+                daemon.send(worker, Signal::SIGUSR2);
+            }
+            daemon.wait_for("is ready");
+            daemon.wait_for("is ready");
+            daemon.signal(Signal::SIGHUP);
+            for old in old {
+                let new = daemon.worker();
+                assert_eq!(new.id, old.id);
+                assert!(!daemon.said(&format!("drained {}", old.id)), "its replacement runs, but is not ready yet");
+                daemon.send(new, Signal::SIGUSR2);
+                daemon.wait_for(&format!("{new} is ready"));
+                daemon.wait_for(&format!("drained {}", old.id));
+            }
+            daemon.wait_for("log Rolling restart done");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped"));
+        }),
+        Scenario::reporting("hups_during_a_rolling_restart_coalesce_into_one_more", ready_on_signal, |daemon| {
             for worker in daemon.workers(2) {
                 daemon.send(worker, Signal::SIGUSR2);
                 daemon.wait_for("is ready");
@@ -44,7 +40,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGHUP);
             let mut next = daemon.worker();
             daemon.signal(Signal::SIGHUP);
-            // Windows may tell of a third one late, when the next roll has begun.
+            // On Windows, the parent may notice a third request only after the next rolling restart has begun.
             if cfg!(unix) {
                 daemon.signal(Signal::SIGHUP);
             }
@@ -60,7 +56,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert_eq!(daemon.count("up "), 6);
         }),
-        Scenario::reporting("a_term_overtakes_a_roll_whose_replacement_is_not_ready", ready_when_told, |daemon| {
+        Scenario::reporting("term_overtakes_a_rolling_restart_that_awaits_readiness", ready_on_signal, |daemon| {
             for worker in daemon.workers(2) {
                 daemon.send(worker, Signal::SIGUSR2);
                 daemon.wait_for("is ready");
@@ -72,22 +68,22 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.send(unready, Signal::SIGUSR2);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("who_is_late_and_never_was_ready_is_a_startup_failure", never_ready, |daemon| {
+        Scenario::reporting("ready_timeout_of_a_first_process_fails_the_startup", second_never_ready, |daemon| {
             daemon.ends_with(3);
             assert!(daemon.said("is not ready in time"));
             assert!(daemon.said("log Startup failed: child 1 ("), "{}", daemon.transcript());
             assert!(daemon.said("report: failed to start: child 1 ("), "{}", daemon.transcript());
             assert!(!daemon.said("restarting"));
         }),
-        Scenario::reporting("who_ends_and_never_was_ready_is_a_startup_failure", ends_unready, |daemon| {
+        Scenario::reporting("exit_before_the_first_ready_fails_the_startup", second_exits_before_ready, |daemon| {
             daemon.ends_with(3);
-            let words = daemon.count("panicked: ");
-            assert_eq!(daemon.count("log child 1") - words, 2, "it was started, and has ended");
+            let panics = daemon.count("panicked: ");
+            assert_eq!(daemon.count("log child 1") - panics, 2, "one line for its start and one for its exit");
             assert!(daemon.said(&format!(") {}", daemon.failed(7))));
             assert!(daemon.said("report: failed to start: child 1 ("), "{}", daemon.transcript());
-            assert!(daemon.said("drained 0"), "the others are asked to go, as in any stop");
+            assert!(daemon.said("drained 0"), "the other worker drains, as in any stop");
         }),
-        Scenario::reporting("one_more_worker_that_cannot_be_brought_up_is_given_up_alone", ready_when_told, |daemon| {
+        Scenario::reporting("added_worker_that_never_becomes_ready_is_removed", ready_on_signal, |daemon| {
             for worker in daemon.workers(2) {
                 daemon.send(worker, Signal::SIGUSR2);
                 daemon.wait_for("is ready");
@@ -101,27 +97,23 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("drained 0") && daemon.said("drained 1"), "{}", daemon.transcript());
         }),
-        Scenario::reporting("who_is_ready_and_ends_at_once_has_been_ready", ready_and_gone, |daemon| {
+        Scenario::reporting("exit_right_after_ready_is_not_a_startup_failure", exits_after_ready, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count(&format!("{}, restarting", daemon.failed(7))), 20);
             assert!(daemon.said("report: gave up after 20 restarts"), "{}", daemon.transcript());
         }),
-        Scenario::reporting(
-            "who_became_ready_while_the_parent_was_held_up_is_not_late",
-            ready_when_told_soon,
-            |daemon| {
-                daemon.worker();
-                daemon.wait_for("it is late by now");
-                daemon.wait_for("is ready");
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
-            },
-        )
+        Scenario::reporting("ready_while_the_parent_is_blocked_is_not_late", ready_while_parent_is_blocked, |daemon| {
+            daemon.worker();
+            daemon.wait_for("it is late by now");
+            daemon.wait_for("is ready");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+        })
         .for_processes(),
         Scenario::new(
-            "a_replacement_that_died_while_the_parent_was_held_up_takes_nobodys_place",
-            dies_when_told,
+            "replacement_that_died_unnoticed_aborts_the_rolling_restart",
+            replacement_dies_unnoticed,
             |daemon| {
                 let old = daemon.worker();
                 daemon.signal(Signal::SIGHUP);
@@ -136,21 +128,25 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(!daemon.said("restarting"), "{}", daemon.transcript());
             },
         ),
-        Scenario::reporting("who_is_late_in_a_later_life_is_killed_and_restarted", late_in_second_life, |daemon| {
-            let first = daemon.worker();
-            daemon.wait_for("is ready");
-            daemon.send(first, Signal::SIGKILL);
-            let second = daemon.worker();
-            daemon.wait_for(&format!("{second} is not ready in time"));
-            daemon.wait_for(&format!("{second} {}, restarting", daemon.ended_by_parent(KILLED)));
-            daemon.worker();
-            daemon.wait_for("is ready");
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-        }),
         Scenario::reporting(
-            "a_replacement_that_is_late_is_killed_and_the_old_one_stays",
-            late_in_second_life,
+            "restarted_process_that_misses_its_ready_timeout_is_restarted",
+            second_process_is_late,
+            |daemon| {
+                let first = daemon.worker();
+                daemon.wait_for("is ready");
+                daemon.send(first, Signal::SIGKILL);
+                let second = daemon.worker();
+                daemon.wait_for(&format!("{second} is not ready in time"));
+                daemon.wait_for(&format!("{second} {}, restarting", daemon.ended_by_parent(KILLED)));
+                daemon.worker();
+                daemon.wait_for("is ready");
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+            },
+        ),
+        Scenario::reporting(
+            "ready_timeout_of_a_replacement_aborts_the_rolling_restart",
+            second_process_is_late,
             |daemon| {
                 let old = daemon.worker();
                 daemon.wait_for("is ready");
@@ -164,8 +160,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(!daemon.said("restarting"));
             },
         ),
-        Scenario::reporting("a_replacement_for_age_is_ready_before_the_old_one_goes", short_lives, |daemon| {
-            // One may be replaced before the other is up for the first time.
+        Scenario::reporting("max_lifetime_replacement_is_ready_before_the_old_exits", short_lives, |daemon| {
+            // Either worker may be replaced before the first process of the other one is up.
             let mut lives = [vec![], vec![]];
             while lives.iter().any(|lives| lives.len() < 3) {
                 let up = daemon.worker();
@@ -173,7 +169,7 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             for [old, new] in lives.iter().map(|lives| [lives[0], lives[1]]) {
                 daemon.wait_for_times(&format!("{old} exited normally"), 1);
-                assert!(daemon.said_before(&format!("{old} has served its time"), &format!("{new} is ready")));
+                assert!(daemon.said_before(&format!("{old} has reached its maximum lifetime"), &format!("{new} is ready")));
                 assert!(daemon.said_before(&format!("{new} is ready"), &format!("{old} exited normally")));
             }
             daemon.signal(Signal::SIGTERM);
@@ -183,8 +179,8 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Ready on SIGUSR2, and then drains.
-fn ready_when_told() -> Report {
+/// Workers that become ready on SIGUSR2 and then drain.
+fn ready_on_signal() -> Report {
     serve(Prefork::new().workers(2).ready_timeout(EVER), |worker| {
         assert!(!worker.stop_requested());
         up_until_signal(worker.id(), Signal::SIGUSR2);
@@ -193,9 +189,9 @@ fn ready_when_told() -> Report {
     })
 }
 
-/// Once the first worker's process of this generation is started, the parent hears of nothing until it has done this with
-/// its pid, and the gate is open.
-fn held_up(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
+/// Returns an event handler that blocks the parent as soon as worker 0 starts its process of this generation. The
+/// handler calls `first` with the process's pid, and then waits until the gate opens.
+fn block_on_start(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
     let gate = Gate::new();
     move |event| match event {
         Event::Started { process } if (process.id, process.generation) == (0, generation) => {
@@ -206,10 +202,10 @@ fn held_up(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
     }
 }
 
-/// Says so when the parent is to find it late.
-fn ready_when_told_soon() -> Report {
+/// A worker that becomes ready while the parent is blocked. It opens the gate after its `ready_timeout` is over.
+fn ready_while_parent_is_blocked() -> Report {
     let gate = Gate::new();
-    serve(Prefork::new().workers(1).ready_timeout(SOON).on_event(held_up(0, |_| ())), move |worker| {
+    serve(Prefork::new().workers(1).ready_timeout(SOON).on_event(block_on_start(0, |_| ())), move |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
         worker.ready();
@@ -220,10 +216,11 @@ fn ready_when_told_soon() -> Report {
     })
 }
 
-/// The second one. The first one says when the second would have taken its place.
-fn dies_when_told() {
+/// The replacement exits while the parent is blocked. The old process opens the gate after 1.1 s: a replacement that
+/// has lived for 1 s counts as ready if there is no `ready_timeout`.
+fn replacement_dies_unnoticed() {
     let gate = Gate::new();
-    let report = serve(Prefork::new().workers(1).on_event(held_up(1, wait_for_end)), move |worker| {
+    let report = serve(Prefork::new().workers(1).on_event(block_on_start(1, wait_for_end)), move |worker| {
         assert!(!worker.stop_requested());
         up_until_signal(worker.id(), Signal::SIGUSR2);
         if worker.generation() == 1 {
@@ -237,11 +234,11 @@ fn dies_when_told() {
     assert!(report.is_success());
 }
 
-/// The second one. The first one is, while nobody looks at the time.
-fn never_ready() -> Report {
+/// Worker 1 never becomes ready. Worker 0 does while the parent is blocked, so it cannot be late on a slow machine.
+fn second_never_ready() -> Report {
     let gate = Gate::new();
     let service = Prefork::new().workers(2).ready_timeout(SOON).graceful_timeout(SOON);
-    serve(service.on_event(held_up(0, |_| ())), move |worker| {
+    serve(service.on_event(block_on_start(0, |_| ())), move |worker| {
         up(worker.id());
         if worker.id() == 0 {
             worker.ready();
@@ -252,7 +249,7 @@ fn never_ready() -> Report {
     })
 }
 
-fn ends_unready() -> Report {
+fn second_exits_before_ready() -> Report {
     let gate = Gate::new();
     serve(Prefork::new().workers(2).ready_timeout(EVER), move |worker| {
         assert!(!worker.stop_requested());
@@ -266,7 +263,7 @@ fn ends_unready() -> Report {
     })
 }
 
-fn ready_and_gone() -> Report {
+fn exits_after_ready() -> Report {
     let service = Prefork::new().workers(1).max_restarts(20).ready_timeout(EVER);
     serve(service.restart_backoff(Duration::from_millis(1), Duration::from_millis(1)), |worker| {
         worker.ready();
@@ -274,10 +271,11 @@ fn ready_and_gone() -> Report {
     })
 }
 
-/// The second process is late, all others are ready at once; the first one while nobody looks at the time.
-fn late_in_second_life() -> Report {
+/// The second process is late, and all others become ready at once. The first one does so while the parent is blocked,
+/// so it cannot be late on a slow machine.
+fn second_process_is_late() -> Report {
     let (starts, gate) = (start_count(), Gate::new());
-    let service = Prefork::new().workers(1).ready_timeout(SOON).on_event(held_up(0, |_| ()));
+    let service = Prefork::new().workers(1).ready_timeout(SOON).on_event(block_on_start(0, |_| ()));
     serve(service, move |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());

@@ -1,4 +1,4 @@
-//! How the whole service is asked to stop.
+//! Requests that stop the whole service: SIGTERM, SIGQUIT, and Ctrl-C.
 
 use taskfork::{Prefork, Report};
 
@@ -9,11 +9,11 @@ use crate::program::{drain, fork, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("term_lets_the_workers_drain_and_the_parent_exits_0", three_that_drain, |daemon| {
+        Scenario::new("term_drains_the_workers_and_exits_0", three_that_drain, |daemon| {
             drains_on(daemon, Signal::SIGTERM);
         })
         .for_threads_too(),
-        Scenario::new("quit_kills_who_does_not_listen_after_two_seconds", deaf_to_quit, |daemon| {
+        Scenario::new("quit_kills_unresponsive_workers_after_two_seconds", three_that_ignore_quit, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGQUIT);
             daemon.ends_with(0);
@@ -21,24 +21,24 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count(daemon.ended_by_parent(KILLED)), 3);
         })
         .for_threads_too(),
-        Scenario::new("a_second_term_kills_who_does_not_listen", deaf_to_term, |daemon| {
+        Scenario::new("second_term_kills_unresponsive_workers", three_that_ignore_term, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("log Stopping 3 processes");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(daemon.said("log Asked to stop once more, killing 3 processes"));
+            assert!(daemon.said("log Second stop request, killing 3 processes"));
             assert_eq!(daemon.count(daemon.ended_by_parent(KILLED)), 3);
         })
         .for_threads_too(),
-        Scenario::new("ctrl_c_is_a_stop_and_not_a_round_of_restarts", twenty_idle, |daemon| {
+        Scenario::new("ctrl_c_stops_without_restarting_workers", twenty_idle, |daemon| {
             daemon.workers(20);
             daemon.interrupt();
             daemon.ends_with(0);
             assert!(!daemon.said("restarting"), "{}", daemon.transcript());
         })
         .needs(no_terminal),
-        Scenario::reporting("ctrl_c_lets_who_listens_drain_and_is_no_round_of_restarts", twenty_that_drain, |daemon| {
+        Scenario::reporting("ctrl_c_drains_workers_without_restarting_them", twenty_that_drain, |daemon| {
             daemon.workers(20);
             daemon.interrupt();
             daemon.ends_with(0);
@@ -47,13 +47,13 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("report: stopped"));
         })
         .needs(no_terminal),
-        Scenario::new("a_term_while_it_is_still_forking_overtakes_the_rest", many_idle, |daemon| {
+        Scenario::new("term_during_startup_cancels_the_remaining_starts", many_idle, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(daemon.count(" started, generation 0") < MANY, "it had started all of them by then");
+            assert!(daemon.count(" started, generation 0") < MANY, "all workers were started before the request");
         }),
-        Scenario::new("a_worker_that_is_stopped_is_killed_by_a_second_term", three_that_drain, |daemon| {
+        Scenario::new("second_term_kills_a_worker_stopped_by_sigstop", three_that_drain, |daemon| {
             let workers = daemon.workers(3);
             crate::daemon::kill(workers[0].pid, Signal::SIGSTOP);
             daemon.signal(Signal::SIGTERM);
@@ -64,7 +64,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// More than can be started before the first of them is heard of.
+/// The parent cannot start this many workers before the first one prints that it is up.
 const MANY: usize = 2000;
 
 pub fn three_that_drain() {
@@ -98,10 +98,10 @@ fn many_idle() {
     idle();
 }
 
-pub fn deaf_to_term() {
+pub fn three_that_ignore_term() {
     fork_deaf(3, Signal::SIGTERM);
 }
 
-fn deaf_to_quit() {
+fn three_that_ignore_quit() {
     fork_deaf(3, Signal::SIGQUIT);
 }

@@ -17,7 +17,7 @@ use crate::program::{EVER, drain, fail, prepare, run, say, serve, try_fork, up, 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::threading(
-            "what_went_wrong_is_told_in_the_log_and_in_an_event_and_harms_nobody",
+            "thread_errors_and_panics_are_logged_and_reported",
             fail_once,
             |daemon| {
                 daemon.workers(WRONG.len());
@@ -37,14 +37,14 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said("stale []"));
             },
         ),
-        Scenario::threading("who_fails_is_restarted_until_the_budget_is_spent", always_panics, |daemon| {
+        Scenario::threading("panicking_thread_is_restarted_until_max_restarts", always_panics, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("event Failed 0/"), 51, "{}", daemon.transcript());
             assert!(
                 daemon.said("report: gave up after 50 restarts: child 0 (thread worker-0.50) exited with status 101")
             );
         }),
-        Scenario::threading("who_does_not_go_in_a_roll_is_stale_until_it_returns", first_is_deaf, |daemon| {
+        Scenario::threading("thread_that_outlasts_graceful_timeout_is_stale_until_return", first_is_deaf, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.worker();
@@ -61,7 +61,7 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             assert!(!daemon.said("restarting"));
         }),
-        Scenario::threading("who_was_stale_and_panics_has_returned_too", first_is_deaf, |daemon| {
+        Scenario::threading("stale_thread_that_panics_counts_as_returned", first_is_deaf, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart done");
@@ -71,7 +71,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.said("restarting"), "{}", daemon.transcript());
         }),
-        Scenario::threading("who_is_stale_at_the_end_is_reported_and_not_waited_for", first_is_deaf, |daemon| {
+        Scenario::threading("stale_thread_is_reported_and_not_awaited_at_stop", first_is_deaf, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart done");
@@ -81,7 +81,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("worker 0: 2 processes, 0 restarts, Some(Code(0))"), "{}", daemon.transcript());
             assert!(!daemon.said("late words"));
         }),
-        Scenario::threading("ready_of_one_who_is_stale_says_nothing_for_its_successors", ready_late, |daemon| {
+        Scenario::threading("ready_from_a_stale_thread_is_ignored", ready_late, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             let second = daemon.worker();
@@ -99,7 +99,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::threading("beats_of_one_who_is_stale_say_nothing_for_its_successor", beats_late, |daemon| {
+        Scenario::threading("heartbeat_from_a_stale_thread_is_ignored", beats_late, |daemon| {
             let first = daemon.worker();
             daemon.wait_for(&format!("{first} gives no sign of life"));
             let second = daemon.worker();
@@ -111,7 +111,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said_before("late beat", &format!("{second} gives no sign of life")));
             assert!(daemon.said("stale [0/0, 0/1]"), "{}", daemon.transcript());
         }),
-        Scenario::threading("who_is_given_up_and_comes_to_himself_is_asked_to_stop", comes_to_itself, |daemon| {
+        Scenario::threading("stale_thread_that_resumes_gets_a_stop_request", comes_to_itself, |daemon| {
             daemon.wait_for_times("log child 0 (thread worker-0.0) is stale, restarting", 1);
             daemon.wait_for_times("it has been asked", 1);
             daemon.wait_for_times("log child 0 (thread worker-0.0) was stale, and has returned", 1);
@@ -120,14 +120,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("drained 0") && daemon.said("stale []"), "{}", daemon.transcript());
         }),
-        Scenario::threading("who_holds_standard_output_holds_up_nobody_else", holds_output, |daemon| {
+        Scenario::threading("thread_holding_the_stdout_lock_blocks_no_other", holds_output, |daemon| {
             daemon.wait_for_times("log child 1 (thread worker-1.0) exited with status", 1);
             daemon.wait_for_times("up 1 1", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("drained"), 2, "{}", daemon.transcript());
         }),
-        Scenario::threading("what_a_worker_has_failed_with_is_dropped", fails_with_things, |daemon| {
+        Scenario::threading("error_and_panic_values_of_threads_are_dropped", fails_with_things, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -136,18 +136,18 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said(&format!("worker {id}: 2 processes, 1 restarts")));
             }
         }),
-        Scenario::threading("a_second_term_makes_all_who_are_left_stale_at_once", deaf_but_one, |daemon| {
+        Scenario::threading("second_term_makes_the_remaining_threads_stale", deaf_but_one, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("log child 1 (thread worker-1.0) exited normally");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(daemon.said("log Asked to stop once more, killing 2 processes"), "{}", daemon.transcript());
+            assert!(daemon.said("log Second stop request, killing 2 processes"), "{}", daemon.transcript());
             assert!(daemon.said("stale [0/0, 2/0]"), "{}", daemon.transcript());
             assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Stale)"), "{}", daemon.transcript());
             assert!(!daemon.said("did not stop in time"));
         }),
-        Scenario::threading("a_thread_is_named_and_is_its_worker_and_nobody_else_is", tells_of_threads, |daemon| {
+        Scenario::threading("task_id_is_set_in_named_worker_threads_only", tells_of_threads, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -157,11 +157,11 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("None in who is told"), 1);
             assert_eq!(daemon.count("None before, None after"), 1, "{}", daemon.transcript());
         }),
-        Scenario::threading("a_worker_thread_cannot_start_workers_of_any_kind", nests, |daemon| {
+        Scenario::threading("worker_thread_cannot_start_workers", nests, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count(": this process is worker 0 already"), 4, "{}", daemon.transcript());
         }),
-        Scenario::threading("who_is_asked_to_stop_is_the_only_one_to_hear_of_it", tells_who_is_asked, |daemon| {
+        Scenario::threading("ttou_requests_a_stop_of_one_thread_only", tells_who_is_asked, |daemon| {
             let workers = daemon.workers(3);
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("drained 2");
@@ -174,7 +174,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert_eq!(daemon.count("drained "), 3, "{}", daemon.transcript());
         }),
-        Scenario::threading("what_the_closure_has_is_shared_and_is_gone_at_the_end", count_together, |daemon| {
+        Scenario::threading("closure_state_is_shared_and_dropped_at_the_end", count_together, |daemon| {
             let workers = daemon.workers(3);
             daemon.send(workers[1], Signal::SIGKILL);
             daemon.worker();
@@ -183,12 +183,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("counted 4, of which nobody else has anything: true"), "{}", daemon.transcript());
         }),
-        Scenario::threading("a_worker_thread_can_start_programs_and_wait_for_them", run_programs, |daemon| {
+        Scenario::threading("worker_thread_can_run_child_programs", run_programs, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("ran: true"), 4, "{}", daemon.transcript());
         }),
         Scenario::threading(
-            "a_handle_that_outlives_its_thread_says_nothing_for_the_next_one",
+            "handle_of_an_ended_thread_affects_no_replacement",
             leaves_its_handle,
             |daemon| {
                 let first = daemon.worker();
@@ -204,7 +204,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said("report: stopped") && !daemon.said("stopped, as"), "{}", daemon.transcript());
             },
         ),
-        Scenario::threading("who_is_stale_does_not_disturb_the_next_service", stale_of_the_first, |daemon| {
+        Scenario::threading("stale_thread_does_not_disturb_the_next_service", stale_of_the_first, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("first: stopped, stale [0/0]");
