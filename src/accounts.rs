@@ -1,4 +1,4 @@
-//! Users and groups, by their names.
+//! Users and groups, found by name or number.
 
 use std::ffi::CString;
 use std::io::{self, ErrorKind};
@@ -10,25 +10,25 @@ use nix::unistd::{Gid, Group, Uid, User};
 #[derive(Debug)]
 pub(crate) struct Account {
     pub uid: u32,
-    /// What the system has on record of it: its name and its group.
+    /// The name and the group of the user's entry. `None` for a number without an entry.
     pub record: Option<(CString, u32)>,
 }
 
-/// The user of this name; if there is none, of this number.
+/// Finds a user by name, or by number if no user has that name. A number needs no entry.
 pub(crate) fn find_user(name: &str) -> io::Result<Account> {
     if let Some(user) = found(User::from_name(name))? {
         return Account::of(user);
     }
-    let uid = number(name).ok_or_else(|| unknown("user", name))?;
+    let uid = parse_id(name).ok_or_else(|| unknown("user", name))?;
     found(User::from_uid(Uid::from_raw(uid)))?.map_or(Ok(Account { uid, record: None }), Account::of)
 }
 
-/// The group of this name; if there is none, of this number.
+/// Finds a group by name, or by number if no group has that name. A number needs no entry.
 pub(crate) fn find_group(name: &str) -> io::Result<u32> {
     let group = found(Group::from_name(name))?;
     group
         .map(|group| group.gid)
-        .or(number(name).map(Gid::from_raw))
+        .or(parse_id(name).map(Gid::from_raw))
         .map(Gid::as_raw)
         .ok_or_else(|| unknown("group", name))
 }
@@ -39,13 +39,13 @@ impl Account {
     }
 }
 
-/// The last number means none to the system.
-fn number(name: &str) -> Option<u32> {
+/// Parses an id. Rejects the highest number, because the system takes it for "no id".
+fn parse_id(name: &str) -> Option<u32> {
     let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     name.parse().ok().filter(|&id| is_number && id != u32::MAX)
 }
 
-/// Some systems answer so where there is nobody, or no list at all.
+/// Returns `None` for ENOENT and ESRCH: some systems report these if there is no such entry or no database.
 fn found<T>(answer: nix::Result<Option<T>>) -> io::Result<Option<T>> {
     match answer {
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
@@ -62,14 +62,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_no_name_is_found_by_number_and_nobody_is_found_by_anything_else() {
+    fn accounts_are_found_by_name_or_number_only() {
         let root = find_user("root").expect("root");
         assert_eq!((root.uid, root.record.is_some()), (0, true));
         assert!(find_user("0").expect("root").record.is_some_and(|(name, _)| name.as_c_str() == c"root"));
-        let stranger = find_user("4000000001").expect("a number");
-        assert_eq!((stranger.uid, stranger.record), (4_000_000_001, None));
+        let unnamed = find_user("4000000001").expect("a number");
+        assert_eq!((unnamed.uid, unnamed.record), (4_000_000_001, None));
         assert_eq!(find_group("4000000001").expect("a number"), 4_000_000_001);
-        // What setresuid(2) and chown(2) take for "as it is", in several spellings.
+        // setresuid(2) and chown(2) take the first for "unchanged".
         for wrong in ["4294967295", "4294967296", "-1", "+1", " 1", "0x1", "", "nobody-of-this-name", "a\0b"] {
             assert_eq!(find_user(wrong).expect_err(wrong).kind(), ErrorKind::NotFound, "{wrong}");
             assert_eq!(find_group(wrong).expect_err(wrong).kind(), ErrorKind::NotFound, "{wrong}");

@@ -1,5 +1,6 @@
-//! What a worker does to itself before it is one: it goes to its CPU, and becomes its user. What fails there is logged here:
-//! it happens on the worker's side, and in a thread of its own there is nobody else to be told.
+//! The CPU, user and group of workers: the settings, their check in the parent, and their use in each worker.
+//!
+//! A failure in the worker is logged here, because the parent does not see it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use crate::accounts::{find_group, find_user};
 use crate::error::{Error, Result};
 use crate::sys::{self, Identity, WorkerKind};
 
-/// As it was asked for.
+/// The settings, as the program made them.
 #[derive(Debug, Default)]
 pub(crate) struct SetupConfig {
     pub pins_cpus: bool,
@@ -22,15 +23,16 @@ pub(crate) struct SetupConfig {
     pub group: Option<String>,
 }
 
-/// What it comes to, found out once, in the parent.
+/// The settings of all workers, after the parent has looked up CPUs, user and groups.
 #[derive(Debug)]
 pub(crate) struct WorkerSetup {
-    /// Empty: wherever the system puts it.
+    /// Empty if workers are not pinned.
     cpus: Vec<usize>,
     identity: Option<Arc<Identity>>,
 }
 
-/// What that means to one worker. In text, which is what a program is told: `1 65534:65534:65534,4`.
+/// The settings of one worker. A spawned worker gets them as text: CPU, user, group and supplementary groups, as in
+/// `1 65534:65534:65534,4`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChildSetup {
     pub cpu: Option<usize>,
@@ -38,9 +40,12 @@ pub(crate) struct ChildSetup {
 }
 
 impl SetupConfig {
-    /// Before anything is started. None: nothing was asked for.
+    /// Checks the settings and looks them up. Returns `None` if there are none.
+    ///
+    /// Call this before any worker is started.
     pub fn resolve(&self, kind: WorkerKind) -> Result<Option<WorkerSetup>> {
-        let (cpus, identity) = (self.cpus()?, self.identity(kind)?.map(Arc::new));
+        let cpus = self.cpus()?;
+        let identity = self.identity(kind)?.map(Arc::new);
         Ok((!cpus.is_empty() || identity.is_some()).then_some(WorkerSetup { cpus, identity }))
     }
 
@@ -50,7 +55,7 @@ impl SetupConfig {
         }
         let cpus = sys::usable_cpus()?;
         if cpus.is_empty() {
-            return Err(Error::unfit("pin_cpus", "there is nothing by which a worker could be tied to a CPU here"));
+            return Err(Error::unfit("pin_cpus", "this system cannot pin workers to CPUs"));
         }
         Ok(cpus)
     }
@@ -62,10 +67,11 @@ impl SetupConfig {
 
     #[cfg(unix)]
     fn identity(&self, kind: WorkerKind) -> Result<Option<Identity>> {
-        let (user, group) = (self.user.as_deref(), self.group.as_deref());
+        let user = self.user.as_deref();
+        let group = self.group.as_deref();
         let Some(setting) = user.map(|_| "user").or(group.map(|_| "group")) else { return Ok(None) };
         if kind == WorkerKind::Thread {
-            return Err(Error::unfit(setting, "threads have that of their process, all of them"));
+            return Err(Error::unfit(setting, "all threads of a process have the same user and groups"));
         }
         let account = user.map(|name| find_user(name).map_err(|error| not_found("user", name, error))).transpose()?;
         let gid = group.map(|name| find_group(name).map_err(|error| not_found("group", name, error))).transpose()?;
@@ -77,7 +83,7 @@ impl SetupConfig {
             return Ok(gid.map(|gid| Identity { uid: None, gid, groups: Some(vec![gid]) }));
         };
         let Some(gid) = gid.or(account.record.as_ref().map(|&(_, gid)| gid)) else {
-            let problem = format!("nobody has the number {} here, so there is to be a group for it", account.uid);
+            let problem = format!("no user has the number {}, so a group must be set", account.uid);
             return Err(Error::unfit("group", problem));
         };
         let groups = account.record.map_or(Ok(vec![gid]), |(name, _)| sys::groups_of(&name, gid))?;
@@ -85,7 +91,7 @@ impl SetupConfig {
     }
 }
 
-/// Who is not root can be nobody else, but may say who he is.
+/// Accepts only the process's own user and group, because it does not run as root. Refuses others with EPERM.
 #[cfg(unix)]
 fn keep_current_identity(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
     let refused = |setting, name| {
@@ -113,8 +119,11 @@ impl WorkerSetup {
 }
 
 impl ChildSetup {
-    /// In the worker, before the end of its parent is told to it: to become somebody else would undo that on Linux. Who cannot
-    /// become who he is to be, ends here.
+    /// Pins this worker process and changes its user and groups. If the change fails, logs the error and exits with
+    /// status 1.
+    ///
+    /// Call this before `Lifeline::hold`: on Linux a change of user clears the parent death signal (`PR_SET_PDEATHSIG`,
+    /// prctl(2)).
     pub fn apply(&self, id: usize) {
         self.pin(id);
         let Some(identity) = &self.identity else { return };
@@ -125,7 +134,8 @@ impl ChildSetup {
         }
     }
 
-    /// A CPU that was taken away since the start is no reason not to work.
+    /// Pins the calling thread to the worker's CPU. Only logs an error, because the CPU may have been taken away since
+    /// the start.
     pub fn pin(&self, id: usize) {
         let Some(cpu) = self.cpu else { return };
         if let Err(error) = sys::pin_to(cpu) {
@@ -183,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn duties_say_what_they_are_made_of_and_nothing_else_is_one() {
+    fn child_setup_round_trips_as_text() {
         let identities = [
             None,
             Some(Identity { uid: Some(33), gid: 34, groups: Some(vec![34, 4]) }),
@@ -202,16 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn cpus_are_dealt_by_id_again_and_again() {
+    fn cpus_are_assigned_round_robin_by_id() {
         let setup = WorkerSetup { cpus: vec![2, 5, 6], identity: None };
-        let dealt: Vec<_> = (0..5).map(|id| setup.for_worker(id).cpu.expect("a CPU")).collect();
-        assert_eq!(dealt, [2, 5, 6, 2, 5]);
+        let assigned: Vec<_> = (0..5).map(|id| setup.for_worker(id).cpu.expect("a CPU")).collect();
+        assert_eq!(assigned, [2, 5, 6, 2, 5]);
         assert_eq!(WorkerSetup { cpus: vec![], identity: None }.for_worker(1).cpu, None);
     }
 
     #[cfg(unix)]
     #[test]
-    fn who_is_not_root_may_only_be_who_he_is() {
+    fn without_root_only_the_own_user_is_accepted() {
         let own = Identity { uid: Some(33), gid: 34, groups: None };
         let refused = |user, group| keep_current_identity(own.clone(), user, group).expect_err("a refusal");
         assert_eq!(keep_current_identity(own.clone(), Some(("me", 33)), None).ok(), Some(own.clone()));

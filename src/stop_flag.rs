@@ -1,4 +1,4 @@
-//! A request to stop that concerns one thread, and not the process.
+//! A stop request for one worker thread. (A stop request for a process is a signal, or an event on Windows.)
 
 #[cfg(unix)]
 use std::io;
@@ -10,17 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// A stop request that a thread can check, wait for, or poll through a descriptor.
 #[derive(Debug, Default)]
 pub(crate) struct StopFlag {
     is_made: AtomicBool,
-    /// Held for each change, and by who is about to wait.
+    /// Held while the request is made, and while a thread checks it before it waits, so that no wakeup is lost.
     changes: Mutex<()>,
     made: Condvar,
+    /// Opened by the first call of `fd`.
     #[cfg(unix)]
     pipe: std::sync::OnceLock<Pipe>,
 }
 
-/// Readable once its other end is written to.
+/// A socket pair. The reader is readable once `fill` was called.
 #[cfg(unix)]
 #[derive(Debug)]
 struct Pipe {
@@ -44,7 +46,7 @@ impl StopFlag {
         self.is_made.load(Ordering::Acquire)
     }
 
-    /// Waits until it is made, and for this time at most. Whether it was.
+    /// Waits for the request, for `timeout` at most. Returns whether it was made.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let changes = self.lock();
         let is_open = |(): &mut ()| !self.is_made();
@@ -55,7 +57,7 @@ impl StopFlag {
         self.is_made()
     }
 
-    /// Readable once it is made, and from then on.
+    /// Returns a descriptor that becomes readable when the request is made, and stays readable.
     #[cfg(unix)]
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         let _changes = self.lock();
@@ -78,7 +80,7 @@ impl StopFlag {
 
 #[cfg(unix)]
 impl Pipe {
-    /// There is room for the one byte that it ever gets.
+    /// Writes the only byte that is ever written, so the buffer has room for it.
     fn fill(&self) {
         let _ = io::Write::write(&mut &self.writer, &[0]);
     }
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_is_woken_and_who_comes_later_need_not_wait() {
+    fn wait_returns_once_the_request_is_made() {
         let flag = Arc::<StopFlag>::default();
         assert!(!flag.is_made() && !flag.wait(Some(Duration::from_millis(1))));
         let waiting = thread::spawn({
@@ -107,7 +109,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn its_descriptor_is_readable_whether_it_was_asked_for_before_or_after() {
+    fn fd_is_readable_once_the_request_is_made() {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
         let is_readable = |flag: &StopFlag| {
@@ -118,7 +120,7 @@ mod tests {
         assert!(!is_readable(&before));
         for flag in [&before, &after] {
             flag.make();
-            assert!(is_readable(flag) && is_readable(flag), "it stays so");
+            assert!(is_readable(flag) && is_readable(flag), "it stays readable");
         }
     }
 }

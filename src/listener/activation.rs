@@ -1,4 +1,4 @@
-//! Sockets that were made before this program was started: sd_listen_fds(3).
+//! Activated sockets: systemd opened them before it started this program (sd_listen_fds(3)).
 
 use std::io;
 
@@ -9,16 +9,16 @@ use super::config::ListenConfig;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// What this program was started with takes the place of what was asked for: by name, where both have one, and otherwise in
-/// order. What nothing was passed for stays as it is.
+/// Gives the activated sockets to the listeners: a named socket to the listener with its name, the remaining sockets to
+/// the remaining listeners in order. A listener that gets none stays as it is.
 pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConfig>> {
-    // Both are removed from the environment, so that nobody else takes them for his; here by listenfd, which asks for no
-    // threads, so that `Prefork::socket_activation` has to.
+    // Both calls remove variables from the environment, so that no child process takes the sockets for its own.
+    // listenfd does so even if other threads run, so the doc of `Prefork::socket_activation` restricts these.
     let mut passed = ListenFd::from_env();
     let names = sys::take_env_var("LISTEN_FDNAMES").unwrap_or_default();
     if passed.len() > listens.len() {
-        let asked = listens.len();
-        return Err(Error::unfit("socket_activation", format!("{} sockets were passed for {asked}", passed.len())));
+        let problem = format!("{} sockets were passed for {} listeners", passed.len(), listens.len());
+        return Err(Error::unfit("socket_activation", problem));
     }
     let mut free: Vec<&mut ListenConfig> = listens.iter_mut().collect();
     let names = names.split(':').map(Some).chain(std::iter::repeat(None));
@@ -29,7 +29,7 @@ pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConf
             Error::listen(format!("the activated socket {index} ({name})"), error)
         })?;
         match free.iter().position(|listen| name.is_some() && listen.has_name(name)) {
-            Some(at) => free.remove(at).replace(socket),
+            Some(position) => free.remove(position).replace(socket),
             None => unnamed.push(socket),
         }
     }
@@ -39,7 +39,7 @@ pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConf
     Ok(listens)
 }
 
-/// What it is shows by what it can be taken for.
+/// Takes a socket out of `passed` as the first kind that listenfd accepts for it.
 fn take(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
     if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
         return Ok(Listener::Tcp(listener));
@@ -48,6 +48,6 @@ fn take(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
         return Ok(Listener::Unix(listener));
     }
     let socket = passed.take_udp_socket(index);
-    let unknown = || io::Error::other("it is neither TCP, nor UDP, nor a Unix stream socket");
+    let unknown = || io::Error::other("the socket is not TCP, UDP or a Unix stream socket");
     socket.ok().flatten().map(Listener::Udp).ok_or_else(unknown)
 }

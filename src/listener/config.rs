@@ -1,4 +1,4 @@
-//! What is to be listened on, and how it comes about.
+//! The settings of a listener, and how its socket is opened.
 
 use std::fmt;
 use std::io;
@@ -16,27 +16,35 @@ use super::{Listener, borrow, steering};
 use crate::error::{Error, Result};
 use crate::sys::{self, CallError};
 
-/// What is to be listened on, for [`Prefork::listen`](crate::Prefork::listen).
+/// The address and the settings of a listener, for [`Prefork::listen`](crate::Prefork::listen).
 ///
-/// It is made from an address: `"127.0.0.1:8000"`, `"[::]:80"`, `"localhost:8000"` (of several addresses, the first that
-/// works), `"udp:0.0.0.0:53"`, `"unix:/run/service.sock"` (Unix only), or a [`SocketAddr`] for TCP. Or from a `TcpListener`,
-/// a `UdpSocket` or a `UnixListener` that exists already.
+/// It can be made from:
+///
+/// - `"127.0.0.1:8000"`, `"[::]:80"` or a [`SocketAddr`]: TCP.
+/// - `"localhost:8000"`: TCP. If the name has several addresses, the first one that can be bound is used.
+/// - `"udp:0.0.0.0:53"`: UDP.
+/// - `"unix:/run/service.sock"`: a Unix stream socket. Unix only.
+/// - A `TcpListener`, `UdpSocket` or `UnixListener` that is bound already.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use taskfork::{ListenConfig, Prefork};
 ///
-/// let service = Prefork::new().listen("127.0.0.1:0").listen(ListenConfig::from("[::]:80").backlog(4096).only_v6(true));
+/// let public = ListenConfig::from("[::]:80").backlog(4096).only_v6(true);
+/// let service = Prefork::new().listen("127.0.0.1:0").listen(public);
 /// # #[cfg(unix)]
 /// let service = service.listen(ListenConfig::from("unix:/run/service.sock").mode(0o660).group("www-data"));
 /// ```
 #[derive(Debug)]
-#[must_use = "it is for Prefork::listen()"]
+#[must_use = "nothing is opened before it is passed to Prefork::listen()"]
 pub struct ListenConfig {
-    on: On,
+    source: Source,
     name: Option<String>,
-    choices: Choices,
-    /// There is one socket for each worker.
+    options: SocketOptions,
+    /// Each worker has a socket of its own.
     per_worker: bool,
+    /// The CPU that handles a packet chooses the worker.
     by_cpu: bool,
     #[cfg(unix)]
     mode: u32,
@@ -45,51 +53,52 @@ pub struct ListenConfig {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Choices {
+struct SocketOptions {
     backlog: i32,
     only_v6: bool,
 }
 
 #[derive(Debug)]
-enum On {
+enum Source {
     Name(String),
     Address(SocketAddr),
     #[cfg(unix)]
     Path(PathBuf),
-    Made(Listener),
+    Bound(Listener),
 }
 
-/// What was opened, and what has to be removed from the disk at the end.
+/// A socket that was just opened.
 pub(super) struct Opened {
     pub listener: Listener,
+    /// The file of a Unix socket, to be removed at the end.
     pub file: Option<SocketFile>,
-    /// How more of it are made, if it is only the first.
-    pub series: Option<Series>,
+    /// The group that a per-worker listener belongs to.
+    pub group: Option<SocketGroup>,
 }
 
-/// Of sockets with one address.
+/// The sockets of a per-worker listener, which have one address: a `SO_REUSEPORT` group (socket(7)).
 #[derive(Debug)]
-pub(super) struct Series {
+pub(super) struct SocketGroup {
     address: SocketAddr,
     kind: Type,
-    choices: Choices,
+    options: SocketOptions,
     pub by_cpu: bool,
 }
 
 #[cfg(unix)]
 pub(crate) use super::path::SocketFile;
 
-/// There is nothing like it.
+/// There are no socket files on this system.
 #[cfg(not(unix))]
 #[derive(Debug)]
 pub(crate) enum SocketFile {}
 
 impl ListenConfig {
-    fn new(on: On) -> ListenConfig {
+    fn new(source: Source) -> ListenConfig {
         ListenConfig {
-            on,
+            source,
             name: None,
-            choices: Choices { backlog: 1024, only_v6: false },
+            options: SocketOptions { backlog: 1024, only_v6: false },
             per_worker: false,
             by_cpu: false,
             #[cfg(unix)]
@@ -99,82 +108,101 @@ impl ListenConfig {
         }
     }
 
-    /// A Unix stream socket at this path. Unix only.
+    /// Creates the settings for a Unix stream socket at this path. Unix only.
     ///
-    /// If there is a socket already, it is replaced if nobody answers on it, and an error otherwise, as anything else there is.
-    /// At the end the parent removes it, and nobody else does. (If the parent is killed it stays, to be replaced at the next
-    /// start.)
+    /// A socket file at this path is replaced if no process listens on it. If a process does, or if the path is any
+    /// other file, the start fails. The parent, and no other process, removes the file at the end. If the parent is
+    /// killed, the file stays and is replaced at the next start.
     #[cfg(unix)]
     pub fn unix(path: impl Into<PathBuf>) -> ListenConfig {
-        ListenConfig::new(On::Path(path.into()))
+        ListenConfig::new(Source::Path(path.into()))
     }
 
-    /// How many connections may wait to be accepted; the system may have a lower limit (`net.core.somaxconn`, on Linux).
-    /// Default: 1024. None of UDP's.
+    /// Sets how many connections may wait to be accepted. The system may have a lower limit (`net.core.somaxconn` on
+    /// Linux). UDP sockets and sockets that are bound already ignore it. Default: 1024.
     pub fn backlog(mut self, connections: u32) -> ListenConfig {
-        self.choices.backlog = connections.try_into().unwrap_or(i32::MAX);
+        self.options.backlog = connections.try_into().unwrap_or(i32::MAX);
         self
     }
 
-    /// Whether a socket for IPv6 is for that alone (`IPV6_V6ONLY`). Default: no, so that `[::]:80` is for IPv4 as well, where
-    /// the system can do that.
+    /// Sets whether an IPv6 socket accepts IPv6 only (`IPV6_V6ONLY`). Default: no, so that `[::]:80` accepts IPv4 as
+    /// well if the system supports this.
     pub fn only_v6(mut self, yes: bool) -> ListenConfig {
-        self.choices.only_v6 = yes;
+        self.options.only_v6 = yes;
         self
     }
 
-    /// A socket for each worker instead of one for all, with the same address and a queue of its own: worker `i` gets the
-    /// `i`-th, and the system divides what comes among them, by the sender's address and port (`SO_REUSEPORT`, socket(7)).
-    /// So the workers have equal shares, whoever of them is faster, and UDP (but for multicast and broadcast, which all get)
-    /// goes to one worker as long as the sender stays the same. For TCP and UDP. Linux only: elsewhere it is refused. Default:
-    /// one for all.
+    /// Opens a socket for each worker, instead of one that all workers share. The sockets have the same address, and
+    /// each has a queue of its own. For TCP and UDP addresses. Default: one shared socket. Linux only: other systems
+    /// refuse it.
     ///
-    /// They are the parent's, which keeps them: what is in the queue of a worker that ends, waits there for the next one of
-    /// its id, and nothing is reset. (Where each worker binds its own, as is usual, it takes its queue along.) Nobody but the
-    /// worker accepts from it, though, so that clients wait for one that is busy while others are idle. An address that
-    /// somebody has already is an error. Once the parent has it, other programs of the same user can join it, and must not:
-    /// they get a share, and the order of the sockets, by which they are told apart, may not be that of the ids any more.
-    /// (Nor must a worker call shutdown(2) on its own.) The parent has a descriptor for each worker then, for every listener of
-    /// the service.
+    /// The kernel chooses a socket by a hash of the sender's address and port (`SO_REUSEPORT`, socket(7)). So all
+    /// workers get equal shares, even if some are faster than others, and the datagrams of one UDP sender go to one
+    /// worker. (Multicast and broadcast datagrams go to all workers.)
     ///
-    /// When there is to be one worker fewer, nothing new goes to that worker's socket any more, but it is still served: the
-    /// worker is asked to stop a second later, or, as long as something is left in its queue, when that is empty, or after
-    /// the [`graceful_timeout`](crate::Prefork::graceful_timeout), and from then on has that time. If it fails meanwhile, or had
-    /// just failed, another one comes, does the same, and goes. (A client whose handshake takes longer than that second, of
-    /// which a segment was lost for example, waits for the next worker of the id.) One that is added gets nothing before it
-    /// is ready. The socket of a worker that exits with status 0, for good, is left out in the same way, but nobody serves
-    /// what is in its queue. Whenever the number changes, most senders of UDP are given another worker.
+    /// The parent keeps the sockets open. If a worker exits, its queued connections wait for the next process with its
+    /// id, and none is reset. (If each worker binds its own socket, as is usual, its queue is lost when it exits.)
+    ///
+    /// # Limits
+    ///
+    /// - Only one worker accepts from a socket, so clients may wait for a busy worker while others are idle.
+    /// - The start fails if the address is in use. After the start, another program of the same user could bind the
+    ///   address, but must not: it would get a share, and the kernel's numbers for the sockets might no longer match
+    ///   the worker ids.
+    /// - A worker must not call shutdown(2) on its socket, because the parent and the next worker with its id use it as
+    ///   well.
+    /// - The parent holds one descriptor per worker for every listener of the service, also for the shared ones.
+    ///
+    /// # Changing the number of workers
+    ///
+    /// A worker that is removed by SIGTTOU gets no new connections or datagrams, but still serves its queue. The parent
+    /// checks the queue every second. It asks the worker to stop when the queue is empty, or after the
+    /// [`graceful_timeout`](crate::Prefork::graceful_timeout). The worker then has the `graceful_timeout` to stop. If
+    /// the worker fails while it serves its queue, or has failed just before, a new process serves the queue and stops
+    /// in the same way. A client whose TCP handshake takes longer than a second, for example because a segment was
+    /// lost, waits for the next worker with this id.
+    ///
+    /// A worker that is added by SIGTTIN gets connections and datagrams once it is ready. A worker that exits with
+    /// status 0 and is not restarted gets no more of them, and no process serves its queue. Whenever the number of
+    /// workers changes, most UDP senders move to another worker.
     pub fn per_worker(mut self) -> ListenConfig {
         self.per_worker = true;
         self
     }
 
-    /// [A socket for each worker](ListenConfig::per_worker), and who gets a connection is said by the CPU on which it comes in: worker
-    /// `i` gets that of the `i`-th CPU that the parent may use, which is the CPU that
-    /// [`pin_cpus`](crate::Prefork::pin_cpus) ties it to. If there are several workers to a CPU, they share it; if there are
-    /// none, all do. It is for network cards that spread what comes in over the CPUs by flow (RSS): where a card interrupts one
-    /// CPU only, that one's worker gets everything. Linux only: elsewhere it is refused. Default: no.
+    /// Opens [a socket for each worker](ListenConfig::per_worker), and chooses the socket by the CPU that handles the
+    /// incoming packet. Worker `i` gets the packets of the `i`-th CPU that the parent may use. This is the CPU to which
+    /// [`pin_cpus`](crate::Prefork::pin_cpus) pins the worker. If there are more workers than CPUs, the workers of one
+    /// CPU share its packets. If a CPU has no worker, all workers share its packets. Default: no. Linux only: other
+    /// systems refuse it.
+    ///
+    /// Use it with network cards that spread flows over the CPUs (receive side scaling). If the card interrupts one CPU
+    /// only, the workers of this CPU get everything.
     pub fn steer_by_cpu(mut self) -> ListenConfig {
-        (self.per_worker, self.by_cpu) = (true, true);
+        self.per_worker = true;
+        self.by_cpu = true;
         self
     }
 
-    /// Who may connect to a Unix socket, as in chmod(1). Default: `0o666`, all. Unix only.
+    /// Sets the mode of a Unix socket's file, as for chmod(1): it decides which users may connect. Default: `0o666`,
+    /// all users. Unix only.
     #[cfg(unix)]
     pub fn mode(mut self, mode: u32) -> ListenConfig {
         self.mode = mode;
         self
     }
 
-    /// Whose a Unix socket is, by the name of the user, or its number where nobody has that name; to give it away takes
-    /// privileges. Default: the program's own. Unix only.
+    /// Sets the owner of a Unix socket's file: the name of a user, or a number if no user has that name. Another owner
+    /// than the parent's user takes privileges (chown(2)). Default: the parent's user. Unix only.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> ListenConfig {
         self.owner.user = Some(name.into());
         self
     }
 
-    /// The same for the group.
+    /// Sets the group of a Unix socket's file: the name of a group, or a number if no group has that name. A group that
+    /// the parent is not in takes privileges (chown(2)). Default: the group that the file gets when it is made. Unix
+    /// only.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> ListenConfig {
         self.owner.group = Some(name.into());
@@ -182,8 +210,8 @@ impl ListenConfig {
     }
 
     /// Names the listener, so that [`Worker::tcp`](crate::Worker::tcp) and its siblings find it by this name, and
-    /// [`Prefork::socket_activation`](crate::Prefork::socket_activation) gives it the activated socket with this name. If two
-    /// listeners have the same name, the first one is found. Default: none.
+    /// [`Prefork::socket_activation`](crate::Prefork::socket_activation) gives it the activated socket with this name.
+    /// If two listeners have the same name, the first one is found. Default: none.
     pub fn name(mut self, name: impl Into<String>) -> ListenConfig {
         self.name = Some(name.into());
         self
@@ -198,88 +226,89 @@ impl ListenConfig {
         self.name.as_deref() == name
     }
 
-    /// By one that is there already.
+    /// Uses this socket instead of opening one.
     #[cfg(unix)]
     pub(super) fn replace(&mut self, listener: Listener) {
-        self.on = On::Made(listener);
+        self.source = Source::Bound(listener);
     }
 
     pub(super) fn open(self) -> Result<Opened> {
         let address = self.to_string();
         if self.per_worker {
-            self.check_series(&address)?;
+            self.check_per_worker(&address)?;
         }
         self.try_open().map_err(|error| Error::listen(address, error))
     }
 
-    fn check_series(&self, address: &str) -> Result<()> {
+    fn check_per_worker(&self, address: &str) -> Result<()> {
         if !cfg!(target_os = "linux") {
-            return Err(Error::unfit("per_worker", "this system does not divide what comes among several sockets"));
+            return Err(Error::unfit("per_worker", "a socket for each worker is supported on Linux only"));
         }
-        match &self.on {
-            On::Name(_) | On::Address(_) => Ok(()),
+        match &self.source {
+            Source::Name(_) | Source::Address(_) => Ok(()),
             _ => Err(Error::unfit(
                 "per_worker",
-                format!("of {address} there is one, and it is not for TCP or UDP to be made"),
+                format!("{address} cannot have several sockets: only a TCP or UDP address can"),
             )),
         }
     }
 
     fn try_open(self) -> io::Result<Opened> {
-        let ListenConfig { choices, per_worker, by_cpu, .. } = self;
-        let bind = |address, kind| choices.bind(address, kind, per_worker.then_some(GroupPosition::First));
-        let listener = match self.on {
+        let ListenConfig { options, per_worker, by_cpu, .. } = self;
+        let bind = |address, kind| options.bind(address, kind, per_worker.then_some(GroupPosition::First));
+        let listener = match self.source {
             #[cfg(unix)]
-            On::Path(path) => {
-                let (listener, file) = path::listen(&path, self.mode, &self.owner, choices.backlog)?;
-                return Ok(Opened { listener: Listener::Unix(listener), file: Some(file), series: None });
+            Source::Path(path) => {
+                let (listener, file) = path::listen(&path, self.mode, &self.owner, options.backlog)?;
+                return Ok(Opened { listener: Listener::Unix(listener), file: Some(file), group: None });
             }
-            On::Name(name) => match name.strip_prefix("udp:") {
-                Some(name) => first_that_works(name, |address| bind(address, Type::DGRAM))?,
-                None => first_that_works(&name, |address| bind(address, Type::STREAM))?,
+            Source::Name(name) => match name.strip_prefix("udp:") {
+                Some(name) => bind_first(name, |address| bind(address, Type::DGRAM))?,
+                None => bind_first(&name, |address| bind(address, Type::STREAM))?,
             },
-            On::Address(address) => bind(address, Type::STREAM)?,
-            On::Made(listener) => listener,
+            Source::Address(address) => bind(address, Type::STREAM)?,
+            Source::Bound(listener) => listener,
         };
         let kind = if listener.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
-        let series = match per_worker {
-            true => Some(Series { address: listener.address()?, kind, choices, by_cpu }),
+        let group = match per_worker {
+            true => Some(SocketGroup { address: listener.address()?, kind, options, by_cpu }),
             false => None,
         };
-        Ok(Opened { listener, file: None, series })
+        Ok(Opened { listener, file: None, group })
     }
 }
 
-impl Series {
-    /// One more, where the first one is.
-    pub fn next(&self) -> io::Result<Listener> {
-        self.choices.bind(self.address, self.kind, Some(GroupPosition::Next))
+impl SocketGroup {
+    /// Opens one more socket at the address of the first one.
+    pub fn open_next(&self) -> io::Result<Listener> {
+        self.options.bind(self.address, self.kind, Some(GroupPosition::Next))
     }
 
-    /// Whether the first one gets everything, until somebody says otherwise.
-    pub fn goes_to_the_first(&self) -> bool {
+    /// Returns whether the first socket gets everything until another program is attached.
+    pub fn opens_with_program(&self) -> bool {
         self.kind == Type::DGRAM
     }
 }
 
-/// Of a socket that shares its port.
+/// The position of a socket in its group.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GroupPosition {
-    /// It comes to an address that nobody has, and lets others join it only then.
+    /// The first socket. It binds the address only if no other socket has it, and lets others join after that.
     First,
     Next,
 }
 
 impl GroupPosition {
-    /// What is to be done before the bind.
-    fn before(self, socket: &Socket, kind: Type) -> std::result::Result<(), CallError> {
+    /// Sets the options that must be set before bind(2).
+    fn before_bind(self, socket: &Socket, kind: Type) -> std::result::Result<(), CallError> {
         let share = |yes| sys::share_port(borrow(socket), yes);
         match self {
             GroupPosition::Next => share(true),
-            // It is a group of one, which can be steered, only if it becomes one now. (Of TCP's listen(2) makes one.)
+            // Only a socket in a group can be steered. A UDP socket that binds without SO_REUSEPORT has no group, so
+            // this makes one now. For TCP, listen(2) makes the group, and SO_REUSEPORT is set by then.
             GroupPosition::First if kind == Type::DGRAM => {
                 share(true)?;
-                sys::steer(borrow(socket), &steering::to_the_first())?;
+                sys::steer(borrow(socket), &steering::first_socket())?;
                 share(false)
             }
             GroupPosition::First => Ok(()),
@@ -287,21 +316,22 @@ impl GroupPosition {
     }
 }
 
-impl Choices {
-    fn bind(self, address: SocketAddr, kind: Type, place: Option<GroupPosition>) -> io::Result<Listener> {
+impl SocketOptions {
+    fn bind(self, address: SocketAddr, kind: Type, position: Option<GroupPosition>) -> io::Result<Listener> {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         if address.is_ipv6() {
             socket.set_only_v6(self.only_v6)?;
         }
-        // So that the port is free again at once after an end. On Windows it is so, and this would let anybody have it.
+        // Lets the next start bind the port at once. Windows allows this without the option. With it, Windows would let
+        // any program bind the port.
         #[cfg(unix)]
         if kind == Type::STREAM {
             socket.set_reuse_address(true)?;
         }
-        place.map_or(Ok(()), |place| place.before(&socket, kind)).map_err(|error| error.source)?;
+        position.map_or(Ok(()), |position| position.before_bind(&socket, kind)).map_err(|error| error.source)?;
         socket.bind(&address.into())?;
-        place.map_or(Ok(()), |_| sys::share_port(borrow(&socket), true)).map_err(|error| error.source)?;
+        position.map_or(Ok(()), |_| sys::share_port(borrow(&socket), true)).map_err(|error| error.source)?;
         if kind == Type::DGRAM {
             return Ok(Listener::Udp(socket.into()));
         }
@@ -310,15 +340,16 @@ impl Choices {
     }
 }
 
-fn first_that_works(name: &str, bind: impl Fn(SocketAddr) -> io::Result<Listener>) -> io::Result<Listener> {
-    let mut refused = io::Error::new(io::ErrorKind::InvalidInput, "it has no address");
+/// Binds the first address of `name` that can be bound. Returns the last error if none can.
+fn bind_first(name: &str, bind: impl Fn(SocketAddr) -> io::Result<Listener>) -> io::Result<Listener> {
+    let mut last_error = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
     for address in name.to_socket_addrs()? {
         match bind(address) {
             Ok(listener) => return Ok(listener),
-            Err(error) => refused = error,
+            Err(error) => last_error = error,
         }
     }
-    Err(refused)
+    Err(last_error)
 }
 
 impl From<&str> for ListenConfig {
@@ -333,44 +364,44 @@ impl From<String> for ListenConfig {
         if let Some(path) = address.strip_prefix("unix:") {
             return ListenConfig::unix(path);
         }
-        ListenConfig::new(On::Name(address))
+        ListenConfig::new(Source::Name(address))
     }
 }
 
 impl From<SocketAddr> for ListenConfig {
     fn from(address: SocketAddr) -> ListenConfig {
-        ListenConfig::new(On::Address(address))
+        ListenConfig::new(Source::Address(address))
     }
 }
 
 impl From<TcpListener> for ListenConfig {
     fn from(listener: TcpListener) -> ListenConfig {
-        ListenConfig::new(On::Made(Listener::Tcp(listener)))
+        ListenConfig::new(Source::Bound(Listener::Tcp(listener)))
     }
 }
 
 impl From<UdpSocket> for ListenConfig {
     fn from(socket: UdpSocket) -> ListenConfig {
-        ListenConfig::new(On::Made(Listener::Udp(socket)))
+        ListenConfig::new(Source::Bound(Listener::Udp(socket)))
     }
 }
 
 #[cfg(unix)]
 impl From<UnixListener> for ListenConfig {
     fn from(listener: UnixListener) -> ListenConfig {
-        ListenConfig::new(On::Made(Listener::Unix(listener)))
+        ListenConfig::new(Source::Bound(Listener::Unix(listener)))
     }
 }
 
-/// The address.
+/// Writes the address.
 impl fmt::Display for ListenConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.on {
-            On::Name(name) => f.write_str(name),
-            On::Address(address) => write!(f, "{address}"),
+        match &self.source {
+            Source::Name(name) => f.write_str(name),
+            Source::Address(address) => write!(f, "{address}"),
             #[cfg(unix)]
-            On::Path(path) => write!(f, "unix:{}", path.display()),
-            On::Made(listener) => write!(f, "{listener}"),
+            Source::Path(path) => write!(f, "unix:{}", path.display()),
+            Source::Bound(listener) => write!(f, "{listener}"),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Display;
 
-/// A listener's position or its [name](crate::ListenConfig::name), for [`Worker::tcp`](crate::Worker::tcp) and its siblings.
+/// A listener's position or its [name](crate::ListenConfig::name), for [`Worker::tcp`](crate::Worker::tcp) and its
+/// siblings.
 ///
-/// Implemented for `usize`, which counts the calls of [`Prefork::listen`](crate::Prefork::listen) from 0, and for `&str`.
-/// It cannot be implemented outside this crate.
+/// Implemented for `usize`, which counts the calls of [`Prefork::listen`](crate::Prefork::listen) from 0, and for
+/// `&str`. It cannot be implemented outside this crate.
 pub trait ListenerIndex: Display + sealed::Position {}
 
 impl ListenerIndex for usize {}

@@ -1,4 +1,4 @@
-//! Sockets that are made before the workers, and that outlive them.
+//! Sockets that the parent opens before it starts workers. They outlive each worker.
 
 #[cfg(unix)]
 mod activation;
@@ -24,29 +24,30 @@ pub(crate) use sockets::Sockets;
 
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
-/// What workers accept connections from, or receive from: [`Worker::listeners`](crate::Worker::listeners).
+/// A socket on which workers accept connections or receive datagrams, from
+/// [`Worker::listeners`](crate::Worker::listeners).
 ///
-/// `Display` gives the address: `127.0.0.1:8000`, `unix:/run/service.sock`, `udp:[::]:53`.
+/// `Display` writes the address: `127.0.0.1:8000`, `unix:/run/service.sock`, `udp:[::]:53`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Listener {
-    /// TCP.
+    /// A TCP listener.
     Tcp(TcpListener),
-    /// UDP.
+    /// A UDP socket.
     Udp(UdpSocket),
-    /// A Unix stream socket. Unix only.
+    /// A Unix stream listener. Unix only.
     #[cfg(unix)]
     Unix(UnixListener),
 }
 
-/// What a worker has of them; nothing, and no memory, where none were asked for.
+/// The listeners of a worker. `None`, which allocates nothing, if the service has no listeners.
 pub(crate) type Listeners = Option<Arc<[Listener]>>;
 
 /// The names of the listeners, in their order. `None` if there are no listeners.
 pub(crate) type ListenerNames = Option<Arc<[Option<String>]>>;
 
 impl Listener {
-    /// The TCP listener that it is.
+    /// Returns the TCP listener, or `None` if this is another kind of socket.
     pub fn as_tcp(&self) -> Option<&TcpListener> {
         match self {
             Listener::Tcp(listener) => Some(listener),
@@ -54,7 +55,7 @@ impl Listener {
         }
     }
 
-    /// The UDP socket that it is.
+    /// Returns the UDP socket, or `None` if this is another kind of socket.
     pub fn as_udp(&self) -> Option<&UdpSocket> {
         match self {
             Listener::Udp(socket) => Some(socket),
@@ -62,7 +63,7 @@ impl Listener {
         }
     }
 
-    /// The Unix listener that it is. Unix only.
+    /// Returns the Unix listener, or `None` if this is another kind of socket. Unix only.
     #[cfg(unix)]
     pub fn as_unix(&self) -> Option<&UnixListener> {
         match self {
@@ -71,7 +72,7 @@ impl Listener {
         }
     }
 
-    /// Of the internet, if it has one there.
+    /// Returns the IP address and port. Fails for a Unix listener.
     fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Listener::Tcp(listener) => listener.local_addr(),
@@ -90,7 +91,7 @@ impl Listener {
         })
     }
 
-    /// To be passed to a program.
+    /// Returns the descriptor or handle to pass to a spawned worker.
     pub(crate) fn as_passed(&self) -> BorrowedSocket<'_> {
         match self {
             Listener::Tcp(listener) => borrow(listener),
@@ -100,7 +101,8 @@ impl Listener {
         }
     }
 
-    /// What a program is told of what it is passed. (Wine does not say it of a socket that was inherited.)
+    /// Returns the letter by which a spawned worker recognizes the kind of the socket. The worker cannot ask the system
+    /// instead, because Wine does not report the kind of an inherited socket.
     pub(crate) fn kind(&self) -> char {
         match self {
             Listener::Tcp(_) => 't',
@@ -110,7 +112,7 @@ impl Listener {
         }
     }
 
-    /// In a program that it was passed to, as what that was told.
+    /// Makes a listener from a socket that a spawned worker inherited, and from its [kind](Listener::kind).
     pub(crate) fn given(kind: char, socket: OwnedSocket) -> Option<Listener> {
         match kind {
             't' => Some(Listener::Tcp(socket.into())),

@@ -1,4 +1,4 @@
-//! Unix sockets have a name on the disk, which outlives whoever has made it.
+//! Unix sockets at a path. The socket file outlives the process that made it.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -11,56 +11,59 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::accounts::{find_group, find_user};
 
-/// By name, or by number where there is no such name.
+/// The user and group of a socket file: names, or numbers if there is no such name.
 #[derive(Debug, Default)]
 pub(super) struct Owner {
     pub user: Option<String>,
     pub group: Option<String>,
 }
 
-/// Removed by the process that has made it, if it is the same still.
+/// A socket file. Dropping it in the process that made it removes the file, unless another file is at the path by then.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    file: (u64, u64),
+    device_and_inode: (u64, u64),
     pid: u32,
 }
 
-/// Nobody can connect before mode and owner are those that were asked for.
+/// Opens a listening socket at `path`. No client can connect before the file has its mode and owner.
 pub(super) fn listen(path: &Path, mode: u32, owner: &Owner, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
-    let (user, group) = (owner.user_id()?, owner.group_id()?);
+    let user = owner.user_id()?;
+    let group = owner.group_id()?;
     let address = SockAddr::unix(path)?;
-    make_room(path, &address)?;
+    remove_stale(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;
     let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), file: (metadata.dev(), metadata.ino()), pid: process::id() };
+    let device_and_inode = (metadata.dev(), metadata.ino());
+    let file = SocketFile { path: path.to_owned(), device_and_inode, pid: process::id() };
     if user.is_some() || group.is_some() {
         chown(path, user, group)?;
     }
     fs::set_permissions(path, Permissions::from_mode(mode))?;
-    // Only from here on it is answered.
+    // Connections are refused until here.
     socket.listen(backlog)?;
     Ok((socket.into(), file))
 }
 
-/// Takes away what a program has left there that did not live to do so.
-fn make_room(path: &Path, address: &SockAddr) -> io::Result<()> {
+/// Removes a socket file on which no process listens, such as one that a killed parent has left. Refuses any other
+/// file.
+fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"));
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is not a socket is at this path"));
     }
     let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Who is asked and has no room for one more connection lives, too.
+    // If the backlog is full, connect(2) fails with EAGAIN instead of blocking. Then a process does listen.
     client.set_nonblocking(true)?;
     match client.connect(address) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Err(io::Error::new(ErrorKind::AddrInUse, "somebody answers there")),
+        _ => Err(io::Error::new(ErrorKind::AddrInUse, "a process listens on this socket already")),
     }
 }
 
@@ -76,8 +79,8 @@ impl Owner {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_the_same = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == self.file;
-        if process::id() == self.pid && fs::symlink_metadata(&self.path).is_ok_and(is_the_same) {
+        let is_same = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == self.device_and_inode;
+        if process::id() == self.pid && fs::symlink_metadata(&self.path).is_ok_and(is_same) {
             let _ = fs::remove_file(&self.path);
         }
     }

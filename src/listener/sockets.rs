@@ -1,103 +1,127 @@
-//! What the parent holds for the workers: the same for all of them, or some of it for each.
+//! The sockets that the parent opens for the workers.
 
 use std::sync::Arc;
 
-use super::config::{ListenConfig, Series, SocketFile};
+use super::config::{ListenConfig, SocketFile, SocketGroup};
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// All sockets of the service. Those that each worker has for itself are never closed before the end: by that, the place of
-/// one among those with its address is the id, and what waits there stays.
+/// All sockets of the service, held by the parent.
+///
+/// All workers share one socket for each listener, unless the listener is [per worker](ListenConfig::per_worker): then
+/// each worker id has a socket of its own. The sockets of a per-worker listener have the same address and form one
+/// `SO_REUSEPORT` group (socket(7)).
+///
+/// # Steering
+///
+/// Without a BPF program, the kernel chooses among all sockets of a group by a hash of the addresses, so it also
+/// chooses sockets of ids that must not get work: a worker that is not ready yet, or one that is about to stop.
+/// [`Sockets::serve`] attaches a [program](steering::program) that chooses among the serving ids only. The program
+/// returns the index of a socket in its group, so this index must be the worker id.
+///
+/// # Why per-worker sockets stay open
+///
+/// The parent closes no per-worker socket before the service ends, not even when the pool shrinks:
+///
+/// - The kernel numbers the sockets of a group in the order in which they joined it. When one is closed, the last
+///   socket of the group moves to its index (socket(7)). The indexes would no longer be the worker ids.
+/// - Connections and datagrams in the queue of a closed socket are lost. In an open one they wait for the next worker
+///   of the id.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    /// By id, what each has; if it is the same for all, there is one.
-    of: Vec<Arc<[Listener]>>,
-    /// For each that was asked for, how there come to be more of it; none is the same for all.
-    series: Vec<Option<Series>>,
-    /// Of those that the parent may use, in order.
+    /// The listeners of each worker, by id. There is one entry if all workers share all listeners.
+    by_worker: Vec<Arc<[Listener]>>,
+    /// The group of each listener. `None` if all workers share its socket.
+    groups: Vec<Option<SocketGroup>>,
+    /// The CPUs that the parent may use, ascending. Empty unless a listener is steered by CPU.
     cpus: Vec<usize>,
-    /// Who gets what comes, ascending.
+    /// The ids that get new connections and datagrams, ascending.
     serving: Vec<usize>,
-    /// Who was to get it, and the system has refused that.
+    /// The ids for which no program could be attached.
     refused: Option<Vec<usize>>,
-    /// A program says so, and not the kernel.
+    /// A program is attached to each group.
     is_steered: bool,
-    /// Removed from the disk when this is dropped, in the parent.
+    /// The parent removes these files when it drops this.
     _files: Vec<SocketFile>,
 }
 
 impl Sockets {
-    /// For so many workers. If one cannot be had, nothing is left of the others.
+    /// Opens the sockets for this number of workers. An error closes the sockets and removes the files made so far.
     pub fn open(listens: Vec<ListenConfig>, workers: usize) -> Result<Sockets> {
-        let (mut firsts, mut sockets) = (Vec::new(), Sockets::default());
+        let mut firsts = Vec::new();
+        let mut sockets = Sockets::default();
         for listen in listens {
             let opened = listen.open()?;
             firsts.push(opened.listener);
-            sockets.series.push(opened.series);
+            sockets.groups.push(opened.group);
             sockets._files.extend(opened.file);
         }
         if firsts.is_empty() {
             return Ok(sockets);
         }
-        sockets.of.push(firsts.into());
+        sockets.by_worker.push(firsts.into());
         if !sockets.are_per_worker() {
             return Ok(sockets);
         }
-        if sockets.series.iter().flatten().any(|series| series.by_cpu) {
+        if sockets.groups.iter().flatten().any(|group| group.by_cpu) {
             sockets.cpus = sys::usable_cpus()?;
         }
-        while sockets.of.len() < workers {
-            sockets.add()?;
+        while sockets.by_worker.len() < workers {
+            sockets.open_next()?;
         }
         sockets.serving = (0..workers).collect();
-        let is_first_for_all = sockets.series.iter().flatten().any(|series| series.goes_to_the_first());
-        if is_first_for_all || !sockets.cpus.is_empty() {
+        let has_program = sockets.groups.iter().flatten().any(SocketGroup::opens_with_program);
+        if has_program || !sockets.cpus.is_empty() {
             sockets.steer()?;
         }
         Ok(sockets)
     }
 
-    /// Some of them are not for all workers.
+    /// Returns whether any listener has a socket for each worker.
     pub fn are_per_worker(&self) -> bool {
-        self.series.iter().any(Option::is_some)
+        self.groups.iter().any(Option::is_some)
     }
 
-    /// By the order in which they were asked for; of those for each worker, the first.
+    /// Returns the address of each listener, in the order of the [`listen`](crate::Prefork::listen) calls.
     pub fn addresses(&self) -> Vec<String> {
-        self.of.first().map_or_else(Vec::new, |sockets| sockets.iter().map(Listener::to_string).collect())
+        self.by_worker.first().map_or_else(Vec::new, |sockets| sockets.iter().map(Listener::to_string).collect())
     }
 
-    /// What the worker has. Nobody else's gets in the way of it, and nothing comes there before it [serves](Sockets::serve).
+    /// Returns the listeners of a worker, and opens them first if the id is new. A new id gets no connections and
+    /// datagrams before it [serves](Sockets::serve).
     pub fn of(&mut self, id: usize) -> Result<Listeners> {
         if !self.are_per_worker() {
-            return Ok(self.of.first().cloned());
+            return Ok(self.by_worker.first().cloned());
         }
-        if id >= self.of.len() && !self.is_steered {
+        // Without a program, the kernel would choose the new socket as soon as it is open.
+        if id >= self.by_worker.len() && !self.is_steered {
             self.steer()?;
         }
-        while id >= self.of.len() {
-            self.add()?;
+        while id >= self.by_worker.len() {
+            self.open_next()?;
         }
-        Ok(Some(Arc::clone(&self.of[id])))
+        Ok(Some(Arc::clone(&self.by_worker[id])))
     }
 
-    /// In a forked worker: of the others' sockets it is to have none. (What is the same for all is left as it is: to free it would
-    /// be to copy it first.)
+    /// Closes the other workers' sockets in a forked worker. Leaves shared sockets alone, because freeing the list
+    /// would write to its page, and the kernel would copy that page first (copy-on-write).
     pub fn release_in_child(&mut self) {
         if self.are_per_worker() {
-            self.of = Vec::new();
+            self.by_worker = Vec::new();
         }
     }
 
-    /// From here on these get what comes, and nobody else; their ids ascend. If it cannot be had, it stays as it was, and is
-    /// tried again when others are to get it, or after [`Sockets::retry`].
+    /// Sends new connections and datagrams to these ids only. The ids must ascend. Does nothing if there are none.
+    ///
+    /// An error leaves the previous ids in place. The refused ids are not tried again before [`Sockets::retry`] is
+    /// called or other ids are tried.
     pub fn serve(&mut self, serving: impl Iterator<Item = usize> + Clone) -> Result<()> {
         if !self.are_per_worker() {
             return Ok(());
         }
-        let is_it = |known: &Vec<usize>| serving.clone().eq(known.iter().copied());
-        let is_known = is_it(&self.serving) || self.refused.as_ref().is_some_and(is_it);
+        let is_same = |known: &Vec<usize>| serving.clone().eq(known.iter().copied());
+        let is_known = is_same(&self.serving) || self.refused.as_ref().is_some_and(is_same);
         if is_known || serving.clone().next().is_none() {
             return Ok(());
         }
@@ -105,45 +129,53 @@ impl Sockets {
         self.refused = None;
         self.steer().inspect_err(|_| {
             self.refused = Some(std::mem::replace(&mut self.serving, before));
-            // Of several, those before the one that was refused have had it already.
+            // Listeners before the refused one have the new program already.
             if self.is_steered {
                 let _ = self.steer();
             }
         })
     }
 
+    /// Lets [`Sockets::serve`] try the refused ids again.
     pub fn retry(&mut self) {
         self.refused = None;
     }
 
-    /// Whether this one gets nothing new.
+    /// Returns whether a worker gets no new connections and datagrams.
     pub fn is_left_out(&self, id: usize) -> bool {
         !self.serving.contains(&id)
     }
 
-    /// Whether something is left in the queue of this worker, and of no other.
+    /// Returns whether connections or datagrams wait in the worker's own sockets. Ignores shared sockets, because the
+    /// other workers also serve them.
     pub fn has_waiting(&self, id: usize) -> bool {
-        let own = self.of.get(id).into_iter().flat_map(|sockets| sockets.iter().zip(&self.series));
-        let mut own = own.filter_map(|(socket, series)| series.as_ref().map(|_| socket));
+        let own = self.by_worker.get(id).into_iter().flat_map(|sockets| sockets.iter().zip(&self.groups));
+        let mut own = own.filter_map(|(socket, group)| group.as_ref().map(|_| socket));
         own.any(|socket| sys::has_waiting(socket.as_passed()))
     }
 
-    fn add(&mut self) -> Result<()> {
-        let sockets = self.of[0].iter().zip(&self.series).map(|(first, series)| {
-            let socket = series.as_ref().map_or_else(|| first.try_clone(), Series::next);
+    /// Opens the sockets of the next id.
+    fn open_next(&mut self) -> Result<()> {
+        let sockets = self.by_worker[0].iter().zip(&self.groups).map(|(first, group)| {
+            let socket = group.as_ref().map_or_else(|| first.try_clone(), SocketGroup::open_next);
             socket.map_err(|error| Error::listen(first.to_string(), error))
         });
         let sockets = sockets.collect::<Result<Arc<[Listener]>>>()?;
-        self.of.push(sockets);
+        self.by_worker.push(sockets);
         Ok(())
     }
 
+    /// Attaches programs for the ids in `serving`.
     fn steer(&mut self) -> Result<()> {
-        for (socket, series) in self.of[0].iter().zip(&self.series) {
-            let Some(series) = series else { continue };
-            let cpus = if series.by_cpu { &self.cpus[..] } else { &[] };
+        for (socket, group) in self.by_worker[0].iter().zip(&self.groups) {
+            let Some(group) = group else { continue };
+            let cpus = if group.by_cpu { &self.cpus[..] } else { &[] };
             let Some(program) = steering::program(&self.serving, cpus) else {
-                return Err(Error::unfit("per_worker", format!("{} workers are too many", self.serving.len())));
+                let count = self.serving.len();
+                return Err(Error::unfit(
+                    "per_worker",
+                    format!("the program that steers to {count} workers is too long"),
+                ));
             };
             sys::steer(socket.as_passed(), &program)
                 .map_err(|error| Error::listen(socket.to_string(), error.source))?;
@@ -167,26 +199,26 @@ mod tests {
     }
 
     fn bound(sockets: &Sockets) -> std::net::SocketAddr {
-        sockets.of[0][0].address().expect("an address")
+        sockets.by_worker[0][0].address().expect("an address")
     }
 
-    /// From each of so many senders one datagram, in turns: who got whose.
+    /// Sends one datagram from each sender. Returns the ports of the senders that each worker received from.
     fn shares(sockets: &Sockets, senders: &[UdpSocket]) -> Vec<Vec<u16>> {
         let address = bound(sockets);
         for sender in senders {
             sender.send_to(b"!", address).expect("a datagram");
         }
-        let sockets: Vec<&UdpSocket> = sockets.of.iter().map(|own| own[0].as_udp().expect("UDP")).collect();
+        let sockets: Vec<&UdpSocket> = sockets.by_worker.iter().map(|own| own[0].as_udp().expect("UDP")).collect();
         sockets.iter().for_each(|socket| socket.set_nonblocking(true).expect("nonblocking"));
         let port = |socket: &UdpSocket| Some(socket.recv_from(&mut [0; 8]).ok()?.1.port());
-        let mut shares = gathered(senders.len(), &sockets, |socket| port(socket));
+        let mut shares = receive_all(senders.len(), &sockets, |socket| port(socket));
         shares.iter_mut().for_each(|ports| ports.sort());
         shares
     }
 
-    /// What comes to each of them, until it is so much in all. It may be on its way.
-    fn gathered<S, T>(total: usize, sockets: &[S], next: impl Fn(&S) -> Option<T>) -> Vec<Vec<T>> {
-        /// What takes longer than this will never come.
+    /// Polls all sockets until they have received `total` items together, because some may still be on their way.
+    fn receive_all<S, T>(total: usize, sockets: &[S], next: impl Fn(&S) -> Option<T>) -> Vec<Vec<T>> {
+        /// An item that takes longer than this is lost.
         const LIMIT: Duration = Duration::from_secs(60);
         let until = Instant::now() + LIMIT;
         let mut shares: Vec<Vec<T>> = sockets.iter().map(|_| Vec::new()).collect();
@@ -204,16 +236,16 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_share_and_who_does_not_serve_has_none() {
+    fn every_serving_worker_has_a_share_and_no_other() {
         for host in ["127.0.0.1", "[::1]"] {
             let mut sockets = open(ListenConfig::from(format!("udp:{host}:0")).per_worker(), 4);
             let senders = senders(host.trim_matches(['[', ']']));
             let all = shares(&sockets, &senders);
-            assert!(all.iter().all(|share| share.len() > 10), "from the beginning: {all:?}");
+            assert!(all.iter().all(|share| share.len() > 10), "before the first serve(): {all:?}");
             for serving in [&[0, 2][..], &[1, 2, 3], &[3], &[0, 1, 2, 3]] {
                 sockets.serve(serving.iter().copied()).expect("a program");
                 let shares = [shares(&sockets, &senders), shares(&sockets, &senders)];
-                assert_eq!(shares[0], shares[1], "a flow stays where it is");
+                assert_eq!(shares[0], shares[1], "a flow stays with its worker");
                 assert_eq!(shares[0].iter().map(Vec::len).sum::<usize>(), senders.len());
                 for (id, share) in shares[0].iter().enumerate() {
                     assert_eq!(share.len() > 10, serving.contains(&id), "{serving:?}: {:?}", shares[0]);
@@ -223,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_added_gets_nothing_before_it_serves() {
+    fn an_added_worker_receives_nothing_before_it_serves() {
         let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").per_worker(), 2);
         let senders = senders("127.0.0.1");
         sockets.of(3).expect("sockets");
@@ -239,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_wait_where_they_were_when_their_socket_gets_no_more() {
+    fn queued_connections_stay_when_their_worker_stops_serving() {
         let mut sockets = open(ListenConfig::from("127.0.0.1:0").per_worker(), 2);
         let address = bound(&sockets);
         let connect = || TcpStream::connect(address).expect("a connection");
@@ -247,18 +279,19 @@ mod tests {
         assert!(sockets.has_waiting(0) && sockets.has_waiting(1));
         sockets.serve([0].into_iter()).expect("a program");
         let after: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
-        let listeners = [0, 1].map(|id: usize| sockets.of[id][0].as_tcp().expect("TCP"));
+        let listeners = [0, 1].map(|id: usize| sockets.by_worker[id][0].as_tcp().expect("TCP"));
         listeners.iter().for_each(|listener| listener.set_nonblocking(true).expect("nonblocking"));
-        let accepted = gathered(before.len() + after.len(), &listeners, |listener| Some(listener.accept().ok()?.1));
-        let (first, second) = (&accepted[0], &accepted[1]);
-        assert_eq!(first.len() + second.len(), before.len() + after.len(), "none was lost");
+        let accepted = receive_all(before.len() + after.len(), &listeners, |listener| Some(listener.accept().ok()?.1));
+        let first = &accepted[0];
+        let second = &accepted[1];
+        assert_eq!(first.len() + second.len(), before.len() + after.len(), "no connection was lost");
         let own = |stream: &TcpStream| stream.local_addr().expect("an address");
         assert!(!second.is_empty() && !after.iter().any(|stream| second.contains(&own(stream))));
         assert!(!sockets.has_waiting(1));
     }
 
     #[test]
-    fn who_has_the_address_already_is_not_joined() {
+    fn an_address_in_use_is_refused() {
         for transport in ["", "udp:"] {
             let first = open(ListenConfig::from(format!("{transport}127.0.0.1:0")).per_worker(), 2);
             let address = format!("{transport}{}", bound(&first));
@@ -270,80 +303,81 @@ mod tests {
     }
 
     #[test]
-    fn one_socket_alone_is_steered_as_well_and_more_come_to_it() {
+    fn a_group_of_one_can_be_steered_and_grow() {
         for transport in ["", "udp:"] {
             let listen = || ListenConfig::from(format!("{transport}127.0.0.1:0"));
             let mut sockets = open(listen().per_worker(), 1);
-            sockets.of(1).expect("one more");
+            sockets.of(1).expect("a second socket");
             open(listen().steer_by_cpu(), 1);
         }
         let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").per_worker(), 1);
-        sockets.of(1).expect("one more");
+        sockets.of(1).expect("a second socket");
         sockets.serve([1].into_iter()).expect("a program");
         assert_eq!(shares(&sockets, &senders("127.0.0.1"))[1].len(), 200);
     }
 
     #[test]
-    fn what_could_not_be_had_is_not_taken_for_done() {
+    fn refused_ids_are_tried_again_after_retry() {
         let mut sockets = open(ListenConfig::from("127.0.0.1:0").per_worker(), 2);
         let sparse = || (0..4000).step_by(2);
-        sockets.serve(sparse()).expect_err("too many");
-        sockets.serve(sparse()).expect("nothing new");
+        sockets.serve(sparse()).expect_err("the program is too long");
+        sockets.serve(sparse()).expect("it is not tried again");
         assert!(!sockets.is_left_out(1));
         sockets.retry();
-        sockets.serve(sparse()).expect_err("tried again");
-        sockets.of(2).expect("one more can still be had");
+        sockets.serve(sparse()).expect_err("it is tried again");
+        sockets.of(2).expect("a third socket");
         sockets.serve([0, 2].into_iter()).expect("a program");
         assert!(sockets.is_left_out(1));
     }
 
     #[test]
-    fn of_several_listeners_none_is_steered_otherwise_if_one_cannot_be() {
+    fn a_refused_listener_leaves_the_other_listeners_unchanged() {
         let [first, second] = ["udp:127.0.0.1:0"; 2].map(ListenConfig::from);
         let mut sockets = Sockets::open(vec![first.per_worker(), second.steer_by_cpu()], 2).expect("sockets");
         let senders = senders("127.0.0.1");
         let before = shares(&sockets, &senders);
-        // By CPU it takes a program of twice the length.
-        sockets.serve((1..2000).step_by(2)).expect_err("too many for the second");
+        // A program that chooses by CPU is about twice as long.
+        sockets.serve((1..2000).step_by(2)).expect_err("the second program is too long");
         assert_eq!(shares(&sockets, &senders), before);
     }
 
     #[test]
-    fn of_what_there_is_only_one_there_is_none_for_each() {
-        let made = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        for listen in [ListenConfig::from(made), ListenConfig::from("unix:/nowhere/at/all")] {
+    fn per_worker_is_refused_for_bound_and_unix_sockets() {
+        let bound = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        for listen in [ListenConfig::from(bound), ListenConfig::from("unix:/nowhere/at/all")] {
             let error = Sockets::open(vec![listen.per_worker()], 2).expect_err("a refusal");
             assert_eq!(error.setting(), Some("per_worker"), "{error}");
         }
     }
 
     #[test]
-    fn more_workers_than_a_program_can_tell_apart_are_refused() {
-        let (sparse, dense): (Vec<_>, Vec<_>) = ((0..4000).step_by(2).collect(), (0..4000).collect());
+    fn a_program_that_is_too_long_is_refused() {
+        let sparse: Vec<_> = (0..4000).step_by(2).collect();
+        let dense: Vec<_> = (0..4000).collect();
         assert!(steering::program(&sparse, &[]).is_none());
         assert!(steering::program(&dense, &[]).is_some());
     }
 
     #[test]
-    fn by_cpu_each_gets_what_comes_in_there() {
+    fn steer_by_cpu_chooses_a_worker_of_that_cpu() {
         let cpus = sys::usable_cpus().expect("CPUs");
-        // Two for each, and nobody for the last of them if there are several.
+        // The last CPU has one worker, each of the others two.
         let workers = 2 * cpus.len() - 1;
         let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").steer_by_cpu(), workers);
         let senders = senders("127.0.0.1");
         for (place, &cpu) in cpus.iter().enumerate() {
-            // In a thread of its own, which has nothing else to do.
+            // This runs in a thread of its own, because it stays pinned.
             let pinned = || {
-                sys::pin_to(cpu).expect("a CPU of ours");
+                sys::pin_to(cpu).expect("a usable CPU");
                 shares(&sockets, &senders)
             };
-            let shares = std::thread::scope(|scope| scope.spawn(pinned).join()).expect("the shares");
+            let shares = thread::scope(|scope| scope.spawn(pinned).join()).expect("the shares");
             for (id, share) in shares.iter().enumerate() {
                 assert_eq!(!share.is_empty(), id % cpus.len() == place, "CPU {cpu}, worker {id}");
             }
         }
         sockets.serve([0].into_iter()).expect("a program");
-        assert_eq!(shares(&sockets, &senders)[0].len(), senders.len(), "where nobody is, all are");
+        assert_eq!(shares(&sockets, &senders)[0].len(), senders.len(), "a CPU without a worker uses all workers");
     }
 }
 
@@ -352,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_for_each_worker_there_is_on_linux_alone() {
+    fn per_worker_is_refused_outside_linux() {
         for listen in [ListenConfig::from("127.0.0.1:0").per_worker(), ListenConfig::from("127.0.0.1:0").steer_by_cpu()]
         {
             let error = Sockets::open(vec![listen], 1).expect_err("a refusal");

@@ -146,7 +146,7 @@ pub fn scenarios() -> Vec<Scenario> {
             for refusal in [
                 r#"unknown: Some("user") Some(NotFound) user: cannot look up nobody-of-this-name: there is no user nobody-of-this-name"#,
                 r#"unknown: Some("group") Some(NotFound) group: cannot look up nobody-of-this-name: there is no group nobody-of-this-name"#,
-                r#"number: Some("group") None group: nobody has the number 4000000001 here"#,
+                r#"number: Some("group") None group: no user has the number 4000000001, so a group must be set"#,
                 r#"not root: Some("user") Some(PermissionDenied) user: it takes root to become root: "#,
                 r#"not root: Some("group") Some(PermissionDenied) group: it takes root to become 0: "#,
             ] {
