@@ -1,9 +1,9 @@
-//! Something of its own for each worker: an entry for each id, made once, before the workers are started.
+//! Gives each worker data of its own: an array with one entry per id, made once, before the workers start.
 //!
 //! ```text
 //! $ cargo run --example contexts
-//! $ kill -TTIN <the parent>     # one more worker, for the third shard; there is no fourth
-//! $ kill -TTOU <the parent>     # one fewer
+//! $ kill -TTIN <the parent>     # adds a worker for the third shard; there is no fourth
+//! $ kill -TTOU <the parent>     # removes a worker
 //! ```
 
 use std::error::Error;
@@ -11,7 +11,7 @@ use std::error::Error;
 use log::info;
 use taskfork::{Prefork, Report};
 
-/// What a worker is responsible for.
+/// The part of the data that a worker is responsible for.
 struct Shard {
     name: &'static str,
     first_letters: &'static str,
@@ -24,8 +24,8 @@ fn main() -> Result<Report, Box<dyn Error>> {
         Shard { name: "middle", first_letters: "J to R" },
         Shard { name: "south", first_letters: "S to Z" },
     ];
-    // Whatever the parent is asked for, no id is beyond the last shard. A restarted worker has the id of its predecessor,
-    // and so its shard.
+    // max_workers keeps every id within the array, however many workers TTIN adds. A restarted worker has the id of its
+    // predecessor, and so the same shard.
     let service = Prefork::new().workers(2).max_workers(shards.len());
     Ok(service.run(move |worker| {
         let shard = &shards[worker.id()];

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! $ cargo run --example echo -- --workers 2
-//! $ nc localhost 7000           # says what you say
-//! $ kill -HUP <the parent>      # every worker is replaced; who is connected may talk on with the old one, for 30 s
-//! $ kill <the parent>           # or ^C: who talks may finish, then it exits 0
+//! $ nc localhost 7000           # sends every line back
+//! $ kill -HUP <the parent>      # replaces every worker; the old ones serve their connections for up to 30 s
+//! $ kill <the parent>           # or ^C: active connections may finish, then it exits with status 0
 //! ```
 
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 #[cfg(not(unix))]
 fn run() -> ExitCode {
     eprintln!(
-        "Error: there is no descriptor here by which a worker is asked to stop; the example tokio_tcp needs none"
+        "Error: this example needs Unix, because it polls a descriptor for stop requests; tokio_tcp runs everywhere"
     );
     ExitCode::FAILURE
 }
@@ -53,10 +53,11 @@ mod unix {
     const STOP: Token = Token(0);
     const LISTENER: Token = Token(1);
 
-    /// Of what a client has not taken back yet. A client that takes nothing is not read from beyond that.
+    /// The most bytes that are kept for a client until it reads them. If it reads nothing, the server stops reading
+    /// from it.
     const UNWRITTEN: usize = 64 * 1024;
 
-    /// When the system refuses a connection, for want of descriptors for example, until it is asked again.
+    /// The delay after a failed accept, for example because no descriptor is left, until the next attempt.
     const RETRY: Duration = Duration::from_millis(100);
 
     /// Sends back whatever it receives, from several processes that share one port.
@@ -68,10 +69,10 @@ mod unix {
         /// Address to listen on; with port 0, on any free port
         #[arg(long, default_value = "127.0.0.1:7000")]
         bind: String,
-        /// Seconds that connections in hand may take when a worker is to stop
+        /// Seconds that a stopping worker gives its connections to finish
         #[arg(long, default_value_t = 30)]
         graceful_timeout: u64,
-        /// Milliseconds of silence after which a connection is closed when a worker is to stop
+        /// Milliseconds of silence after which a stopping worker closes a connection
         #[arg(long, default_value_t = 200)]
         idle_timeout: u64,
     }
@@ -110,20 +111,22 @@ mod unix {
         events: Events,
         listener: TcpListener,
         connections: HashMap<Token, Connection>,
-        /// No token is used twice: what was told of one cannot be taken for its successor.
+        /// The token that was assigned last. No token is used twice, so an old event never concerns a newer connection.
         last_token: Token,
-        /// Where there may be more to do. It is told once only, so it is kept in mind until it would block.
+        /// Tokens that may have more to do. mio reports an event once (edge-triggered), so a token stays here until a
+        /// call on it would block.
         ready: BTreeSet<Token>,
+        /// The last accept failed. The next turn tries again, after `RETRY` at the latest.
         is_refused: bool,
         scratch: Box<[u8]>,
     }
 
     impl Server {
-        /// The epoll is made in the worker: one made before the fork would be one in all of them.
+        /// Creates the epoll in the worker: all workers would share one that was created before the fork.
         fn new(worker: &Worker) -> io::Result<Server> {
             let poll = Poll::new()?;
-            let listener = worker.listeners()[0].as_tcp().ok_or(ErrorKind::Unsupported)?.try_clone()?;
-            // Of the socket, and so in all processes that have it.
+            let listener = worker.tcp(0)?;
+            // This affects the socket, and so all processes that have it.
             listener.set_nonblocking(true)?;
             let mut listener = TcpListener::from_std(listener);
             let registry = poll.registry();
@@ -141,11 +144,12 @@ mod unix {
             })
         }
 
-        /// Those who wait are left to the other workers, and to the one that comes in this one's place.
+        /// Stops accepting. Waiting clients are left to the other workers and to the replacement.
         fn stop_accepting(&mut self) -> io::Result<()> {
             self.ready.remove(&LISTENER);
             self.is_refused = false;
-            // To close it would not do: the parent and others have the socket too, and epoll goes on telling of it.
+            // Deregisters the listener, because closing it is not enough: the parent and other workers have the socket
+            // too, so epoll would continue to report it.
             self.poll.registry().deregister(&mut self.listener)?;
             let now = Instant::now();
             self.connections.values_mut().for_each(|connection| connection.last_moved = now);
@@ -156,8 +160,8 @@ mod unix {
             !self.connections.is_empty()
         }
 
-        /// Waits until there is something to do, and does a bit of it for everybody, so that nobody waits for the one who
-        /// always has more to say.
+        /// Waits for events, and then serves each ready connection once, so that a busy client does not delay the
+        /// others.
         fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
             let timeout = match &self.ready {
                 ready if !ready.is_empty() => Some(Duration::ZERO),
@@ -185,7 +189,7 @@ mod unix {
             loop {
                 match self.listener.accept() {
                     Ok((stream, _)) => self.welcome(stream),
-                    // Another worker was faster, or there are no more.
+                    // Another worker was faster, or no client waits.
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                     Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                     Err(error) => {
@@ -206,7 +210,7 @@ mod unix {
             }
         }
 
-        /// Whether there was anything to do. A connection that is over is closed.
+        /// Serves a connection once, and closes it if it is over. Returns whether there was anything to do.
         fn echo(&mut self, token: Token) -> bool {
             let Some(connection) = self.connections.get_mut(&token) else { return false };
             match connection.turn(&mut self.scratch) {
@@ -215,7 +219,7 @@ mod unix {
                     return true;
                 }
                 Ok(false) if !connection.is_over() => {}
-                // An error is the client's: it is gone.
+                // An error means that the client is gone.
                 _ => _ = self.connections.remove(&token),
             }
             false
@@ -227,7 +231,8 @@ mod unix {
             let idle = self.connections.iter().filter(|(_, connection)| is_idle(connection));
             let idle: Vec<Token> = idle.map(|(&token, _)| token).collect();
             for token in idle {
-                // What came while others were served, or while this process was starved, came in time.
+                // Serves data that arrived in time but was not read yet, because other clients were served or this
+                // process got no CPU time.
                 if !self.echo(token) {
                     self.connections.remove(&token);
                 }
@@ -238,7 +243,7 @@ mod unix {
     struct Connection {
         stream: TcpStream,
         unwritten: VecDeque<u8>,
-        /// The client will say no more.
+        /// The client sends no more.
         is_at_end: bool,
         last_moved: Instant,
     }
@@ -252,7 +257,7 @@ mod unix {
             self.is_at_end && self.unwritten.is_empty()
         }
 
-        /// Reads once and writes once, if it can. Whether it could.
+        /// Reads once and writes once, as far as possible. Returns whether it could do either.
         fn turn(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
             let has_moved = self.read(scratch)? | self.write()?;
             if has_moved {
@@ -283,7 +288,7 @@ mod unix {
         }
     }
 
-    /// None: not now.
+    /// Repeats interrupted calls. Returns `None` if the call would block.
     fn unless_blocked(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
         loop {
             match call() {

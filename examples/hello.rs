@@ -1,4 +1,4 @@
-//! Four workers that say hello and end.
+//! Starts four workers that print a greeting and exit.
 
 fn main() -> taskfork::Result<()> {
     env_logger::init();

@@ -1,12 +1,13 @@
-//! An HTTP daemon: one port, several worker processes, and no request lost when they are replaced, added or removed.
+//! An HTTP daemon with several worker processes on one port. No request is lost when workers are replaced, added or
+//! removed.
 //!
 //! ```text
 //! $ cargo run --example http -- --workers 2
 //! $ curl localhost:8000         # worker 1 (pid 71)
-//! $ kill -9 71                  # is replaced at once; only what it had accepted is lost
-//! $ kill -HUP <the parent>      # every worker is replaced, one at a time, the new one first
-//! $ kill -TTIN <the parent>     # one worker more; TTOU: one fewer
-//! $ kill <the parent>           # or ^C: requests in hand are finished, then it exits 0
+//! $ kill -9 71                  # the worker is restarted at once; only requests that it had accepted are lost
+//! $ kill -HUP <the parent>      # replaces every worker, one at a time; the old one stops when the new one is ready
+//! $ kill -TTIN <the parent>     # adds a worker; TTOU removes one
+//! $ kill <the parent>           # or ^C: the workers finish their requests, then it exits with status 0
 //! ```
 
 use std::error::Error;
@@ -31,11 +32,11 @@ use log::info;
 use taskfork::{ListenConfig, Prefork, WorkResult, Worker};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// A worker that takes longer to start will not get there.
+/// A worker that takes longer to start is assumed to have failed.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From the last accept to the moment when a connection without a request counts as idle, and is closed. One that was
-/// accepted just before the worker was asked to stop has its request on the way.
+/// The time from the stop request until connections without a request are closed as idle. The request of a connection
+/// that was accepted just before the stop request may still be on its way.
 const LINGER: Duration = Duration::from_millis(200);
 
 /// Answers HTTP requests from several processes that share one port.
@@ -47,13 +48,13 @@ struct Args {
     /// Address to listen on; with port 0, on any free port
     #[arg(long, default_value = "127.0.0.1:8000")]
     bind: SocketAddr,
-    /// How often failed workers are restarted before the daemon gives up
+    /// Restarts of failed workers, after which the daemon stops
     #[arg(long, default_value_t = 100)]
     max_restarts: u32,
-    /// Seconds that requests in hand may take when a worker is to stop
+    /// Seconds that a stopping worker has to finish its requests
     #[arg(long, default_value_t = 30)]
     graceful_timeout: u64,
-    /// A socket with its own queue for each worker, instead of one for all (Linux)
+    /// Open a socket for each worker, instead of one for all (Linux)
     #[arg(long)]
     per_worker: bool,
 }
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    // The parent's in either case: a connection that waits in a queue outlives any worker.
+    // The parent owns the sockets in either case, so queued connections survive a worker's exit.
     let listen = ListenConfig::from(args.bind);
     let prefork = Prefork::new()
         .listen(if args.per_worker { listen.per_worker() } else { listen })
@@ -82,27 +83,29 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn work(worker: Worker) -> WorkResult {
-    // A runtime made before the fork would be one runtime in all the processes: its epoll is shared across it.
+    // Each worker creates its own runtime: all workers would share the epoll of a runtime that was created before the
+    // fork.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The handlers want it for as long as the process lives.
+    // Leaks the worker, because the handlers need it as long as the process lives.
     Ok(runtime.block_on(serve(Box::leak(Box::new(worker))))?)
 }
 
 async fn serve(worker: &'static Worker) -> io::Result<()> {
-    let listener = worker.listeners()[0].as_tcp().ok_or(io::ErrorKind::Unsupported)?.try_clone()?;
+    let listener = worker.tcp(0)?;
     listener.set_nonblocking(true)?;
-    let door = Door { listener: tokio::net::TcpListener::from_std(listener)?, worker };
+    let listener = UntilStop { listener: tokio::net::TcpListener::from_std(listener)?, worker };
     let router = Router::new()
         .route("/", get(who).post(count))
-        .layer(map_response_with_state(worker, say_if_last))
+        .layer(map_response_with_state(worker, announce_close))
         .with_state(worker);
-    // The first question makes TERM a request. One that comes sooner ends the process, and costs nobody an answer.
-    worker.stop_requested();
+    // Makes SIGTERM a request. An earlier SIGTERM kills the process, which loses nothing because it serves no client
+    // yet.
+    worker.enable_graceful_stop();
     let stop = spawn_blocking(|| worker.wait_for_stop(None));
-    // Nothing can fail any more, and whoever has connected meanwhile is in the queue.
+    // Nothing can fail any more, and clients that have connected meanwhile are in the queue.
     worker.ready();
     info!("{} is serving", name(worker));
-    axum::serve(door, router).with_graceful_shutdown(drain(worker, stop)).await?;
+    axum::serve(listener, router).with_graceful_shutdown(drain(worker, stop)).await?;
     info!("{} has drained", name(worker));
     Ok(())
 }
@@ -110,7 +113,7 @@ async fn serve(worker: &'static Worker) -> io::Result<()> {
 async fn drain(worker: &Worker, stop: JoinHandle<bool>) {
     let _ = stop.await;
     tokio::time::sleep(LINGER).await;
-    // A process that was starved meanwhile has not read yet what came in time.
+    // Lets the tasks read requests that arrived in time but were not read yet, because this process got no CPU time.
     tokio::task::yield_now().await;
     info!("{} is draining", name(worker));
 }
@@ -123,8 +126,9 @@ async fn count(State(worker): State<&'static Worker>, body: Bytes) -> String {
     format!("{} received {} bytes\n", name(worker), body.len())
 }
 
-/// A client that keeps its connection for the next request is told to make a new one, before this one is closed.
-async fn say_if_last(State(worker): State<&'static Worker>, mut answer: Response) -> Response {
+/// Adds `Connection: close` to responses after the stop request, so that clients open a new connection for their next
+/// request before this one is closed.
+async fn announce_close(State(worker): State<&'static Worker>, mut answer: Response) -> Response {
     if worker.stop_requested() {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -135,14 +139,14 @@ fn name(worker: &Worker) -> String {
     format!("worker {} (pid {})", worker.id(), process::id())
 }
 
-/// Accepts until the worker is to stop, and leaves those who come later to the other workers. To go on accepting until
-/// the graceful shutdown begins would be too long: it closes connections whose request it has not begun to read.
-struct Door {
+/// A listener that accepts until the stop request, and leaves later clients to the other workers. axum would accept
+/// until its graceful shutdown begins, and then close connections whose requests it has not begun to read.
+struct UntilStop {
     listener: tokio::net::TcpListener,
     worker: &'static Worker,
 }
 
-impl Listener for Door {
+impl Listener for UntilStop {
     type Io = tokio::net::TcpStream;
     type Addr = SocketAddr;
 

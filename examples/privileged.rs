@@ -1,11 +1,11 @@
-//! A port that takes root to bind, served by somebody who is not root. Unix only.
+//! A service on a port that only root may bind, with workers that run as another user. Unix only.
 //!
 //! ```text
 //! $ cargo build --example privileged
 //! $ sudo target/debug/examples/privileged --bind 127.0.0.1:80 --user nobody --workers 2 --pin-cpus
 //! $ nc localhost 80             # worker 1 (pid 72), user 65534, group 65534
 //! $ ps -o pid,user,psr,args -C privileged
-//! $ sudo kill -HUP <the parent> # every worker is replaced, by the parent, which is root still
+//! $ sudo kill -HUP <the parent> # replaces every worker; the parent can, because it is still root
 //! $ sudo kill <the parent>      # or ^C
 //! ```
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 
 #[cfg(not(unix))]
 fn run() -> ExitCode {
-    eprintln!("Error: there is no other user to become on this system");
+    eprintln!("Error: this example needs Unix, because workers cannot become another user on this system");
     ExitCode::FAILURE
 }
 
@@ -45,7 +45,7 @@ mod unix {
     use nix::unistd::{getgid, getuid};
     use taskfork::{Prefork, Report, WorkResult, Worker};
 
-    /// Says who serves, on a port that may take root to bind.
+    /// Sends each client the user and the group of the worker, on a port that may need root to bind.
     #[derive(Parser)]
     pub struct Args {
         /// Address to listen on
@@ -54,13 +54,13 @@ mod unix {
         /// User that the workers become
         #[arg(long, default_value = "nobody")]
         user: String,
-        /// Group that they become; the user's own by default
+        /// Group that the workers get; by default the user's own
         #[arg(long)]
         group: Option<String>,
         /// Worker processes; 0 means one per CPU
         #[arg(long, default_value_t = 0)]
         workers: usize,
-        /// Tie each worker to a CPU (Linux)
+        /// Pin each worker to a CPU (Linux)
         #[arg(long)]
         pin_cpus: bool,
     }
@@ -71,7 +71,7 @@ mod unix {
             .workers(args.workers)
             .listen(args.bind)
             .user(args.user)
-            // A worker that cannot become that user is then the end of the service, and not restarted.
+            // With this, a worker that cannot become that user stops the service. Without it, it would be restarted.
             .ready_timeout(Duration::from_secs(10));
         if let Some(group) = args.group {
             service = service.group(group);
@@ -82,15 +82,15 @@ mod unix {
         service.run(work)
     }
 
-    /// A signal that asks it to stop ends it: nothing is lost but who is being greeted.
+    /// Greets clients until SIGTERM kills the process. Only the greeting under way is lost then.
     fn work(worker: Worker) -> WorkResult {
         let name = format!("worker {} (pid {}), user {}, group {}", worker.id(), process::id(), getuid(), getgid());
-        let listener = worker.listeners()[0].as_tcp().ok_or("only TCP is served here")?;
+        let listener = worker.tcp(0)?;
         worker.ready();
         info!("{name} is serving");
         loop {
             let (mut client, _) = listener.accept()?;
-            // Who has gone meanwhile does not want to know.
+            // Ignores the error of a client that has left.
             let _ = writeln!(client, "{name}");
         }
     }

@@ -1,10 +1,10 @@
-//! An echo server with tokio: a runtime of one thread in each worker, and hundreds of connections in it.
+//! An echo server with tokio: one runtime with one thread per worker, and hundreds of connections in it.
 //!
 //! ```text
 //! $ cargo run --example tokio_tcp -- --workers 2
-//! $ nc localhost 7000           # says what you say
-//! $ kill -HUP <the parent>      # every worker is replaced; who is connected may talk on with the old one, for 30 s
-//! $ kill <the parent>           # or ^C: who talks may finish, then it exits 0
+//! $ nc localhost 7000           # sends every line back
+//! $ kill -HUP <the parent>      # replaces every worker; the old ones serve their connections for up to 30 s
+//! $ kill <the parent>           # or ^C: active connections may finish, then it exits with status 0
 //! ```
 
 use std::io;
@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// When the system refuses a connection, for want of descriptors for example, until it is asked again.
+/// The delay after a failed accept, for example because no descriptor is left, until the next attempt.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Sends back whatever it receives, from several processes that share one port.
@@ -31,10 +31,10 @@ struct Args {
     /// Address to listen on; with port 0, on any free port
     #[arg(long, default_value = "127.0.0.1:7000")]
     bind: String,
-    /// Seconds that connections in hand may take when a worker is to stop
+    /// Seconds that a stopping worker gives its connections to finish
     #[arg(long, default_value_t = 30)]
     graceful_timeout: u64,
-    /// Milliseconds of silence after which a connection is closed when a worker is to stop
+    /// Milliseconds of silence after which a stopping worker closes a connection
     #[arg(long, default_value_t = 200)]
     idle_timeout: u64,
 }
@@ -61,23 +61,24 @@ fn run(args: Args) -> taskfork::Result<Report> {
 }
 
 fn work(worker: Worker, idle_timeout: Duration) -> WorkResult {
-    // A runtime made before the fork would be one runtime in all the processes: its epoll is shared across it.
+    // Each worker creates its own runtime: all workers would share the epoll of a runtime that was created before the
+    // fork.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The thread that waits for the stop wants it for as long as the process lives.
+    // Leaks the worker, because the thread that waits for the stop needs it as long as the process lives.
     Ok(runtime.block_on(serve(Box::leak(Box::new(worker)), idle_timeout))?)
 }
 
 async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()> {
     let name = format!("worker {} (pid {})", worker.id(), process::id());
-    let listener = worker.listeners()[0].as_tcp().ok_or(io::ErrorKind::Unsupported)?.try_clone()?;
+    let listener = worker.tcp(0)?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    // The first question makes TERM a request; the thread may ask later than somebody sends one.
-    worker.stop_requested();
+    // Makes SIGTERM a request now. The thread below might do so only after the first SIGTERM.
+    worker.enable_graceful_stop();
     let mut stop = tokio::task::spawn_blocking(|| worker.wait_for_stop(None));
     worker.ready();
     info!("{name} is serving");
-    // Each connection has a receiver: it hears of the stop by it, and what is left of them are the connections in hand.
+    // Each connection has a receiver. The receiver notifies it of the stop, and shows that the connection still exists.
     let (stopping, is_stopping) = watch::channel(false);
     loop {
         let accepted = tokio::select! {
@@ -86,7 +87,7 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            // An error is the client's: it is gone.
+            // The task ignores errors, because an error means that the client is gone.
             Ok((client, _)) => _ = tokio::spawn(echo(client, is_stopping.clone(), idle_timeout)),
             Err(error) => {
                 warn!("cannot accept: {error}");
@@ -94,7 +95,7 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
             }
         }
     }
-    // Those who wait are left to the other workers, and to the one that comes in this one's place.
+    // Waiting clients are left to the other workers and to the replacement.
     drop(listener);
     drop(is_stopping);
     stopping.send_replace(true);
@@ -104,12 +105,12 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
     Ok(())
 }
 
-/// A client that does not take back what it said is not read from meanwhile.
+/// Sends everything back. Does not read from a client while the client does not read.
 async fn echo(mut client: TcpStream, mut stopping: watch::Receiver<bool>, idle_timeout: Duration) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = tokio::select! {
-            // What came in time comes first, however late this process is.
+            // Data that arrived in time is read first, however late this process gets CPU time.
             biased;
             read = client.read(&mut buffer) => read?,
             () = silence(&mut stopping, idle_timeout) => 0,
@@ -121,7 +122,8 @@ async fn echo(mut client: TcpStream, mut stopping: watch::Receiver<bool>, idle_t
     }
 }
 
-/// Ends so long after both the worker was asked to stop and the client has said something, the later of them.
+/// Returns when both the stop request and the client's last data are at least `idle_timeout` ago. The caller starts it
+/// anew after each read.
 async fn silence(stopping: &mut watch::Receiver<bool>, idle_timeout: Duration) {
     let _ = stopping.wait_for(|&is_stopping| is_stopping).await;
     sleep(idle_timeout).await;

@@ -1,12 +1,13 @@
-//! A UDP daemon that counts what each sender has sent. Each worker has a socket of its own, and a sender stays with one
-//! worker, so that the counts need not be shared. Linux, because of the sockets.
+//! A UDP daemon that counts the datagrams of each sender. Each worker has a socket of its own, and a sender stays with
+//! one worker, so the workers need not share the counts. Linux only, because other systems do not distribute datagrams
+//! so.
 //!
 //! ```text
 //! $ cargo run --example udp -- --workers 2
-//! $ nc -u localhost 7007        # worker 1 (pid 71) has 1, and with each line one more
-//! $ kill -9 71                  # what comes meanwhile waits for the replacement, which counts from 1 again
-//! $ kill -TTOU <the parent>     # one worker fewer: its senders go to the other one, and nothing is lost
-//! $ kill <the parent>           # or ^C: what has come is answered, then it exits 0
+//! $ nc -u localhost 7007        # worker 1 (pid 71) has 1, and one more with each line
+//! $ kill -9 71                  # new datagrams wait for the restarted worker, which counts from 1 again
+//! $ kill -TTOU <the parent>     # removes a worker: its senders move to the other one, and no datagram is lost
+//! $ kill <the parent>           # or ^C: the workers answer all queued datagrams, then it exits with status 0
 //! ```
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn run() -> ExitCode {
-    eprintln!("Error: this system does not divide what comes among several sockets");
+    eprintln!("Error: this example needs Linux, because this system does not distribute datagrams to several sockets");
     ExitCode::FAILURE
 }
 
@@ -52,7 +53,8 @@ mod linux {
     const STOP: Token = Token(0);
     const SOCKET: Token = Token(1);
 
-    /// More than a queue has room for, so that who sends without end does not hold up a stop.
+    /// The most datagrams that are answered after the stop request. It is more than a queue can hold, and ends the loop
+    /// if a client sends without a pause.
     const LAST: usize = 10_000;
 
     /// Counts the datagrams of each sender, in several processes that share one port.
@@ -64,7 +66,7 @@ mod linux {
         /// Address to receive on; with port 0, on any free port
         #[arg(long, default_value = "127.0.0.1:7007")]
         bind: String,
-        /// Tie each worker to a CPU, and give it what comes in there: for network cards that spread senders over the CPUs
+        /// Pin each worker to a CPU and give it the datagrams that arrive there, for network cards that spread flows
         #[arg(long)]
         by_cpu: bool,
     }
@@ -84,7 +86,7 @@ mod linux {
         let mut counter = Counter::new(worker)?;
         let mut poll = Poll::new()?;
         let mut events = Events::with_capacity(8);
-        // TERM is a request from here on.
+        // stop_fd() makes SIGTERM a request from here on.
         poll.registry().register(&mut SourceFd(&worker.stop_fd()?.as_raw_fd()), STOP, Interest::READABLE)?;
         poll.registry().register(&mut counter.socket, SOCKET, Interest::READABLE)?;
         info!("{} is serving", counter.name);
@@ -94,7 +96,7 @@ mod linux {
                 _ => while !worker.stop_requested() && counter.answer_one()? {},
             }
         }
-        // What has come in time. What comes later waits for the next worker of this id, if there is to be one.
+        // Answers the datagrams that arrived in time. Later ones wait for the next process of this id, if there is one.
         for _ in 0..LAST {
             if !counter.answer_one()? {
                 break;
@@ -113,17 +115,17 @@ mod linux {
     impl Counter {
         fn new(worker: &Worker) -> io::Result<Counter> {
             let name = format!("worker {} (pid {})", worker.id(), process::id());
-            let socket = worker.listeners()[0].as_udp().ok_or(ErrorKind::Unsupported)?.try_clone()?;
+            let socket = worker.udp(0)?;
             socket.set_nonblocking(true)?;
             Ok(Counter { name, socket: UdpSocket::from_std(socket), counts: HashMap::new() })
         }
 
-        /// Whether there may be more.
+        /// Answers one datagram. Returns whether there may be more.
         fn answer_one(&mut self) -> io::Result<bool> {
             match self.socket.recv_from(&mut [0; 1500]) {
                 Ok((_, sender)) => self.answer(sender),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                // What is told of an earlier answer that nobody took.
+                // ConnectionRefused reports that an earlier answer reached no socket.
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionRefused) => {}
                 Err(error) => return Err(error),
             }

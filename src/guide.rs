@@ -1,17 +1,16 @@
-//! How to write a service with this crate, and how to run it: pages to read, with nothing to call.
+//! How to write a service with this crate and how to run it. This module contains only documentation.
 //!
-//! | page | what it tells |
+//! | page | content |
 //! |---|---|
-//! | [`fork_safety`] | what may happen before the call, and what becomes of it in the workers |
-//! | [`signals`] | how a service is told to stop, to reload and to grow, and how a worker hears of it |
-//! | [`systemd`] | the unit files, and what their times have to do with ours |
-//! | [`containers`] | the service as pid 1: zombies, SIGTERM, the CPU quota, memory |
-//! | [`kubernetes`] | a manifest with probes, and the order of events when a pod goes |
-//! | [`migrating`] | the options of Tornado, uvicorn and gunicorn, and ours beside them |
+//! | [`fork_safety`] | Work that is safe before the call, and its effect in the workers. |
+//! | [`signals`] | Stopping, reloading and scaling a service by signals, and handling them in a worker. |
+//! | [`systemd`] | Unit files for a service and its socket, with timeouts that fit together. |
+//! | [`containers`] | Running a service as pid 1: signals, zombies, the CPU quota, memory. |
+//! | [`kubernetes`] | A manifest with probes, and the order of events when a pod is stopped. |
+//! | [`migrating`] | The options of Tornado, uvicorn and gunicorn, and their counterparts here. |
 //!
-//! What belongs to one setting is told there, at [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker); what belongs to the
-//! whole, such as [every signal](crate#signals) and every [limitation](crate#limitations), in the documentation of the
-//! [crate].
+//! Each setting is described at [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker). The documentation of the
+//! [crate] has [every signal](crate#signals) and every [limitation](crate#limitations).
 #![doc = include_str!("guide/service.md")]
 
 #[doc = include_str!("guide/fork_safety.md")]
@@ -39,14 +38,14 @@ mod tests {
     const CONTAINERS: &str = include_str!("guide/containers.md");
     const KUBERNETES: &str = include_str!("guide/kubernetes.md");
 
-    /// What stands behind the first of these, as far as it is of one word.
+    /// Returns the word that follows the first occurrence of `key`.
     fn word_after<'a>(text: &'a str, key: &str) -> &'a str {
         let (_, rest) = text.split_once(key).unwrap_or_else(|| panic!("no {key} in the guide"));
         rest.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default()
     }
 
     fn number_after(text: &str, key: &str) -> u64 {
-        word_after(text, key).parse().unwrap_or_else(|_| panic!("{key} without a number"))
+        word_after(text, key).parse().unwrap_or_else(|_| panic!("no number after {key} in the guide"))
     }
 
     fn seconds(setting: &str) -> u64 {
@@ -54,33 +53,33 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stops_the_service_waits_longer_than_it_gives_its_workers() {
+    fn stop_timeouts_around_the_service_exceed_its_graceful_timeout() {
         let graceful = seconds("graceful_timeout");
         assert!(number_after(SYSTEMD, "TimeoutStopSec=") > graceful);
         assert!(number_after(CONTAINERS, "--stop-timeout") > graceful);
-        let (_, before_stop) = KUBERNETES.split_once("preStop:").expect("a hook");
-        let hook = number_after(before_stop, "seconds:");
-        assert!(number_after(KUBERNETES, "terminationGracePeriodSeconds:") > hook + graceful);
+        let (_, before_stop) = KUBERNETES.split_once("preStop:").expect("preStop in the manifest");
+        let hook_seconds = number_after(before_stop, "seconds:");
+        assert!(number_after(KUBERNETES, "terminationGracePeriodSeconds:") > hook_seconds + graceful);
     }
 
     #[test]
-    fn whoever_watches_the_service_lets_the_parent_mend_it_first() {
+    fn outer_watchdogs_are_slower_than_the_parent() {
         assert!(number_after(SYSTEMD, "TimeoutStartSec=") > seconds("ready_timeout"));
-        let (_, liveness) = KUBERNETES.split_once("livenessProbe:").expect("a probe");
-        let patience = number_after(liveness, "periodSeconds:") * number_after(liveness, "failureThreshold:");
-        assert!(patience > 2 * seconds("heartbeat_timeout"));
+        let (_, liveness) = KUBERNETES.split_once("livenessProbe:").expect("livenessProbe in the manifest");
+        let until_restart = number_after(liveness, "periodSeconds:") * number_after(liveness, "failureThreshold:");
+        assert!(until_restart > 2 * seconds("heartbeat_timeout"));
     }
 
     #[test]
-    fn all_of_them_mean_the_same_socket() {
+    fn all_pages_use_the_same_socket() {
         let port = number_after(SERVICE, "ListenConfig::from(\"[::]:");
-        let named = [
+        let mentions = [
             (SYSTEMD, "ListenStream="),
             (CONTAINERS, "EXPOSE "),
             (CONTAINERS, "--publish "),
             (KUBERNETES, "containerPort:"),
         ];
-        for (text, key) in named {
+        for (text, key) in mentions {
             assert_eq!(number_after(text, key), port, "{key}");
         }
         assert_eq!(word_after(SYSTEMD, "FileDescriptorName="), word_after(SERVICE, ".name(\""));

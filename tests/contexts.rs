@@ -1,4 +1,4 @@
-//! What the operator of the `contexts` example would notice.
+//! Tests of the `contexts` example, as its operator sees it.
 
 use std::env::consts::EXE_EXTENSION;
 use std::io::{BufRead, BufReader, Lines};
@@ -14,7 +14,7 @@ impl Service {
         let test = std::env::current_exe().unwrap();
         // target/debug/deps/contexts-1234 to target/debug/examples/contexts
         let example = test.ancestors().nth(2).unwrap().join("examples/contexts").with_extension(EXE_EXTENSION);
-        assert!(example.exists(), "a plain `cargo test` builds it, and so does `cargo build --examples`");
+        assert!(example.exists(), "`cargo test` without a test target builds it, and so does `cargo build --examples`");
         let mut command = Command::new(example);
         let mut child = command.env_remove("RUST_LOG").stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -22,22 +22,22 @@ impl Service {
     }
 
     #[cfg(unix)]
-    fn ask(&self, what: &str) {
+    fn request(&self, name: &str) {
         use nix::sys::signal::{Signal, kill};
 
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-        kill(pid, format!("SIG{what}").parse::<Signal>().unwrap()).unwrap();
+        kill(pid, format!("SIG{name}").parse::<Signal>().unwrap()).unwrap();
     }
 
     #[cfg(windows)]
-    fn ask(&self, what: &str) {
+    fn request(&self, name: &str) {
         use windows_sys::Win32::Foundation::CloseHandle;
         use windows_sys::Win32::System::Threading::{EVENT_MODIFY_STATE, OpenEventW, SetEvent};
 
-        let name: Vec<u16> = format!("taskfork-{}-{what}\0", self.child.id()).encode_utf16().collect();
-        // SAFETY: the name ends with zero, and the handle is open until it is closed here.
+        let event: Vec<u16> = format!("taskfork-{}-{name}\0", self.child.id()).encode_utf16().collect();
+        // SAFETY: the name ends with zero, and the handle stays open until CloseHandle.
         let is_set = unsafe {
-            let event = OpenEventW(EVENT_MODIFY_STATE, 0, name.as_ptr());
+            let event = OpenEventW(EVENT_MODIFY_STATE, 0, event.as_ptr());
             let is_set = SetEvent(event);
             CloseHandle(event);
             is_set
@@ -47,11 +47,11 @@ impl Service {
 
     fn wait_for(&mut self, text: &str) -> String {
         let found = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(text));
-        found.unwrap_or_else(|| panic!("nobody said '{text}'"))
+        found.unwrap_or_else(|| panic!("no line contains '{text}'"))
     }
 }
 
-/// A test that failed leaves nobody behind: the workers end with their parent.
+/// Kills the parent. The workers end with it, so a failed test leaves no process behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -60,19 +60,19 @@ impl Drop for Service {
 }
 
 #[test]
-fn each_worker_has_the_context_of_its_id_and_there_are_never_more_workers_than_contexts() {
+fn workers_have_their_contexts_and_never_outnumber_them() {
     let mut service = Service::start();
     let mut served: Vec<String> = (0..2).map(|_| service.wait_for(" serves ")).collect();
     served.sort_by_key(|line| line.contains("worker 1"));
     assert!(served[0].ends_with("worker 0 serves north (A to I)"), "{served:?}");
     assert!(served[1].ends_with("worker 1 serves middle (J to R)"), "{served:?}");
     for _ in 0..3 {
-        service.ask("TTIN");
+        service.request("TTIN");
     }
     assert!(service.wait_for(" serves ").ends_with("worker 2 serves south (S to Z)"));
-    service.ask("TERM");
+    service.request("TERM");
     service.wait_for("Stopping 3 processes");
-    // To the end of the file, which is the end of all.
+    // The log ends when the last process has ended.
     assert!(service.lines.by_ref().map(Result::unwrap).all(|line| !line.contains(" serves ")));
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }

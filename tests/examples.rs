@@ -1,4 +1,5 @@
-//! What the clients and the operator of the examples with sockets would notice. Two of them are the same service.
+//! Tests of the examples with sockets, as their clients and their operator see them. `echo` and `tokio_tcp` are the
+//! same service, so they share tests.
 
 #![cfg(unix)]
 
@@ -18,27 +19,27 @@ use socket2::{Domain, Socket, Type};
 
 const EXAMPLES: [&str; 2] = ["echo", "tokio_tcp"];
 
-/// What takes longer than this will never happen.
+/// A step that takes longer than this fails the test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// So that a client is never too slow for a worker that stops.
+/// Timeouts that are so long that a stopping worker closes no connection of a slow client.
 const PATIENT: [&str; 4] = ["--idle-timeout", "600000", "--graceful-timeout", "600"];
 
 struct Service {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
-    /// What has been read of `lines`.
+    /// The lines read so far.
     log: Vec<String>,
     address: SocketAddr,
 }
 
 impl Service {
-    /// With two workers, both of whom serve.
+    /// Starts the example with two workers, and waits until both serve.
     fn start(example: &str, args: &[&str]) -> Service {
         let test = std::env::current_exe().unwrap();
         // target/debug/deps/examples-1234 to target/debug/examples/echo
         let example = test.ancestors().nth(2).unwrap().join("examples").join(example);
-        assert!(example.exists(), "a plain `cargo test` builds it, and so does `cargo build --examples`");
+        assert!(example.exists(), "`cargo test` without a test target builds it, and so does `cargo build --examples`");
         let mut command = Command::new(example);
         command.args(["--workers", "2"]).args(args).env_remove("RUST_LOG");
         if !args.contains(&"--bind") {
@@ -55,7 +56,7 @@ impl Service {
         service
     }
 
-    fn ask(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
@@ -66,21 +67,22 @@ impl Service {
                 return line;
             }
         }
-        panic!("nobody said '{text}': {:#?}", self.log)
+        panic!("no line contains '{text}': {:#?}", self.log)
     }
 
     fn connect(&self) -> Client {
         Client::connect(self.address)
     }
 
-    /// All at the same time, and each has been answered once.
+    /// Returns `clients` clients that are connected at the same time. Each has got one answer.
     fn connect_all(&self, clients: usize) -> Vec<Client> {
         let mut clients: Vec<Client> = (0..clients).map(|_| self.connect()).collect();
         echo_all(&mut clients, "hello");
         clients
     }
 
-    /// It exits 0, after so many workers in all have gone by themselves, and the last process has let go of the log.
+    /// Waits until every process has closed the log. Asserts that `workers` workers have drained in all, and that the
+    /// exit status is 0.
     fn assert_drains(mut self, workers: usize) {
         self.log.extend(self.lines.by_ref().map(Result::unwrap));
         assert_eq!(self.log.iter().filter(|line| line.ends_with(" has drained")).count(), workers, "{:#?}", self.log);
@@ -88,7 +90,7 @@ impl Service {
     }
 }
 
-/// A test that failed leaves nobody behind: the workers end with their parent.
+/// Kills the parent. The workers end with it, so a failed test leaves no process behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -101,7 +103,7 @@ struct Client {
 }
 
 impl Client {
-    /// With a small buffer, so that the server cannot write much at a time.
+    /// Connects with a small receive buffer, so that the server can write only little at a time.
     fn connect(address: SocketAddr) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -111,47 +113,48 @@ impl Client {
         Client { stream: socket.into() }
     }
 
-    fn say(&mut self, text: &str) {
+    fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 
-    fn assert_hears(&mut self, text: &str) {
-        let mut heard = vec![0; text.len()];
-        self.stream.read_exact(&mut heard).unwrap();
-        assert_eq!(String::from_utf8(heard).unwrap(), text);
+    fn assert_receives(&mut self, text: &str) {
+        let mut answer = vec![0; text.len()];
+        self.stream.read_exact(&mut answer).unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), text);
     }
 
-    /// More than the server has room for, so that it has to be taken back meanwhile.
+    /// Sends and receives at the same time, because `length` is more than the server buffers.
     fn echo_much(&mut self, length: usize) {
-        // A prime, so that what is lost or swapped in blocks does not go unnoticed.
+        // The period is a prime number, so that lost or swapped blocks are noticed.
         let bytes: Vec<u8> = (0..251).cycle().take(length).collect();
-        let mut heard = vec![0; length];
+        let mut answer = vec![0; length];
         thread::scope(|scope| {
             scope.spawn(|| (&self.stream).write_all(&bytes).unwrap());
-            (&self.stream).read_exact(&mut heard).unwrap();
+            (&self.stream).read_exact(&mut answer).unwrap();
         });
-        assert!(heard == bytes, "it was to be the same");
+        assert!(answer == bytes, "the answer differs from the request");
     }
 
-    /// What it has said is answered though it says no more, and nothing else is.
+    /// Sends `text` and closes the sending side. Asserts that the server still answers it, and then closes the
+    /// connection.
     fn close(mut self, text: &str) {
-        self.say(text);
+        self.send(text);
         self.stream.shutdown(Shutdown::Write).unwrap();
-        let mut heard = String::new();
-        self.stream.read_to_string(&mut heard).unwrap();
-        assert_eq!(heard, text);
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, text);
     }
 }
 
-/// All have said it before the first one hears it.
+/// Sends a text from every client before the first client reads its answer.
 fn echo_all(clients: &mut [Client], text: &str) {
     let text = |n: usize| format!("{text} {n}\n");
-    clients.iter_mut().enumerate().for_each(|(n, client)| client.say(&text(n)));
-    clients.iter_mut().enumerate().for_each(|(n, client)| client.assert_hears(&text(n)));
+    clients.iter_mut().enumerate().for_each(|(n, client)| client.send(&text(n)));
+    clients.iter_mut().enumerate().for_each(|(n, client)| client.assert_receives(&text(n)));
 }
 
 #[test]
-fn hundreds_of_clients_are_answered_at_once() {
+fn hundreds_of_clients_are_served_concurrently() {
     for example in EXAMPLES {
         let service = Service::start(example, &[]);
         let mut clients = service.connect_all(300);
@@ -161,45 +164,45 @@ fn hundreds_of_clients_are_answered_at_once() {
                 scope.spawn(|| client.echo_much(1 << 20));
             }
         });
-        // More than Linux has room for on the way (`net.ipv4.tcp_wmem`), so that the server writes a part of what it could.
+        // Linux buffers less than this on the way (`net.ipv4.tcp_wmem`), so that the server gets partial writes.
         clients[0].echo_much(16 << 20);
         echo_all(&mut clients, "again");
         clients.into_iter().for_each(|client| client.close("bye"));
-        service.ask(Signal::SIGTERM);
+        service.signal(Signal::SIGTERM);
         service.assert_drains(2);
     }
 }
 
 #[test]
-fn who_is_connected_when_the_workers_are_replaced_is_served_until_he_goes() {
+fn rolling_restart_serves_open_connections_until_they_close() {
     for example in EXAMPLES {
         let mut service = Service::start(example, &PATIENT);
         let mut old = service.connect_all(300);
-        service.ask(Signal::SIGHUP);
+        service.signal(Signal::SIGHUP);
         service.wait_for(" is draining");
         echo_all(&mut old, "still here");
         let mut new = service.connect_all(10);
         old[0].echo_much(1 << 20);
         old.into_iter().for_each(|client| client.close("bye"));
-        // Those of them whom an old worker had accepted keep it, too.
+        // An old worker also keeps serving the new clients that it has accepted.
         echo_all(&mut new, "new here");
         new.into_iter().for_each(|client| client.close("bye"));
         service.wait_for("Rolling restart done");
         let mut client = service.connect();
-        client.say("hello");
-        client.assert_hears("hello");
-        service.ask(Signal::SIGTERM);
+        client.send("hello");
+        client.assert_receives("hello");
+        service.signal(Signal::SIGTERM);
         client.close("bye");
         service.assert_drains(4);
     }
 }
 
 #[test]
-fn who_is_connected_when_all_is_to_stop_may_finish() {
+fn stop_lets_open_connections_finish() {
     for example in EXAMPLES {
         let mut service = Service::start(example, &PATIENT);
         let mut clients = service.connect_all(20);
-        service.ask(Signal::SIGTERM);
+        service.signal(Signal::SIGTERM);
         service.wait_for(" is draining");
         service.wait_for(" is draining");
         echo_all(&mut clients, "still here");
@@ -210,21 +213,21 @@ fn who_is_connected_when_all_is_to_stop_may_finish() {
 }
 
 #[test]
-fn who_says_nothing_does_not_hold_up_a_stop() {
+fn silent_client_does_not_delay_a_stop() {
     for example in EXAMPLES {
         let service = Service::start(example, &[]);
         let mut client = service.connect();
-        client.say("hello");
-        client.assert_hears("hello");
-        service.ask(Signal::SIGTERM);
+        client.send("hello");
+        client.assert_receives("hello");
+        service.signal(Signal::SIGTERM);
         assert_eq!(client.stream.read_to_end(&mut Vec::new()).unwrap(), 0);
         service.assert_drains(2);
     }
 }
 
-/// As far as there is a root to begin with: otherwise the port is any, and who serves it is who has started it.
+/// Without root, the test uses any free port, and the user that runs the test.
 #[test]
-fn a_port_that_takes_root_is_served_by_somebody_else() {
+fn privileged_port_is_served_by_an_unprivileged_user() {
     let is_root = getuid().is_root();
     let user = if is_root { User::from_name("nobody") } else { User::from_uid(getuid()) };
     let user = user.unwrap().expect("a user");
@@ -242,14 +245,14 @@ fn a_port_that_takes_root_is_served_by_somebody_else() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     service.wait_for(" is serving");
     greeting(&service);
-    service.ask(Signal::SIGHUP);
+    service.signal(Signal::SIGHUP);
     service.wait_for("Rolling restart done");
     greeting(&service);
-    service.ask(Signal::SIGTERM);
+    service.signal(Signal::SIGTERM);
     service.assert_drains(0);
 }
 
-/// Of the example `udp`. It is answered by whom, and what he has counted.
+/// A client of the `udp` example. Each answer names the worker, and how many datagrams of this client it has counted.
 #[cfg(target_os = "linux")]
 struct Sender(UdpSocket);
 
@@ -267,7 +270,7 @@ impl Sender {
         let mut answer = [0; 100];
         let len = loop {
             match self.0.recv(&mut answer) {
-                // A wait that has a timeout ends so when this process has been frozen.
+                // A receive with a timeout can fail with EINTR after this process was stopped and continued: signal(7).
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 received => break received.unwrap(),
             }
@@ -280,7 +283,7 @@ impl Sender {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_sender_of_datagrams_is_counted_by_one_worker_and_each_worker_has_some() {
+fn udp_senders_stick_to_a_worker_and_all_serve() {
     for args in [&[][..], &["--by-cpu"]] {
         let service = Service::start("udp", args);
         let senders: Vec<Sender> = (0..50).map(|_| Sender::new(&service)).collect();
@@ -294,14 +297,14 @@ fn a_sender_of_datagrams_is_counted_by_one_worker_and_each_worker_has_some() {
             workers.insert(worker);
         }
         assert!(workers.len() == 2 || !args.is_empty(), "{workers:?}");
-        service.ask(Signal::SIGTERM);
+        service.signal(Signal::SIGTERM);
         service.assert_drains(2);
     }
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn no_datagram_is_lost_when_workers_are_replaced_added_and_retired() {
+fn rolling_restart_and_scaling_lose_no_datagram() {
     let mut service = Service::start("udp", &[]);
     let is_over = AtomicBool::new(false);
     let senders: Vec<Sender> = (0..4).map(|_| Sender::new(&service)).collect();
@@ -313,16 +316,16 @@ fn no_datagram_is_lost_when_workers_are_replaced_added_and_retired() {
                 }
             });
         }
-        service.ask(Signal::SIGHUP);
+        service.signal(Signal::SIGHUP);
         service.wait_for("Rolling restart done");
         for _ in 0..3 {
-            service.ask(Signal::SIGTTIN);
+            service.signal(Signal::SIGTTIN);
             service.wait_for(" is serving");
-            service.ask(Signal::SIGTTOU);
+            service.signal(Signal::SIGTTOU);
             service.wait_for(" has drained");
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    service.ask(Signal::SIGTERM);
+    service.signal(Signal::SIGTERM);
     service.assert_drains(2 + 2 + 3);
 }

@@ -1,4 +1,4 @@
-//! What the operator of the HTTP example, and its clients, would notice. Each test runs the example as a program.
+//! Tests of the `http` example, as its operator and its clients see it. Each test runs the example as a program.
 
 #![cfg(unix)]
 
@@ -19,30 +19,30 @@ use nix::errno::Errno;
 use nix::sys::signal::{self, SigHandler, Signal};
 use nix::unistd::Pid;
 
-/// What takes longer than this will never happen.
+/// A step that takes longer than this fails the test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Of the example: a connection on which nothing is asked for so long may be closed.
+/// The example's value: a stopping worker closes connections on which it has seen no request for this long.
 const LINGER: Duration = Duration::from_millis(200);
 
 #[test]
-fn answers_with_the_task_id_and_pid_of_a_worker() {
+fn answer_has_the_id_and_pid_of_a_worker() {
     let (mut daemon, workers) = Daemon::serving(2);
     assert_eq!(workers.iter().map(|worker| worker.id).collect::<Vec<_>>(), [0, 1]);
-    assert!(workers.contains(&daemon.who()));
+    assert!(workers.contains(&daemon.answering_worker()));
 }
 
 #[test]
-fn a_request_in_hand_is_finished_on_term_and_the_daemon_exits_0() {
-    finishes_the_request_in_hand(|daemon| daemon.kill(Signal::SIGTERM));
+fn term_finishes_open_requests_and_exits_0() {
+    finishes_an_open_request(|daemon| daemon.kill(Signal::SIGTERM));
 }
 
 #[test]
-fn a_request_in_hand_is_finished_on_ctrl_c_though_the_workers_get_it_too() {
-    finishes_the_request_in_hand(|daemon| signal::killpg(daemon.pid(), Signal::SIGINT).unwrap());
+fn ctrl_c_to_the_group_finishes_open_requests() {
+    finishes_an_open_request(|daemon| signal::killpg(daemon.pid(), Signal::SIGINT).unwrap());
 }
 
-fn finishes_the_request_in_hand(stop: fn(&Daemon)) {
+fn finishes_an_open_request(stop: fn(&Daemon)) {
     let (mut daemon, _) = Daemon::serving(2);
     let (_, mut client) = daemon.hold();
     stop(&daemon);
@@ -54,7 +54,7 @@ fn finishes_the_request_in_hand(stop: fn(&Daemon)) {
 }
 
 #[test]
-fn a_request_in_hand_for_longer_than_the_graceful_timeout_is_cut_off() {
+fn graceful_timeout_cuts_off_an_open_request() {
     let mut daemon = Daemon::start(&["--workers", "1", "--graceful-timeout", "1"]);
     let (_, mut client) = daemon.hold();
     daemon.kill(Signal::SIGTERM);
@@ -64,7 +64,7 @@ fn a_request_in_hand_for_longer_than_the_graceful_timeout_is_cut_off() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_and_does_not_hold_up_a_stop() {
+fn idle_connection_does_not_delay_a_stop() {
     let mut daemon = Daemon::start(&["--workers", "1"]);
     let mut client = Client::connect(daemon.address()).unwrap();
     client.ask(GET).unwrap();
@@ -73,9 +73,9 @@ fn an_idle_connection_is_closed_and_does_not_hold_up_a_stop() {
     assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// Otherwise its next request would be lost if it came just when the connection is closed.
+/// Without `connection: close`, a client's next request would be lost if it came just as the connection is closed.
 #[test]
-fn a_client_that_keeps_its_connection_is_told_in_time_that_the_worker_goes() {
+fn stopping_worker_answers_with_connection_close() {
     let (mut daemon, _) = Daemon::serving(1);
     let (worker, mut client) = daemon.hold();
     assert!(!client.is_over);
@@ -86,27 +86,27 @@ fn a_client_that_keeps_its_connection_is_told_in_time_that_the_worker_goes() {
     daemon.assert_drains(1);
 }
 
-/// With a single worker, so that nobody else answers in its place.
+/// There is only one worker, so that no other one can answer instead.
 #[test]
-fn a_killed_worker_is_replaced_and_the_port_keeps_answering() {
+fn killed_worker_is_replaced_and_the_port_keeps_answering() {
     let mut daemon = Daemon::start(&["--workers", "1"]);
-    let killed = daemon.who();
+    let killed = daemon.answering_worker();
     killed.kill(Signal::SIGKILL);
-    let told = format!("child 0 (pid {}) killed by signal 9", killed.pid);
-    daemon.wait_for(|log| (count(log, &told) == 1).then_some(()));
-    let heir = daemon.who();
-    assert_eq!(heir.id, killed.id);
-    assert_ne!(heir.pid, killed.pid);
-    daemon.wait_for(|log| serving(log).filter(|workers| workers.contains(&heir)));
+    let exit_line = format!("child 0 (pid {}) killed by signal 9", killed.pid);
+    daemon.wait_for(|log| (count(log, &exit_line) == 1).then_some(()));
+    let successor = daemon.answering_worker();
+    assert_eq!(successor.id, killed.id);
+    assert_ne!(successor.pid, killed.pid);
+    daemon.wait_for(|log| serving(log).filter(|workers| workers.contains(&successor)));
     for _ in 0..100 {
-        assert_eq!(daemon.who(), heir);
+        assert_eq!(daemon.answering_worker(), successor);
     }
     daemon.kill(Signal::SIGTERM);
     daemon.assert_drains(1);
 }
 
 #[test]
-fn the_daemon_exits_1_when_the_restarts_are_used_up() {
+fn daemon_exits_1_when_max_restarts_is_exceeded() {
     let mut daemon = Daemon::start(&["--workers", "2", "--max-restarts", "0"]);
     let workers = daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 2));
     workers.first().unwrap().kill(Signal::SIGKILL);
@@ -116,7 +116,7 @@ fn the_daemon_exits_1_when_the_restarts_are_used_up() {
 }
 
 #[test]
-fn honours_web_concurrency() {
+fn web_concurrency_sets_the_worker_count() {
     let mut daemon = Daemon::spawn(command(&["--bind", "127.0.0.1:0"]).env("WEB_CONCURRENCY", "3"));
     let workers = daemon.wait_for(|log| serving(log).filter(|workers| workers.len() == 3));
     assert_eq!(workers.iter().map(|worker| worker.id).collect::<Vec<_>>(), [0, 1, 2]);
@@ -130,22 +130,22 @@ fn a_port_in_use_is_a_clear_error() {
     let address = taken.local_addr().unwrap().to_string();
     let mut daemon = Daemon::spawn(&mut command(&["--workers", "2", "--bind", &address]));
     assert_eq!(daemon.wait(), Some(1));
-    let [line] = &daemon.log[..] else { panic!("one line was to be said") };
+    let [line] = &daemon.log[..] else { panic!("more or less than one line: {:#?}", daemon.log) };
     assert!(line.starts_with(&format!("Error: cannot listen on {address}: Address already in use")), "{line}");
 }
 
 #[test]
-fn hup_again_and_again_replaces_every_worker_and_no_request_fails() {
-    roll_under_load(Daemon::serving(2));
+fn repeated_hup_replaces_every_worker_without_losing_requests() {
+    hup_under_load(Daemon::serving(2));
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn nor_with_a_socket_for_each_worker() {
-    roll_under_load(Daemon::serving_per_worker(2));
+fn repeated_hup_with_per_worker_sockets_loses_no_request() {
+    hup_under_load(Daemon::serving_per_worker(2));
 }
 
-fn roll_under_load((mut daemon, old): (Daemon, BTreeSet<Worker>)) {
+fn hup_under_load((mut daemon, old): (Daemon, BTreeSet<Worker>)) {
     const ROLLS: usize = 20;
     let load = Load::start(daemon.address());
     for _ in 0..ROLLS {
@@ -153,35 +153,35 @@ fn roll_under_load((mut daemon, old): (Daemon, BTreeSet<Worker>)) {
         daemon.wait_for_next("Rolling restart done");
     }
     load.stop_without_loss();
-    let new = daemon.who();
+    let new = daemon.answering_worker();
     assert!(new.id < 2 && !old.contains(&new));
     daemon.kill(Signal::SIGTERM);
     daemon.assert_drains(2 + 2 * ROLLS);
 }
 
 #[test]
-fn workers_that_come_and_go_again_and_again_cost_no_request() {
+fn scaling_up_and_down_loses_no_request() {
     scale_under_load(Daemon::serving(2), 15);
 }
 
-/// Each that goes takes a second for it.
+/// A worker with its own socket drains for a second, so this test runs fewer rounds.
 #[test]
 #[cfg(target_os = "linux")]
-fn nor_do_they_when_each_has_its_own_socket() {
+fn scaling_with_per_worker_sockets_loses_no_request() {
     scale_under_load(Daemon::serving_per_worker(2), 5);
 }
 
 fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
     let load = Load::start(daemon.address());
     for _ in 0..times {
-        // One that has answered some of the requests.
+        // This worker is removed after it has begun to serve.
         daemon.kill(Signal::SIGTTIN);
         daemon.wait_for_next("Scaled to 3 processes");
         daemon.wait_for_next("is serving");
         daemon.kill(Signal::SIGTTOU);
         daemon.wait_for_next("Scaled to 2 processes");
         daemon.wait_for_next("has drained");
-        // One that is sent away while it starts.
+        // This worker is removed while it starts.
         daemon.kill(Signal::SIGTTIN);
         daemon.wait_for_next("Scaled to 3 processes");
         daemon.kill(Signal::SIGTTOU);
@@ -192,38 +192,38 @@ fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
     assert_eq!(daemon.wait(), Some(0));
 }
 
-/// The other requests are answered by the other workers.
+/// The other workers answer the other requests.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_killed_worker_takes_along_only_what_it_had_accepted() {
+fn killed_worker_loses_only_its_accepted_requests() {
     kill_under_load(Daemon::serving(4), 20);
 }
 
-/// The other requests wait for its replacement.
+/// The other requests wait in the listener's queue for the replacement.
 #[test]
 #[cfg(target_os = "linux")]
-fn the_only_worker_when_it_is_killed_takes_along_only_what_it_had_accepted() {
+fn killed_only_worker_loses_only_its_accepted_requests() {
     kill_under_load(Daemon::serving(1), 8);
 }
 
-/// What waited for it waits for its replacement.
+/// The requests in the killed worker's own queue wait for its replacement.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_killed_worker_with_its_own_socket_takes_along_only_what_it_had_accepted() {
+fn killed_worker_with_own_socket_loses_only_accepted_requests() {
     kill_under_load(Daemon::serving_per_worker(4), 8);
 }
 
-/// A worker is stopped first: what it has accepted is certain then, and it accepts no more.
+/// Stops each worker by SIGSTOP before it is killed. Then it accepts no more, and the accepted connections are known.
 #[cfg(target_os = "linux")]
 fn kill_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), kills: usize) {
     let load = Load::start(daemon.address());
-    let mut taken_along = BTreeSet::new();
+    let mut accepted_ports = BTreeSet::new();
     for _ in 0..kills {
         let (worker, mut accepted) = daemon.hold();
         worker.suspend();
         let ports = worker.accepted();
         assert!(ports.contains(&accepted.port));
-        taken_along.extend(ports);
+        accepted_ports.extend(ports);
         let mut waiting = Client::connect(daemon.address()).unwrap();
         waiting.send(GET).unwrap();
         worker.kill(Signal::SIGKILL);
@@ -232,11 +232,11 @@ fn kill_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), kills: usize) {
         daemon.wait_for_next("is serving");
     }
     for Loss { port, error } in load.stop() {
-        assert!(port.is_some_and(|port| taken_along.contains(&port)), "nobody had accepted it: {error}");
+        assert!(port.is_some_and(|port| accepted_ports.contains(&port)), "no killed worker had accepted it: {error}");
     }
 }
 
-/// Clients that ask without a break, each on one connection at a time.
+/// Clients that send requests without a pause, each on one connection at a time.
 struct Load {
     on: Arc<AtomicBool>,
     clients: [JoinHandle<Tally>; 4],
@@ -250,7 +250,7 @@ struct Tally {
 
 /// A request that was not answered.
 struct Loss {
-    /// The client's. None: it could not even connect.
+    /// The client's port, or `None` if it could not connect.
     port: Option<u16>,
     error: io::Error,
 }
@@ -279,8 +279,9 @@ impl Load {
 }
 
 impl Tally {
-    /// Small requests, the more the better to meet a worker just as it goes, and uploads, to be in hand when it does. On
-    /// fresh connections, and on one that is kept for a while.
+    /// Sends requests while `on` is set. Small ones are many, so that some meet a worker just as it stops. Uploads take
+    /// longer, so that some are open then. Some visits use a new connection for each request, and some keep one for
+    /// several.
     fn ask_while(mut self, on: &AtomicBool, address: SocketAddr) -> Tally {
         let body = "x".repeat(1_000_000);
         let upload = format!("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -300,7 +301,7 @@ impl Tally {
         let mut client = Client::connect(address).map_err(|error| Loss { port: None, error })?;
         for request in requests {
             let answer = match client.ask(request) {
-                // It was held up, and the server has not waited for it.
+                // The client itself was delayed, and the server has closed the connection as idle.
                 Err(_) if client.silence >= LINGER => break,
                 answer => answer.map_err(|error| Loss { port: Some(client.port), error })?,
             };
@@ -320,11 +321,12 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 struct Client {
     stream: BufReader<TcpStream>,
     port: u16,
-    /// The last answer has said that there will be no other one on this connection.
+    /// Whether the last answer had `connection: close`.
     is_over: bool,
-    /// It began to send its last request, or if there was none, to connect. It may have had its answer at once.
+    /// When the client began to send its last request, or to connect if it has sent none. The answer may have come at
+    /// once.
     last_sent: Instant,
-    /// At most so long the server had nothing to do for it before the last request was there.
+    /// The longest time for which the server can have seen the client idle before its last request.
     silence: Duration,
 }
 
@@ -352,7 +354,7 @@ impl Client {
         self.stream.get_mut().write_all(&text.as_bytes()[written..])
     }
 
-    /// Without the empty line that ends it.
+    /// Reads the head of an answer, and returns it without the empty line at its end.
     fn head(&mut self) -> io::Result<String> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -363,7 +365,7 @@ impl Client {
         Ok(head.trim_end().to_owned())
     }
 
-    /// The body; everything but a 200 is an error.
+    /// Reads an answer, and returns its body. Every status but 200 is an error.
     fn answer(&mut self) -> io::Result<String> {
         let head = self.head()?;
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
@@ -376,7 +378,7 @@ impl Client {
         String::from_utf8(body).map_err(io::Error::other)
     }
 
-    fn who(&mut self) -> Worker {
+    fn answering_worker(&mut self) -> Worker {
         let answer = self.ask(GET).unwrap();
         let worker = Worker::find(&answer).unwrap_or_else(|| panic!("{answer:?}"));
         assert_eq!(answer, format!("worker {} (pid {})\n", worker.id, worker.pid));
@@ -391,7 +393,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// From `.. worker 2 (pid 71) ..`.
+    /// Finds the worker in `.. worker 2 (pid 71) ..`.
     fn find(text: &str) -> Option<Worker> {
         let (id, rest) = text.split_once("worker ")?.1.split_once(" (pid ")?;
         let (pid, _) = rest.split_once(')')?;
@@ -408,21 +410,21 @@ impl Worker {
     fn suspend(self) {
         self.kill(Signal::SIGSTOP);
         let until = Instant::now() + LIMIT;
-        // Behind the name, which may be anything.
+        // The state follows the name, which is in parentheses and may contain anything.
         while !self.read("stat").rsplit_once(") ").unwrap().1.starts_with('T') {
-            assert!(Instant::now() < until, "it was to stop");
+            assert!(Instant::now() < until, "the worker does not stop");
             thread::yield_now();
         }
     }
 
-    /// The ports of those whose connections it has accepted, as the kernel knows them.
+    /// Returns the clients' ports of the connections that this worker has accepted, from /proc.
     fn accepted(self) -> BTreeSet<u16> {
         let files = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
         let links: Vec<_> = files.map(|file| fs::read_link(file.unwrap().path()).unwrap()).collect();
         let sockets: Vec<&str> =
             links.iter().filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix("]")).collect();
         let table = self.read("net/tcp");
-        table.lines().skip(1).filter_map(|line| port_of_the_peer(line, &sockets)).collect()
+        table.lines().skip(1).filter_map(|line| peer_port(line, &sockets)).collect()
     }
 
     fn read(self, file: &str) -> String {
@@ -430,9 +432,10 @@ impl Worker {
     }
 }
 
-/// From `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`, if it is one of these sockets.
+/// Returns the peer's port from a line `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode` of
+/// /proc/net/tcp, if the inode is one of `sockets`.
 #[cfg(target_os = "linux")]
-fn port_of_the_peer(line: &str, sockets: &[&str]) -> Option<u16> {
+fn peer_port(line: &str, sockets: &[&str]) -> Option<u16> {
     let mut fields = line.split_whitespace();
     let peer = fields.nth(2)?;
     let inode = fields.nth(6)?;
@@ -440,7 +443,7 @@ fn port_of_the_peer(line: &str, sockets: &[&str]) -> Option<u16> {
     sockets.contains(&inode).then_some(port)
 }
 
-/// Everybody who ever said so.
+/// Returns all workers that have ever logged that they serve.
 fn serving(log: &[String]) -> Option<BTreeSet<Worker>> {
     log.iter().filter(|line| line.ends_with(" is serving")).map(|line| Worker::find(line)).collect()
 }
@@ -449,12 +452,12 @@ fn count(log: &[String], text: &str) -> usize {
     log.iter().filter(|line| line.contains(text)).count()
 }
 
-/// The example, whose processes are a group of their own. None of them outlives this.
+/// The example, in a process group of its own. Dropping it ends all processes of the group.
 struct Daemon {
     child: Child,
     is_reaped: bool,
     lines: Receiver<String>,
-    /// What has been read of `lines`.
+    /// The lines read so far.
     log: Vec<String>,
 }
 
@@ -463,15 +466,15 @@ impl Daemon {
         Daemon::spawn(command(&["--bind", "127.0.0.1:0"]).args(args))
     }
 
-    /// With so many workers, all of whom serve.
+    /// Starts the example, and waits until all workers serve.
     fn serving(workers: usize) -> (Daemon, BTreeSet<Worker>) {
         Daemon::serving_with(workers, &[])
     }
 
-    /// The same, each on its own socket.
+    /// Starts the example with a socket for each worker, and waits until all workers serve.
     #[cfg(target_os = "linux")]
     fn serving_per_worker(workers: usize) -> (Daemon, BTreeSet<Worker>) {
-        Daemon::serving_with(workers, &["--per-task"])
+        Daemon::serving_with(workers, &["--per-worker"])
     }
 
     fn serving_with(workers: usize, args: &[&str]) -> (Daemon, BTreeSet<Worker>) {
@@ -500,33 +503,34 @@ impl Daemon {
         self.wait_for(|log| log.iter().find_map(|line| line.split_once("Listening on ")?.1.parse().ok()))
     }
 
-    fn who(&mut self) -> Worker {
-        Client::connect(self.address()).unwrap().who()
+    fn answering_worker(&mut self) -> Worker {
+        Client::connect(self.address()).unwrap().answering_worker()
     }
 
-    /// A request in hand, half of its body still to come, and who has it.
+    /// Sends a request with half of its body. Returns the worker that has accepted it, and the client.
     fn hold(&mut self) -> (Worker, Client) {
         let mut client = Client::connect(self.address()).unwrap();
-        let worker = client.who();
+        let worker = client.answering_worker();
         client.send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n").unwrap();
-        // It is sent when the handler asks for the body.
+        // The server sends this when the handler begins to read the body.
         assert_eq!(client.head().unwrap(), "HTTP/1.1 100 Continue");
         client.send("first").unwrap();
         (worker, client)
     }
 
-    /// Until the whole log so far has it: in which order several processes write is nobody's promise.
+    /// Reads lines until `find` finds something in the whole log. (The order of lines from several processes is
+    /// arbitrary.)
     fn wait_for<T>(&mut self, find: impl Fn(&[String]) -> Option<T>) -> T {
         let until = Instant::now() + LIMIT;
         loop {
             if let Some(found) = find(&self.log) {
                 return found;
             }
-            self.read_line(until).expect("the log was to say more");
+            self.read_line(until).expect("another line of the log");
         }
     }
 
-    /// One that has not been read yet.
+    /// Waits for a line that has not been read yet.
     fn wait_for_next(&mut self, text: &str) {
         let read = self.log.len();
         self.wait_for(|log| log[read..].iter().any(|line| line.contains(text)).then_some(()));
@@ -538,9 +542,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// The exit status, once the last process has let go of the log.
+    /// Waits until every process has closed the log, and returns the exit status.
     fn wait(&mut self) -> Option<i32> {
-        assert_eq!(self.read_to_end(LIMIT), RecvTimeoutError::Disconnected, "somebody still lives");
+        assert_eq!(self.read_to_end(LIMIT), RecvTimeoutError::Disconnected, "a process is still alive");
         self.reap()
     }
 
@@ -559,7 +563,7 @@ impl Daemon {
         status.code()
     }
 
-    /// It exits 0, after so many workers in all have gone by themselves.
+    /// Asserts that the daemon exits 0, and that `workers` workers have drained in all, none of them too late.
     fn assert_drains(&mut self, workers: usize) {
         assert_eq!(self.wait(), Some(0));
         assert_eq!(count(&self.log, "has drained"), workers);
@@ -572,7 +576,7 @@ impl Drop for Daemon {
         if !self.is_reaped {
             let _ = signal::kill(self.pid(), Signal::SIGTERM);
             self.read_to_end(Duration::from_secs(5));
-            // Not yet reaped, the pid is still its own, and that of its group.
+            // The child is not reaped yet, so no other process or group has this pid.
             let _ = signal::killpg(self.pid(), Signal::SIGKILL);
             self.reap();
         }
@@ -588,21 +592,22 @@ fn command(args: &[&str]) -> Command {
     let example = test.ancestors().nth(2).unwrap().join("examples/http");
     assert!(
         example.exists(),
-        "no {}: a plain `cargo test` builds it, and so does `cargo build --examples`",
+        "no {}: `cargo test` without a test target builds it, and so does `cargo build --examples`",
         example.display()
     );
     let mut command = Command::new(example);
     command.args(args).env_remove("WEB_CONCURRENCY").env_remove("RUST_LOG");
     command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     // SAFETY: between fork and exec it only calls signal(2), which is async-signal-safe.
-    unsafe { command.pre_exec(|| Ok(answer_signals()?)) };
+    unsafe { command.pre_exec(|| Ok(reset_signals()?)) };
     command
 }
 
-/// What was ignored when the daemon started stays ignored, and under nohup or in the background of a shell something is.
-fn answer_signals() -> Result<(), Errno> {
+/// Resets signals to their defaults, because the daemon leaves signals ignored that were ignored at its start. Under
+/// nohup and in the background of a shell, some are.
+fn reset_signals() -> Result<(), Errno> {
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().try_for_each(|signal| {
-        // SAFETY: the default is no handler, so there is nothing that could be called.
+        // SAFETY: signal(2) with SIG_DFL installs no handler.
         unsafe { signal::signal(signal, SigHandler::SigDfl) }.map(|_| ())
     })
 }

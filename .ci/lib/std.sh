@@ -1,25 +1,25 @@
-# Sourced by unix-targets and windows: gives the installed rustc a std for another system.
-# What `rustup target add` has installed is used; otherwise std is made from the compiler's own sources.
+# Gives the installed rustc a std for another system. unix-targets and windows source this file.
+# Uses a std that `rustup target add` has installed. Otherwise it builds or checks std from the compiler's own sources.
 
 script=${0##*/}
 die() { echo "$script: $*" >&2; exit 1; }
 say() { echo "[${SECONDS}s] $*"; }
 
 # Sets dir, log, work, version, home and cargo.
-begin() { # the script's arguments
+begin() { # the arguments of the script
     [ $# -eq 1 ] || die "usage: $script DIR"
     dir=$(realpath -m "$1")
-    # Cargo splits its flags at blanks, and env.sh quotes nothing else.
+    # Cargo splits its flags at blanks, and env.sh does not quote the path.
     [[ $dir =~ ^[A-Za-z0-9._/+@-]+$ ]] || die "the path $dir may hold only letters, digits and . _ / + @ -."
     mkdir -p "$dir" || die "$dir cannot be created."
-    command -v rustc >/dev/null || die "no rustc is on the PATH."
+    command -v rustc >/dev/null || die "there is no rustc on the PATH."
 
     version=$(rustc -V) || die "rustc does not run."
     home=$(rustc --print sysroot)
-    # The real cargo, not rustup's proxy, which could pick another toolchain in another directory.
+    # Not rustup's proxy of cargo, which may choose another toolchain in another directory.
     cargo=$home/bin/cargo
-    [ -x "$cargo" ] || die "no cargo beside rustc in $home/bin."
-    # Flags meant for the user's crate would break std.
+    [ -x "$cargo" ] || die "there is no cargo in $home/bin, the directory of rustc."
+    # Flags for the user's crate would break the build of std.
     unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTC RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_TARGET
 
     log=$dir/log
@@ -28,8 +28,8 @@ begin() { # the script's arguments
     trap 'rm -rf "$work"' EXIT
 }
 
-# Sets flags to what rustc needs to find a std for the target: nothing where one is installed.
-provide() { # target, the kind of file its sysroot is to hold, cargo's command that makes std...
+# Sets flags to the options with which rustc finds a std for the target. No option is needed if one is installed.
+provide() { # target, the kind of file in its sysroot, cargo's command that makes std...
     local t=$1 own=$dir/$1
     flags=()
     if installed "$t"; then
@@ -51,7 +51,7 @@ src=
 sources() {
     [ -z "$src" ] || return 0
     if [ -e "$home/lib/rustlib/src/rust/library/Cargo.lock" ]; then
-        # Cargo may touch Cargo.lock, so never build in the toolchain itself.
+        # Copies the sources, because cargo may change Cargo.lock.
         cp -r "$home/lib/rustlib/src/rust/library" "$work/library"
         src=$work/library
         return
@@ -60,12 +60,12 @@ sources() {
         die "there is neither an installed rust-src nor apt to download one with."
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg mirror number suite found=
     [ -e "$keys" ] || die "the Debian archive keyring is not installed."
-    # No early exit in the pipe: apt would die of SIGPIPE.
+    # awk reads all of its input, because apt-get would die of SIGPIPE otherwise.
     mirror=$(apt-get indextargets --no-release-info --format '$(SITE)' | awk '/\/debian\/?$/ && !n++')
     [ -n "$mirror" ] || die "apt has no Debian mirror configured."
     number=$(cut -d' ' -f2 <<<"$version")
     mkdir -p "$work"/apt/{lists,cache/archives}/partial
-    # Private lists and cache: the machine's own apt state stays as it is, and root is not needed.
+    # Uses its own lists and cache. So apt's state on this machine stays as it is, and root is not needed.
     local apt=(-o "Dir::Etc::sourcelist=$work/apt/list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o "APT::Sandbox::User=$(id -un)")
     for suite in trixie-backports trixie forky sid; do
@@ -85,13 +85,14 @@ sources() {
     [ -e "$src/sysroot/Cargo.toml" ] || die "rust-src $found is not laid out as expected."
 }
 
-build() { # sysroot, and what provide was given
+# Makes std and moves it into the sysroot.
+build() { # sysroot, then the arguments of provide...
     local own=$1 t=$2 kind=$3 new=$work/sysroot-$2
     local lib=$new/lib/rustlib/$t/lib var=CARGO_TARGET_${t^^}_RUSTFLAGS
     shift 3
     say "$t: cargo $1 of std"
     mkdir -p "$lib"
-    # With bitcode, as the std of a distribution has it, for crates that want LTO.
+    # Embeds bitcode, as a distribution's std does, for crates that use LTO.
     (cd "$src/sysroot" && env RUSTC_BOOTSTRAP=1 RUSTC="$home/bin/rustc" \
         "${var//-/_}=-Zforce-unstable-if-unmarked -Cembed-bitcode=yes" \
         "$cargo" "$@" -q --target "$t" --target-dir "$work/target") >>"$log" 2>&1 ||
@@ -102,12 +103,12 @@ build() { # sysroot, and what provide was given
     mv "$new" "$own"
 }
 
-# What env.sh is to say of the flags that provide has set.
+# Prints the lines of env.sh for the flags that provide has set.
 exports() { # target
     local var=CARGO_TARGET_${1^^} tool
     var=${var//-/_}
     for tool in RUSTFLAGS RUSTDOCFLAGS; do
-        # Unset what an earlier env.sh may have exported.
+        # Unsets a variable that an earlier env.sh may have exported.
         if [ ${#flags[@]} -gt 0 ]; then echo "export ${var}_$tool=${flags[*]}"; else echo "unset ${var}_$tool"; fi
     done
 }

@@ -1,4 +1,4 @@
-//! What is measured, how often, and in which order.
+//! The measurements, how often they are made, and in which order.
 
 use std::io;
 use std::thread;
@@ -12,19 +12,20 @@ use crate::common::table::{self, Pair, Row, Samples};
 const FEW: Plan = Plan { workers: 4, rounds: 300, killed: 4 };
 const MANY: Plan = Plan { workers: 1_000, rounds: 40, killed: 32 };
 
-/// Times the bare loop's.
+/// The largest ratio to the bare loop's time that meets the target.
 const MOST_TIME: f64 = 1.25;
-/// KiB more than the bare loop's.
+/// The largest difference to the bare loop's memory in KiB that meets the target.
 const MOST_MEMORY: i64 = 64;
 
-/// Long enough for any timer of a second or more to show.
+/// Long enough for a periodic timer of a second or so to fire.
 const IDLE: Duration = Duration::from_secs(4);
 
 struct Plan {
     workers: usize,
-    /// Programs of each kind.
+    /// How many programs of each role are started.
     rounds: usize,
-    /// Workers killed in each program, every one once: an id that fails early for the second time is made to wait.
+    /// Workers killed in each program. Each is killed once, because an id that fails early again waits before its
+    /// restart.
     killed: usize,
 }
 
@@ -36,10 +37,11 @@ struct Figures {
     descriptors: Pair<u64>,
 }
 
-/// Whether all targets are met.
+/// Measures, prints the table, and returns whether all targets are met.
 pub fn run() -> io::Result<bool> {
     adopt_orphans()?;
-    let (few, many) = (compare(&FEW)?, compare(&MANY)?);
+    let few = compare(&FEW)?;
+    let many = compare(&MANY)?;
     let mut rows = Vec::new();
     for (plan, figures) in [(&FEW, &few), (&MANY, &many)] {
         rows.extend(plan.rows(figures));
@@ -51,7 +53,7 @@ pub fn run() -> io::Result<bool> {
     Ok(rows.iter().all(|row| row.met))
 }
 
-/// By turns, so that whatever else the machine does is done to both, and neither always has the other's wake.
+/// Measures both programs in turn, so that other load affects both, and neither always runs right after the other.
 fn compare(plan: &Plan) -> io::Result<Figures> {
     let mut figures = Figures::default();
     for round in 0..plan.rounds {
@@ -78,9 +80,10 @@ fn measure(plan: &Plan, round: usize, role: Role, figures: &mut Figures) -> io::
     Ok(())
 }
 
-/// Both at the same time: who sleeps does not disturb.
+/// Counts the wakeups of both parents at the same time, because sleeping processes do not disturb each other.
 fn idle(workers: usize) -> io::Result<Row> {
-    let (ours, bare) = (Running::start(Role::Ours, workers)?.0, Running::start(Role::Bare, workers)?.0);
+    let ours = Running::start(Role::Ours, workers)?.0;
+    let bare = Running::start(Role::Bare, workers)?.0;
     let switches = || -> io::Result<[u64; 2]> { Ok([procfs::switches(ours.pid())?, procfs::switches(bare.pid())?]) };
     thread::sleep(Duration::from_millis(200));
     let before = switches()?;

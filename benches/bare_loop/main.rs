@@ -1,5 +1,7 @@
-//! taskfork beside a bare loop of fork(2) and wait(2), in one program and one run, because a machine's own mood is larger
-//! than what is to be shown. `cargo bench --bench bare_loop`; with `-- --check` a missed target is an exit status of 1.
+//! Compares taskfork with a bare loop of fork(2) and wait(2). One run measures both, because a machine's speed varies
+//! more between runs than the two differ.
+//!
+//! `cargo bench --bench bare_loop` measures. With `-- --check`, a missed target gives exit status 1.
 
 #[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
@@ -9,7 +11,7 @@ mod driver;
 #[cfg(target_os = "linux")]
 mod program;
 
-/// Run again by itself as `bare_loop ours 1000`, it is one of the programs that are compared.
+/// The driver runs this binary again, for example as `bare_loop ours 1000`. Then it is one of the compared programs.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

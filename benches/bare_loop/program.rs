@@ -1,4 +1,4 @@
-//! The programs that are compared. Each has one thread, starts its workers, and replaces whoever ends.
+//! The compared programs. Each has one thread, starts its workers, and replaces each worker that exits.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,7 +26,7 @@ fn bare(workers: usize, called: u64) -> io::Result<Infallible> {
         *pid = fork_worker(id, called)?;
     }
     loop {
-        // SAFETY: a null pointer is allowed for a status that nobody asks for.
+        // SAFETY: waitpid(2) accepts a null pointer for the status.
         let ended = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
         if ended == -1 {
             return Err(io::Error::last_os_error());
@@ -38,7 +38,7 @@ fn bare(workers: usize, called: u64) -> io::Result<Infallible> {
 }
 
 fn fork_worker(id: usize, called: u64) -> io::Result<libc::pid_t> {
-    // SAFETY: this program has one thread.
+    // SAFETY: this program has one thread, so the child of fork(2) may call any function.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
@@ -50,13 +50,13 @@ fn fork_worker(id: usize, called: u64) -> io::Result<libc::pid_t> {
     }
 }
 
-/// Idles until it is killed, or its parent is.
+/// Writes the record, and idles until this process or its parent is killed.
 fn work(record: Record) -> io::Result<Infallible> {
     record.write()?;
-    // Here, so that it costs the bare loop nothing that is measured.
+    // This call follows the record, so that its time does not count for the bare loop.
     end_with_parent()?;
     loop {
-        // SAFETY: it does nothing but wait.
+        // SAFETY: pause(2) only waits for a signal.
         unsafe { libc::pause() };
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker's own calls cost that are meant to be made often. `cargo bench --bench calls`.
+//! Measures the calls that a worker may make often, `heartbeat` and `stop_requested`: `cargo bench --bench calls`.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use taskfork::{Prefork, Report, Worker};
 
-/// There is a [`Worker`] in a worker only, so one does the measuring.
+/// Measures in a worker, because only workers have a [`Worker`].
 fn main() -> taskfork::Result<Report> {
     Prefork::new().workers(1).graceful_timeout(Duration::from_secs(1)).max_restarts(0).run(|worker| {
         measure(&worker);

@@ -1,8 +1,8 @@
-//! What the kernel says about a process.
+//! Figures of a process from /proc.
 
 use std::{fs, io};
 
-/// How often it was switched away from, of its own will or not: once for each time it was woken.
+/// Returns how often the process was switched out, voluntarily or not. A sleeping process adds one per wakeup.
 pub fn switches(pid: u64) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     sum(&status, &["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"])
@@ -12,13 +12,13 @@ pub fn is_asleep(pid: u64) -> io::Result<bool> {
     Ok(fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\nState:\tS"))
 }
 
-/// In KiB: what it has beside files, shared or not.
+/// Returns the process's memory in KiB without mapped files: anonymous and shared.
 pub fn memory(pid: u64) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     sum(&status, &["RssAnon:", "RssShmem:"])
 }
 
-/// In KiB: what would be free again if it alone ended.
+/// Returns the memory in KiB that would be freed if this process alone ended.
 pub fn private_memory(pid: u64) -> io::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     sum(&rollup, &["Private_Clean:", "Private_Dirty:"])

@@ -1,20 +1,21 @@
-//! What the programs that are compared tell the driver.
+//! The records that the compared programs write for the driver.
 
 use std::io;
 
-/// Which of the two supervises.
+/// The supervisor in a program: this crate, or the bare loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Ours,
     Bare,
 }
 
-/// What a worker writes, in one write(2). The times are of `CLOCK_MONOTONIC`, which all processes share.
+/// A record that a worker writes in one write(2). Times are nanoseconds of `CLOCK_MONOTONIC`, which all processes
+/// share.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub id: u64,
     pub pid: u64,
-    /// When its parent was about to make the call.
+    /// When the parent was about to make the call.
     pub called: u64,
     /// When the worker's own code began to run.
     pub ran: u64,
@@ -30,7 +31,7 @@ impl Role {
         }
     }
 
-    /// The two by turns, so that neither always has the other's wake.
+    /// Returns both roles in an order that alternates by round, so that neither always runs right after the other.
     pub fn in_round(round: usize) -> [Role; 2] {
         let mut roles = Role::BOTH;
         roles.rotate_left(round % 2);
@@ -49,7 +50,7 @@ impl Record {
 
     pub fn write(self) -> io::Result<()> {
         let bytes = self.to_bytes();
-        // SAFETY: the buffer is readable for its length, and the descriptor is nobody else's business.
+        // SAFETY: write(2) reads `bytes` for its length.
         match unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) } {
             -1 => Err(io::Error::last_os_error()),
             _ => Ok(()),
@@ -71,7 +72,7 @@ impl Record {
 }
 
 pub fn end_with_parent() -> io::Result<()> {
-    // SAFETY: it concerns this process alone.
+    // SAFETY: prctl(2) with PR_SET_PDEATHSIG takes an integer, and accesses no memory.
     match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -80,7 +81,7 @@ pub fn end_with_parent() -> io::Result<()> {
 
 pub fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is there to be written; this clock is always there.
+    // SAFETY: clock_gettime(2) writes `time`, and cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

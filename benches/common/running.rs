@@ -1,4 +1,4 @@
-//! One of the compared programs while it runs, seen from the driver.
+//! A compared program while it runs, as the driver sees it.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -10,24 +10,25 @@ use std::time::Duration;
 use super::procfs;
 use super::record::{Record, Role, now};
 
-/// In milliseconds. A program that says nothing for so long will not say anything any more.
+/// Milliseconds. A program that writes no record for this long is stuck.
 const PATIENCE: libc::c_int = 30_000;
 
-/// Until whoever was busy with the last event waits for the next one again.
+/// The time after which every process that handled an event waits for the next one again.
 pub const SETTLE: Duration = Duration::from_millis(4);
 
-/// Whoever wakes for each single record takes a processor from those who are measured; so it looks only so often.
+/// The pause between two reads. A driver that woke for every record would take a CPU from the measured processes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 pub struct Running {
     program: Child,
     records: ChildStdout,
-    /// By id; 0 where none has come yet.
+    /// The workers' pids by id, or 0 if no record has come yet.
     pids: Vec<u64>,
 }
 
 impl Running {
-    /// With all its workers up, and the nanoseconds from the call until the last of them ran.
+    /// Starts a program, and waits until all workers run. Returns it with the nanoseconds from the call until the last
+    /// worker ran.
     pub fn start(role: Role, workers: usize) -> io::Result<(Running, u64)> {
         let mut program = Command::new(std::env::current_exe()?)
             .args([role.name(), &workers.to_string()])
@@ -36,7 +37,8 @@ impl Running {
             .spawn()?;
         let records = program.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
         let mut running = Running { program, records, pids: vec![0; workers] };
-        let (mut started, mut latest) = (0, 0);
+        let mut started = 0;
+        let mut latest = 0;
         while started < workers {
             thread::sleep(BETWEEN_LOOKS);
             let records = running.read()?;
@@ -58,17 +60,17 @@ impl Running {
         &self.pids
     }
 
-    /// Kills this worker; the nanoseconds from then until its replacement ran.
+    /// Kills a worker, and returns the nanoseconds from then until its replacement ran.
     pub fn replace(&mut self, id: usize) -> io::Result<u64> {
         let killed = now();
         kill(self.pids[id])?;
         match self.read()?[..] {
             [record] if record.id == id as u64 => Ok(record.ran - killed),
-            ref others => Err(io::Error::other(format!("worker {id} was killed, and there came {others:?}"))),
+            ref others => Err(io::Error::other(format!("worker {id} was killed, but the records are {others:?}"))),
         }
     }
 
-    /// Waits until the parent sleeps, and is not woken for a moment.
+    /// Waits until the parent sleeps, and is not woken for the time of `SETTLE`.
     pub fn settle(&self) -> io::Result<()> {
         let mut before = None;
         loop {
@@ -80,11 +82,12 @@ impl Running {
         }
     }
 
-    /// Asks the parent for a rolling restart; the nanoseconds from then until it says that all are replaced.
+    /// Requests a rolling restart, and returns the nanoseconds from then until the parent's record of its end.
     pub fn roll(&mut self) -> io::Result<u64> {
         let asked = now();
         self.signal(libc::SIGHUP)?;
-        let (mut replaced, mut ended) = (0, None);
+        let mut replaced = 0;
+        let mut ended = None;
         while ended.is_none() {
             let records = self.read()?;
             if records.is_empty() {
@@ -97,11 +100,11 @@ impl Running {
         }
         match ended {
             Some(ended) if replaced == self.pids.len() => Ok(ended - asked),
-            _ => Err(io::Error::other(format!("only {replaced} workers were replaced in a roll"))),
+            _ => Err(io::Error::other(format!("the rolling restart replaced only {replaced} workers"))),
         }
     }
 
-    /// Asks the parent to stop; the nanoseconds from then until it and all workers have ended.
+    /// Requests a stop, and returns the nanoseconds from then until the parent and all workers have exited.
     pub fn stop(&mut self) -> io::Result<u64> {
         let asked = now();
         self.signal(libc::SIGTERM)?;
@@ -109,26 +112,29 @@ impl Running {
         let took = now() - asked;
         match self.read()?[..] {
             [] if status.success() => Ok(took),
-            ref others => Err(io::Error::other(format!("it was to stop: {status}, and there came {others:?}"))),
+            ref others => {
+                Err(io::Error::other(format!("the stop ended with {status}, and with the records {others:?}")))
+            }
         }
     }
 
     fn signal(&self, signal: libc::c_int) -> io::Result<()> {
-        // SAFETY: sending a signal touches no memory; the pid is that of a child that was not reaped.
+        // SAFETY: kill(2) accesses no memory, and the pid is that of a child that is not reaped yet.
         match unsafe { libc::kill(self.program.id() as libc::pid_t, signal) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// What has been written by now, at least one record; none if nobody is left who could write.
+    /// Waits for records, and returns those written so far. An empty list means that every process that could write has
+    /// exited.
     fn read(&mut self) -> io::Result<Vec<Record>> {
         self.await_records()?;
         let mut bytes = [0; 512 * Record::SIZE];
         let length = self.records.read(&mut bytes)?;
         let records: Vec<Record> = bytes[..length].chunks_exact(Record::SIZE).map(Record::from_bytes).collect();
         for record in &records {
-            // The parent has no id of these.
+            // The parent's own record has an id that no worker has.
             self.pids.get_mut(record.id as usize).into_iter().for_each(|pid| *pid = record.pid);
         }
         Ok(records)
@@ -136,7 +142,7 @@ impl Running {
 
     fn await_records(&self) -> io::Result<()> {
         let mut wanted = libc::pollfd { fd: self.records.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: it is one valid entry, as the count says.
+        // SAFETY: poll(2) accesses one entry, as the count says, and `wanted` is one.
         match unsafe { libc::poll(&raw mut wanted, 1, PATIENCE) } {
             1.. => Ok(()),
             0 => Err(io::ErrorKind::TimedOut.into()),
@@ -147,7 +153,7 @@ impl Running {
     fn end(&mut self) -> io::Result<()> {
         self.program.kill()?;
         self.program.wait()?;
-        // The workers are the driver's children now, so that no pid of theirs can become another's before it is reaped.
+        // The workers are the driver's children now, so their pids cannot be reused before the driver reaps them.
         let mut left: HashSet<u64> = self.pids.iter().copied().filter(|&pid| pid != 0).collect();
         loop {
             left.iter().filter(|&&pid| is_living_child(pid)).try_for_each(|&pid| kill(pid))?;
@@ -162,7 +168,7 @@ impl Running {
     }
 }
 
-/// Nobody is left behind: the end of the pipe is the end of the last process that could write to it.
+/// Ends all processes of the program. The pipe ends when the last process that could write to it has exited.
 impl Drop for Running {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
@@ -171,9 +177,9 @@ impl Drop for Running {
     }
 }
 
-/// Makes the driver the parent of those whose parent it kills.
+/// Makes the driver the parent of workers whose parent it kills.
 pub fn adopt_orphans() -> io::Result<()> {
-    // SAFETY: it concerns this process alone.
+    // SAFETY: prctl(2) with PR_SET_CHILD_SUBREAPER takes an integer, and accesses no memory.
     match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -181,7 +187,7 @@ pub fn adopt_orphans() -> io::Result<()> {
 }
 
 fn kill(pid: u64) -> io::Result<()> {
-    // SAFETY: sending a signal touches no memory; the pid is that of a child, or of a child's child that is alive.
+    // SAFETY: kill(2) accesses no memory, and the pid is that of a child, or of a living child of a child.
     match unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -189,11 +195,11 @@ fn kill(pid: u64) -> io::Result<()> {
 }
 
 fn is_living_child(pid: u64) -> bool {
-    // SAFETY: a null pointer is allowed for a status that nobody asks for.
+    // SAFETY: waitpid(2) accepts a null pointer for the status.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG) == 0 }
 }
 
 fn reap(pid: u64) {
-    // SAFETY: as above.
+    // SAFETY: waitpid(2) accepts a null pointer for the status.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
 }

@@ -1,10 +1,10 @@
-//! The figures, as they are printed.
+//! Figures, and the table that prints them.
 
 use std::fmt;
 
 use super::record::Role;
 
-/// One figure, measured many times.
+/// The samples of one figure.
 #[derive(Default)]
 pub struct Samples(Vec<u64>);
 
@@ -24,7 +24,7 @@ impl Samples {
     }
 }
 
-/// `f(ours)` beside `f(bare)`.
+/// A value for each of the two programs.
 #[derive(Default)]
 pub struct Pair<T> {
     pub ours: T,
@@ -49,7 +49,7 @@ pub struct Row {
     pub met: bool,
 }
 
-/// Nanoseconds, judged by the ratio of the medians, if there is a `most`.
+/// Returns a row of times in nanoseconds. The ratio of the medians must be at most `most`, if that is given.
 pub fn times(claim: String, samples: &Pair<Samples>, most: impl Into<Option<f64>>) -> Row {
     let ratio = samples.ours.median() as f64 / samples.bare.median() as f64;
     let most = most.into();
@@ -63,7 +63,7 @@ pub fn times(claim: String, samples: &Pair<Samples>, most: impl Into<Option<f64>
     }
 }
 
-/// KiB, judged by how much more ours is.
+/// Returns a row of memory in KiB. Our median may exceed that of the bare loop by at most `most`.
 pub fn memory(claim: String, samples: &Pair<Samples>, most: i64) -> Row {
     let more = samples.ours.median() as i64 - samples.bare.median() as i64;
     Row {
@@ -76,7 +76,7 @@ pub fn memory(claim: String, samples: &Pair<Samples>, most: i64) -> Row {
     }
 }
 
-/// Not judged.
+/// Returns a row without a target.
 pub fn amounts(claim: String, samples: &Pair<Samples>) -> Row {
     let more = samples.ours.median() as i64 - samples.bare.median() as i64;
     Row {
@@ -89,7 +89,7 @@ pub fn amounts(claim: String, samples: &Pair<Samples>) -> Row {
     }
 }
 
-/// Judged by itself: nothing at all is the target.
+/// Returns a row whose target is 0 for our program.
 pub fn nothing(claim: String, counts: &Pair<u64>) -> Row {
     Row {
         claim,
@@ -101,7 +101,7 @@ pub fn nothing(claim: String, counts: &Pair<u64>) -> Row {
     }
 }
 
-/// With few workers and with many.
+/// Returns a row that compares few workers with many. Our figure must not grow.
 pub fn growth(claim: String, few: &Pair<u64>, many: &Pair<u64>) -> Row {
     Row {
         claim,

@@ -1,4 +1,4 @@
-//! What is measured, and how often.
+//! The measurements, and how often they are made.
 
 use std::io;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::memory::{self, Pages};
 use crate::program::Series;
 use crate::running::Running;
 
-/// In MiB.
+/// The parent's memory in MiB.
 pub const MEMORIES: [usize; 4] = [0, 64, 256, 1024];
-/// In milliseconds.
+/// Milliseconds of work before the call.
 pub const STARTUP: u64 = 20;
 
 pub const FORK: &str = "fork, 4 KiB pages";
 pub const FORK_HUGE: &str = "fork, huge pages";
 pub const SPAWN: &str = "spawn";
 
-/// In MiB, for everybody else.
+/// MiB that stay free for all other processes.
 const RESERVE: usize = 512;
 const USAGES: usize = 9;
 
@@ -77,7 +77,8 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
     group
 }
 
-/// A spawned worker has nothing of the parent's memory, so one kind of pages is enough for it.
+/// Returns the curves to measure. A spawned worker has nothing of the parent's memory, so it needs one kind of pages
+/// only.
 fn curves() -> Vec<(&'static str, Backend, Pages)> {
     let mut curves = vec![(FORK, Backend::Fork, Pages::Plain), (SPAWN, Backend::Spawn, Pages::Plain)];
     match memory::why_no_huge_pages() {
@@ -87,14 +88,15 @@ fn curves() -> Vec<(&'static str, Backend, Pages)> {
     curves
 }
 
-/// `None` if the command line leaves it out: the program is started only when it is wanted.
+/// Measures a series. Returns `None`, without having started the program, if the command line leaves the series out.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
     curve: &str,
     parameter: String,
     series: Series,
 ) -> io::Result<Option<Figure>> {
-    let (mut running, mut starts) = (None, Vec::new());
+    let mut running = None;
+    let mut starts = Vec::new();
     group.bench_function(BenchmarkId::new(curve, parameter), |bencher| {
         let running = running.get_or_insert_with(|| Running::start(series).expect("it starts"));
         bencher.iter_custom(|count| {
@@ -109,14 +111,15 @@ fn measure(
     Ok(Some(Figure::new((curve, series.mebibytes, series.startup), &starts, &usages)))
 }
 
-/// The kernel may have none left, and says nothing.
+/// Warns if the memory is not in the wanted kind of pages. The kernel reports no error if it has no huge pages left.
 fn check_pages(running: &Running, series: Series) -> io::Result<()> {
-    let (huge, wanted) = (memory::huge(running.pid())? / 1024, series.mebibytes as u64);
+    let huge = memory::huge(running.pid())? / 1024;
+    let wanted = series.mebibytes as u64;
     match series.pages {
         Pages::Huge if huge < wanted * 9 / 10 => {
             eprintln!("fork_vs_spawn: only {huge} of {wanted} MiB are in huge pages");
         }
-        Pages::Plain if huge > 0 => eprintln!("fork_vs_spawn: {huge} MiB are in huge pages, none was wanted"),
+        Pages::Plain if huge > 0 => eprintln!("fork_vs_spawn: {huge} MiB are in huge pages, but none should be"),
         Pages::Plain | Pages::Huge => {}
     }
     Ok(())

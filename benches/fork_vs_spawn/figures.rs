@@ -1,4 +1,4 @@
-//! What was measured, as it is printed and kept.
+//! The measured figures, how they are printed, and the file that keeps them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,19 +6,20 @@ use std::{fs, io};
 
 use crate::running::Usage;
 
-/// Of one series.
+/// The figures of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// `fork, 4 KiB pages` for example.
+    /// The name of the curve, for example `fork, 4 KiB pages`.
     pub curve: String,
-    /// In MiB, of the parent.
+    /// Memory of the parent in MiB.
     pub memory: usize,
-    /// In milliseconds, before the call.
+    /// Milliseconds of work before the call.
     pub startup: u64,
-    /// Milliseconds: the quartiles.
+    /// Quartiles of the time of a start in milliseconds.
     pub start: [f64; 3],
-    /// In KiB, of a worker: medians.
+    /// Median private memory of a worker in KiB.
     pub private: u64,
+    /// Median size of a worker's page tables in KiB.
     pub page_tables: u64,
 }
 
@@ -62,12 +63,12 @@ pub fn save(figures: &[Figure]) -> io::Result<()> {
     fs::write(path(), figures.iter().map(Figure::to_line).collect::<String>())
 }
 
-/// Those of the last run.
+/// Loads the figures of the last run.
 pub fn load() -> io::Result<Vec<Figure>> {
     let text = fs::read_to_string(path())
         .map_err(|error| io::Error::other(format!("nothing was measured yet: {}: {error}", path().display())))?;
     let figures: Option<Vec<Figure>> = text.lines().map(Figure::from_line).collect();
-    figures.ok_or_else(|| io::Error::other(format!("{} is of another version", path().display())))
+    figures.ok_or_else(|| io::Error::other(format!("{} was written by another version", path().display())))
 }
 
 pub fn print(figures: &[Figure]) {

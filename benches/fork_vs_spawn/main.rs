@@ -1,7 +1,7 @@
-//! What a start costs with `Backend::Fork` and with `Backend::Spawn`, in time and in memory: with more and more memory in the
-//! parent, and with an expensive start-up before the call.
+//! Measures the time and the memory of a start with `Backend::Fork` and with `Backend::Spawn`: with increasing memory
+//! in the parent, and with an expensive start-up before the call.
 //!
-//! `cargo bench --bench fork_vs_spawn` measures; the same with `-- --draw` draws what was measured last.
+//! `cargo bench --bench fork_vs_spawn` measures. With `-- --draw`, it draws the figures of the last run.
 
 #[cfg(target_os = "linux")]
 mod driver;
@@ -16,7 +16,8 @@ mod program;
 #[cfg(target_os = "linux")]
 mod running;
 
-/// Run again by itself as `fork_vs_spawn program fork plain 64 0`, it is what is measured.
+/// The driver runs this binary again, for example as `fork_vs_spawn program fork plain 64 0`. Then it is the measured
+/// program.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

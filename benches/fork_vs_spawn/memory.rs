@@ -1,26 +1,27 @@
-//! Memory that a parent has, and what the kernel says about that of a process.
+//! Memory for the parent, and figures about a process's memory from /proc.
 
 use std::{fs, io, ptr};
 
-/// In bytes: of a page that is not huge.
+/// Bytes in a page that is not huge.
 const PAGE: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Of 4 KiB.
+    /// Pages of 4 KiB.
     Plain,
-    /// Of 2 MiB.
+    /// Pages of 2 MiB.
     Huge,
 }
 
-/// Maps so much, writes to every page of it, and never gives it back.
+/// Maps `mebibytes` MiB, writes to every page, and never unmaps them.
 pub fn touch(mebibytes: usize, pages: Pages) -> io::Result<()> {
     let len = mebibytes << 20;
     if len == 0 {
         return Ok(());
     }
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: without an address, it takes the place of nothing.
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: mmap(2) without an address replaces no other mapping.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
@@ -29,43 +30,44 @@ pub fn touch(mebibytes: usize, pages: Pages) -> io::Result<()> {
         Pages::Plain => libc::MADV_NOHUGEPAGE,
         Pages::Huge => libc::MADV_HUGEPAGE,
     };
-    // SAFETY: the range is the one that was just mapped, and the advice changes nothing that is in it.
+    // SAFETY: madvise(2) gets the range that was just mapped, and these two kinds of advice do not change its contents.
     if unsafe { libc::madvise(start, len, advice) } == -1 {
         return Err(io::Error::last_os_error());
     }
     for at in (0..len).step_by(PAGE) {
-        // SAFETY: it is inside of what was mapped, and nobody else knows of it. Volatile, because nobody reads it.
+        // SAFETY: the address is inside the mapping, to which nothing else refers. (The write is volatile, because
+        // nothing reads it.)
         unsafe { start.cast::<u8>().add(at).write_volatile(1) };
     }
     Ok(())
 }
 
-/// What the system allows, if that is anything but huge pages.
+/// Returns the reason why huge pages are not available, or `None` if they are.
 pub fn why_no_huge_pages() -> Option<String> {
     let path = "/sys/kernel/mm/transparent_hugepage/enabled";
     match fs::read_to_string(path) {
         Ok(enabled) if enabled.contains("[always]") || enabled.contains("[madvise]") => None,
-        Ok(enabled) => Some(format!("{path} says {}", enabled.trim())),
+        Ok(enabled) => Some(format!("{path} contains {}", enabled.trim())),
         Err(error) => Some(format!("{path}: {error}")),
     }
 }
 
-/// In KiB: what would be free again if it alone ended.
+/// Returns the memory in KiB that would be freed if this process alone ended.
 pub fn private(pid: u64) -> io::Result<u64> {
     Ok(field(pid, "smaps_rollup", "Private_Clean:")? + field(pid, "smaps_rollup", "Private_Dirty:")?)
 }
 
-/// In KiB: what the kernel needs to know where its pages are. Every process has its own.
+/// Returns the size of the process's page tables in KiB. Every process has its own.
 pub fn page_tables(pid: u64) -> io::Result<u64> {
     field(pid, "status", "VmPTE:")
 }
 
-/// In KiB: how much of it is in huge pages.
+/// Returns how many KiB of the process's memory are in huge pages.
 pub fn huge(pid: u64) -> io::Result<u64> {
     field(pid, "smaps_rollup", "AnonHugePages:")
 }
 
-/// In MiB.
+/// Returns the system's available memory in MiB.
 pub fn available() -> io::Result<usize> {
     let path = "/proc/meminfo";
     Ok(find(&fs::read_to_string(path)?, "MemAvailable:").ok_or_else(|| missing(path, "MemAvailable:"))? as usize / 1024)

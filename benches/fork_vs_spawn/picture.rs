@@ -1,4 +1,4 @@
-//! The figures of the last run, as a picture.
+//! Draws the figures of the last run.
 
 use std::error::Error;
 use std::io;
@@ -14,7 +14,7 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/fork_vs_spawn/f
 const CURVES: [(&str, RGBColor); 3] =
     [(FORK, RGBColor(0, 114, 178)), (FORK_HUGE, RGBColor(230, 159, 0)), (SPAWN, RGBColor(0, 158, 115))];
 
-/// A column for each memory, and one for the start-up.
+/// One column for each size of the parent's memory, and one for the start-up.
 const COLUMNS: f64 = MEMORIES.len() as f64 + 1.0;
 const BAR: f64 = 0.27;
 
@@ -30,7 +30,7 @@ pub fn draw() -> io::Result<()> {
 
 fn draw_all(figures: &[Figure]) -> Drawn {
     let root = SVGBackend::new(PATH, (1000, 380)).into_drawing_area();
-    // A page may be dark.
+    // The page that shows the picture may be dark.
     root.fill(&WHITE)?;
     let (left, right) = root.split_horizontally(540);
     draw_times(&left, figures)?;
@@ -97,7 +97,8 @@ fn draw_memory(area: &Area<'_>, figures: &[Figure]) -> Drawn {
         let of_curve = figures.iter().filter(|figure| figure.curve == curve && figure.startup == 0);
         for figure in of_curve {
             let left = column(figure) + BAR * (nth as f64 - 1.5);
-            let (private, both) = (figure.private as f64, (figure.private + figure.page_tables) as f64);
+            let private = figure.private as f64;
+            let both = (figure.private + figure.page_tables) as f64;
             let bar = |from, to| [(left, from), (left + BAR * 0.92, to)];
             chart.draw_series([
                 Rectangle::new(bar(0.0, private), color.filled()),
@@ -117,7 +118,7 @@ fn column(figure: &Figure) -> f64 {
     column.unwrap_or(MEMORIES.len()) as f64
 }
 
-/// Nothing between two columns.
+/// Returns the label of a column, or an empty one between two columns.
 fn name_of(column: f64) -> String {
     let whole = column.round();
     match MEMORIES.get(whole as usize) {

@@ -1,4 +1,4 @@
-//! The program that is measured: a service of a few workers, of which the driver asks for one more, and one fewer.
+//! The measured program: a service with a few workers. The driver has it start one more worker, and stop it again.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,26 +8,28 @@ use taskfork::{Backend, Event, Prefork, Role};
 
 use crate::memory::{self, Pages};
 
-/// Those that are always there, so that what the workers share is shared by several.
+/// Workers that always run, so that memory that workers share has several users.
 pub const WORKERS: usize = 2;
 
-/// What is measured in one program.
+/// The parameters of a measured program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Series {
     pub backend: Backend,
     pub pages: Pages,
-    /// Of memory that only the parent touches.
+    /// MiB of memory that only the parent touches.
     pub mebibytes: usize,
-    /// Milliseconds of work before the call: that of a worker as well, if it is started as a program.
+    /// Milliseconds of work before the call. A spawned worker does this work too.
     pub startup: u64,
 }
 
-/// What a worker writes when it runs, and its parent when that worker has ended, each in one write(2).
+/// A record. A worker writes one when it runs, and its parent writes one when that worker has exited, each in one
+/// write(2).
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
-    /// The worker's.
+    /// The worker's pid.
     pub pid: u64,
-    /// Of `CLOCK_MONOTONIC`, which all processes share: when it ran; or when it was about to be started.
+    /// Nanoseconds of `CLOCK_MONOTONIC`, which all processes share: when the worker ran, or when the parent was about
+    /// to start it.
     pub time: u64,
 }
 
@@ -40,7 +42,8 @@ impl Series {
 
     pub fn from_arguments(arguments: &[String]) -> Option<Series> {
         let [_, _, _, mebibytes, startup] = arguments else { return None };
-        let (mebibytes, startup) = (mebibytes.parse().ok()?, startup.parse().ok()?);
+        let mebibytes = mebibytes.parse().ok()?;
+        let startup = startup.parse().ok()?;
         let backends = [Backend::Fork, Backend::Spawn].into_iter();
         backends
             .flat_map(|backend| [Pages::Plain, Pages::Huge].map(|pages| Series { backend, pages, mebibytes, startup }))
@@ -62,7 +65,7 @@ impl Record {
 }
 
 pub fn run(series: Series) -> io::Result<()> {
-    // A worker that is a program comes by here as well. What the parent's memory costs is the question, not what its own does.
+    // A spawned worker runs this code too, but only the parent touches memory: the benchmark measures the cost of that.
     if std::env::var_os("TASKFORK_WORKER").is_none() {
         end_with_driver()?;
         memory::touch(series.mebibytes, series.pages)?;
@@ -77,13 +80,14 @@ pub fn run(series: Series) -> io::Result<()> {
     }
 }
 
-/// Stands for what a program reads and computes before it can serve.
+/// Takes the place of the work that a program does before it can serve.
 fn start_up(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {}
 }
 
-/// Tells of a start only when all of it is over, so that nobody is woken meanwhile.
+/// Returns an event handler that writes the record of a start. It does so only after the worker's exit, so that it
+/// wakes no process during the start.
 fn reporter() -> impl FnMut(&Event) + 'static {
     let mut about_to_start = 0;
     move |event| match event {
@@ -97,18 +101,18 @@ fn reporter() -> impl FnMut(&Event) + 'static {
     }
 }
 
-/// Idles until it is told to go.
+/// Writes the record, and idles until SIGTERM kills the worker.
 fn work(record: Record) -> io::Result<Infallible> {
     write(record)?;
     loop {
-        // SAFETY: it does nothing but wait.
+        // SAFETY: pause(2) only waits for a signal.
         unsafe { libc::pause() };
     }
 }
 
 fn write(record: Record) -> io::Result<()> {
     let bytes = record.to_bytes();
-    // SAFETY: the buffer is readable for its length, and the descriptor is nobody else's business.
+    // SAFETY: write(2) reads `bytes` for its length.
     match unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -116,7 +120,7 @@ fn write(record: Record) -> io::Result<()> {
 }
 
 fn end_with_driver() -> io::Result<()> {
-    // SAFETY: it concerns this process alone.
+    // SAFETY: prctl(2) with PR_SET_PDEATHSIG takes an integer, and accesses no memory.
     match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -125,7 +129,7 @@ fn end_with_driver() -> io::Result<()> {
 
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is there to be written; this clock is always there.
+    // SAFETY: clock_gettime(2) writes `time`, and cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -1,4 +1,4 @@
-//! The measured program while it runs, seen from the driver.
+//! The measured program while it runs, as the driver sees it.
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::memory;
 use crate::program::{Record, Series, WORKERS};
 
-/// In milliseconds. A program that says nothing for so long will not say anything any more.
+/// Milliseconds. A program that writes no record for this long is stuck.
 const PATIENCE: libc::c_int = 30_000;
 
-/// Until whoever was busy with the last event waits for the next one again.
+/// The time after which every process that handled an event waits for the next one again.
 const SETTLE: Duration = Duration::from_millis(2);
 
 pub struct Running {
@@ -20,7 +20,7 @@ pub struct Running {
     records: ChildStdout,
 }
 
-/// Of one worker, in KiB.
+/// Memory of a worker in KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     pub private: u64,
@@ -28,7 +28,7 @@ pub struct Usage {
 }
 
 impl Running {
-    /// With its memory touched, and all its workers up.
+    /// Starts a program, and waits until it has touched its memory and all workers run.
     pub fn start(series: Series) -> io::Result<Running> {
         let mut program = Command::new(std::env::current_exe()?)
             .args(series.arguments())
@@ -46,13 +46,13 @@ impl Running {
         self.program.id().into()
     }
 
-    /// Has one worker more started and ended, so often: how long each start took.
+    /// Has one more worker started and stopped `count` times. Returns how long each start took.
     pub fn time_starts(&mut self, count: u64) -> io::Result<Vec<Duration>> {
         let time = |(ran, called): (Record, Record)| Duration::from_nanos(ran.time - called.time);
         (0..count).map(|_| self.with_one_more(Ok).map(time)).collect()
     }
 
-    /// The same, for what each has while it lives.
+    /// Has one more worker started and stopped `count` times. Returns the memory of each.
     pub fn measure(&mut self, count: usize) -> io::Result<Vec<Usage>> {
         let look = |Record { pid, .. }| {
             thread::sleep(SETTLE);
@@ -68,7 +68,9 @@ impl Running {
         self.signal(libc::SIGTTOU)?;
         let called = self.read()?;
         if called.pid != ran.pid {
-            return Err(io::Error::other(format!("{ran:?} was started, and there came {called:?}")));
+            return Err(io::Error::other(format!(
+                "the worker of {ran:?} was started, but the parent's record is {called:?}"
+            )));
         }
         thread::sleep(SETTLE);
         Ok((seen, called))
@@ -83,7 +85,7 @@ impl Running {
 
     fn await_record(&self) -> io::Result<()> {
         let mut wanted = libc::pollfd { fd: self.records.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: it is one valid entry, as the count says.
+        // SAFETY: poll(2) accesses one entry, as the count says, and `wanted` is one.
         match unsafe { libc::poll(&raw mut wanted, 1, PATIENCE) } {
             1.. => Ok(()),
             0 => Err(io::ErrorKind::TimedOut.into()),
@@ -92,7 +94,7 @@ impl Running {
     }
 
     fn signal(&self, signal: libc::c_int) -> io::Result<()> {
-        // SAFETY: sending a signal touches no memory; the pid is that of a child that was not reaped.
+        // SAFETY: kill(2) accesses no memory, and the pid is that of a child that is not reaped yet.
         match unsafe { libc::kill(self.program.id() as libc::pid_t, signal) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -100,7 +102,7 @@ impl Running {
     }
 }
 
-/// It stops its workers before it ends.
+/// Stops the program, which stops its workers first.
 impl Drop for Running {
     fn drop(&mut self) {
         if let Err(error) = self.signal(libc::SIGTERM).and_then(|()| self.program.wait()) {

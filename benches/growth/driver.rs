@@ -1,4 +1,4 @@
-//! What is measured, how often, and in which order.
+//! The measurements, how often they are made, and in which order.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::common::table::{self, Pair, Row, Samples};
 use crate::figures::{self, Figure, Spread};
 use crate::room::lacks_room;
 
-/// So that each takes some half a minute, and the last two of them a minute.
+/// Each plan takes about half a minute, and the last two take a minute.
 const PLANS: [Plan; 5] = [
     Plan { workers: 4, rounds: 60, killed: 4 },
     Plan { workers: 64, rounds: 40, killed: 16 },
@@ -18,17 +18,18 @@ const PLANS: [Plan; 5] = [
     Plan { workers: 8_000, rounds: 3, killed: 32 },
 ];
 
-/// Times the bare loop's: a replacement, where there are most.
+/// The largest ratio to the bare loop's time that meets the target, for a replacement with the most workers.
 const MOST_TIME: f64 = 1.5;
 
-/// In bytes, of a worker of either kind: what is its own, page tables, and the kernel's own memory.
+/// Bytes that a worker of either program needs: private memory, page tables, and the kernel's own memory.
 const MEMORY_OF_WORKER: u64 = 256 << 10;
 
 struct Plan {
     workers: usize,
-    /// Programs of each kind.
+    /// How many programs of each role are started.
     rounds: usize,
-    /// Workers killed in each program, every one once: an id that fails early for the second time is made to wait.
+    /// Workers killed in each program. Each is killed once, because an id that fails early again waits before its
+    /// restart.
     killed: usize,
 }
 
@@ -42,10 +43,12 @@ struct Figures {
     descriptors: Pair<Samples>,
 }
 
-/// Of these numbers of workers, or of all. Whether all targets are met.
+/// Measures the plans with these numbers of workers, or all plans if `wanted` is empty. Returns whether all targets are
+/// met.
 pub fn run(wanted: &[usize]) -> io::Result<bool> {
     adopt_orphans()?;
-    let (mut rows, mut kept) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
+    let mut kept = Vec::new();
     for plan in PLANS.iter().filter(|plan| wanted.is_empty() || wanted.contains(&plan.workers)) {
         let workers = plan.workers;
         if let Some(lack) = lacks_room(workers as u64 + 1, workers as u64 * MEMORY_OF_WORKER) {
@@ -62,7 +65,7 @@ pub fn run(wanted: &[usize]) -> io::Result<bool> {
 }
 
 impl Plan {
-    /// By turns, so that whatever else the machine does is done to both, and neither always has the other's wake.
+    /// Measures both programs in turn, so that other load affects both, and neither always runs right after the other.
     fn compare(&self) -> io::Result<Figures> {
         let mut figures = Figures::default();
         for round in 0..self.rounds {
@@ -108,7 +111,8 @@ impl Figures {
     fn kept(&mut self, workers: usize, role: Role) -> Figure {
         let times = [&mut self.start, &mut self.replacement, &mut self.roll, &mut self.stop];
         let times = times.map(|pair| Spread::of(pair.of(role)));
-        let (memory, descriptors) = (self.memory.of(role).median(), self.descriptors.of(role).median());
+        let memory = self.memory.of(role).median();
+        let descriptors = self.descriptors.of(role).median();
         Figure { role, workers, times, memory, descriptors }
     }
 }

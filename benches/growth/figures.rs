@@ -1,4 +1,4 @@
-//! What was measured, as it is kept.
+//! The measured figures, and the file that keeps them.
 
 use std::path::PathBuf;
 use std::str::{FromStr, Split};
@@ -7,20 +7,20 @@ use std::{fs, io};
 use crate::common::record::Role;
 use crate::common::table::Samples;
 
-/// Of one number of workers.
+/// The figures of one role with one number of workers.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     pub role: Role,
     pub workers: usize,
-    /// Start-up, replacement, rolling restart, stop.
+    /// The times of start-up, replacement, rolling restart and stop.
     pub times: [Spread; 4],
-    /// In KiB, of the parent.
+    /// Memory of the parent in KiB.
     pub memory: u64,
-    /// Of the parent.
+    /// Open descriptors of the parent.
     pub descriptors: u64,
 }
 
-/// Quartiles, in milliseconds.
+/// Quartiles in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub low: f64,
@@ -65,10 +65,10 @@ pub fn save(figures: &[Figure]) -> io::Result<()> {
     fs::write(path(), figures.iter().map(|figure| figure.to_line()).collect::<String>())
 }
 
-/// Those of the last run.
+/// Loads the figures of the last run.
 pub fn load() -> io::Result<Vec<Figure>> {
     let text = fs::read_to_string(path())
         .map_err(|error| io::Error::other(format!("nothing was measured yet: {}: {error}", path().display())))?;
     let figures: Option<Vec<Figure>> = text.lines().map(Figure::from_line).collect();
-    figures.ok_or_else(|| io::Error::other(format!("{} is of another version", path().display())))
+    figures.ok_or_else(|| io::Error::other(format!("{} was written by another version", path().display())))
 }

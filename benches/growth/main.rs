@@ -1,8 +1,8 @@
-//! What start-up, replacement, a rolling restart and the stop take with more and more workers, beside a bare loop of fork(2)
-//! and wait(2) that does the same, and what their parents have then.
+//! Measures start-up, replacement, rolling restart and stop with increasing numbers of workers, and the memory and the
+//! descriptors of the parent. Compares taskfork with a bare loop of fork(2) and wait(2) that does the same.
 //!
-//! `cargo bench --bench growth` measures; with `-- 4 64` these numbers of workers only, with `-- --check` a missed target is an
-//! exit status of 1. `-- --draw` draws what was measured last.
+//! `cargo bench --bench growth` measures. With `-- 4 64`, it measures these numbers of workers only. With `-- --check`,
+//! a missed target gives exit status 1. With `-- --draw`, it draws the figures of the last run.
 
 #[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
@@ -19,7 +19,7 @@ mod program;
 #[path = "../../tests/process/room.rs"]
 mod room;
 
-/// Run again by itself as `growth ours 512`, it is one of the programs that are compared.
+/// The driver runs this binary again, for example as `growth ours 512`. Then it is one of the compared programs.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,4 +1,4 @@
-//! The figures of the last run, as a picture.
+//! Draws the figures of the last run.
 
 use std::error::Error;
 use std::io;
@@ -17,12 +17,12 @@ const CURVES: [(Role, &str, RGBColor); 2] =
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
 
-/// One of the six.
+/// One of the six charts of the picture.
 struct Panel {
     title: &'static str,
-    /// Low, middle, high.
+    /// Returns the low, the median and the high value of a figure.
     value: fn(&Figure) -> [f64; 3],
-    /// Two ends and a fold: each with a tick.
+    /// The ends of the logarithmic vertical axis.
     range: (f64, f64),
 }
 
@@ -44,7 +44,7 @@ pub fn draw() -> io::Result<()> {
 
 fn draw_all(figures: &[Figure]) -> Drawn {
     let root = SVGBackend::new(PATH, (1000, 620)).into_drawing_area();
-    // A page may be dark.
+    // The page that shows the picture may be dark.
     root.fill(&WHITE)?;
     for (area, panel) in root.split_evenly((2, 3)).iter().zip(&PANELS) {
         draw_panel(area, panel, figures)?;

@@ -1,4 +1,4 @@
-//! The programs that are compared. Each has one thread, and does what it is asked by signals.
+//! The compared programs. Each has one thread, and gets its requests as signals.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -23,7 +23,7 @@ pub fn run(role: Role, workers: usize) -> io::Result<()> {
 
 fn ours(workers: usize, called: u64) -> io::Result<()> {
     let service = Prefork::new().workers(workers).max_restarts(1_000_000).ready_timeout(Duration::from_secs(60));
-    let role = service.on_event(move |event| tell_of_roll(event, workers)).start();
+    let role = service.on_event(move |event| report_rolling_restart(event, workers)).start();
     let ran = now();
     match role.map_err(io::Error::other)? {
         taskfork::Role::Worker(worker) => {
@@ -37,10 +37,10 @@ fn ours(workers: usize, called: u64) -> io::Result<()> {
     }
 }
 
-fn tell_of_roll(event: &Event, workers: usize) {
+fn report_rolling_restart(event: &Event, workers: usize) {
     let written = match event {
         Event::RollingRestartFinished => all_replaced(workers),
-        Event::RollingRestartAborted { .. } => Err(io::Error::other("the roll was aborted")),
+        Event::RollingRestartAborted { .. } => Err(io::Error::other("the rolling restart was aborted")),
         _ => Ok(()),
     };
     if let Err(error) = written {
@@ -48,7 +48,7 @@ fn tell_of_roll(event: &Event, workers: usize) {
     }
 }
 
-/// The parent's own record, under an id that no worker has.
+/// Writes the parent's own record, with an id that no worker has.
 fn all_replaced(workers: usize) -> io::Result<()> {
     let now = now();
     Record { id: workers as u64, pid: std::process::id().into(), called: now, ran: now }.write()
@@ -59,7 +59,7 @@ struct BareLoop {
     called: u64,
 }
 
-/// 0, or the last signal that asked for something.
+/// The last signal that was a request, or 0.
 static ASKED: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn note(signal: libc::c_int) {
@@ -77,7 +77,8 @@ impl BareLoop {
         Ok(bare)
     }
 
-    /// (A signal that comes between the look at it and the wait is missed. The driver sends none before the parent waits.)
+    /// Handles exits and requests. A signal between the check of `ASKED` and the wait would be missed, but the driver
+    /// sends one only while the parent waits.
     fn run(&mut self) -> io::Result<()> {
         loop {
             match wait_for(-1) {
@@ -96,7 +97,7 @@ impl BareLoop {
         Ok(())
     }
 
-    /// One after the other: a successor, its byte, and then the old one's end.
+    /// Replaces one worker after the other: starts the new one, waits for its byte, and then ends the old one.
     fn roll(&mut self) -> io::Result<()> {
         let (mut reader, writer) = pipe()?;
         for id in 0..self.pids.len() {
@@ -115,7 +116,7 @@ impl BareLoop {
     }
 
     fn fork_worker(&self, id: usize, ready: Option<RawFd>) -> io::Result<libc::pid_t> {
-        // SAFETY: this program has one thread.
+        // SAFETY: this program has one thread, so the child of fork(2) may call any function.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
@@ -130,31 +131,32 @@ impl BareLoop {
 
 fn work(record: Record, ready: Option<RawFd>) -> io::Result<Infallible> {
     record.write()?;
-    // The parent's handlers are here as well. Here, so that it costs the bare loop nothing that is measured.
+    // A worker inherits the parent's handlers. It resets them after the record, so that this does not count for the
+    // bare loop.
     handle(libc::SIGTERM, libc::SIG_DFL)?;
     handle(libc::SIGHUP, libc::SIG_DFL)?;
     if let Some(ready) = ready {
-        // SAFETY: one byte that is there; the descriptor is the pipe's, which the parent keeps open meanwhile.
+        // SAFETY: write(2) reads one byte, the zero of an empty C string.
         unsafe { libc::write(ready, c"".as_ptr().cast(), 1) };
     }
     idle()
 }
 
-/// Until it is killed, or its parent is.
+/// Idles until this process or its parent is killed.
 fn idle() -> io::Result<Infallible> {
     end_with_parent()?;
     loop {
-        // SAFETY: it does nothing but wait.
+        // SAFETY: pause(2) only waits for a signal.
         unsafe { libc::pause() };
     }
 }
 
-/// Interrupts what waits.
+/// Installs a handler without SA_RESTART, so that the signal interrupts waitpid(2).
 fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are fine.
+    // SAFETY: sigaction consists of integers, a set, and a function pointer that may be null. All may be zero.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
-    // SAFETY: the handler stores to an atomic, or is the system's.
+    // SAFETY: the handler only stores to an atomic, which is async-signal-safe, or is SIG_DFL.
     match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -162,7 +164,7 @@ fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
 }
 
 fn wait_for(pid: libc::pid_t) -> io::Result<libc::pid_t> {
-    // SAFETY: a null pointer is allowed for a status that nobody asks for.
+    // SAFETY: waitpid(2) accepts a null pointer for the status.
     match unsafe { libc::waitpid(pid, ptr::null_mut(), 0) } {
         -1 => Err(io::Error::last_os_error()),
         ended => Ok(ended),
@@ -170,7 +172,7 @@ fn wait_for(pid: libc::pid_t) -> io::Result<libc::pid_t> {
 }
 
 fn terminate(pid: libc::pid_t) -> io::Result<()> {
-    // SAFETY: sending a signal touches no memory; the pid is that of a child that was not reaped.
+    // SAFETY: kill(2) accesses no memory, and the pid is that of a child that is not reaped yet.
     match unsafe { libc::kill(pid, libc::SIGTERM) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -179,10 +181,10 @@ fn terminate(pid: libc::pid_t) -> io::Result<()> {
 
 fn pipe() -> io::Result<(File, File)> {
     let mut ends = [0; 2];
-    // SAFETY: two integers are there to be written.
+    // SAFETY: pipe(2) writes two integers.
     if unsafe { libc::pipe(ends.as_mut_ptr()) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: both were just made, and are nobody else's.
+    // SAFETY: both descriptors are new, and nothing else owns them.
     Ok(unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) })
 }

@@ -1,5 +1,6 @@
-//! The connections that another process has. `/proc/net/tcp` has them too, among tens of thousands in TIME_WAIT, and to read
-//! it takes a second under load; so its sockets are borrowed, one at a time, and asked themselves.
+//! Counts the connections of another process. Duplicates its sockets one at a time (pidfd_getfd(2)), and reads the
+//! state of each. To read `/proc/net/tcp` instead takes a second under load, because it has tens of thousands of
+//! entries in TIME_WAIT.
 
 use std::io;
 use std::mem;
@@ -9,16 +10,17 @@ use nix::unistd::Pid;
 
 use crate::procfs;
 
-/// As in the kernel's tcp_states.h.
+/// TCP_ESTABLISHED in the kernel's tcp_states.h.
 const ESTABLISHED: u8 = 1;
 
-/// How many it has accepted that neither side has closed. Those that wait in a listener's queue are nobody's yet.
+/// Counts the connections that the process has accepted, and that neither side has closed. Connections that wait in a
+/// listener's queue do not count, because no process has a descriptor of them yet.
 pub fn count(pid: Pid) -> io::Result<u64> {
-    // SAFETY: it takes two numbers, and gives a descriptor that nobody else has.
+    // SAFETY: pidfd_open(2) takes two integers, and returns a new descriptor.
     let process = own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
     let mut count = 0;
     for socket in procfs::sockets(pid)? {
-        // SAFETY: as above.
+        // SAFETY: pidfd_getfd(2) takes three integers, and returns a new descriptor.
         let socket = own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), socket, 0) })?;
         count += u64::from(is_established(&socket));
     }
@@ -30,17 +32,17 @@ fn own(descriptor: libc::c_long) -> io::Result<OwnedFd> {
     if descriptor == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was made for the caller just now.
+    // SAFETY: the caller has just made the descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Not if it is no TCP socket at all.
+/// Returns whether this is a TCP socket in the state ESTABLISHED.
 fn is_established(socket: &OwnedFd) -> bool {
-    // SAFETY: it is made of numbers, of which all may be zero.
+    // SAFETY: tcp_info consists of integers, which may all be zero.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut size = size_of_val(&info) as libc::socklen_t;
     let into = (&raw mut info).cast();
-    // SAFETY: it writes no more than the size it is given.
+    // SAFETY: getsockopt(2) writes no more than `size` bytes.
     let got = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, into, &raw mut size) };
     got == 0 && info.tcpi_state == ESTABLISHED
 }

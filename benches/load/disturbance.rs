@@ -1,4 +1,4 @@
-//! What is done to a server while it is asked.
+//! Disturbances of a server that is under load: signals to the parent and kills of workers.
 
 use std::io;
 use std::thread;
@@ -15,7 +15,7 @@ use crate::server::Server;
 
 pub const PERIOD: Duration = Duration::from_millis(250);
 
-/// What takes longer than this will never happen.
+/// A step that takes longer than this fails the run.
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,13 +28,13 @@ pub enum Disturbance {
     Kill,
 }
 
-/// A worker's end.
+/// The kill of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Kill {
     worker: Pid,
-    /// In microseconds of `CLOCK_MONOTONIC`.
+    /// The time in microseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
-    /// How many connections it had.
+    /// How many connections the worker had accepted.
     pub accepted: u64,
 }
 
@@ -47,9 +47,9 @@ impl Disturbance {
         }
     }
 
-    /// After so many times. False: there is nobody who could be killed. Who is killed young again and again is made to wait
-    /// for the next start.
-    pub fn strike(self, server: &Server, times: usize, kills: &mut Vec<Kill>) -> io::Result<bool> {
+    /// Disturbs the server, after `times` earlier disturbances. Returns false if there is no worker to kill. That
+    /// happens because an id that is killed early again and again waits before its restart.
+    pub fn disturb(self, server: &Server, times: usize, kills: &mut Vec<Kill>) -> io::Result<bool> {
         let signal = match self {
             Disturbance::Kill => return kill(server, kills),
             Disturbance::Hup => Signal::SIGHUP,
@@ -60,7 +60,7 @@ impl Disturbance {
     }
 }
 
-/// Nobody who was killed before, and may still be about to end.
+/// Kills a random worker, but none that was killed before: such a process may not have ended yet.
 fn kill(server: &Server, kills: &mut Vec<Kill>) -> io::Result<bool> {
     let mut workers = server.workers()?;
     workers.retain(|worker| kills.iter().all(|kill| kill.worker != *worker));
@@ -69,7 +69,7 @@ fn kill(server: &Server, kills: &mut Vec<Kill>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// It is stopped first: what it has accepted is certain then, and it accepts no more.
+/// Stops the worker by SIGSTOP before it kills it. Then the worker accepts no more, and its connections can be counted.
 fn kill_stopped(worker: Pid) -> io::Result<Kill> {
     signal::kill(worker, Signal::SIGSTOP)?;
     wait_until_stopped(worker)?;
@@ -84,17 +84,17 @@ fn wait_until_stopped(worker: Pid) -> io::Result<()> {
     loop {
         match procfs::state(worker)? {
             'T' => return Ok(()),
-            'Z' => return Err(io::Error::other("it had ended by itself")),
+            'Z' => return Err(io::Error::other("it ended before it was killed")),
             _ if Instant::now() > until => return Err(io::ErrorKind::TimedOut.into()),
             _ => thread::yield_now(),
         }
     }
 }
 
-/// Of `CLOCK_MONOTONIC`, as `report.lua` has it.
+/// Returns the time in microseconds of `CLOCK_MONOTONIC`, which `report.lua` uses too.
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: it writes one timespec, and it cannot fail for this clock.
+    // SAFETY: clock_gettime(2) writes one timespec, and cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }

@@ -1,4 +1,4 @@
-//! Which servers are asked, and what is done to them meanwhile.
+//! The runs: each server with each listener, without and with each disturbance.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -13,33 +13,33 @@ use crate::hostile;
 use crate::server::{Mode, Program, Server};
 use crate::verdict;
 
-/// Asks the HTTP example with wrk while its workers are replaced, added, removed and killed.
+/// Puts the HTTP example under load by wrk while its workers are replaced, added, removed and killed.
 #[derive(Parser)]
 pub struct Args {
-    /// Seconds that each run takes
+    /// Seconds of each run
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..))]
     seconds: u64,
-    /// Which listener, again for both; without it, both
+    /// Kind of listener; may be repeated; default: both
     #[arg(long, value_enum)]
     mode: Vec<Mode>,
-    /// What is done every 250 ms, again for more; without it, each in a run of its own
+    /// Disturbance every 250 ms; may be repeated; default: each, in a run of its own
     #[arg(long, value_enum)]
     disturb: Vec<Disturbance>,
-    /// Connections of wrk, and its threads
+    /// Number of wrk's connections, and of its threads
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..))]
     connections: u8,
-    /// The generator
+    /// The wrk program
     #[arg(long, default_value = "wrk")]
     wrk: PathBuf,
-    /// An nginx to be asked too, which is not judged
+    /// An nginx program to measure too, without bounds
     #[arg(long)]
     nginx: Option<PathBuf>,
-    /// What cargo bench passes to every benchmark
+    /// Passed by cargo bench to every benchmark; ignored
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What was done in a run, and what came of it.
+/// The disturbances and the results of a run.
 struct Run {
     report: Report,
     times: usize,
@@ -47,7 +47,7 @@ struct Run {
     kills: Vec<Kill>,
 }
 
-/// Whether all bounds hold.
+/// Makes all runs, prints the table, and returns whether all bounds hold.
 pub fn run(args: &Args) -> io::Result<bool> {
     let generator = Generator { program: args.wrk.clone(), connections: args.connections.into() };
     hostile::check(&generator)?;
@@ -68,22 +68,22 @@ fn chosen<T: clap::ValueEnum>(named: &[T]) -> Vec<T> {
     if named.is_empty() { T::value_variants().to_vec() } else { named.to_vec() }
 }
 
-/// Each disturbance beside a run without one.
+/// Makes a run without a disturbance, and one with each disturbance. Returns whether all bounds hold.
 fn compare(args: &Args, generator: &Generator, program: &Program, mode: Mode) -> io::Result<bool> {
-    let calm = ask(args, generator, program, mode, None)?;
+    let calm = run_once(args, generator, program, mode, None)?;
     let mut all_hold = print(program, mode, None, &calm, &calm)?;
     for disturbance in chosen(&args.disturb) {
         if matches!(program, Program::Nginx { .. }) && disturbance == Disturbance::Scale {
             println!("| nginx | {} | {} | cannot | | | | | | | | |", mode.name(), disturbance.name());
             continue;
         }
-        let run = ask(args, generator, program, mode, Some(disturbance))?;
+        let run = run_once(args, generator, program, mode, Some(disturbance))?;
         all_hold &= print(program, mode, Some(disturbance), &run, &calm)?;
     }
     Ok(all_hold)
 }
 
-fn ask(
+fn run_once(
     args: &Args,
     generator: &Generator,
     program: &Program,
@@ -93,12 +93,14 @@ fn ask(
     let mut server = Server::start(program, mode)?;
     let duration = Duration::from_secs(args.seconds);
     let load = generator.start(server.address, duration)?;
-    let (mut times, mut kills, started) = (0, Vec::new(), Instant::now());
+    let mut times = 0;
+    let mut kills = Vec::new();
+    let started = Instant::now();
     if let Some(disturbance) = disturbance {
         for due in (1..).map(|nth| PERIOD * nth).take_while(|&due| due < duration) {
             thread::sleep(due.saturating_sub(started.elapsed()));
-            let struck = disturbance.strike(&server, times, &mut kills);
-            times += usize::from(struck.map_err(|error| server.failure(&error.to_string()))?);
+            let disturbed = disturbance.disturb(&server, times, &mut kills);
+            times += usize::from(disturbed.map_err(|error| server.failure(&error.to_string()))?);
         }
     }
     let report = load.finish()?;
@@ -119,7 +121,7 @@ fn print_header() -> io::Result<()> {
     io::stdout().flush()
 }
 
-/// A row, and whether its bound holds.
+/// Prints a row, and returns whether its bound holds.
 fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &Run, calm: &Run) -> io::Result<bool> {
     let Run { report, times, replaced, kills } = run;
     let Errors { connect, read, write, timeout, status } = report.errors;

@@ -1,4 +1,4 @@
-//! wrk, and what it says.
+//! wrk, and its report.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -10,18 +10,19 @@ use serde::Deserialize;
 
 use crate::server;
 
-/// Who has had no answer for so long when wrk ends waits for ever. It is also what wrk takes for a timeout.
+/// A connection that has been silent for longer than this when wrk ends counts as lost. wrk uses the same limit for its
+/// timeouts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Generator {
     pub program: PathBuf,
-    /// Half of them are kept, the others are new ones for each request.
+    /// Half of the connections are kept. The others are made anew for each request.
     pub connections: usize,
 }
 
 pub struct Load(Child);
 
-/// What `report.lua` writes.
+/// The report that `report.lua` writes.
 #[derive(Debug, Deserialize)]
 pub struct Report {
     pub requests: u64,
@@ -36,25 +37,25 @@ pub struct Errors {
     pub connect: u64,
     pub read: u64,
     pub write: u64,
-    /// Answered, but later than after 2 s.
+    /// Requests that were answered after more than 2 s.
     pub timeout: u64,
-    /// Answered with 400 or more.
+    /// Requests that were answered with a status of 400 or more.
     pub status: u64,
 }
 
 #[derive(Debug, Deserialize)]
 struct Connection {
     keeps: bool,
-    /// In microseconds, before the end.
+    /// Microseconds from the connection's last request or answer to the end of the run.
     silent: u64,
     losses: Vec<Loss>,
 }
 
-/// A request without an answer, in microseconds of `CLOCK_MONOTONIC`.
+/// A request without an answer. Times are microseconds of `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Loss {
     pub asked: u64,
-    /// When the next request was asked instead.
+    /// When the connection sent its next request instead.
     pub noticed: u64,
 }
 
@@ -74,14 +75,14 @@ impl Generator {
 
 impl Load {
     pub fn finish(mut self) -> io::Result<Report> {
-        let mut said = String::new();
-        self.0.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?.read_to_string(&mut said)?;
+        let mut output = String::new();
+        self.0.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?.read_to_string(&mut output)?;
         let status = self.0.wait()?;
-        serde_json::from_str(&said).map_err(|error| io::Error::other(format!("wrk, {status}: {said:?}: {error}")))
+        serde_json::from_str(&output).map_err(|error| io::Error::other(format!("wrk, {status}: {output:?}: {error}")))
     }
 }
 
-/// If it was not waited for, nobody wants to know any more.
+/// Kills wrk, if `finish` has not waited for it.
 impl Drop for Load {
     fn drop(&mut self) {
         if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
@@ -95,20 +96,20 @@ impl Report {
         self.requests as f64 * 1e6 / self.microseconds as f64
     }
 
-    /// Whatever went wrong counts as a loss.
+    /// Counts all losses: every error that wrk has counted, and every silent connection.
     pub fn lost(&self) -> u64 {
         let Errors { connect, read, write, timeout, status } = self.errors;
         connect + read + write + timeout + status + self.silent()
     }
 
-    /// Connections that wait for an answer that does not come, or do not even ask any more.
+    /// Counts the connections that still wait for an answer, or have stopped to send requests.
     pub fn silent(&self) -> u64 {
         let is_silent = |connection: &&Connection| Duration::from_micros(connection.silent) > PATIENCE;
         self.connections.iter().filter(is_silent).count() as u64
     }
 
-    /// Requests that were asked for nothing, on connections that are kept or on new ones. wrk counts the kept ones too that
-    /// were closed before they asked again.
+    /// Counts the requests without an answer, on kept connections or on new ones. (wrk's own count also includes kept
+    /// connections that were closed before their next request.)
     pub fn unanswered(&self, keeps: bool) -> usize {
         let connections = self.connections.iter().filter(|connection| connection.keeps == keeps);
         connections.map(|connection| connection.losses.len()).sum()

@@ -1,4 +1,4 @@
-//! A server of which it is known what it does not answer: whether wrk's counters can be believed.
+//! A server with known faults. Its runs check that wrk counts losses correctly.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,75 +10,79 @@ use std::time::Duration;
 use crate::generator::{Generator, Report};
 
 const DURATION: Duration = Duration::from_secs(3);
-/// It misbehaves at every seventh request of a connection, so only to those that are kept.
+/// The server misbehaves at every seventh request of a connection, so only on connections that are kept.
 const PERIOD: u64 = 7;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manners {
-    /// It says that it will close the connection, and does: no loss.
+enum Fault {
+    /// Answers with `connection: close`, and closes the connection: no loss.
     Announces,
-    /// It closes it instead of an answer: one loss.
+    /// Closes the connection instead of an answer: one loss.
     Closes,
-    /// It answers, and then closes it, of which it has said nothing: wrk has one loss, whether or not it has asked again.
+    /// Answers with `connection: keep-alive`, but closes the connection: wrk counts one loss, whether or not it has
+    /// sent the next request.
     Withdraws,
-    /// It never answers: one loss per connection.
+    /// Never answers: one loss per connection.
     Hangs,
-    /// It does not listen any more: as many losses as wrk tries to connect, which is without a break.
+    /// Closes the listener: one loss for each attempt to connect, and wrk tries without a pause.
     Refuses,
 }
 
-/// How many it accepts, if it will not listen for ever.
+/// How many connections the server accepts before it closes the listener (`Refuses`).
 const ACCEPTS: usize = 100;
 
-/// Fails if wrk has not noticed what it was to notice.
+/// Fails if wrk does not count the losses of each fault correctly.
 pub fn check(generator: &Generator) -> io::Result<()> {
-    [Manners::Announces, Manners::Closes, Manners::Withdraws, Manners::Hangs, Manners::Refuses]
+    [Fault::Announces, Fault::Closes, Fault::Withdraws, Fault::Hangs, Fault::Refuses]
         .into_iter()
-        .try_for_each(|manners| manners.check(generator))
+        .try_for_each(|fault| fault.check(generator))
 }
 
-impl Manners {
+impl Fault {
     fn check(self, generator: &Generator) -> io::Result<()> {
-        let misdeeds = Arc::new(AtomicU64::new(0));
+        let fault_count = Arc::new(AtomicU64::new(0));
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let count = Arc::clone(&misdeeds);
+        let count = Arc::clone(&fault_count);
         thread::spawn(move || self.listen(listener, &count));
         let report = generator.start(address, DURATION)?.finish()?;
-        let misdeeds = misdeeds.load(Ordering::Relaxed);
-        if misdeeds > 0 && self.is_noticed(&report, misdeeds, generator.connections as u64) {
+        let fault_count = fault_count.load(Ordering::Relaxed);
+        if fault_count > 0 && self.is_noticed(&report, fault_count, generator.connections as u64) {
             return Ok(());
         }
-        Err(io::Error::other(format!("wrk is not to be trusted: {misdeeds} times {self:?}, and {report:?}")))
+        Err(io::Error::other(format!(
+            "wrk does not count losses correctly: {fault_count} times {self:?}, and {report:?}"
+        )))
     }
 
-    /// The last misdeed at each connection may have come too late for wrk to notice.
-    fn is_noticed(self, report: &Report, misdeeds: u64, connections: u64) -> bool {
+    /// Returns whether the report has the expected losses. On each connection, the last fault may come too late for wrk
+    /// to notice.
+    fn is_noticed(self, report: &Report, fault_count: u64, connections: u64) -> bool {
         let lost = report.lost();
         match self {
-            Manners::Announces => lost == 0,
-            Manners::Closes | Manners::Withdraws => lost <= misdeeds && misdeeds <= lost + connections,
-            Manners::Hangs => lost == misdeeds && report.silent() == lost,
-            Manners::Refuses => lost > ACCEPTS as u64,
+            Fault::Announces => lost == 0,
+            Fault::Closes | Fault::Withdraws => lost <= fault_count && fault_count <= lost + connections,
+            Fault::Hangs => lost == fault_count && report.silent() == lost,
+            Fault::Refuses => lost > ACCEPTS as u64,
         }
     }
 
-    /// It ends with the driver, or closes the listener.
-    fn listen(self, listener: TcpListener, misdeeds: &Arc<AtomicU64>) {
-        let most = if self == Manners::Refuses { ACCEPTS } else { usize::MAX };
+    /// Accepts until the driver ends, or closes the listener for `Refuses`.
+    fn listen(self, listener: TcpListener, fault_count: &Arc<AtomicU64>) {
+        let most = if self == Fault::Refuses { ACCEPTS } else { usize::MAX };
         for stream in listener.incoming().map_while(Result::ok).take(most) {
-            let misdeeds = Arc::clone(misdeeds);
-            thread::spawn(move || self.serve(stream, &misdeeds));
+            let fault_count = Arc::clone(fault_count);
+            thread::spawn(move || self.serve(stream, &fault_count));
         }
     }
 
-    fn serve(self, stream: TcpStream, misdeeds: &AtomicU64) -> io::Result<()> {
+    fn serve(self, stream: TcpStream, fault_count: &AtomicU64) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
         for nth in 1.. {
             let Some(is_last) = read_request(&mut stream)? else { break };
             if nth % PERIOD == 0 {
-                misdeeds.fetch_add(1, Ordering::Relaxed);
-                return self.misbehave(stream);
+                fault_count.fetch_add(1, Ordering::Relaxed);
+                return self.commit(stream);
             }
             answer(stream.get_mut(), is_last)?;
             if is_last {
@@ -88,18 +92,18 @@ impl Manners {
         Ok(())
     }
 
-    fn misbehave(self, mut stream: BufReader<TcpStream>) -> io::Result<()> {
+    fn commit(self, mut stream: BufReader<TcpStream>) -> io::Result<()> {
         match self {
-            Manners::Announces | Manners::Refuses => answer(stream.get_mut(), true),
-            Manners::Closes => Ok(()),
-            Manners::Withdraws => answer(stream.get_mut(), false),
-            // Until wrk ends.
-            Manners::Hangs => read_request(&mut stream).map(drop),
+            Fault::Announces | Fault::Refuses => answer(stream.get_mut(), true),
+            Fault::Closes => Ok(()),
+            Fault::Withdraws => answer(stream.get_mut(), false),
+            // This returns when wrk ends.
+            Fault::Hangs => read_request(&mut stream).map(drop),
         }
     }
 }
 
-/// Whether it is the connection's last one, as the client says. None: the client has gone.
+/// Reads a request. Returns whether it has `Connection: close`, or `None` if the client has closed the connection.
 fn read_request(stream: &mut BufReader<TcpStream>) -> io::Result<Option<bool>> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

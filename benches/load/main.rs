@@ -1,5 +1,7 @@
-//! What the clients of the HTTP example lose while its parent is told to replace, add and remove workers, and while its
-//! workers are killed: `cargo bench --bench load`. wrk asks; a bound that does not hold is an exit status of 1.
+//! Counts the requests that clients of the HTTP example lose while workers are replaced, added, removed and killed. wrk
+//! sends the requests.
+//!
+//! `cargo bench --bench load` makes the runs. A bound that does not hold gives exit status 1.
 
 #[cfg(target_os = "linux")]
 mod connection;

@@ -1,24 +1,24 @@
-//! What /proc says about a process.
+//! Facts about a process from /proc.
 
 use std::{fs, io};
 
 use nix::unistd::Pid;
 
-/// Of a process that has one thread.
+/// Returns the children of a process that has one thread.
 pub fn children(pid: Pid) -> io::Result<Vec<Pid>> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     children.split_whitespace().map(|child| child.parse().map(Pid::from_raw).map_err(io::Error::other)).collect()
 }
 
-/// R, S, T, Z and so on, as proc(5) has it.
+/// Returns the state of the process as in proc(5): R, S, T, Z and so on.
 pub fn state(pid: Pid) -> io::Result<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Behind the name, which may be anything.
+    // The state follows the name, which is in parentheses and may contain anything.
     let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next());
     state.ok_or_else(|| io::Error::other("no state in /proc"))
 }
 
-/// The descriptors that are sockets.
+/// Returns the descriptors that are sockets.
 pub fn sockets(pid: Pid) -> io::Result<Vec<i32>> {
     let mut sockets = Vec::new();
     for file in fs::read_dir(format!("/proc/{pid}/fd"))? {

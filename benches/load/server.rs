@@ -1,4 +1,4 @@
-//! Who is asked: the HTTP example, or nginx.
+//! The server under load: the HTTP example, or nginx.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -20,7 +20,7 @@ use crate::procfs;
 
 pub const WORKERS: usize = 4;
 
-/// A server that has not started or ended after so long will not get there.
+/// A server that takes longer than this to start or to end fails the run.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,7 +28,7 @@ pub enum Mode {
     /// One listening socket for all workers
     Shared,
     /// One with SO_REUSEPORT for each
-    PerTask,
+    PerWorker,
 }
 
 pub enum Program {
@@ -48,13 +48,13 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Mode::Shared => "shared",
-            Mode::PerTask => "per task",
+            Mode::PerWorker => "per worker",
         }
     }
 }
 
 impl Program {
-    /// The example, as it is now.
+    /// Builds the example from the current source.
     pub fn taskfork() -> io::Result<Program> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
@@ -76,7 +76,7 @@ impl Program {
         example.map(Program::Taskfork).ok_or_else(|| io::Error::other("the example `http` was not built"))
     }
 
-    /// With a directory of its own for its files.
+    /// Makes a directory for the files of this nginx.
     pub fn nginx(program: &Path) -> io::Result<Program> {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load-nginx");
         fs::create_dir_all(&directory)?;
@@ -90,13 +90,13 @@ impl Program {
         }
     }
 
-    /// And where it will listen, if it does not say so.
+    /// Returns the command, and the address if the server does not log it.
     fn command(&self, mode: Mode) -> io::Result<(Command, Option<SocketAddr>)> {
         match self {
             Program::Taskfork(example) => {
                 let mut command = Command::new(example);
                 command.args(["--bind", "127.0.0.1:0", "--max-restarts", "1000000", "--workers", &WORKERS.to_string()]);
-                command.args((mode == Mode::PerTask).then_some("--per-task"));
+                command.args((mode == Mode::PerWorker).then_some("--per-worker"));
                 Ok((command, None))
             }
             Program::Nginx { program, directory } => {
@@ -109,7 +109,7 @@ impl Program {
         }
     }
 
-    /// What the log says once for each worker.
+    /// Returns the text that the log contains once for each worker.
     fn started(&self) -> &'static str {
         match self {
             Program::Taskfork(_) => " is serving",
@@ -118,9 +118,9 @@ impl Program {
     }
 }
 
-/// It answers as many bytes as the example does.
+/// Returns an nginx configuration whose answers are as long as those of the example.
 fn configuration(address: SocketAddr, mode: Mode) -> String {
-    let reuseport = if mode == Mode::PerTask { " reuseport" } else { "" };
+    let reuseport = if mode == Mode::PerWorker { " reuseport" } else { "" };
     format!(
         "daemon off; worker_processes {WORKERS}; pid nginx.pid; error_log stderr notice;
         events {{}}
@@ -134,7 +134,7 @@ fn configuration(address: SocketAddr, mode: Mode) -> String {
 }
 
 impl Server {
-    /// With all its workers.
+    /// Starts the server, and waits until all workers have started.
     pub fn start(program: &Program, mode: Mode) -> io::Result<Server> {
         let (mut command, known) = program.command(mode)?;
         command.env_remove("WEB_CONCURRENCY").env_remove("RUST_LOG");
@@ -164,20 +164,20 @@ impl Server {
         procfs::children(self.pid())
     }
 
-    /// How many workers it has started after the first ones.
+    /// Returns how many workers the server has started after the first ones.
     pub fn replaced(&mut self) -> usize {
         self.log.extend(self.lines.try_iter());
         self.count() - WORKERS
     }
 
-    /// It was to live until now, and to end well.
+    /// Stops the server. Fails if it does not end in time with exit status 0.
     pub fn stop(mut self) -> io::Result<()> {
         self.signal(Signal::SIGTERM)?;
         if self.read_to_end() == RecvTimeoutError::Timeout {
-            return Err(self.failure("it was to end"));
+            return Err(self.failure("the server does not end"));
         }
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(self.failure(&format!("it was to end well: {status}"))) }
+        if status.success() { Ok(()) } else { Err(self.failure(&format!("the server failed: {status}"))) }
     }
 
     fn pid(&self) -> Pid {
@@ -196,7 +196,7 @@ impl Server {
             }
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.log.push(line),
-                Err(error) => return Err(self.failure(&format!("the log was to say more: {error}"))),
+                Err(error) => return Err(self.failure(&format!("a line is missing in the log: {error}"))),
             }
         }
     }
@@ -214,7 +214,7 @@ impl Server {
     pub fn failure(&mut self, what: &str) -> io::Error {
         self.log.extend(self.lines.try_iter());
         let last = &self.log[self.log.len().saturating_sub(20)..];
-        io::Error::other(format!("{what}; the server's last words:\n{}", last.join("\n")))
+        io::Error::other(format!("{what}; the end of the server's log:\n{}", last.join("\n")))
     }
 }
 
@@ -230,11 +230,12 @@ impl Drop for Server {
     }
 }
 
-/// However the driver ends. And what was ignored when a server started stays ignored, and under nohup HUP is.
+/// Makes the command end with the driver, however that ends. Also resets SIGHUP, because a server leaves signals
+/// ignored that were ignored at its start, and under nohup SIGHUP is.
 pub fn end_with_driver(command: &mut Command) {
     let prepare = || {
         prctl::set_pdeathsig(Signal::SIGTERM)?;
-        // SAFETY: the default is no handler, so there is nothing that could be called.
+        // SAFETY: signal(2) with SIG_DFL installs no handler.
         unsafe { signal::signal(Signal::SIGHUP, SigHandler::SigDfl) }?;
         Ok(())
     };

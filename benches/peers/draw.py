@@ -1,4 +1,4 @@
-"""results.json as two pictures, times.svg and idle.svg."""
+"""Draws the pictures times.svg and idle.svg from results.json."""
 
 import json
 from statistics import median
@@ -24,7 +24,7 @@ plt.rcParams.update(
         "axes.spines.left": False,
         "axes.titlesize": 12,
         "axes.titlelocation": "left",
-        # The same figures make the same file, and text stays text.
+        # With this salt, the same figures give the same file. Without fonts in the file, text stays text.
         "svg.hashsalt": "peers",
         "svg.fonttype": "none",
     }
@@ -32,7 +32,7 @@ plt.rcParams.update(
 
 
 def panel(axes: Axes, title: str, peers: dict, samples: dict[str, list[float]], absent: str) -> None:
-    """A dot for the median of each peer, and a line from the least to the most."""
+    """Draws a dot at the median of each supervisor, and a line from the smallest to the largest value."""
     axes.set_title(title, pad=12)
     axes.set_yticks(range(len(peers)), list(peers))
     axes.set_ylim(len(peers) - 0.5, -0.5)
@@ -55,7 +55,7 @@ def panel(axes: Axes, title: str, peers: dict, samples: dict[str, list[float]], 
 def logarithmic(axes: Axes, samples: dict[str, list[float]]) -> None:
     values = [value for some in samples.values() for value in some]
     axes.set_xscale("log")
-    # With room for the labels.
+    # Leaves room for the labels.
     axes.set_xlim(min(values) / 1.5, max(values) * 3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 

@@ -1,15 +1,15 @@
-"""What of results.json is shown."""
+"""Selects the values of results.json that the table and the pictures show."""
 
 Life = dict
 
 
 def is_undisturbed(life: Life) -> bool:
-    """Others had at most a tenth of the CPUs meanwhile."""
+    """Returns whether other work used at most a tenth of the CPU time during this start."""
     return life["others_share"] <= 0.1
 
 
 def shown(facts: dict) -> list[Life]:
-    """The starts that nobody disturbed, if there are three at least."""
+    """Returns the undisturbed starts, or all starts if fewer than three are undisturbed."""
     lives = facts.get("lives", [])
     undisturbed = [life for life in lives if is_undisturbed(life)]
     return undisturbed if len(undisturbed) >= 3 else lives

@@ -1,4 +1,4 @@
-"""Clients that make a connection for each request, and count what is not answered."""
+"""Clients that make a connection for each request and count the requests without an answer."""
 
 import socket
 import threading
@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 THREADS = 4
-# Of each thread, if the service is as quick as that: a thousand requests per second together.
+# Seconds between two requests of a thread. With a fast service, the threads send 1,000 requests per second together.
 PERIOD = 0.004
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -29,7 +29,7 @@ class Load:
             thread.join()
 
     def counts(self) -> dict[str, int]:
-        """After the end: how many were answered, and how many were not for which reason."""
+        """Returns the number of answered requests, and of the others by reason. Call it after the end of the load."""
         return dict(sum(self._counts, Counter()))
 
     def _run(self, counts: Counter) -> None:

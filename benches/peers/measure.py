@@ -1,4 +1,4 @@
-"""Measures all peers by turns, and writes results.json.
+"""Measures all supervisors in turn and writes results.json.
 
     measure.py PLACE [--only NAME ..] [--rounds N] [--patience SECONDS] [--into FILE]
 """
@@ -38,10 +38,10 @@ ROLLS = 8
 ROLL_PERIOD = 0.25
 ROLL_LIMIT = 30
 KILLS = 2
-# So many times as many starts, where other work on the machine disturbs.
+# The most starts, as a multiple of the wanted number, if other work on the machine disturbs some of them.
 MORE = 3
 
-# The exit status, where everything else went well.
+# The exit status if some samples are missing and everything else went well.
 SAMPLES_MISSING = 3
 
 CRATES = ("taskfork", "prefork", "supertrees")
@@ -60,7 +60,7 @@ class Measurement:
 
     @contextmanager
     def alone(self, peer: Peer, **more):
-        """One peer's service, and the end of all that came of it."""
+        """Runs the service of one supervisor, and kills all of its processes at the end."""
         procfs.wait_for_idle_machine(self.patience)
         service = Service(peer, self.place, next(self._numbers), **more)
         try:
@@ -85,13 +85,13 @@ class Measurement:
             return what(*arguments)
         except NotBegun as failure:
             self.failures.append(str(failure))
-            say(str(failure))
+            log(str(failure))
             return None
 
     def append(self, peer: Peer, key: str, value: object) -> None:
         self.results[peer.name].setdefault(key, []).append(value)
 
-    # One after the other, several times: start-up, memory, replacement, TERM.
+    # Start-up, memory, replacement and TERM. Measured for one supervisor at a time, several times.
 
     def life(self, peer: Peer) -> None:
         began, others_s = time.monotonic(), procfs.cpu_of_others_s()
@@ -112,7 +112,7 @@ class Measurement:
     def kill_workers(self, peer: Peer, service: Service) -> list[float]:
         taken_ms = []
         for pid, _ in service.workers()[:KILLS]:
-            # Some look twice a second, so it is not to be always the same time after their last look.
+            # Some supervisors check twice a second. A random delay avoids a constant distance to their last check.
             time.sleep(random.uniform(0.2, 1.2))
             killed = time.monotonic_ns()
             os.kill(pid, signal.SIGKILL)
@@ -128,7 +128,7 @@ class Measurement:
     def lacks_lives(self, peer: Peer, rounds: int) -> bool:
         return len([life for life in self.results[peer.name].get("lives", []) if is_undisturbed(life)]) < rounds
 
-    # All at once, because they only wait: the idle parent, and its sudden end.
+    # The idle parent, and kill -9 of the parent. Measured for all supervisors at once, because they only wait.
 
     def idle(self) -> None:
         with self.together(self.peers) as services:
@@ -171,11 +171,11 @@ class Measurement:
             for service in waiting:
                 self.results[service.peer.name]["hang_s"] = None
 
-    # Workers that fail again and again.
+    # Workers that fail again and again. Measured for one supervisor at a time.
 
     def crash_loop(self, peer: Peer, fate: str) -> None:
         if fate == "broken" and peer.worker_title:
-            return  # Its workers run nothing that could fail.
+            return  # Its workers run no code of ours that could fail.
         with self.alone(peer, fate="" if peer.worker_title else fate) as service:
             service.next_lines(1, START_LIMIT)
             end = time.monotonic() + CRASH_LOOP
@@ -190,7 +190,7 @@ class Measurement:
                 found["left"] = len(service.workers())
             self.results[peer.name][fate] = found
 
-    # HUP, under load.
+    # HUP under load.
 
     def roll(self, peer: Peer, patient: bool) -> None:
         if not peer.reloads:
@@ -208,7 +208,7 @@ class Measurement:
 
 
 class NotBegun(Exception):
-    """So much for this sample. The others are taken all the same."""
+    """The workers did not start. This sample is left out, and the others are still measured."""
 
 
 def begun(service: Service) -> list[Line]:
@@ -247,7 +247,7 @@ def left(workers: list, others: list) -> dict:
 
 
 def kill_all_workers(service: Service, after_seconds: float) -> None:
-    """As if they had ended of themselves."""
+    """Kills all workers after this time, in place of workers that exit by themselves."""
     time.sleep(after_seconds)
     for pid, _ in service.workers():
         os.kill(pid, signal.SIGKILL)
@@ -262,7 +262,7 @@ def roll_impatiently(service: Service) -> int:
 
 
 def roll_patiently(service: Service) -> int:
-    """One after the other, each when nobody of before is left."""
+    """Sends the next HUP when no worker from before the last HUP is left."""
     began, rolls = time.monotonic(), 0
     while time.monotonic() < began + ROLLS:
         old = service.workers()
@@ -308,7 +308,7 @@ def about(place: Path) -> dict:
     }
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
@@ -316,30 +316,30 @@ def measure(place: Path, peers: list[Peer], rounds: int, patience: float) -> dic
     measurement = Measurement(place, peers, patience)
     for nth in range(MORE * rounds):
         for peer in [peer for peer in peers if measurement.lacks_lives(peer, rounds)]:
-            say(f"start-up, replacement, stop: {peer.name} (round {nth + 1})")
+            log(f"start-up, replacement, stop: {peer.name} (round {nth + 1})")
             measurement.attempt(measurement.life, peer)
-    say("idle, and the end of the parent")
+    log("idle, and kill -9 of the parent")
     measurement.idle()
-    say("a worker that hangs")
+    log("a hung worker")
     measurement.hang()
     for peer in peers:
-        say(f"crash loops: {peer.name}")
+        log(f"crash loops: {peer.name}")
         measurement.crash_loop(peer, "broken")
         measurement.crash_loop(peer, "dies")
     for patient in (True, False):
         for peer in peers:
-            say(f"rolling restart, {'one at a time' if patient else 'again and again'}: {peer.name}")
+            log(f"rolling restart, {'HUP after HUP' if patient else 'HUP every 250 ms'}: {peer.name}")
             measurement.attempt(measurement.roll, peer, patient)
     machine = {**about(place), "failures": measurement.failures}
     return {"about": machine, "peers": measurement.results}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures all peers by turns.")
-    parser.add_argument("place", type=lambda place: Path(place).resolve(), help="where `run` has installed them")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these peers")
+    parser = argparse.ArgumentParser(description="Measures all supervisors in turn.")
+    parser.add_argument("place", type=lambda place: Path(place).resolve(), help="the PLACE of `run`")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure only these supervisors")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--patience", type=float, default=3, metavar="SECONDS", help="to wait for an idle machine")
+    parser.add_argument("--patience", type=float, default=3, metavar="SECONDS", help="wait for an idle machine")
     parser.add_argument("--into", type=lambda file: Path(file).resolve(), default=HERE / "results.json", metavar="FILE")
     args = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""The peers, and the settings of each: how it is started with four workers on a port."""
+"""The supervisors, and the command that starts each with four workers on a port."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,21 +6,21 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# Seconds, where a peer can tell that a worker hangs. It is uvicorn's default.
+# The timeout for supervisors that can detect a hung worker, in seconds. It is uvicorn's default.
 HANG_TIMEOUT = 5
 
 
 @dataclass(frozen=True)
 class Peer:
     name: str
-    # {place}, {port} and {directory} are filled in.
+    # May contain {place}, {port} and {directory}, which argv() fills in.
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
-    # What lets it see that a worker hangs, beyond its defaults. None: it cannot.
+    # Arguments or variables with which it detects a hung worker. None if it cannot.
     hang: list[str] | dict[str, str] | None = None
-    # HUP replaces the workers.
+    # Whether HUP replaces the workers.
     reloads: bool = False
-    # Its workers run nothing of ours, and are known by the title that they have once they are up.
+    # If its workers run no code of ours: the process title that they set at the end of their start.
     worker_title: str = ""
 
     def argv(self, watched: bool, **places: object) -> list[str]:
@@ -73,6 +73,6 @@ PEERS = [
 
 
 def base_environment(place: Path) -> dict[str, str]:
-    """The same for all; what some write to their home directory stays in the place."""
+    """Returns the common environment. HOME is the place, so that nothing is written to the user's home directory."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     return {**kept, "HOME": str(place), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,4 +1,4 @@
-"""What the kernel says about processes, and the end of all that were started."""
+"""Reads facts about processes from the kernel, and kills all processes that were started."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Whoever loses its parent below this process becomes its child, and is found here."""
+    """Makes orphaned descendants children of this process, so that it finds them."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
 
@@ -24,7 +24,7 @@ def _tasks(pid: int) -> list[Path]:
 
 
 def _read(path: Path | str) -> str:
-    """Empty if the process has ended."""
+    """Returns the content, or an empty string if the process has ended."""
     try:
         return Path(path).read_text(errors="replace")
     except OSError:
@@ -47,7 +47,7 @@ def title(pid: int) -> str:
 
 
 def identity(pid: int) -> tuple[int, str] | None:
-    """The pid and when it was started; nothing for one that has ended, even if nobody has waited for it yet."""
+    """Returns the pid and the start time, or None for a process that has ended, even if it was not reaped yet."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return (pid, fields[19]) if fields and fields[0] not in "ZX" else None
 
@@ -57,7 +57,7 @@ def is_alive(process: tuple[int, str]) -> bool:
 
 
 def wakeups(pid: int) -> int:
-    """How often its threads went to sleep of their own will, and so were woken."""
+    """Returns how often its threads went to sleep voluntarily, and so how often they were woken."""
     return sum(_value(_read(task / "status"), "voluntary_ctxt_switches:") for task in _tasks(pid))
 
 
@@ -66,7 +66,7 @@ def cpu_ns(pid: int) -> int:
 
 
 def memory_kib(pid: int) -> tuple[int, int]:
-    """PSS, and what would be free again if it alone ended."""
+    """Returns the PSS, and the private memory, which would be free again if only this process ended."""
     rollup = _read(f"/proc/{pid}/smaps_rollup")
     return _value(rollup, "Pss:"), _value(rollup, "Private_Clean:") + _value(rollup, "Private_Dirty:")
 
@@ -76,7 +76,7 @@ def _value(text: str, key: str) -> int:
 
 
 def wait_for_idle_machine(seconds: float) -> bool:
-    """For so long at most, until a tenth of a second or two goes by with the CPUs idle for nine tenths."""
+    """Waits for at most this time until the CPUs are idle for nine tenths of an interval of 0.15 s."""
     end = time.monotonic() + seconds
     while not _is_idle(0.15):
         if time.monotonic() > end:
@@ -92,20 +92,20 @@ def _is_idle(seconds: float) -> bool:
 
 
 def cpu_of_others_s() -> float:
-    """CPU time that was spent here, by anybody but this process and those that it has waited for."""
+    """Returns the CPU time that the machine has spent, without this process and the children that it has reaped."""
     times = _cpu_times()
-    ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    ours = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     spent = (sum(times[:8]) - sum(times[3:5])) / os.sysconf("SC_CLK_TCK")
     return spent - sum(usage.ru_utime + usage.ru_stime for usage in ours)
 
 
 def _cpu_times() -> list[int]:
-    """user, nice, system, idle, iowait, irq, softirq, steal, and what is in these already."""
+    """Returns user, nice, system, idle, iowait, irq, softirq and steal. The fields after these are included in them."""
     return [int(ticks) for ticks in _read("/proc/stat").splitlines()[0].split()[1:]]
 
 
 def end_everything() -> None:
-    """Kills and reaps all that this process has started, and what they have started, by pid."""
+    """Kills all descendants of this process by pid, and reaps them."""
     while below := descendants(os.getpid()):
         for pid in below:
             try:

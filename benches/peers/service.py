@@ -1,4 +1,4 @@
-"""One peer, running."""
+"""A running supervisor with its workers."""
 
 import os
 import select
@@ -16,7 +16,7 @@ WORKERS = 4
 
 @dataclass(frozen=True)
 class Line:
-    """A worker has begun."""
+    """The line that a worker writes when its code begins."""
 
     pid: int
     ns: int
@@ -38,9 +38,9 @@ class Service:
         env |= {"PEERS_LINES": str(directory / "lines"), "PEERS_FATE": fate}
         log = (directory / "log").open("wb")
         to_log = [(os.POSIX_SPAWN_DUP2, log.fileno(), fd) for fd in (1, 2)]
-        # Python ignores SIGPIPE, and nohup SIGHUP.
+        # Restores the default dispositions, because Python ignores SIGPIPE and nohup ignores SIGHUP.
         defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-        # No session of its own: a session's leader cannot change its process group, which supertrees does.
+        # Gives it a process group and no session: supertrees changes its process group, and a session leader cannot.
         self.started_ns = time.monotonic_ns()
         self.pid = os.posix_spawn(argv[0], argv, env, file_actions=to_log, setpgroup=0, setsigdef=defaults)
         log.close()
@@ -48,7 +48,7 @@ class Service:
 
     def _prepare(self, directory: Path) -> None:
         os.mkfifo(directory / "lines")
-        # For reading and writing, so that it does not end with the last writer.
+        # Opened for writing too, so that reading does not end with the last writer.
         self._pipe = os.open(directory / "lines", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._rest = b""
         template = (HERE / "programs" / "nginx.conf").read_text()
@@ -56,12 +56,12 @@ class Service:
         (directory / "nginx.conf").write_text(filled_in)
 
     def close(self) -> None:
-        """The processes are left to procfs.end_everything()."""
+        """Closes the descriptors. The processes still run: procfs.end_everything() kills them."""
         os.close(self._pipe)
         os.close(self._pidfd)
 
     def update(self) -> None:
-        """Adds the workers that have begun since."""
+        """Adds the workers that have begun since the last call."""
         if self.peer.worker_title:
             known = {line.pid for line in self.lines}
             new = [pid for pid in procfs.children(self.pid) if pid not in known]
@@ -76,7 +76,7 @@ class Service:
             pass
 
     def next_lines(self, count: int, seconds: float) -> list[Line]:
-        """The next so many workers that begin, or fewer if time is up or the parent ends."""
+        """Waits for the next `count` workers to begin. Returns fewer if the time is up or the parent ends."""
         end = time.monotonic() + seconds
         while True:
             ended = self.has_ended()
@@ -114,13 +114,13 @@ class Service:
             os.kill(self.pid, number)
 
     def workers(self) -> list[tuple[int, str]]:
-        """Those that live, oldest first."""
+        """Returns the living workers, oldest first."""
         self.update()
         living = [procfs.identity(line.pid) for line in self.lines]
         return [process for process in living if process]
 
     def others(self) -> list[tuple[int, str]]:
-        """Whoever else lives below the parent: helpers, supervisors in between."""
+        """Returns the other living descendants of the parent: helpers, supervisors in between."""
         workers = {line.pid for line in self.lines}
         living = [procfs.identity(pid) for pid in procfs.descendants(self.pid) if pid not in workers]
         return [process for process in living if process]

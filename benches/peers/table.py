@@ -1,4 +1,4 @@
-"""results.json as a table, results.md."""
+"""Writes the table results.md from results.json."""
 
 import json
 from collections.abc import Callable
@@ -147,7 +147,7 @@ def table(results: dict) -> str:
 
 
 def cell_or_none(cell: Cell, name: str, facts: Facts) -> str:
-    """A sample may have failed, and a peer that could not even start has no figures."""
+    """Returns the cell, or "not measured" if the sample failed or the supervisor could not start."""
     try:
         return cell(name, facts)
     except (KeyError, ValueError):
@@ -167,13 +167,13 @@ of {lives} starts, and of up to twice as many replacements. Of the starts during
 work took more than a tenth of the machine's CPU time, {left_out} are left out, and {len(disturbed)} are not, because
 too few would remain."""
     if about["failures"]:
-        text += "\nWhat failed: " + "; ".join(failure.split(", see")[0] for failure in about["failures"]) + "."
+        text += "\nFailed samples: " + "; ".join(failure.split(", see")[0] for failure in about["failures"]) + "."
     return text
 
 
 def main() -> None:
     results = json.loads((HERE / "results.json").read_text())
-    text = f"""<!-- Written by benches/peers/run. What it means is told in benches/README.md. -->
+    text = f"""<!-- Written by benches/peers/run. benches/README.md explains the table. -->
 
 {table(results)}
 

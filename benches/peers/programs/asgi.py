@@ -1,4 +1,4 @@
-"""For uvicorn and granian, which import it in each worker."""
+"""The application for uvicorn and granian, which import it in each worker."""
 
 from begin import IS_BROKEN, write_line
 

@@ -1,6 +1,6 @@
-"""What each worker in Python does first: its pid and the clock, to the pipe that the measurement reads.
+"""The first step of each worker in Python: it writes its pid and the clock to the pipe that the measurement reads.
 
-Two measurements ask for more than that.
+For two measurements, the worker then fails: PEERS_FATE is "broken" or "dies".
 """
 
 import os

@@ -1,4 +1,4 @@
-//! prefork: `fork()`, as in its documentation.
+//! The crate prefork with `fork()`, as in its documentation.
 
 mod worker;
 

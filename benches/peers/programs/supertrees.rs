@@ -1,5 +1,5 @@
-//! supertrees: the workers of one supervisor are tasks of one process, so here each worker has a supervisor. One is the
-//! root's: without it, the root finds nobody in its process group to wait for, and ends.
+//! supertrees: the workers of one supervisor are tasks of one process, so here each worker has its own supervisor. One
+//! worker belongs to the root, because a root that finds no process in its group to wait for ends.
 
 mod worker;
 

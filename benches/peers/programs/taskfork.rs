@@ -1,4 +1,5 @@
-//! taskfork: `start()`, one listener for all, readiness; heartbeats where a worker is to hang.
+//! taskfork: `start()`, one listener for all workers, readiness, and heartbeats if a measurement has a worker that
+//! hangs.
 
 mod worker;
 
@@ -28,12 +29,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 fn work(worker: &Worker, beats: bool) -> Result<(), Box<dyn Error>> {
     worker::begin()?;
-    let listener = worker.listeners()[0].as_tcp().ok_or("not TCP")?;
+    let listener = worker.tcp(0)?;
     let stop = worker.stop_fd()?;
     worker.ready();
     let beat = || {
         worker.heartbeat();
         if beats { PollTimeout::from(1000_u16) } else { PollTimeout::NONE }
     };
-    Ok(worker::serve(listener, Some(stop), beat)?)
+    Ok(worker::serve(&listener, Some(stop), beat)?)
 }

@@ -1,4 +1,4 @@
-"""FastStream, with its command line's supervisor, and without a broker: none has to be connected to."""
+"""FastStream with the supervisor of its command line. It does not connect to its broker, so that none has to run."""
 
 from faststream import FastStream
 

@@ -1,4 +1,4 @@
-"""Tornado: fork_processes(), as in its documentation."""
+"""Tornado with fork_processes(), as in its documentation."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-//! The worker of all the Rust programs: one line, then the same small answer to whoever connects.
+//! The worker of all the Rust programs. It writes one line, and then sends the same small answer to every client.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -13,7 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 
 pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n";
 
-/// The pid and the clock, to the pipe that the measurement reads. Two measurements ask for more than that.
+/// Writes the pid and the time to the pipe that the measurement reads. Then, if PEERS_FATE is `broken`, the worker
+/// fails, and if it is `dies`, the worker exits after 100 ms.
 pub fn begin() -> io::Result<()> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let line = format!("{} {}{:09}\n", process::id(), now.tv_sec(), now.tv_nsec());
@@ -39,7 +40,7 @@ pub fn setting(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// Answers, one after the other, until `stop` is readable. `beat` is called before each wait.
+/// Answers the clients one after the other until `stop` is readable. Calls `beat` before each wait.
 #[allow(dead_code, reason = "one of the programs is asynchronous")]
 pub fn serve(
     listener: &TcpListener,
@@ -57,7 +58,7 @@ pub fn serve(
         if awaited.get(1).is_some_and(|stop| stop.any() == Some(true)) {
             return Ok(());
         }
-        // Another worker may have been quicker, and a client may have left.
+        // The call fails if another worker was quicker, or if the client has left.
         if let Ok((connection, _)) = listener.accept() {
             let _ = answer(connection);
         }

@@ -1,4 +1,4 @@
-"""For gunicorn, which imports it in each worker."""
+"""The application for gunicorn, which imports it in each worker."""
 
 from begin import begin
 

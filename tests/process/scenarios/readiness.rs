@@ -169,7 +169,9 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             for [old, new] in lives.iter().map(|lives| [lives[0], lives[1]]) {
                 daemon.wait_for_times(&format!("{old} exited normally"), 1);
-                assert!(daemon.said_before(&format!("{old} has reached its maximum lifetime"), &format!("{new} is ready")));
+                assert!(
+                    daemon.said_before(&format!("{old} has reached its maximum lifetime"), &format!("{new} is ready"))
+                );
                 assert!(daemon.said_before(&format!("{new} is ready"), &format!("{old} exited normally")));
             }
             daemon.signal(Signal::SIGTERM);
@@ -274,7 +276,8 @@ fn exits_after_ready() -> Report {
 /// The second process is late, and all others become ready at once. The first one does so while the parent is blocked,
 /// so it cannot be late on a slow machine.
 fn second_process_is_late() -> Report {
-    let (starts, gate) = (start_count(), Gate::new());
+    let starts = start_count();
+    let gate = Gate::new();
     let service = Prefork::new().workers(1).ready_timeout(SOON).on_event(block_on_start(0, |_| ()));
     serve(service, move |worker| {
         assert!(!worker.stop_requested());

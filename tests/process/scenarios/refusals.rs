@@ -1,4 +1,4 @@
-//! What the system refuses, and what the call refuses.
+//! Calls that fail: with other threads, without descriptors, and in the middle of the supervision.
 
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -16,32 +16,36 @@ use crate::program::{drain, fork, on_log, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("other_threads_are_refused_and_counted", with_two_threads, |daemon| {
+        Scenario::new("fork_with_other_threads_is_refused_with_their_count", with_two_threads, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused Some(3): 3 threads are running"), "{}", daemon.transcript());
             assert!(!daemon.said("log "), "nothing was started");
         }),
-        Scenario::new("a_thread_that_was_joined_is_not_counted", after_a_thread, |daemon| {
+        Scenario::new("joined_thread_is_not_counted", fork_after_joining_a_thread, |daemon| {
             daemon.ends_with(0);
         }),
-        Scenario::new("no_descriptors_names_the_call", few_descriptors, |daemon| {
+        Scenario::new("too_many_open_files_error_names_the_system_call", call_with_few_descriptors, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.count("refused ") >= 5, "{}", daemon.transcript());
             assert_eq!(daemon.count("refused "), daemon.count("Too many open files"));
             assert_eq!(daemon.count("refused "), daemon.count("state as before: true"));
             assert!(!daemon.said("refused None"));
         }),
-        Scenario::new("on_return_the_parent_is_as_it_was_before_the_call", unchanged_in_parent, |daemon| {
+        Scenario::new("failed_call_restores_the_parents_signals_and_descriptors", unchanged_in_parent, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
-        Scenario::reporting("a_service_that_was_stopped_leaves_the_parent_as_it_was", unchanged_by_service, |daemon| {
-            daemon.worker();
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
-        }),
-        Scenario::new("a_thread_started_meanwhile_holds_up_a_restart_until_it_has_ended", thread_meanwhile, |daemon| {
+        Scenario::reporting(
+            "stopped_service_restores_the_parents_signals_and_descriptors",
+            unchanged_by_service,
+            |daemon| {
+                daemon.worker();
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::new("restart_waits_until_a_new_thread_has_ended", logger_starts_a_thread, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
             assert_eq!(daemon.worker().id, 0);
@@ -49,7 +53,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("trying again in"));
         }),
         Scenario::new(
-            "after_a_refusal_the_next_call_can_succeed",
+            "call_succeeds_after_an_earlier_refusal",
             || {
                 with_two_threads();
                 up(fork(1, 0));
@@ -59,11 +63,11 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count("up "), 1);
             },
         ),
-        Scenario::new("what_is_refused_has_taken_no_socket_that_was_passed", activated_with_thread, |daemon| {
+        Scenario::new("refused_call_leaves_listen_fds_in_the_environment", activated_with_thread, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused Some(2), LISTEN_FDS is there: true"), "{}", daemon.transcript());
         }),
-        Scenario::new("a_call_that_fails_in_the_parent_leaves_nobody_behind", loses_its_descriptors, |daemon| {
+        Scenario::new("failed_call_leaves_no_children", overwrites_its_descriptors, |daemon| {
             let workers = daemon.workers(3);
             crate::daemon::kill(workers[0].pid, Signal::SIGKILL);
             daemon.ends_with(1);
@@ -89,7 +93,7 @@ pub fn with_two_threads() {
 }
 
 fn activated_with_thread() {
-    // SAFETY: there is no other thread.
+    // SAFETY: this process has no other thread that could read the environment.
     unsafe { std::env::set_var("LISTEN_FDS", "1") };
     let (end, wait) = mpsc::channel::<()>();
     let thread = thread::spawn(move || wait.recv().is_err());
@@ -100,8 +104,8 @@ fn activated_with_thread() {
     thread.join().expect("a thread");
 }
 
-/// A logger that makes a thread, which waits until it is told to end.
-fn thread_meanwhile() {
+/// The logger starts a thread when a worker is restarted, and joins it when the parent tries the restart again.
+fn logger_starts_a_thread() {
     static THREAD: Mutex<Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>> = Mutex::new(None);
     on_log("restarting", || {
         let (end, wait) = mpsc::channel();
@@ -118,10 +122,10 @@ fn thread_meanwhile() {
     idle();
 }
 
-/// A joined thread is still listed by the system for a moment; often enough tried, such a moment is met.
-fn after_a_thread() {
+/// The system still lists a thread for a moment after it was joined. 200 attempts make it likely to meet such a moment.
+fn fork_after_joining_a_thread() {
     for _ in 0..200 {
-        // SAFETY: no other thread runs.
+        // SAFETY: this process has one thread, so the child of fork(2) may call any function.
         if let ForkResult::Parent { child } = unsafe { nix::unistd::fork() }.expect("fork") {
             let status = waitpid(child, None).expect("its status");
             assert!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "{status:?}");
@@ -133,13 +137,14 @@ fn after_a_thread() {
     }
 }
 
-/// Calls, and says what was refused and whether everything is as before.
+/// Calls `call`. Prints its error, and whether signal state and descriptors are the same as before.
 pub fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
     let before = (state(), own_descriptors());
     match call(n) {
         Ok(_) => idle(),
         Err(error) => {
-            let (call, worker) = (error.call().unwrap_or("None"), error.worker());
+            let call = error.call().unwrap_or("None");
+            let worker = error.worker();
             say(&format!(
                 "refused {call} for {worker:?}: {error:?}; state as before: {}",
                 before == (state(), own_descriptors())
@@ -148,13 +153,13 @@ pub fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
     }
 }
 
-fn few_descriptors() {
+fn call_with_few_descriptors() {
     prepare();
-    // 0 to 2 are open.
+    // Descriptors 0 to 2 are open.
     for limit in 3..5 {
         refuse(3, |n| with_descriptors(limit, || try_fork(n, 0)));
     }
-    // The doorbell has one more, at least.
+    // The doorbell of `start` needs at least one descriptor more.
     for limit in 3..6 {
         refuse(3, |n| with_descriptors(limit, || id_of(Prefork::new().workers(n).start())));
     }
@@ -199,10 +204,11 @@ fn unchanged_by_service() -> Report {
     report
 }
 
-fn loses_its_descriptors() {
+fn overwrites_its_descriptors() {
     on_log("restarting", || {
         for descriptor in own_descriptors().iter().filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2) {
-            // SAFETY: whoever owns it still has a descriptor, if one that is of no use; which is what this is about.
+            // SAFETY: dup2(2) replaces the descriptor in one step, so its owner still has an open one. That it refers
+            // to another file is the fault that this program provokes.
             unsafe { libc::dup2(0, descriptor) };
         }
     });

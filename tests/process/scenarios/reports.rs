@@ -1,4 +1,4 @@
-//! What the parent tells of it all: events while it lasts, and a report at the end.
+//! `on_event` and `Report`: events while the service runs, and a report at its end.
 
 use taskfork::{Event, Prefork, Process, Report, Worker};
 
@@ -8,7 +8,7 @@ use crate::program::{drain, fail, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("every_transition_is_told_with_worker_pid_generation_and_exit", told, |daemon| {
+        Scenario::reporting("events_carry_worker_pid_generation_and_exit", prints_events, |daemon| {
             let old = daemon.workers(2);
             daemon.send(old[1], Signal::SIGKILL);
             let new = daemon.worker();
@@ -42,7 +42,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("worker 1: 3 processes, 1 restarts, Some(Code(0))"));
             assert!(daemon.said("worker 2: 2 processes, 0 restarts, Some(Code(0))"));
         }),
-        Scenario::reporting("an_event_comes_after_its_line_in_the_log_and_reads_the_same", told, |daemon| {
+        Scenario::reporting("event_follows_its_log_line_with_the_same_text", prints_events, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -51,7 +51,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let events: Vec<&str> = transcript.lines().filter_map(|line| line.strip_prefix("event log ")).collect();
             assert!(lines.iter().map(|line| &line[4..]).eq(events), "{transcript}");
         }),
-        Scenario::reporting("a_report_tells_which_worker_had_one_end_too_many", gives_up, |daemon| {
+        Scenario::reporting("report_names_the_worker_that_exceeded_max_restarts", gives_up, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said("report: gave up after 2 restarts: child 1 ("), "{}", daemon.transcript());
             assert!(daemon.said("in all: 2 restarts, success false, gave up"));
@@ -59,28 +59,32 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("worker 1: 3 processes, 2 restarts, Some({})", daemon.failed_exit(9))));
         }),
         Scenario::reporting(
-            "last_words_count_though_the_parent_hears_of_the_end_first",
-            ends_before_it_is_heard,
+            "ready_sent_before_an_unnoticed_exit_counts",
+            exits_while_the_parent_is_blocked,
             |daemon| {
                 daemon.ends_with(1);
-                assert!(daemon.said("report: gave up after 0 restarts"), "it was ready:\n{}", daemon.transcript());
+                assert!(
+                    daemon.said("report: gave up after 0 restarts"),
+                    "the parent did not count it as ready:\n{}",
+                    daemon.transcript()
+                );
             },
         )
         .for_processes(),
-        Scenario::reporting("what_the_one_who_is_told_has_printed_is_printed_once", prints_when_told, |daemon| {
+        Scenario::reporting("output_buffered_by_on_event_is_printed_once", prints_in_on_event, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("from the parent"), 1, "{}", daemon.transcript());
         }),
-        Scenario::new("a_panic_of_who_is_told_leaves_nobody_behind", panics_when_told, |daemon| {
+        Scenario::new("panic_in_on_event_leaves_no_worker_behind", panics_in_on_event, |daemon| {
             daemon.ends_with(101);
             assert_eq!(daemon.count("up "), 2);
-            assert!(daemon.said("too much to hear"), "{}", daemon.transcript());
+            assert!(daemon.said("a panic in on_event"), "{}", daemon.transcript());
         })
         .for_threads_too(),
     ]
 }
 
-fn tell(event: &Event) {
+fn print_event(event: &Event) {
     let one = |process: &Process| format!("{}/{} {}", process.id, process.generation, process.pid.unwrap_or(0));
     match event {
         Event::Starting { workers } => say(&format!("event Starting {workers}")),
@@ -111,25 +115,29 @@ fn serve_and_drain(worker: &Worker) {
     drain(worker);
 }
 
-fn tell_all(report: Report) -> Report {
-    let (restarts, success, reason) = (report.restarts(), report.is_success(), report.reason());
+fn print_report(report: Report) -> Report {
+    let restarts = report.restarts();
+    let success = report.is_success();
+    let reason = report.reason();
     say(&format!("in all: {restarts} restarts, success {success}, {reason}"));
     for worker in report.workers() {
-        let (id, processes, restarts) = (worker.id(), worker.processes(), worker.restarts());
+        let id = worker.id();
+        let processes = worker.processes();
+        let restarts = worker.restarts();
         say(&format!("worker {id}: {processes} processes, {restarts} restarts, {:?}", worker.exit()));
     }
     report
 }
 
-fn told() -> Report {
+fn prints_events() -> Report {
     let patience = std::time::Duration::from_secs(600);
-    let service = Prefork::new().workers(2).max_restarts(7).ready_timeout(patience).on_event(tell);
-    tell_all(serve(service, |worker| serve_and_drain(&worker)))
+    let service = Prefork::new().workers(2).max_restarts(7).ready_timeout(patience).on_event(print_event);
+    print_report(serve(service, |worker| serve_and_drain(&worker)))
 }
 
 fn gives_up() -> Report {
     let gate = Gate::new();
-    tell_all(serve(Prefork::new().workers(2).max_restarts(2), move |worker| {
+    print_report(serve(Prefork::new().workers(2).max_restarts(2), move |worker| {
         assert!(!worker.stop_requested());
         if worker.id() == 1 {
             gate.pass();
@@ -140,8 +148,8 @@ fn gives_up() -> Report {
     }))
 }
 
-/// The parent is busy until the worker is dead.
-fn ends_before_it_is_heard() -> Report {
+/// The event handler blocks the parent until the worker is dead.
+fn exits_while_the_parent_is_blocked() -> Report {
     let service = Prefork::new().workers(1).max_restarts(0).ready_timeout(std::time::Duration::from_secs(600));
     let service = service.on_event(|event| {
         if let Event::Started { process } = event {
@@ -154,8 +162,9 @@ fn ends_before_it_is_heard() -> Report {
     })
 }
 
-/// Between two forks, and without a line in the log.
-fn prints_when_told() -> Report {
+/// The event handler prints between two forks, without a newline, so that the text stays in the buffer of standard
+/// output. The log is off, so that no log line is written in between.
+fn prints_in_on_event() -> Report {
     let service = Prefork::new().workers(3).on_event(|event| {
         log::set_max_level(log::LevelFilter::Off);
         if matches!(event, Event::Started { process } if process.id == 0) {
@@ -165,11 +174,11 @@ fn prints_when_told() -> Report {
     serve(service, |_| println!())
 }
 
-fn panics_when_told() {
+fn panics_in_on_event() {
     let mut started = 0;
     let service = Prefork::new().workers(2).on_event(move |event| {
         started += usize::from(matches!(event, Event::Ready { .. }));
-        assert!(started < 2, "too much to hear");
+        assert!(started < 2, "a panic in on_event");
     });
     serve(service.ready_timeout(std::time::Duration::from_secs(600)), |worker| {
         assert!(!worker.stop_requested());

@@ -1,4 +1,4 @@
-//! Signals and fork: each trap by its name.
+//! Signals to the parent and to forked workers. Each scenario covers one trap.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use taskfork::{Event, Prefork, Report};
 use super::ends::three_idle;
 use super::heartbeats;
 use super::prefork::signals_itself_at_the_end;
-use super::stops::{deaf_to_term, drains_on, three_that_drain};
+use super::stops::{drains_on, three_that_drain, three_that_ignore_term};
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
 use crate::os::{KILLED, Signal, idle, ignore, state};
@@ -25,7 +25,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 0);
             assert!(daemon.said("killed by signal 15, restarting"));
         }),
-        Scenario::new("a_term_to_a_worker_the_moment_it_is_forked_is_not_lost", fifty_idle, |daemon| {
+        Scenario::new("term_right_after_fork_is_not_lost", fifty_idle, |daemon| {
             for _ in 0..50 {
                 let line = daemon.wait_for(" started, generation 0");
                 let pid = line.split_once("(pid ").and_then(|(_, rest)| rest.split_once(')')).expect("a pid").0;
@@ -35,7 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.wait_for("killed by signal 15, restarting");
             }
         }),
-        Scenario::new("a_signal_in_the_midst_of_a_fork_waits_for_a_whole_worker", signalled_in_fork, |daemon| {
+        Scenario::new("signal_during_fork_is_delivered_after_worker_setup", signalled_during_fork, |daemon| {
             daemon.wait_for("handled in Some(0)");
             daemon.ends_with(0);
             assert!(!daemon.said("handled in None"));
@@ -43,8 +43,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("signal_hook_works_in_a_worker", signal_hook_worker, handles_term),
         Scenario::new("tokio_signal_works_in_a_worker", tokio_worker, handles_term),
         Scenario::new("sigaction_works_in_a_worker", sigaction_worker, handles_term),
-        Scenario::new("a_handler_installed_before_the_call_runs_in_the_worker", handler_before, handles_term),
-        Scenario::new("a_workers_signal_is_not_taken_for_one_of_the_parents", three_that_drain, |daemon| {
+        Scenario::new("handler_installed_before_the_call_runs_in_the_worker", handler_before, handles_term),
+        Scenario::new("signal_to_a_worker_does_not_stop_the_parent", three_that_drain, |daemon| {
             let workers = daemon.workers(3);
             kill(workers[1].pid, Signal::SIGTERM);
             daemon.wait_for(&format!("child 1 (pid {}) exited normally", workers[1].pid));
@@ -52,53 +52,45 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 2, "the parent still supervises");
             assert!(!daemon.said("log Stopping"));
         }),
-        Scenario::new("a_handler_of_the_programs_own_does_not_disturb_the_parent", own_handler, |daemon| {
+        Scenario::new("programs_own_handler_does_not_disturb_the_parent", own_handler, |daemon| {
             let workers = daemon.workers(3);
             daemon.signal(Signal::SIGUSR2);
             daemon.wait_for("handled");
             kill(workers[0].pid, Signal::SIGKILL);
             assert_eq!(daemon.worker().id, 0);
         }),
-        Scenario::new(
-            "an_ignored_sigchld_does_not_blind_the_parent_and_stays_ignored_in_the_worker",
-            no_sigchld,
-            |daemon| {
-                let worker = daemon.worker();
-                kill(worker.pid, Signal::SIGKILL);
-                daemon.worker();
-                assert!(daemon.said("killed by signal 9, restarting"));
-                assert_eq!(daemon.count("state as before: true"), 2);
-            },
-        ),
-        Scenario::new("a_sigchld_whose_children_need_no_wait_does_not_blind_the_parent", no_child_wait, |daemon| {
+        Scenario::new("ignored_sigchld_is_tolerated_and_inherited_by_the_worker", no_sigchld, |daemon| {
+            let worker = daemon.worker();
+            kill(worker.pid, Signal::SIGKILL);
+            daemon.worker();
+            assert!(daemon.said("killed by signal 9, restarting"));
+            assert_eq!(daemon.count("state as before: true"), 2);
+        }),
+        Scenario::new("sa_nocldwait_does_not_hide_exits_from_the_parent", no_child_wait, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
             daemon.worker();
             assert_eq!(daemon.count("state as before: true"), 2);
         }),
-        Scenario::reporting(
-            "a_worker_that_the_program_itself_has_waited_for_is_not_missed_for_ever",
-            takes_ends,
-            |daemon| {
-                let workers = daemon.workers(3);
-                kill(workers[0].pid, Signal::SIGKILL);
-                let mut again = [daemon.worker().id, daemon.worker().id];
-                again.sort();
-                assert_eq!(again, [0, 1]);
-                assert!(
-                    daemon
-                        .said(&format!("log child 1 (pid {}) exited with unknown status, restarting", workers[1].pid))
-                );
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
-            },
-        )
+        Scenario::reporting("worker_reaped_by_the_program_itself_is_restarted", reaps_workers_itself, |daemon| {
+            let workers = daemon.workers(3);
+            kill(workers[0].pid, Signal::SIGKILL);
+            let mut again = [daemon.worker().id, daemon.worker().id];
+            again.sort();
+            assert_eq!(again, [0, 1]);
+            assert!(
+                daemon.said(&format!("log child 1 (pid {}) exited with unknown status, restarting", workers[1].pid))
+            );
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
+        })
         .for_processes(),
-        Scenario::reporting("a_signal_to_the_parent_is_no_excuse_for_who_is_late", late_additions, |daemon| {
+        Scenario::reporting("signal_to_the_parent_does_not_extend_ready_timeout", added_workers_are_late, |daemon| {
             daemon.wait_for("is ready");
-            // The first of the two has no excuse but that signal for not being the first that is late. If the parent was held
-            // up, though, both may have one.
+            // The second SIGTTIN wakes the parent, and must not extend the timeout of the worker that was added first.
+            // So that worker is late first. If the parent itself was delayed, it may extend both timeouts. Then either
+            // worker may be late first, and the next round decides.
             for round in 1.. {
                 let added = [(); 2].map(|()| {
                     daemon.signal(Signal::SIGTTIN);
@@ -121,7 +113,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.said("Rolling restart"));
         }),
-        Scenario::new("a_term_that_was_blocked_before_the_call_still_stops_the_parent", blocked_term, |daemon| {
+        Scenario::new("term_blocked_before_the_call_still_stops_the_parent", blocked_term, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("log Stopping 1 processes");
@@ -129,12 +121,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         }),
         Scenario::reporting(
-            "who_hangs_is_aborted_and_may_say_where_before_it_is_restarted",
-            two_that_trace,
+            "sigabrt_handler_of_a_hanging_worker_runs_before_restart",
+            two_with_sigabrt_handler,
             |daemon| {
                 let workers = daemon.workers(2);
                 let (beating, mut hanging) = (workers[0], workers[1]);
-                // Who takes too long to say it is killed, and its successor is the next to say it.
+                // A worker whose SIGABRT handler takes longer than 1 s is killed. Then the next process is tried.
                 while !daemon.said("exited with status 6, restarting") {
                     kill(hanging.pid, Signal::SIGUSR2);
                     daemon.wait_for(&format!("{hanging} gives no sign of life, aborting it"));
@@ -161,11 +153,11 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert_eq!(daemon.count("drained"), 3);
         }),
-        Scenario::reporting("a_stop_asked_for_when_all_have_finished_is_the_programs", finished_late, |daemon| {
+        Scenario::reporting("term_after_the_last_exit_goes_to_the_program", signalled_after_the_last_exit, |daemon| {
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&daemon.end()), Some(15));
             assert!(!daemon.said("report: "));
         }),
-        Scenario::new("int_to_the_parent_lets_the_workers_drain_too", three_that_drain, |daemon| {
+        Scenario::new("int_to_the_parent_lets_the_workers_drain", three_that_drain, |daemon| {
             drains_on(daemon, Signal::SIGINT);
         }),
         Scenario::new("quit_is_passed_on_as_quit", three_idle, |daemon| {
@@ -174,19 +166,19 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("killed by signal 3"), "{}", daemon.transcript());
             for up in workers {
-                // Who is held up is killed before it dies of that.
+                // On a busy machine, the parent may kill a worker before that has died of SIGQUIT.
                 let is_late = daemon.said(&format!("{up} did not stop in time"));
                 assert!(is_late || daemon.said(&format!("{up} killed by signal 3")), "{}", daemon.transcript());
             }
         }),
-        Scenario::new("a_second_int_after_a_term_kills_who_does_not_listen", deaf_to_term, |daemon| {
+        Scenario::new("int_after_term_kills_workers_that_ignore_term", three_that_ignore_term, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("log Stopping 3 processes");
             daemon.signal(Signal::SIGINT);
             daemon.ends_with(0);
         }),
-        Scenario::new("whatever_comes_after_the_stop_the_parent_exits_0", signals_itself_at_exit, |daemon| {
+        Scenario::new("signals_at_exit_do_not_change_the_exit_status", signals_itself_at_exit, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -200,8 +192,8 @@ fn fifty_idle() {
     idle();
 }
 
-/// The C library runs what pthread_atfork(3) was given before fork(2) returns in the child.
-fn signalled_in_fork() {
+/// A pthread_atfork(3) handler raises SIGUSR2 in the child before fork(2) returns there.
+fn signalled_during_fork() {
     extern "C" fn raise() {
         let _ = nix::sys::signal::raise(Signal::SIGUSR2);
     }
@@ -210,13 +202,13 @@ fn signalled_in_fork() {
             Some(0) => b"handled in Some(0)\n",
             _ => b"handled in None\n",
         };
-        // SAFETY: write(2) is async-signal-safe, and the text is there.
+        // SAFETY: write(2) is async-signal-safe, and the buffer is valid for its length.
         unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
     }
     let action = SigAction::new(SigHandler::Handler(handled), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler is async-signal-safe.
     unsafe { sigaction(Signal::SIGUSR2, &action) }.expect("a handler");
-    // SAFETY: the function is async-signal-safe, and there until the end.
+    // SAFETY: the function only calls raise(3), which is async-signal-safe, and it stays valid until the process ends.
     assert_eq!(unsafe { libc::pthread_atfork(None, None, Some(raise)) }, 0);
     fork(1, 0);
 }
@@ -253,7 +245,7 @@ fn handle(signal: Signal, flags: SaFlags) {
     extern "C" fn handled(_: libc::c_int) {
         HANDLED.store(true, Ordering::Relaxed);
         let text = b"handled\n";
-        // SAFETY: write(2) is async-signal-safe, and the text is there.
+        // SAFETY: write(2) is async-signal-safe, and the buffer is valid for its length.
         unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
     }
     let action = SigAction::new(SigHandler::Handler(handled), flags, SigSet::empty());
@@ -298,17 +290,17 @@ fn compare_state() {
     idle();
 }
 
-/// That of worker 1 when worker 0 has ended, and that of worker 2 when all are to.
-fn takes_ends() -> Report {
+/// The parent kills and reaps worker 1 itself when worker 0 has exited, and worker 2 when the service stops.
+fn reaps_workers_itself() -> Report {
     let mut pids = [Pid::this(); 3];
-    let take = |pid| {
+    let kill_and_reap = |pid| {
         nix::sys::signal::kill(pid, Signal::SIGKILL).expect("a worker");
         waitpid(pid, None).expect("its status");
     };
     let prefork = Prefork::new().workers(3).on_event(move |event| match event {
         Event::Started { process } => pids[process.id] = Pid::from_raw(process.pid.unwrap_or(0) as i32),
-        Event::Exited { process, restarting: true, .. } if process.id == 0 => take(pids[1]),
-        Event::Stopping { .. } => take(pids[2]),
+        Event::Exited { process, restarting: true, .. } if process.id == 0 => kill_and_reap(pids[1]),
+        Event::Stopping { .. } => kill_and_reap(pids[2]),
         _ => {}
     });
     serve(prefork, |worker| {
@@ -317,8 +309,8 @@ fn takes_ends() -> Report {
     })
 }
 
-/// Of all workers only the first becomes ready.
-fn late_additions() -> Report {
+/// Only worker 0 becomes ready.
+fn added_workers_are_late() -> Report {
     serve(Prefork::new().workers(1).ready_timeout(Duration::from_millis(500)), |worker| {
         match worker.id() {
             0 => worker.ready(),
@@ -348,7 +340,7 @@ fn three_that_reopen() {
     }
 }
 
-fn finished_late() -> Report {
+fn signalled_after_the_last_exit() -> Report {
     signals_itself_at_the_end(|_| {})
 }
 
@@ -359,14 +351,14 @@ fn signals_itself_at_exit() {
             let _ = nix::sys::signal::raise(signal);
         }
     }
-    // SAFETY: the function is there until the end.
+    // SAFETY: atexit(3) takes a function that stays valid until the process ends, as every `fn` item does.
     assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
     up(fork(1, 100));
     idle();
 }
 
-/// SIGUSR2 is the endless loop, and SIGABRT makes it say so.
-fn two_that_trace() -> Report {
+/// SIGUSR2 starts an endless loop. The handler for SIGABRT prints this, and exits with status 6.
+fn two_with_sigabrt_handler() -> Report {
     extern "C" fn hang(_: libc::c_int) {
         loop {
             std::hint::spin_loop();
@@ -374,7 +366,7 @@ fn two_that_trace() -> Report {
     }
     extern "C" fn trace(_: libc::c_int) {
         let text = b"it was in a loop\n";
-        // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
+        // SAFETY: write(2) and _exit(2) are async-signal-safe, and the buffer is valid for its length.
         unsafe {
             libc::write(2, text.as_ptr().cast(), text.len());
             libc::_exit(6);

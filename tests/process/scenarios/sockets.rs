@@ -1,4 +1,4 @@
-//! What can be listened on, and what is refused. Unix only.
+//! Listeners: Unix sockets, UDP, dual-stack sockets, socket activation, and addresses that are refused. Unix only.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,32 +18,28 @@ use crate::program::{drain, own_host, prepare, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting(
-            "a_unix_socket_is_there_while_the_parent_is_and_is_removed_by_it_alone",
-            on_a_path,
-            |daemon| {
-                let workers = daemon.workers(2);
-                let path = daemon.scratch().join("socket");
-                let metadata = fs::metadata(&path).expect("a socket");
-                assert!(metadata.file_type().is_socket());
-                assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
-                assert!(ask_path(daemon).starts_with("worker "));
-                daemon.send(workers[0], Signal::SIGKILL);
-                daemon.worker();
-                assert!(ask_path(daemon).starts_with("worker "), "whoever has ended has left it");
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(!path.exists());
-            },
-        ),
-        Scenario::reporting("a_unix_socket_that_nobody_answers_on_is_replaced", on_a_stale_path, |daemon| {
+        Scenario::reporting("unix_socket_outlives_workers_and_is_removed_at_stop", on_a_path, |daemon| {
+            let workers = daemon.workers(2);
+            let path = daemon.scratch().join("socket");
+            let metadata = fs::metadata(&path).expect("a socket");
+            assert!(metadata.file_type().is_socket());
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
+            assert!(ask_path(daemon).starts_with("worker "));
+            daemon.send(workers[0], Signal::SIGKILL);
+            daemon.worker();
+            assert!(ask_path(daemon).starts_with("worker "), "a killed worker leaves the socket file in place");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!path.exists());
+        }),
+        Scenario::reporting("stale_unix_socket_file_is_replaced", on_a_stale_path, |daemon| {
             daemon.workers(2);
             assert!(ask_path(daemon).starts_with("worker "));
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(!daemon.scratch().join("socket").exists());
         }),
-        Scenario::new("what_cannot_be_listened_on_is_an_error_that_names_it_and_leaves_nothing", refusals, |daemon| {
+        Scenario::new("listen_error_names_the_address_and_leaves_no_socket", prints_listen_errors, |daemon| {
             daemon.ends_with(0);
             for refusal in [
                 "live: Some(AddrInUse) cannot listen on unix:",
@@ -59,7 +55,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("left: [\"file\", \"live\"]"), "{}", daemon.transcript());
             assert!(!daemon.said("log "), "nothing was started");
         }),
-        Scenario::reporting("a_datagram_goes_to_some_worker", on_udp, |daemon| {
+        Scenario::reporting("udp_datagram_is_answered_by_a_worker", on_udp, |daemon| {
             daemon.workers(2);
             let address = daemon.line("log Listening on udp:").trim_start_matches("log Listening on udp:").to_owned();
             let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
@@ -70,7 +66,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("a_dual_socket_is_for_both_families_unless_it_is_for_one_alone", dual, |daemon| {
+        Scenario::reporting("ipv6_wildcard_accepts_ipv4_unless_only_v6_is_set", dual, |daemon| {
             daemon.worker();
             let ports: Vec<u16> = daemon
                 .transcript()
@@ -78,28 +74,24 @@ pub fn scenarios() -> Vec<Scenario> {
                 .filter_map(|line| line.strip_prefix("log Listening on [::]:")?.parse().ok())
                 .collect();
             assert_eq!(ports.len(), 2, "{}", daemon.transcript());
-            TcpStream::connect(("127.0.0.1", ports[0])).expect("both");
-            TcpStream::connect((own_host(daemon.pid()), ports[1])).expect_err("the other one alone");
-            TcpStream::connect(("::1", ports[1])).expect("that one");
+            TcpStream::connect(("127.0.0.1", ports[0])).expect("the dual-stack socket accepts IPv4");
+            TcpStream::connect((own_host(daemon.pid()), ports[1])).expect_err("the IPv6-only socket refuses IPv4");
+            TcpStream::connect(("::1", ports[1])).expect("the IPv6-only socket accepts IPv6");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
         .needs(no_ipv6),
-        Scenario::reporting(
-            "activated_sockets_take_the_place_of_those_of_their_name_and_then_in_order",
-            activated,
-            |daemon| {
-                daemon.worker();
-                let said: Vec<_> = (0..3).map(|at| daemon.line(&format!("listener {at} ")).to_owned()).collect();
-                assert!(said[0].ends_with("is passed first: true"), "{said:?}");
-                assert!(said[1].ends_with("is passed second: true"), "{said:?}");
-                assert!(said[2].contains("unix:"), "{said:?}");
-                assert!(daemon.said("left in the environment: false"));
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-            },
-        ),
-        Scenario::reporting("more_activated_sockets_than_were_asked_for_are_an_error", over_activated, |daemon| {
+        Scenario::reporting("activated_sockets_match_by_name_and_then_by_order", activated, |daemon| {
+            daemon.worker();
+            let lines: Vec<_> = (0..3).map(|at| daemon.line(&format!("listener {at} ")).to_owned()).collect();
+            assert!(lines[0].ends_with("is passed first: true"), "{lines:?}");
+            assert!(lines[1].ends_with("is passed second: true"), "{lines:?}");
+            assert!(lines[2].contains("unix:"), "{lines:?}");
+            assert!(daemon.said("left in the environment: false"));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::reporting("surplus_activated_sockets_are_an_error", activated_with_surplus_sockets, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said("error socket_activation: 2 sockets were passed for 1"), "{}", daemon.transcript());
         }),
@@ -111,13 +103,13 @@ fn no_ipv6() -> Option<&'static str> {
 }
 
 fn ask_path(daemon: &Daemon) -> String {
-    let client = UnixStream::connect(daemon.scratch().join("socket")).expect("somebody who listens");
+    let client = UnixStream::connect(daemon.scratch().join("socket")).expect("a listening socket");
     let mut line = String::new();
     BufReader::new(client).read_line(&mut line).expect("an answer");
     line
 }
 
-/// Each worker answers in a thread, until the process ends.
+/// Serves with workers that answer each client with their id. A thread of the worker does so until the process ends.
 fn answers(service: Prefork) -> Report {
     serve(service, |worker| {
         assert!(!worker.stop_requested());
@@ -152,32 +144,35 @@ fn on_a_path() -> Report {
 
 fn on_a_stale_path() -> Report {
     let path = scratch().join("socket");
-    // Of a program that did not live to remove it. A worker that was spawned finds that of its parent.
+    // A killed program leaves such a socket file. A spawned worker finds its parent's socket here, and leaves it alone.
     if !path.exists() {
         drop(UnixListener::bind(&path).expect("a socket"));
     }
     answers(Prefork::new().workers(2).listen(format!("unix:{}", path.display())))
 }
 
-fn refusals() {
+fn prints_listen_errors() {
     prepare();
     let directory = scratch();
     let _live = UnixListener::bind(directory.join("live")).expect("a socket");
     fs::write(directory.join("file"), "not a socket").expect("a file");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let refuse = |name: &str, service: Prefork| {
+    let print_error = |name: &str, service: Prefork| {
         let error = service.workers(1).start().expect_err("a refusal");
         say(&format!("{name}: {:?} {error:?}", error.io_error().map(std::io::Error::kind)));
     };
     let unix = |name: &str| Prefork::new().listen(ListenConfig::unix(directory.join(name)));
-    refuse("live", unix("live"));
-    refuse("file", unix("file"));
-    refuse("long", unix(&"x".repeat(200)));
-    refuse("nowhere", unix("no/such/directory"));
-    refuse("owner", Prefork::new().listen(ListenConfig::unix(directory.join("owned")).user("nobody-of-this-name")));
-    refuse("second", unix("first").listen(taken.local_addr().expect("an address")));
+    print_error("live", unix("live"));
+    print_error("file", unix("file"));
+    print_error("long", unix(&"x".repeat(200)));
+    print_error("nowhere", unix("no/such/directory"));
+    print_error(
+        "owner",
+        Prefork::new().listen(ListenConfig::unix(directory.join("owned")).user("nobody-of-this-name")),
+    );
+    print_error("second", unix("first").listen(taken.local_addr().expect("an address")));
     let mut left: Vec<_> =
-        fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("it").file_name()).collect();
+        fs::read_dir(&directory).expect("a directory").map(|entry| entry.expect("an entry").file_name()).collect();
     left.sort();
     say(&format!("left: {left:?}"));
 }
@@ -195,14 +190,15 @@ fn dual() -> Report {
     })
 }
 
-/// The launcher of itself, as systemd is.
+/// Executes this program again with `sockets` as its descriptors from 3 on, as systemd does. Returns at once in the
+/// executed program, and in a spawned worker.
 fn launch(sockets: &[TcpListener], names: &str) {
     let variables = ["LISTEN_FDS", "LAUNCHED"];
     if variables.iter().any(|name| std::env::var_os(name).is_some()) || taskfork_worker() {
         return;
     }
     for (at, socket) in sockets.iter().enumerate() {
-        // SAFETY: these numbers are nobody's that is still of use when the program is executed.
+        // SAFETY: dup2(2) may close what the descriptors from 3 on refer to, because nothing uses them before the exec.
         assert_ne!(unsafe { libc::dup2(socket.as_raw_fd(), 3 + at as libc::c_int) }, -1);
     }
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
@@ -216,13 +212,13 @@ fn taskfork_worker() -> bool {
 }
 
 fn ports(n: usize) -> Vec<TcpListener> {
-    // From 10 on, so that no number is in the way.
+    // Descriptors from 10 on, so that `launch` does not overwrite a socket before it has passed it.
     let sockets = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
     sockets
         .map(|socket| {
-            // SAFETY: it makes a new descriptor.
+            // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC makes a new descriptor, and changes no other one.
             let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
-            // SAFETY: it is new, and nobody else's.
+            // SAFETY: the descriptor is new, and nothing else owns it.
             unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
         })
         .collect()
@@ -231,7 +227,7 @@ fn ports(n: usize) -> Vec<TcpListener> {
 fn activated() -> Report {
     let passed = ports(2);
     let known: Vec<String> = passed.iter().map(|socket| socket.local_addr().expect("an address").to_string()).collect();
-    // Told to the program that is launched.
+    // The file gives the addresses to the executed program.
     let file = scratch().join("passed");
     if std::env::var_os("LAUNCHED").is_none() {
         fs::write(&file, known.join(" ")).expect("a file");
@@ -256,7 +252,7 @@ fn activated() -> Report {
     })
 }
 
-fn over_activated() -> Report {
+fn activated_with_surplus_sockets() -> Report {
     launch(&ports(2), "");
     serve(Prefork::new().workers(1).listen("127.0.0.1:0").socket_activation(), |_| {})
 }

@@ -1,4 +1,4 @@
-//! Workers that are the program, started again.
+//! `Backend::Spawn`: each worker is the program, started again.
 
 use std::env::consts::EXE_EXTENSION;
 use std::fs;
@@ -17,50 +17,62 @@ const VARIABLE: &str = "TASKFORK_WORKER";
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::spawning("what_is_before_the_call_runs_again_in_each_worker", says_where_it_is, |daemon| {
-            daemon.workers(2);
-            let here = std::env::current_dir().expect("a directory");
-            let before = format!("before: {} in {}", PROGRAM, here.display());
-            assert_eq!(daemon.count(&before), 3, "{before}:\n{}", daemon.transcript());
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert_eq!(daemon.count("drained"), 2);
-        }),
-        Scenario::spawning("a_spawned_worker_draws_random_numbers_and_has_its_id", draws, |daemon| {
+        Scenario::spawning(
+            "code_before_the_call_runs_in_each_spawned_worker",
+            prints_directory_before_the_call,
+            |daemon| {
+                daemon.workers(2);
+                let here = std::env::current_dir().expect("a directory");
+                let before = format!("before: {} in {}", PROGRAM, here.display());
+                assert_eq!(daemon.count(&before), 3, "{before}:\n{}", daemon.transcript());
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert_eq!(daemon.count("drained"), 2);
+            },
+        ),
+        Scenario::spawning("spawned_workers_have_their_id_and_own_random_numbers", prints_random_numbers, |daemon| {
             daemon.ends_with(0);
             let transcript = daemon.transcript();
             let mut drawn: Vec<&str> = transcript.lines().filter(|line| line.starts_with("drew ")).collect();
             drawn.dedup();
             assert_eq!(drawn.len(), 2, "{transcript}");
         }),
-        Scenario::spawning("the_marker_is_not_left_for_a_workers_own_children", looks_for_marker, |daemon| {
+        Scenario::spawning("taskfork_worker_variable_is_removed_by_the_call", looks_for_variable, |daemon| {
             daemon.ends_with(0);
-            assert_eq!(daemon.count("marker before: true, after: false"), 2, "{}", daemon.transcript());
+            assert_eq!(daemon.count("variable before: true, after: false"), 2, "{}", daemon.transcript());
         }),
-        Scenario::spawning("a_marker_that_was_set_by_hand_makes_nobody_a_worker", sets_marker, |daemon| {
+        Scenario::spawning("taskfork_worker_variable_set_by_hand_is_ignored", sets_variable_by_hand, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("log Starting 1 processes"), 4, "{}", daemon.transcript());
             assert_eq!(daemon.count("report: finished"), 4);
         }),
-        Scenario::spawning("a_marker_that_leaked_into_a_workers_child_makes_it_no_worker", leaks_marker, |daemon| {
-            daemon.ends_with(0);
-            assert_eq!(daemon.count("the child is a worker: false"), 1, "{}", daemon.transcript());
-            assert_eq!(daemon.count("up 0"), 1);
-        }),
+        Scenario::spawning(
+            "taskfork_worker_variable_inherited_by_a_grandchild_is_ignored",
+            passes_variable_to_a_child,
+            |daemon| {
+                daemon.ends_with(0);
+                assert_eq!(daemon.count("the child is a worker: false"), 1, "{}", daemon.transcript());
+                assert_eq!(daemon.count("up 0"), 1);
+            },
+        ),
         #[cfg(unix)]
-        Scenario::spawning("a_worker_that_has_closed_what_it_was_passed_is_no_parent", closes_all, |daemon| {
-            daemon.ends_with(1);
-            assert_eq!(daemon.count("log Starting 1 processes"), 1, "{}", daemon.transcript());
-            assert_eq!(daemon.count("error backend: what worker 0 was passed by its parent was closed"), 2);
-        }),
+        Scenario::spawning(
+            "spawned_worker_that_closed_its_descriptors_gets_an_error",
+            closes_its_descriptors,
+            |daemon| {
+                daemon.ends_with(1);
+                assert_eq!(daemon.count("log Starting 1 processes"), 1, "{}", daemon.transcript());
+                assert_eq!(daemon.count("error backend: what worker 0 was passed by its parent was closed"), 2);
+            },
+        ),
         #[cfg(target_os = "linux")]
-        Scenario::spawning("a_program_with_rights_of_its_own_believes_no_marker", has_rights, |daemon| {
+        Scenario::spawning("setuid_program_refuses_the_taskfork_worker_variable", starts_itself_as_setuid, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("error backend: a program whose file gives"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("log Starting 1 processes"), 1);
         })
         .needs(super::not_root),
-        Scenario::spawning("a_parent_with_threads_is_welcome_and_stops_on_a_signal", with_threads, |daemon| {
+        Scenario::spawning("spawn_works_in_a_parent_with_threads", with_threads, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
             daemon.worker();
@@ -79,38 +91,31 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
         }),
         #[cfg(target_os = "linux")]
-        Scenario::spawning("a_worker_whose_parent_ends_before_the_call_ends_there", waits_before_the_call, |daemon| {
+        Scenario::spawning("spawned_worker_exits_at_start_if_its_parent_ended", waits_before_the_call, |daemon| {
             daemon.wait_for("about to call");
             daemon.signal(Signal::SIGKILL);
             daemon.end();
             assert!(!daemon.said("up 0"), "{}", daemon.transcript());
         }),
-        Scenario::spawning(
-            "an_executable_that_was_deleted_or_replaced_holds_up_restarts_alone",
-            copies_itself,
-            |daemon| {
-                let (mut copy, path) = copy_of(daemon, "spawn_two");
-                let workers = copy.workers(2);
-                let original = path.with_extension("original");
-                fs::rename(&path, &original).expect("a rename");
-                kill(workers[0].pid, Signal::SIGKILL);
-                copy.wait_for(&format!("log cannot start worker 0: cannot run {}: {NOT_FOUND}", path.display()));
-                fs::copy(&original, &path).expect("a copy");
-                copy.wait_for(&format!(
-                    "log cannot start worker 0: cannot run {}: it was replaced since",
-                    path.display()
-                ));
-                // Out of the way first: on Windows a rename cannot replace a file that somebody looks at meanwhile.
-                fs::rename(&path, path.with_extension("other")).expect("a rename");
-                fs::rename(&original, &path).expect("a rename");
-                assert_eq!(copy.worker().id, 0, "it is the same again");
-                copy.signal(Signal::SIGTERM);
-                copy.ends_with(0);
-                assert!(copy.said("drained 1") && !copy.said(&format!("child 1 (pid {}) killed", workers[1].pid)));
-                daemon.ends_with(0);
-            },
-        ),
-        Scenario::spawning("spawn_two", two, |daemon| {
+        Scenario::spawning("deleted_or_replaced_executable_only_delays_restarts", starts_and_ends, |daemon| {
+            let (mut copy, path) = copy_of(daemon, "two_spawned_workers_stop_on_term");
+            let workers = copy.workers(2);
+            let original = path.with_extension("original");
+            fs::rename(&path, &original).expect("a rename");
+            kill(workers[0].pid, Signal::SIGKILL);
+            copy.wait_for(&format!("log cannot start worker 0: cannot run {}: {NOT_FOUND}", path.display()));
+            fs::copy(&original, &path).expect("a copy");
+            copy.wait_for(&format!("log cannot start worker 0: cannot run {}: it was replaced since", path.display()));
+            // The copy is moved away first: on Windows, a rename cannot replace a file that another process has open.
+            fs::rename(&path, path.with_extension("other")).expect("a rename");
+            fs::rename(&original, &path).expect("a rename");
+            assert_eq!(copy.worker().id, 0, "the original executable is back");
+            copy.signal(Signal::SIGTERM);
+            copy.ends_with(0);
+            assert!(copy.said("drained 1") && !copy.said(&format!("child 1 (pid {}) killed", workers[1].pid)));
+            daemon.ends_with(0);
+        }),
+        Scenario::spawning("two_spawned_workers_stop_on_term", two, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -134,43 +139,43 @@ pub fn two() -> Report {
     })
 }
 
-/// It goes somewhere else before the call; the workers begin where it began.
-fn says_where_it_is() -> Report {
+/// Changes the directory before the call. The workers still start in the directory in which the parent was started.
+fn prints_directory_before_the_call() -> Report {
     let here = std::env::current_dir().expect("a directory");
     say(&format!("before: {} in {}", std::env::args().nth(1).expect("an argument"), here.display()));
     std::env::set_current_dir("/").expect("a directory");
     two()
 }
 
-fn draws() -> Report {
+fn prints_random_numbers() -> Report {
     serve(Prefork::new().workers(2), |worker| {
         assert_eq!(taskfork::task_id(), Some(worker.id()));
         say(&format!("drew {}", rand::random::<u64>()));
     })
 }
 
-fn looks_for_marker() -> Report {
+fn looks_for_variable() -> Report {
     let before = std::env::var_os(VARIABLE).is_some();
     serve(Prefork::new().workers(2), move |_| {
-        say(&format!("marker before: {before}, after: {}", std::env::var_os(VARIABLE).is_some()));
+        say(&format!("variable before: {before}, after: {}", std::env::var_os(VARIABLE).is_some()));
     })
 }
 
-fn sets_marker() -> Report {
+fn sets_variable_by_hand() -> Report {
     if std::env::args().len() == 3 && std::env::var_os(VARIABLE).is_none() {
         let parent = std::process::id();
-        let markers = ["nonsense", "", &format!("{parent} 0 0 1 - - 0 64 0 1 -1 1 2 3 4")];
-        for marker in markers {
+        let values = ["nonsense", "", &format!("{parent} 0 0 1 - - 0 64 0 1 -1 1 2 3 4")];
+        for value in values {
             let mut command = Command::new(std::env::current_exe().expect("this binary"));
-            command.args(std::env::args().skip(1)).arg("by hand").env(VARIABLE, marker);
+            command.args(std::env::args().skip(1)).arg("by hand").env(VARIABLE, value);
             assert!(command.status().expect("a program").success());
         }
     }
     serve(Prefork::new().workers(1), |_| {})
 }
 
-/// A worker that starts the program itself, before the call.
-fn leaks_marker() -> Report {
+/// The worker starts the program again before its own call, so that this child inherits the variable.
+fn passes_variable_to_a_child() -> Report {
     let is_child = std::env::args().any(|argument| argument == "child");
     if std::env::var_os(VARIABLE).is_some() && !is_child {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
@@ -184,9 +189,9 @@ fn leaks_marker() -> Report {
     serve(Prefork::new().workers(1), |worker| up(worker.id()))
 }
 
-/// As daemons do, before the call.
+/// The workers close their descriptors from 3 on before the call, as daemons do.
 #[cfg(unix)]
-fn closes_all() -> Report {
+fn closes_its_descriptors() -> Report {
     if std::env::var_os(VARIABLE).is_some() {
         for fd in 3..256 {
             let _ = nix::unistd::close(fd);
@@ -195,14 +200,16 @@ fn closes_all() -> Report {
     serve(Prefork::new().workers(1).max_restarts(1), |_| {})
 }
 
-/// It starts itself as a program with a set-user-ID bit is started by somebody else, who may have set what he likes.
+/// Starts itself as if another user had started a program with the set-user-ID bit of root: only the effective user is
+/// root. That user may have set any variable.
 #[cfg(target_os = "linux")]
-fn has_rights() -> Report {
+fn starts_itself_as_setuid() -> Report {
     use nix::unistd::{Uid, setresuid};
     use std::os::unix::process::CommandExt;
 
     if std::env::var_os(VARIABLE).is_none() {
-        let (root, other) = (Uid::from_raw(0), Uid::from_raw(65534));
+        let root = Uid::from_raw(0);
+        let other = Uid::from_raw(65534);
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args(std::env::args().skip(1)).env(VARIABLE, "anything");
         // SAFETY: setresuid(2) is async-signal-safe.
@@ -223,23 +230,24 @@ fn with_threads() -> Report {
     one()
 }
 
-/// The worker, until its parent is gone, which the kernel tells it when it has another one.
+/// The worker waits until its parent has ended, and only then makes the call. The kernel sends SIGUSR2 at that moment
+/// (PR_SET_PDEATHSIG). If the worker has another parent already, it does not wait.
 #[cfg(target_os = "linux")]
 fn waits_before_the_call() -> Report {
-    if let Ok(marker) = std::env::var(VARIABLE) {
-        let told = nix::sys::signal::SigSet::from_iter([Signal::SIGUSR2]);
-        told.thread_block().expect("a mask");
+    if let Ok(variable) = std::env::var(VARIABLE) {
+        let parent_ended = nix::sys::signal::SigSet::from_iter([Signal::SIGUSR2]);
+        parent_ended.thread_block().expect("a mask");
         nix::sys::prctl::set_pdeathsig(Signal::SIGUSR2).expect("a signal");
         say("about to call");
-        if marker.split(' ').next() == Some(&nix::unistd::getppid().to_string()) {
-            told.wait().expect("the end of the parent");
+        if variable.split(' ').next() == Some(&nix::unistd::getppid().to_string()) {
+            parent_ended.wait().expect("the end of the parent");
         }
     }
     one()
 }
 
-/// The program proper is a copy of this one, which can be deleted.
-pub fn copies_itself() -> Report {
+/// Starts one worker and ends. The scenario itself runs a copy of the executable, because the copy can be deleted.
+pub fn starts_and_ends() -> Report {
     serve(Prefork::new().workers(1), |_| {})
 }
 

@@ -1,4 +1,4 @@
-//! What the system refuses to who starts programs.
+//! Errors of the system when the parent spawns a worker.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::resource::{Resource, setrlimit};
 use taskfork::{Backend, Prefork};
 
-use super::spawn::{copies_itself, copy_of};
+use super::spawn::{copy_of, starts_and_ends};
 use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::Signal;
@@ -15,8 +15,8 @@ use crate::program::{prepare, say, scratch};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::spawning("an_executable_that_may_not_be_executed_is_told_by_its_path", copies_itself, |daemon| {
-            let (mut copy, path) = copy_of(daemon, "spawn_two");
+        Scenario::spawning("permission_denied_error_names_the_executable", starts_and_ends, |daemon| {
+            let (mut copy, path) = copy_of(daemon, "two_spawned_workers_stop_on_term");
             let workers = copy.workers(2);
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
             kill(workers[0].pid, Signal::SIGKILL);
@@ -27,23 +27,19 @@ pub fn scenarios() -> Vec<Scenario> {
             copy.ends_with(0);
             daemon.ends_with(0);
         }),
-        Scenario::new(
-            "a_directory_that_is_gone_is_told_where_the_program_was_started_in_it",
-            loses_directory,
-            |daemon| {
-                let directory = fs::canonicalize(daemon.scratch()).expect("a directory").join(DIRECTORY);
-                daemon.ends_with(0);
-                let told = format!(": it was started in {}: No such file or directory", directory.display());
-                assert_eq!(daemon.count(&told), 1, "{told}:\n{}", daemon.transcript());
-                assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: cannot run /"));
-            },
-        ),
-        Scenario::new("an_argument_list_that_is_too_long_is_an_error_of_the_call", too_long, |daemon| {
+        Scenario::new("error_for_a_missing_working_directory_names_it", starts_in_a_removed_directory, |daemon| {
+            let directory = fs::canonicalize(daemon.scratch()).expect("a directory").join(DIRECTORY);
+            daemon.ends_with(0);
+            let suffix = format!(": it was started in {}: No such file or directory", directory.display());
+            assert_eq!(daemon.count(&suffix), 1, "{suffix}:\n{}", daemon.transcript());
+            assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: cannot run /"));
+        }),
+        Scenario::new("too_long_argument_list_fails_the_call", spawn_with_a_long_environment, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("Argument list too long"), "{}", daemon.transcript());
             assert!(daemon.said("refused Some(\"posix_spawn\") for Some(0): cannot start worker 0: cannot run /"));
         }),
-        Scenario::new("no_descriptors_for_a_spawn_is_an_error_of_the_call", few_descriptors, |daemon| {
+        Scenario::new("spawn_without_free_descriptors_fails_the_call", spawn_with_few_descriptors, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.count("refused ") >= 5, "{}", daemon.transcript());
             assert_eq!(daemon.count("refused "), daemon.count("Too many open files"), "{}", daemon.transcript());
@@ -51,7 +47,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn refuse(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
+fn print_result(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
     match call() {
         Ok(role) => say(&format!("{role:?}")),
         Err(error) => say(&format!("refused {:?} for {:?}: {error:?}", error.call(), error.worker())),
@@ -60,13 +56,13 @@ fn refuse(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
 
 const DIRECTORY: &str = "gone";
 
-/// The program proper is started there.
-fn loses_directory() {
+/// Starts itself again in a new directory. The second run removes that directory before it makes the call.
+fn starts_in_a_removed_directory() {
     let directory = scratch().join(DIRECTORY);
     if directory.exists() {
         prepare();
         fs::remove_dir(directory).expect("a directory");
-        return refuse(|| Prefork::new().workers(1).backend(Backend::Spawn).start());
+        return print_result(|| Prefork::new().workers(1).backend(Backend::Spawn).start());
     }
     fs::create_dir(&directory).expect("a directory");
     let mut program = Command::new(std::env::current_exe().expect("this binary"));
@@ -74,18 +70,18 @@ fn loses_directory() {
     assert!(status.expect("a program").success());
 }
 
-fn too_long() {
+fn spawn_with_a_long_environment() {
     prepare();
-    // SAFETY: there is no other thread.
+    // SAFETY: this process has no other thread that could read the environment.
     unsafe { std::env::set_var("TASKFORK_LONG", "x".repeat(1 << 20)) };
-    refuse(|| Prefork::new().workers(2).backend(Backend::Spawn).start());
+    print_result(|| Prefork::new().workers(2).backend(Backend::Spawn).start());
 }
 
-fn few_descriptors() {
+fn spawn_with_few_descriptors() {
     prepare();
-    // 0 to 2 are open.
+    // Descriptors 0 to 2 are open.
     for limit in 3..8 {
-        refuse(|| {
+        print_result(|| {
             setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
             let result = Prefork::new().workers(2).backend(Backend::Spawn).start();
             setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");

@@ -1,4 +1,4 @@
-//! How a worker hears that it is to stop.
+//! How a worker notices a stop request: `stop_requested` and `wait_for_stop`.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -12,18 +12,17 @@ use crate::program::{say, serve, up, up_until};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("stop_requested_is_true_after_a_term", asks_again_and_again, drains_on_term),
-        Scenario::reporting("stop_requested_is_true_after_the_int_of_a_terminal", asks_again_and_again, drains_on_int)
+        Scenario::reporting("stop_requested_is_true_after_a_term", polls_stop_requested, drains_on_term),
+        Scenario::reporting("stop_requested_is_true_after_ctrl_c", polls_stop_requested, drains_on_int)
             .needs(no_terminal),
-        Scenario::reporting("wait_for_stop_is_over_after_a_term", waits, drains_on_term),
-        Scenario::reporting("wait_for_stop_is_over_after_the_int_of_a_terminal", waits, drains_on_int)
-            .needs(no_terminal),
+        Scenario::reporting("wait_for_stop_returns_after_a_term", waits_for_stop, drains_on_term),
+        Scenario::reporting("wait_for_stop_returns_after_ctrl_c", waits_for_stop, drains_on_int).needs(no_terminal),
         Scenario::reporting(
-            "wait_for_stop_is_over_at_once_after_a_term_that_came_before_it",
-            waits_late,
+            "wait_for_stop_returns_at_once_after_earlier_term",
+            waits_after_the_request,
             drains_on_term,
         ),
-        Scenario::reporting("several_threads_may_ask_at_once", asks_from_threads, drains_on_term),
+        Scenario::reporting("threads_may_call_wait_for_stop_concurrently", calls_from_threads, drains_on_term),
     ]
 }
 
@@ -35,9 +34,9 @@ pub fn drains_on_int(daemon: &mut Daemon) {
     drains(daemon, |daemon| daemon.interrupt());
 }
 
-fn drains(daemon: &mut Daemon, ask: fn(&Daemon)) {
+fn drains(daemon: &mut Daemon, request_stop: fn(&Daemon)) {
     daemon.worker();
-    ask(daemon);
+    request_stop(daemon);
     daemon.ends_with(0);
     assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
     assert!(daemon.said("exited normally"), "{}", daemon.transcript());
@@ -47,7 +46,7 @@ pub fn one(work: impl Fn(&Worker) + Send + Sync + 'static) -> Report {
     serve(Prefork::new().workers(1), move |worker| work(&worker))
 }
 
-fn asks_again_and_again() -> Report {
+fn polls_stop_requested() -> Report {
     one(|worker| {
         assert!(!worker.stop_requested());
         up_until(worker.id(), || worker.stop_requested());
@@ -56,7 +55,7 @@ fn asks_again_and_again() -> Report {
     })
 }
 
-fn waits() -> Report {
+fn waits_for_stop() -> Report {
     one(|worker| {
         assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
         assert!(!worker.wait_for_stop(Some(Duration::from_micros(1))));
@@ -68,8 +67,8 @@ fn waits() -> Report {
     })
 }
 
-/// The request comes before there is anything to wait on.
-fn waits_late() -> Report {
+/// The request comes before the first call of `wait_for_stop`.
+fn waits_after_the_request() -> Report {
     one(|worker| {
         assert!(!worker.stop_requested());
         up_until(worker.id(), || worker.stop_requested());
@@ -78,7 +77,7 @@ fn waits_late() -> Report {
     })
 }
 
-fn asks_from_threads() -> Report {
+fn calls_from_threads() -> Report {
     one(|worker| {
         let barrier = Barrier::new(8);
         std::thread::scope(|scope| {

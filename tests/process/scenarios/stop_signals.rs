@@ -1,4 +1,4 @@
-//! What SIGTERM and SIGINT are to a worker that listens, and the descriptor that tells of them.
+//! SIGTERM and SIGINT in a worker that has enabled graceful stops, and `stop_fd`.
 
 use std::collections::HashSet;
 use std::os::fd::AsRawFd;
@@ -24,14 +24,14 @@ use crate::program::{backend, say, serve, up, up_until, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("without_a_call_term_kills_a_worker", never_asks, |daemon| {
+        Scenario::reporting("term_kills_a_worker_without_graceful_stop_enabled", makes_no_stop_call, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGTERM);
             daemon.wait_for("killed by signal 15, restarting");
             daemon.worker();
         })
         .for_processes(),
-        Scenario::reporting("wait_for_stop_is_not_cut_short_by_other_signals", waits_through_signals, |daemon| {
+        Scenario::reporting("other_signals_do_not_end_wait_for_stop", waits_through_signals, |daemon| {
             let worker = daemon.worker();
             for _ in 0..10 {
                 kill(worker.pid, Signal::SIGUSR2);
@@ -43,25 +43,29 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("drained"));
         })
         .for_processes(),
-        Scenario::reporting("wait_for_stop_works_without_a_descriptor", waits_without_descriptors, drains_on_term),
-        Scenario::reporting("stop_fd_fits_into_tokio_and_stays_readable", watches_with_tokio, drains_on_term),
-        Scenario::reporting("stop_fd_of_a_request_that_was_made_is_readable", asks_for_it_late, drains_on_term),
+        Scenario::reporting("wait_for_stop_works_without_free_descriptors", waits_without_descriptors, drains_on_term),
+        Scenario::reporting("stop_fd_works_with_tokio_and_stays_readable", watches_with_tokio, drains_on_term),
         Scenario::reporting(
-            "several_threads_that_ask_for_stop_fd_have_the_same",
-            asks_for_it_from_threads,
+            "stop_fd_is_readable_after_an_earlier_request",
+            calls_stop_fd_after_the_request,
             drains_on_term,
         ),
-        Scenario::reporting("stop_fd_is_readable_after_the_int_of_a_terminal", watches_with_tokio, drains_on_int),
-        Scenario::reporting("tokios_and_the_programs_own_handlers_run_as_well", with_other_handlers, |daemon| {
+        Scenario::reporting(
+            "stop_fd_is_the_same_descriptor_in_all_threads",
+            calls_stop_fd_from_threads,
+            drains_on_term,
+        ),
+        Scenario::reporting("stop_fd_is_readable_after_ctrl_c", watches_with_tokio, drains_on_int),
+        Scenario::reporting("term_also_runs_tokio_and_program_handlers", with_other_handlers, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGTERM);
             daemon.ends_with(0);
-            for heard in ["installed before", "signal-hook", "tokio", "stop_requested"] {
-                assert_eq!(daemon.count(&format!("heard by {heard}")), 1, "{}", daemon.transcript());
+            for receiver in ["installed before", "signal-hook", "tokio", "stop_requested"] {
+                assert_eq!(daemon.count(&format!("received by {receiver}")), 1, "{}", daemon.transcript());
             }
         })
         .for_processes(),
-        Scenario::reporting("a_term_that_comes_when_the_handle_is_gone_does_no_harm", drops_its_handle, |daemon| {
+        Scenario::reporting("term_does_not_kill_after_the_worker_is_dropped", drops_the_worker, |daemon| {
             let worker = daemon.worker();
             daemon.send(worker, Signal::SIGTERM);
             daemon.send(worker, Signal::SIGUSR2);
@@ -69,18 +73,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("exited normally"), "{}", daemon.transcript());
         }),
-        Scenario::reporting(
-            "a_term_to_a_process_that_a_worker_forked_is_no_request_to_the_worker",
-            forks_on_its_own,
-            |daemon| {
-                let worker = daemon.worker();
-                daemon.wait_for("the child has heard nothing, nor has the worker");
-                daemon.send(worker, Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
-            },
-        ),
-        Scenario::reporting("an_int_that_was_ignored_when_the_program_started_stops_nobody", ignores_int, |daemon| {
+        Scenario::reporting("term_to_a_workers_child_requests_no_stop", forks_on_its_own, |daemon| {
+            let worker = daemon.worker();
+            daemon.wait_for("no stop request in the child or in the worker");
+            daemon.send(worker, Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained"), 1, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("int_ignored_before_the_call_stays_ignored", ignores_int, |daemon| {
             let worker = daemon.worker();
             daemon.interrupt();
             daemon.send(worker, Signal::SIGUSR2);
@@ -89,14 +89,10 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("drained"));
         }),
-        Scenario::reporting(
-            "a_worker_has_the_doorbell_and_nothing_else_of_the_parents",
-            counts_descriptors,
-            |daemon| {
-                daemon.ends_with(0);
-                assert!(daemon.said("descriptors of its own: 1"), "{}", daemon.transcript());
-            },
-        )
+        Scenario::reporting("worker_inherits_only_the_doorbell_descriptor", counts_descriptors, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("descriptors of its own: 1"), "{}", daemon.transcript());
+        })
         .for_processes(),
         Scenario::spawning("a_spawned_worker_drains_when_the_parent_is_killed", two, |daemon| {
             daemon.workers(2);
@@ -104,7 +100,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert_eq!(daemon.count("drained"), 2, "{}", daemon.transcript());
         }),
-        Scenario::reporting("a_term_after_enable_graceful_stop_is_a_request", enables_and_gets_a_term, |daemon| {
+        Scenario::reporting("term_after_enable_graceful_stop_is_a_request", enables_and_gets_a_term, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("drained"), "{}", daemon.transcript());
         })
@@ -112,7 +108,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn never_asks() -> Report {
+fn makes_no_stop_call() -> Report {
     one(|worker| {
         up(worker.id());
         idle()
@@ -121,7 +117,7 @@ fn never_asks() -> Report {
 
 extern "C" fn handled(_: libc::c_int) {
     let text = b"handled\n";
-    // SAFETY: write(2) is async-signal-safe, and the text is there.
+    // SAFETY: write(2) is async-signal-safe, and the buffer is valid for its length.
     unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
 }
 
@@ -145,7 +141,7 @@ fn waits_without_descriptors() -> Report {
         up(worker.id());
         assert!(worker.wait_for_stop(None));
         setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024).expect("a limit");
-        assert!(worker.stop_fd().is_ok(), "it can be tried again");
+        assert!(worker.stop_fd().is_ok(), "stop_fd works once descriptors are free");
         assert!(worker.wait_for_stop(None));
         say("drained");
     })
@@ -156,11 +152,11 @@ fn watches_with_tokio() -> Report {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let fd = worker.stop_fd().expect("a descriptor");
-            // SAFETY: the descriptor is the worker's, and open as long as the worker is.
+            // SAFETY: the descriptor stays open as long as the worker, which outlives `stop`.
             let stop = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.expect("a registration");
             up(worker.id());
             let _ = stop.readable().await.expect("a request");
-            let _ = stop.readable().await.expect("it stays");
+            let _ = stop.readable().await.expect("the descriptor stays readable");
             assert!(worker.stop_requested());
             say("drained");
         });
@@ -183,15 +179,15 @@ fn with_other_handlers() -> Report {
             let mut term = tokio::signal::unix::signal(SignalKind::terminate()).expect("a handler");
             up(worker.id());
             term.recv().await;
-            say("heard by tokio");
+            say("received by tokio");
         });
-        for (by, heard) in [
+        for (by, received) in [
             ("installed before", BEFORE.load(Ordering::Relaxed)),
             ("signal-hook", flag.load(Ordering::Relaxed)),
             ("stop_requested", worker.stop_requested()),
         ] {
-            assert!(heard, "{by}");
-            say(&format!("heard by {by}"));
+            assert!(received, "{by}");
+            say(&format!("received by {by}"));
         }
     })
 }
@@ -199,14 +195,15 @@ fn with_other_handlers() -> Report {
 fn forks_on_its_own() -> Report {
     one(|worker| {
         assert!(!worker.wait_for_stop(Some(Duration::ZERO)) && worker.stop_fd().is_ok());
-        // SAFETY: there is no other thread.
+        // SAFETY: the child has only this thread. It uses no lock but the worker's stop flag, which no other thread
+        // holds, because no stop is requested yet.
         match unsafe { nix::unistd::fork() }.expect("fork") {
             ForkResult::Child => {
                 nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
                 worker.stop_all();
-                let heard = worker.stop_requested() || worker.wait_for_stop(Some(Duration::from_millis(1)));
-                // SAFETY: this child has nothing to clean up.
-                unsafe { libc::_exit(i32::from(heard)) }
+                let received = worker.stop_requested() || worker.wait_for_stop(Some(Duration::from_millis(1)));
+                // SAFETY: _exit(2) runs no destructors and no exit handlers, and this child needs none.
+                unsafe { libc::_exit(i32::from(received)) }
             }
             ForkResult::Parent { child } => {
                 let status = nix::sys::wait::waitpid(child, None).expect("its status");
@@ -215,13 +212,13 @@ fn forks_on_its_own() -> Report {
         }
         up(worker.id());
         assert!(!worker.wait_for_stop(Some(Duration::from_millis(50))) && !worker.stop_requested());
-        say("the child has heard nothing, nor has the worker");
+        say("no stop request in the child or in the worker");
         assert!(worker.wait_for_stop(None));
         say("drained");
     })
 }
 
-fn drops_its_handle() -> Report {
+fn drops_the_worker() -> Report {
     serve(Prefork::new().workers(1), |worker| {
         assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
         let id = worker.id();
@@ -243,7 +240,7 @@ fn ignores_int() -> Report {
     })
 }
 
-/// One that was spawned has had the memory as well, before the call.
+/// A spawned worker inherits two descriptors: the doorbell, and the shared memory, which the call closes.
 fn counts_descriptors() -> Report {
     let before = own_descriptors().len();
     one(move |_| {
@@ -253,7 +250,7 @@ fn counts_descriptors() -> Report {
     })
 }
 
-fn asks_for_it_late() -> Report {
+fn calls_stop_fd_after_the_request() -> Report {
     one(|worker| {
         assert!(!worker.stop_requested());
         up_until(worker.id(), || worker.stop_requested());
@@ -263,7 +260,7 @@ fn asks_for_it_late() -> Report {
     })
 }
 
-fn asks_for_it_from_threads() -> Report {
+fn calls_stop_fd_from_threads() -> Report {
     one(|worker| {
         let barrier = Barrier::new(8);
         let descriptors: HashSet<i32> = std::thread::scope(|scope| {
@@ -275,7 +272,7 @@ fn asks_for_it_from_threads() -> Report {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().map(|thread| thread.join().expect("an answer")).collect()
         });
-        assert_eq!(descriptors.len(), 1, "one for all");
+        assert_eq!(descriptors.len(), 1, "all threads get the same descriptor");
         up(worker.id());
         std::thread::scope(|scope| {
             (0..8).for_each(|_| drop(scope.spawn(|| assert!(worker.wait_for_stop(None)))));

@@ -1,4 +1,4 @@
-//! Everything at once and for long, and thousands of workers. Linux only.
+//! Stress tests: many signals of all kinds for a long time, and thousands of workers. Linux only.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -22,79 +22,65 @@ use crate::room::lacks_room;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting(
-            "after_a_storm_of_kills_and_requests_the_parent_settles_at_its_target_and_stops_clean",
-            six_that_beat,
-            |daemon| {
-                let mut watch = Watch::new(daemon, 6, SaysUp::Parent);
-                watch.settle();
-                watch.storm(&EVERYTHING);
-                watch.settle();
-                watch.stop();
-                // The handler that was there before the fork. A program that is started has to install it first.
-                assert!(!daemon.is_forking || !daemon.said("killed by signal 10"), "{}", daemon.transcript());
-            },
-        )
+        Scenario::reporting("pool_recovers_from_a_storm_of_kills_and_requests", six_that_beat, |daemon| {
+            let mut watch = Watch::new(daemon, 6, SaysUp::Parent);
+            watch.settle();
+            watch.storm(&ALL_SIGNALS);
+            watch.settle();
+            watch.stop();
+            // Forked workers inherit the handler for SIGUSR1 (10). A spawned worker may be killed before it has
+            // installed it.
+            assert!(!daemon.is_forking || !daemon.said("killed by signal 10"), "{}", daemon.transcript());
+        })
         .for_processes(),
-        Scenario::threading(
-            "after_a_storm_of_failures_and_requests_the_threads_settle_at_their_target_and_stop_clean",
-            six_that_fail,
-            |daemon| {
-                let (mut census, seed) = (Census::new(6, SaysUp::Parent), Seed::draw());
-                let mut rng = seed.rng(0);
-                settle_threads(daemon, &mut census);
-                for _ in 0..EVERYTHING.signals {
-                    let pause = EVERYTHING.longest_pause.mul_f64(rng.random_range(0.0..1.0));
-                    let until = Instant::now() + pause;
-                    let left = || until.saturating_duration_since(Instant::now());
-                    while let Some(line) = daemon.line_within(left()) {
-                        census.hear(&line);
-                        assert_eq!(census.crowded(), None, "{}", daemon.transcript());
-                    }
-                    daemon.signal(*EVERYTHING.at_parent.choose(&mut rng).expect("a signal"));
+        Scenario::threading("thread_pool_recovers_from_a_storm_of_failures", six_that_fail, |daemon| {
+            let mut census = Census::new(6, SaysUp::Parent);
+            let seed = Seed::draw();
+            let mut rng = seed.rng(0);
+            settle_threads(daemon, &mut census);
+            for _ in 0..ALL_SIGNALS.signals {
+                let pause = ALL_SIGNALS.longest_pause.mul_f64(rng.random_range(0.0..1.0));
+                let until = Instant::now() + pause;
+                let left = || until.saturating_duration_since(Instant::now());
+                while let Some(line) = daemon.line_within(left()) {
+                    census.hear(&line);
+                    assert_eq!(census.crowded(), None, "{}", daemon.transcript());
                 }
-                daemon.signal(Signal::SIGUSR2);
-                settle_threads(daemon, &mut census);
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(daemon.said("is stale") && daemon.said("report: stopped"), "{}", daemon.transcript());
-                assert!(daemon.said("one thread is left"), "{}", daemon.transcript());
-            },
-        ),
-        Scenario::new(
-            "after_a_storm_from_four_sides_fork_processes_has_its_four_workers_again",
-            four_idle,
-            kills_and_rolls_from_four_sides,
-        ),
+                daemon.signal(*ALL_SIGNALS.at_parent.choose(&mut rng).expect("a signal"));
+            }
+            daemon.signal(Signal::SIGUSR2);
+            settle_threads(daemon, &mut census);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("is stale") && daemon.said("report: stopped"), "{}", daemon.transcript());
+            assert!(daemon.said("one thread is left"), "{}", daemon.transcript());
+        }),
+        Scenario::new("fork_processes_recovers_from_kills_by_four_operators", four_idle, survives_four_operators),
         Scenario::reporting(
-            "after_a_storm_from_four_sides_a_service_with_a_restart_window_has_its_four_workers_again",
-            four_idle_with_a_window,
-            kills_and_rolls_from_four_sides,
+            "restart_window_service_recovers_from_kills_by_four_operators",
+            four_idle_with_a_restart_window,
+            survives_four_operators,
         )
         .forking(),
-        Scenario::reporting(
-            "two_thousand_workers_are_started_restarted_replaced_and_stopped_with_few_descriptors",
-            two_thousand,
-            |daemon| {
-                let mut watch = Watch::new(daemon, MANY, SaysUp::Parent);
-                watch.settle();
-                watch.kill(MANY / 10);
-                watch.settle();
-                watch.replace_all();
-                watch.stop();
-            },
-        )
+        Scenario::reporting("two_thousand_workers_run_with_few_descriptors", two_thousand, |daemon| {
+            let mut watch = Watch::new(daemon, MANY, SaysUp::Parent);
+            watch.settle();
+            watch.kill(MANY / 10);
+            watch.settle();
+            watch.replace_all();
+            watch.stop();
+        })
         .forking()
         .needs(room_for_many),
     ]
 }
 
 const MANY: usize = 2000;
-/// Of the parent, however many workers it has.
+/// The parent has fewer open descriptors than this, however many workers it has.
 const DESCRIPTORS: usize = 20;
 
-/// What is thrown at a service, by each of the operators.
-struct Weather {
+/// The signals that operators send to a service. `signals` counts those of each operator.
+struct Storm {
     operators: u64,
     signals: u32,
     longest_pause: Duration,
@@ -102,7 +88,7 @@ struct Weather {
     at_parent: &'static [Signal],
 }
 
-const EVERYTHING: Weather = Weather {
+const ALL_SIGNALS: Storm = Storm {
     operators: 1,
     signals: 400,
     longest_pause: Duration::from_millis(50),
@@ -110,7 +96,7 @@ const EVERYTHING: Weather = Weather {
     at_parent: &[Signal::SIGHUP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGUSR1],
 };
 
-const KILLS_AND_ROLLS: Weather = Weather {
+const KILLS_AND_HUPS: Storm = Storm {
     operators: 4,
     signals: 100,
     longest_pause: Duration::from_millis(100),
@@ -118,15 +104,15 @@ const KILLS_AND_ROLLS: Weather = Weather {
     at_parent: &[Signal::SIGHUP],
 };
 
-fn kills_and_rolls_from_four_sides(daemon: &mut Daemon) {
+fn survives_four_operators(daemon: &mut Daemon) {
     let mut watch = Watch::new(daemon, 4, SaysUp::Worker);
     watch.settle();
-    watch.storm(&KILLS_AND_ROLLS);
+    watch.storm(&KILLS_AND_HUPS);
     watch.settle();
     watch.stop();
 }
 
-/// The operator, who takes note of every line.
+/// The operator of a daemon. Keeps a census of the processes from the lines of the log.
 struct Watch<'a> {
     daemon: &'a mut Daemon,
     parent: u32,
@@ -142,39 +128,41 @@ impl Watch<'_> {
     }
 
     fn census(&self) -> MutexGuard<'_, Census> {
-        self.census.lock().expect("nobody who panicked")
+        self.census.lock().expect("no panic under the lock")
     }
 
-    fn hear_next(&mut self) {
+    fn read_line(&mut self) {
         let line = self.daemon.next_line();
-        hear(&line, &self.census, self.daemon);
+        note_line(&line, &self.census, self.daemon);
         assert!(descriptors(self.parent) < DESCRIPTORS, "{} descriptors", descriptors(self.parent));
     }
 
-    /// Until the log and the system agree that everybody is there, and nobody else. What they do not agree about is still
-    /// to be told; if it never is, the alarm tells.
+    /// Reads lines until the log and the system agree that exactly the wanted processes run. While they differ, a line
+    /// is still to come. If none comes, the daemon's watchdog fails the test.
     fn settle(&mut self) {
         while !(self.census().is_settled() && self.census().pids() == children(self.parent)) {
             if self.says_up == SaysUp::Worker {
-                self.end_roll();
+                self.end_rolling_restart();
             }
-            self.hear_next();
+            self.read_line();
         }
     }
 
-    /// The last blow is one that is told of: whatever was asked for before it is known then, since requests come before
-    /// ends.
-    fn storm(&mut self, weather: &Weather) {
-        let (parent, census, seed) = (self.parent, &self.census, &self.seed);
+    /// Sends all signals of the storm, and then kills one more worker. The parent handles requests before exits. So
+    /// once it has logged that exit, it has handled every request of the storm.
+    fn storm(&mut self, storm: &Storm) {
+        let parent = self.parent;
+        let census = &self.census;
+        let seed = &self.seed;
         thread::scope(|scope| {
-            let operators = (0..weather.operators).map(|number| {
+            let operators = (0..storm.operators).map(|number| {
                 let mut rng = seed.rng(number);
-                scope.spawn(move || rage(parent, census, weather, &mut rng))
+                scope.spawn(move || send_storm(parent, census, storm, &mut rng))
             });
             let operators: Vec<_> = operators.collect();
             while !operators.iter().all(ScopedJoinHandle::is_finished) {
                 if let Some(line) = self.daemon.line_within(Duration::from_millis(10)) {
-                    hear(&line, census, self.daemon);
+                    note_line(&line, census, self.daemon);
                 }
             }
         });
@@ -184,16 +172,17 @@ impl Watch<'_> {
     fn kill(&mut self, mut workers: usize) {
         let mut rng = self.seed.rng(u64::MAX);
         while workers > 0 {
-            if strike(self.parent, &mut self.census(), Signal::SIGKILL, &mut rng) {
+            if send_to_random_worker(self.parent, &mut self.census(), Signal::SIGKILL, &mut rng) {
                 workers -= 1;
             } else {
-                self.hear_next();
+                self.read_line();
             }
         }
     }
 
-    /// Without readiness, each replacement takes a second. One that dies ends the roll.
-    fn end_roll(&mut self) {
+    /// Aborts a rolling restart by killing its replacement, because without `ready_timeout` each replacement takes a
+    /// second.
+    fn end_rolling_restart(&mut self) {
         let mut census = self.census();
         if census.is_rolling() {
             for pid in census.replacements() {
@@ -206,10 +195,10 @@ impl Watch<'_> {
         let before = self.census().names();
         self.daemon.signal(Signal::SIGHUP);
         while !self.census().is_rolling() {
-            self.hear_next();
+            self.read_line();
         }
         while self.census().is_rolling() {
-            self.hear_next();
+            self.read_line();
             assert!(self.census().count() <= before.len() + 1, "{}", self.daemon.transcript());
         }
         self.settle();
@@ -231,33 +220,34 @@ fn settle_threads(daemon: &mut Daemon, census: &mut Census) {
     }
 }
 
-fn hear(line: &str, census: &Mutex<Census>, daemon: &Daemon) {
-    let mut census = census.lock().expect("nobody who panicked");
+fn note_line(line: &str, census: &Mutex<Census>, daemon: &Daemon) {
+    let mut census = census.lock().expect("no panic under the lock");
     census.hear(line);
     let crowded = census.crowded();
     drop(census);
-    assert_eq!(crowded, None, "too many processes of a child:\n{}", daemon.transcript());
+    assert_eq!(crowded, None, "more than two processes of one worker:\n{}", daemon.transcript());
 }
 
-fn rage(parent: u32, census: &Mutex<Census>, weather: &Weather, rng: &mut SmallRng) {
-    for _ in 0..weather.signals {
-        thread::sleep(weather.longest_pause.mul_f64(rng.random_range(0.0..1.0)));
-        let at = if rng.random_bool(0.6) { weather.at_workers } else { weather.at_parent };
+fn send_storm(parent: u32, census: &Mutex<Census>, storm: &Storm, rng: &mut SmallRng) {
+    for _ in 0..storm.signals {
+        thread::sleep(storm.longest_pause.mul_f64(rng.random_range(0.0..1.0)));
+        let at = if rng.random_bool(0.6) { storm.at_workers } else { storm.at_parent };
         let &signal = at.choose(rng).expect("a signal");
-        if at == weather.at_parent {
+        if at == storm.at_parent {
             kill(parent, signal);
         } else {
-            strike(parent, &mut census.lock().expect("nobody who panicked"), signal, rng);
+            send_to_random_worker(parent, &mut census.lock().expect("no panic under the lock"), signal, rng);
         }
     }
 }
 
-/// Sends it to a worker, if there is one.
-fn strike(parent: u32, census: &mut Census, signal: Signal, rng: &mut SmallRng) -> bool {
+/// Sends the signal to a random worker that may be restarted. Returns whether it was sent.
+fn send_to_random_worker(parent: u32, census: &mut Census, signal: Signal, rng: &mut SmallRng) -> bool {
     census.restartable().into_iter().choose(rng).is_some_and(|pid| send(parent, census, pid, signal))
 }
 
-/// Sends it to the process if it is a worker: its pid may be somebody else's by now.
+/// Sends the signal if the process is a living child of the parent, because the pid may have been reused. Returns
+/// whether it was sent.
 fn send(parent: u32, census: &mut Census, pid: u32, signal: Signal) -> bool {
     let is_sent = is_living_child(pid, parent) && nix::sys::signal::kill(Pid::from_raw(pid as i32), signal).is_ok();
     if is_sent {
@@ -266,7 +256,8 @@ fn send(parent: u32, census: &mut Census, pid: u32, signal: Signal) -> bool {
     is_sent
 }
 
-/// What a storm is drawn from. It cannot be repeated exactly, because the daemon has its part in it.
+/// The seed of a storm's random numbers. A storm cannot be repeated exactly, because its course also depends on the
+/// daemon's timing.
 struct Seed(u64);
 
 const SEED: &str = "TASKFORK_STORM_SEED";
@@ -289,8 +280,9 @@ impl Drop for Seed {
     }
 }
 
-/// The handler for USR1 is there before the first fork, since the default kills. Who is late in his first life is the end
-/// of all, so the next one waits for him.
+/// The handler for SIGUSR1 is installed before the first fork, because the default action kills. A first process that
+/// misses its `ready_timeout` ends the service. So the parent starts the next worker only when the previous one is
+/// ready.
 fn six_that_beat() -> Report {
     extern "C" fn reopen(_: libc::c_int) {}
     // SAFETY: the handler does nothing.
@@ -298,7 +290,8 @@ fn six_that_beat() -> Report {
     let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000);
     let service = service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20));
     let service = service.ready_timeout(Duration::from_secs(2)).heartbeat_timeout(Duration::from_millis(500));
-    let (gate, opener) = (Gate::new(), Gate::new());
+    let gate = Gate::new();
+    let opener = Gate::new();
     let mut first = 0..6;
     let service = service.on_event(move |event| {
         if matches!(event, Event::Started { .. }) && first.next().is_some() {
@@ -306,7 +299,7 @@ fn six_that_beat() -> Report {
         }
     });
     serve(service.graceful_timeout(Duration::from_secs(1)), move |worker| {
-        // Long enough for some of the blows to come before it is ready. From here on SIGTERM is a request.
+        // Some signals arrive during this wait, before the worker is ready. The call also makes SIGTERM a stop request.
         worker.wait_for_stop(Some(Duration::from_millis(rand::random_range(0..50))));
         worker.ready();
         if worker.generation() == 0 {
@@ -318,17 +311,18 @@ fn six_that_beat() -> Report {
     })
 }
 
-/// In every way that a thread can, until they are asked by SIGUSR2 to be good. Who hangs is found stale, and returns.
+/// Threads that fail, return or hang at random until the program gets SIGUSR2. A thread that hangs for too long becomes
+/// stale, and returns later.
 fn six_that_fail() -> Report {
-    static ARE_GOOD: AtomicBool = AtomicBool::new(false);
-    extern "C" fn be_good(_: libc::c_int) {
-        ARE_GOOD.store(true, Ordering::Relaxed);
+    static IS_CALM: AtomicBool = AtomicBool::new(false);
+    extern "C" fn calm_down(_: libc::c_int) {
+        IS_CALM.store(true, Ordering::Relaxed);
     }
     extern "C" fn reopen(_: libc::c_int) {}
     // SAFETY: the handlers are async-signal-safe.
     unsafe {
         signal(Signal::SIGUSR1, SigHandler::Handler(reopen)).expect("a handler");
-        signal(Signal::SIGUSR2, SigHandler::Handler(be_good)).expect("a handler");
+        signal(Signal::SIGUSR2, SigHandler::Handler(calm_down)).expect("a handler");
     }
     let service = Prefork::new().workers(6).max_workers(12).max_restarts(100_000).restart_policy(RestartPolicy::Always);
     let service = service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20));
@@ -339,7 +333,7 @@ fn six_that_fail() -> Report {
         while !worker.wait_for_stop(Some(Duration::from_millis(10))) {
             worker.heartbeat();
             match rand::random_range(0..200) {
-                _ if ARE_GOOD.load(Ordering::Relaxed) => {}
+                _ if IS_CALM.load(Ordering::Relaxed) => {}
                 0 | 1 => fail(1),
                 2 => return,
                 3 => thread::sleep(Duration::from_millis(rand::random_range(0..3000))),
@@ -357,7 +351,7 @@ fn four_idle() {
     idle();
 }
 
-fn four_idle_with_a_window() -> Report {
+fn four_idle_with_a_restart_window() -> Report {
     let service = Prefork::new().workers(4).max_restarts(10_000).restart_window(Duration::from_secs(60));
     serve(service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20)), |worker| {
         up(worker.id());
@@ -365,8 +359,8 @@ fn four_idle_with_a_window() -> Report {
     })
 }
 
-/// It takes a few seconds. But to replace them all, one process has to wait for another one ten thousand times, and on a
-/// busy machine each time for a processor as well.
+/// The scenario takes a few seconds, but may take 240. The rolling restart makes one process wait for another ten
+/// thousand times, and on a busy machine each of these waits includes a wait for a CPU.
 fn two_thousand() -> Report {
     let service = Prefork::new().workers(MANY).max_restarts(MANY as u32);
     serve_watched(service.ready_timeout(Duration::from_secs(60)), 240, |worker| {
@@ -376,9 +370,9 @@ fn two_thousand() -> Report {
 }
 
 fn room_for_many() -> Option<&'static str> {
-    /// Some more than there are at a time.
+    /// Processes and threads: somewhat more than exist at a time.
     const TASKS: u64 = if cfg!(taskfork_portable) { 5000 } else { 2500 };
-    /// Twice what they were seen to take.
+    /// Bytes: twice the measured use.
     const MEMORY: u64 = 1 << 30;
     lacks_room(TASKS, MEMORY)
 }

@@ -1,4 +1,4 @@
-//! What a terminal does to a service that is started in its background. Linux only.
+//! A service that runs in the background of a terminal. Linux only.
 
 use std::fs;
 use std::io::Read;
@@ -12,16 +12,17 @@ use crate::os::{Signal, in_child};
 use crate::program::{fork, prepare, say, up};
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new("a_worker_in_the_background_that_reads_the_terminal_adds_no_workers", background, |daemon| {
+    vec![Scenario::new("terminal_sigttin_in_the_background_adds_no_workers", background, |daemon| {
         let line = daemon.wait_for("parent ");
         let parent = line.rsplit(' ').next().expect("a pid").parse().expect("a pid");
         let worker = daemon.worker();
-        // The terminal sends SIGTTIN to the whole group: the worker stops, and the parent gets it no later.
+        // The kernel sends SIGTTIN to the whole process group. So once the worker is stopped, the parent has the signal
+        // too.
         await_stop(worker.pid);
         kill(worker.pid, Signal::SIGKILL);
         let replacement = daemon.worker();
         assert_eq!(replacement.id, 0);
-        // One that still runs would end of the first TERM, and nobody be there for the second.
+        // The first SIGTERM would end a replacement that still runs, and the parent could exit before the second one.
         await_stop(replacement.pid);
         kill(parent, Signal::SIGTERM);
         daemon.wait_for("log Stopping 1 processes");
@@ -42,23 +43,24 @@ fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
 }
 
-/// A session with a terminal, and a job in its background, which is not the group that may read.
+/// Makes a session with a terminal, and starts the service in a background process group, which may not read from it.
 fn background() {
     prepare();
     let status = in_child(|| {
         setsid().expect("a session");
-        let (mut master, mut terminal) = (-1, -1);
+        let mut master = -1;
+        let mut terminal = -1;
         let null = std::ptr::null_mut();
-        // SAFETY: the descriptors are there to be written, and the rest is not asked for.
+        // SAFETY: openpty(3) writes the two descriptors, and accepts null for the name, the attributes and the size.
         let opened = unsafe { libc::openpty(&mut master, &mut terminal, null, null.cast(), null.cast()) };
-        // SAFETY: TIOCSCTTY takes an integer.
+        // SAFETY: ioctl(2) with TIOCSCTTY takes an integer, and accesses no memory.
         assert_eq!((opened, unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) }), (0, 0));
         let job = in_child(|| {
             setpgid(Pid::from_raw(0), Pid::from_raw(0)).expect("a group");
             let id = fork(1, 100);
             say(&format!("parent {}", getppid()));
             up(id);
-            // SAFETY: it is open, and nobody else's in this process.
+            // SAFETY: the descriptor is open, and nothing else in this process owns it.
             let mut terminal = unsafe { fs::File::from_raw_fd(terminal) };
             let read = terminal.read(&mut [0]);
             say(&format!("read {read:?}"));

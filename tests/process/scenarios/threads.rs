@@ -1,4 +1,4 @@
-//! Workers that are threads: what they have in common, what they cannot be made to do, and what follows.
+//! `run_threads`: what worker threads share, and stale threads, because a thread cannot be killed.
 
 use std::panic::panic_any;
 use std::process::{Command, Stdio};
@@ -16,27 +16,23 @@ use crate::program::{EVER, drain, fail, prepare, run, say, serve, try_fork, up, 
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::threading(
-            "thread_errors_and_panics_are_logged_and_reported",
-            fail_once,
-            |daemon| {
-                daemon.workers(WRONG.len());
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                for (id, (message, status)) in WRONG.iter().enumerate() {
-                    for line in [
-                        format!("log child {id} (thread worker-{id}.0): {message}"),
-                        format!("event Failed {id}/0 {message}"),
-                        format!("log child {id} (thread worker-{id}.0) exited with status {status}, restarting"),
-                    ] {
-                        let said = daemon.transcript().lines().filter(|other| *other == line).count();
-                        assert_eq!(said, 1, "{line}:\n{}", daemon.transcript());
-                    }
+        Scenario::threading("thread_errors_and_panics_are_logged_and_reported", fail_once, |daemon| {
+            daemon.workers(FAILURES.len());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for (id, (message, status)) in FAILURES.iter().enumerate() {
+                for line in [
+                    format!("log child {id} (thread worker-{id}.0): {message}"),
+                    format!("event Failed {id}/0 {message}"),
+                    format!("log child {id} (thread worker-{id}.0) exited with status {status}, restarting"),
+                ] {
+                    let count = daemon.transcript().lines().filter(|other| *other == line).count();
+                    assert_eq!(count, 1, "{line}:\n{}", daemon.transcript());
                 }
-                assert_eq!(daemon.count("drained "), WRONG.len());
-                assert!(daemon.said("stale []"));
-            },
-        ),
+            }
+            assert_eq!(daemon.count("drained "), FAILURES.len());
+            assert!(daemon.said("stale []"));
+        }),
         Scenario::threading("panicking_thread_is_restarted_until_max_restarts", always_panics, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("event Failed 0/"), 51, "{}", daemon.transcript());
@@ -44,24 +40,29 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.said("report: gave up after 50 restarts: child 0 (thread worker-0.50) exited with status 101")
             );
         }),
-        Scenario::threading("thread_that_outlasts_graceful_timeout_is_stale_until_return", first_is_deaf, |daemon| {
-            let old = daemon.worker();
-            daemon.signal(Signal::SIGHUP);
-            daemon.worker();
-            daemon.wait_for_times("log Rolling restart done", 1);
-            assert!(daemon.said_before(&format!("{old} did not stop in time"), &format!("{old} is stale")));
-            daemon.send(old, Signal::SIGUSR2);
-            daemon.wait_for(&format!("log {old} was stale, and has returned"));
-            // It leaves a good worker more time than the graceful timeout does.
-            daemon.signal(Signal::SIGQUIT);
-            daemon.ends_with(0);
-            for (event, times) in [("event Stale 0/0", 1), ("event Returned 0/0", 1), ("drained 0", 1), ("stale []", 1)]
-            {
-                assert_eq!(daemon.count(event), times, "{event}:\n{}", daemon.transcript());
-            }
-            assert!(!daemon.said("restarting"));
-        }),
-        Scenario::threading("stale_thread_that_panics_counts_as_returned", first_is_deaf, |daemon| {
+        Scenario::threading(
+            "thread_that_outlasts_graceful_timeout_is_stale_until_return",
+            first_ignores_stop,
+            |daemon| {
+                let old = daemon.worker();
+                daemon.signal(Signal::SIGHUP);
+                daemon.worker();
+                daemon.wait_for_times("log Rolling restart done", 1);
+                assert!(daemon.said_before(&format!("{old} did not stop in time"), &format!("{old} is stale")));
+                daemon.send(old, Signal::SIGUSR2);
+                daemon.wait_for(&format!("log {old} was stale, and has returned"));
+                // SIGQUIT gives the new worker 2 s, which is more than the graceful timeout.
+                daemon.signal(Signal::SIGQUIT);
+                daemon.ends_with(0);
+                for (event, times) in
+                    [("event Stale 0/0", 1), ("event Returned 0/0", 1), ("drained 0", 1), ("stale []", 1)]
+                {
+                    assert_eq!(daemon.count(event), times, "{event}:\n{}", daemon.transcript());
+                }
+                assert!(!daemon.said("restarting"));
+            },
+        ),
+        Scenario::threading("stale_thread_that_panics_counts_as_returned", first_ignores_stop, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart done");
@@ -71,7 +72,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.said("restarting"), "{}", daemon.transcript());
         }),
-        Scenario::threading("stale_thread_is_reported_and_not_awaited_at_stop", first_is_deaf, |daemon| {
+        Scenario::threading("stale_thread_is_reported_and_not_awaited_at_stop", first_ignores_stop, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart done");
@@ -79,9 +80,9 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("stale [0/0]"), "{}", daemon.transcript());
             assert!(daemon.said("worker 0: 2 processes, 0 restarts, Some(Code(0))"), "{}", daemon.transcript());
-            assert!(!daemon.said("late words"));
+            assert!(!daemon.said("resumed"));
         }),
-        Scenario::threading("ready_from_a_stale_thread_is_ignored", ready_late, |daemon| {
+        Scenario::threading("ready_from_a_stale_thread_is_ignored", sends_late_ready, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             let second = daemon.worker();
@@ -92,14 +93,14 @@ pub fn scenarios() -> Vec<Scenario> {
             let third = daemon.worker();
             daemon.send(old, Signal::SIGUSR2);
             daemon.wait_for("event Returned 0/0");
-            assert!(daemon.said("late words") && !daemon.said(&format!("{third} is ready")), "{}", daemon.transcript());
+            assert!(daemon.said("resumed") && !daemon.said(&format!("{third} is ready")), "{}", daemon.transcript());
             daemon.send(third, Signal::SIGUSR2);
             daemon.wait_for(&format!("{third} is ready"));
             daemon.wait_for("log Rolling restart done");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::threading("heartbeat_from_a_stale_thread_is_ignored", beats_late, |daemon| {
+        Scenario::threading("heartbeat_from_a_stale_thread_is_ignored", sends_late_heartbeats, |daemon| {
             let first = daemon.worker();
             daemon.wait_for(&format!("{first} gives no sign of life"));
             let second = daemon.worker();
@@ -111,32 +112,36 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said_before("late beat", &format!("{second} gives no sign of life")));
             assert!(daemon.said("stale [0/0, 0/1]"), "{}", daemon.transcript());
         }),
-        Scenario::threading("stale_thread_that_resumes_gets_a_stop_request", comes_to_itself, |daemon| {
-            daemon.wait_for_times("log child 0 (thread worker-0.0) is stale, restarting", 1);
-            daemon.wait_for_times("it has been asked", 1);
-            daemon.wait_for_times("log child 0 (thread worker-0.0) was stale, and has returned", 1);
-            daemon.wait_for_times("up 0 1", 1);
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert!(daemon.said("drained 0") && daemon.said("stale []"), "{}", daemon.transcript());
-        }),
-        Scenario::threading("thread_holding_the_stdout_lock_blocks_no_other", holds_output, |daemon| {
+        Scenario::threading(
+            "stale_thread_that_resumes_gets_a_stop_request",
+            waits_for_stop_without_heartbeats,
+            |daemon| {
+                daemon.wait_for_times("log child 0 (thread worker-0.0) is stale, restarting", 1);
+                daemon.wait_for_times("stop request received", 1);
+                daemon.wait_for_times("log child 0 (thread worker-0.0) was stale, and has returned", 1);
+                daemon.wait_for_times("up 0 1", 1);
+                daemon.signal(Signal::SIGTERM);
+                daemon.ends_with(0);
+                assert!(daemon.said("drained 0") && daemon.said("stale []"), "{}", daemon.transcript());
+            },
+        ),
+        Scenario::threading("thread_holding_the_stdout_lock_blocks_no_other", holds_stdout, |daemon| {
             daemon.wait_for_times("log child 1 (thread worker-1.0) exited with status", 1);
             daemon.wait_for_times("up 1 1", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("drained"), 2, "{}", daemon.transcript());
         }),
-        Scenario::threading("error_and_panic_values_of_threads_are_dropped", fails_with_things, |daemon| {
+        Scenario::threading("error_and_panic_values_of_threads_are_dropped", fail_with_values, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             for id in 0..3 {
-                assert_eq!(daemon.count(&format!("worker {id} let go of it")), 1, "{}", daemon.transcript());
+                assert_eq!(daemon.count(&format!("worker {id} dropped its error")), 1, "{}", daemon.transcript());
                 assert!(daemon.said(&format!("worker {id}: 2 processes, 1 restarts")));
             }
         }),
-        Scenario::threading("second_term_makes_the_remaining_threads_stale", deaf_but_one, |daemon| {
+        Scenario::threading("second_term_makes_the_remaining_threads_stale", one_stops, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("log child 1 (thread worker-1.0) exited normally");
@@ -147,28 +152,28 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("worker 0: 1 processes, 0 restarts, Some(Stale)"), "{}", daemon.transcript());
             assert!(!daemon.said("did not stop in time"));
         }),
-        Scenario::threading("task_id_is_set_in_named_worker_threads_only", tells_of_threads, |daemon| {
+        Scenario::threading("task_id_is_set_in_named_worker_threads_only", prints_task_ids, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             for id in 0..2 {
-                assert_eq!(daemon.count(&format!("{id}: Some({id}) in worker-{id}.0, None in its own")), 1);
+                assert_eq!(daemon.count(&format!("{id}: Some({id}) in worker-{id}.0, None in its child thread")), 1);
             }
-            assert_eq!(daemon.count("None in who is told"), 1);
+            assert_eq!(daemon.count("None in on_event"), 1);
             assert_eq!(daemon.count("None before, None after"), 1, "{}", daemon.transcript());
         }),
         Scenario::threading("worker_thread_cannot_start_workers", nests, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count(": this process is worker 0 already"), 4, "{}", daemon.transcript());
         }),
-        Scenario::threading("ttou_requests_a_stop_of_one_thread_only", tells_who_is_asked, |daemon| {
+        Scenario::threading("ttou_requests_a_stop_of_one_thread_only", prints_stop_requests, |daemon| {
             let workers = daemon.workers(3);
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("drained 2");
             daemon.wait_for("child 2 (thread worker-2.0) exited normally");
             for worker in &workers[..2] {
                 daemon.send(*worker, Signal::SIGUSR2);
-                daemon.wait_for(&format!("{} is asked: false", worker.id));
+                daemon.wait_for(&format!("{} has a stop request: false", worker.id));
             }
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -181,37 +186,33 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("{} {}, restarting", workers[1], daemon.killed())));
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(daemon.said("counted 4, of which nobody else has anything: true"), "{}", daemon.transcript());
+            assert!(daemon.said("counted 4, state dropped: true"), "{}", daemon.transcript());
         }),
         Scenario::threading("worker_thread_can_run_child_programs", run_programs, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("ran: true"), 4, "{}", daemon.transcript());
         }),
-        Scenario::threading(
-            "handle_of_an_ended_thread_affects_no_replacement",
-            leaves_its_handle,
-            |daemon| {
-                let first = daemon.worker();
-                daemon.wait_for_times(&format!("{first} is ready"), 1);
-                daemon.send(first, Signal::SIGUSR2);
-                let second = daemon.worker();
-                daemon.send(second, Signal::SIGUSR2);
-                daemon.wait_for(&format!("{second} is ready"));
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                let own_word = format!("{second} is ready");
-                assert!(daemon.said_before("up 0 1", &own_word), "{}", daemon.transcript());
-                assert!(daemon.said("report: stopped") && !daemon.said("stopped, as"), "{}", daemon.transcript());
-            },
-        ),
-        Scenario::threading("stale_thread_does_not_disturb_the_next_service", stale_of_the_first, |daemon| {
+        Scenario::threading("handle_of_an_ended_thread_affects_no_replacement", leaves_its_worker, |daemon| {
+            let first = daemon.worker();
+            daemon.wait_for_times(&format!("{first} is ready"), 1);
+            daemon.send(first, Signal::SIGUSR2);
+            let second = daemon.worker();
+            daemon.send(second, Signal::SIGUSR2);
+            daemon.wait_for(&format!("{second} is ready"));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            let ready = format!("{second} is ready");
+            assert!(daemon.said_before("up 0 1", &ready), "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped") && !daemon.said("stopped, as"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("stale_thread_does_not_disturb_the_next_service", leaves_a_stale_thread, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("first: stopped, stale [0/0]");
             let new = daemon.worker();
             assert_eq!((old.id, new.id), (0, 0));
             daemon.send(old, Signal::SIGUSR2);
-            daemon.wait_for("late words");
+            daemon.wait_for("resumed");
             daemon.signal(Signal::SIGTTIN);
             daemon.worker();
             assert!(!daemon.said("is ready"), "{}", daemon.transcript());
@@ -223,45 +224,47 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// And the report, in words.
-fn serve_told(service: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
-    let report = serve(service.on_event(tell), work);
-    tell_all(report)
+/// Serves, and prints the events and the report.
+fn serve_and_print(service: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
+    let report = serve(service.on_event(print_event), work);
+    print_report(report)
 }
 
-fn tell(event: &Event) {
+fn print_event(event: &Event) {
     match event {
-        Event::Failed { process, message } => say(&format!("event Failed {} {message}", one(process))),
-        Event::Stale { process } => say(&format!("event Stale {}", one(process))),
-        Event::Returned { process } => say(&format!("event Returned {}", one(process))),
+        Event::Failed { process, message } => say(&format!("event Failed {} {message}", name_of(process))),
+        Event::Stale { process } => say(&format!("event Stale {}", name_of(process))),
+        Event::Returned { process } => say(&format!("event Returned {}", name_of(process))),
         _ => {}
     }
 }
 
-fn one(process: &Process) -> String {
+fn name_of(process: &Process) -> String {
     assert!(process.is_thread());
     format!("{}/{}", process.id, process.generation)
 }
 
-fn tell_all(report: Report) -> Report {
-    let stale: Vec<String> = report.stale().iter().map(one).collect();
+fn print_report(report: Report) -> Report {
+    let stale: Vec<String> = report.stale().iter().map(name_of).collect();
     say(&format!("stale [{}]", stale.join(", ")));
     for worker in report.workers() {
-        let (id, processes, restarts) = (worker.id(), worker.processes(), worker.restarts());
+        let id = worker.id();
+        let processes = worker.processes();
+        let restarts = worker.restarts();
         say(&format!("worker {id}: {processes} processes, {restarts} restarts, {:?}", worker.exit()));
     }
     report
 }
 
-/// By id.
-const WRONG: [(&str, i32); 4] = [
+/// The messages and exit statuses of failures, by worker id.
+const FAILURES: [(&str, i32); 4] = [
     ("it was too much", 1),
     ("panicked: it is too much", 101),
     ("panicked: it is 5 too much", 101),
     ("panicked: with something that is no text", 101),
 ];
 
-/// In its first life.
+/// The first thread of each worker fails.
 fn fail_once() -> Report {
     prepare();
     let work = |worker: Worker| -> WorkResult {
@@ -276,25 +279,25 @@ fn fail_once() -> Report {
         drain(&worker);
         Ok(())
     };
-    tell_all(run(Prefork::new().workers(WRONG.len()).on_event(tell), work).expect("workers"))
+    print_report(run(Prefork::new().workers(FAILURES.len()).on_event(print_event), work).expect("workers"))
 }
 
 const AT_ONCE: Duration = Duration::from_millis(1);
-/// A worker that does not go in this time is not going to.
+/// The graceful timeout of workers that do not stop in time.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// With a lock in its hands.
+/// The worker panics while it holds a lock.
 fn always_panics() -> Report {
     let lock = Arc::new(Mutex::new(()));
-    serve_told(Prefork::new().workers(1).max_restarts(50).restart_backoff(AT_ONCE, AT_ONCE), move |_| {
+    serve_and_print(Prefork::new().workers(1).max_restarts(50).restart_backoff(AT_ONCE, AT_ONCE), move |_| {
         let _held = lock.lock();
         fail(1)
     })
 }
 
-/// Until the operator wakes it up, and only in its first life.
-fn first_is_deaf() -> Report {
-    serve_told(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
+/// The first thread ignores the stop request until it gets SIGUSR2. Its replacements drain.
+fn first_ignores_stop() -> Report {
+    serve_and_print(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
         if worker.generation() > 0 {
             up(worker.id());
             worker.ready();
@@ -302,13 +305,13 @@ fn first_is_deaf() -> Report {
         }
         up_until_signal(worker.id(), Signal::SIGUSR2);
         assert!(worker.stop_requested());
-        say("late words");
+        say("resumed");
     })
 }
 
-/// The first one is ready at once, and once more when it is stale, for want of which it would be the same call.
-fn ready_late() -> Report {
-    serve_told(Prefork::new().workers(1).graceful_timeout(SHORT).ready_timeout(EVER), |worker| {
+/// The first thread calls `ready` at once, and again when it is stale. Its replacements call it on SIGUSR2.
+fn sends_late_ready() -> Report {
+    serve_and_print(Prefork::new().workers(1).graceful_timeout(SHORT).ready_timeout(EVER), |worker| {
         if worker.generation() == 0 {
             worker.ready();
         }
@@ -316,17 +319,17 @@ fn ready_late() -> Report {
         if worker.generation() == 0 {
             worker.ready();
             worker.heartbeat();
-            return say("late words");
+            return say("resumed");
         }
         worker.ready();
         drain(&worker);
     })
 }
 
-/// The first one beats to the end once it is stale and the second one is there, which never does.
-fn beats_late() -> Report {
+/// The first thread sends heartbeats again when it is stale and the second one runs. The second one never sends any.
+fn sends_late_heartbeats() -> Report {
     let barrier = Barrier::new(2);
-    serve_told(heartbeats::service(1), move |worker| match worker.generation() {
+    serve_and_print(heartbeats::service(1), move |worker| match worker.generation() {
         0 => {
             up(worker.id());
             worker.ready();
@@ -354,9 +357,9 @@ fn beats_late() -> Report {
     })
 }
 
-/// The first one gives no sign of life, but looks whether it is to go.
-fn comes_to_itself() -> Report {
-    serve_told(heartbeats::service(1), |worker| {
+/// The first thread sends no heartbeats, but waits for a stop request.
+fn waits_for_stop_without_heartbeats() -> Report {
+    serve_and_print(heartbeats::service(1), |worker| {
         worker.ready();
         if worker.generation() > 0 {
             up(worker.id());
@@ -364,14 +367,14 @@ fn comes_to_itself() -> Report {
             return say("drained 0");
         }
         worker.wait_for_stop(None);
-        say("it has been asked");
+        say("stop request received");
     })
 }
 
-/// The second one fails in its first life, when the first one holds it.
-fn holds_output() -> Report {
+/// The first thread of worker 1 fails while worker 0 holds the lock of standard output.
+fn holds_stdout() -> Report {
     let barrier = Barrier::new(2);
-    serve_told(Prefork::new().workers(2), move |worker| {
+    serve_and_print(Prefork::new().workers(2), move |worker| {
         let _held = (worker.id() == 0).then(|| std::io::stdout().lock());
         if worker.generation() == 0 {
             barrier.wait();
@@ -384,45 +387,45 @@ fn holds_output() -> Report {
     })
 }
 
-/// Says so when it is dropped, and for one worker that is too much.
+/// An error that prints when it is dropped. That of worker 2 also panics.
 #[derive(Debug)]
-struct Thing(usize);
+struct LoudError(usize);
 
-impl Drop for Thing {
+impl Drop for LoudError {
     fn drop(&mut self) {
-        say(&format!("worker {} let go of it", self.0));
+        say(&format!("worker {} dropped its error", self.0));
         if self.0 == 2 {
             panic_any("at the wrong time");
         }
     }
 }
 
-impl std::fmt::Display for Thing {
+impl std::fmt::Display for LoudError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "a thing")
+        write!(f, "a loud error")
     }
 }
 
-impl std::error::Error for Thing {}
+impl std::error::Error for LoudError {}
 
-/// In its first life.
-fn fails_with_things() -> Report {
+/// The first thread of each worker fails with a `LoudError`.
+fn fail_with_values() -> Report {
     prepare();
     let work = |worker: Worker| -> WorkResult {
         match (worker.generation(), worker.id()) {
-            (0, 0) => return Err(Thing(0).into()),
-            (0, id) => panic_any(Thing(id)),
+            (0, 0) => return Err(LoudError(0).into()),
+            (0, id) => panic_any(LoudError(id)),
             _ => {}
         }
         up(worker.id());
         drain(&worker);
         Ok(())
     };
-    tell_all(run(Prefork::new().workers(3).on_event(tell), work).expect("workers"))
+    print_report(run(Prefork::new().workers(3).on_event(print_event), work).expect("workers"))
 }
 
-fn deaf_but_one() -> Report {
-    serve_told(Prefork::new().workers(3), |worker| {
+fn one_stops() -> Report {
+    serve_and_print(Prefork::new().workers(3), |worker| {
         up(worker.id());
         if worker.id() == 1 {
             return drain(&worker);
@@ -431,19 +434,19 @@ fn deaf_but_one() -> Report {
     })
 }
 
-fn tells_of_threads() -> Report {
+fn prints_task_ids() -> Report {
     let before = taskfork::task_id();
-    let mut is_told = false;
+    let mut was_called = false;
     let service = Prefork::new().workers(2).on_event(move |_| {
-        if !std::mem::replace(&mut is_told, true) {
-            say(&format!("{:?} in who is told", taskfork::task_id()));
+        if !std::mem::replace(&mut was_called, true) {
+            say(&format!("{:?} in on_event", taskfork::task_id()));
         }
     });
     let report = serve(service, |worker| {
         let own = thread::scope(|scope| scope.spawn(taskfork::task_id).join().expect("an answer"));
         let thread = thread::current();
         let name = thread.name().expect("a name");
-        say(&format!("{}: {:?} in {name}, {own:?} in its own", worker.id(), taskfork::task_id()));
+        say(&format!("{}: {:?} in {name}, {own:?} in its child thread", worker.id(), taskfork::task_id()));
         up(worker.id());
         drain(&worker);
     });
@@ -465,11 +468,11 @@ fn nests() -> Report {
     })
 }
 
-fn tells_who_is_asked() -> Report {
+fn prints_stop_requests() -> Report {
     serve(Prefork::new().workers(3), |worker| {
         if worker.id() < 2 {
             up_until_signal(worker.id(), Signal::SIGUSR2);
-            say(&format!("{} is asked: {}", worker.id(), worker.stop_requested()));
+            say(&format!("{} has a stop request: {}", worker.id(), worker.stop_requested()));
         } else {
             up(worker.id());
         }
@@ -485,8 +488,9 @@ fn count_together() -> Report {
         up(worker.id());
         drain(&worker);
     });
-    let (counted, is_alone) = (count.load(Ordering::Relaxed), Arc::into_inner(count).is_some());
-    say(&format!("counted {counted}, of which nobody else has anything: {is_alone}"));
+    let counted = count.load(Ordering::Relaxed);
+    let is_dropped = Arc::into_inner(count).is_some();
+    say(&format!("counted {counted}, state dropped: {is_dropped}"));
     report
 }
 
@@ -498,43 +502,44 @@ fn run_programs() -> Report {
     })
 }
 
-/// In its first life it leaves its handle behind, which its successor finds.
-fn leaves_its_handle() -> Report {
+/// The first thread leaves its `Worker` behind, and its replacement calls methods of it.
+fn leaves_its_worker() -> Report {
     let left = Mutex::new(None);
-    serve_told(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {
+    serve_and_print(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {
         let id = worker.id();
         match worker.generation() {
             0 => {
                 worker.ready();
                 up_until_signal(id, Signal::SIGUSR2);
-                *left.lock().expect("a place") = Some(worker);
+                *left.lock().expect("a lock") = Some(worker);
                 fail(1)
             }
             1 => {
-                let left = left.lock().expect("a place").take().expect("a handle");
+                let left = left.lock().expect("a lock").take().expect("a handle");
                 left.ready();
                 left.stop_all();
-                say("late words");
+                say("resumed");
                 up_until_signal(id, Signal::SIGUSR2);
                 worker.ready();
                 drain(&worker);
             }
-            _ => unreachable!("nobody else has failed"),
+            _ => unreachable!("no other thread fails"),
         }
     })
 }
 
-/// The second one is never ready.
-fn stale_of_the_first() -> Report {
+/// The first service leaves a stale thread. The worker of the second service never calls `ready`, so only the stale
+/// thread could cause `Event::Ready`.
+fn leaves_a_stale_thread() -> Report {
     let first = serve(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
         up_until_signal(worker.id(), Signal::SIGUSR2);
         worker.ready();
         worker.stop_all();
-        say("late words");
+        say("resumed");
     });
-    let stale: Vec<String> = first.stale().iter().map(one).collect();
+    let stale: Vec<String> = first.stale().iter().map(name_of).collect();
     say(&format!("first: {}, stale [{}]", first.reason(), stale.join(", ")));
-    serve_told(Prefork::new().workers(1).ready_timeout(EVER), |worker| {
+    serve_and_print(Prefork::new().workers(1).ready_timeout(EVER), |worker| {
         up(worker.id());
         drain(&worker);
     })

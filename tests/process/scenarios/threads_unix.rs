@@ -1,4 +1,4 @@
-//! What Unix has to do with workers that are threads: signals, and what the system refuses.
+//! Worker threads on Unix: signals, and errors of the system.
 
 use std::hint;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,7 +18,7 @@ use crate::program::{drain, prepare, say, serve, up, wait_for_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::threading("requests_are_blocked_in_a_worker_thread_and_nothing_else_is", tells_mask, |daemon| {
+        Scenario::threading("worker_threads_add_only_request_signals_to_the_mask", prints_mask, |daemon| {
             daemon.workers(2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -28,7 +28,7 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             assert!(daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
-        Scenario::threading("handlers_of_the_programs_own_run_while_it_supervises", handles_its_own, |daemon| {
+        Scenario::threading("program_handlers_run_while_the_parent_supervises", has_own_handlers, |daemon| {
             let workers = daemon.workers(2);
             for _ in 0..3 {
                 daemon.signal(Signal::SIGUSR1);
@@ -45,14 +45,10 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
             assert!(!daemon.said("handled 15") && daemon.said("state as before: true"), "{}", daemon.transcript());
         }),
-        Scenario::threading(
-            "a_term_that_comes_as_the_service_ends_is_always_somebodys",
-            signalled_at_the_end,
-            |daemon| {
-                daemon.ends_with(0);
-                assert!(daemon.said(&format!("{ENDS} of {ENDS} came")), "{}", daemon.transcript());
-            },
-        ),
+        Scenario::threading("term_as_the_service_ends_is_never_lost", signalled_at_the_end, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said(&format!("{SERVICES} of {SERVICES} received")), "{}", daemon.transcript());
+        }),
         Scenario::threading("an_ignored_hup_stays_ignored_with_threads", ignores_hup, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGHUP);
@@ -60,28 +56,24 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.said("Rolling restart"), "{}", daemon.transcript());
         }),
-        Scenario::threading(
-            "a_program_that_a_worker_thread_starts_hears_its_signals_once_they_are_unblocked_for_it",
-            starts_a_program,
-            |daemon| {
-                daemon.ends_with(0);
-                assert!(daemon.said("it was ended by Some(15)"), "{}", daemon.transcript());
-            },
-        ),
-        Scenario::threading("no_descriptors_for_threads_is_an_error_of_the_call", few_descriptors, |daemon| {
+        Scenario::threading("child_of_a_worker_thread_receives_unblocked_signals", starts_a_program, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("it was ended by Some(15)"), "{}", daemon.transcript());
+        }),
+        Scenario::threading("threads_without_free_descriptors_fail_the_call", run_with_few_descriptors, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.count("refused Some(") >= 3, "{}", daemon.transcript());
             assert_eq!(daemon.count("refused "), daemon.count("Too many open files"), "{}", daemon.transcript());
             assert_eq!(daemon.count("as before: true"), 5, "{}", daemon.transcript());
         }),
         #[cfg(target_os = "linux")]
-        Scenario::threading("hundreds_of_short_lives_leave_no_threads_and_no_descriptors", many_lives, |daemon| {
+        Scenario::threading("short_lived_threads_leak_no_threads_or_descriptors", short_lived_threads, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said(&format!("report: gave up after {LIVES} restarts")), "{}", daemon.transcript());
             assert!(daemon.said("one thread is left, descriptors as before: true"), "{}", daemon.transcript());
         }),
         #[cfg(target_os = "linux")]
-        Scenario::threading("a_thread_that_cannot_be_started_is_an_error_that_names_the_call", few_threads, |daemon| {
+        Scenario::threading("error_for_an_unstartable_thread_names_pthread_create", run_with_few_threads, |daemon| {
             daemon.ends_with(0);
             let line = daemon.line("refused ");
             assert!(line.starts_with("refused Some(\"pthread_create\") for Some("), "{line}");
@@ -95,25 +87,22 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(super::not_root),
         #[cfg(target_os = "linux")]
-        Scenario::threading(
-            "a_restart_of_a_thread_that_the_system_refuses_is_tried_again",
-            no_thread_at_first,
-            |daemon| {
-                let worker = daemon.worker();
-                daemon.send(worker, Signal::SIGKILL);
-                daemon.wait_for("log cannot start worker 0: pthread_create failed: Resource temporarily unavailable");
-                assert_eq!(daemon.worker().id, 0);
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-            },
-        )
+        Scenario::threading("refused_thread_restart_is_tried_again", no_thread_at_first, |daemon| {
+            let worker = daemon.worker();
+            daemon.send(worker, Signal::SIGKILL);
+            daemon.wait_for("log cannot start worker 0: pthread_create failed: Resource temporarily unavailable");
+            assert_eq!(daemon.worker().id, 0);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
         .needs(super::not_root),
-        // (Windows ends a thread under a lock that every new thread needs, so that nobody can take long there.)
-        Scenario::threading("who_takes_long_to_clean_up_after_its_return_keeps_nobody_waiting", cleans_up, |daemon| {
+        // Unix only: Windows ends a thread under a lock that every new thread needs, so a slow end blocks all
+        // starts there.
+        Scenario::threading("slow_thread_local_destructor_does_not_block_the_parent", has_slow_destructor, |daemon| {
             let workers = daemon.workers(2);
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("cleaning up");
-            // Some requests later the parent has heard of the end.
+            // After some more requests, the parent has noticed the exit.
             for id in 1..6 {
                 daemon.signal(Signal::SIGTTIN);
                 assert_eq!(daemon.worker().id, id);
@@ -133,8 +122,8 @@ fn serve_and_drain(service: Prefork) -> Report {
     })
 }
 
-/// One more is blocked by the program, and one that the parent takes as well.
-fn tells_mask() -> Report {
+/// The program itself blocks SIGUSR2, and SIGHUP, which is also one of the parent's requests.
+fn prints_mask() -> Report {
     prepare();
     SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
     let before = state();
@@ -149,8 +138,8 @@ fn tells_mask() -> Report {
     report
 }
 
-/// One of them is for what the parent takes.
-fn handles_its_own() -> Report {
+/// The program has four handlers. One is for SIGTERM, which the parent handles while it supervises.
+fn has_own_handlers() -> Report {
     extern "C" fn handled(number: libc::c_int) {
         let text: &[u8] = match number {
             libc::SIGUSR1 => b"handled 10\n",
@@ -158,7 +147,7 @@ fn handles_its_own() -> Report {
             libc::SIGCHLD => b"handled 17\n",
             _ => b"handled 15\n",
         };
-        // SAFETY: write(2) is async-signal-safe, and the text is there.
+        // SAFETY: write(2) is async-signal-safe, and the buffer is valid for its length.
         unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
     }
     prepare();
@@ -173,21 +162,22 @@ fn handles_its_own() -> Report {
     report
 }
 
-const ENDS: usize = 300;
+const SERVICES: usize = 300;
 
-/// One at each end of a service, a little later each time, from when there is nothing left to be stopped. The program
-/// counts those that come to it, and waits for each.
+/// Sends one SIGTERM at the end of each service, a little later each time. The earliest comes when the service drops
+/// its event handler, when nothing is left to stop. The program's handler counts the signals, and the program waits for
+/// each.
 fn signalled_at_the_end() -> Report {
     static ENDED: AtomicUsize = AtomicUsize::new(0);
-    static CAME: AtomicUsize = AtomicUsize::new(0);
-    struct Ends;
-    impl Drop for Ends {
+    static RECEIVED: AtomicUsize = AtomicUsize::new(0);
+    struct EndOfService;
+    impl Drop for EndOfService {
         fn drop(&mut self) {
             ENDED.fetch_add(1, Ordering::SeqCst);
         }
     }
-    extern "C" fn came(_: libc::c_int) {
-        CAME.fetch_add(1, Ordering::SeqCst);
+    extern "C" fn received(_: libc::c_int) {
+        RECEIVED.fetch_add(1, Ordering::SeqCst);
     }
     let wait_for = |count: &AtomicUsize, number| {
         while count.load(Ordering::SeqCst) < number {
@@ -195,28 +185,28 @@ fn signalled_at_the_end() -> Report {
         }
     };
     watch(60);
-    let action = SigAction::new(SigHandler::Handler(came), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(SigHandler::Handler(received), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler is async-signal-safe.
     unsafe { sigaction(Signal::SIGTERM, &action) }.expect("a handler");
     let sender = thread::spawn(move || {
-        for number in 1..=ENDS {
+        for number in 1..=SERVICES {
             wait_for(&ENDED, number);
             (0..number % 100 * 10).for_each(|_| hint::spin_loop());
             kill(std::process::id(), Signal::SIGTERM);
-            wait_for(&CAME, number);
+            wait_for(&RECEIVED, number);
         }
     });
     let mut report = None;
-    for number in 1..=ENDS {
-        let ends = Ends;
+    for number in 1..=SERVICES {
+        let end_of_service = EndOfService;
         let service = Prefork::new().workers(1).on_event(move |_| {
-            let _ = &ends;
+            let _ = &end_of_service;
         });
         report = Some(service.run_threads(|_| Ok(())).expect("a service"));
-        wait_for(&CAME, number);
+        wait_for(&RECEIVED, number);
     }
     sender.join().expect("the sender");
-    say(&format!("{} of {ENDS} came", CAME.load(Ordering::SeqCst)));
+    say(&format!("{} of {SERVICES} received", RECEIVED.load(Ordering::SeqCst)));
     report.expect("a report")
 }
 
@@ -225,7 +215,7 @@ fn ignores_hup() -> Report {
     serve_and_drain(Prefork::new().workers(1))
 }
 
-/// It inherits the mask of the thread.
+/// The child inherits the signal mask of the thread, and unblocks all signals before it executes the program.
 fn starts_a_program() -> Report {
     serve(Prefork::new().workers(1), |_| {
         let mut command = Command::new("sleep");
@@ -238,9 +228,9 @@ fn starts_a_program() -> Report {
     })
 }
 
-fn few_descriptors() -> Report {
+fn run_with_few_descriptors() -> Report {
     prepare();
-    // 0 to 2 are open.
+    // Descriptors 0 to 2 are open.
     for limit in 3..8 {
         let before = (state(), own_descriptors());
         setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
@@ -271,8 +261,8 @@ mod linux {
     pub const LIVES: u32 = 300;
     const AT_ONCE: Duration = Duration::from_millis(1);
 
-    /// Some of them in ways that need more.
-    pub fn many_lives() -> Report {
+    /// The threads end in three ways: with a descriptor for stop requests, with a failure, and after `ready`.
+    pub fn short_lived_threads() -> Report {
         prepare();
         let before = own_descriptors();
         let service = Prefork::new()
@@ -290,7 +280,7 @@ mod linux {
         report
     }
 
-    pub fn few_threads() -> Report {
+    pub fn run_with_few_threads() -> Report {
         prepare();
         become_lone_user(3);
         let before = (state(), own_descriptors());
@@ -318,8 +308,8 @@ mod linux {
     }
 }
 
-/// What a thread has of its own is dropped when its work is done; here, when the operator says so, in the first of worker 1.
-fn cleans_up() -> Report {
+/// The first thread of worker 1 has a thread-local value. Its destructor waits for SIGUSR2.
+fn has_slow_destructor() -> Report {
     struct Slow;
     impl Drop for Slow {
         fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! What only Windows has: statuses of 32 bits, handles, jobs, events with names, and workers that do not listen.
+//! Windows only: 32-bit exit statuses, handles, jobs, named events, and workers without graceful stop.
 
 use std::thread;
 use std::time::Duration;
@@ -15,37 +15,33 @@ use crate::program::{drain, fork, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting(
-            "an_exit_status_has_all_its_32_bits_and_a_fault_is_told_by_its_name",
-            ends_badly,
-            |daemon| {
-                for end in ENDS {
-                    daemon.wait_for_times(&format!("{end}, restarting"), 1);
-                }
-                daemon.wait_for_times("up ", ENDS.len());
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                for (id, end) in ENDS.iter().enumerate() {
-                    let is_it = |line: &&str| line.starts_with(&format!("log child {id} (pid ")) && line.contains(end);
-                    assert_eq!(daemon.transcript().lines().filter(is_it).count(), 1, "{end}:\n{}", daemon.transcript());
-                }
-            },
-        )
+        Scenario::reporting("log_shows_32_bit_exit_statuses_and_fault_names", ends_badly, |daemon| {
+            for end in ENDS {
+                daemon.wait_for_times(&format!("{end}, restarting"), 1);
+            }
+            daemon.wait_for_times("up ", ENDS.len());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            for (id, end) in ENDS.iter().enumerate() {
+                let is_it = |line: &&str| line.starts_with(&format!("log child {id} (pid ")) && line.contains(end);
+                assert_eq!(daemon.transcript().lines().filter(is_it).count(), 1, "{end}:\n{}", daemon.transcript());
+            }
+        })
         .for_processes(),
-        Scenario::reporting("a_report_has_all_32_bits_of_a_status", ends_badly_for_good, |daemon| {
+        Scenario::reporting("report_has_32_bit_exit_statuses", ends_badly_for_good, |daemon| {
             daemon.ends_with(1);
             for (id, status) in [0x1234_5678, -5, 0xC000_0005_u32 as i32, 0xC000_0409_u32 as i32].iter().enumerate() {
                 assert!(daemon.said(&format!("worker {id}: Some(Code({status}))")), "{}", daemon.transcript());
             }
         })
         .for_processes(),
-        Scenario::new("who_does_not_listen_is_ended_at_once_when_asked_to_stop", three_idle, |daemon| {
+        Scenario::new("stop_ends_workers_without_graceful_stop_at_once", three_idle, |daemon| {
             ends_at_once(daemon, Signal::SIGTERM);
         }),
-        Scenario::new("who_does_not_listen_is_ended_at_once_by_a_quick_stop", three_idle, |daemon| {
+        Scenario::new("quick_stop_ends_workers_without_graceful_stop_at_once", three_idle, |daemon| {
             ends_at_once(daemon, Signal::SIGQUIT);
         }),
-        Scenario::new("who_does_not_listen_ends_of_the_ctrl_c_itself", three_that_grow_up, |daemon| {
+        Scenario::new("ctrl_c_itself_ends_workers_without_graceful_stop", three_older_than_a_second, |daemon| {
             let workers = daemon.workers(3);
             daemon.wait_for_times("started, generation 0", 3);
             for worker in &workers {
@@ -58,25 +54,25 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("restarting"), "{}", daemon.transcript());
         })
         .needs(no_terminal),
-        Scenario::new("nobody_drains_when_the_parent_is_killed_but_all_are_gone", three_that_drain, |daemon| {
+        Scenario::new("workers_end_without_draining_when_the_parent_is_killed", three_that_drain, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGKILL);
             daemon.end();
             assert!(!daemon.said("drained"), "{}", daemon.transcript());
         }),
-        Scenario::new("who_is_stopped_is_gone_as_well_when_the_parent_is_killed", three_that_drain, |daemon| {
+        Scenario::new("suspended_worker_ends_when_the_parent_is_killed", three_that_drain, |daemon| {
             kill(daemon.workers(3)[1].pid, Signal::SIGSTOP);
             daemon.signal(Signal::SIGKILL);
             daemon.end();
         }),
-        Scenario::reporting("a_worker_whose_parent_ends_before_the_call_ends_there", waits_before_the_call, |daemon| {
+        Scenario::reporting("worker_before_its_call_ends_with_its_parent", waits_before_the_call, |daemon| {
             daemon.wait_for("about to call");
             daemon.signal(Signal::SIGKILL);
             daemon.end();
             assert!(!daemon.said("up 0"), "{}", daemon.transcript());
         })
         .for_processes(),
-        Scenario::reporting("an_operator_who_keeps_an_event_open_does_not_hinder_the_next_service", twice, |daemon| {
+        Scenario::reporting("open_event_handle_does_not_block_the_next_service", twice, |daemon| {
             daemon.worker();
             let kept = event(daemon.pid(), Signal::SIGTERM);
             daemon.signal(Signal::SIGTERM);
@@ -87,7 +83,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped"));
         }),
-        Scenario::new("a_request_that_comes_twice_before_it_is_taken_counts_once", three_that_drain, |daemon| {
+        Scenario::new("repeated_requests_before_handling_count_once", three_that_drain, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGSTOP);
             daemon.signal(Signal::SIGTTIN);
@@ -98,7 +94,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert_eq!(daemon.count("log Scaled to "), 1, "{}", daemon.transcript());
         }),
-        Scenario::reporting("more_workers_than_one_thread_can_wait_for_are_all_watched", many, |daemon| {
+        Scenario::reporting("workers_beyond_the_wait_limit_are_all_supervised", many, |daemon| {
             let workers = daemon.workers(MANY);
             assert!(workers.iter().map(|up| up.id).eq(0..MANY), "{workers:?}");
             for worker in [workers[0], workers[64], workers[MANY - 1]] {
@@ -116,13 +112,13 @@ pub fn scenarios() -> Vec<Scenario> {
             kill(worker.pid, Signal::SIGKILL);
             assert_eq!(daemon.worker().id, 0);
         }),
-        Scenario::reporting("services_that_are_over_have_left_no_handles_open", one_after_the_other, |daemon| {
+        Scenario::reporting("finished_services_leak_no_handles", runs_services_in_turn, |daemon| {
             daemon.ends_with(0);
             let line = daemon.line("handles: ");
             let mut counts = line.split(' ').skip(1).map(|count| count.parse::<usize>().expect("a number"));
             let mut next = || counts.next().expect("a count");
             let (first, last) = (next(), next());
-            assert!(last < first + SERVICES, "at least one each: {line}");
+            assert!(last < first + SERVICES, "each service leaked a handle: {line}");
         }),
     ]
 }
@@ -135,7 +131,7 @@ fn ends_at_once(daemon: &mut Daemon, signal: Signal) {
     assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
 }
 
-/// By id.
+/// The exits in the words of the log, by worker id.
 const ENDS: [&str; 4] = [
     "exited with status 305419896",
     "exited with status 0xFFFFFFFB",
@@ -148,9 +144,9 @@ fn end_badly(id: usize) -> ! {
         0 => std::process::exit(0x1234_5678),
         1 => std::process::exit(-5),
         2 => {
-            // SAFETY: none; nothing is there, and this is about what happens then.
+            // SAFETY: none. Nothing is mapped at address 8, and the scenario is about the access violation.
             unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(0) };
-            unreachable!("there is something at 8");
+            unreachable!("address 8 is mapped");
         }
         _ => std::process::abort(),
     }
@@ -184,7 +180,7 @@ fn waits_before_the_call() -> Report {
     serve(Prefork::new().workers(1), |worker| up(worker.id()))
 }
 
-/// More than twice as many as WaitForMultipleObjects takes.
+/// More than twice the 64 handles that one call of WaitForMultipleObjects takes.
 const MANY: usize = 130;
 
 fn many() -> Report {
@@ -205,8 +201,8 @@ fn with_threads() {
 
 const SERVICES: usize = 20;
 
-/// What the first one opens for the rest of the process, is open before the others.
-fn one_after_the_other() -> Report {
+/// Counts handles only after the first service, which may open some that stay open until the process ends.
+fn runs_services_in_turn() -> Report {
     let service = || serve(Prefork::new().workers(2), |worker| up(worker.id()));
     let report = service();
     let first = handles();
@@ -215,8 +211,8 @@ fn one_after_the_other() -> Report {
     report
 }
 
-/// Who is younger than a second may not have had a console yet, and is ended by the parent.
-fn three_that_grow_up() {
+/// A process younger than 1 s may not be attached to the console yet, and the parent then ends it itself.
+fn three_older_than_a_second() {
     let id = fork(3, 100);
     up_until_signal(id, Signal::SIGUSR2);
     thread::sleep(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! A worker is as if the program had been started alone.
+//! A worker process behaves like a program that was started on its own: random numbers, hash keys, child programs.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -13,19 +13,19 @@ use crate::program::{drain, fork, say, serve, try_fork};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("siblings_and_replacements_draw_random_numbers_of_their_own", random_numbers, |daemon| {
-            all_different(daemon, "drew ", 6);
+        Scenario::new("siblings_and_replacements_have_their_own_random_numbers", random_numbers, |daemon| {
+            expect_different_lines(daemon, "drew ", 6);
         }),
-        Scenario::reporting("nor_does_the_parent_draw_what_a_worker_draws", parent_draws, |daemon| {
-            all_different(daemon, "drew ", 6);
+        Scenario::reporting("parent_and_workers_draw_different_random_numbers", parent_draws, |daemon| {
+            expect_different_lines(daemon, "drew ", 6);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
         .for_processes(),
-        Scenario::new("siblings_hash_with_keys_of_their_own", hash_keys, |daemon| {
-            all_different(daemon, "hash ", 4);
+        Scenario::new("siblings_have_their_own_hash_keys", hash_keys, |daemon| {
+            expect_different_lines(daemon, "hash ", 4);
         }),
-        Scenario::new("a_worker_can_start_programs_and_wait_for_them", runs_programs, |daemon| {
+        Scenario::new("worker_can_run_child_programs", runs_programs, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("ran: true"));
         }),
@@ -41,7 +41,7 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         ),
         Scenario::new(
-            "more_workers_than_the_system_can_have_are_refused_at_once",
+            "impossible_worker_count_is_refused_at_once",
             || {
                 say(&format!("refused: {}", try_fork(usize::MAX, 0).expect_err("a refusal")));
             },
@@ -53,7 +53,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn all_different(daemon: &mut Daemon, prefix: &str, n: usize) {
+fn expect_different_lines(daemon: &mut Daemon, prefix: &str, n: usize) {
     let drawn: HashSet<String> = (0..n).map(|_| daemon.wait_for(prefix)).collect();
     assert_eq!(drawn.len(), n, "{drawn:?}");
 }
