@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use rand::{RngExt, rngs::SmallRng};
 
-/// A process that lived less long makes its id wait.
+/// A process that has lived for less than this makes its id wait before the next start.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// A process that lived this long is a sound one: its failure is a first failure again.
+/// A process that has lived for this long resets the failure count of its id.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 
 /// The first and the longest delay, for all ids.
@@ -23,14 +23,14 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Whoever serves has lived so long by now.
+    /// Resets the failure count if the process that serves has lived for at least `SOUND_LIFE`.
     pub fn note_uptime(&mut self, uptime: Duration) {
         if uptime >= SOUND_LIFE {
             self.failures = 0;
         }
     }
 
-    /// A process ended after `uptime`: the delay until the next start.
+    /// Counts a failure after `uptime`. Returns the delay until the next start.
     pub fn after_life(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.note_uptime(uptime);
         if self.failures == 0 || uptime >= SHORT_LIFE {
@@ -40,18 +40,18 @@ impl Backoff {
         self.next(delays, rng)
     }
 
-    /// A start failed: the delay until the next try, never zero.
+    /// Counts a start that the system has refused. Returns the delay until the next try, which is never zero.
     pub fn after_refusal(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.failures = self.failures.max(1);
         self.next(delays, rng)
     }
 
-    /// `first`, doubled for every failure but the first, up to `max`; of that, something from the upper half, so that
-    /// ids which failed together do not come back together.
+    /// Returns a random part of the next delay, between half and all of it, so that ids which failed together do not restart
+    /// together. The delay is `first`, doubled for every failure but the first, and at most `max`.
     fn next(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
         let doubled = 1u32.checked_shl(self.failures - 1).and_then(|factor| delays.first.checked_mul(factor));
         let whole = doubled.unwrap_or(delays.max).min(delays.max);
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
         whole.mul_f64(rng.random_range(0.5..=1.0))
     }
 }
@@ -64,8 +64,9 @@ mod tests {
     const DELAYS: Delays = Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) };
 
     #[test]
-    fn the_first_failure_restarts_at_once_and_the_next_ones_wait_longer_and_longer() {
-        let (mut backoff, mut rng) = (Backoff::default(), SmallRng::seed_from_u64(1));
+    fn delays_double_after_the_first_failure() {
+        let mut backoff = Backoff::default();
+        let mut rng = SmallRng::seed_from_u64(1);
         assert_eq!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng), Duration::ZERO);
         for whole in [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000] {
             let delay = backoff.after_life(Duration::from_millis(5), DELAYS, &mut rng);
@@ -75,23 +76,25 @@ mod tests {
     }
 
     #[test]
-    fn a_life_of_ten_seconds_forgets_the_failures_before_it() {
-        let (mut backoff, mut rng) = (Backoff::default(), SmallRng::seed_from_u64(1));
+    fn ten_seconds_of_uptime_reset_the_failure_count() {
+        let mut backoff = Backoff::default();
+        let mut rng = SmallRng::seed_from_u64(1);
         for _ in 0..5 {
             backoff.after_life(Duration::ZERO, DELAYS, &mut rng);
         }
         assert_eq!(backoff.after_life(Duration::from_secs(5), DELAYS, &mut rng), Duration::ZERO);
         assert!(
             backoff.after_life(Duration::ZERO, DELAYS, &mut rng) >= Duration::from_millis(80),
-            "5 s forget nothing"
+            "5 s of uptime reset nothing"
         );
         assert_eq!(backoff.after_life(Duration::from_secs(10), DELAYS, &mut rng), Duration::ZERO);
         assert!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng) <= Duration::from_millis(10));
     }
 
     #[test]
-    fn a_refused_start_always_waits_and_no_number_of_them_overflows() {
-        let (mut backoff, mut rng) = (Backoff::default(), SmallRng::seed_from_u64(1));
+    fn refused_starts_always_wait_and_never_overflow() {
+        let mut backoff = Backoff::default();
+        let mut rng = SmallRng::seed_from_u64(1);
         for _ in 0..100 {
             let delay = backoff.after_refusal(DELAYS, &mut rng);
             assert!(delay >= DELAYS.first / 2 && delay <= DELAYS.max, "{delay:?}");

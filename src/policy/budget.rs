@@ -1,14 +1,15 @@
-//! How many restarts there may be.
+//! The limit on restarts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Restarts of all ids together: in the lifetime, or within a sliding window.
+/// The restarts of all ids together that are left: in the lifetime of the service, or within a sliding window.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: u32,
     window: Option<Duration>,
     spent: u32,
+    /// With a window, the times of the restarts that may still be in it, in order.
     recent: VecDeque<Instant>,
 }
 
@@ -17,35 +18,33 @@ impl Budget {
         Budget { max, window, spent: 0, recent: VecDeque::new() }
     }
 
-    /// Takes one restart out of the budget; false if there is none left.
+    /// Takes one restart out of the budget. Returns false if none is left.
     pub fn take(&mut self, now: Instant) -> bool {
-        self.forget(now);
-        if self.left() == 0 {
+        if self.left(now) == 0 {
             return false;
         }
         self.spent += 1;
-        if self.window.is_some() {
+        if let Some(window) = self.window {
+            while self.recent.front().is_some_and(|&then| now.duration_since(then) > window) {
+                self.recent.pop_front();
+            }
             self.recent.push_back(now);
         }
         true
     }
 
-    pub fn left(&self) -> u32 {
-        let counted = if self.window.is_some() { self.recent.len() as u32 } else { self.spent };
-        self.max - counted
+    /// Returns how many restarts are left.
+    pub fn left(&self, now: Instant) -> u32 {
+        let counted = match self.window {
+            Some(window) => self.recent.iter().filter(|&&then| now.duration_since(then) <= window).count() as u32,
+            None => self.spent,
+        };
+        self.max.saturating_sub(counted)
     }
 
-    /// Restarts in the whole lifetime, window or not.
+    /// Returns the restarts in the whole lifetime, with or without a window.
     pub fn spent(&self) -> u32 {
         self.spent
-    }
-
-    fn forget(&mut self, now: Instant) {
-        if let Some(window) = self.window {
-            while self.recent.front().is_some_and(|&then| now.duration_since(then) > window) {
-                self.recent.pop_front();
-            }
-        }
     }
 }
 
@@ -55,19 +54,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lifetime_budget_counts_every_restart_there_ever_was() {
-        let (mut budget, now) = (Budget::new(2, None), some_time());
+    fn a_lifetime_budget_counts_every_restart() {
+        let mut budget = Budget::new(2, None);
+        let now = some_time();
         assert!(budget.take(now) && budget.take(now + Duration::from_secs(1_000_000)));
         assert!(!budget.take(now + Duration::from_secs(2_000_000)));
-        assert_eq!((budget.spent(), budget.left()), (2, 0));
+        assert_eq!((budget.spent(), budget.left(now + Duration::from_secs(2_000_000))), (2, 0));
     }
 
     #[test]
     fn a_window_counts_only_the_restarts_within_it() {
-        let (mut budget, now) = (Budget::new(2, Some(Duration::from_secs(60))), some_time());
+        let mut budget = Budget::new(2, Some(Duration::from_secs(60)));
+        let now = some_time();
         assert!(budget.take(now) && budget.take(now + Duration::from_secs(59)));
         assert!(!budget.take(now + Duration::from_secs(60)));
-        assert!(budget.take(now + Duration::from_secs(61)), "the first one is forgotten by now");
-        assert_eq!((budget.spent(), budget.left()), (3, 0));
+        assert!(budget.take(now + Duration::from_secs(61)), "the first restart has left the window");
+        assert_eq!((budget.spent(), budget.left(now + Duration::from_secs(61))), (3, 0));
     }
 }

@@ -1,53 +1,44 @@
-//! One process, from its start to its end.
+//! A process that serves its id, or will once it is ready.
 
 use std::time::{Duration, Instant};
 
+use super::stopping_child::{StoppingChild, StoppingPhase};
 use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
 
-/// From SIGABRT to SIGKILL: a stopped process only dies of the latter.
+/// The time from SIGABRT to SIGKILL. SIGABRT alone is not enough: a stopped process dies only of SIGKILL.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
+/// A process that has not been told to stop.
 #[derive(Debug)]
 pub(super) struct Child {
     pub process: Process,
     pub since: Instant,
-    /// The count of rolling restarts when this one was started.
+    /// The number of rolling restarts that had begun when this process was started.
     pub epoch: u64,
     pub phase: Phase,
-    pub last_beat: Instant,
-    /// It was silent when it was last looked at, and that was put down to something else.
+    last_beat: Instant,
+    /// The last check found no heartbeat, but the parent may have been stopped meanwhile.
     suspect: bool,
-    /// It got more time to become ready already.
+    /// The ready timeout was extended once, because the parent may have been stopped meanwhile.
     extended: bool,
-    /// When it is to be replaced because of its age.
+    /// When the process has reached its maximum lifetime.
     pub recycle_at: Option<Instant>,
 }
 
+/// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It is to say that it is ready until then.
-    NotReady {
-        late_at: Instant,
-    },
-    /// A replacement that nobody asks for readiness: ready if it lives until then.
-    Probation {
-        ready_at: Instant,
-    },
+    /// It has until then to report that it is ready.
+    NotReady { late_at: Instant },
+    /// A replacement without a ready timeout: it counts as ready if it lives until then.
+    Probation { ready_at: Instant },
+    /// It serves.
     Ready,
-    Aborting {
-        kill_at: Instant,
-    },
-    /// Nothing new comes to it. It is to be asked to go then, or later, but not after the last moment.
-    Draining {
-        stop_at: Instant,
-        last: Instant,
-    },
-    Stopping {
-        kill_at: Instant,
-    },
-    /// By us.
+    /// It got SIGABRT because its heartbeats stopped, and gets SIGKILL then.
+    Aborting { kill_at: Instant },
+    /// It got SIGKILL from the parent.
     Killed,
 }
 
@@ -56,57 +47,37 @@ impl Child {
         Child { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycle_at }
     }
 
-    /// Whether it was us who sent it SIGKILL.
-    pub fn was_killed(&self) -> bool {
-        self.phase == Phase::Killed
-    }
-
-    /// Whether it was taken for hung or late.
-    pub fn was_given_up(&self) -> bool {
-        matches!(self.phase, Phase::Aborting { .. } | Phase::Killed)
-    }
-
     pub fn is(&self, generation: u32) -> bool {
         self.process.generation == generation
     }
 
-    pub fn is_unproven(&self) -> bool {
+    pub fn is_killed(&self) -> bool {
+        self.phase == Phase::Killed
+    }
+
+    /// Returns whether the parent has aborted or killed it. Such a process has failed, whatever its exit status.
+    pub fn was_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Aborting { .. } | Phase::Killed)
+    }
+
+    /// Returns whether it has not shown yet that it works.
+    pub fn is_starting(&self) -> bool {
         matches!(self.phase, Phase::NotReady { .. } | Phase::Probation { .. })
     }
 
-    pub fn ask(&mut self, message: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
-        if self.phase == Phase::Killed {
-            return;
-        }
-        self.phase = match self.phase {
-            Phase::Stopping { kill_at: earlier } | Phase::Aborting { kill_at: earlier } if earlier < kill_at => {
-                Phase::Stopping { kill_at: earlier }
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } | Phase::Aborting { kill_at: at } => {
+                Some(at)
             }
-            _ => Phase::Stopping { kill_at },
-        };
-        actions.send(self.process, message);
-    }
-
-    pub fn drains(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. })
-    }
-
-    pub fn drains_until(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Draining { stop_at, last } if stop_at <= now && now < last)
-    }
-
-    pub fn drain_longer(&mut self, now: Instant, drain: Duration) {
-        match &mut self.phase {
-            Phase::Draining { stop_at, last } if *stop_at <= now => *stop_at = (now + drain).min(*last),
-            _ => {}
+            Phase::Ready | Phase::Killed => None,
         }
     }
 
-    /// One that lingers and whose time for that is up is asked.
-    pub fn stop_overdue(&mut self, now: Instant, graceful: Duration, actions: &mut ActionQueue) {
-        if matches!(self.phase, Phase::Draining { stop_at, .. } if stop_at <= now) {
-            self.ask(WorkerSignal::Stop, now + graceful, actions);
-        }
+    pub fn become_ready(&mut self, now: Instant, actions: &mut ActionQueue) {
+        actions.emit(Event::Ready { process: self.process });
+        self.phase = Phase::Ready;
+        self.beat(now);
     }
 
     pub fn kill(&mut self, actions: &mut ActionQueue) {
@@ -116,23 +87,36 @@ impl Child {
         }
     }
 
-    /// An asked or hung one whose time is up is killed.
+    /// Kills a process that SIGABRT has not ended in time.
     pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
-        if let Phase::Stopping { kill_at } | Phase::Aborting { kill_at } = self.phase {
-            if kill_at <= now {
-                actions.emit(Event::StopTimedOut { process: self.process });
-                self.kill(actions);
-            }
+        if matches!(self.phase, Phase::Aborting { kill_at } if kill_at <= now) {
+            actions.emit(Event::StopTimedOut { process: self.process });
+            self.kill(actions);
         }
     }
 
-    /// A sign of life.
+    /// Sends it `signal`, and SIGKILL at `kill_at` or when its abort is due, whichever is earlier. A process that was
+    /// killed before gets no other signal.
+    pub fn stop(self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) -> StoppingChild {
+        let phase = match self.phase {
+            Phase::Killed => StoppingPhase::Killed,
+            Phase::Aborting { kill_at: earlier } => StoppingPhase::Stopping { kill_at: earlier.min(kill_at) },
+            _ => StoppingPhase::Stopping { kill_at },
+        };
+        if phase != StoppingPhase::Killed {
+            actions.send(self.process, signal);
+        }
+        StoppingChild { process: self.process, since: self.since, phase }
+    }
+
+    /// Notes a heartbeat.
     pub fn beat(&mut self, at: Instant) {
         self.last_beat = self.last_beat.max(at);
         self.suspect = false;
     }
 
-    /// In doubt, one that is silent is only suspected the first time.
+    /// Aborts a ready process without a heartbeat for `timeout`. If the check is doubtful, because the parent may have been
+    /// stopped or starved, the process is aborted at the second such check only.
     pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
         if !matches!(self.phase, Phase::Ready | Phase::Probation { .. }) || now < self.last_beat + timeout {
             return;
@@ -146,8 +130,8 @@ impl Child {
         }
     }
 
-    /// One that is late to become ready, but perhaps only because everything was stopped meanwhile, gets the same time once
-    /// more, and only once.
+    /// Gives a late process the same time once more, and only once, if the parent may have been stopped meanwhile. Returns
+    /// whether it did.
     pub fn extend(&mut self, now: Instant, timeout: Duration, interrupted_at: Option<Instant>) -> bool {
         let Phase::NotReady { late_at } = self.phase else { return false };
         let late = now.saturating_duration_since(late_at);
@@ -158,21 +142,5 @@ impl Child {
         self.extended = true;
         self.phase = Phase::NotReady { late_at: now + timeout };
         true
-    }
-
-    pub fn deadline(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } => Some(at),
-            Phase::Aborting { kill_at } | Phase::Stopping { kill_at } => Some(kill_at),
-            Phase::Draining { stop_at, .. } => Some(stop_at),
-            Phase::Ready | Phase::Killed => None,
-        }
-    }
-
-    pub fn ready(mut self, now: Instant, actions: &mut ActionQueue) -> Child {
-        actions.emit(Event::Ready { process: self.process });
-        self.phase = Phase::Ready;
-        self.beat(now);
-        self
     }
 }

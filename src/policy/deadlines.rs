@@ -1,4 +1,4 @@
-//! When something is due, so that nobody has to look at every id to know.
+//! When something is due, known without a look at every id.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use super::slot::Slot;
 
-/// To be told of each id for which something may have come nearer.
+/// The deadlines of all slots. [`DeadlineQueue::update`] must be called for each slot in which one may have come nearer.
 #[derive(Debug)]
 pub(super) struct DeadlineQueue {
     deadlines: Heap,
-    /// When the processes that serve are too old.
+    /// When processes have reached their maximum lifetime.
     ages: Heap,
 }
 
@@ -24,61 +24,60 @@ impl DeadlineQueue {
         self.ages.update(id, slot);
     }
 
-    /// Of all ids.
     pub fn update_all(&mut self, slots: &[Slot]) {
         self.deadlines.update_all(slots);
         self.ages.update_all(slots);
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub fn next(&mut self, slots: &[Slot]) -> Option<Instant> {
         self.deadlines.next(slots).map(|(at, _)| at)
     }
 
-    /// Who is too old first.
+    /// Returns the id whose process is too old first, and when.
     pub fn oldest(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
         self.ages.next(slots)
     }
 }
 
-/// Every date that an id got, the earliest first. One that has changed or gone since stays until it is the earliest.
+/// Every time that a slot has had, the earliest first. A time that has changed or gone since stays until it is the earliest.
 #[derive(Debug)]
 struct Heap {
-    of: fn(&Slot) -> Option<Instant>,
-    noted: BinaryHeap<Reverse<(Instant, usize)>>,
+    time_of: fn(&Slot) -> Option<Instant>,
+    entries: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
 impl Heap {
-    fn new(of: fn(&Slot) -> Option<Instant>) -> Heap {
-        Heap { of, noted: BinaryHeap::new() }
+    fn new(time_of: fn(&Slot) -> Option<Instant>) -> Heap {
+        Heap { time_of, entries: BinaryHeap::new() }
     }
 
     fn update(&mut self, id: usize, slot: &Slot) {
-        if let Some(at) = (self.of)(slot) {
-            self.noted.push(Reverse((at, id)));
+        if let Some(at) = (self.time_of)(slot) {
+            self.entries.push(Reverse((at, id)));
         }
     }
 
     fn update_all(&mut self, slots: &[Slot]) {
-        self.noted.clear();
+        self.entries.clear();
         slots.iter().enumerate().for_each(|(id, slot)| self.update(id, slot));
     }
 
-    /// The earliest that still holds.
+    /// Returns the earliest time that still holds.
     fn next(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
-        // Some may never be the earliest.
-        if self.noted.len() > 2 * slots.len() + 64 {
+        // Some outdated entries never become the earliest.
+        if self.entries.len() > 2 * slots.len() + 64 {
             self.update_all(slots);
         }
-        while let Some(&Reverse((at, id))) = self.noted.peek() {
-            if (self.of)(&slots[id]) == Some(at) {
+        while let Some(&Reverse((at, id))) = self.entries.peek() {
+            if (self.time_of)(&slots[id]) == Some(at) {
                 return Some((at, id));
             }
-            self.noted.pop();
+            self.entries.pop();
             self.update(id, &slots[id]);
         }
-        // What is in use between two forks, is copied.
-        self.noted.shrink_to(64);
+        // Keeps the heap small: every page that the parent writes between two forks is copied for each worker (copy-on-write).
+        self.entries.shrink_to(64);
         None
     }
 }

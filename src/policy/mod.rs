@@ -1,19 +1,32 @@
-//! The supervisor's mind: events in, actions out, and the next deadline.
+//! The decisions of the supervisor: events in, actions out, and the next deadline.
 //!
-//! Nothing here asks the system anything. The time and the seed are arguments, a process is a name for one, and what is
-//! to be done comes out of [`Policy::poll_action`] for somebody else to do. So every behaviour can be played through in a
-//! test without a process and without waiting, and a run can be repeated exactly.
+//! The policy is pure. Time and seed are arguments, a [`Process`] is only a name for a process, and it asks the system
+//! nothing. So a test can play through whole lives of a service without a process and without waiting, and repeat a run
+//! exactly.
+//!
+//! It has four kinds of method:
+//!
+//! - `handle_*` takes an event, and the time at which it happened.
+//! - [`Policy::poll_action`] returns what to do next. Call it until it returns `None` after each event.
+//! - [`Policy::next_deadline`] returns when to call [`Policy::handle_timeout`] if no event happens before.
+//! - [`Policy::poll_end`] returns the outcome once the service has ended.
+//!
+//! A start that the system refuses is an event too ([`Policy::handle_start_failed`]), so a stop request can overtake it.
 
 mod backoff;
 mod budget;
 mod child;
 mod deadlines;
+mod exit;
+mod heartbeat;
 mod rolling_restart;
 mod scale;
 mod slot;
 mod stop;
+mod stopping_child;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -24,23 +37,21 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 pub(crate) use backoff::Delays;
 use budget::Budget;
-use child::Child;
 use deadlines::DeadlineQueue;
 use rolling_restart::RollingRestart;
-use slot::{ExitedRole, ReadyTimeout, Slot};
-
+use slot::{BringUp, ReadyTimeout, Slot, Timeout};
 use stop::Stop;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::exit::{Exit, OutOfMemory, Process};
+use crate::exit::Process;
 use crate::report::{Reason, WorkerReport};
 
-/// Everything that can be chosen. The defaults, and the checks, are in `prefork`.
+/// The settings that decisions depend on. `prefork` has the defaults and the checks.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub workers: usize,
-    /// More than this there never are, however often more are asked for.
+    /// The limit for scaling up.
     pub max_workers: usize,
     pub restart_policy: RestartPolicy,
     pub max_restarts: u32,
@@ -51,37 +62,37 @@ pub(crate) struct Config {
     pub ready_timeout: Option<Duration>,
     pub heartbeat_timeout: Option<Duration>,
     pub max_lifetime: Option<Duration>,
-    /// Of a worker that is one too many: how long it gets no more work before it is asked to go, and how long it has no work
-    /// left then.
+    /// With per-worker sockets: how long a worker that is removed gets no new connections before its queue is looked at,
+    /// and how long its queue must then have been empty.
     pub drain: Option<Duration>,
 }
 
-/// Which ends of a worker are followed by a restart, if it was not asked to go.
+/// Which exits of a worker are followed by a restart. Exits that the parent has requested never are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RestartPolicy {
-    /// Every abnormal end: an exit status other than 0, or a signal. An exit status of 0 is an end for good.
+    /// Every abnormal exit: a status other than 0, or a signal. A worker that exits with status 0 is done.
     #[default]
     OnFailure,
-    /// Every end. An exit status of 0 is restarted as well, and costs as much of the budget.
+    /// Every exit. An exit with status 0 counts as a restart like any other.
     Always,
-    /// None. The others go on; once all have ended, [`Report::is_success`](crate::Report::is_success) tells whether all
-    /// ended normally.
+    /// No exit. The other workers go on. Once all have exited, [`Report::is_success`](crate::Report::is_success) returns
+    /// whether all of them exited normally.
     Never,
 }
 
-/// What the parent was asked for.
+/// A request to the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop,
     QuickStop,
     Roll,
-    More,
-    Fewer,
+    ScaleUp,
+    ScaleDown,
     Reopen,
 }
 
-/// What a process is told.
+/// What a process is sent. The supervisor translates it into a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerSignal {
     Stop,
@@ -91,10 +102,10 @@ pub(crate) enum WorkerSignal {
     Reopen,
 }
 
-/// What is to be done, in this order.
+/// What the supervisor does next.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// To be answered by [`Policy::handle_started`] or [`Policy::handle_start_failed`].
+    /// Start a process. Answer with [`Policy::handle_started`] or [`Policy::handle_start_failed`].
     Start {
         id: usize,
         generation: u32,
@@ -106,7 +117,7 @@ pub(crate) enum Action {
     Emit(Event),
 }
 
-/// How it all ended. An error: the system refused one of the first starts, and the others have been stopped.
+/// How the service ended. `Err` if the system refused one of the first starts, and the other workers were stopped.
 pub(crate) type Outcome = Result<Reason>;
 
 #[derive(Debug, Default)]
@@ -125,7 +136,7 @@ impl ActionQueue {
         self.push(Action::Emit(event));
     }
 
-    /// Starts that nobody has taken yet are not made: of one id, or of all.
+    /// Removes starts that have not been taken yet: those of one id, or all.
     fn cancel_starts(&mut self, of: Option<usize>) {
         self.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
     }
@@ -134,22 +145,21 @@ impl ActionQueue {
 #[derive(Debug)]
 pub(crate) struct Policy {
     config: Config,
-    /// By id. Those whose first start was not asked for yet may still be missing.
+    /// By id. Slots are made when their first start is requested, so the last ones may still be missing.
     slots: Vec<Slot>,
     deadlines: DeadlineQueue,
-    /// How many are wanted, if that was counted and has not changed.
+    /// The number of wanted workers, if it was counted and has not changed since.
     wanted: Cell<Option<usize>>,
     begun: Instant,
     budget: Budget,
     rng: SmallRng,
     roll: RollingRestart,
     stop: Option<Stop>,
-    /// When the heartbeats are looked at next.
-    look_at: Option<Instant>,
-    /// When the parent last had been stopped, or may have been, and the workers with it.
+    check_beats_at: Option<Instant>,
+    /// When the parent was last interrupted, so that it, and the workers too, may have been stopped.
     interrupted_at: Option<Instant>,
-    /// The ids whose first start is still to be asked for: one by one, since whatever happens meanwhile comes first, and
-    /// since every page that all of them would take is inherited by every worker.
+    /// The ids whose first start is still to come. They are taken one by one, so that every other event comes first, and
+    /// because every page that the parent writes between two forks is copied for each worker (copy-on-write).
     first_starts: Range<usize>,
     actions: ActionQueue,
 }
@@ -160,7 +170,7 @@ impl Policy {
         actions.emit(Event::Starting { workers: config.workers });
         Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
-            look_at: config.heartbeat_timeout.map(|timeout| now + timeout),
+            check_beats_at: config.heartbeat_timeout.map(|timeout| now + timeout),
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
             roll: RollingRestart::default(),
@@ -175,54 +185,56 @@ impl Policy {
         }
     }
 
-    /// The next thing to do. A call too many gives nothing.
+    /// Returns the next action, or `None` if there is nothing to do.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {
         while self.actions.0.is_empty() {
             self.actions.0.shrink_to(64);
             let id = self.first_starts.next()?;
             if id == self.slots.len() {
-                self.slots.push(Slot::first(id, self.begun));
+                self.slots.push(Slot::initial(id, self.begun));
             }
-            if let Some(start) = self.slots[id].start_first() {
-                // Not by way of the others, whose memory would be copied for every worker.
+            if let Some(start) = self.slots[id].start_initial() {
+                // Returned past the queue, whose memory would be copied for each worker (copy-on-write).
                 return Some(start);
             }
         }
         self.actions.0.pop_front()
     }
 
-    /// Before it matters who is still to be started.
+    /// Makes the slots of all workers whose first start is still to come.
     fn complete_slots(&mut self) {
-        self.slots.extend((self.slots.len()..self.first_starts.end).map(|id| Slot::first(id, self.begun)));
+        self.slots.extend((self.slots.len()..self.first_starts.end).map(|id| Slot::initial(id, self.begun)));
     }
 
-    /// How it ended, once nobody lives, nobody comes, and every action has been taken. A call too early gives nothing.
+    /// Returns the outcome once no process lives, none will start, and every action has been taken.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<Outcome> {
-        if !self.actions.0.is_empty() || !self.first_starts.is_empty() || !self.slots.iter().all(Slot::is_over) {
+        let is_busy = !self.actions.0.is_empty() || !self.first_starts.is_empty();
+        if is_busy || !self.slots.iter().all(Slot::is_over) {
             return None;
         }
-        Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.end))
+        Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.outcome))
     }
 
-    /// By id.
+    /// Returns the report of each worker, by id.
     pub fn reports(&self) -> Vec<WorkerReport> {
         self.slots.iter().map(Slot::report).collect()
     }
 
-    /// Whether this process was sent SIGKILL from here.
+    /// Returns whether the policy has sent SIGKILL to this process.
     pub fn has_killed(&self, process: Process) -> bool {
-        let mut children = self.slots.get(process.id).into_iter().flat_map(Slot::children);
-        children.any(|child| child.process == process && child.was_killed())
+        let Some(slot) = self.slots.get(process.id) else { return false };
+        slot.processes().any(|known| known == process) && !slot.unkilled_processes().any(|known| known == process)
     }
 
-    /// When [`Policy::handle_timeout`] is to be called, if nothing happens before.
+    /// Returns when to call [`Policy::handle_timeout`] if nothing happens before.
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        self.deadlines.next(&self.slots).into_iter().chain(self.look_at).chain(self.next_replacement()).min()
+        let deadline = self.deadlines.next(&self.slots);
+        deadline.into_iter().chain(self.check_beats_at).chain(self.next_recycling()).min()
     }
 
-    /// How many are wanted to run.
+    /// Returns how many workers should run.
     pub fn wanted(&self) -> usize {
         let wanted = self.wanted.get().unwrap_or_else(|| self.count_wanted());
         self.wanted.set(Some(wanted));
@@ -234,69 +246,69 @@ impl Policy {
         self.slots.iter().filter(|slot| slot.is_wanted()).count() + missing
     }
 
-    /// How many are wanted to run, once all of those have been started and, where it is asked for, were ready. Never in a stop.
+    /// Returns how many workers should run, once each of them has been started and, with a ready timeout, has been ready.
+    /// Returns `None` before, and during a stop.
     pub fn up(&self) -> Option<usize> {
         if self.stop.is_some() || !self.first_starts.is_empty() {
             return None;
         }
-        let asked = self.config.ready_timeout.is_some();
-        let is_up = |slot: &Slot| !slot.is_wanted() || !slot.is_first_start() && (slot.is_proven() || !asked);
-        self.slots.iter().all(is_up).then(|| self.wanted())
+        let needs_ready = self.config.ready_timeout.is_some();
+        let has_come_up = |slot: &Slot| !slot.is_initial_start() && (slot.bring_up() == BringUp::Done || !needs_ready);
+        self.slots.iter().all(|slot| !slot.is_wanted() || has_come_up(slot)).then(|| self.wanted())
     }
 
+    /// Handles a request of an operator. During a stop, only stop requests count.
     pub fn handle_request(&mut self, now: Instant, request: Request) {
         self.complete_slots();
         match request {
-            Request::Stop => self.stop_as_asked(now),
+            Request::Stop => self.stop_gracefully(now),
             Request::QuickStop => self.stop_quickly(now),
             _ if self.stop.is_some() => {}
-            Request::Roll => self.roll_or_roll_again(),
-            Request::More => self.more(now),
-            Request::Fewer => self.fewer(now),
-            Request::Reopen => self.pass_on(WorkerSignal::Reopen),
+            Request::Roll => self.request_roll(),
+            Request::ScaleUp => self.scale_up(now),
+            Request::ScaleDown => self.scale_down(now),
+            Request::Reopen => self.send_to_all(WorkerSignal::Reopen),
         }
         self.advance_roll(now);
     }
 
     pub fn handle_started(&mut self, now: Instant, process: Process) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
-        let idle = slot.is_stopped();
+        let was_wanted = slot.is_wanted();
+        let was_stopped = slot.is_stopped();
         slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
-        slot.drain_passing(now, &self.config, &mut self.actions);
-        if idle {
-            slot.stop_now(WorkerSignal::Stop, now + self.config.graceful_timeout, &mut self.actions);
+        if was_stopped {
+            self.stop_slot(now, process.id);
         }
-        self.deadlines.update(process.id, slot);
-        self.advance_roll(now);
+        self.after(now, process.id, was_wanted);
     }
 
-    /// The start of a process of this id was refused. One of the first starts: everything is stopped. A restart:
-    /// it is tried again.
+    /// Handles a start that the system has refused. If it was one of the first starts, the service is stopped. Any other
+    /// start is tried again, except for that of a replacement.
     pub fn handle_start_failed(&mut self, now: Instant, id: usize, error: Error) {
         if self.stop.is_some() {
             return;
         }
         let Some(slot) = self.slots.get_mut(id).filter(|slot| !slot.is_stopped()) else { return };
-        if slot.is_first_start() {
-            let graceful = now + self.config.graceful_timeout;
-            return self.begin_stop(Err(error), WorkerSignal::Stop, graceful, false);
+        if slot.is_initial_start() {
+            return self.stop_because(now, Err(error));
         }
+        let was_wanted = slot.is_wanted();
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
         self.actions.emit(Event::StartFailed { error, retry });
         if retry.is_none() {
-            self.replacement_failed(now, id);
+            self.handle_failed_replacement(now, id);
         }
-        self.deadlines.update(id, &self.slots[id]);
-        self.advance_roll(now);
+        self.after(now, id, was_wanted);
     }
 
     pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {
-        if let Some(slot) = self.slots.get_mut(id) {
-            slot.handle_ready(now, generation, &self.config, &mut self.actions);
-            slot.drain_passing(now, &self.config, &mut self.actions);
-            self.deadlines.update(id, slot);
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let was_wanted = slot.is_wanted();
+        if let Some(old) = slot.handle_ready(now, generation, &mut self.actions) {
+            self.stop_outgoing(now, old);
         }
-        self.advance_roll(now);
+        self.after(now, id, was_wanted);
     }
 
     pub fn handle_beat(&mut self, at: Instant, id: usize, generation: u32) {
@@ -305,150 +317,56 @@ impl Policy {
         }
     }
 
-    /// A worker asks for the end of all. If that has begun, it is on its way.
+    /// Handles the request of a worker to stop the service. During a stop it has no effect.
     pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
-        let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(Ok(Reason::StoppedByWorker { process }), WorkerSignal::Stop, graceful, false);
+        self.stop_because(now, Ok(Reason::StoppedByWorker { process }));
     }
 
-    pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
-        let Some(slot) = self.slots.get_mut(process.id) else { return };
-        let was_wanted = slot.is_wanted();
-        let Some((role, child)) = slot.handle_exited(now, process.generation, exit) else { return };
-        match role {
-            ExitedRole::Stopping if child.drains() && self.stop.is_none() => {
-                self.handle_draining_exit(now, child, exit, out_of_memory)
-            }
-            ExitedRole::Stopping | ExitedRole::Replacement => {
-                let asked = role == ExitedRole::Stopping;
-                self.actions.emit(Event::Exited { process, exit, out_of_memory, asked, restarting: false });
-                if role == ExitedRole::Replacement {
-                    self.replacement_failed(now, process.id);
-                }
-            }
-            ExitedRole::Current | ExitedRole::Outgoing => self.handle_loss(now, role, child, exit, out_of_memory),
-        }
-        let slot = &mut self.slots[process.id];
-        if self.stop.is_none() {
-            slot.start_if_due(now, &mut self.actions);
-        }
-        if slot.is_wanted() != was_wanted {
-            self.wanted.set(None);
-        }
-        self.deadlines.update(process.id, slot);
-        self.advance_roll(now);
-    }
-
+    /// Handles every deadline that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let mut missed = Vec::new();
-        for (id, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(what) = slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.actions) {
-                missed.push((id, what));
+        let mut late = Vec::new();
+        for id in 0..self.slots.len() {
+            let slot = &mut self.slots[id];
+            match slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.actions) {
+                Some(Timeout::Replaced(old)) => self.stop_outgoing(now, old),
+                Some(Timeout::NotReady(timeout)) => late.push((id, timeout)),
+                None => {}
             }
-            slot.drain_passing(now, &self.config, &mut self.actions);
+            self.slots[id].drain_relief(now, &self.config, &mut self.actions);
         }
-        for (id, what) in missed {
+        for (id, timeout) in late {
             self.wanted.set(None);
-            match what {
-                ReadyTimeout::Replacement => self.replacement_failed(now, id),
+            match timeout {
+                ReadyTimeout::Replacement => self.handle_failed_replacement(now, id),
                 ReadyTimeout::Startup(process) => self.fail_startup(now, process, None),
-                ReadyTimeout::Addition => self.addition_failed(id),
+                ReadyTimeout::Addition => self.drop_addition(id),
             }
         }
-        self.look_at_beats(now);
+        self.check_heartbeats(now);
         self.deadlines.update_all(&self.slots);
         self.advance_roll(now);
     }
 
-    /// The wait for a deadline was cut short by what may have been a stop of this process.
+    /// Handles a wait that ended before its deadline without a reason, so that this process may have been stopped.
     pub fn handle_interruption(&mut self, now: Instant) {
         self.interrupted_at = Some(now);
     }
 
-    /// Who is silent for too long is aborted. Woken much later than asked, the parent was starved or the machine slept,
-    /// and the workers with it: they get one more period. Woken somewhat later, or interrupted meanwhile, that may be so:
-    /// who is silent gets one more period, but only one.
-    fn look_at_beats(&mut self, now: Instant) {
-        let (Some(timeout), Some(look_at)) = (self.config.heartbeat_timeout, self.look_at) else { return };
-        let Some(late) = now.checked_duration_since(look_at) else { return };
-        let interrupted = self.interrupted_at.is_some_and(|at| at + timeout >= look_at);
-        let doubtful = interrupted || late >= timeout / 10;
-        for slot in &mut self.slots {
-            if late >= timeout / 2 {
-                slot.forgive_beats(now);
-            } else {
-                slot.check_beats(now, timeout, doubtful, &mut self.actions);
-            }
+    /// Completes every event of one id: what may follow from it for the queue, the deadlines, the number of wanted workers
+    /// and the rolling restart.
+    fn after(&mut self, now: Instant, id: usize, was_wanted: bool) {
+        let slot = &mut self.slots[id];
+        slot.drain_relief(now, &self.config, &mut self.actions);
+        if slot.is_wanted() != was_wanted {
+            self.wanted.set(None);
         }
-        self.look_at = Some(now + timeout);
+        self.deadlines.update(id, slot);
+        self.advance_roll(now);
     }
 
-    /// One that served, or whose replacement is still on trial, has ended unasked.
-    fn handle_loss(&mut self, now: Instant, role: ExitedRole, child: Child, exit: Exit, out_of_memory: OutOfMemory) {
-        let (process, id) = (child.process, child.process.id);
-        let exited = |restarting| Event::Exited { process, exit, out_of_memory, asked: false, restarting };
-        // Whoever was aborted or killed from here has failed, however it took that.
-        let failed = !exit.is_success() || child.was_given_up();
-        let wanted_again = match self.config.restart_policy {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => failed,
-            RestartPolicy::Never => false,
-        };
-        let hopeless = (failed || wanted_again) && self.was_never_ready(id);
-        // A status that it was given from here, as on Windows, is not its own.
-        let is_fatal = self.is_fatal(exit) && !child.was_given_up();
-        if hopeless && !is_fatal && self.slots[id].is_addition() {
-            self.actions.emit(exited(false));
-            return self.addition_failed(id);
-        }
-        if hopeless || is_fatal {
-            self.actions.emit(exited(false));
-            return self.fail_startup(now, process, Some(exit));
-        }
-        if role == ExitedRole::Outgoing && failed {
-            // Its replacement is there already.
-            return self.actions.emit(exited(false));
-        }
-        if !wanted_again {
-            self.slots[id].end_for_good(failed);
-            self.actions.emit(exited(false));
-            return self.slots[id].stop_now(WorkerSignal::Stop, now + self.config.graceful_timeout, &mut self.actions);
-        }
-        if role == ExitedRole::Outgoing {
-            return self.actions.emit(exited(false));
-        }
-        if !self.budget.take(now) {
-            self.actions.emit(exited(false));
-            return match self.slots[id].is_passing() {
-                // Nobody is missing.
-                true => {
-                    self.slots[id].stop_now(WorkerSignal::Stop, now + self.config.graceful_timeout, &mut self.actions)
-                }
-                false => self.give_up(now, process, exit),
-            };
-        }
-        let uptime = now.saturating_duration_since(child.since);
-        let delay = self.slots[id].wait(now, uptime, self.config.delays, &mut self.rng);
-        self.actions.emit(exited(true));
-        self.actions.emit(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
-        if child.epoch == self.roll.epoch() {
-            self.successor_failed(id);
-        }
-    }
-
-    /// Nothing is gained by a restart: the exit code says so.
-    fn is_fatal(&self, exit: Exit) -> bool {
-        matches!(exit, Exit::Code(code) if self.config.fatal_exit_codes.contains(&code))
-    }
-
-    /// Nor if no process of this id was ever ready.
-    fn was_never_ready(&self, id: usize) -> bool {
-        self.config.ready_timeout.is_some() && !self.slots[id].is_proven()
-    }
-
-    fn pass_on(&mut self, message: WorkerSignal) {
-        for child in self.slots.iter().flat_map(Slot::children) {
-            self.actions.0.push_back(Action::Send { process: child.process, message });
+    fn send_to_all(&mut self, signal: WorkerSignal) {
+        for process in self.slots.iter().flat_map(Slot::processes) {
+            self.actions.0.push_back(Action::Send { process, message: signal });
         }
     }
 }

@@ -1,31 +1,38 @@
-//! Replacing processes that serve: all of them, in a rolling restart, or one that is old. Never two at a time, and each
-//! replacement is ready before the old process is asked to go.
+//! Replacing processes: all of them in a rolling restart, or one that is too old.
+//!
+//! Only one process is replaced at a time, and its replacement is ready before the old process is stopped.
 
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, rngs::SmallRng};
 
 use super::Policy;
+use super::child::Child;
 use crate::event::Event;
 
 #[derive(Debug, Default)]
 pub(super) struct RollingRestart {
-    /// Rolling restarts begun so far; a process remembers the count at its start, and with a lower one it is outdated.
+    /// How many rolling restarts have begun. A process remembers the number from its start. With a lower one it is outdated.
     epoch: u64,
     active: bool,
-    /// Asked for during a roll: one more after it.
+    /// Another rolling restart was requested during this one, and follows it.
     pending: bool,
     replacement: Option<Replacement>,
-    /// In this roll nobody below is outdated any more: who starts now is not.
+    /// No process of a lower id is outdated, because processes that start during a rolling restart are not.
     next_id: usize,
 }
 
-/// The id whose process is being replaced.
+/// The id whose process is being replaced, and why.
 #[derive(Clone, Copy, Debug)]
 struct Replacement {
     id: usize,
-    /// Because of its age.
-    recycles: bool,
+    reason: ReplacementReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplacementReason {
+    RollingRestart,
+    Age,
 }
 
 impl RollingRestart {
@@ -33,24 +40,26 @@ impl RollingRestart {
         self.epoch
     }
 
-    /// A stop overtakes everything.
+    /// Cancels the rolling restart and the pending one, because of a stop.
     pub fn cancel(&mut self) {
         *self = RollingRestart { epoch: self.epoch, ..RollingRestart::default() };
     }
 
-    fn is_replacing(&self, id: usize) -> bool {
-        self.replacement.is_some_and(|replacement| replacement.id == id)
+    /// Returns why this id's process is being replaced, if it is.
+    fn reason_for(&self, id: usize) -> Option<ReplacementReason> {
+        self.replacement.filter(|replacement| replacement.id == id).map(|replacement| replacement.reason)
     }
 }
 
-/// A process's own share of the longest life: something from the last quarter, so that those which were started together
-/// do not grow old together.
+/// Returns a random part of the maximum lifetime, from three quarters to all of it, so that processes which were started
+/// together are not replaced together.
 pub(super) fn share_of(lifetime: Duration, rng: &mut SmallRng) -> Duration {
     lifetime.mul_f64(rng.random_range(0.75..=1.0))
 }
 
 impl Policy {
-    pub(super) fn roll_or_roll_again(&mut self) {
+    /// Begins a rolling restart. During one, requests another, however often this is called.
+    pub(super) fn request_roll(&mut self) {
         if self.roll.active {
             self.roll.pending = true;
         } else {
@@ -58,19 +67,16 @@ impl Policy {
         }
     }
 
-    /// Whoever is being replaced because of his age, is first.
+    /// Begins a rolling restart. If a process is being replaced because of its age, that replacement is completed first.
     fn begin_roll(&mut self) {
-        self.roll = RollingRestart {
-            epoch: self.roll.epoch + 1,
-            active: true,
-            pending: false,
-            replacement: self.roll.replacement,
-            next_id: 0,
-        };
+        self.roll.epoch += 1;
+        self.roll.active = true;
+        self.roll.pending = false;
+        self.roll.next_id = 0;
         self.actions.emit(Event::RollingRestartStarted);
     }
 
-    /// Goes on as far as it can: to the next id once the current one has its new process and the old one is gone.
+    /// Goes on as far as possible: to the next id once the current one has its new process and the old process has exited.
     pub(super) fn advance_roll(&mut self, now: Instant) {
         loop {
             if self.roll.replacement.is_some_and(|replacement| self.slots[replacement.id].is_in_transition()) {
@@ -78,7 +84,7 @@ impl Policy {
             }
             self.roll.replacement = None;
             if self.roll.active {
-                self.roll_on();
+                self.roll_next();
             } else if let Some(id) = self.oldest_overdue(now) {
                 self.recycle(id);
             } else {
@@ -87,47 +93,56 @@ impl Policy {
         }
     }
 
-    fn roll_on(&mut self) {
+    fn roll_next(&mut self) {
         let RollingRestart { epoch, next_id, .. } = self.roll;
         let outdated = self.slots[next_id..].iter().position(|slot| slot.is_outdated(epoch));
         let Some(id) = outdated.map(|id| next_id + id) else {
             self.actions.emit(Event::RollingRestartFinished);
             return self.end_roll();
         };
-        (self.roll.replacement, self.roll.next_id) = (Some(Replacement { id, recycles: false }), id);
+        self.roll.replacement = Some(Replacement { id, reason: ReplacementReason::RollingRestart });
+        self.roll.next_id = id;
         if !self.slots[id].is_in_transition() {
-            self.slots[id].replace(&mut self.actions);
+            self.slots[id].start_replacement(&mut self.actions);
         }
     }
 
     fn recycle(&mut self, id: usize) {
-        self.roll.replacement = Some(Replacement { id, recycles: true });
-        if let Some(child) = self.slots[id].children().next() {
-            self.actions.emit(Event::Recycling { process: child.process });
+        self.roll.replacement = Some(Replacement { id, reason: ReplacementReason::Age });
+        if let Some(process) = self.slots[id].current() {
+            self.actions.emit(Event::Recycling { process });
         }
-        self.slots[id].replace(&mut self.actions);
+        self.slots[id].start_replacement(&mut self.actions);
     }
 
-    /// The replacement of this id failed. If it is this id's turn, the roll is over; an old process gets one more lifetime.
-    pub(super) fn replacement_failed(&mut self, now: Instant, id: usize) {
-        match self.roll.replacement {
-            Some(Replacement { recycles: true, .. }) if self.roll.is_replacing(id) => {
+    /// Stops the old process, whose replacement is ready.
+    pub(super) fn stop_outgoing(&mut self, now: Instant, old: Child) {
+        let id = old.process.id;
+        let kill_at = now + self.config.graceful_timeout;
+        self.slots[id].stop_outgoing(old, kill_at, &mut self.actions);
+    }
+
+    /// Handles a replacement of this id that has failed before it took over. The rolling restart is aborted. A process that
+    /// was to be replaced because of its age gets one more lifetime.
+    pub(super) fn handle_failed_replacement(&mut self, now: Instant, id: usize) {
+        match self.roll.reason_for(id) {
+            Some(ReplacementReason::Age) => {
                 self.roll.replacement = None;
                 self.actions.emit(Event::RecyclingAborted { id });
-                self.slots[id].live_on(now, &self.config, &mut self.rng);
+                self.slots[id].renew_lifetime(now, &self.config, &mut self.rng);
             }
-            Some(_) if self.roll.is_replacing(id) => self.abort_roll(id),
-            _ => {}
+            Some(ReplacementReason::RollingRestart) => self.abort_roll(id),
+            None => {}
         }
     }
 
-    /// The process that has just taken the place of another one has failed, with the old one gone or going. It is restarted
-    /// as any other, but the roll is not to bring more of its kind.
-    pub(super) fn successor_failed(&mut self, id: usize) {
-        match self.roll.replacement {
-            Some(Replacement { recycles: true, .. }) if self.roll.is_replacing(id) => self.roll.replacement = None,
-            Some(_) if self.roll.is_replacing(id) => self.abort_roll(id),
-            _ => {}
+    /// Handles a process of this id that has failed after it took over from an old one. It is restarted like any other, but
+    /// the rolling restart starts no more processes of its kind.
+    pub(super) fn handle_failed_successor(&mut self, id: usize) {
+        match self.roll.reason_for(id) {
+            Some(ReplacementReason::Age) => self.roll.replacement = None,
+            Some(ReplacementReason::RollingRestart) => self.abort_roll(id),
+            None => {}
         }
     }
 
@@ -144,19 +159,22 @@ impl Policy {
         }
     }
 
-    /// When the next process will be too old, if nobody is being replaced.
-    pub(super) fn next_replacement(&mut self) -> Option<Instant> {
-        let busy = self.config.max_lifetime.is_none() || self.stop.is_some();
-        if busy || self.roll.active || self.roll.replacement.is_some() {
+    /// Returns the time at which the next process is too old, unless a process is being replaced.
+    pub(super) fn next_recycling(&mut self) -> Option<Instant> {
+        if self.roll.active || self.roll.replacement.is_some() {
             return None;
         }
-        self.deadlines.oldest(&self.slots).map(|(at, _)| at)
+        self.oldest().map(|(at, _)| at)
     }
 
     fn oldest_overdue(&mut self, now: Instant) -> Option<usize> {
+        self.oldest().filter(|(at, _)| *at <= now).map(|(_, id)| id)
+    }
+
+    fn oldest(&mut self) -> Option<(Instant, usize)> {
         if self.config.max_lifetime.is_none() || self.stop.is_some() {
             return None;
         }
-        self.deadlines.oldest(&self.slots).filter(|(at, _)| *at <= now).map(|(_, id)| id)
+        self.deadlines.oldest(&self.slots)
     }
 }

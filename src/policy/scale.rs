@@ -1,89 +1,71 @@
-//! One worker more, one fewer; and how one goes who has a queue of his own: nothing new comes to it, he lingers until it is
-//! empty, and only then is asked to.
+//! Scaling, and draining the queues of workers that are not needed any more.
+//!
+//! A worker with a socket of its own first gets no new connections. It serves those that are left, and is told to stop
+//! once its queue is empty.
 
 use std::time::Instant;
 
-use super::child::Child;
+use super::Policy;
 use super::slot::Slot;
-use super::{Policy, RestartPolicy};
 use crate::event::Event;
-use crate::exit::{Exit, OutOfMemory};
 
 impl Policy {
-    /// The ids that are to get work: those that are wanted to run, but of those that were added not before there was somebody
-    /// for it.
+    /// Returns the ids whose own sockets should get new connections. An added id is among them once a process serves it.
     pub fn serving(&self) -> impl Iterator<Item = usize> + Clone {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_serving()).map(|(id, _)| id)
     }
 
-    /// Those of whom one is to be asked to go, unless he still has work: [`Policy::handle_work_left`].
+    /// Returns the ids with a process whose drain is due. It is told to stop at the next [`Policy::handle_timeout`], unless
+    /// [`Policy::handle_work_left`] is called for its id before.
     pub fn draining(&self, now: Instant) -> Vec<usize> {
-        let is_due = |slot: &Slot| slot.children().any(|child| child.drains_until(now));
-        self.slots.iter().enumerate().filter(|(_, slot)| is_due(slot)).map(|(id, _)| id).collect()
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_drain_due(now)).map(|(id, _)| id).collect()
     }
 
-    /// One who lingers is to go on doing so.
+    /// Lets the draining process of this id go on, because connections are left in its queue.
     pub fn handle_work_left(&mut self, now: Instant, id: usize) {
         if let (Some(slot), Some(drain)) = (self.slots.get_mut(id), self.config.drain) {
             slot.handle_work_left(now, drain);
         }
     }
 
-    pub(super) fn more(&mut self, now: Instant) {
+    /// Adds one worker, under the lowest id that is free, unless there are `max_workers`.
+    pub(super) fn scale_up(&mut self, now: Instant) {
         if self.wanted() >= self.config.max_workers {
             return;
         }
         let id = match self.slots.iter().position(|slot| !slot.is_wanted()) {
             Some(id) => {
-                self.slots[id].want(now);
+                self.slots[id].scale_up(now);
                 id
             }
             None => {
-                self.slots.push(Slot::new(self.slots.len(), now));
+                self.slots.push(Slot::added(self.slots.len(), now));
                 self.slots.len() - 1
             }
         };
         self.wanted.set(None);
         self.actions.emit(Event::Scaled { workers: self.wanted() });
         self.slots[id].start_if_due(now, &mut self.actions);
+        self.deadlines.update(id, &self.slots[id]);
     }
 
-    pub(super) fn fewer(&mut self, now: Instant) {
+    /// Removes the worker with the highest id, unless it is the last one.
+    pub(super) fn scale_down(&mut self, now: Instant) {
         if self.wanted() <= 1 {
             return;
         }
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
             self.slots[id].drain(now, &self.config, &mut self.actions);
-            self.deadlines.update(id, &self.slots[id]);
             self.wanted.set(None);
             self.actions.emit(Event::Scaled { workers: self.wanted() });
+            self.deadlines.update(id, &self.slots[id]);
         }
     }
 
-    /// One that was asked for later could not be brought up. The others, who serve, are not to suffer for it.
-    pub(super) fn addition_failed(&mut self, id: usize) {
+    /// Reports that an added id was dropped, because no process of it became ready. The other workers go on.
+    pub(super) fn drop_addition(&mut self, id: usize) {
         self.wanted.set(None);
         self.actions.emit(Event::ScalingAborted { id });
         self.actions.emit(Event::Scaled { workers: self.wanted() });
-    }
-
-    /// One who was to go once its work was done has ended before. If it has failed, somebody is to do what is left, unless it is
-    /// done already by who serves the id again.
-    pub(super) fn handle_draining_exit(&mut self, now: Instant, child: Child, exit: Exit, out_of_memory: OutOfMemory) {
-        let process = child.process;
-        let is_fatal = self.is_fatal(exit);
-        let slot = &mut self.slots[process.id];
-        let is_left = !exit.is_success() && slot.is_stopped() && !slot.has_draining();
-        let wanted = is_left && self.config.restart_policy != RestartPolicy::Never && !is_fatal;
-        let restarting = wanted && self.budget.take(now);
-        if is_left && !restarting {
-            slot.end_for_good(true);
-        }
-        self.actions.emit(Event::Exited { process, exit, out_of_memory, asked: false, restarting });
-        if restarting {
-            let uptime = now.saturating_duration_since(child.since);
-            let delay = slot.finish_work(now, uptime, self.config.delays, &mut self.rng);
-            self.actions.emit(Event::Restarting { process, exit, out_of_memory, delay, left: self.budget.left() });
-        }
     }
 }

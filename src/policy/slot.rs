@@ -1,150 +1,185 @@
-//! One id's life.
+//! What the policy knows about one id.
 //!
-//! Whatever serves the id, or is to serve it, is the slot's [`State`]. A process that has been asked to go is out of the
-//! state and only waited for, so that its replacement never depends on how it goes.
+//! A slot is three small state machines. Each answers one question, and none depends on how the others got where they are.
+//!
+//! # State: what serves the id?
+//!
+//! A process that was told to stop is no longer in the state but in `stopping`, where it is only waited for. So the next
+//! start never depends on how the last process exits.
+//!
+//! | state | start due | started | start refused | ready | ready timeout | process exits | scaled down | scaled up | stop |
+//! |---|---|---|---|---|---|---|---|---|---|
+//! | Stopped | - | to `stopping` | - | - | - | - | - | Backoff (now) | - |
+//! | Backoff | Starting | - | - | - | - | - | Stopped, or stays with Draining | with Draining: Reopening | Stopped |
+//! | Starting | - | Running | Initial: stop all; else Backoff | - | - | - | Stopped, or stays with Draining | the same | Stopped |
+//! | Running, not ready | - | - | - | ready | by bring-up: stop all, drop, kill | by verdict | to `stopping`, or stays with Draining | the same | to `stopping` |
+//! | Running, ready | - | - | - | - | - | by verdict | to `stopping`, draining or stopping | - | to `stopping` |
+//! | Replacing | - | new process | Running (old) | old to `stopping`, Running (new) | kill new, Running (old) | old: new takes over; new: Running (old) | both to `stopping` | - | both to `stopping` |
+//!
+//! # Bring-up: what does a failed start mean?
+//!
+//! `Initial` stops the service, `Added` drops the id, `Done` leads to a restart. Initial becomes Added if the id is scaled
+//! up again. Initial and Added become Done once a process of the id is ready.
+//!
+//! # Queue: does the id's own queue get connections?
+//!
+//! This matters only for per-worker sockets.
+//!
+//! ```text
+//!            started without readiness, or ready
+//! Unopened ---------------------------------------> Open <---------------+
+//!    ^                                               |                   | started without
+//!    |                       scaled down while       |                   | readiness, or ready
+//!    |                       no process is ready     v     scaled up     |
+//!    +------------------------------------------- Draining ---------> Reopening
+//!      its process is ready, and moves to `stopping`  ^                  |
+//!                                                     +-- scaled down ---+
+//! ```
 
-mod stopping;
+mod exit;
+mod stop;
+mod timeout;
 
+pub(super) use exit::{ExitedChild, ExitedRole};
+pub(super) use timeout::{ReadyTimeout, Timeout};
+
+use std::mem;
 use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
 
 use super::backoff::{Backoff, Delays};
 use super::child::{Child, Phase};
 use super::rolling_restart::share_of;
-use super::{Action, ActionQueue, Config, WorkerSignal};
-use crate::event::Event;
-use crate::exit::{Exit, Process};
+use super::stopping_child::StoppingChild;
+use super::{Action, ActionQueue, Config};
+use crate::exit::Process;
 use crate::report::WorkerReport;
 
-use rand::rngs::SmallRng;
-
-/// Without readiness, a replacement counts as ready once it has lived this long.
+/// Without a ready timeout, a replacement counts as ready once it has lived this long.
 const PROBATION: Duration = Duration::from_secs(1);
-/// No id ever has more processes than this: one that serves and one that comes or goes.
-const MOST_ALIVE: usize = 2;
+/// No id ever has more processes than this: one that serves and one that starts or stops.
+const MAX_PROCESSES: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Slot {
     id: usize,
-    /// Of the next process.
+    /// The generation of the next process.
     generation: u32,
-    /// A process of this id has been ready once, so that the next one's failure is no startup failure.
-    proven: bool,
-    /// It was not there from the beginning.
-    addition: bool,
-    /// There was somebody for it since it is wanted, or it was there from the beginning.
-    joined: bool,
-    /// Nobody is wanted, but what has come to this id is to be done, and whoever did it has failed: somebody comes for it, and
-    /// lingers in his place.
-    passing: bool,
-    /// The same, also when he is wanted again and has not come to serve.
-    owed: bool,
-    backoff: Backoff,
-    /// One of the first starts, which must succeed, is still to come.
-    first: bool,
     state: State,
-    /// What is started next takes the place of one that has failed.
-    restarting: bool,
-    stopping: Vec<Child>,
+    bring_up: BringUp,
+    queue: Queue,
+    backoff: Backoff,
+    stopping: Vec<StoppingChild>,
     report: WorkerReport,
-    /// The generation that the reported exit is of.
-    ended: u32,
+    /// The generation whose exit the report holds.
+    reported_generation: u32,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nobody is wanted: ended for good, retired or stopped.
+    /// No process serves the id, and none will start.
     Stopped,
-    Backoff {
-        at: Instant,
-    },
-    Starting,
+    /// The next process starts then.
+    Backoff { until: Instant, reason: StartReason },
+    /// A start was requested and has not been answered yet.
+    Starting { reason: StartReason },
+    /// This process serves the id, or will once it is ready.
     Running(Child),
-    /// In a rolling restart: `old` serves until `new`, once it has been started, is ready.
+    /// The old process serves until the new one, once it has been started, is ready.
     Replacing {
         old: Child,
-        /// Not here, because few have one and every slot is as large as the largest.
+        /// Boxed, because few slots have one, and every slot is as large as the largest state.
         new: Option<Box<Child>>,
     },
 }
 
-/// Which part a process had that is gone now.
+/// Why a process is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ExitedRole {
-    /// It had been asked to go.
-    Stopping,
-    /// It served, and nobody took its place yet.
-    Current,
-    /// It served, and its replacement has its place now.
-    Outgoing,
-    /// It was the replacement; the old one still serves.
+enum StartReason {
+    /// It is one of the first starts. The system must not refuse these.
+    Initial,
+    /// The id was added, or is needed again.
+    ScaleUp,
+    /// The last process failed. Only this counts as a restart in the report.
+    Restart,
+    /// It takes the place of a process that was to be replaced.
     Replacement,
 }
 
-/// What a deadline brought to light that is for the policy to judge.
+/// Whether a process of this id has been ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadyTimeout {
-    /// Not ready in time, and no process of this id ever was.
-    Startup(Process),
-    /// Not ready in time, and only a replacement.
-    Replacement,
-    /// Not ready in time, and no process of this id ever was; but it is none of those that were there from the beginning.
-    Addition,
+pub(super) enum BringUp {
+    /// No process has, and the id was there from the beginning.
+    Initial,
+    /// No process has since the id was added.
+    Added,
+    /// One has.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    /// It has had no process yet that serves it.
+    Unopened,
+    /// It gets connections.
+    Open,
+    /// The id is not needed any more, but a process is started or restarted to serve what is left.
+    Draining,
+    /// The id is needed again, and connections from before may still be waiting.
+    Reopening,
 }
 
 impl Slot {
-    /// One of the ids that there are from the beginning.
-    pub fn first(id: usize, now: Instant) -> Slot {
-        Slot { first: true, addition: false, joined: true, ..Slot::new(id, now) }
+    /// Returns the slot of an id that is there from the beginning.
+    pub fn initial(id: usize, now: Instant) -> Slot {
+        let state = State::Backoff { until: now, reason: StartReason::Initial };
+        Slot { bring_up: BringUp::Initial, queue: Queue::Open, state, ..Slot::added(id, now) }
     }
 
-    /// A new id, whose first process is wanted at once.
-    pub fn new(id: usize, now: Instant) -> Slot {
-        let state = State::Backoff { at: now };
+    /// Returns the slot of a new id, whose first process is due at once.
+    pub fn added(id: usize, now: Instant) -> Slot {
         Slot {
             id,
             generation: 0,
-            proven: false,
-            addition: true,
-            joined: false,
-            passing: false,
-            owed: false,
+            state: State::Backoff { until: now, reason: StartReason::ScaleUp },
+            bring_up: BringUp::Added,
+            queue: Queue::Unopened,
             backoff: Backoff::default(),
-            first: false,
-            state,
-            restarting: false,
             stopping: Vec::new(),
             report: WorkerReport::new(id),
-            ended: 0,
+            reported_generation: 0,
         }
     }
 
+    /// Returns whether the id counts as one of the workers that should run.
     pub fn is_wanted(&self) -> bool {
-        !self.is_stopped() && !self.passing
+        !self.is_stopped() && self.queue != Queue::Draining
     }
 
-    /// Nobody serves it or is to come.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
 
+    /// Returns whether the id's own queue should get new connections.
     pub fn is_serving(&self) -> bool {
-        self.is_wanted() && self.joined
+        !self.is_stopped() && self.queue == Queue::Open
     }
 
-    /// Nobody lives, nobody comes.
+    /// Returns whether no process lives and none will start.
     pub fn is_over(&self) -> bool {
         self.is_stopped() && self.stopping.is_empty()
     }
 
-    /// Whether the process that serves is from before this rolling restart.
+    /// Returns whether its process is from before the rolling restart `epoch`, and can be replaced.
     pub fn is_outdated(&self, epoch: u64) -> bool {
         match &self.state {
-            State::Running(child) => child.epoch < epoch && (child.is_unproven() || child.phase == Phase::Ready),
+            State::Running(child) => child.epoch < epoch && (child.is_starting() || child.phase == Phase::Ready),
             _ => false,
         }
     }
 
-    /// When the process that serves is too old, if it could be replaced now.
+    /// Returns the time at which its process is too old, if the process could be replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
             State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() => child.recycle_at,
@@ -152,113 +187,153 @@ impl Slot {
         }
     }
 
-    /// The process that serves gets one more lifetime.
-    pub fn live_on(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
+    /// Gives its process one more lifetime.
+    pub fn renew_lifetime(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
         if let State::Running(child) = &mut self.state {
             child.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         }
     }
 
-    /// Whether a replacement is on its way, or the old one still is.
+    /// Returns whether a process is still starting or stopping, so that a rolling restart waits.
     pub fn is_in_transition(&self) -> bool {
-        let unproven = match &self.state {
-            State::Running(child) => child.is_unproven(),
-            State::Replacing { .. } | State::Starting => true,
+        let is_starting = match &self.state {
+            State::Running(child) => child.is_starting(),
+            State::Replacing { .. } | State::Starting { .. } => true,
             State::Stopped | State::Backoff { .. } => false,
         };
-        unproven || !self.stopping.is_empty()
+        is_starting || !self.stopping.is_empty()
+    }
+
+    pub fn is_initial_start(&self) -> bool {
+        self.start_reason() == Some(StartReason::Initial)
+    }
+
+    fn start_reason(&self) -> Option<StartReason> {
+        match self.state {
+            State::Backoff { reason, .. } | State::Starting { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
+    pub fn bring_up(&self) -> BringUp {
+        self.bring_up
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        let due = match &self.state {
-            State::Backoff { at } if !self.is_crowded() => Some(*at),
+        let start = match self.state {
+            State::Backoff { until, .. } if !self.is_crowded() => Some(until),
             _ => None,
         };
-        self.children().filter_map(Child::deadline).chain(due).min()
+        let running = self.running().filter_map(Child::deadline);
+        let stopping = self.stopping.iter().filter_map(StoppingChild::deadline);
+        running.chain(stopping).chain(start).min()
     }
 
-    pub fn children(&self) -> impl Iterator<Item = &Child> {
-        let (serving, coming) = match &self.state {
+    /// Returns every process of this id that has not exited.
+    pub fn processes(&self) -> impl Iterator<Item = Process> {
+        let stopping = self.stopping.iter().map(|child| child.process);
+        stopping.chain(self.running().map(|child| child.process))
+    }
+
+    /// Returns the processes that have got no SIGKILL from the parent.
+    pub fn unkilled_processes(&self) -> impl Iterator<Item = Process> {
+        let stopping = self.stopping.iter().filter(|child| !child.is_killed()).map(|child| child.process);
+        stopping.chain(self.running().filter(|child| !child.is_killed()).map(|child| child.process))
+    }
+
+    /// Returns the process that serves the id, or will once it is ready.
+    pub fn current(&self) -> Option<Process> {
+        self.running().next().map(|child| child.process)
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Child> {
+        let (current, replacement) = match &self.state {
             State::Running(child) => (Some(child), None),
             State::Replacing { old, new } => (Some(old), new.as_deref()),
             _ => (None, None),
         };
-        self.stopping.iter().chain(serving).chain(coming)
+        current.into_iter().chain(replacement)
     }
 
-    /// Wanted again, after it was not.
-    pub fn want(&mut self, now: Instant) {
-        (self.joined, self.addition) = (false, true);
-        if !std::mem::take(&mut self.passing) {
-            self.state = State::Backoff { at: now };
+    fn running_mut(&mut self) -> impl Iterator<Item = &mut Child> {
+        let (current, replacement) = match &mut self.state {
+            State::Running(child) => (Some(child), None),
+            State::Replacing { old, new } => (Some(old), new.as_deref_mut()),
+            _ => (None, None),
+        };
+        current.into_iter().chain(replacement)
+    }
+
+    /// Scales the id up again.
+    pub fn scale_up(&mut self, now: Instant) {
+        if self.bring_up == BringUp::Initial {
+            self.bring_up = BringUp::Added;
+        }
+        if self.queue == Queue::Draining {
+            self.queue = Queue::Reopening;
+        } else {
+            self.queue = Queue::Unopened;
+            self.state = State::Backoff { until: now, reason: StartReason::ScaleUp };
         }
     }
 
-    /// One who lingered has failed.
-    pub fn finish_work(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
-        (self.passing, self.owed) = (true, true);
-        self.wait(now, uptime, delays, rng)
-    }
-
-    pub fn wait(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
-        self.restarting = true;
+    /// Schedules a restart, and returns the delay until then.
+    pub fn schedule_restart(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         let delay = self.backoff.after_life(uptime, delays, rng);
-        self.state = State::Backoff { at: now + delay };
+        self.state = State::Backoff { until: now + delay, reason: StartReason::Restart };
         delay
     }
 
-    /// Starts the first process, if it is still wanted.
-    pub fn start_first(&mut self) -> Option<Action> {
-        let is_due = self.first && matches!(self.state, State::Backoff { .. });
-        is_due.then(|| {
-            self.state = State::Starting;
-            self.next_start()
-        })
+    /// Starts the first process, unless the id is not needed any more.
+    pub fn start_initial(&mut self) -> Option<Action> {
+        let State::Backoff { reason: StartReason::Initial, .. } = self.state else { return None };
+        self.state = State::Starting { reason: StartReason::Initial };
+        Some(self.next_start())
     }
 
-    /// Starts the next process if one is due and there is room for it.
+    /// Starts the next process if one is due and fewer than two processes are stopping.
     pub fn start_if_due(&mut self, now: Instant, actions: &mut ActionQueue) {
         match self.state {
-            State::Backoff { at } if at <= now && !self.is_crowded() => {
-                self.state = State::Starting;
-                self.start(actions);
+            State::Backoff { until, reason } if until <= now && !self.is_crowded() => {
+                self.state = State::Starting { reason };
+                actions.push(self.next_start());
             }
             _ => {}
         }
     }
 
-    /// Starts a replacement beside the process that serves.
-    pub fn replace(&mut self, actions: &mut ActionQueue) {
-        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+    /// Starts a replacement for the process that runs.
+    pub fn start_replacement(&mut self, actions: &mut ActionQueue) {
+        self.state = match mem::replace(&mut self.state, State::Stopped) {
             State::Running(old) => {
-                self.start(actions);
+                actions.push(self.next_start());
                 State::Replacing { old, new: None }
             }
             other => other,
         };
     }
 
-    fn start(&self, actions: &mut ActionQueue) {
-        actions.push(self.next_start());
-    }
-
     fn next_start(&self) -> Action {
         Action::Start { id: self.id, generation: self.generation }
     }
 
-    /// A process was started. If nobody wants it any more (it was on its way when the stop came), it is not taken, and
-    /// goes to those who leave by the [`Slot::retire`] that follows.
+    /// Takes a process that was started. If the slot is stopped, because the stop came while the start was on its way, the
+    /// caller must stop the process with [`Slot::stop_now`].
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
+        let is_restart = self.start_reason() == Some(StartReason::Restart);
         self.generation = process.generation + 1;
-        self.first = false;
         self.report.processes += 1;
-        self.report.restarts += u32::from(std::mem::take(&mut self.restarting));
+        self.report.restarts += u32::from(is_restart);
         self.report.failed = false;
-        self.joined |= config.ready_timeout.is_none();
-        let fresh = config.ready_timeout.map(|timeout| Phase::NotReady { late_at: now + timeout });
+        if config.ready_timeout.is_none() {
+            self.open_queue();
+        }
         let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
-        let child = |otherwise| Child::new(process, now, epoch, fresh.unwrap_or(otherwise), recycle_at);
-        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+        let child = |without_readiness| {
+            let not_ready = config.ready_timeout.map(|timeout| Phase::NotReady { late_at: now + timeout });
+            Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycle_at)
+        };
+        self.state = match mem::replace(&mut self.state, State::Stopped) {
             State::Replacing { old, new: None } => {
                 State::Replacing { old, new: Some(Box::new(child(Phase::Probation { ready_at: now + PROBATION }))) }
             }
@@ -266,31 +341,38 @@ impl Slot {
         };
     }
 
-    /// A start was refused: a replacement is given up (`None`), anything else waits for the next try.
+    /// Handles a refused start. Returns the delay until the next try, or `None` if it was a replacement, which is not tried
+    /// again.
     pub fn handle_start_failed(&mut self, now: Instant, delays: Delays, rng: &mut SmallRng) -> Option<Duration> {
-        match std::mem::replace(&mut self.state, State::Stopped) {
+        let reason = match mem::replace(&mut self.state, State::Stopped) {
             State::Replacing { old, new: None } => {
                 self.state = State::Running(old);
-                None
+                return None;
             }
-            _ => {
-                let delay = self.backoff.after_refusal(delays, rng);
-                self.state = State::Backoff { at: now + delay };
-                Some(delay)
+            State::Starting { reason } | State::Backoff { reason, .. } => reason,
+            other => {
+                self.state = other;
+                return None;
             }
-        }
+        };
+        let delay = self.backoff.after_refusal(delays, rng);
+        self.state = State::Backoff { until: now + delay, reason };
+        Some(delay)
     }
 
-    pub fn handle_ready(&mut self, now: Instant, generation: u32, config: &Config, actions: &mut ActionQueue) {
-        // One that had been asked to go when it said so has shown that this id can be brought up.
-        self.proven |= self.stopping.iter().any(|child| child.is(generation));
-        if self.coming().is_some_and(|child| child.is(generation) && child.is_unproven()) {
-            self.become_ready(now, config, actions);
+    /// Handles a report of readiness. Returns the old process if a replacement has taken its place.
+    #[must_use = "the old process must be stopped"]
+    pub fn handle_ready(&mut self, now: Instant, generation: u32, actions: &mut ActionQueue) -> Option<Child> {
+        // A process that has been told to stop since has shown too that this id can be brought up.
+        if self.stopping.iter().any(|child| child.is(generation)) {
+            self.bring_up = BringUp::Done;
         }
+        let newest = self.newest()?;
+        if newest.is(generation) && newest.is_starting() { self.become_ready(now, actions) } else { None }
     }
 
-    /// The process that may still have to show that it is ready.
-    fn coming(&mut self) -> Option<&mut Child> {
+    /// Returns the process that may still have to show that it works.
+    fn newest(&mut self) -> Option<&mut Child> {
         match &mut self.state {
             State::Running(child) => Some(child),
             State::Replacing { new, .. } => new.as_deref_mut(),
@@ -298,153 +380,55 @@ impl Slot {
         }
     }
 
-    /// The one that was still to show that it is ready is ready now; if it is a replacement, the old one may go.
-    fn become_ready(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+    fn become_ready(&mut self, now: Instant, actions: &mut ActionQueue) -> Option<Child> {
         self.note_uptime(now);
-        (self.proven, self.joined) = (true, true);
-        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(child) => State::Running(child.ready(now, actions)),
-            State::Replacing { mut old, new: Some(new) } => {
-                let new = new.ready(now, actions);
-                old.ask(WorkerSignal::Stop, now + config.graceful_timeout, actions);
-                self.stopping.push(old);
-                State::Running(new)
+        self.bring_up = BringUp::Done;
+        self.open_queue();
+        self.newest()?.become_ready(now, actions);
+        match mem::replace(&mut self.state, State::Stopped) {
+            State::Replacing { old, new: Some(new) } => {
+                self.state = State::Running(*new);
+                Some(old)
             }
-            other => other,
-        };
-    }
-
-    pub fn handle_beat(&mut self, generation: u32, at: Instant) {
-        match &mut self.state {
-            State::Running(child) | State::Replacing { old: child, .. } if child.is(generation) => {
-                child.beat(at);
+            other => {
+                self.state = other;
+                None
             }
-            State::Replacing { new: Some(child), .. } if child.is(generation) => child.beat(at),
-            _ => {}
         }
     }
 
-    /// Before somebody else takes the place of who serves: what failed before him is forgotten if he is sound, however he ends.
+    fn open_queue(&mut self) {
+        if self.queue != Queue::Draining {
+            self.queue = Queue::Open;
+        }
+    }
+
+    pub fn handle_beat(&mut self, generation: u32, at: Instant) {
+        if let Some(child) = self.running_mut().find(|child| child.is(generation)) {
+            child.beat(at);
+        }
+    }
+
+    /// Aborts processes without a heartbeat.
+    pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
+        self.running_mut().for_each(|child| child.check_beat(now, timeout, doubtful, actions));
+    }
+
+    /// Treats every process as if its heartbeat had come just now.
+    pub fn forgive_beats(&mut self, now: Instant) {
+        self.running_mut().for_each(|child| child.beat(now));
+    }
+
+    /// Resets the failure count if the current process has lived long enough. Call this before the process is replaced or
+    /// removed, for whatever reason.
     fn note_uptime(&mut self, now: Instant) {
         if let State::Running(child) | State::Replacing { old: child, .. } = &self.state {
             self.backoff.note_uptime(now.saturating_duration_since(child.since));
         }
     }
 
-    /// Takes out the process that ended; `None` if it is not known here.
-    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<(ExitedRole, Child)> {
-        self.note_uptime(now);
-        let gone = self.take_out(generation)?;
-        // A replacement that failed has never served.
-        if gone.0 != ExitedRole::Replacement && (self.report.exit.is_none() || generation > self.ended) {
-            (self.report.exit, self.ended) = (Some(exit), generation);
-        }
-        Some(gone)
-    }
-
-    fn take_out(&mut self, generation: u32) -> Option<(ExitedRole, Child)> {
-        if let Some(at) = self.stopping.iter().position(|child| child.is(generation)) {
-            return Some((ExitedRole::Stopping, self.stopping.swap_remove(at)));
-        }
-        let (next, gone) = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(child) if child.is(generation) => (State::Stopped, Some((ExitedRole::Current, child))),
-            State::Replacing { old, new: Some(new) } if new.is(generation) => {
-                (State::Running(old), Some((ExitedRole::Replacement, *new)))
-            }
-            State::Replacing { old, new } if old.is(generation) => {
-                (new.map_or(State::Starting, |new| State::Running(*new)), Some((ExitedRole::Outgoing, old)))
-            }
-            other => (other, None),
-        };
-        self.state = next;
-        gone
-    }
-
-    /// Deadlines other than the heartbeat's.
-    #[must_use]
-    pub fn handle_timeout(
-        &mut self,
-        now: Instant,
-        interrupted_at: Option<Instant>,
-        config: &Config,
-        actions: &mut ActionQueue,
-    ) -> Option<ReadyTimeout> {
-        for child in &mut self.stopping {
-            child.kill_overdue(now, actions);
-            child.stop_overdue(now, config.graceful_timeout, actions);
-        }
-        if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
-            child.kill_overdue(now, actions);
-        }
-        if let State::Replacing { new: Some(new), .. } = &mut self.state {
-            new.kill_overdue(now, actions);
-        }
-        self.start_if_due(now, actions);
-        let coming = self.coming()?;
-        match coming.phase {
-            Phase::Probation { ready_at } if ready_at <= now => {
-                self.become_ready(now, config, actions);
-                None
-            }
-            Phase::NotReady { late_at } if late_at <= now => {
-                if config.ready_timeout.is_some_and(|timeout| coming.extend(now, timeout, interrupted_at)) {
-                    return None;
-                }
-                actions.emit(Event::ReadyTimedOut { process: coming.process });
-                self.handle_late(actions)
-            }
-            _ => None,
-        }
-    }
-
-    fn handle_late(&mut self, actions: &mut ActionQueue) -> Option<ReadyTimeout> {
-        let (next, missed) = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(mut child) if !self.proven && self.addition => {
-                child.kill(actions);
-                self.stopping.push(child);
-                (State::Stopped, Some(ReadyTimeout::Addition))
-            }
-            State::Running(child) if !self.proven => {
-                let process = child.process;
-                (State::Running(child), Some(ReadyTimeout::Startup(process)))
-            }
-            State::Running(mut child) => {
-                child.kill(actions);
-                (State::Running(child), None)
-            }
-            State::Replacing { old, new: Some(mut new) } => {
-                new.kill(actions);
-                self.stopping.push(*new);
-                (State::Running(old), Some(ReadyTimeout::Replacement))
-            }
-            other => (other, None),
-        };
-        self.state = next;
-        missed
-    }
-
-    /// The processes that are to give signs of life.
-    pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
-        if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
-            child.check_beat(now, timeout, doubtful, actions);
-        }
-        if let State::Replacing { new: Some(new), .. } = &mut self.state {
-            new.check_beat(now, timeout, doubtful, actions);
-        }
-    }
-
-    /// Whoever lives is taken to have given a sign of life just now.
-    pub fn forgive_beats(&mut self, now: Instant) {
-        if let State::Running(child) | State::Replacing { old: child, .. } = &mut self.state {
-            child.beat(now);
-        }
-        if let State::Replacing { new: Some(new), .. } = &mut self.state {
-            new.beat(now);
-        }
-    }
-
-    /// What ended was a failure, and nobody will take its place.
-    pub fn end_for_good(&mut self, failed: bool) {
+    /// Records that no process will follow, and whether the last exit was a failure.
+    pub fn set_failed(&mut self, failed: bool) {
         self.report.failed = failed;
     }
 
@@ -452,19 +436,7 @@ impl Slot {
         self.report
     }
 
-    pub fn is_first_start(&self) -> bool {
-        self.first
-    }
-
-    pub fn is_addition(&self) -> bool {
-        self.addition
-    }
-
-    pub fn is_proven(&self) -> bool {
-        self.proven
-    }
-
     fn is_crowded(&self) -> bool {
-        self.stopping.len() >= MOST_ALIVE
+        self.stopping.len() >= MAX_PROCESSES
     }
 }

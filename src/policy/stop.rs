@@ -1,4 +1,4 @@
-//! The end of everybody: ask, wait, kill, wait; a second request means now.
+//! Stopping the service: stop every worker, wait, kill. A second request kills at once.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,27 @@ use crate::event::Event;
 use crate::exit::{Exit, Process};
 use crate::report::Reason;
 
-/// From SIGQUIT to SIGKILL.
+/// The time from SIGQUIT to SIGKILL.
 const QUICK_STOP: Duration = Duration::from_secs(2);
 
+/// A stop that has begun.
 #[derive(Debug)]
 pub(super) struct Stop {
-    pub end: Outcome,
-    /// An operator has asked, so that the next one to ask means: now.
-    asked: bool,
+    /// The first reason to stop is the one that counts.
+    pub outcome: Outcome,
+    /// An operator has requested it, so the operator's next request kills.
+    requested: bool,
     quick: bool,
 }
 
 impl Policy {
-    pub(super) fn stop_as_asked(&mut self, now: Instant) {
+    pub(super) fn stop_gracefully(&mut self, now: Instant) {
         match &mut self.stop {
-            None => self.begin_stop(Ok(Reason::Stopped), WorkerSignal::Stop, now + self.config.graceful_timeout, true),
-            Some(stop) if !stop.asked => stop.asked = true,
+            None => {
+                let kill_at = now + self.config.graceful_timeout;
+                self.begin_stop(Ok(Reason::Stopped), WorkerSignal::Stop, kill_at, true);
+            }
+            Some(stop) if !stop.requested => stop.requested = true,
             Some(_) => self.kill_all(),
         }
     }
@@ -32,69 +37,69 @@ impl Policy {
         match &mut self.stop {
             None => self.begin_stop(Ok(Reason::Stopped), WorkerSignal::QuickStop, kill_at, true),
             Some(stop) if !stop.quick => {
-                (stop.asked, stop.quick) = (true, true);
+                stop.requested = true;
+                stop.quick = true;
                 self.stop_all_now(WorkerSignal::QuickStop, kill_at);
             }
             Some(_) => self.kill_all(),
         }
     }
 
+    /// Stops the service because the restart limit is reached.
     pub(super) fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
         let restarts = self.budget.spent();
         self.actions.emit(Event::RestartLimitReached { restarts });
-        let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(
-            Ok(Reason::RestartLimitReached { process, exit, restarts }),
-            WorkerSignal::Stop,
-            graceful,
-            false,
-        );
+        self.stop_because(now, Ok(Reason::RestartLimitReached { process, exit, restarts }));
     }
 
+    /// Stops the service because a worker cannot start. `exit` is `None` if the process lives and was not ready in time.
     pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
         if self.stop.is_some() {
             return;
         }
         self.actions.emit(Event::StartupFailed { process, exit });
-        let graceful = now + self.config.graceful_timeout;
-        self.begin_stop(Ok(Reason::StartupFailed { process, exit }), WorkerSignal::Stop, graceful, false);
+        self.stop_because(now, Ok(Reason::StartupFailed { process, exit }));
     }
 
-    /// The first reason to stop is the one that counts.
-    pub(super) fn begin_stop(&mut self, end: Outcome, message: WorkerSignal, kill_at: Instant, asked: bool) {
+    /// Begins a graceful stop that no operator has requested.
+    pub(super) fn stop_because(&mut self, now: Instant, outcome: Outcome) {
+        self.begin_stop(outcome, WorkerSignal::Stop, now + self.config.graceful_timeout, false);
+    }
+
+    fn begin_stop(&mut self, outcome: Outcome, signal: WorkerSignal, kill_at: Instant, requested: bool) {
         if self.stop.is_some() {
             return;
         }
-        let quick = message == WorkerSignal::QuickStop;
+        let quick = signal == WorkerSignal::QuickStop;
         self.complete_slots();
         self.actions.cancel_starts(None);
         self.roll.cancel();
-        self.look_at = None;
-        let workers = self.slots.iter().flat_map(Slot::children).count();
-        let by = match &end {
+        self.check_beats_at = None;
+        let workers = self.slots.iter().flat_map(Slot::processes).count();
+        let by = match &outcome {
             Ok(Reason::StoppedByWorker { process }) => Some(*process),
             _ => None,
         };
         self.actions.emit(Event::Stopping { workers, quick, by });
-        self.stop = Some(Stop { end, asked, quick });
-        self.stop_all_now(message, kill_at);
+        self.stop = Some(Stop { outcome, requested, quick });
+        self.stop_all_now(signal, kill_at);
     }
 
-    fn stop_all_now(&mut self, message: WorkerSignal, kill_at: Instant) {
+    fn stop_all_now(&mut self, signal: WorkerSignal, kill_at: Instant) {
         for slot in &mut self.slots {
-            slot.stop_now(message, kill_at, &mut self.actions);
+            slot.stop_now(signal, kill_at, &mut self.actions);
         }
         self.wanted.set(None);
         self.deadlines.update_all(&self.slots);
     }
 
     fn kill_all(&mut self) {
-        let workers = self.slots.iter().flat_map(Slot::children).filter(|child| !child.was_killed()).count();
+        let workers = self.slots.iter().flat_map(Slot::unkilled_processes).count();
         if workers > 0 {
             self.actions.emit(Event::KillingAll { workers });
         }
         for slot in &mut self.slots {
-            slot.kill(&mut self.actions);
+            slot.kill_all(&mut self.actions);
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
-use super::child::Phase;
 use super::*;
+use crate::exit::{Exit, OutOfMemory};
 use crate::report::Report;
 use rand::RngExt;
 
@@ -114,10 +114,8 @@ impl Sim {
     }
 
     fn note_released(&mut self) {
-        for child in self.policy.slots.iter().flat_map(Slot::children) {
-            if let (Phase::Draining { .. }, Process { id, generation, .. }) = (child.phase, child.process) {
-                self.alive.get_mut(&(id, generation)).expect("alive").released = true;
-            }
+        for Process { id, generation, .. } in self.policy.slots.iter().flat_map(Slot::draining) {
+            self.alive.get_mut(&(id, generation)).expect("alive").released = true;
         }
     }
 
@@ -174,7 +172,7 @@ impl Sim {
     }
 
     fn request(&mut self, request: Request) {
-        self.scaling |= request == Request::Fewer;
+        self.scaling |= request == Request::ScaleDown;
         self.policy.handle_request(self.now, request);
         self.settle();
     }
@@ -357,9 +355,9 @@ fn a_sound_life_forgets_the_failures_before_it_however_it_ends() {
             sim.end(1, 7, Exit::Code(1));
         }),
         ("one too many, and wanted again", |sim| {
-            sim.request(Request::Fewer);
+            sim.request(Request::ScaleDown);
             sim.end(1, 7, Exit::Code(0));
-            sim.request(Request::More);
+            sim.request(Request::ScaleUp);
         }),
     ];
     for (way, hand_over) in ways {
@@ -620,13 +618,13 @@ fn a_stop_overtakes_a_roll() {
 #[test]
 fn scaling_adds_the_lowest_free_id_and_retires_the_highest_and_never_the_last() {
     let mut sim = Sim::new(config(2));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     assert_eq!(sim.living(), [(0, 0), (1, 0), (2, 0)]);
     sim.end(0, 0, Exit::Code(0));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     assert!(sim.alive.contains_key(&(0, 1)), "id 0 was free");
     for _ in 0..5 {
-        sim.request(Request::Fewer);
+        sim.request(Request::ScaleDown);
     }
     assert_eq!(sim.told(2, 0), [WorkerSignal::Stop]);
     assert_eq!(sim.told(1, 0), [WorkerSignal::Stop]);
@@ -636,11 +634,11 @@ fn scaling_adds_the_lowest_free_id_and_retires_the_highest_and_never_the_last() 
 #[test]
 fn a_retired_worker_drains_while_its_id_serves_again() {
     let mut sim = Sim::new(config(2));
-    sim.request(Request::Fewer);
-    sim.request(Request::More);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
     assert_eq!(sim.living(), [(0, 0), (1, 0), (1, 1)]);
-    sim.request(Request::Fewer);
-    sim.request(Request::More);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
     assert_eq!(sim.living(), [(0, 0), (1, 0), (1, 1)], "two of an id are enough");
     sim.end(1, 0, Exit::Code(0));
     assert_eq!(sim.living(), [(0, 0), (1, 1), (1, 2)]);
@@ -657,7 +655,7 @@ fn serving(sim: &Sim) -> Vec<usize> {
 #[test]
 fn one_too_many_that_has_a_queue_gets_nothing_more_at_once_and_is_asked_to_go_when_that_is_empty() {
     let mut sim = Sim::new(with_queues(2));
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     assert_eq!((serving(&sim), sim.policy.wanted()), (vec![0], 1));
     assert!(sim.told(1, 0).is_empty());
     sim.has_work = true;
@@ -674,7 +672,7 @@ fn one_too_many_that_has_a_queue_gets_nothing_more_at_once_and_is_asked_to_go_wh
 fn a_queue_that_does_not_get_empty_holds_nobody_for_longer_than_the_graceful_time() {
     let mut sim = Sim::new(with_queues(2));
     sim.has_work = true;
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.pass(GRACEFUL - Duration::from_millis(1));
     assert!(sim.told(1, 0).is_empty());
     sim.pass(Duration::from_millis(1));
@@ -684,7 +682,7 @@ fn a_queue_that_does_not_get_empty_holds_nobody_for_longer_than_the_graceful_tim
 #[test]
 fn a_stop_does_not_wait_for_queues() {
     let mut sim = Sim::new(with_queues(2));
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.request(Request::Stop);
     assert_eq!((sim.told(0, 0), sim.told(1, 0)), (&[WorkerSignal::Stop][..], &[WorkerSignal::Stop][..]));
 }
@@ -693,7 +691,7 @@ fn a_stop_does_not_wait_for_queues() {
 fn the_work_of_one_that_lingers_and_fails_is_finished_by_another_one_who_is_not_wanted_for_more() {
     let mut sim = Sim::new(Config { max_restarts: 2, ..with_queues(2) });
     sim.has_work = true;
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(9));
     assert_eq!((sim.living(), sim.policy.wanted(), serving(&sim)), (vec![(0, 0), (1, 1)], 1, vec![0]));
     sim.pass(2 * SECOND);
@@ -704,8 +702,8 @@ fn the_work_of_one_that_lingers_and_fails_is_finished_by_another_one_who_is_not_
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None), "it had been asked to");
     assert_eq!(sim.restarts, 1);
-    sim.request(Request::More);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
     sim.end(1, 2, Exit::Code(1));
     sim.step();
     sim.end(1, 3, Exit::Code(1));
@@ -715,12 +713,12 @@ fn the_work_of_one_that_lingers_and_fails_is_finished_by_another_one_who_is_not_
 #[test]
 fn one_that_lingers_and_is_done_or_has_a_successor_already_needs_nobody() {
     let mut sim = Sim::new(with_queues(2));
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Code(0));
     assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None));
-    sim.request(Request::More);
-    sim.request(Request::Fewer);
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!((sim.living(), sim.restarts), (vec![(0, 0), (1, 2)], 0));
 }
@@ -730,14 +728,14 @@ fn who_comes_to_finish_the_work_of_another_one_stays_if_he_is_wanted_after_all_a
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
     sim.ready(0, 0);
     sim.ready(1, 0);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(9));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     assert_eq!((sim.living(), sim.policy.wanted(), serving(&sim)), (vec![(0, 0), (1, 1)], 2, vec![0]));
     sim.ready(1, 1);
     sim.pass(10 * SECOND);
     assert_eq!((sim.told(1, 1), serving(&sim)), (&[][..], vec![0, 1]));
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 1, Exit::Signal(9));
     sim.pass(SECOND);
     sim.ready(1, 2);
@@ -750,20 +748,20 @@ fn who_comes_to_finish_the_work_of_another_one_stays_if_he_is_wanted_after_all_a
 fn one_that_is_added_gets_nothing_before_it_is_there_or_ready_and_keeps_its_share_while_it_is_restarted() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(1) });
     assert_eq!(serving(&sim), [0], "the first ones from the beginning");
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     assert_eq!(serving(&sim), [0]);
     sim.ready(1, 0);
     assert_eq!(serving(&sim), [0, 1]);
     sim.end(1, 0, Exit::Signal(9));
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!(serving(&sim), [0, 1]);
-    sim.request(Request::Fewer);
-    sim.request(Request::More);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
     sim.pass(SECOND);
     assert_eq!((sim.living(), serving(&sim)), (vec![(0, 0), (1, 2)], vec![0]), "the next one is not ready yet");
     let mut sim = Sim::new(with_queues(1));
     sim.full = true;
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     assert_eq!(serving(&sim), [0]);
     sim.full = false;
     sim.step();
@@ -780,7 +778,7 @@ fn one_too_many_that_is_not_ready_yet_does_what_waits_in_its_queue_first() {
     sim.has_work = true;
     sim.end(1, 0, Exit::Signal(9));
     assert_eq!(serving(&sim), [0, 1], "what comes meanwhile waits for the next one");
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     assert_eq!((sim.policy.wanted(), serving(&sim)), (1, vec![0]));
     assert!(sim.told(1, 1).is_empty());
     sim.ready(1, 1);
@@ -798,7 +796,7 @@ fn one_too_many_that_is_about_to_be_restarted_leaves_its_queue_to_somebody() {
     sim.end(1, 0, Exit::Signal(9));
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!((sim.living(), serving(&sim)), (vec![(0, 0)], vec![0, 1]), "it waits for its restart");
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.pass(2 * SECOND);
     assert_eq!((sim.living(), sim.policy.wanted()), (vec![(0, 0), (1, 2)], 1));
 }
@@ -809,10 +807,10 @@ fn who_finishes_the_work_and_is_wanted_for_a_moment_still_finishes_it() {
     sim.ready(0, 0);
     sim.ready(1, 0);
     sim.has_work = true;
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(9));
-    sim.request(Request::More);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
     assert!(sim.told(1, 1).is_empty(), "told {:?}", sim.told(1, 1));
 }
 
@@ -821,7 +819,7 @@ fn one_that_only_finishes_work_and_keeps_failing_is_given_up_alone() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), max_restarts: 1, ..with_queues(2) });
     sim.ready(0, 0);
     sim.ready(1, 0);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(9));
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!((sim.living(), sim.policy.next_deadline()), (vec![(0, 0)], None));
@@ -832,9 +830,9 @@ fn one_that_only_finishes_work_and_keeps_failing_is_given_up_alone() {
 fn an_id_that_was_there_from_the_beginning_and_is_asked_for_again_is_given_up_alone() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
     sim.ready(0, 0);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(15));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.end(1, 1, Exit::Signal(9));
     assert!(sim.told(0, 0).is_empty(), "{:?}", sim.log);
 }
@@ -842,7 +840,7 @@ fn an_id_that_was_there_from_the_beginning_and_is_asked_for_again_is_given_up_al
 #[test]
 fn one_that_lingers_and_fails_with_nobody_after_it_has_failed() {
     let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..with_queues(2) });
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(11));
     sim.end(0, 0, Exit::Code(0));
     let end = sim.ended().expect("no error");
@@ -852,7 +850,7 @@ fn one_that_lingers_and_fails_with_nobody_after_it_has_failed() {
 #[test]
 fn one_that_lingers_and_exits_with_what_no_restart_can_mend_is_not_restarted() {
     let mut sim = Sim::new(Config { fatal_exit_codes: vec![78], ..with_queues(2) });
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Code(78));
     assert_eq!(sim.restarts, 0, "{:?}", sim.log);
 }
@@ -861,9 +859,9 @@ fn one_that_lingers_and_exits_with_what_no_restart_can_mend_is_not_restarted() {
 fn two_that_linger_need_no_third() {
     let mut sim = Sim::new(with_queues(2));
     sim.has_work = true;
-    sim.request(Request::Fewer);
-    sim.request(Request::More);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(9));
     assert_eq!((sim.living(), sim.restarts), (vec![(0, 0), (1, 1)], 0));
 }
@@ -872,7 +870,7 @@ fn two_that_linger_need_no_third() {
 fn there_are_never_more_than_the_most() {
     let mut sim = Sim::new(Config { max_workers: 2, ..config(1) });
     for _ in 0..5 {
-        sim.request(Request::More);
+        sim.request(Request::ScaleUp);
     }
     assert_eq!(sim.living(), [(0, 0), (1, 0)]);
 }
@@ -1175,10 +1173,10 @@ fn a_roll_asked_for_twice_during_a_replacement_for_age_comes_twice_though_that_f
 #[test]
 fn without_restarts_an_id_that_ends_well_in_the_end_makes_up_for_its_failure() {
     let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..config(3) });
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleDown);
     sim.end(2, 0, Exit::Signal(15));
     sim.end(0, 0, Exit::Code(1));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.end(0, 1, Exit::Code(0));
     sim.end(1, 0, Exit::Code(0));
     let report = Report::new(sim.ended().expect("an end"), sim.policy.reports());
@@ -1234,7 +1232,7 @@ fn a_start_that_was_overtaken_leaves_no_second_process_of_its_generation() {
     sim.patience = 0;
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.patience = usize::MAX;
     sim.settle();
     assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
@@ -1247,8 +1245,8 @@ fn a_replacement_that_was_overtaken_leaves_no_second_process_of_its_generation()
     sim.pass(SECOND);
     sim.patience = 0;
     sim.end(0, 0, Exit::Code(0));
-    sim.request(Request::Fewer);
-    sim.request(Request::More);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
     sim.patience = usize::MAX;
     sim.settle();
     assert_eq!(sim.living(), [(0, 1), (1, 0), (1, 1)]);
@@ -1259,7 +1257,7 @@ fn a_replacement_that_was_overtaken_leaves_no_second_process_of_its_generation()
 fn a_first_start_that_was_given_up_is_no_first_start_later() {
     let now = some_time();
     let mut policy = Policy::new(config(2), 1, now);
-    policy.handle_request(now, Request::Fewer);
+    policy.handle_request(now, Request::ScaleDown);
     let mut started = 0;
     let mut drain = |policy: &mut Policy, full: bool| {
         while let Some(action) = policy.poll_action() {
@@ -1278,7 +1276,7 @@ fn a_first_start_that_was_given_up_is_no_first_start_later() {
         }
     };
     drain(&mut policy, false);
-    policy.handle_request(now, Request::More);
+    policy.handle_request(now, Request::ScaleUp);
     drain(&mut policy, true);
     assert_eq!((policy.wanted(), policy.poll_end().is_none()), (2, true), "it is tried again");
 }
@@ -1441,16 +1439,16 @@ fn one_that_is_to_be_there_always_and_ends_before_it_was_ever_ready_is_a_startup
 fn one_more_worker_that_cannot_be_brought_up_is_given_up_and_the_others_go_on() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
     sim.ready(0, 0);
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.end(1, 0, Exit::Signal(9));
     assert!(sim.logged("Child 1 could not be brought up, giving it up"));
     assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 processes");
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.pass(5 * SECOND);
     assert_eq!(sim.told(1, 1), [WorkerSignal::Kill], "late");
     sim.bury();
     assert_eq!((sim.living(), sim.policy.wanted(), sim.policy.next_deadline()), (vec![(0, 0)], 1, None));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.ready(1, 2);
     sim.end(1, 2, Exit::Code(1));
     assert_eq!(sim.living(), [(0, 0), (1, 3)], "once it was ready, it is one of them");
@@ -1460,11 +1458,11 @@ fn one_more_worker_that_cannot_be_brought_up_is_given_up_and_the_others_go_on() 
 fn an_id_whose_process_said_that_it_was_ready_just_as_it_was_retired_was_ready_once() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
     sim.ready(0, 0);
-    sim.request(Request::More);
-    sim.request(Request::Fewer);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
     sim.ready(1, 0);
     sim.end(1, 0, Exit::Signal(15));
-    sim.request(Request::More);
+    sim.request(Request::ScaleUp);
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!(sim.living(), [(0, 0), (1, 2)], "restarted, and not given up");
 }
@@ -1536,7 +1534,7 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         (7, _) if rng.random_bool(0.5) => sim.full = !sim.full,
         (7, _) => sim.has_work = !sim.has_work,
         (8, _) => {
-            let requests = [Request::Roll, Request::Roll, Request::More, Request::Fewer, Request::Reopen];
+            let requests = [Request::Roll, Request::Roll, Request::ScaleUp, Request::ScaleDown, Request::Reopen];
             sim.request(requests[rng.random_range(0..requests.len())]);
         }
         (9, Some((id, generation))) if rng.random_bool(0.05) => sim.stop_all(id, generation),

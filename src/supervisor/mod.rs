@@ -439,8 +439,8 @@ fn request_of(signal: Signal) -> Option<Request> {
         Signal::Terminate | Signal::Interrupt => Some(Request::Stop),
         Signal::Quit => Some(Request::QuickStop),
         Signal::Hangup => Some(Request::Roll),
-        Signal::TerminalInput => Some(Request::More),
-        Signal::TerminalOutput => Some(Request::Fewer),
+        Signal::TerminalInput => Some(Request::ScaleUp),
+        Signal::TerminalOutput => Some(Request::ScaleDown),
         Signal::User1 => Some(Request::Reopen),
         Signal::Child | Signal::Abort | Signal::Kill => None,
     }

@@ -1,0 +1,64 @@
+//! Acting on the exit of a process.
+
+use std::time::Instant;
+
+use super::slot::{ExitedChild, ExitedRole};
+use super::verdict::{Verdict, verdict};
+use super::{Policy, WorkerSignal};
+use crate::event::Event;
+use crate::exit::{Exit, OutOfMemory, Process};
+
+impl Policy {
+    /// Handles the exit of a process. An unknown process is ignored.
+    pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
+        let Some(slot) = self.slots.get_mut(process.id) else { return };
+        let was_wanted = slot.is_wanted();
+        let Some(exited) = slot.handle_exited(now, process.generation, exit) else { return };
+        let restarts_left = self.budget.left(now) > 0;
+        let verdict = verdict(&exited, exit, slot, &self.config, restarts_left);
+        let asked = exited.role == ExitedRole::Stopping;
+        let restarting = verdict == Verdict::Restart;
+        self.actions.emit(Event::Exited { process, exit, out_of_memory, asked, restarting });
+        match verdict {
+            Verdict::StopService => self.fail_startup(now, process, Some(exit)),
+            Verdict::DropAddition => self.drop_addition(process.id),
+            Verdict::Finished { failed } => self.finish_slot(now, process.id, failed),
+            Verdict::AbandonDrain => self.stop_slot(now, process.id),
+            Verdict::LimitReached => self.give_up(now, process, exit),
+            Verdict::Restart => self.restart(now, &exited, exit, out_of_memory),
+            Verdict::ReplacementTakesOver | Verdict::NothingMissing => {}
+        }
+        if exited.role == ExitedRole::Replacement {
+            self.handle_failed_replacement(now, process.id);
+        }
+        if self.stop.is_none() {
+            self.slots[process.id].start_if_due(now, &mut self.actions);
+        }
+        self.after(now, process.id, was_wanted);
+    }
+
+    fn restart(&mut self, now: Instant, exited: &ExitedChild, exit: Exit, out_of_memory: OutOfMemory) {
+        let process = exited.process;
+        self.budget.take(now);
+        let slot = &mut self.slots[process.id];
+        if exited.role == ExitedRole::Draining {
+            slot.reserve_for_queue();
+        }
+        let delay = slot.schedule_restart(now, exited.uptime, self.config.delays, &mut self.rng);
+        let left = self.budget.left(now);
+        self.actions.emit(Event::Restarting { process, exit, out_of_memory, delay, left });
+        if exited.role == ExitedRole::Current && exited.epoch == self.roll.epoch() {
+            self.handle_failed_successor(process.id);
+        }
+    }
+
+    fn finish_slot(&mut self, now: Instant, id: usize, failed: bool) {
+        self.slots[id].set_failed(failed);
+        self.stop_slot(now, id);
+    }
+
+    pub(super) fn stop_slot(&mut self, now: Instant, id: usize) {
+        let kill_at = now + self.config.graceful_timeout;
+        self.slots[id].stop_now(WorkerSignal::Stop, kill_at, &mut self.actions);
+    }
+}

@@ -1,0 +1,122 @@
+//! Stopping the processes of a slot that is not needed any more.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::{BringUp, Queue, Slot, State};
+use crate::policy::child::{Child, Phase};
+use crate::policy::stopping_child::{StoppingChild, StoppingPhase};
+use crate::policy::{ActionQueue, Config, WorkerSignal};
+
+impl Slot {
+    /// Stops the id: sends `signal` to every process, and SIGKILL at `kill_at`. A process that was told to stop before keeps
+    /// its earlier deadline, and gets only a quick stop in addition.
+    pub fn stop_now(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
+        for child in &mut self.stopping {
+            let was_told = matches!(child.phase, StoppingPhase::Stopping { .. });
+            if signal == WorkerSignal::QuickStop || !was_told {
+                child.stop(signal, kill_at, actions);
+            }
+        }
+        for child in self.clear(actions) {
+            self.stopping.push(child.stop(signal, kill_at, actions));
+        }
+    }
+
+    /// Stops one process that its replacement has relieved.
+    pub fn stop_outgoing(&mut self, old: Child, kill_at: Instant, actions: &mut ActionQueue) {
+        self.stopping.push(old.stop(WorkerSignal::Stop, kill_at, actions));
+    }
+
+    /// Scales the id down. With per-worker sockets, a ready process first serves what is left in its queue; if none is ready,
+    /// the next one does.
+    pub fn drain(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+        self.note_uptime(now);
+        let kill_at = now + config.graceful_timeout;
+        let Some(drain) = config.drain else { return self.stop_now(WorkerSignal::Stop, kill_at, actions) };
+        if self.has_queue_to_serve(config) {
+            self.queue = Queue::Draining;
+            return;
+        }
+        for child in self.clear(actions) {
+            let child = match child.phase {
+                Phase::Ready => {
+                    let phase = StoppingPhase::Draining { stop_at: now + drain, last: kill_at };
+                    StoppingChild { process: child.process, since: child.since, phase }
+                }
+                _ => child.stop(WorkerSignal::Stop, kill_at, actions),
+            };
+            self.stopping.push(child);
+        }
+    }
+
+    /// Returns whether connections may wait in the id's own queue, no process is ready to serve them, and one may still come.
+    fn has_queue_to_serve(&self, config: &Config) -> bool {
+        let is_coming = match &self.state {
+            State::Backoff { .. } | State::Starting { .. } => true,
+            State::Running(child) => child.phase != Phase::Ready,
+            State::Stopped | State::Replacing { .. } => false,
+        };
+        // An id that was never brought up may never be.
+        let may_come = self.bring_up == BringUp::Done || config.ready_timeout.is_none() && !self.is_initial_start();
+        self.queue != Queue::Unopened && is_coming && may_come
+    }
+
+    pub fn is_queue_draining(&self) -> bool {
+        self.queue == Queue::Draining
+    }
+
+    /// Keeps the id, which is not needed any more, until a new process has served what is left in its queue.
+    pub fn reserve_for_queue(&mut self) {
+        self.queue = Queue::Draining;
+    }
+
+    pub fn has_draining(&self) -> bool {
+        self.stopping.iter().any(StoppingChild::is_draining)
+    }
+
+    pub fn is_drain_due(&self, now: Instant) -> bool {
+        self.stopping.iter().any(|child| child.is_drain_due(now))
+    }
+
+    /// Lets the process that was started only to serve what is left begin its drain, once it is ready.
+    pub fn drain_relief(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
+        let is_ready = matches!(&self.state, State::Running(child) if child.phase == Phase::Ready);
+        if self.queue == Queue::Draining && is_ready {
+            self.drain(now, config, actions);
+        }
+    }
+
+    /// Lets a draining process go on, because connections are left in its queue.
+    pub fn handle_work_left(&mut self, now: Instant, drain: Duration) {
+        self.stopping.iter_mut().for_each(|child| child.drain_longer(now, drain));
+    }
+
+    pub fn kill_all(&mut self, actions: &mut ActionQueue) {
+        self.stopping.iter_mut().for_each(|child| child.kill(actions));
+    }
+
+    #[cfg(test)]
+    pub fn draining(&self) -> impl Iterator<Item = crate::exit::Process> {
+        self.stopping.iter().filter(|child| child.is_draining()).map(|child| child.process)
+    }
+
+    /// Empties the slot, and returns the processes that were in its state.
+    fn clear(&mut self, actions: &mut ActionQueue) -> impl Iterator<Item = Child> + use<> {
+        self.queue = Queue::Unopened;
+        let (first, second) = match mem::replace(&mut self.state, State::Stopped) {
+            State::Running(child) => (Some(child), None),
+            State::Replacing { old, new: Some(new) } => (Some(old), Some(*new)),
+            State::Replacing { old, new: None } => {
+                actions.cancel_starts(Some(self.id));
+                (Some(old), None)
+            }
+            State::Starting { .. } => {
+                actions.cancel_starts(Some(self.id));
+                (None, None)
+            }
+            State::Stopped | State::Backoff { .. } => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
