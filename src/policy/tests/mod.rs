@@ -1,0 +1,17 @@
+//! Whole lives of a service, played through on a simulated clock.
+
+mod heartbeat;
+mod random;
+mod restart;
+mod roll;
+mod scale;
+mod sim;
+mod startup;
+mod stop;
+
+pub(super) use sim::some_time;
+
+use super::*;
+use crate::exit::{Exit, OutOfMemory};
+use crate::report::Report;
+use sim::*;

@@ -1,0 +1,86 @@
+//! Random lives of random services, under the invariants of the simulation.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use rand::RngExt;
+
+use super::*;
+
+/// Plays a random life of a random service, to its end.
+fn script(seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
+    let config = Config {
+        max_workers: rng.random_range(5..10),
+        restart_policy: [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never][rng.random_range(0..3)],
+        max_restarts: rng.random_range(0..30),
+        restart_window: optional(&mut rng, 60),
+        fatal_exit_codes: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
+        ready_timeout: optional(&mut rng, 10),
+        heartbeat_timeout: optional(&mut rng, 10),
+        max_lifetime: optional(&mut rng, 30),
+        drain: rng.random_bool(0.3).then_some(SECOND),
+        ..config(rng.random_range(1..5))
+    };
+    let mut sim = Sim::with_seed(config, seed);
+    if rng.random_bool(0.5) {
+        sim.actions_per_event = rng.random_range(0..4);
+    }
+    for _ in 0..rng.random_range(1..60) {
+        random_event(&mut sim, &mut rng);
+        assert!(sim.policy.wanted() <= sim.policy.config.max_workers);
+    }
+    stop_always_ends(&mut sim, &mut rng);
+}
+
+fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
+    let living = sim.alive();
+    let someone = (!living.is_empty()).then(|| living[rng.random_range(0..living.len())]);
+    match (rng.random_range(0..12), someone) {
+        (0..3, Some((id, generation))) => {
+            let exits = [Exit::Code(0), Exit::Code(1), Exit::Code(78), Exit::Signal(9), Exit::Signal(11)];
+            sim.end(id, generation, exits[rng.random_range(0..exits.len())]);
+        }
+        (3..6, Some((id, generation))) => sim.ready(id, generation),
+        (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),
+        (7, _) if rng.random_bool(0.5) => sim.refuses_starts = !sim.refuses_starts,
+        (7, _) => sim.has_work = !sim.has_work,
+        (8, _) => {
+            let requests = [Request::Roll, Request::Roll, Request::ScaleUp, Request::ScaleDown, Request::Reopen];
+            sim.request(requests[rng.random_range(0..requests.len())]);
+        }
+        (9, Some((id, generation))) if rng.random_bool(0.05) => sim.stop_all(id, generation),
+        (9, _) if rng.random_bool(0.1) => sim.request([Request::Stop, Request::QuickStop][rng.random_range(0..2)]),
+        (11, _) if rng.random_bool(0.1) => sim.policy.handle_interruption(sim.now),
+        (10, _) => sim.now += rng.random_range(0..5000) * Duration::from_millis(1),
+        _ => sim.pass(rng.random_range(0..3000) * Duration::from_millis(1)),
+    }
+    sim.exit_killed();
+}
+
+/// Stops the service: every process exits or is killed within the graceful timeout. Some ignore the request.
+fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
+    sim.actions_per_event = usize::MAX;
+    sim.request(Request::Stop);
+    for (id, generation) in sim.alive() {
+        if rng.random_bool(0.5) {
+            sim.end(id, generation, Exit::Signal(15));
+        }
+    }
+    sim.pass(GRACEFUL);
+    sim.exit_killed();
+    let end = sim.outcome().expect("no first start was refused");
+    let report = Report::new(end, sim.policy.reports());
+    assert!(report.restarts() <= sim.restarts, "a stop may come before the start");
+    assert_eq!(report.workers().iter().map(WorkerReport::processes).sum::<u32>(), sim.starts);
+}
+
+#[test]
+fn random_lives_keep_the_promises() {
+    for seed in 0..100_000 {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| script(seed))) {
+            eprintln!("as a test:\n\n#[test]\nfn script_{seed}() {{\n    script({seed});\n}}\n");
+            panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Rolling restarts and recycling.
+
+use super::*;
+
+#[test]
+fn without_readiness_a_replacement_is_ready_after_a_second() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0)]);
+    sim.pass(Duration::from_millis(999));
+    assert!(sim.sent(0, 0).is_empty());
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0)], "the next one's turn comes when the old one is gone");
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
+    sim.pass(SECOND);
+    sim.end(1, 0, Exit::Code(0));
+    assert!(sim.logged("Rolling restart done"));
+    assert_eq!(sim.alive(), [(0, 1), (1, 1)]);
+    assert_eq!(sim.policy.next_deadline(), None);
+}
+
+#[test]
+fn a_roll_kills_an_old_process_after_graceful_timeout() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.pass(SECOND + GRACEFUL);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+    sim.exit_killed();
+    assert!(sim.alive.contains_key(&(1, 1)));
+}
+
+#[test]
+fn a_replacement_that_exits_aborts_the_roll() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.end(0, 1, Exit::Code(1));
+    assert_eq!(sim.alive(), [(0, 0), (1, 0)]);
+    assert!(sim.sent(0, 0).is_empty());
+    assert!(sim.logged("Rolling restart aborted"));
+    assert_eq!(sim.restarts, 0, "it costs nothing of the budget");
+}
+
+#[test]
+fn a_replacement_that_is_late_is_killed() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.request(Request::Roll);
+    sim.pass(5 * SECOND);
+    assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill]);
+    assert!(sim.sent(0, 0).is_empty());
+    sim.exit_killed();
+    assert_eq!(sim.alive(), [(0, 0)]);
+}
+
+#[test]
+fn a_replacement_that_cannot_start_aborts_the_roll() {
+    let mut sim = Sim::new(config(1));
+    sim.refuses_starts = true;
+    sim.request(Request::Roll);
+    assert!(sim.logged("Rolling restart aborted"));
+    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+}
+
+#[test]
+fn roll_requests_during_a_roll_coalesce_into_one() {
+    let mut sim = Sim::new(config(1));
+    for _ in 0..5 {
+        sim.request(Request::Roll);
+    }
+    sim.pass(SECOND);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 1), (0, 2)]);
+    sim.pass(SECOND);
+    sim.end(0, 1, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 2)]);
+    assert_eq!(sim.policy.next_deadline(), None);
+}
+
+#[test]
+fn a_crash_during_the_replacement_causes_no_second_restart() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Signal(11));
+    assert_eq!(sim.alive(), [(0, 1)]);
+    sim.pass(SECOND);
+    assert!(sim.logged("Rolling restart done"));
+    assert_eq!(sim.restarts, 0);
+}
+
+#[test]
+fn a_stop_cancels_a_roll() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.request(Request::Stop);
+    for key in sim.alive() {
+        assert_eq!(sim.alive[&key].sent, [WorkerSignal::Stop]);
+        sim.end(key.0, key.1, Exit::Signal(15));
+    }
+    assert!(matches!(sim.outcome(), Ok(Reason::Stopped)));
+}
+
+#[test]
+fn a_ready_replacement_that_exits_aborts_the_roll() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.request(Request::Roll);
+    sim.ready(0, 1);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    sim.end(0, 1, Exit::Code(1));
+    assert!(sim.logged("Rolling restart aborted"));
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (0, 2), (1, 0)], 1));
+    sim.ready(0, 2);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 2), (1, 0)]);
+}
+
+#[test]
+fn the_exit_of_an_outgoing_process_costs_no_restart() {
+    for restart in [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never] {
+        let mut sim = Sim::new(Config { restart_policy: restart, max_restarts: 1, ..config(1) });
+        sim.request(Request::Roll);
+        sim.end(0, 0, Exit::Signal(11));
+        assert_eq!((sim.alive(), sim.sent(0, 1)), (vec![(0, 1)], &[][..]), "{restart:?}");
+        sim.pass(SECOND);
+        assert!(sim.logged("Rolling restart done"), "{restart:?}");
+        if restart != RestartPolicy::Never {
+            sim.end(0, 1, Exit::Code(1));
+            assert_eq!(sim.alive(), [(0, 2)], "{restart:?}");
+        }
+    }
+}
+
+#[test]
+fn an_outgoing_process_that_is_done_ends_its_id() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.sent(0, 1), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn rolls_requested_during_recycling_follow_it() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(1) });
+    sim.step();
+    sim.request(Request::Roll);
+    sim.request(Request::Roll);
+    sim.end(0, 1, Exit::Code(1));
+    sim.pass(SECOND);
+    sim.end(0, 0, Exit::Code(0));
+    sim.pass(SECOND);
+    sim.end(0, 2, Exit::Code(0));
+    assert_eq!(sim.log.iter().filter(|line| *line == "Rolling restart done").count(), 2);
+}
+
+#[test]
+fn an_id_that_finished_during_its_replacement_stays_stopped() {
+    let mut sim = Sim::new(config(2));
+    sim.actions_per_event = 0;
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Code(0));
+    sim.actions_per_event = usize::MAX;
+    sim.run_actions();
+    assert_eq!(sim.alive(), [(1, 0), (1, 1)], "the roll goes on with the next one");
+}
+
+#[test]
+fn a_cancelled_replacement_starts_no_second_process() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    sim.actions_per_event = 0;
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    sim.actions_per_event = usize::MAX;
+    sim.run_actions();
+    assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn max_lifetime_replaces_one_process_at_a_time() {
+    let lifetime = 100 * SECOND;
+    let mut sim = Sim::new(Config { max_lifetime: Some(lifetime), ..config(3) });
+    sim.pass(74 * SECOND);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (2, 0)], "three quarters at least");
+    // More processes become due, but none is replaced while the first old one stops.
+    sim.pass(26 * SECOND);
+    assert_eq!(sim.alive.len(), 4);
+    assert!(sim.logged("has reached its maximum lifetime, replacing it"));
+    for round in 0..3 {
+        let old =
+            sim.alive.values().find(|one| one.sent == [WorkerSignal::Stop]).expect("a process that was told to stop");
+        let id = old.process.id;
+        let generation = old.process.generation;
+        assert_eq!(generation, 0);
+        sim.end(id, generation, Exit::Code(0));
+        assert_eq!(sim.alive.len(), if round < 2 { 4 } else { 3 }, "{:?}", sim.alive());
+        sim.pass(SECOND);
+    }
+    assert_eq!(sim.alive(), [(0, 1), (1, 1), (2, 1)]);
+    assert_eq!(sim.restarts, 0, "it costs nothing of the budget");
+}
+
+#[test]
+fn lifetimes_of_workers_differ() {
+    let sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(50) });
+    let mut ages: Vec<u64> =
+        sim.policy.slots.iter().map(|slot| (slot.recycle_at().unwrap() - sim.now).as_secs()).collect();
+    ages.sort();
+    assert!(ages[0] >= 75 && ages[49] <= 100 && ages[49] - ages[0] > 20, "{ages:?}");
+}
+
+#[test]
+fn a_failed_recycling_renews_the_lifetime() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(1) });
+    sim.step();
+    assert_eq!(sim.alive(), [(0, 0), (0, 1)]);
+    sim.end(0, 1, Exit::Code(1));
+    assert!(sim.logged("The replacement of child 0 failed, the old one stays"));
+    assert!(sim.sent(0, 0).is_empty());
+    let again = sim.policy.next_deadline().expect("a second try") - sim.now;
+    assert!(again >= 75 * SECOND && again <= 100 * SECOND, "{again:?}");
+    sim.refuses_starts = true;
+    sim.step();
+    assert_eq!(sim.alive(), [(0, 0)], "the old process stays if the system refuses the replacement");
+    sim.refuses_starts = false;
+    sim.step();
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn a_roll_waits_for_a_recycling() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(2) });
+    sim.step();
+    let trial = sim.trials();
+    sim.request(Request::Roll);
+    assert_eq!(sim.trials(), trial);
+    assert_eq!(sim.alive.len(), 3);
+    sim.end(trial[0], 1, Exit::Code(1));
+    assert!(!sim.logged("Rolling restart aborted"), "it was not the roll's");
+    assert_eq!(sim.trials(), [0], "now the roll begins");
+}
+
+#[test]
+fn ready_ends_the_probation_of_a_replacement() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.ready(0, 1);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+}

@@ -1,0 +1,295 @@
+//! Scaling up and down, and draining queues.
+
+use super::*;
+
+#[test]
+fn scaling_adds_the_lowest_id_and_removes_the_highest() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::ScaleUp);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (2, 0)]);
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::ScaleUp);
+    assert!(sim.alive.contains_key(&(0, 1)), "id 0 was free");
+    for _ in 0..5 {
+        sim.request(Request::ScaleDown);
+    }
+    assert_eq!(sim.sent(2, 0), [WorkerSignal::Stop]);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    assert!(sim.sent(0, 1).is_empty());
+}
+
+#[test]
+fn an_id_serves_again_while_its_old_process_stops() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)]);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)], "two of an id are enough");
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 0), (1, 1), (1, 2)]);
+}
+
+#[test]
+fn a_removed_worker_stops_once_its_queue_is_empty() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::ScaleDown);
+    assert_eq!((serving(&sim), sim.policy.wanted()), (vec![0], 1));
+    assert!(sim.sent(1, 0).is_empty());
+    sim.has_work = true;
+    sim.pass(3 * SECOND);
+    assert!(sim.sent(1, 0).is_empty(), "it is not empty");
+    sim.has_work = false;
+    sim.step();
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    sim.pass(GRACEFUL);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+}
+
+#[test]
+fn a_drain_lasts_no_longer_than_graceful_timeout() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.has_work = true;
+    sim.request(Request::ScaleDown);
+    sim.pass(GRACEFUL - Duration::from_millis(1));
+    assert!(sim.sent(1, 0).is_empty());
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_queues() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::ScaleDown);
+    sim.request(Request::Stop);
+    assert_eq!((sim.sent(0, 0), sim.sent(1, 0)), (&[WorkerSignal::Stop][..], &[WorkerSignal::Stop][..]));
+}
+
+#[test]
+fn a_failed_drain_is_finished_by_another_process() {
+    let mut sim = Sim::new(Config { max_restarts: 2, ..with_queues(2) });
+    sim.has_work = true;
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(9));
+    assert_eq!((sim.alive(), sim.policy.wanted(), serving(&sim)), (vec![(0, 0), (1, 1)], 1, vec![0]));
+    sim.pass(2 * SECOND);
+    assert!(sim.sent(1, 1).is_empty());
+    sim.has_work = false;
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop]);
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None), "its exit was requested");
+    assert_eq!(sim.restarts, 1);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
+    sim.end(1, 2, Exit::Code(1));
+    sim.step();
+    sim.end(1, 3, Exit::Code(1));
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0)], 2), "no budget is left, which is no reason to give up");
+}
+
+#[test]
+fn a_finished_or_succeeded_drain_starts_no_process() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (1, 2)], 0));
+}
+
+#[test]
+fn a_process_that_drains_stays_after_scaling_up() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.request(Request::ScaleUp);
+    assert_eq!((sim.alive(), sim.policy.wanted(), serving(&sim)), (vec![(0, 0), (1, 1)], 2, vec![0]));
+    sim.ready(1, 1);
+    sim.pass(10 * SECOND);
+    assert_eq!((sim.sent(1, 1), serving(&sim)), (&[][..], vec![0, 1]));
+    sim.request(Request::ScaleDown);
+    sim.end(1, 1, Exit::Signal(9));
+    sim.pass(SECOND);
+    sim.ready(1, 2);
+    assert!(sim.sent(1, 2).is_empty());
+    sim.step();
+    assert_eq!(sim.sent(1, 2), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn an_added_worker_gets_connections_only_once_it_serves() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(1) });
+    assert_eq!(serving(&sim), [0], "the first ones from the beginning");
+    sim.request(Request::ScaleUp);
+    assert_eq!(serving(&sim), [0]);
+    sim.ready(1, 0);
+    assert_eq!(serving(&sim), [0, 1]);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!(serving(&sim), [0, 1]);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    sim.pass(SECOND);
+    assert_eq!((sim.alive(), serving(&sim)), (vec![(0, 0), (1, 2)], vec![0]), "the next one is not ready yet");
+    let mut sim = Sim::new(with_queues(1));
+    sim.refuses_starts = true;
+    sim.request(Request::ScaleUp);
+    assert_eq!(serving(&sim), [0]);
+    sim.refuses_starts = false;
+    sim.step();
+    assert_eq!(serving(&sim), [0, 1]);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(serving(&sim), [1], "it is done");
+}
+
+#[test]
+fn a_removed_worker_becomes_ready_before_it_drains() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.has_work = true;
+    sim.end(1, 0, Exit::Signal(9));
+    assert_eq!(serving(&sim), [0, 1], "what comes meanwhile waits for the next one");
+    sim.request(Request::ScaleDown);
+    assert_eq!((sim.policy.wanted(), serving(&sim)), (1, vec![0]));
+    assert!(sim.sent(1, 1).is_empty());
+    sim.ready(1, 1);
+    sim.pass(2 * SECOND);
+    assert!(sim.sent(1, 1).is_empty());
+    sim.has_work = false;
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn a_removed_worker_in_backoff_is_restarted_to_drain() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.has_work = true;
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.alive(), serving(&sim)), (vec![(0, 0)], vec![0, 1]), "it waits for its restart");
+    sim.request(Request::ScaleDown);
+    sim.pass(2 * SECOND);
+    assert_eq!((sim.alive(), sim.policy.wanted()), (vec![(0, 0), (1, 2)], 1));
+}
+
+#[test]
+fn scaling_up_and_down_does_not_end_a_drain() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.has_work = true;
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
+    assert!(sim.sent(1, 1).is_empty(), "got {:?}", sim.sent(1, 1));
+}
+
+#[test]
+fn a_drain_without_restarts_left_is_abandoned() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), max_restarts: 1, ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.end(1, 1, Exit::Signal(9));
+    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+    assert!(sim.sent(0, 0).is_empty());
+}
+
+#[test]
+fn an_initial_id_counts_as_added_once_readded() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
+    sim.ready(0, 0);
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(15));
+    sim.request(Request::ScaleUp);
+    sim.end(1, 1, Exit::Signal(9));
+    assert!(sim.sent(0, 0).is_empty(), "{:?}", sim.log);
+}
+
+#[test]
+fn a_failed_drain_without_restarts_counts_as_failed() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..with_queues(2) });
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(11));
+    sim.end(0, 0, Exit::Code(0));
+    let end = sim.outcome().expect("no error");
+    assert!(!Report::new(end, sim.policy.reports()).is_success());
+}
+
+#[test]
+fn a_fatal_exit_code_ends_a_drain() {
+    let mut sim = Sim::new(Config { fatal_exit_codes: vec![78], ..with_queues(2) });
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Code(78));
+    assert_eq!(sim.restarts, 0, "{:?}", sim.log);
+}
+
+#[test]
+fn two_draining_processes_cause_no_third() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.has_work = true;
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Signal(9));
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (1, 1)], 0));
+}
+
+#[test]
+fn scaling_up_stops_at_max_workers() {
+    let mut sim = Sim::new(Config { max_workers: 2, ..config(1) });
+    for _ in 0..5 {
+        sim.request(Request::ScaleUp);
+    }
+    assert_eq!(sim.alive(), [(0, 0), (1, 0)]);
+}
+
+#[test]
+fn a_cancelled_start_starts_no_second_process() {
+    let mut sim = Sim::new(config(2));
+    sim.actions_per_event = 0;
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::ScaleUp);
+    sim.actions_per_event = usize::MAX;
+    sim.run_actions();
+    assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
+}
+
+#[test]
+fn a_cancelled_initial_start_is_not_initial_later() {
+    let now = some_time();
+    let mut policy = Policy::new(config(2), 1, now);
+    policy.handle_request(now, Request::ScaleDown);
+    let mut started = 0;
+    let mut drain = |policy: &mut Policy, refuses_starts: bool| {
+        while let Some(action) = policy.poll_action() {
+            match action {
+                Action::Start { id, .. } if refuses_starts => {
+                    let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
+                    policy.handle_start_failed(now, id, refused.into());
+                }
+                Action::Start { id, generation } => {
+                    started += 1;
+                    policy.handle_started(now, Process { id, generation, pid: Some(started) });
+                }
+                Action::Send { message, .. } => panic!("{message:?}"),
+                Action::Emit(_) => {}
+            }
+        }
+    };
+    drain(&mut policy, false);
+    policy.handle_request(now, Request::ScaleUp);
+    drain(&mut policy, true);
+    assert_eq!((policy.wanted(), policy.poll_end().is_none()), (2, true), "it is tried again");
+}

@@ -1,0 +1,263 @@
+//! The simulated world in which the tests of the policy run.
+
+use std::collections::BTreeMap;
+
+use crate::exit::{Exit, OutOfMemory};
+use crate::policy::*;
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const GRACEFUL: Duration = Duration::from_secs(30);
+
+pub fn config(workers: usize) -> Config {
+    Config {
+        workers,
+        max_workers: 1_000_000,
+        restart_policy: RestartPolicy::OnFailure,
+        max_restarts: 100,
+        restart_window: None,
+        delays: Delays { first: Duration::from_millis(10), max: SECOND },
+        fatal_exit_codes: Vec::new(),
+        graceful_timeout: GRACEFUL,
+        ready_timeout: None,
+        heartbeat_timeout: None,
+        max_lifetime: None,
+        drain: None,
+    }
+}
+
+/// Returns a time to begin with. Only the clock makes an `Instant`, so this is the one place that asks it; which time it is
+/// makes no difference.
+pub fn some_time() -> Instant {
+    Instant::now()
+}
+
+#[derive(Debug)]
+pub struct Alive {
+    pub process: Process,
+    pub since: Instant,
+    pub ready: bool,
+    /// It drains, and is stopped later.
+    pub draining: bool,
+    pub sent: Vec<WorkerSignal>,
+}
+
+/// The simulated world around a policy. A process that the policy starts lives until the script lets it exit or until it is
+/// killed. The clock moves only when the script says so.
+pub struct Sim {
+    pub policy: Policy,
+    pub now: Instant,
+    pub alive: BTreeMap<(usize, u32), Alive>,
+    /// The system refuses every start.
+    pub refuses_starts: bool,
+    pub log: Vec<String>,
+    pub starts: u32,
+    pub exits: u32,
+    pub restarts: u32,
+    pub stopping: bool,
+    /// A worker was removed, and its process may not have got the signal yet.
+    pub scaling: bool,
+    /// Connections are left in the queue of every draining process.
+    pub has_work: bool,
+    /// How many actions are carried out after an event. The others wait.
+    pub actions_per_event: usize,
+}
+
+impl Sim {
+    pub fn new(config: Config) -> Sim {
+        Sim::with_seed(config, 1)
+    }
+
+    pub fn with_seed(config: Config, seed: u64) -> Sim {
+        let now = some_time();
+        let policy = Policy::new(config, seed, now);
+        let mut sim = Sim {
+            policy,
+            now,
+            alive: BTreeMap::new(),
+            refuses_starts: false,
+            log: Vec::new(),
+            starts: 0,
+            exits: 0,
+            restarts: 0,
+            stopping: false,
+            scaling: false,
+            has_work: false,
+            actions_per_event: usize::MAX,
+        };
+        sim.run_actions();
+        sim
+    }
+
+    /// Carries out the actions of the policy, and checks the invariants.
+    pub fn run_actions(&mut self) {
+        self.note_draining();
+        for _ in 0..self.actions_per_event {
+            match self.policy.poll_action() {
+                Some(Action::Start { id, generation }) => self.start(id, generation),
+                Some(Action::Send { process, message }) => self.send(process, message),
+                Some(Action::Emit(event)) => self.note_event(event),
+                None => {
+                    self.scaling = false;
+                    break;
+                }
+            }
+        }
+        let deadline = self.policy.slots.iter().filter_map(Slot::deadline).min();
+        assert_eq!(self.policy.deadlines.next(&self.policy.slots), deadline, "the queue knows the earliest deadline");
+        let ages = self.policy.slots.iter().enumerate().filter_map(|(id, slot)| Some((slot.recycle_at()?, id)));
+        assert_eq!(self.policy.deadlines.oldest(&self.policy.slots), ages.min(), "the queue knows the oldest process");
+        assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the cached number is right");
+        let max = self.policy.config.max_restarts;
+        assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
+        assert_eq!(self.starts, self.exits + self.alive.len() as u32);
+    }
+
+    pub fn note_draining(&mut self) {
+        for Process { id, generation, .. } in self.policy.slots.iter().flat_map(Slot::draining) {
+            self.alive.get_mut(&(id, generation)).expect("alive").draining = true;
+        }
+    }
+
+    pub fn start(&mut self, id: usize, generation: u32) {
+        assert!(!self.stopping, "child {id} started while stopping");
+        if self.refuses_starts {
+            let refused = crate::sys::CallError { call: "fork", source: std::io::ErrorKind::WouldBlock.into() };
+            return self.policy.handle_start_failed(self.now, id, Error::from(refused).starting(id));
+        }
+        self.starts += 1;
+        let process = Process { id, generation, pid: Some(self.starts) };
+        let alive = Alive { process, since: self.now, ready: false, draining: false, sent: Vec::new() };
+        let before = self.alive.insert((id, generation), alive);
+        assert!(before.is_none(), "generation {generation} of child {id} started twice");
+        let of_this_id = self.alive.range((id, 0)..=(id, u32::MAX)).count();
+        assert!(of_this_id <= 2, "{of_this_id} processes of child {id}");
+        let trials = self.trials();
+        assert!(trials.len() <= 1, "children {trials:?} are replaced at a time");
+        self.policy.handle_started(self.now, process);
+    }
+
+    /// Returns the ids with two processes of which neither was told to stop.
+    pub fn trials(&self) -> Vec<usize> {
+        let ids: Vec<usize> = {
+            let staying = self.alive.values().filter(|one| one.sent.is_empty() && !one.draining);
+            staying.map(|one| one.process.id).collect()
+        };
+        ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
+    }
+
+    pub fn send(&mut self, process: Process, message: WorkerSignal) {
+        // A process that has exited meanwhile gets no signal.
+        let Some(alive) = self.alive.get_mut(&(process.id, process.generation)) else { return };
+        assert_eq!(alive.process, process);
+        assert!(message == WorkerSignal::Reopen || !alive.sent.contains(&message), "{process} got {message:?} twice");
+        alive.sent.push(message);
+        let draining = alive.draining;
+        let newer = self.alive.range((process.id, process.generation + 1)..=(process.id, u32::MAX)).next_back();
+        if let (WorkerSignal::Stop, false, Some((_, newer))) =
+            (message, self.stopping || self.scaling || draining, newer)
+        {
+            let settled = self.policy.config.ready_timeout.is_none() && self.now >= newer.since + SECOND;
+            assert!(newer.ready || settled, "{process} is stopped for {}, which is not ready", newer.process);
+        }
+    }
+
+    pub fn note_event(&mut self, event: Event) {
+        match event {
+            Event::Restarting { .. } => self.restarts += 1,
+            Event::Stopping { .. } => self.stopping = true,
+            _ => {}
+        }
+        self.log.push(event.to_string());
+    }
+
+    pub fn request(&mut self, request: Request) {
+        self.scaling |= request == Request::ScaleDown;
+        self.policy.handle_request(self.now, request);
+        self.run_actions();
+    }
+
+    pub fn ready(&mut self, id: usize, generation: u32) {
+        self.alive.get_mut(&(id, generation)).expect("alive").ready = true;
+        self.policy.handle_ready(self.now, id, generation);
+        self.run_actions();
+    }
+
+    pub fn stop_all(&mut self, id: usize, generation: u32) {
+        let process = self.alive[&(id, generation)].process;
+        self.policy.handle_stop_all(self.now, process);
+        self.run_actions();
+    }
+
+    pub fn end(&mut self, id: usize, generation: u32, exit: Exit) {
+        self.end_with(id, generation, exit, OutOfMemory::No);
+    }
+
+    pub fn end_with(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory) {
+        let alive = self.alive.remove(&(id, generation)).expect("alive");
+        self.exits += 1;
+        self.policy.handle_exited(self.now, alive.process, exit, out_of_memory);
+        self.run_actions();
+    }
+
+    /// Moves the clock to the next deadline.
+    pub fn step(&mut self) {
+        let deadline = self.policy.next_deadline().expect("a deadline");
+        self.wake_at(deadline);
+    }
+
+    pub fn wake_at(&mut self, at: Instant) {
+        self.now = self.now.max(at);
+        for id in self.policy.draining(self.now) {
+            if self.has_work {
+                self.policy.handle_work_left(self.now, id);
+            }
+        }
+        self.policy.handle_timeout(self.now);
+        self.run_actions();
+        let next = self.policy.next_deadline();
+        assert!(next.is_none_or(|next| next > self.now), "the deadline moves on");
+    }
+
+    /// Moves the clock, and wakes the policy at every deadline on the way.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(deadline) = self.policy.next_deadline().filter(|&deadline| deadline <= until) {
+            self.wake_at(deadline);
+        }
+        self.now = until;
+    }
+
+    pub fn sent(&self, id: usize, generation: u32) -> &[WorkerSignal] {
+        &self.alive[&(id, generation)].sent
+    }
+
+    pub fn alive(&self) -> Vec<(usize, u32)> {
+        self.alive.keys().copied().collect()
+    }
+
+    pub fn logged(&self, line: &str) -> bool {
+        self.log.iter().any(|logged| logged.contains(line))
+    }
+
+    /// Lets every process that got SIGKILL exit.
+    pub fn exit_killed(&mut self) {
+        let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| alive.sent.contains(&WorkerSignal::Kill)).collect();
+        let killed: Vec<_> = killed.into_iter().map(|(&key, _)| key).collect();
+        for (id, generation) in killed {
+            self.end(id, generation, Exit::Signal(9));
+        }
+    }
+
+    pub fn outcome(&mut self) -> Outcome {
+        assert!(self.alive.is_empty(), "{:?}", self.alive);
+        self.policy.poll_end().expect("the end")
+    }
+}
+
+pub fn with_queues(workers: usize) -> Config {
+    Config { drain: Some(SECOND), ..config(workers) }
+}
+
+pub fn serving(sim: &Sim) -> Vec<usize> {
+    sim.policy.serving().collect()
+}

@@ -1,0 +1,138 @@
+//! Stopping the service, and requests that reach every worker.
+
+use super::*;
+
+#[test]
+fn an_idle_service_has_no_deadline() {
+    let mut sim = Sim::new(config(4));
+    assert_eq!(sim.policy.next_deadline(), None);
+}
+
+#[test]
+fn a_stop_has_one_common_deadline() {
+    let mut sim = Sim::new(config(3));
+    sim.pass(SECOND);
+    sim.request(Request::Stop);
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + GRACEFUL));
+    sim.step();
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+    assert_eq!(sim.sent(2, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+    sim.exit_killed();
+    assert!(matches!(sim.outcome(), Ok(Reason::Stopped)));
+}
+
+#[test]
+fn a_second_stop_kills_at_once() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+    sim.exit_killed();
+    assert!(matches!(sim.outcome(), Ok(Reason::Stopped)));
+}
+
+#[test]
+fn a_quick_stop_shortens_a_graceful_one() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Stop);
+    sim.request(Request::QuickStop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop]);
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + 2 * SECOND));
+    sim.request(Request::QuickStop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop, WorkerSignal::Kill]);
+}
+
+#[test]
+fn the_first_stop_request_while_giving_up_kills_nothing() {
+    let mut sim = Sim::new(Config { max_restarts: 0, ..config(2) });
+    sim.end(0, 0, Exit::Code(1));
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+    sim.exit_killed();
+    assert!(matches!(sim.outcome(), Ok(Reason::RestartLimitReached { .. })));
+}
+
+#[test]
+fn a_stop_cancels_starts_that_are_due() {
+    let now = some_time();
+    let mut policy = Policy::new(config(1000), 1, now);
+    let first = std::iter::from_fn(|| policy.poll_action()).find(|action| matches!(action, Action::Start { .. }));
+    assert!(matches!(first, Some(Action::Start { id: 0, .. })));
+    policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
+    policy.handle_request(now, Request::Stop);
+    while let Some(action) = policy.poll_action() {
+        assert!(!matches!(action, Action::Start { .. }), "{action:?}");
+    }
+    policy.handle_exited(now, Process { id: 0, generation: 0, pid: Some(1) }, Exit::Signal(15), OutOfMemory::No);
+    while policy.poll_action().is_some() {}
+    assert!(matches!(policy.poll_end(), Some(Ok(Reason::Stopped))));
+}
+
+#[test]
+fn a_process_started_after_the_stop_is_stopped() {
+    let now = some_time();
+    let mut policy = Policy::new(config(1), 1, now);
+    while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
+    policy.handle_request(now, Request::Stop);
+    policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
+    let asked = std::iter::from_fn(|| policy.poll_action()).any(|action| {
+        matches!(action, Action::Send { process: Process { pid: Some(1), .. }, message: WorkerSignal::Stop })
+    });
+    assert!(asked);
+}
+
+#[test]
+fn a_stop_overtakes_a_refused_restart() {
+    let mut sim = Sim::new(config(1));
+    sim.refuses_starts = true;
+    sim.end(0, 0, Exit::Code(1));
+    sim.request(Request::Stop);
+    assert!(matches!(sim.outcome(), Ok(Reason::Stopped)));
+}
+
+#[test]
+fn reopen_reaches_every_process() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Reopen);
+    assert_eq!((sim.sent(0, 0), sim.sent(1, 0)), (&[WorkerSignal::Reopen][..], &[WorkerSignal::Reopen][..]));
+}
+
+#[test]
+fn a_stop_has_no_deadline_but_its_own() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), max_lifetime: Some(SECOND), ..config(2) });
+    sim.request(Request::Stop);
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + GRACEFUL));
+}
+
+#[test]
+fn stop_all_stops_the_service_once() {
+    let mut sim = Sim::new(config(3));
+    for id in [1, 0, 1, 2] {
+        sim.stop_all(id, 0);
+    }
+    for id in 0..3 {
+        assert_eq!(sim.sent(id, 0), [WorkerSignal::Stop]);
+    }
+    assert!(sim.logged("Stopping 3 processes, as child 1 (pid 2) asked"));
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop], "an operator's first request is not a second one");
+    sim.request(Request::Stop);
+    sim.exit_killed();
+    assert!(matches!(sim.outcome(), Ok(Reason::StoppedByWorker { process: Process { id: 1, .. } })));
+}
+
+#[test]
+fn events_of_unknown_processes_change_nothing() {
+    let mut sim = Sim::new(config(1));
+    let stranger = Process { id: 7, generation: 7, pid: Some(7) };
+    sim.policy.handle_exited(sim.now, stranger, Exit::Code(1), OutOfMemory::No);
+    sim.policy.handle_exited(sim.now, Process { id: 0, ..stranger }, Exit::Code(1), OutOfMemory::No);
+    sim.policy.handle_ready(sim.now, 7, 7);
+    sim.policy.handle_beat(sim.now, 7, 7);
+    sim.run_actions();
+    assert_eq!((sim.alive(), sim.log.len()), (vec![(0, 0)], 1));
+}
