@@ -1,4 +1,4 @@
-//! Descriptors are waited for.
+//! Waits for descriptors.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -7,12 +7,9 @@ use std::{io, mem};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::Waited;
+use super::{PollSource, Waited};
 use crate::error::Result;
-use crate::sys::{CallError, POLL_CALLS, Signals, WakeReceiver};
-
-const SIGNALS: Token = Token(0);
-const DOORBELL: Token = Token(1);
+use crate::sys::{CallError, POLL_CALLS};
 
 #[derive(Debug)]
 pub(crate) struct Poller {
@@ -23,39 +20,31 @@ pub(crate) struct Poller {
 impl Poller {
     pub fn open() -> Result<Poller> {
         let poll = Poll::new().map_err(|error| CallError::new(POLL_CALLS.create, error))?;
-        Ok(Poller { poll, events: Events::with_capacity(2) })
+        Ok(Poller { poll, events: Events::with_capacity(PollSource::COUNT) })
     }
 
-    pub fn wake_on_signals(&self, signals: &Signals) -> Result<()> {
-        self.wake_on(signals, SIGNALS)
-    }
-
-    pub fn wake_on_doorbell(&self, wake_receiver: &WakeReceiver) -> Result<()> {
-        self.wake_on(wake_receiver, DOORBELL)
-    }
-
-    fn wake_on(&self, source: &impl AsFd, token: Token) -> Result<()> {
-        let fd = source.as_fd().as_raw_fd();
-        let registered = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
+    pub fn register(&self, source: PollSource, waited_for: &impl AsFd) -> Result<()> {
+        let fd = waited_for.as_fd().as_raw_fd();
+        let registered = self.poll.registry().register(&mut SourceFd(&fd), token(source), Interest::READABLE);
         registered.map_err(|error| CallError::new(POLL_CALLS.add, error).into())
     }
 
-    /// For a signal or the doorbell, and for this time at most, if one is given.
+    /// Waits for a source, for `timeout` at most; without one, for as long as it takes.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
         match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => Ok(Waited::ToTheEnd),
+            Ok(()) => Ok(Waited::Completed),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Waited::Interrupted),
             Err(error) => Err(CallError::new(POLL_CALLS.wait, error).into()),
         }
     }
 
-    /// Whether the doorbell rang in the last wait.
-    pub fn has_woken(&self) -> bool {
-        self.events.iter().any(|event| event.token() == DOORBELL)
+    /// Returns whether the last wait found this source ready.
+    pub fn is_ready(&self, source: PollSource) -> bool {
+        self.events.iter().any(|event| event.token() == token(source))
     }
 
-    /// In a fork. To free the parent's memory would be to copy it first, and to take something out of the epoll would be to
-    /// take it out of the parent's.
+    /// Closes the descriptor in a fork, and does nothing else. The parent's memory is not freed, because it would be copied
+    /// first (copy-on-write). Nothing is deregistered, because the parent uses the same epoll(7) instance.
     #[inline]
     pub fn release_in_child(self) {
         mem::forget(self.events);
@@ -63,4 +52,8 @@ impl Poller {
             mem::forget(self.poll);
         }
     }
+}
+
+fn token(source: PollSource) -> Token {
+    Token(source as usize)
 }

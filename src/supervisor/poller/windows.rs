@@ -1,4 +1,4 @@
-//! Threads of the system's pool wait, and wake this one.
+//! Waits for threads of the system's pool, which wait for the sources and wake this thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
 
-use super::Waited;
+use super::{PollSource, Waited};
 use crate::error::Result;
 use crate::sys::{CallError, POLL_CALLS, Signals, WakeReceiver};
 
@@ -17,50 +17,59 @@ pub(crate) struct Poller {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    has_woken: Arc<AtomicBool>,
+    /// By [`PollSource`], whether it is ready.
+    ready: Arc<[AtomicBool; PollSource::COUNT]>,
+}
+
+/// A source that calls a closure whenever it becomes ready.
+pub(crate) trait CallWhenReady {
+    fn call_when_ready(&self, call: impl Fn() + Send + Sync + 'static) -> Result<()>;
+}
+
+impl CallWhenReady for Signals {
+    fn call_when_ready(&self, call: impl Fn() + Send + Sync + 'static) -> Result<()> {
+        self.wake_by(call);
+        Ok(())
+    }
+}
+
+impl CallWhenReady for WakeReceiver {
+    fn call_when_ready(&self, call: impl Fn() + Send + Sync + 'static) -> Result<()> {
+        Ok(self.wake_by(call)?)
+    }
 }
 
 impl Poller {
     pub fn open() -> Result<Poller> {
         let poll = Poll::new().map_err(|error| CallError::new(POLL_CALLS.create, error))?;
         let waker = Waker::new(poll.registry(), Token(0)).map_err(|error| CallError::new(POLL_CALLS.add, error))?;
-        let has_woken = Arc::new(AtomicBool::new(false));
-        Ok(Poller { poll, events: Events::with_capacity(1), waker: Arc::new(waker), has_woken })
+        Ok(Poller { poll, events: Events::with_capacity(1), waker: Arc::new(waker), ready: Arc::default() })
     }
 
-    pub fn wake_on_signals(&self, signals: &Signals) -> Result<()> {
+    pub fn register(&self, source: PollSource, waited_for: &impl CallWhenReady) -> Result<()> {
         let waker = Arc::clone(&self.waker);
-        signals.wake_by(move || wake(&waker));
-        Ok(())
+        let ready = Arc::clone(&self.ready);
+        waited_for.call_when_ready(move || {
+            ready[source as usize].store(true, Ordering::Release);
+            // This fails if memory runs out only, and the error could be reported nowhere.
+            let _ = waker.wake();
+        })
     }
 
-    pub fn wake_on_doorbell(&self, wake_receiver: &WakeReceiver) -> Result<()> {
-        let (waker, has_woken) = (Arc::clone(&self.waker), Arc::clone(&self.has_woken));
-        Ok(wake_receiver.wake_by(move || {
-            has_woken.store(true, Ordering::Release);
-            wake(&waker);
-        })?)
-    }
-
-    /// For a signal or the doorbell, and for this time at most, if one is given.
+    /// Waits for a source, for `timeout` at most; without one, for as long as it takes.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
-        // More than a month of milliseconds would be taken for ever; whoever wakes early waits again.
+        // The system takes more than a month of milliseconds for an infinite time. After an early end the loop waits again.
         match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST))) {
-            Ok(()) => Ok(Waited::ToTheEnd),
+            Ok(()) => Ok(Waited::Completed),
             Err(error) => Err(CallError::new(POLL_CALLS.wait, error).into()),
         }
     }
 
-    /// Whether the doorbell rang in the last wait.
-    pub fn has_woken(&self) -> bool {
-        self.has_woken.swap(false, Ordering::Acquire)
+    /// Returns whether this source has become ready since the last call.
+    pub fn is_ready(&self, source: PollSource) -> bool {
+        self.ready[source as usize].swap(false, Ordering::Acquire)
     }
 
-    /// Nobody is forked here.
+    /// Does nothing, because there is no fork.
     pub fn release_in_child(self) {}
-}
-
-/// It fails for want of memory only, and then there is nobody to be told.
-fn wake(waker: &Waker) {
-    let _ = waker.wake();
 }
