@@ -15,7 +15,7 @@ use crate::report::Report;
 use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, Finished, Supervised, SupervisorParts};
+use crate::supervisor::{self, Finished, OnEvent, Supervised, SupervisorParts};
 use crate::sys::{self, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
@@ -64,9 +64,6 @@ pub struct Prefork {
     #[cfg(unix)]
     notifies: bool,
 }
-
-/// The callback that gets every event in the parent.
-pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
 
 /// The side of the fork on which [`Prefork::start`] returns.
 #[derive(Debug)]
@@ -605,13 +602,18 @@ impl Prefork {
         let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
-        #[cfg(not(unix))]
-        let systemd = None;
-        let on_event = self.on_event;
-        supervisor::supervise(
-            config,
-            SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, systemd },
-        )
+        let parts = SupervisorParts {
+            with_scoreboard,
+            lock,
+            kind,
+            work,
+            on_event: self.on_event,
+            sockets,
+            setup,
+            #[cfg(unix)]
+            systemd,
+        };
+        supervisor::supervise(config, parts)
     }
 }
 

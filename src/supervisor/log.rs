@@ -1,20 +1,31 @@
-//! The log.
+//! The log: the first of the observers.
 
 use std::fmt;
 
 use log::{Level, log};
 
+use super::observer::{CountUp, Observer, Output};
 use crate::event::Event;
 use crate::exit::Exit;
+
+/// Writes a line for each event that has a level.
+pub(super) struct Log;
+
+impl Observer for Log {
+    fn handle_event(&mut self, event: &Event, _: CountUp<'_>, output: &mut Output) {
+        if let Some(level) = level_of(event) {
+            output.log(level, event);
+        }
+    }
+}
 
 pub(super) fn write(level: Level, line: &dyn fmt::Display) {
     log!(target: "taskfork", level, "{line}");
 }
 
-/// Where a line stands in the log, if it has one.
-pub(super) fn level_of(event: &Event) -> Option<Level> {
+/// Returns the level of an event, or `None` if the next event logs the same fact.
+fn level_of(event: &Event) -> Option<Level> {
     match event {
-        // A line about the same follows.
         Event::Exited { restarting: true, .. } | Event::Stale { .. } => None,
         Event::Exited { process, exit, asked, .. } if exit.is_success() || *asked && *exit != Exit::Stale => {
             Some(Level::Info)

@@ -3,17 +3,18 @@
 mod descriptors;
 mod finish;
 mod log;
+mod observer;
 mod poller;
-#[cfg_attr(windows, path = "no_systemd.rs")]
+#[cfg(unix)]
 mod systemd;
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{fmt, io, mem};
 
 use ::log::Level;
 
-use self::log::{level_of, write};
+use self::log::write;
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{ChildExit, ExitCause, Launcher, Spawn, StartRequest, Started, Thread, Work};
@@ -22,14 +23,16 @@ use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::listener::{Listeners, Sockets};
 use crate::policy::{Action, Config, Outcome, Policy, Request, WorkerSignal};
-use crate::prefork::OnEvent;
 use crate::scoreboard::{Scoreboard, WorkerMessage};
 use crate::setup::WorkerSetup;
 use crate::sys::{self, Signal, SignalInfo, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 use descriptors::Descriptors;
 pub(crate) use finish::{Finished, run_and_exit};
+use observer::Observers;
+pub(crate) use observer::OnEvent;
 use poller::Waited;
+#[cfg(unix)]
 pub(crate) use systemd::Systemd;
 
 /// Less than can be waited for.
@@ -54,13 +57,14 @@ pub(crate) struct SupervisorParts {
     pub on_event: Option<OnEvent>,
     pub sockets: Sockets,
     pub setup: Option<WorkerSetup>,
+    #[cfg(unix)]
     pub systemd: Option<Systemd>,
 }
 
 /// Starts the workers and stays with them to the end; in each worker, returns at once, and the last thing before is that
 /// mask and dispositions are again what they were.
 pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
-    let SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, systemd } = parts;
+    let SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, .. } = parts;
     let (launcher, mut descriptors): (Box<dyn Launcher>, _) = match (kind, work) {
         #[cfg(unix)]
         (WorkerKind::Fork, _) => {
@@ -78,8 +82,12 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
         }
     };
     let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, kind)).transpose()?;
-    let told = (on_event, systemd);
-    let mut supervisor = Supervisor::new(config, launcher, scoreboard, told, sockets, &mut descriptors);
+    let observers = Observers::new(
+        #[cfg(unix)]
+        parts.systemd,
+        on_event,
+    );
+    let mut supervisor = Supervisor::new(config, launcher, scoreboard, observers, sockets, &mut descriptors);
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);
@@ -122,8 +130,7 @@ struct Supervisor<'a> {
     policy: Policy,
     backend: Box<dyn Launcher>,
     scoreboard: Option<Scoreboard>,
-    on_event: Option<OnEvent>,
-    systemd: Option<Systemd>,
+    observers: Observers,
     sockets: Sockets,
     descriptors: &'a mut Descriptors,
     /// Reaped, and not yet answered.
@@ -134,8 +141,6 @@ struct Supervisor<'a> {
     child_ended: bool,
     /// Not before then are all children looked at.
     look_at_all: Instant,
-    /// Something was logged, so that something may be buffered.
-    unflushed: bool,
 }
 
 impl<'a> Supervisor<'a> {
@@ -146,7 +151,7 @@ impl<'a> Supervisor<'a> {
         config: Config,
         backend: Box<dyn Launcher>,
         scoreboard: Option<Scoreboard>,
-        (on_event, systemd): (Option<OnEvent>, Option<Systemd>),
+        observers: Observers,
         sockets: Sockets,
         descriptors: &'a mut Descriptors,
     ) -> Box<Supervisor<'a>> {
@@ -154,15 +159,13 @@ impl<'a> Supervisor<'a> {
             policy: Policy::new(config, seed(), Instant::now()),
             backend,
             scoreboard,
-            on_event,
-            systemd,
+            observers,
             sockets,
             descriptors,
             ended: VecDeque::new(),
             stale: Vec::new(),
             child_ended: false,
             look_at_all: Instant::now(),
-            unflushed: true,
         })
     }
 
@@ -171,13 +174,13 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) -> Result<LoopExit> {
         self.emit_listening();
         loop {
-            self.flush_systemd();
+            self.observers.flush();
             while let Some(action) = self.policy.poll_action() {
                 if let Some(worker) = self.execute(action) {
                     return Ok(LoopExit::Child(worker));
                 }
                 self.take_signals()?;
-                self.flush_systemd();
+                self.observers.flush();
             }
             self.update_steering();
             if let Some(exit) = self.ended.pop_front() {
@@ -197,11 +200,8 @@ impl<'a> Supervisor<'a> {
     /// What has happened counts before what was not done in time: nobody is late who has ended, or has said that he is ready.
     fn wait_for_events(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
-        let others = [
-            self.systemd.as_ref().and_then(Systemd::next_deadline),
-            self.child_ended.then_some(self.look_at_all),
-            self.backend.next_look(),
-        ];
+        let others =
+            [self.observers.next_deadline(), self.child_ended.then_some(self.look_at_all), self.backend.next_look()];
         let wake_at = deadline.into_iter().chain(others.into_iter().flatten()).min();
         let left = wake_at.map(|wake_at| wake_at.saturating_duration_since(Instant::now()));
         let waited = self.descriptors.wait(left)?;
@@ -257,7 +257,7 @@ impl<'a> Supervisor<'a> {
             Action::Emit(event) => self.emit(&event),
             Action::Send { process, message } => {
                 if let Err(error) = self.backend.send(process, signal_for(message)) {
-                    self.log(Level::Warn, &format_args!("{process}: {error:?}"));
+                    self.observers.output().log(Level::Warn, &format_args!("{process}: {error:?}"));
                 }
             }
             Action::Start { id, generation } => return self.start(id, generation),
@@ -266,7 +266,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
-        if mem::take(&mut self.unflushed) {
+        if self.observers.output().take_unflushed() {
             self.backend.flush();
         }
         // Once, and before: what the worker would read of the parent's memory, it would have to find first.
@@ -304,7 +304,7 @@ impl<'a> Supervisor<'a> {
     /// Before anybody who gets nothing any more is asked to go.
     fn update_steering(&mut self) {
         if let Err(error) = self.sockets.serve(self.policy.serving()) {
-            self.log(Level::Warn, &format_args!("{error:?}"));
+            self.observers.output().log(Level::Warn, &format_args!("{error:?}"));
         }
     }
 
@@ -394,37 +394,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn emit(&mut self, event: &Event) {
-        if let Some(level) = level_of(event) {
-            self.log(level, event);
-        }
-        if let Some(systemd) = &mut self.systemd {
-            let failed = systemd.handle_event(event, || self.policy.up());
-            self.log_notify_error(failed);
-        }
-        if let Some(on_event) = &mut self.on_event {
-            on_event(event);
-            self.unflushed = true;
-        }
-    }
-
-    fn flush_systemd(&mut self) {
-        if let Some(systemd) = &mut self.systemd {
-            let failed = systemd.flush();
-            self.log_notify_error(failed);
-        }
-    }
-
-    fn log_notify_error(&mut self, failed: Option<io::Error>) {
-        if let Some(error) = failed {
-            self.log(Level::Warn, &format_args!("the service manager cannot be notified: {error}"));
-        }
-    }
-
-    fn log(&mut self, level: Level, line: &dyn fmt::Display) {
-        if level <= ::log::max_level() {
-            write(level, line);
-            self.unflushed = true;
-        }
+        let policy = &self.policy;
+        self.observers.emit(event, &|| policy.up());
     }
 }
 

@@ -1,4 +1,4 @@
-//! What systemd is told, or whoever else listens in its place: sd_notify(3).
+//! Notifications for systemd, or for another service manager with the protocol of sd_notify(3).
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -7,19 +7,21 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
+use ::log::Level;
 use nix::errno::Errno;
 use sd_notify::NotifyState;
 
+use super::observer::{CountUp, Observer, Output};
 use crate::event::Event;
 use crate::sys;
 
-/// What is asked for more often is not worth a wake-up.
+/// The shortest watchdog period. The parent does not wake up more often than that.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// After so long it may have read what others have said.
-const AGAIN: Duration = Duration::from_millis(100);
+/// The pause before another attempt, if the service manager's queue is full.
+const RETRY: Duration = Duration::from_millis(100);
 const FULL: &str = "its queue is full, so it will be told again";
 
-/// The service, as it is to be told.
+/// The state of the service as the service manager sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Starting,
@@ -28,20 +30,21 @@ enum Stage {
     Stopping,
 }
 
+/// The observer that notifies the service manager.
 #[derive(Debug)]
 pub(crate) struct Systemd {
-    /// None: it is not of a kind that can be told anything.
+    /// `None`: `NOTIFY_SOCKET` is not the address of a Unix socket.
     address: Option<SocketAddr>,
     stage: Stage,
-    /// What has not been said yet, in its order.
+    /// The notifications that have not been sent yet, oldest first.
     unsent: VecDeque<Notification>,
-    /// When it is tried again, if there is any, and nothing else to say before.
-    again: Instant,
+    /// When the unsent notifications are tried again, if no new one comes before.
+    retry_at: Instant,
     watchdog: Option<Watchdog>,
-    /// Why it is about to stop, if something has failed: the last status stays.
+    /// Why the service is about to stop, if it has failed. This is the last status.
     failure: Option<String>,
-    /// That somebody could not be told is told once for each reason.
-    failures: Vec<ErrorKind>,
+    /// The kinds of errors that have been logged. Each kind is logged once.
+    logged: Vec<ErrorKind>,
 }
 
 #[derive(Debug)]
@@ -52,60 +55,34 @@ struct Notification {
 
 #[derive(Debug)]
 struct Watchdog {
-    every: Duration,
+    period: Duration,
     next: Instant,
 }
 
 impl Systemd {
-    /// None where nobody listens. What says so is removed from the environment, so that nobody else speaks for the service.
+    /// Reads `NOTIFY_SOCKET` and the watchdog's variables, and removes them, so that no child notifies for the service.
+    /// Returns `None` without a `NOTIFY_SOCKET`.
     pub fn from_environment() -> Option<Systemd> {
         let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
         let [address, _, _] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(sys::take_env_var);
-        let every = interval.map(|interval| (interval / 2).max(SHORTEST));
-        Some(Systemd::new(parse(&address?), every, Instant::now()))
+        let period = interval.map(|interval| (interval / 2).max(SHORTEST));
+        Some(Systemd::new(parse(&address?), period, Instant::now()))
     }
 
-    fn new(address: Option<SocketAddr>, every: Option<Duration>, now: Instant) -> Systemd {
-        let watchdog = every.map(|every| Watchdog { every, next: now + every });
-        let (unsent, failures) = (VecDeque::new(), Vec::new());
-        Systemd { address, stage: Stage::Starting, unsent, again: now, watchdog, failure: None, failures }
-    }
-
-    /// `up` is how many are wanted, once they all are up.
-    #[must_use = "the first failure is to be logged"]
-    pub fn handle_event(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> Option<io::Error> {
-        match self.answer(event, up) {
-            Ok(message) => self.keep(message?),
-            Err(error) => return self.fail(error),
+    fn new(address: Option<SocketAddr>, period: Option<Duration>, now: Instant) -> Systemd {
+        Systemd {
+            address,
+            stage: Stage::Starting,
+            unsent: VecDeque::new(),
+            retry_at: now,
+            watchdog: period.map(|period| Watchdog { period, next: now + period }),
+            failure: None,
+            logged: Vec::new(),
         }
-        self.send_pending()
     }
 
-    /// When what is unsaid is to be said; a sign of life comes after it. To a service that stops systemd gives another
-    /// time.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.unsent.is_empty() {
-            return Some(self.again);
-        }
-        self.watchdog.as_ref().filter(|_| self.stage != Stage::Stopping).map(|watchdog| watchdog.next)
-    }
-
-    /// Says what is due.
-    #[must_use = "the first failure is to be logged"]
-    pub fn flush(&mut self) -> Option<io::Error> {
-        let due = self.next_deadline()?;
-        let now = Instant::now();
-        if now < due {
-            return None;
-        }
-        if let (true, Some(watchdog)) = (self.unsent.is_empty(), &mut self.watchdog) {
-            watchdog.next = now + watchdog.every;
-            self.keep(Notification { states: vec![NotifyState::Watchdog], status: None });
-        }
-        self.send_pending()
-    }
-
-    fn answer(&mut self, event: &Event, up: impl FnOnce() -> Option<usize>) -> io::Result<Option<Notification>> {
+    /// Returns the notification for an event, if there is one. An error: the time could not be read.
+    fn notification_for(&mut self, event: &Event, count_up: CountUp<'_>) -> io::Result<Option<Notification>> {
         let (stage, states, status) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
             (_, Event::RestartLimitReached { .. } | Event::StartupFailed { .. }) => {
@@ -115,13 +92,13 @@ impl Systemd {
             (_, Event::Stopping { .. }) => {
                 (Stage::Stopping, vec![NotifyState::Stopping], self.failure.take().unwrap_or_else(|| event.to_string()))
             }
-            // A rolling restart of a service that is not up yet is a part of its start.
-            (Stage::Starting, _) => match up() {
+            // A rolling restart before all workers are up is a part of the start.
+            (Stage::Starting, _) => match count_up() {
                 Some(workers) => (Stage::Ready, vec![NotifyState::Ready], format!("{workers} workers are up")),
                 None => return Ok(None),
             },
             (Stage::Ready, Event::RollingRestartStarted) => {
-                // By which it is known that this is the answer to the last SIGHUP.
+                // By this time systemd recognizes the response to its last SIGHUP.
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
@@ -135,53 +112,82 @@ impl Systemd {
         Ok(Some(Notification { states, status: Some(status) }))
     }
 
-    /// The last rolling restart is the answer to all SIGHUPs before, and the last status is the one that counts. Nothing
-    /// else can be left out: who was never ready, and stops, has failed.
-    fn keep(&mut self, message: Notification) {
-        if message.begins_roll() {
-            let before = self.unsent.iter().position(Notification::begins_roll).unwrap_or(self.unsent.len());
+    /// Queues a notification. The last rolling restart responds to all SIGHUPs before it, so it replaces the earlier ones in
+    /// the queue; a status replaces the one before it. All other states are kept, because systemd depends on each: a service
+    /// that stops without having been ready has failed.
+    fn enqueue(&mut self, notification: Notification) {
+        if notification.begins_reload() {
+            let before = self.unsent.iter().position(Notification::begins_reload).unwrap_or(self.unsent.len());
             self.unsent.truncate(before);
         }
-        match self.unsent.back_mut().filter(|_| message.states.is_empty()) {
-            Some(last) => last.status = message.status,
-            None => self.unsent.push_back(message),
+        match self.unsent.back_mut().filter(|_| notification.states.is_empty()) {
+            Some(last) => last.status = notification.status,
+            None => self.unsent.push_back(notification),
         }
     }
 
-    /// As far as there is room.
-    fn send_pending(&mut self) -> Option<io::Error> {
-        let mut failed = None;
-        while let Some(message) = self.unsent.front() {
-            let error = self.send(message).err();
-            let is_full = error.as_ref().is_some_and(|error| error.kind() == ErrorKind::WouldBlock);
-            failed = failed.or_else(|| error.and_then(|error| self.fail(error)));
-            if is_full {
-                self.again = Instant::now() + AGAIN;
-                break;
+    /// Sends the queue until the service manager's queue is full.
+    fn send_pending(&mut self, output: &mut Output) {
+        while let Some(notification) = self.unsent.front() {
+            if let Err(error) = self.send(notification) {
+                self.log_once(&error, output);
+                if error.kind() == ErrorKind::WouldBlock {
+                    self.retry_at = Instant::now() + RETRY;
+                    break;
+                }
             }
             self.unsent.pop_front();
         }
-        failed
     }
 
-    fn send(&self, message: &Notification) -> io::Result<()> {
+    fn send(&self, notification: &Notification) -> io::Result<()> {
         match &self.address {
-            Some(address) => send(&message.lines(), address),
+            Some(address) => send(&notification.lines(), address),
             None => Err(io::Error::other("NOTIFY_SOCKET is not the address of a Unix socket")),
         }
     }
 
-    fn fail(&mut self, error: io::Error) -> Option<io::Error> {
-        let is_known = self.failures.contains(&error.kind());
-        (!is_known).then(|| {
-            self.failures.push(error.kind());
-            error
-        })
+    /// Logs an error, unless one of its kind has been logged.
+    fn log_once(&mut self, error: &io::Error, output: &mut Output) {
+        if !self.logged.contains(&error.kind()) {
+            self.logged.push(error.kind());
+            output.log(Level::Warn, &format_args!("the service manager cannot be notified: {error}"));
+        }
+    }
+}
+
+impl Observer for Systemd {
+    fn handle_event(&mut self, event: &Event, count_up: CountUp<'_>, output: &mut Output) {
+        match self.notification_for(event, count_up) {
+            Ok(None) => {}
+            Ok(Some(notification)) => {
+                self.enqueue(notification);
+                self.send_pending(output);
+            }
+            Err(error) => self.log_once(&error, output),
+        }
+    }
+
+    /// Returns when unsent notifications are tried again, or else when the next watchdog notification is due. A service that
+    /// stops sends none of the latter, because systemd applies another timeout to it.
+    fn next_deadline(&self) -> Option<Instant> {
+        if !self.unsent.is_empty() {
+            return Some(self.retry_at);
+        }
+        self.watchdog.as_ref().filter(|_| self.stage != Stage::Stopping).map(|watchdog| watchdog.next)
+    }
+
+    fn flush(&mut self, now: Instant, output: &mut Output) {
+        if let (true, Some(watchdog)) = (self.unsent.is_empty(), &mut self.watchdog) {
+            watchdog.next = now + watchdog.period;
+            self.enqueue(Notification { states: vec![NotifyState::Watchdog], status: None });
+        }
+        self.send_pending(output);
     }
 }
 
 impl Notification {
-    fn begins_roll(&self) -> bool {
+    fn begins_reload(&self) -> bool {
         matches!(self.states[..], [NotifyState::Reloading, ..])
     }
 
@@ -191,22 +197,22 @@ impl Notification {
     }
 }
 
-/// A socket for each message, so that no worker inherits one. It never waits: one that nobody reads is not to stop the
-/// supervision. Where there is no room, that it would have to wait is the error.
+/// Sends one message. Opens a socket for it, so that no worker inherits one. Never blocks, because the supervision must go on
+/// even if the service manager reads nothing: if its queue is full, the error is `WouldBlock`.
 fn send(message: &str, address: &SocketAddr) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     match socket.send_to_addr(message.as_bytes(), address) {
-        Err(error) if is_want_of_room(&error) => Err(io::Error::new(ErrorKind::WouldBlock, FULL)),
+        Err(error) if is_queue_full(&error) => Err(io::Error::new(ErrorKind::WouldBlock, FULL)),
         sent => sent.map(drop),
     }
 }
 
-fn is_want_of_room(error: &io::Error) -> bool {
+fn is_queue_full(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
-/// A path, or what is no file, after an `@`. Others, such as `vsock:2:1234`, are none of Unix.
+/// Parses an absolute path, or `@` and an abstract name. Returns `None` for addresses of other kinds, such as `vsock:2:1234`.
 fn parse(address: &str) -> Option<SocketAddr> {
     #[cfg(target_os = "linux")]
     if let Some(name) = address.strip_prefix('@') {
@@ -223,19 +229,20 @@ mod tests {
     const STOPPING: Event = Event::Stopping { workers: 2, quick: false, by: None };
     const READY: Event = Event::Ready { process: Process { id: 0, generation: 0, pid: Some(71) } };
 
-    fn silent() -> Systemd {
+    fn without_address() -> Systemd {
         Systemd::new(None, None, Instant::now())
     }
 
-    /// With everybody up or not.
-    fn answers(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Notification> {
-        let answer = |(event, is_up): &(Event, bool)| systemd.answer(event, || is_up.then_some(2)).expect("the time");
-        events.iter().filter_map(answer).collect()
+    /// Returns the notifications for these events. The flag: whether all workers are up then.
+    fn notifications(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Notification> {
+        let notification =
+            |(event, is_up): &(Event, bool)| systemd.notification_for(event, &|| is_up.then_some(2)).expect("the time");
+        events.iter().filter_map(notification).collect()
     }
 
-    /// The first lines of what is said.
-    fn said(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<String> {
-        answers(systemd, events).iter().map(first_line).collect()
+    /// Returns the first line of each notification.
+    fn states(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<String> {
+        notifications(systemd, events).iter().map(first_line).collect()
     }
 
     fn first_line(message: &Notification) -> String {
@@ -243,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_ready_once_and_again_after_each_roll_that_was_told() {
-        let mut systemd = silent();
+    fn ready_is_sent_once_and_after_each_reload() {
+        let mut systemd = without_address();
         let starting = [
             (READY, false),
             (Event::RollingRestartStarted, false),
@@ -252,7 +259,7 @@ mod tests {
             (READY, true),
             (Event::RollingRestartFinished, true),
         ];
-        assert_eq!(said(&mut systemd, &starting), ["READY=1"]);
+        assert_eq!(states(&mut systemd, &starting), ["READY=1"]);
         let aborted = Event::RollingRestartAborted { id: 1 };
         let rolls = [
             (Event::RollingRestartStarted, true),
@@ -260,12 +267,12 @@ mod tests {
             (Event::RollingRestartStarted, true),
             (aborted, true),
         ];
-        assert_eq!(said(&mut systemd, &rolls), ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
+        assert_eq!(states(&mut systemd, &rolls), ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
     }
 
     #[test]
-    fn nothing_follows_the_stop() {
-        let mut systemd = silent();
+    fn nothing_is_sent_after_stopping() {
+        let mut systemd = without_address();
         let events = [
             (READY, true),
             (Event::RollingRestartStarted, true),
@@ -273,54 +280,93 @@ mod tests {
             (Event::RollingRestartFinished, true),
             (STOPPING, true),
         ];
-        assert_eq!(said(&mut systemd, &events), ["READY=1", "RELOADING=1", "STOPPING=1"]);
-        assert_eq!(said(&mut silent(), &[(STOPPING, true), (READY, true)]), ["STOPPING=1"]);
+        assert_eq!(states(&mut systemd, &events), ["READY=1", "RELOADING=1", "STOPPING=1"]);
+        assert_eq!(states(&mut without_address(), &[(STOPPING, true), (READY, true)]), ["STOPPING=1"]);
     }
 
     #[test]
-    fn the_last_status_says_what_has_failed() {
-        let mut systemd = silent();
+    fn the_last_status_is_the_failure() {
+        let mut systemd = without_address();
         assert_eq!(
-            said(&mut systemd, &[(READY, true), (Event::RestartLimitReached { restarts: 3 }, true)]),
+            states(&mut systemd, &[(READY, true), (Event::RestartLimitReached { restarts: 3 }, true)]),
             ["READY=1"]
         );
-        let message = systemd.answer(&STOPPING, || None).expect("the time").expect("a message");
+        let message = systemd.notification_for(&STOPPING, &|| None).expect("the time").expect("a message");
         assert_eq!(message.lines(), "STOPPING=1\nSTATUS=Too many child restarts (3), giving up\n");
     }
 
     #[test]
-    fn signs_of_life_are_due_where_they_are_asked_for_and_until_the_stop() {
-        assert_eq!(silent().next_deadline(), None);
+    fn watchdog_notifications_are_due_until_the_stop() {
+        assert_eq!(without_address().next_deadline(), None);
         let now = Instant::now();
         let mut systemd = Systemd::new(None, Some(Duration::from_secs(5)), now);
         assert_eq!(systemd.next_deadline(), Some(now + Duration::from_secs(5)));
-        assert_eq!(said(&mut systemd, &[(STOPPING, true)]), ["STOPPING=1"]);
+        assert_eq!(states(&mut systemd, &[(STOPPING, true)]), ["STOPPING=1"]);
         assert_eq!(systemd.next_deadline(), None);
     }
 
     #[test]
-    fn of_what_is_unsaid_the_last_roll_and_the_last_status_count() {
-        let mut systemd = silent();
+    fn in_the_queue_reloads_and_statuses_coalesce() {
+        let mut systemd = without_address();
         let scaled = |workers| (Event::Scaled { workers }, true);
         let roll = [(Event::RollingRestartStarted, true), (Event::RollingRestartFinished, true)];
         let aborted = [(Event::RollingRestartStarted, true), (Event::RollingRestartAborted { id: 1 }, true)];
         let mut events = vec![(READY, true), scaled(3), scaled(4)];
         events.extend(roll.into_iter().chain([scaled(5)]).chain(aborted).chain([(STOPPING, true)]));
-        for message in answers(&mut systemd, &events) {
-            systemd.keep(message);
+        for message in notifications(&mut systemd, &events) {
+            systemd.enqueue(message);
         }
         let unsent: Vec<_> = systemd.unsent.iter().map(first_line).collect();
         assert_eq!(unsent, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
         assert_eq!(systemd.unsent[0].status.as_deref(), Some("Scaled to 4 processes"));
         assert_eq!(systemd.unsent[2].status, Some(Event::RollingRestartAborted { id: 1 }.to_string()));
-        assert!(systemd.next_deadline().is_some(), "also of a service that stops");
+        assert!(systemd.next_deadline().is_some(), "unsent notifications are due during a stop as well");
     }
 
     #[test]
-    fn what_fails_is_told_once() {
-        let mut systemd = silent();
-        assert!(systemd.handle_event(&READY, || Some(2)).is_some());
-        assert!(systemd.handle_event(&STOPPING, || None).is_none());
+    fn each_kind_of_error_is_logged_once() {
+        let mut systemd = without_address();
+        let mut output = Output::flushed();
+        systemd.handle_event(&READY, &|| Some(2), &mut output);
+        systemd.handle_event(&STOPPING, &|| None, &mut output);
+        assert_eq!(systemd.logged, [ErrorKind::Other]);
+        assert!(systemd.unsent.is_empty(), "they cannot be sent later either");
+        let full = io::Error::from(ErrorKind::WouldBlock);
+        systemd.log_once(&full, &mut output);
+        systemd.log_once(&full, &mut output);
+        assert_eq!(systemd.logged, [ErrorKind::Other, ErrorKind::WouldBlock]);
+    }
+
+    #[test]
+    fn a_full_queue_is_tried_again_and_loses_nothing() {
+        let path = std::env::temp_dir().join(format!("taskfork-notify-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let manager = UnixDatagram::bind(&path).expect("a socket");
+        let mut systemd = Systemd::new(SocketAddr::from_pathname(&path).ok(), None, Instant::now());
+        let mut output = Output::flushed();
+        let mut scales = 0;
+        systemd.handle_event(&READY, &|| Some(2), &mut output);
+        while systemd.unsent.is_empty() {
+            scales += 1;
+            systemd.handle_event(&Event::Scaled { workers: scales }, &|| None, &mut output);
+        }
+        let retry_at = systemd.next_deadline().expect("a retry");
+        assert!(retry_at > Instant::now() && retry_at <= Instant::now() + RETRY);
+        manager.set_nonblocking(true).expect("a socket");
+        let mut lines = Vec::new();
+        let mut receive = || {
+            let mut message = [0; 256];
+            while let Ok(len) = manager.recv(&mut message) {
+                lines.push(String::from_utf8_lossy(&message[..len]).into_owned());
+            }
+            lines.len()
+        };
+        assert_eq!(receive(), scales);
+        systemd.flush(retry_at, &mut output);
+        assert_eq!(systemd.next_deadline(), None);
+        assert_eq!(receive(), scales + 1);
+        assert_eq!(lines.last().map(String::as_str), Some(&*format!("STATUS=Scaled to {scales} processes\n")));
+        std::fs::remove_file(&path).expect("the socket's file");
     }
 
     #[test]

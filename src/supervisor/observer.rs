@@ -1,0 +1,177 @@
+//! The observers: each receives every event of the service, in the order log, systemd, `on_event`.
+
+use std::time::Instant;
+use std::{fmt, mem};
+
+use ::log::Level;
+
+use super::log::{Log, write};
+#[cfg(unix)]
+use super::systemd::Systemd;
+use crate::event::Event;
+
+/// The closure of [`Prefork::on_event`](crate::Prefork::on_event).
+pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+
+/// Counts the workers if all of them are up. Observers that do not need the number do not pay for it.
+pub(super) type CountUp<'a> = &'a dyn Fn() -> Option<usize>;
+
+/// Receives the events of the service.
+pub(super) trait Observer {
+    fn handle_event(&mut self, event: &Event, count_up: CountUp<'_>, output: &mut Output);
+
+    /// Returns when [`Observer::flush`] is due, if nothing happens before.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what was due by `now`.
+    fn flush(&mut self, _now: Instant, _output: &mut Output) {}
+}
+
+/// All observers.
+pub(super) struct Observers {
+    list: Vec<Box<dyn Observer>>,
+    output: Output,
+}
+
+impl Observers {
+    pub fn new(#[cfg(unix)] systemd: Option<Systemd>, on_event: Option<OnEvent>) -> Observers {
+        let mut list: Vec<Box<dyn Observer>> = vec![Box::new(Log)];
+        #[cfg(unix)]
+        list.extend(systemd.map(|systemd| Box::new(systemd) as Box<dyn Observer>));
+        list.extend(on_event.map(|on_event| Box::new(Callback(on_event)) as Box<dyn Observer>));
+        Observers { list, output: Output { is_unflushed: true } }
+    }
+
+    pub fn emit(&mut self, event: &Event, count_up: CountUp<'_>) {
+        for observer in &mut self.list {
+            observer.handle_event(event, count_up, &mut self.output);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.list.iter().filter_map(|observer| observer.next_deadline()).min()
+    }
+
+    /// Flushes the observers for which that is due.
+    pub fn flush(&mut self) {
+        for observer in &mut self.list {
+            let Some(deadline) = observer.next_deadline() else { continue };
+            let now = Instant::now();
+            if deadline <= now {
+                observer.flush(now, &mut self.output);
+            }
+        }
+    }
+
+    pub fn output(&mut self) -> &mut Output {
+        &mut self.output
+    }
+}
+
+/// What this process has written, and may still have in a buffer.
+#[derive(Debug)]
+pub(super) struct Output {
+    is_unflushed: bool,
+}
+
+impl Output {
+    /// Logs a line.
+    pub fn log(&mut self, level: Level, line: &dyn fmt::Display) {
+        if level <= ::log::max_level() {
+            write(level, line);
+            self.is_unflushed = true;
+        }
+    }
+
+    /// Notes that code of the program ran and may have written something.
+    pub fn note_write(&mut self) {
+        self.is_unflushed = true;
+    }
+
+    /// Returns whether something may have been written since the last call.
+    pub fn take_unflushed(&mut self) -> bool {
+        mem::take(&mut self.is_unflushed)
+    }
+}
+
+#[cfg(test)]
+impl Output {
+    pub fn flushed() -> Output {
+        Output { is_unflushed: false }
+    }
+}
+
+/// Calls the program's closure.
+struct Callback(OnEvent);
+
+impl Observer for Callback {
+    fn handle_event(&mut self, event: &Event, _: CountUp<'_>, output: &mut Output) {
+        (self.0)(event);
+        output.note_write();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::*;
+
+    const EVENT: Event = Event::RollingRestartStarted;
+
+    fn observers(list: Vec<Box<dyn Observer>>) -> Observers {
+        Observers { list, output: Output::flushed() }
+    }
+
+    struct Alarm {
+        at: Option<Instant>,
+        flushed: Rc<RefCell<Vec<Instant>>>,
+    }
+
+    impl Observer for Alarm {
+        fn handle_event(&mut self, _: &Event, _: CountUp<'_>, _: &mut Output) {}
+
+        fn next_deadline(&self) -> Option<Instant> {
+            self.at
+        }
+
+        fn flush(&mut self, _: Instant, _: &mut Output) {
+            self.flushed.borrow_mut().extend(self.at.take());
+        }
+    }
+
+    #[test]
+    fn output_needs_a_flush_after_on_event_only() {
+        let mut output = Observers::new(
+            #[cfg(unix)]
+            None,
+            None,
+        )
+        .output;
+        assert!(output.take_unflushed(), "the program may have written something before the call");
+        assert!(!output.take_unflushed());
+        let mut without = observers(vec![Box::new(Log)]);
+        without.emit(&Event::Started { process: crate::exit::Process { id: 0, generation: 0, pid: None } }, &|| None);
+        assert!(!without.output().take_unflushed());
+        let mut with = observers(vec![Box::new(Callback(Box::new(|_| {})))]);
+        with.emit(&EVENT, &|| None);
+        assert!(with.output().take_unflushed());
+    }
+
+    #[test]
+    fn observers_are_flushed_at_their_deadlines() {
+        let flushed = Rc::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1000);
+        let alarm = |at| Box::new(Alarm { at, flushed: Rc::clone(&flushed) }) as Box<dyn Observer>;
+        let mut observers = observers(vec![alarm(None), alarm(Some(later)), alarm(Some(now))]);
+        assert_eq!(observers.next_deadline(), Some(now));
+        observers.flush();
+        assert_eq!(*flushed.borrow(), [now]);
+        assert_eq!(observers.next_deadline(), Some(later));
+    }
+}
