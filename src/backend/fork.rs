@@ -1,23 +1,20 @@
-//! Workers are forks of the parent.
+//! Workers that are forks of the parent.
 
-use std::time::Instant;
+use std::panic::{self, AssertUnwindSafe};
 
-use super::children::Children;
-use super::{ChildExit, Launcher, StartRequest, Started};
+use super::{Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
-use crate::exit::Process;
 use crate::setup::WorkerSetup;
-use crate::sys::{self, ForkError, Forked, Lifeline, Signal, Threads};
+use crate::sys::{self, ForkError, Forked, Lifeline, Threads};
 
 #[derive(Debug)]
 pub(crate) struct Fork {
-    children: Children,
     setup: Option<WorkerSetup>,
     lifeline: Lifeline,
 }
 
 impl Fork {
-    /// Refused with more than one thread, before anything is made or taken.
+    /// Refuses forks while there is more than one thread.
     pub fn check() -> Result<()> {
         match sys::thread_count()? {
             Threads::Several(count) => Err(Error::threads(count)),
@@ -26,7 +23,7 @@ impl Fork {
     }
 
     pub fn new(setup: Option<WorkerSetup>) -> Result<Fork> {
-        Ok(Fork { children: Children::default(), setup, lifeline: Lifeline::new()? })
+        Ok(Fork { setup, lifeline: Lifeline::new()? })
     }
 }
 
@@ -35,12 +32,12 @@ impl Launcher for Fork {
         sys::flush_output();
     }
 
-    fn start(&mut self, StartRequest { id, generation, .. }: StartRequest<'_>) -> Result<Started> {
+    fn start(&mut self, StartRequest { id, .. }: StartRequest<'_>) -> Result<Started> {
         match sys::fork() {
-            Ok(Forked::Parent(child)) => Ok(Started::Parent(Some(self.children.add(id, generation, child)))),
+            Ok(Forked::Parent(child)) => Ok(Started::Parent(Some(child))),
             Ok(Forked::Child) => {
                 if let Some(setup) = &self.setup {
-                    setup.for_worker(id).apply(id);
+                    apply_or_exit(setup, id);
                 }
                 self.lifeline.hold();
                 Ok(Started::Child)
@@ -49,24 +46,13 @@ impl Launcher for Fork {
             Err(ForkError::Call(error)) => Err(Error::from(error).starting(id)),
         }
     }
+}
 
-    fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
-        self.children.send(process, signal)
-    }
-
-    fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>> {
-        self.children.reap_one(pid)
-    }
-
-    fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
-        self.children.reap_missed()
-    }
-
-    fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
-        self.children.reap_all()
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        self.children.next_look()
+/// Applies the setup in the new process, and exits if a logger panics meanwhile. The panic must not unwind further, because
+/// the parent's loop is still on this stack: its destructors kill the other workers.
+fn apply_or_exit(setup: &WorkerSetup, id: usize) {
+    let applied = panic::catch_unwind(AssertUnwindSafe(|| setup.for_worker(id).apply(id)));
+    if applied.is_err() {
+        sys::exit_now(101);
     }
 }

@@ -1,6 +1,5 @@
-//! The one seam: how a worker is started, told something, and found to have ended.
+//! How workers are started. A [`Launcher`] only starts them; the supervisor registers, signals and reaps the processes.
 
-mod children;
 #[cfg(unix)]
 mod fork;
 mod spawn;
@@ -11,15 +10,13 @@ pub(crate) use fork::Fork;
 pub(crate) use spawn::{Spawn, accept_spawn};
 pub(crate) use thread::{Thread, Work};
 
-use std::time::Instant;
-
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
 use crate::scoreboard::{SlotHandle, SlotLease};
-use crate::sys::{Signal, WorkerKind};
+use crate::sys::{ChildHandle, Signal, WorkerKind};
 
-/// Refuses forks while there is more than one thread, before anything is made or taken.
+/// Refuses forks while there is more than one thread. Call this before anything is created for the service.
 pub(crate) fn check(kind: WorkerKind) -> Result<()> {
     match kind {
         #[cfg(unix)]
@@ -28,79 +25,67 @@ pub(crate) fn check(kind: WorkerKind) -> Result<()> {
     }
 }
 
-/// What is to be started.
+/// Starts workers.
+///
+/// A process is then in the supervisor's registry, which signals and reaps it: that is the same for every launcher. A thread
+/// has no pid, and the kernel reports no exit for it. So the launcher of threads also signals them, and reports their exits.
+pub(crate) trait Launcher {
+    /// Writes buffered output. Called before a start if something may have been buffered since the last one. Only a fork
+    /// inherits the buffers and would write them again; the other launchers do nothing, because a write can block.
+    fn flush(&mut self) {}
+
+    fn start(&mut self, request: StartRequest<'_>) -> Result<Started>;
+
+    /// Signals a worker that is a thread. Does nothing if the thread has returned.
+    fn signal_thread(&mut self, _worker: Process, _signal: Signal) {}
+
+    /// Returns the exits of threads since the last call. The doorbell rings for each of them.
+    fn take_thread_exits(&mut self) -> Vec<ChildExit> {
+        Vec::new()
+    }
+}
+
+/// The worker to start.
 #[derive(Debug)]
 pub(crate) struct StartRequest<'a> {
     pub id: usize,
     pub generation: u32,
-    /// How many workers are wanted.
+    /// The number of workers in the pool.
     pub count: usize,
-    /// Where it can tell the parent something. A fork has it anyway.
+    /// The worker's status slot. A fork inherits it anyway.
     pub slot_handle: Option<SlotHandle<'a>>,
-    /// What it listens on. The same.
+    /// The worker's listeners. A fork inherits them anyway.
     pub listeners: &'a Listeners,
 }
 
-/// What came of a start.
+/// The two sides of a start, as fork(2) has them.
 #[derive(Debug)]
 pub(crate) enum Started {
-    /// A process, with this pid; a thread, if it is 0.
-    Parent(Option<u32>),
-    /// This is the process that was to be started. Whoever sees this leaves the supervisor, touching nothing of it.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "nobody is forked there"))]
+    /// This is the parent. A new process comes with its handle, a thread without one.
+    Parent(Option<ChildHandle>),
+    /// This is the new process. It leaves the supervisor without changing anything in it.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only a fork returns in the new process"))]
     Child,
 }
 
-/// Somebody has ended.
+/// The exit of a worker's process or thread.
 #[derive(Debug)]
 pub(crate) struct ChildExit {
     pub process: Process,
     pub exit: Exit,
     pub cause: ExitCause,
-    /// Of its line, which may be longer than its life.
+    /// The lease of its status slot. It can outlive the worker.
     pub lease: SlotLease,
 }
 
-/// What is to be said of an end, beside the exit.
+/// The part of an exit that the status does not show.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     Exited,
-    /// In its own words.
+    /// A thread returned an error or panicked, with this message.
     Failed(String),
-    /// It has not ended at all, but is given up.
+    /// A thread did not return in time. It counts as exited, but still runs.
     Stale,
-    /// It had been given up before.
+    /// A stale thread has returned.
     ReturnedLate,
-}
-
-/// How workers come into being and end. The supervisor is the same whatever the answer is.
-pub(crate) trait Launcher {
-    /// Before a start, if something may have been buffered since the last one. Only a fork gets a copy of it; for others, to
-    /// write it would be to wait for whoever has the output.
-    fn flush(&mut self) {}
-
-    fn start(&mut self, request: StartRequest<'_>) -> Result<Started>;
-
-    /// Nothing is done to a process that has ended.
-    fn send(&mut self, process: Process, signal: Signal) -> Result<()>;
-
-    /// Whether this one has ended, if it is a worker, without a look at the others.
-    fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>>;
-
-    /// Every worker whose end may not be told in time, because it is told by a thread that may be behind, or at all, because
-    /// somebody else has reaped it.
-    fn reap_missed(&mut self) -> Result<Vec<ChildExit>>;
-
-    /// Every worker that has ended and was not told yet.
-    fn reap_all(&mut self) -> Result<Vec<ChildExit>>;
-
-    /// When these are to be looked for, if that was put off.
-    fn next_look(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Whether who ends rings the doorbell, and nobody else tells of it.
-    fn ends_ring(&self) -> bool {
-        false
-    }
 }

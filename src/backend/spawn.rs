@@ -7,26 +7,22 @@
 use std::fmt;
 use std::process;
 use std::str::FromStr;
-use std::time::Instant;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use super::children::Children;
-use super::{ChildExit, Launcher, StartRequest, Started};
+use super::{Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
-use crate::exit::Process;
 use crate::listener::Listener;
 use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup};
-use crate::sys::{self, CallError, ExitNotifier, InheritedFds, InheritedMemory, Lifeline, Program, Shared, Signal};
+use crate::sys::{self, CallError, ExitNotifier, InheritedFds, InheritedMemory, Lifeline, Program, Shared};
 use crate::worker::Worker;
 
 const ENV_NAME: &str = "TASKFORK_WORKER";
 
 #[derive(Debug)]
 pub(crate) struct Spawn {
-    children: Children,
     program: Program,
     setup: Option<WorkerSetup>,
     lifeline: Lifeline,
@@ -34,8 +30,7 @@ pub(crate) struct Spawn {
 
 impl Spawn {
     pub fn new(exit_notifier: ExitNotifier, setup: Option<WorkerSetup>) -> Result<Spawn> {
-        let (program, lifeline) = (Program::this(exit_notifier)?, Lifeline::new()?);
-        Ok(Spawn { children: Children::default(), program, setup, lifeline })
+        Ok(Spawn { program: Program::this(exit_notifier)?, setup, lifeline: Lifeline::new()? })
     }
 }
 
@@ -59,30 +54,10 @@ impl Launcher for Spawn {
         match self.program.start((ENV_NAME, &env.to_string()), fds) {
             Ok(child) => {
                 slot_handle.memory.set_expected_pid(slot_handle.slot, child.pid());
-                Ok(Started::Parent(Some(self.children.add(id, generation, child))))
+                Ok(Started::Parent(Some(child)))
             }
             Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
         }
-    }
-
-    fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
-        self.children.send(process, signal)
-    }
-
-    fn reap_one(&mut self, pid: u32) -> Result<Option<ChildExit>> {
-        self.children.reap_one(pid)
-    }
-
-    fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
-        self.children.reap_missed()
-    }
-
-    fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
-        self.children.reap_all()
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        self.children.next_look()
     }
 }
 

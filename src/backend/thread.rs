@@ -1,4 +1,4 @@
-//! Workers are threads of this process.
+//! Workers that are threads of this process.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,23 +16,24 @@ use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
 use crate::worker::{self, WorkResult, Worker};
 
-/// What each of them does.
+/// The closure that each worker runs.
 pub(crate) type Work = Arc<dyn Fn(Worker) -> WorkResult + Send + Sync>;
 
+/// Starts worker threads, signals them, and reports their exits.
 pub(crate) struct Thread {
     work: Work,
     setup: Option<WorkerSetup>,
-    running: Vec<Member>,
-    /// Those who are not waited for any more.
-    stale: Vec<Member>,
-    /// The same, as long as nobody was told of it.
-    given_up: Vec<(Process, Arc<()>)>,
-    /// Told by the threads themselves, at their ends.
+    running: Vec<WorkerThread>,
+    /// Threads that did not return in time and still run.
+    stale: Vec<WorkerThread>,
+    /// Stale threads that [`Launcher::take_thread_exits`] has not returned yet.
+    unreported: Vec<(Process, Arc<()>)>,
+    /// The threads that have returned. Each one adds itself.
     returned: Arc<Mutex<Vec<(Process, Return)>>>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct WorkerThread {
     process: Process,
     stop: Arc<StopFlag>,
     handle: JoinHandle<()>,
@@ -40,7 +41,7 @@ struct Member {
     lease: Arc<()>,
 }
 
-/// How a thread ended: what went wrong, in words.
+/// How a worker's closure returned. The strings are messages.
 #[derive(Debug)]
 enum Return {
     Normal,
@@ -51,45 +52,22 @@ enum Return {
 impl Thread {
     pub fn new(work: Work, setup: Option<WorkerSetup>) -> Thread {
         let returned = Arc::default();
-        Thread { work, setup, running: Vec::new(), stale: Vec::new(), given_up: Vec::new(), returned }
+        Thread { work, setup, running: Vec::new(), stale: Vec::new(), unreported: Vec::new(), returned }
     }
 
-    /// A thread cannot be killed. One that has returned already was not in need of it.
+    /// Marks a thread as stale, because a thread cannot be killed. Does nothing if it has returned already.
     fn give_up(&mut self, process: Process) {
         let returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
         if returned.iter().any(|(known, _)| *known == process) {
             return;
         }
-        if let Some(member) = take(&mut self.running, process) {
-            // Should it come to itself, it has nothing more to do.
-            member.stop.make();
-            member.waker.wake();
-            self.given_up.push((process, Arc::clone(&member.lease)));
-            self.stale.push(member);
+        if let Some(thread) = take(&mut self.running, process) {
+            // If the thread runs on later, it finds the request and returns.
+            thread.stop.make();
+            thread.waker.wake();
+            self.unreported.push((process, Arc::clone(&thread.lease)));
+            self.stale.push(thread);
         }
-    }
-
-    fn reap(&mut self) -> Vec<ChildExit> {
-        // As a process that was killed by what nobody survives.
-        let stale =
-            |(process, lease)| ChildExit { process, exit: Exit::Stale, cause: ExitCause::Stale, lease: Some(lease) };
-        let mut exits: Vec<ChildExit> = self.given_up.drain(..).map(stale).collect();
-        let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
-        for (process, returned) in returned {
-            let (exit, cause) = match returned {
-                Return::Normal => (Exit::Code(0), ExitCause::Exited),
-                Return::Error(message) => (Exit::Code(1), ExitCause::Failed(message)),
-                Return::Panic(message) => (Exit::Code(101), ExitCause::Failed(format!("panicked: {message}"))),
-            };
-            if let Some(member) = take(&mut self.running, process) {
-                let lease = Some(join(member));
-                exits.push(ChildExit { process, exit, cause, lease });
-            } else if let Some(member) = take(&mut self.stale, process) {
-                let lease = Some(join(member));
-                exits.push(ChildExit { process, exit, cause: ExitCause::ReturnedLate, lease });
-            }
-        }
-        exits
     }
 }
 
@@ -98,61 +76,69 @@ impl Launcher for Thread {
         let StartRequest { id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };
         let process = Process { id, generation, pid: None };
-        let (stop, lease, waker) = (Arc::<StopFlag>::default(), Arc::new(()), Arc::clone(slot_handle.waker));
+        let stop = Arc::<StopFlag>::default();
+        let lease = Arc::new(());
+        let waker = Arc::clone(slot_handle.waker);
         let status = StatusWriter::at(&slot_handle, &lease);
         let worker = Worker::in_thread(process, count, status, listeners.clone(), Arc::clone(&stop));
-        let (returned, wake_receiver) = (Arc::clone(&self.returned), Arc::clone(&waker));
+        let returned = Arc::clone(&self.returned);
+        let exit_waker = Arc::clone(&waker);
         let work = Arc::clone(&self.work);
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let body = move || {
             setup.pin(id);
-            LAST_WORDS.set(Some(LastWords { process, how: Return::Normal, returned, wake_receiver }));
+            EXIT_REPORT.set(Some(ExitReport { process, how: Return::Normal, returned, waker: exit_waker }));
             let how = run(id, work, worker);
-            LAST_WORDS.with_borrow_mut(|words| words.as_mut().map(|words| words.how = how));
+            EXIT_REPORT.with_borrow_mut(|report| report.as_mut().map(|report| report.how = how));
         };
         let builder = thread::Builder::new().name(process.thread_name());
         let refused = |error| Error::from(error).starting(id);
         let spawned = sys::with_requests_blocked(|| builder.spawn(body)).map_err(refused)?;
         let handle = spawned.map_err(|error| refused(CallError::new(sys::THREAD_CALL, error)))?;
-        self.running.push(Member { process, stop, handle, waker, lease });
+        self.running.push(WorkerThread { process, stop, handle, waker, lease });
         Ok(Started::Parent(None))
     }
 
-    fn send(&mut self, process: Process, signal: Signal) -> Result<()> {
+    fn signal_thread(&mut self, worker: Process, signal: Signal) {
         match signal {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
-                if let Some(member) = self.running.iter().find(|member| member.process == process) {
-                    member.stop.make();
+                if let Some(thread) = self.running.iter().find(|thread| thread.process == worker) {
+                    thread.stop.make();
                 }
             }
-            Signal::Abort | Signal::Kill => self.give_up(process),
+            Signal::Abort | Signal::Kill => self.give_up(worker),
             Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => {}
         }
-        Ok(())
     }
 
-    fn reap_one(&mut self, _: u32) -> Result<Option<ChildExit>> {
-        Ok(None)
-    }
-
-    fn reap_missed(&mut self) -> Result<Vec<ChildExit>> {
-        Ok(self.reap())
-    }
-
-    fn reap_all(&mut self) -> Result<Vec<ChildExit>> {
-        Ok(self.reap())
-    }
-
-    fn ends_ring(&self) -> bool {
-        true
+    fn take_thread_exits(&mut self) -> Vec<ChildExit> {
+        let stale =
+            |(process, lease)| ChildExit { process, exit: Exit::Stale, cause: ExitCause::Stale, lease: Some(lease) };
+        let mut exits: Vec<ChildExit> = self.unreported.drain(..).map(stale).collect();
+        let returned = mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        for (process, returned) in returned {
+            let (exit, cause) = match returned {
+                Return::Normal => (Exit::Code(0), ExitCause::Exited),
+                Return::Error(message) => (Exit::Code(1), ExitCause::Failed(message)),
+                Return::Panic(message) => (Exit::Code(101), ExitCause::Failed(format!("panicked: {message}"))),
+            };
+            if let Some(thread) = take(&mut self.running, process) {
+                let lease = Some(join(thread));
+                exits.push(ChildExit { process, exit, cause, lease });
+            } else if let Some(thread) = take(&mut self.stale, process) {
+                let lease = Some(join(thread));
+                exits.push(ChildExit { process, exit, cause: ExitCause::ReturnedLate, lease });
+            }
+        }
+        exits
     }
 }
 
-/// Whatever ended the supervision, those who are left are asked to go; nobody waits for them.
+/// Asks all threads to stop, whatever ended the supervision. Does not wait for them.
 impl Drop for Thread {
     fn drop(&mut self) {
-        for member in &self.running {
-            member.stop.make();
+        for thread in &self.running {
+            thread.stop.make();
         }
     }
 }
@@ -163,7 +149,7 @@ impl fmt::Debug for Thread {
     }
 }
 
-/// In the thread.
+/// Runs the worker's closure in its thread, and catches its panic.
 fn run(id: usize, work: Work, worker: Worker) -> Return {
     worker::become_thread(id);
     let returned = panic::catch_unwind(AssertUnwindSafe(move || match work(worker) {
@@ -184,42 +170,43 @@ fn message_of(payload: Box<dyn Any + Send>) -> String {
     message
 }
 
-/// What happens when it is dropped, which may be to panic, is not to change the end.
+/// Drops `value` and ignores a panic in its destructor, so that the worker's exit status does not change.
 fn discard<T>(value: T) {
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(value))) {
         mem::forget(payload);
     }
 }
 
-fn take(members: &mut Vec<Member>, process: Process) -> Option<Member> {
-    let at = members.iter().position(|member| member.process == process)?;
-    Some(members.swap_remove(at))
+fn take(threads: &mut Vec<WorkerThread>, process: Process) -> Option<WorkerThread> {
+    let at = threads.iter().position(|thread| thread.process == process)?;
+    Some(threads.swap_remove(at))
 }
 
-/// It has nothing left to do but to end; and what it panicked with was caught. Whoever it has left its handle to is to go too.
-fn join(member: Member) -> Arc<()> {
-    member.stop.make();
-    let _ = member.handle.join();
-    member.lease
+/// Joins a thread that has returned; its panic has been caught. Requests the stop as well, because the worker may have
+/// moved its handle to another thread.
+fn join(thread: WorkerThread) -> Arc<()> {
+    thread.stop.make();
+    let _ = thread.handle.join();
+    thread.lease
 }
 
 thread_local! {
-    /// Told when it goes. It is the first of the thread's own things, and the first goes last: what the work has left in others
-    /// has gone before, however long that takes.
-    static LAST_WORDS: RefCell<Option<LastWords>> = const { RefCell::new(None) };
+    /// Reports the exit when it is dropped. std drops thread-local values in the reverse order of their first use, and this
+    /// is the first one in the thread. So those of the closure are dropped before, however long that takes.
+    static EXIT_REPORT: RefCell<Option<ExitReport>> = const { RefCell::new(None) };
 }
 
-struct LastWords {
+struct ExitReport {
     process: Process,
     how: Return,
     returned: Arc<Mutex<Vec<(Process, Return)>>>,
-    wake_receiver: Arc<Waker>,
+    waker: Arc<Waker>,
 }
 
-impl Drop for LastWords {
+impl Drop for ExitReport {
     fn drop(&mut self) {
         let how = mem::replace(&mut self.how, Return::Normal);
         self.returned.lock().unwrap_or_else(PoisonError::into_inner).push((self.process, how));
-        self.wake_receiver.wake();
+        self.waker.wake();
     }
 }

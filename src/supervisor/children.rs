@@ -1,0 +1,137 @@
+//! The registry of child processes.
+
+use std::process::ExitStatus;
+
+use crate::backend::{ChildExit, ExitCause};
+use crate::error::Result;
+use crate::exit::{Exit, Process};
+use crate::sys::{self, ChildHandle, Signal};
+
+/// The child processes that have not been reaped yet, whichever launcher started them.
+///
+/// A pid belongs to its process until the process is reaped. So signals are sent and children are reaped here only.
+///
+/// The list is unordered: a removal then moves one entry, and every page that the parent writes between two forks is copied
+/// for each worker (copy-on-write). It is not a `HashMap`, because the map would draw its random keys in the parent, and
+/// every worker would inherit these keys for its own maps.
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    entries: Vec<(Process, ChildHandle)>,
+}
+
+impl Children {
+    pub fn add(&mut self, process: Process, child: ChildHandle) {
+        self.entries.push((process, child));
+    }
+
+    /// Sends a signal to a process. Does nothing if the process has been reaped, because another process may have its pid.
+    pub fn send(&self, process: Process, signal: Signal) -> Result<()> {
+        match self.entries.iter().find(|(known, _)| *known == process) {
+            Some((_, child)) => Ok(child.send(signal)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Reaps the child with this pid. Returns `None` if it still runs, or if no worker has this pid.
+    pub fn reap(&mut self, pid: u32) -> Result<Option<ChildExit>> {
+        let Some(at) = self.entries.iter().rposition(|(_, child)| child.pid() == pid) else { return Ok(None) };
+        let exit = match self.entries[at].1.reap() {
+            Ok(None) => return Ok(None),
+            Ok(Some(status)) => exit_of(status),
+            Err(error) if sys::is_echild(&error) => Exit::Unknown,
+            Err(error) => return Err(error.into()),
+        };
+        let process = self.entries.swap_remove(at).0;
+        Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, lease: None }))
+    }
+
+    /// Tries to reap every child, one by one.
+    pub fn reap_each(&mut self, exits: &mut impl Extend<ChildExit>) -> Result<()> {
+        let pids: Vec<u32> = self.entries.iter().map(|(_, child)| child.pid()).collect();
+        for pid in pids {
+            exits.extend(self.reap(pid)?);
+        }
+        Ok(())
+    }
+
+    /// Returns the pids of the children that have exited without a notification: on Unix those that other code in this
+    /// process has reaped, on Windows those for which the notifying thread is late.
+    pub fn missed(&self) -> Vec<u32> {
+        let children = self.entries.iter().map(|(_, child)| child);
+        children.filter(|child| child.was_reaped_elsewhere()).map(ChildHandle::pid).collect()
+    }
+}
+
+/// Kills and reaps all children, whatever ended the supervision. (A worker forgets the registry and never drops it.)
+impl Drop for Children {
+    fn drop(&mut self) {
+        // A child that changed its user may refuse the signal. The parent does not wait for it.
+        self.entries.retain(|(_, child)| child.send(Signal::Kill).is_ok());
+        for (_, child) in &self.entries {
+            let _ = child.reap_blocking();
+        }
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    status.code().map(Exit::Code).or(sys::signal_of(status).map(Exit::Signal)).unwrap_or(Exit::Unknown)
+}
+
+#[cfg(all(test, unix))]
+pub(super) mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    pub fn spawn(program: &str) -> Child {
+        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program of POSIX")
+    }
+
+    pub fn register(children: &mut Children, id: usize, child: &Child) -> Process {
+        let process = Process { id, generation: 0, pid: Some(child.id()) };
+        children.add(process, ChildHandle::new(child.id()));
+        process
+    }
+
+    #[test]
+    fn a_signal_for_a_reaped_process_does_not_reach_its_pid() {
+        let mut cat = spawn("cat");
+        let mut children = Children::default();
+        let now = register(&mut children, 1, &cat);
+        children.send(Process { id: 0, ..now }, Signal::Kill).expect("no error");
+        cat.stdin.as_mut().expect("a pipe").write_all(b"!").expect("a reader");
+        let mut echo = [0];
+        cat.stdout.as_mut().expect("a pipe").read_exact(&mut echo).expect("a living process");
+        children.send(now, Signal::Kill).expect("a signal");
+        assert_eq!(cat.wait().expect("its status").signal(), Some(9));
+        children.entries.clear();
+    }
+
+    #[test]
+    fn a_dropped_registry_kills_and_reaps_its_children() {
+        let mut cat = spawn("cat");
+        let mut children = Children::default();
+        register(&mut children, 0, &cat);
+        assert!(children.reap(cat.id()).expect("waitpid").is_none(), "it still runs");
+        drop(children);
+        let error = cat.wait().expect_err("it has been reaped");
+        assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn a_child_reaped_elsewhere_is_missed_and_exits_with_unknown_status() {
+        let mut cat = spawn("cat");
+        let mut children = Children::default();
+        let process = register(&mut children, 0, &cat);
+        assert!(children.missed().is_empty());
+        drop(cat.stdin.take());
+        cat.wait().expect("its status");
+        assert_eq!(children.missed(), [cat.id()]);
+        let exit = children.reap(cat.id()).expect("no error").expect("an exit");
+        assert_eq!(exit.process, process);
+        assert_eq!(exit.exit, Exit::Unknown);
+        assert!(children.missed().is_empty() && children.entries.is_empty());
+    }
+}
