@@ -1,8 +1,8 @@
-//! Workers are this program, started again.
+//! Workers that are this program, started again.
 //!
-//! What tells a worker that it is one is a variable in its environment. A variable can be inherited by somebody else, or be
-//! set by hand, so it only says where to look: in memory that was passed by the parent, for a secret that only this worker
-//! was told. Whoever does not find it there is no worker.
+//! An environment variable marks a worker. A variable can also be inherited by another process, or be set by hand. So it only
+//! names a place in memory that the parent passes to the worker, and a secret that the parent has written there for this one
+//! worker. A process that does not find the secret there is not a worker.
 
 use std::fmt;
 use std::process;
@@ -61,10 +61,11 @@ impl Launcher for Spawn {
     }
 }
 
-/// If this process was started as a worker, that worker. One whose parent is gone already ends here. With a marker that is
-/// true, and was meant for another process, it is a child of that one.
+/// Returns the worker that this process was started as, or `None` if it was not started as one. Exits if its parent has
+/// exited already. A process with a valid variable that was made for another process is a child of that one, and no worker.
 ///
-/// One that cannot become the worker it was started as is refused: as a parent, it would start more of its kind.
+/// # Errors
+/// A process that was started as a worker and cannot become one. As a parent, it would start more processes like itself.
 pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     if sys::is_secure_exec() {
         let problem =
@@ -74,11 +75,11 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     let Some(env) = sys::take_env_var(ENV_NAME) else { return Ok(None) };
     let Ok(SpawnEnv { parent, id, generation, count, setup, inherited, kinds }) = env.parse() else { return Ok(None) };
     let started_by = sys::parent_id();
-    // Pid 0: a parent that cannot be told, because it is outside this pid namespace, say. The secret says enough.
+    // The pid is 0 if the parent is unknown, for example because it is outside this pid namespace. The secret suffices then.
     if started_by != parent && started_by != 0 {
-        if Shared::expected_pid(&inherited)
-            .is_some_and(|expected_pid| expected_pid == process::id() || expected_pid == 0)
-        {
+        let expected_pid = Shared::expected_pid(&inherited);
+        // 0: the parent exited before it wrote the pid.
+        if expected_pid.is_some_and(|pid| pid == process::id() || pid == 0) {
             process::exit(1);
         }
         return Ok(None);
@@ -102,7 +103,7 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     Ok(Some(Worker::new(id, generation, count, Some(status), listeners)))
 }
 
-/// What a worker is told.
+/// The content of the environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SpawnEnv {
     parent: u32,
@@ -111,7 +112,7 @@ struct SpawnEnv {
     count: usize,
     setup: ChildSetup,
     inherited: InheritedMemory,
-    /// Of the sockets, a letter for each.
+    /// The kind of each socket, as a letter.
     kinds: String,
 }
 
@@ -133,12 +134,18 @@ impl FromStr for SpawnEnv {
             fields.next().ok_or(())?.parse().map_err(|_| ())
         }
         let fields = &mut text.split(' ');
-        let (parent, id, generation, count) = (next(fields)?, next(fields)?, next(fields)?, next(fields)?);
+        let parent = next(fields)?;
+        let id = next(fields)?;
+        let generation = next(fields)?;
+        let count = next(fields)?;
         let setup = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
-        let (memory, len, slot) = (next(fields)?, next(fields)?, next(fields)?);
+        let memory = next(fields)?;
+        let len = next(fields)?;
+        let slot = next(fields)?;
         let passed = [next(fields)?, next(fields)?];
         let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
-        let (mut kinds, mut sockets) = (String::new(), Vec::new());
+        let mut kinds = String::new();
+        let mut sockets = Vec::new();
         for field in fields {
             let kind = field.chars().next().filter(char::is_ascii_lowercase).ok_or(())?;
             kinds.push(kind);
@@ -162,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_says_what_it_was_made_of_and_nothing_else_is_one() {
+    fn only_a_formatted_variable_can_be_parsed() {
         let secret = [u32::MAX, 0, 5, 6];
         let inherited = InheritedMemory { memory: 7, len: 64, slot: 3, passed: [8, -1], sockets: vec![], secret };
         let setup = ChildSetup { cpu: Some(1), identity: None };

@@ -96,7 +96,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_signal_for_a_reaped_process_does_not_reach_its_pid() {
+    fn signals_for_a_reaped_process_are_not_sent() {
         let mut cat = spawn("cat");
         let mut children = Children::default();
         let now = register(&mut children, 1, &cat);
@@ -121,7 +121,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_child_reaped_elsewhere_is_missed_and_exits_with_unknown_status() {
+    fn a_child_reaped_elsewhere_has_an_unknown_exit() {
         let mut cat = spawn("cat");
         let mut children = Children::default();
         let process = register(&mut children, 0, &cat);

@@ -181,8 +181,8 @@ impl<'a> Supervisor<'a> {
         self.policy.handle_timeout(now);
     }
 
-    /// Extends the drains of workers whose own sockets still have connections waiting, or still receive new ones because
-    /// steering failed. Steering is then tried again.
+    /// Extends the drain of a worker if connections still wait at its own sockets. Also extends it if new connections still
+    /// arrive there, because steering has failed; steering is then tried again.
     fn extend_drains(&mut self, now: Instant) {
         for id in self.policy.draining(now) {
             let still_serves = !self.sockets.is_left_out(id);

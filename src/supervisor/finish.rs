@@ -1,4 +1,4 @@
-//! What comes of the call: in the parent how it all ended, in a worker the work.
+//! The end of the call: the result in the parent, the closure in a worker.
 
 use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
@@ -14,7 +14,7 @@ use crate::policy::Outcome;
 use crate::report::{Reason, Report, WorkerReport};
 use crate::worker::{WorkResult, Worker};
 
-/// In the parent, when all is over: the signals are still held.
+/// The result in the parent. The signals are still taken over.
 pub(crate) struct Finished {
     pub(super) end: Outcome,
     pub(super) workers: Vec<WorkerReport>,
@@ -23,8 +23,8 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Exits if it ended as it should, and returns if it did not. The exit is with the signals still held: one more request
-    /// to stop, or any other, is not to take the place of this status.
+    /// Exits with 0 if the service has ended normally, and returns an error otherwise. The signals are still taken over at the
+    /// exit, so that no further signal changes the exit status.
     pub fn exit(self) -> Result<Infallible> {
         let error = match self.end {
             Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => process::exit(0),
@@ -34,7 +34,7 @@ impl Finished {
         Err(self.descriptors.close_after(error))
     }
 
-    /// A request to stop that comes when all have stopped is carried out already.
+    /// Returns the report. If the service was stopped, pending stop requests are dropped, because they are fulfilled.
     pub fn report(self) -> Result<Report> {
         let reason = match self.end {
             Ok(reason) => reason,
@@ -46,20 +46,20 @@ impl Finished {
     }
 }
 
-/// Does the work of a worker, and ends it.
+/// Runs the closure of a worker, and exits with its status: 0, 1 after an error, 101 after a panic.
 pub(crate) fn run_and_exit(worker: Worker, work: impl FnOnce(Worker) -> WorkResult) -> ! {
     let id = worker.id();
     let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
         Ok(()) => 0,
         Err(error) => {
             write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
-            // What happens when it is dropped is not to change the status.
+            // A panic in its destructor would change the status.
             mem::forget(error);
             1
         }
     }));
     process::exit(status.unwrap_or_else(|payload| {
-        // It may be anything, and panic once more.
+        // Its destructor may panic again.
         mem::forget(payload);
         101
     }))

@@ -13,11 +13,11 @@
 //! child:  Started::Child  -> LoopExit::Child(worker)     -> the supervisor is forgotten -> Supervised::Worker -> main
 //! ```
 //!
-//! The child forgets the supervisor (`mem::forget`) for two reasons. Its destructors would act for the parent: they kill the
-//! other workers. And each page that the child writes to, or that the parent writes to between two forks, is copied for a
-//! worker (copy-on-write), so that freeing memory takes time and memory instead.
+//! The child forgets the supervisor (`mem::forget`) for two reasons. Its destructors act for the parent: they would kill the
+//! other workers. And freeing memory writes to it, but each page that the child writes to is copied first
+//! (copy-on-write). For the same reason the parent writes to few pages between two forks: each is copied for each worker.
 //!
-//! A spawned worker never enters the loop: `Prefork` recognizes it first. A worker thread runs its closure only.
+//! A spawned worker does not enter the loop, because `Prefork` recognizes it before. A worker thread runs its closure only.
 //!
 //! # Parts
 //!
@@ -66,7 +66,7 @@ pub(crate) enum Supervised {
     Parent(Box<Finished>),
 }
 
-/// What the supervisor needs besides the policy's settings.
+/// The parts of a service besides the settings of its policy.
 pub(crate) struct SupervisorParts {
     /// Makes the shared memory by which workers report to the parent.
     pub with_scoreboard: bool,

@@ -70,7 +70,7 @@ impl Observers {
     }
 }
 
-/// What this process has written, and may still have in a buffer.
+/// The parent's log, and whether output may be buffered in this process.
 #[derive(Debug)]
 pub(super) struct Output {
     is_unflushed: bool,

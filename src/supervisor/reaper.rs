@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_pause_is_left_out_and_a_long_one_limited() {
+    fn short_pauses_are_left_out_and_long_ones_limited() {
         let now = Instant::now();
         let mut search = Search::new(TENTH);
         search.finish(Duration::from_micros(499), now);
@@ -249,6 +249,8 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     mod processes {
+        use std::process::Child;
+
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         use nix::unistd::Pid;
 
@@ -263,19 +265,23 @@ mod tests {
             waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("a child");
         }
 
+        fn register_exited(children: &mut Children, id: usize, child: Child) -> u32 {
+            register(children, id, &child);
+            wait_for_exit(child.id());
+            child.id()
+        }
+
         fn exits(reaper: &mut Reaper) -> Vec<(usize, Exit)> {
             std::iter::from_fn(|| reaper.next_exit()).map(|exit| (exit.process.id, exit.exit)).collect()
         }
 
         #[test]
-        fn a_child_signal_reaps_its_child_and_requests_a_scan() {
+        fn sigchld_reaps_its_child_and_requests_a_scan() {
             let mut children = Children::default();
             let mut reaper = Reaper::new();
-            let program = spawn("true");
-            register(&mut children, 3, &program);
-            wait_for_exit(program.id());
+            let pid = register_exited(&mut children, 3, spawn("true"));
             assert!(!reaper.is_busy());
-            reaper.handle_child_signal(Some(program.id()), &mut children).expect("waitpid");
+            reaper.handle_child_signal(Some(pid), &mut children).expect("waitpid");
             assert!(reaper.is_busy() && reaper.is_scan_due(Instant::now()));
             assert_eq!(exits(&mut reaper), [(3, Exit::Code(0))]);
             assert!(reaper.is_busy(), "others may have exited as well");
@@ -287,9 +293,7 @@ mod tests {
             let mut reaper = Reaper::new();
             let mut stranger = spawn("true");
             wait_for_exit(stranger.id());
-            let program = spawn("false");
-            register(&mut children, 1, &program);
-            wait_for_exit(program.id());
+            register_exited(&mut children, 1, spawn("false"));
             reaper.handle_child_signal(None, &mut children).expect("no error");
             reaper.scan(&mut children).expect("waitid");
             assert_eq!(exits(&mut reaper), [(1, Exit::Code(1))]);
@@ -298,7 +302,7 @@ mod tests {
         }
 
         #[test]
-        fn missed_exits_are_searched_after_a_pause_and_before_timeouts() {
+        fn missed_exits_are_found_after_the_pause() {
             let mut children = Children::default();
             let mut reaper = Reaper::new();
             // No process has this pid.
