@@ -11,13 +11,13 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::{Gid, Group, Pid, Uid, User, getgroups, getresgid, getresuid, setgroups, setresuid, setuid};
-use taskfork::{Backend, ListenConfig, Prefork, Report, Worker};
+use taskfork::{Backend, Event, ListenConfig, Prefork, Report, Worker};
 
 use super::not_root;
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::os::{LIFELINES, Signal};
-use crate::program::{drain, prepare, say, scratch, serve, up};
+use crate::os::{LIFELINES, Signal, idle};
+use crate::program::{drain, on_log, prepare, say, scratch, serve, up};
 
 /// Somebody, and a group that is not his.
 const USER: &str = "nobody";
@@ -185,6 +185,13 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
+        Scenario::reporting("a_logger_that_panics_in_a_fork_kills_no_sibling", logger_panics_in_a_fork, |daemon| {
+            daemon.ends_with(1);
+            assert!(daemon.said("exited with status 101, restarting"), "{}", daemon.transcript());
+            assert!(!daemon.said("killed by signal 9"), "{}", daemon.transcript());
+        })
+        .needs(nobody_to_be)
+        .forking(),
         Scenario::reporting("each_worker_is_on_the_cpu_of_its_id_and_so_is_its_replacement", pinned, |daemon| {
             let workers = daemon.workers(3);
             let cpus = own_cpus();
@@ -460,6 +467,20 @@ fn without_capability() -> Report {
     assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
     drop_capability(CAP_SETUID);
     serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| say_who(&worker))
+}
+
+/// Worker 0 starts. Worker 1 may not change its user then, and the logger panics in it.
+fn logger_panics_in_a_fork() -> Report {
+    on_log("cannot start worker 1", || panic!("a logger that panics"));
+    let service = Prefork::new().workers(2).max_restarts(1).user(USER).on_event(|event| {
+        if matches!(event, Event::Started { process } if process.id == 0) {
+            drop_capability(CAP_SETUID);
+        }
+    });
+    serve(service, |worker| {
+        up(worker.id());
+        idle()
+    })
 }
 
 const CAP_SETUID: u32 = 7;
