@@ -27,8 +27,9 @@ pub(crate) fn check(kind: WorkerKind) -> Result<()> {
 
 /// Starts workers.
 ///
-/// A process is then in the supervisor's registry, which signals and reaps it: that is the same for every launcher. A thread
-/// has no pid, and the kernel reports no exit for it. So the launcher of threads also signals them, and reports their exits.
+/// The supervisor registers each process that a launcher starts, then signals and reaps it in the same way for every
+/// launcher. A thread has no pid, and the kernel reports no exit for it. So the launcher of threads also signals them and
+/// reports their exits.
 pub(crate) trait Launcher {
     /// Writes buffered output. Called before a start if something may have been buffered since the last one. Only a fork
     /// inherits the buffers and would write them again; the other launchers do nothing, because a write can block.

@@ -72,7 +72,8 @@ impl Reaper {
         let before = self.exits.len();
         self.reap_all(children)?;
         let now = Instant::now();
-        // The system walked its list once for each exit, and once more to find none.
+        // The system walked its list once for each exit, and once more to find none. The pause is in proportion to the last
+        // walk, because the others were not in vain.
         let walks = (self.exits.len() - before + 1) as u32;
         self.scan.finish((now - begun) / walks, now);
         if cfg!(unix) {

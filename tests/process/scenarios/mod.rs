@@ -10,6 +10,8 @@ mod namespaces;
 mod operations;
 mod orphans;
 #[cfg(target_os = "linux")]
+mod paused_parent;
+#[cfg(target_os = "linux")]
 mod per_worker;
 mod prefork;
 #[cfg(target_os = "linux")]
@@ -81,6 +83,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
+        #[cfg(target_os = "linux")]
+        paused_parent::scenarios(),
         #[cfg(target_os = "linux")]
         per_worker::scenarios(),
         #[cfg(target_os = "linux")]

@@ -1,0 +1,66 @@
+//! The parent is paused past a deadline. Linux only.
+
+use std::os::unix::process::parent_id;
+use std::thread;
+use std::time::Duration;
+
+use taskfork::{Prefork, Report};
+
+use crate::Scenario;
+use crate::daemon::kill;
+use crate::os::{Signal, idle};
+use crate::procfs::is_living_child;
+use crate::program::{say, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("an_exit_while_the_parent_is_paused_is_not_late", exits_past_the_deadline, |daemon| {
+            let worker = daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("the deadline has passed");
+            while is_living_child(worker.pid, daemon.pid()) {
+                thread::yield_now();
+            }
+            daemon.signal(Signal::SIGCONT);
+            daemon.ends_with(0);
+            assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
+        })
+        .for_processes(),
+        Scenario::reporting("ready_while_the_parent_is_paused_is_not_late", ready_past_the_deadline, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGCONT);
+            daemon.wait_for(" is ready");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+        })
+        .for_processes(),
+    ]
+}
+
+/// Long enough for the worker to pause the parent before it.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+fn pause_parent_past_the_deadline() {
+    kill(parent_id(), Signal::SIGSTOP);
+    thread::sleep(DEADLINE + Duration::from_millis(100));
+    say("the deadline has passed");
+}
+
+fn exits_past_the_deadline() -> Report {
+    serve(Prefork::new().workers(1).graceful_timeout(DEADLINE), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.wait_for_stop(None);
+        pause_parent_past_the_deadline();
+    })
+}
+
+fn ready_past_the_deadline() -> Report {
+    serve(Prefork::new().workers(1).ready_timeout(DEADLINE), |worker| {
+        pause_parent_past_the_deadline();
+        worker.ready();
+        up(worker.id());
+        idle()
+    })
+}
