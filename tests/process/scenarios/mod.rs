@@ -1,3 +1,5 @@
+#[cfg(target_os = "linux")]
+mod deadlines;
 mod ends;
 #[cfg(unix)]
 mod forks;
@@ -9,8 +11,6 @@ mod listeners;
 mod namespaces;
 mod operations;
 mod orphans;
-#[cfg(target_os = "linux")]
-mod paused_parent;
 #[cfg(target_os = "linux")]
 mod per_worker;
 mod prefork;
@@ -80,11 +80,11 @@ pub fn all() -> Vec<Scenario> {
         #[cfg(unix)]
         threads_unix::scenarios(),
         #[cfg(target_os = "linux")]
+        deadlines::scenarios(),
+        #[cfg(target_os = "linux")]
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
-        #[cfg(target_os = "linux")]
-        paused_parent::scenarios(),
         #[cfg(target_os = "linux")]
         per_worker::scenarios(),
         #[cfg(target_os = "linux")]

@@ -1,14 +1,14 @@
-//! The parent is paused past a deadline. Linux only.
+//! Events before a deadline that the parent finds after it. Linux only.
 
 use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Prefork, Report};
+use taskfork::{Event, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Signal, idle};
+use crate::os::{Signal, idle, ignore};
 use crate::procfs::is_living_child;
 use crate::program::{say, serve, up};
 
@@ -33,6 +33,13 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+        })
+        .for_processes(),
+        Scenario::reporting("an_exit_without_sigchld_is_found_at_the_deadline", exits_without_sigchld, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
         })
         .for_processes(),
     ]
@@ -62,5 +69,19 @@ fn ready_past_the_deadline() -> Report {
         worker.ready();
         up(worker.id());
         idle()
+    })
+}
+
+/// The program ignores SIGCHLD while it has workers. Then the system reaps them and sends no signal.
+fn exits_without_sigchld() -> Report {
+    let service = Prefork::new().workers(1).graceful_timeout(Duration::from_secs(1)).on_event(|event| {
+        if matches!(event, Event::Started { .. }) {
+            ignore(Signal::SIGCHLD);
+        }
+    });
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.wait_for_stop(None);
     })
 }
