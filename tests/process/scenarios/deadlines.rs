@@ -35,6 +35,13 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
         })
         .for_processes(),
+        Scenario::reporting("ready_without_a_doorbell_is_found_at_the_deadline", ready_without_doorbell, |daemon| {
+            daemon.wait_for(" is ready");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+        })
+        .for_processes(),
         Scenario::reporting("an_exit_without_sigchld_is_found_at_the_deadline", exits_without_sigchld, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
@@ -68,6 +75,18 @@ fn ready_past_the_deadline() -> Report {
         pause_parent_past_the_deadline();
         worker.ready();
         up(worker.id());
+        idle()
+    })
+}
+
+/// The worker closes all descriptors of the supervisor, the doorbell too.
+fn ready_without_doorbell() -> Report {
+    serve(Prefork::new().workers(1).ready_timeout(Duration::from_secs(1)), |worker| {
+        for fd in 3..256 {
+            // SAFETY: close(2) takes an integer. This process uses none of these descriptors again.
+            unsafe { libc::close(fd) };
+        }
+        worker.ready();
         idle()
     })
 }

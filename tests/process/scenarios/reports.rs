@@ -1,10 +1,12 @@
 //! `on_event` and `Report`: events while the service runs, and a report at its end.
 
+use std::sync::Once;
+
 use taskfork::{Event, Prefork, Process, Report, Worker};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal, wait_for_end};
-use crate::program::{drain, fail, say, serve, up};
+use crate::program::{drain, fail, on_log, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -17,6 +19,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGHUP);
             daemon.workers(3);
             daemon.wait_for_times("event Reloaded", 1);
+            assert!(daemon.said_before("log Starting 2 processes", "event Starting 2"), "{}", daemon.transcript());
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             let killed = daemon.killed_exit();
@@ -72,6 +75,10 @@ pub fn scenarios() -> Vec<Scenario> {
         )
         .for_processes(),
         Scenario::reporting("output_buffered_by_on_event_is_printed_once", prints_in_on_event, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("from the parent"), 1, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("output_buffered_by_a_logger_is_printed_once", prints_in_logger, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("from the parent"), 1, "{}", daemon.transcript());
         }),
@@ -172,6 +179,15 @@ fn prints_in_on_event() -> Report {
         }
     });
     serve(service, |_| println!())
+}
+
+/// The logger prints between two forks, without a newline, so that the text stays in the buffer of standard output.
+fn prints_in_logger() -> Report {
+    on_log("started, generation 0", || {
+        static FIRST: Once = Once::new();
+        FIRST.call_once(|| print!("from the parent "));
+    });
+    serve(Prefork::new().workers(3), |_| println!())
 }
 
 fn panics_in_on_event() {
