@@ -1,44 +1,50 @@
-//! The operating system: all the unsafe code of this crate, and nothing that decides anything.
+//! The operating system: all unsafe code of this crate, and no decisions.
 //!
-//! A platform exports:
+//! A platform exports these:
 //!
-//! - `fork()`, on Unix: a child that is the only thread of its process, with every signal blocked in it, or an error; refused
-//!   with more than one thread, each time. `thread_count()`, there: whether there is one thread, and how many there are where
-//!   that can be told.
-//! - `Program`: this program, which can be started once more, with what it is `InheritedFds`: memory, button, lifeline and sockets,
-//!   under numbers that are told to it. `take_env_var()` and `parent_id()`: what it is told, and by whom;
-//!   `is_secure_exec()`: whether that can be anybody.
-//! - `flush_output()`, where there are forks: writes what is buffered for standard output, by std and by the C library.
-//! - `Signals`: from `take()`, by who has the [`SupervisorLock`], which is told what the workers are, to the drop, what asks the
-//!   parent for something waits here instead of taking effect: the signals of [`Signal::SUPERVISED`] that were not ignored
-//!   before, or what stands for them. SIGCHLD is among them in any case, unless workers are threads; then neither it nor
-//!   SIGUSR1 is. `Signals::next()` never blocks, and leaves out job control by a terminal.
-//!   `Signals::interrupts()`: whether one that arrives makes a wait fail.
-//!   `Signals::end()` hands stop requests that nobody took back to the program, if it is not stopped already, and drops the
-//!   others. Dropping them leaves mask and dispositions as `take()` found them, in the parent as in a child of it, and in the
-//!   parent what nobody took to these.
-//!   `Signals::exit_notifier()`: whom a child's end is told by somebody else than the system, if it is.
-//! - `ChildHandle`: one that has not been reaped yet, so that its pid is still its own; it is sent signals, or what stands for them.
-//!   `peek_exited()`: which child has ended, without reaping it. `reap_as_init()`: pid 1 has to reap strangers.
-//!   `is_echild()`: the error of who finds that another one has reaped it, where that can be.
-//! - `with_requests_blocked()`: what starts a thread which those signals do not disturb; and `THREAD_CALL`, what starts it.
-//! - Of `Shared`, zeroes that this process shares with its children, in lines that no two processes write to: what makes it
-//!   and what passes it on; and `map_slots()` and `unmap_slots()`, for it alone.
-//! - `doorbell()`: a `Waker` in any of the processes that wakes who waits for its `WakeReceiver`.
-//! - `StopRequest`: in a worker, from `listen()` on, whether the parent or the terminal has asked it to stop.
-//! - `Lifeline`: made in the parent, held in the child: from then on the end of the parent is that of the child, or at least a
-//!   SIGTERM to it, also if the parent is gone already.
-//! - `usable_cpus()`: those that this thread may use, if it can be pinned to one; and `pin_to()`, which does so.
-//! - `share_port()`, `steer()`: several sockets have one port, and a program says which of them gets what, on Linux;
-//!   `has_waiting()`: whether one has something.
-//! - `drop_privileges()`: this process becomes another user's, for good, or it is an error. On Unix also who this process is,
-//!   `own_identity()`, and the `groups_of()` a user. `exit_now()`: ends one that is half another's, of which nothing more runs.
-//! - `OomCounter`: whether the kernel has killed for want of memory where this process is accounted.
-//! - `process_limit()`: how many processes the system can have at all.
-//! - `POLL_CALLS`: the calls behind mio's `Poll`, and what fork does to it.
+//! - `fork()` (Unix): forks. The child has one thread, and every signal is blocked in it. Fails if there is more than
+//!   one thread.
+//! - `thread_count()` (Unix): returns whether there is one thread, or several, with their number if it is known.
+//! - `flush_output()` (Unix): writes the output that std and the C library have buffered.
+//! - `Program`: this program, to be started again. `InheritedFds` are the descriptors that it inherits: memory, waker,
+//!   lifeline and sockets, each known to the new program by its number.
+//! - `take_env_var()`, `parent_id()`, `is_secure_exec()`: the environment of a spawned worker, its parent, and whether
+//!   the environment may come from another user with fewer rights.
+//! - `Signals`: the requests to the parent. From `take()` on, the signals of [`Signal::SUPERVISED`] wait here instead
+//!   of taking effect, except for those that were ignored before. On Windows console events and named events take
+//!   their place. SIGCHLD is always among them, unless the workers are threads; then neither SIGCHLD nor SIGUSR1 is.
+//!   `take()` needs the [`SupervisorLock`]. Dropping it restores the signal mask and the dispositions, in the parent
+//!   as in a fork, and passes signals that were not taken on to the program.
+//! - `Signals::next()`: returns the next signal, and never blocks. Leaves out job control by a terminal.
+//! - `Signals::interrupts()`: returns whether a signal that arrives makes a waiting call fail.
+//! - `Signals::end()`: ends the takeover. Passes stop requests that were not taken on to the program, unless it has
+//!   stopped already, and drops other requests.
+//! - `Signals::exit_notifier()`: returns the notifier of exits, on systems where the kernel does not announce them by
+//!   a signal.
+//! - `ChildHandle`: a child that has not been reaped yet, so that its pid is still its own. Receives signals, or their
+//!   counterparts.
+//! - `peek_exited()`: returns a child that has exited, without reaping it. `reap_as_init()`: as pid 1, reaps a child
+//!   that is no worker. `is_echild()`: returns whether an error means that other code has reaped the child.
+//! - `with_requests_blocked()`: runs a closure that starts a thread in which the requests are blocked. `THREAD_CALL`:
+//!   the call behind that start.
+//! - `Shared`: zeroed memory that this process shares with its children, in status slots that no two processes write
+//!   to. `map_slots()` and `unmap_slots()` are for `Shared` only.
+//! - `doorbell()`: returns a `Waker` for all workers, and the `WakeReceiver` that it wakes.
+//! - `StopRequest`: in a worker, returns whether the parent or the terminal has requested a stop since `listen()`.
+//! - `Lifeline`: made in the parent, held in the child. From then on the child ends when the parent ends, or at least
+//!   gets SIGTERM, also if the parent has ended before.
+//! - `usable_cpus()`, `pin_to()`: the CPUs that this thread may use, if it can be pinned; and pinning it to one.
+//! - `share_port()`, `steer()`, `has_waiting()` (Linux): let several sockets have one port, choose the socket for each
+//!   packet by a BPF program, and return whether a socket has something to accept or receive.
+//! - `drop_privileges()`: changes the user of this process for good, or fails. On Unix also `own_identity()` and
+//!   `groups_of()` a user.
+//! - `exit_now()`: ends this process without running anything of the program, for example after half a change of user.
+//! - `OomCounter`: returns whether the kernel has killed a process of this cgroup because memory ran out.
+//! - `process_limit()`: the number of processes that the system can have.
+//! - `POLL_CALLS`: the names of the calls behind mio's `Poll`, and what a fork inherits of it.
 //!
-//! Every refusal of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec, every
-//! handle is not inheritable, and each is owned from birth.
+//! Every error of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec, no
+//! handle is inheritable, and each is owned from the moment it is opened.
 
 #![allow(unsafe_code)]
 
@@ -70,7 +76,7 @@ pub(crate) use windows::*;
 #[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd", windows)))]
 compile_error!("taskfork knows Linux, macOS, FreeBSD and Windows");
 
-/// What the system answered, and to which call.
+/// An error of the system, and the call that returned it.
 #[derive(Debug)]
 pub(crate) struct CallError {
     pub call: &'static str,
@@ -82,26 +88,26 @@ impl CallError {
         CallError { call, source: source.into() }
     }
 
-    /// Names the call that just failed and set `errno`.
+    /// Returns the error in `errno`, with the name of the call that has just failed.
     pub fn last(call: &'static str) -> CallError {
         CallError::new(call, io::Error::last_os_error())
     }
 }
 
-/// What a program is told of the memory that it was given, by number, and what is written there in its line.
+/// What a spawned worker inherits, by number, and the secret that its status slot must contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InheritedMemory {
     pub memory: Number,
     pub len: usize,
     pub slot: usize,
-    /// Passed along with the memory.
+    /// The waker and the lifeline.
     pub passed: [Number; 2],
-    /// What it listens on.
+    /// The listening sockets.
     pub sockets: Vec<Number>,
     pub secret: [u32; 4],
 }
 
-/// One of a program for bpf(4)'s machine, in the words of `linux/filter.h`.
+/// An instruction of classic BPF, with the field names of `linux/filter.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Instruction {
     pub code: u16,
@@ -110,21 +116,21 @@ pub(crate) struct Instruction {
     pub k: u32,
 }
 
-/// Whose a process is.
+/// The user and the groups of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// None: whose it was.
+    /// `None`: keep the user.
     pub uid: Option<u32>,
     pub gid: u32,
-    /// None: those that it had.
+    /// `None`: keep the supplementary groups.
     pub groups: Option<Vec<u32>>,
 }
 
-/// Why there is no child.
+/// Why fork failed.
 #[cfg(unix)]
 #[derive(Debug)]
 pub(crate) enum ForkError {
-    /// There are other threads; how many in all, if that can be told.
+    /// There are other threads: this many in all, if the number is known.
     Threads(Option<usize>),
     Call(CallError),
 }
@@ -136,13 +142,13 @@ impl From<CallError> for ForkError {
     }
 }
 
-/// What is behind mio's `Poll`.
+/// The calls behind mio's `Poll`.
 #[derive(Debug)]
 pub(crate) struct PollCalls {
     pub create: &'static str,
     pub add: &'static str,
     pub wait: &'static str,
-    /// Whether a fork gets a copy of the descriptor, to be closed there: of epoll(7) it does, of kqueue(2) it does not.
+    /// Whether a fork inherits the descriptor and must close it. That is so for epoll(7), not for kqueue(2).
     #[cfg(unix)]
     pub is_inherited: bool,
 }
@@ -159,16 +165,16 @@ pub(crate) enum WorkerKind {
     Thread,
 }
 
-/// A signal that was taken.
+/// A signal that has arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignalInfo {
     pub signal: Signal,
-    /// Who sent it, where that is told; of several that came as one, some one of them. For SIGCHLD a child that may have
-    /// ended.
+    /// The sender, if it is known. If several signals were merged into one, one of their senders. For SIGCHLD, a child
+    /// that may have exited.
     pub sender: Option<u32>,
 }
 
-/// The signals that matter here, the supervised ones first.
+/// The signals that this crate uses. The supervised ones come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Terminate,
@@ -196,8 +202,8 @@ impl Signal {
         Signal::Child,
     ];
 
-    /// Whether a terminal sends it, to all processes in the background as soon as one of them reads or writes. Then it is
-    /// not for the parent.
+    /// Returns whether a terminal sends this signal to all processes of a background job that reads or writes. Such a
+    /// signal is no request to the parent.
     pub fn is_job_control(self) -> bool {
         matches!(self, Signal::TerminalInput | Signal::TerminalOutput)
     }

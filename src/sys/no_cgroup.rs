@@ -1,4 +1,4 @@
-//! There are no cgroups here, and no counter of out-of-memory kills.
+//! Stands in for the counter of out-of-memory kills where there are no cgroups.
 
 #[derive(Debug)]
 pub(crate) struct OomCounter;
@@ -8,12 +8,12 @@ impl OomCounter {
         OomCounter
     }
 
-    /// It cannot be told.
+    /// Returns false, because the count is unknown.
     pub fn is_zero(&self) -> bool {
         false
     }
 
-    /// It cannot be told.
+    /// Returns `None`, because the count is unknown.
     pub fn take(&mut self) -> Option<bool> {
         None
     }

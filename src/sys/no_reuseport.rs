@@ -1,4 +1,4 @@
-//! Of several sockets with one port, the system would not give each its share.
+//! Refuses to share a port where the system does not distribute packets among sockets with one port.
 
 use std::io;
 

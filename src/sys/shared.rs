@@ -1,9 +1,10 @@
-//! Memory that a process shares with its children: those that it forks, and those that are programs of their own.
+//! Memory that a process shares with its children, forked or spawned.
 //!
 //! # Safety
-//! A mapping is of zeroes at first, which are valid atomics, is only ever used as atomics, and is unmapped when nobody in this
-//! process has it any more. Other processes may change it at any time, as other threads may an atomic. What is behind it
-//! never shrinks, which each platform sees to.
+//! A mapping starts as zeroes, which are valid atomics. It is used only as atomics, because other processes may change
+//! it at any time, as other threads may change an atomic. It is unmapped when its last owner in this process is
+//! dropped. The object behind it never shrinks; each platform guarantees that, because an access beyond the end of a
+//! shrunk file raises SIGBUS.
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -12,10 +13,11 @@ use std::sync::atomic::AtomicU32;
 
 use super::{CallError, Number, Owned, map_slots, unmap_slots};
 
-/// What no two processes write to: one cache line.
+/// One cache line of shared memory, written by one worker.
 pub(crate) type StatusSlot = [AtomicU32; 16];
 
-/// Zeroes, shared with every child that is forked while this exists, or that they are passed to.
+/// Zeroed memory, shared with every child that is forked while this value exists, and with every program that inherits
+/// it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     slots: NonNull<StatusSlot>,
@@ -23,24 +25,25 @@ pub(crate) struct Shared {
     file: Option<Owned>,
 }
 
-// SAFETY: it is a slice of atomics, which any thread may use and any thread may unmap.
+// SAFETY: it is a slice of atomics. Any thread may use it, and any thread may unmap it.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// So many lines of what is behind this number.
+    /// Maps `len` slots of the object with this number.
     pub(super) fn map(len: usize, number: Number, file: Option<Owned>) -> Result<Shared, CallError> {
         Ok(Shared { slots: map_slots(len, number)?, len, file })
     }
 
-    /// What is behind it, to be passed to a program; in the process that has made it.
+    /// Returns the object behind the memory, which a program can inherit. `None` in a process that has not created it.
     pub(super) fn file(&self) -> Option<&Owned> {
         self.file.as_ref()
     }
 }
 
-/// At least so many lines, and more than none. What is mapped begins where a page does, and so a cache line.
+/// Returns at least this number of slots, and at least one page of them. A mapping begins at a page boundary, and so
+/// at a cache line.
 pub(super) fn whole_pages(slots: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<StatusSlot>();
     slots.max(1).next_multiple_of(PAGE)
@@ -57,7 +60,7 @@ impl Deref for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: it is the mapping that was made, and every borrow of it has ended.
+        // SAFETY: this is the mapping that was made, and no borrow of it exists any more.
         unsafe { unmap_slots(self.slots, self.len) };
     }
 }

@@ -1,19 +1,19 @@
-//! That this process supervises workers: once at a time, for it has one disposition for each signal, and one notice of a
-//! child's end.
+//! The lock that allows one supervisor in a process, because a process has one disposition for each signal, and one
+//! SIGCHLD for all children.
 
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Which process does, if any. A copy of it in a fork says nothing of that one.
-static SUPERVISOR: AtomicU32 = AtomicU32::new(NOBODY);
-const NOBODY: u32 = 0;
+/// The pid of the process that supervises. A fork inherits the parent's pid, which means nothing there.
+static SUPERVISOR: AtomicU32 = AtomicU32::new(NONE);
+const NONE: u32 = 0;
 
-/// The right to it, as long as this lives.
+/// The right to supervise, for as long as this value exists.
 #[derive(Debug)]
 pub(crate) struct SupervisorLock(());
 
 impl SupervisorLock {
-    /// None: somebody else in this process has it.
+    /// Returns `None` if a supervisor exists in this process.
     pub fn begin() -> Option<SupervisorLock> {
         let own = process::id();
         (SUPERVISOR.swap(own, Ordering::AcqRel) != own).then(|| SupervisorLock(()))
@@ -23,9 +23,9 @@ impl SupervisorLock {
 impl Drop for SupervisorLock {
     #[inline]
     fn drop(&mut self) {
-        // In a fork it is another one's, and to write it would be to copy it first.
+        // In a fork the lock belongs to the parent. Writing it there would copy its page (copy-on-write).
         if SUPERVISOR.load(Ordering::Relaxed) == process::id() {
-            SUPERVISOR.store(NOBODY, Ordering::Release);
+            SUPERVISOR.store(NONE, Ordering::Release);
         }
     }
 }
@@ -35,13 +35,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_had_once_at_a_time_and_again_when_it_was_given_back() {
-        let first = SupervisorLock::begin().expect("the first");
+    fn there_is_one_lock_at_a_time() {
+        let first = SupervisorLock::begin().expect("no supervisor yet");
         assert!(SupervisorLock::begin().is_none());
-        assert!(SupervisorLock::begin().is_none(), "who was refused has given nothing back");
+        assert!(SupervisorLock::begin().is_none(), "a refused call releases nothing");
         drop(first);
-        drop(SupervisorLock::begin().expect("the next"));
+        drop(SupervisorLock::begin().expect("the lock was released"));
         SUPERVISOR.store(process::id() + 1, Ordering::Relaxed);
-        drop(SupervisorLock::begin().expect("in a fork of one that has it"));
+        drop(SupervisorLock::begin().expect("in a fork of a supervisor"));
     }
 }

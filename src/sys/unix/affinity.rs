@@ -1,4 +1,4 @@
-//! Which CPUs a thread may use.
+//! The CPUs that a thread may use: sched_setaffinity(2).
 
 use std::io;
 
@@ -7,16 +7,16 @@ use nix::unistd::Pid;
 
 use crate::sys::CallError;
 
-/// The calling one.
+/// The calling thread.
 const THIS: Pid = Pid::from_raw(0);
 
-/// Those that this thread may use: of its affinity, what its cgroup leaves. None, where there is no such choice.
+/// Returns the CPUs that this thread may use, by its affinity and the cpuset of its cgroup.
 pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
     let set = sched_getaffinity(THIS).map_err(|error| CallError::new("sched_getaffinity", error))?;
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu) == Ok(true)).collect())
 }
 
-/// From here on this thread runs there alone, and those that it starts as well.
+/// Pins this thread, and the threads that it starts from now on, to one CPU.
 pub(crate) fn pin_to(cpu: usize) -> Result<(), CallError> {
     let refused = |error| CallError::new("sched_setaffinity", io::Error::from(error));
     let mut set = CpuSet::new();

@@ -5,31 +5,31 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Tells whether a SIGKILL came from the kernel's out-of-memory killer: `oom_kill` of cgroup v2's `memory.events` or of
-/// v1's `memory.oom_control` has grown. Both count the processes killed, whichever limit was hit.
+/// Shows whether a SIGKILL came from the kernel's out-of-memory killer: then `oom_kill` in cgroup v2's `memory.events`
+/// or in v1's `memory.oom_control` has grown. Both count the killed processes, whichever limit was hit.
 #[derive(Debug)]
 pub(crate) struct OomCounter {
     file: Option<File>,
-    told: u64,
+    taken: u64,
 }
 
 impl OomCounter {
     pub fn open() -> OomCounter {
-        let mut counter = OomCounter { file: path_of_counter().and_then(|path| File::open(path).ok()), told: 0 };
-        counter.told = counter.read().unwrap_or_default();
+        let mut counter = OomCounter { file: path_of_counter().and_then(|path| File::open(path).ok()), taken: 0 };
+        counter.taken = counter.read().unwrap_or_default();
         counter
     }
 
-    /// Whether there never was a kill, as far as can be read.
+    /// Returns whether the count can be read and is zero.
     pub fn is_zero(&self) -> bool {
         self.read() == Some(0)
     }
 
-    /// Whether there was a kill that nobody has been told of yet; this tells of one. `None` if it cannot be read.
+    /// Returns whether a kill was counted that was not taken yet, and takes one. `None` if the count cannot be read.
     pub fn take(&mut self) -> Option<bool> {
         let kills = self.read()?;
-        let grown = kills > self.told;
-        self.told += u64::from(grown);
+        let grown = kills > self.taken;
+        self.taken += u64::from(grown);
         Some(grown)
     }
 
@@ -48,19 +48,22 @@ fn path_of_counter() -> Option<PathBuf> {
     find_counter(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
 }
 
-/// With room from the start: these files give their size as 0, and each small read makes the kernel write them anew.
+/// Reads a file of proc(5) at once: these files show a size of 0, and each small read makes the kernel generate them
+/// again.
 fn read(path: &str) -> Option<String> {
     let mut text = String::with_capacity(16 * 1024);
     File::open(path).ok()?.read_to_string(&mut text).ok()?;
     Some(text)
 }
 
-/// With v1's memory controller in use, v2 has none, so v1 comes first.
+/// Prefers v1: if its memory controller is in use, v2 has none.
 fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
     let group_of = |wanted: &dyn Fn(&str, &str) -> bool| {
         groups.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');
-            let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let hierarchy = fields.next()?;
+            let controllers = fields.next()?;
+            let path = fields.next()?;
             wanted(hierarchy, controllers).then_some(path)
         })
     };
@@ -74,15 +77,17 @@ fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
     Some(locate(group, mounts, |kind, _| kind == "cgroup2")?.join("memory.events"))
 }
 
-/// Where this group's directory is: proc_pid_mountinfo(5) gives, for every mount, which part of the hierarchy it shows
-/// (field 4) and where (field 5); its type and options follow a lone hyphen.
+/// Returns the directory of this group. In proc_pid_mountinfo(5), field 4 is the part of the hierarchy that a mount
+/// shows, and field 5 its directory. The type and the options follow a single hyphen.
 fn locate(group: &str, mounts: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(3);
-        let (root, point) = (mount.next()?, mount.next()?);
+        let root = mount.next()?;
+        let point = mount.next()?;
         let mut filesystem = filesystem.split(' ');
-        let (kind, options) = (filesystem.next()?, filesystem.nth(1)?);
+        let kind = filesystem.next()?;
+        let options = filesystem.nth(1)?;
         if !wanted(kind, options) {
             return None;
         }
@@ -106,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_is_found_in_v1_in_v2_and_in_a_container() {
+    fn the_counter_is_found_in_v1_and_v2() {
         let hybrid = "4:memory:/a/b\n1:cpu:/\n0::/\n";
         assert_eq!(counter(hybrid, V1).as_deref(), Some("/sys/fs/cgroup/memory/a/b/memory.oom_control"));
         assert_eq!(counter("0::/user.slice\n", V2).as_deref(), Some("/sys/fs/cgroup/user.slice/memory.events"));
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn its_value_is_read_whatever_stands_before_it() {
+    fn the_value_follows_its_key() {
         assert_eq!(value_of("oom_kill", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n"), Some(2));
         assert_eq!(value_of("oom_kill", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
         assert_eq!(value_of("oom_kill", "oom_kill_disable 0\n"), None);

@@ -1,9 +1,9 @@
 //! fork(2), made safe to call.
 //!
 //! # Safety
-//! The child of a fork has the calling thread only. Whatever another thread held at that moment, a lock of the allocator
-//! or half of a change, is held in the child for ever. So a fork is sound for arbitrary Rust code in the child exactly when
-//! there is no other thread, and that is checked here, before every single fork.
+//! The child of a fork has only the calling thread. A lock that another thread held at that moment, for example the
+//! allocator's, is never released in the child, and a change that it had half finished stays so. So a fork is sound
+//! for arbitrary Rust code in the child exactly if there is no other thread. That is checked before each fork.
 
 use std::io::{self, Write};
 
@@ -13,15 +13,15 @@ use super::threads::{Threads, thread_count};
 use super::wait::ChildHandle;
 use crate::sys::{CallError, ForkError};
 
-/// Which of the two one is.
+/// The two sides of a fork.
 #[derive(Debug)]
 pub(crate) enum Forked {
     Parent(ChildHandle),
-    /// Every signal is blocked.
+    /// The child, with every signal blocked.
     Child,
 }
 
-/// Forks. A signal for the child that comes before its mask is put back is not lost: it is pending then.
+/// Forks. A signal for the child that arrives before its mask is restored is not lost but pending.
 #[inline]
 pub(crate) fn fork() -> Result<Forked, ForkError> {
     if let Threads::Several(count) = thread_count()? {
@@ -30,13 +30,13 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     let before = SigSet::all()
         .thread_swap_mask(SigmaskHow::SIG_SETMASK)
         .map_err(|error| CallError::new("pthread_sigmask", error))?;
-    // SAFETY: there is no other thread, see above.
+    // SAFETY: there is no other thread; see the module's safety section.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         return Ok(Forked::Child);
     }
     let refused = CallError::last("fork");
-    // It was the mask a moment ago, so it is accepted.
+    // This restores the mask from above, which cannot fail.
     let _ = before.thread_set_mask();
     match u32::try_from(pid) {
         Ok(pid) => Ok(Forked::Parent(ChildHandle::new(pid))),
@@ -44,15 +44,15 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     }
 }
 
-/// What is buffered at a fork is written by the parent and by the child, so it has to go out before. If it cannot, that is
-/// for the next one who writes to find out.
+/// Writes buffered output, because parent and child would both write it after a fork. Errors are ignored: the next
+/// write of the program finds them.
 pub(crate) fn flush_output() {
     let _ = io::stdout().flush();
     // SAFETY: fflush(3) with a null pointer flushes every output stream of the C library.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Ends this process, and nothing of the program's runs at it: what is registered with atexit(3), say.
+/// Ends this process without running anything of the program, for example its atexit(3) functions.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) does not return.
     unsafe { libc::_exit(status) }

@@ -1,8 +1,8 @@
-//! Becoming another user, for good.
+//! Changing the user for good.
 //!
 //! # Safety
-//! The calls here read lists and write figures of the right size, and change nothing but whose this process is. All of its
-//! threads change together: that is what the C library's functions are for.
+//! The calls read lists and write values of the right size, and change nothing but the user and groups of this
+//! process. The C library's functions, unlike the bare system calls, change them in all threads.
 
 use std::io;
 
@@ -10,16 +10,17 @@ use nix::unistd::{Gid, Uid, setuid};
 
 use crate::sys::{CallError, Identity};
 
-/// Who this process is to the system.
+/// Returns the effective user and group of this process.
 pub(crate) fn own_identity() -> Identity {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let uid = nix::unistd::geteuid().as_raw();
+    let gid = nix::unistd::getegid().as_raw();
     Identity { uid: Some(uid), gid, groups: None }
 }
 
-/// This process becomes that one. What has not become so in every respect, or could be undone, is an error; it is for the
-/// caller to end then, for it may be anybody.
+/// Changes user and groups of this process. Fails if any part was not changed or could be undone. The process then has
+/// an unknown mix of rights, so the caller must end it.
 ///
-/// The user is last, because it takes rights to change the rest.
+/// The user is changed last, because the other changes require rights.
 pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     let &Identity { uid, gid, ref groups } = identity;
     if let Some(groups) = groups {
@@ -37,7 +38,7 @@ pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     check_capabilities()
 }
 
-/// Not before they are what they are to be: real, effective and saved.
+/// Sets and then checks the real, the effective and the saved id.
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 mod ids {
     use nix::unistd::{getresgid, getresuid, setresgid, setresuid};
@@ -57,7 +58,7 @@ mod ids {
     }
 }
 
-/// Of root, these set all three.
+/// Sets all three ids, which these calls do for root.
 #[cfg(target_os = "macos")]
 mod ids {
     use nix::unistd::{getegid, geteuid, getgid, getuid, setgid, setuid};
@@ -79,17 +80,18 @@ fn incomplete(call: &'static str) -> CallError {
     CallError::new(call, io::Error::other("it has not changed all of them"))
 }
 
-/// A program may have asked to keep its capabilities beyond a change of user (`PR_SET_KEEPCAPS`). With this one it could
-/// change again.
+/// Fails if this thread still has `CAP_SETUID`, with which it could change the user again. That is so if the program
+/// has asked to keep its capabilities (`PR_SET_KEEPCAPS`).
 #[cfg(target_os = "linux")]
 fn check_capabilities() -> Result<(), CallError> {
     /// `_LINUX_CAPABILITY_VERSION_3`, capget(2).
     const VERSION: u32 = 0x2008_0522;
     const CAP_SETUID: u32 = 7;
     let mut header = [VERSION, 0];
-    // Effective, permitted and inheritable, of the low 32 capabilities and of the high ones.
+    // Effective, permitted and inheritable sets, of the low 32 capabilities and of the high ones.
     let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: the header has a version, which says that two times three figures are written, and 0: this thread.
+    // SAFETY: the version in the header makes capget(2) write two times three values, for which there is room; pid 0
+    // is this thread.
     if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
         return Err(CallError::last("capget"));
     }
@@ -111,7 +113,7 @@ fn set_groups(groups: &[u32]) -> Result<(), CallError> {
     nix::unistd::setgroups(&groups).map_err(|error| CallError::new("setgroups", error))
 }
 
-/// The groups of this user, the one that is given among them.
+/// Returns the groups of this user, including `gid`.
 #[cfg(not(target_os = "macos"))]
 pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
     let groups = nix::unistd::getgrouplist(user, Gid::from_raw(gid));
@@ -121,21 +123,21 @@ pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, Cal
 
 #[cfg(target_os = "macos")]
 fn set_groups(groups: &[u32]) -> Result<(), CallError> {
-    // SAFETY: so many groups are there.
+    // SAFETY: the length is that of the slice.
     match unsafe { libc::setgroups(groups.len() as libc::c_int, groups.as_ptr()) } {
         0 => Ok(()),
         _ => Err(CallError::last("setgroups")),
     }
 }
 
-/// No more than a process can have there.
+/// Returns the groups of this user, including `gid`: the first 16, because a process cannot have more there.
 #[cfg(target_os = "macos")]
 pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
     /// `NGROUPS_MAX`.
     const MOST: usize = 16;
     let mut groups = [0; MOST];
     let mut len = MOST as libc::c_int;
-    // SAFETY: the name is a C string, and there is room for so many groups. It returns -1 if there were more.
+    // SAFETY: the name is a C string, and `len` is the room in `groups`. The call returns -1 if there are more groups.
     unsafe { libc::getgrouplist(user.as_ptr(), gid as libc::c_int, groups.as_mut_ptr(), &raw mut len) };
     let len = usize::try_from(len).unwrap_or(0).min(MOST);
     Ok(groups[..len].iter().map(|&group| group as u32).collect())

@@ -1,4 +1,4 @@
-//! What a program that is started finds open.
+//! The descriptors that a spawned worker inherits.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::doorbell::Waker;
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
-/// What the parent passes to it: open under the same numbers in both.
+/// The descriptors that a worker inherits, open under the same numbers as in the parent.
 #[derive(Debug)]
 pub(crate) struct InheritedFds<'a> {
     memory: Option<BorrowedFd<'a>>,
@@ -16,13 +16,13 @@ pub(crate) struct InheritedFds<'a> {
     sockets: Vec<BorrowedFd<'a>>,
 }
 
-/// The number of something that is passed; -1 for none.
+/// The number of an inherited descriptor; -1 for none.
 pub(crate) type Number = RawFd;
 
-/// What was passed, in the program that has got it.
+/// An inherited descriptor, in the worker.
 pub(crate) type Owned = OwnedFd;
 
-/// Here, sockets are like everything else.
+/// On Unix a socket is a descriptor like any other.
 pub(crate) type BorrowedSocket<'a> = BorrowedFd<'a>;
 pub(crate) type OwnedSocket = OwnedFd;
 
@@ -42,7 +42,7 @@ impl<'a> InheritedFds<'a> {
         })
     }
 
-    /// The memory, the others, and the sockets.
+    /// Returns the numbers: of the memory, of waker and lifeline, of the sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
         let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();

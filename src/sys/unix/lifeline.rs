@@ -1,7 +1,7 @@
-//! The end of the parent, whatever its cause, is a SIGTERM to the child.
+//! Ends a child when its parent ends, whatever the cause.
 //!
 //! # Safety
-//! prctl(2), procctl(2) and kill(2) here concern the calling process alone.
+//! prctl(2), procctl(2) and kill(2) affect only the calling process here.
 
 use crate::sys::CallError;
 
@@ -11,14 +11,14 @@ pub(crate) use kernel::Lifeline;
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(crate) use pipe::Lifeline;
 
-/// A child whose parent is gone already, or whose parent's end could not be told to it, must not live. It has run none of
-/// the program's code, so it leaves without running any.
+/// Ends a child whose parent has ended already, or that could not arm its lifeline. The child has run none of the
+/// program's code yet, and must not run any.
 fn exit_now() -> ! {
-    // SAFETY: _exit(2) ends the process at once, and runs nothing of it.
+    // SAFETY: _exit(2) ends the process at once, without running atexit(3) functions.
     unsafe { libc::_exit(1) }
 }
 
-/// The kernel sends it.
+/// The kernel sends SIGTERM to the child.
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 mod kernel {
     use std::os::fd::{BorrowedFd, OwnedFd};
@@ -35,18 +35,18 @@ mod kernel {
             Ok(Lifeline { parent: std::process::id() })
         }
 
-        /// Nothing has to be passed on to a program.
+        /// Returns `None`: a spawned worker needs no descriptor for this.
         pub fn passed(&self) -> Option<BorrowedFd<'_>> {
             None
         }
 
-        /// In a program that this parent has started.
+        /// Returns the lifeline of a spawned worker.
         pub fn inherited(parent: u32, _: Option<OwnedFd>) -> Lifeline {
             Lifeline { parent }
         }
 
-        /// In the child. A parent that ended before this took effect is noticed by the change of the parent's pid. (Pid 0:
-        /// a parent outside this pid namespace; it cannot be told from another one.)
+        /// Arms the lifeline, in the child. If the parent ended before that, the parent's pid has changed. (Pid 0
+        /// means a parent outside this pid namespace, whose change cannot be seen.)
         pub fn hold(&mut self) {
             let armed = arm();
             let parent = nix::unistd::getppid().as_raw() as u32;
@@ -69,8 +69,8 @@ mod kernel {
     }
 }
 
-/// A pipe (a socket pair, which std makes close-on-exec everywhere) that nobody writes to. The parent holds the one other
-/// end, so that the end of the parent is the end of the file; a thread of the child waits for that.
+/// A socket pair that carries no data, which std makes close-on-exec on every system. The parent holds the only
+/// writing end, so the parent's death is the end of the file. A thread in the child waits for that.
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
     use std::io::{self, Read};
@@ -85,7 +85,7 @@ mod pipe {
     #[derive(Debug)]
     pub(crate) struct Lifeline {
         reader: Option<UnixStream>,
-        /// None in a program, which has never had it.
+        /// `None` in a spawned worker, which has never had it.
         writer: Option<UnixStream>,
     }
 
@@ -95,17 +95,17 @@ mod pipe {
             Ok(Lifeline { reader: Some(reader), writer: Some(writer) })
         }
 
-        /// What has to be passed on to a program.
+        /// Returns the descriptor that a spawned worker must inherit.
         pub fn passed(&self) -> Option<BorrowedFd<'_>> {
             self.reader.as_ref().map(AsFd::as_fd)
         }
 
-        /// In a program that was passed this.
+        /// Returns the lifeline of a spawned worker that has inherited this descriptor.
         pub fn inherited(_: u32, passed: Option<OwnedFd>) -> Lifeline {
             Lifeline { reader: passed.map(UnixStream::from), writer: None }
         }
 
-        /// In the child. All signals are blocked in the thread.
+        /// Starts the waiting thread, in the child, with all signals blocked.
         pub fn hold(&mut self) {
             let Some(reader) = self.reader.take() else { exit_now() };
             self.writer = None;
@@ -114,7 +114,7 @@ mod pipe {
             if watch.spawn(move || watch_parent(reader)).is_err() {
                 exit_now();
             }
-            // It was the mask a moment ago, so it is accepted.
+            // This restores the mask from above, which cannot fail.
             let _ = before.map(|before| before.thread_set_mask());
         }
     }

@@ -1,13 +1,13 @@
-//! How many processes there can be.
+//! The limit on the number of processes.
 //!
 //! # Safety
-//! The one call here reads a figure into memory of the right size.
+//! The one call here writes a value into memory of the right size.
 
-/// How many processes the system can have at all, whoever owns them. What this user may have is for fork to say: it
-/// depends on privileges and on who else runs.
+/// Returns how many processes the system can have, of all users. The limit of this user is left to fork(2), because it
+/// depends on privileges and on the user's other processes.
 #[cfg(target_os = "linux")]
 pub(crate) fn process_limit() -> usize {
-    /// `PID_MAX_LIMIT` of the kernel.
+    /// The kernel's `PID_MAX_LIMIT`.
     const MOST: usize = 1 << 22;
     ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"]
         .iter()
@@ -19,7 +19,7 @@ pub(crate) fn process_limit() -> usize {
 pub(crate) fn process_limit() -> usize {
     use std::{mem, ptr};
 
-    /// `PID_MAX` of both.
+    /// `PID_MAX` of both systems.
     const MOST: usize = 99_999;
     let mut limit: libc::c_int = 0;
     let mut size = mem::size_of_val(&limit);

@@ -1,4 +1,4 @@
-//! What Linux, macOS and FreeBSD have in common, and where they part.
+//! Linux, macOS and FreeBSD: their common code, and where they differ.
 
 #[cfg_attr(target_os = "linux", path = "affinity.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_affinity.rs")]
@@ -36,7 +36,7 @@ pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
 
-/// What starts a thread.
+/// The call that starts a thread.
 pub(crate) const THREAD_CALL: &str = "pthread_create";
 
 pub(crate) const POLL_CALLS: PollCalls = if cfg!(target_os = "linux") {

@@ -1,10 +1,10 @@
-//! Threads are not tied to CPUs here.
+//! Stands in for CPU affinity on systems that do not have it.
 
 use std::io;
 
 use crate::sys::CallError;
 
-/// There is no such choice.
+/// Returns no CPUs, because threads cannot be pinned.
 pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
     Ok(Vec::new())
 }

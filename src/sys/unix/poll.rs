@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Whether the descriptor can be read from within this time; `None`: waits for it. Signals do not cut it short.
+/// Waits until the descriptor is readable, for `timeout` at most; `None` waits without a limit. Returns whether it is
+/// readable. A signal does not end the wait.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
-    // A deadline that no clock can tell is none.
+    // If the deadline overflows `Instant`, waits without one.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -22,7 +23,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     }
 }
 
-/// Milliseconds, of which part of one is one, so that nobody spins through the last.
+/// Returns the time in whole milliseconds, rounded up. Rounded down, the last part of a millisecond would be spent in
+/// a busy loop.
 fn round_up(left: Duration) -> PollTimeout {
     let millis = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(millis).map_or(PollTimeout::MAX, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX))

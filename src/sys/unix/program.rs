@@ -1,8 +1,8 @@
-//! Starting this program once more.
+//! Starting this program again.
 //!
 //! # Safety
-//! The function that runs before `main` calls getcwd(3) only, into memory that nobody reads before it is done. Environment
-//! variables are only removed here where there is no other thread, which could read them meanwhile.
+//! The function that runs before `main` calls only getcwd(3), into memory that is read only after that. An environment
+//! variable is removed only if there is no other thread that could read it at the same time.
 
 use std::ffi::OsStr;
 use std::io;
@@ -22,17 +22,18 @@ use crate::sys::CallError;
 
 const LONGEST: usize = libc::PATH_MAX as usize;
 
-/// Where the program was started; empty if that cannot be told.
+/// The directory in which the program was started. Empty if it is unknown.
 static START_DIRECTORY: [AtomicU8; LONGEST] = [const { AtomicU8::new(0) }; LONGEST];
 
-/// What runs before `main`, where the program has had no time yet to go anywhere else.
+/// Runs before `main`, when the program has not changed its directory yet.
 #[used]
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
 static AT_START: extern "C" fn() = {
     extern "C" fn note_directory() {
         let bytes = START_DIRECTORY.as_ptr() as *mut libc::c_char;
-        // SAFETY: atomics have the memory of what is in them, so there is room for so many bytes, and it is not constant.
+        // SAFETY: an array of atomics has the layout of the bytes in it, so there is room for LONGEST bytes, and they
+        // may be written.
         if unsafe { libc::getcwd(bytes, LONGEST) }.is_null() {
             START_DIRECTORY[0].store(0, Ordering::Relaxed);
         }
@@ -40,18 +41,18 @@ static AT_START: extern "C" fn() = {
     note_directory
 };
 
-/// The directory in which this program was started.
+/// Returns the directory in which this program was started.
 pub(crate) fn start_directory() -> Option<PathBuf> {
     let bytes: Vec<u8> =
         START_DIRECTORY.iter().map(|byte| byte.load(Ordering::Relaxed)).take_while(|&byte| byte != 0).collect();
     (!bytes.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&bytes)))
 }
 
-/// This program, as it was started.
+/// The program that this process runs.
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
-    /// Its device and inode, by which it is known.
+    /// Device and inode of the executable, which identify it.
     file: (u64, u64),
 }
 
@@ -59,7 +60,7 @@ impl Program {
     pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
         let refused = |source| CallError { call: "readlink", source };
         let path = std::env::current_exe().map_err(refused)?;
-        // On Linux the link leads to the file that runs, whatever is in its place by now.
+        // On Linux this link leads to the running file, even if another file has its path by now.
         let running = if cfg!(target_os = "linux") { "/proc/self/exe".as_ref() } else { path.as_path() };
         let metadata = running.metadata().map_err(|source| CallError { call: "stat", source })?;
         Ok(Program { file: (metadata.dev(), metadata.ino()), path })
@@ -69,8 +70,8 @@ impl Program {
         &self.path
     }
 
-    /// Starts it once more: with the same arguments, in the directory where this process was started, and with this variable
-    /// and these descriptors more.
+    /// Starts the program again: with the same arguments, in the directory where this process was started, with one
+    /// more variable and these descriptors.
     pub fn start(&self, (name, value): (&str, &str), handed: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
         let refused = |error: io::Error| CallError::new("posix_spawn", error);
         let metadata = self.path.metadata().map_err(refused)?;
@@ -86,17 +87,18 @@ impl Program {
         let opened = handed.descriptors().try_for_each(|fd| close_on_exec(fd, false));
         let child = opened.and_then(|()| command.spawn().map_err(told_of_directory).map_err(refused));
         for fd in handed.descriptors() {
-            // It takes no more than an open descriptor, which it is.
+            // This fails only for a descriptor that is not open, and this one is.
             let _ = close_on_exec(fd, true);
         }
         Ok(ChildHandle::new(child?.id()))
     }
 }
 
-/// It is told as if the program itself could not be had.
+/// Names the start directory in an error that entering it has caused. Otherwise the error would seem to concern the
+/// executable.
 fn told_of_directory(error: io::Error) -> io::Error {
     let Some(directory) = start_directory() else { return error };
-    // To look at what is in it takes the same as to go there.
+    // Looking up an entry in the directory requires the same permission as entering it.
     match directory.join(".").metadata() {
         Err(refused) if refused.raw_os_error() == error.raw_os_error() => {
             io::Error::new(error.kind(), format!("it was started in {}: {error}", directory.display()))
@@ -105,8 +107,8 @@ fn told_of_directory(error: io::Error) -> io::Error {
     }
 }
 
-/// Takes a variable out of the environment, so that it is not passed on to programs that this one starts; if there are other
-/// threads, which may be reading it, it stays.
+/// Removes a variable from the environment, so that programs started by this one do not inherit it, and returns its
+/// value. With other threads, which may be reading the environment, the variable stays.
 pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     if matches!(thread_count(), Ok(Threads::One)) {
@@ -116,10 +118,11 @@ pub(crate) fn take_env_var(name: &str) -> Option<String> {
     Some(value)
 }
 
-/// Whether this program has more rights than who has started it, who has made its environment (a set-user-ID bit).
+/// Returns whether this program runs with more rights than the user who started it and chose its environment, for
+/// example because of a set-user-ID bit.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_secure_exec() -> bool {
-    // SAFETY: it takes an integer.
+    // SAFETY: getauxval(3) takes an integer and returns one.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 

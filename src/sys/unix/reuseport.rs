@@ -1,7 +1,7 @@
-//! Sockets that share a port, and who of them gets what: socket(7), `SO_REUSEPORT`.
+//! Several sockets with one port, and the distribution of packets among them: `SO_REUSEPORT`, socket(7).
 //!
 //! # Safety
-//! setsockopt(2) reads no more than the length that it is told, and bpf programs are checked by the kernel.
+//! setsockopt(2) reads no more than the given length, and the kernel checks BPF programs before it runs them.
 
 use std::io;
 use std::mem;
@@ -11,13 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::{CallError, Instruction};
 
-/// From here on others may have the port too who say so as well, or they may not.
+/// Allows or forbids other sockets with the same setting to have the port too.
 pub(crate) fn share_port(socket: BorrowedFd<'_>, yes: bool) -> Result<(), CallError> {
     set(socket, libc::SO_REUSEPORT, &libc::c_int::from(yes))
 }
 
-/// The program says who of them gets what comes: the first one is 0. What it names that is not there is as if there were no
-/// program.
+/// Attaches a program that returns the index of the socket for each packet, counted from 0. If that socket does not
+/// exist, the kernel chooses one as if there were no program.
 pub(crate) fn steer(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(), CallError> {
     let mut filter: Vec<libc::sock_filter> =
         program.iter().map(|&Instruction { code, jt, jf, k }| libc::sock_filter { code, jt, jf, k }).collect();
@@ -26,17 +26,17 @@ pub(crate) fn steer(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(
     set(socket, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }
 
-/// Whether something waits there to be accepted or received.
+/// Returns whether the socket has something to accept or to receive.
 pub(crate) fn has_waiting(socket: BorrowedFd<'_>) -> bool {
     let mut one = [PollFd::new(socket, PollFlags::POLLIN)];
-    // An error or a shutdown is nothing that could be taken.
+    // An error or a shutdown sets other bits as well, and leaves nothing to take.
     poll(&mut one, PollTimeout::ZERO).is_ok() && one[0].revents() == Some(PollFlags::POLLIN)
 }
 
 fn set<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> Result<(), CallError> {
     let len = mem::size_of::<T>() as libc::socklen_t;
     let value = std::ptr::from_ref(value).cast();
-    // SAFETY: the value is there and as long as it says; what it points to, if it does, lives in the caller's frame.
+    // SAFETY: `value` is valid for `len` bytes. A pointer in it leads to the caller's frame, which outlives the call.
     match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, len) } {
         0 => Ok(()),
         _ => Err(CallError::last("setsockopt")),

@@ -1,7 +1,8 @@
-//! Where memory that is shared comes from, and how it is passed.
+//! Creating shared memory, and inheriting it.
 //!
 //! # Safety
-//! What is mapped here never shrinks: it has no file, or one that was sealed or that has no name.
+//! Mapped memory never shrinks: it has no file, or a file that is sealed against shrinking (Linux, FreeBSD) or
+//! unlinked (macOS).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -11,30 +12,31 @@ use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
-    /// At least so many lines.
+    /// Maps at least this number of slots, shared with forks.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::map(whole_pages(at_least), -1, None)
     }
 
-    /// The same, to be passed to programs too.
+    /// Maps at least this number of slots, shared with forks and with programs that inherit the file.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let file = nameless_file(len * size_of::<StatusSlot>())?;
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
-    /// In a program: whether something is open under each number that it was told.
+    /// Returns, in a spawned program, whether every number that it was given is an open descriptor.
     pub fn is_passed(inherited: &InheritedMemory) -> bool {
         let mut numbers =
             inherited.passed.iter().chain(&inherited.sockets).chain([&inherited.memory]).filter(|&&fd| fd != -1);
-        // SAFETY: it takes integers, and a number that is no descriptor is refused.
+        // SAFETY: fcntl(2) takes integers here, and fails for a number that is no open descriptor.
         numbers.all(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
     }
 
-    /// In a program: the memory that is said to be behind a descriptor, if it can be: such that never shrinks, and long enough.
+    /// Maps, in a spawned program, the memory that this descriptor should be. Returns `None` if it is something else:
+    /// a file that could shrink, or is too short.
     pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
         let size = inherited.len.checked_mul(size_of::<StatusSlot>())?;
-        // In this order: once it cannot shrink, it has its size.
+        // The seal is checked before the size, because only a sealed file keeps its size.
         let is_long_enough =
             never_shrinks(inherited.memory) && stat_of(inherited.memory)?.st_size >= size as libc::off_t;
         if !is_long_enough || inherited.slot >= inherited.len {
@@ -43,12 +45,12 @@ impl Shared {
         Shared::map(inherited.len, inherited.memory, None).ok()
     }
 
-    /// In a program: what it was passed.
+    /// Takes ownership, in a spawned program, of the descriptors that it inherits.
     ///
     /// # Safety
-    /// It was, and has not taken it yet.
+    /// The process has inherited these descriptors, and has not taken them before.
     pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
-        // SAFETY: they are open and nobody else's, as the caller says.
+        // SAFETY: the descriptors are open and have no other owner, as the caller guarantees.
         let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
         drop(own(inherited.memory));
         let passed = inherited.passed.map(own);
@@ -60,27 +62,30 @@ impl Shared {
     }
 }
 
-/// Of nothing but memory, if there is no such number: mmap(2) takes -1 for that.
+/// Maps zeroed memory of a descriptor, or without a file if `fd` is -1.
 pub(in crate::sys) fn map_slots(len: usize, fd: RawFd) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("mmap", io::ErrorKind::InvalidInput);
     let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
     let private = if fd == -1 { libc::MAP_ANON } else { 0 };
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | private);
-    // SAFETY: without MAP_FIXED no mapping that exists is touched.
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | private;
+    // SAFETY: without MAP_FIXED, mmap(2) does not touch an existing mapping.
     let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, fd, 0) };
     NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED).ok_or_else(|| CallError::last("mmap"))
 }
 
+/// Unmaps slots.
+///
 /// # Safety
-/// So many lines were mapped there, and nobody has a borrow of them.
+/// `len` slots were mapped at this address, and no borrow of them exists.
 pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, len: usize) {
-    // SAFETY: munmap(2) takes what mmap(2) has made, as the caller says it is.
+    // SAFETY: munmap(2) gets the address and the size that mmap(2) was called with, as the caller guarantees.
     unsafe { libc::munmap(slots.as_ptr().cast(), len * size_of::<StatusSlot>()) };
 }
 
-/// Whether a descriptor ends with the program that has it, or is passed on to the next one.
+/// Sets whether exec closes this descriptor.
 pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallError> {
-    // SAFETY: the descriptor is open, and this concerns nothing but its flag.
+    // SAFETY: the descriptor is open, and only its flag changes.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, if yes { libc::FD_CLOEXEC } else { 0 }) } {
         -1 => Err(CallError::last("fcntl")),
         _ => Ok(()),
@@ -89,19 +94,20 @@ pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallErr
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn never_shrinks(fd: RawFd) -> bool {
-    // SAFETY: it takes integers. What cannot be sealed is refused.
+    // SAFETY: fcntl(2) takes integers here, and fails for a descriptor that cannot be sealed.
     let seals = unsafe { libc::fcntl(fd, libc::F_GET_SEALS) };
     seals != -1 && seals & libc::F_SEAL_SHRINK != 0
 }
 
 fn stat_of(fd: RawFd) -> Option<libc::stat> {
-    // SAFETY: stat consists of integers, for which zeroes are fine.
+    // SAFETY: stat consists of integers, for which zeroes are valid.
     let mut stat: libc::stat = unsafe { mem::zeroed() };
-    // SAFETY: there is room for what is found, and a number that is no descriptor is refused.
+    // SAFETY: fstat(2) writes one stat, and fails for a number that is no open descriptor.
     (unsafe { libc::fstat(fd, &raw mut stat) } == 0).then_some(stat)
 }
 
-/// By what has no name, as far as those who have it go.
+/// Returns whether the file is unlinked. macOS has no file seals; but only a process that holds a descriptor can
+/// truncate an unlinked file.
 #[cfg(target_os = "macos")]
 fn never_shrinks(fd: RawFd) -> bool {
     stat_of(fd).is_some_and(|stat| stat.st_nlink == 0)
@@ -114,17 +120,17 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     if fd == -1 {
         return Err(CallError::last("memfd_create"));
     }
-    // SAFETY: it was just opened, for nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     set_size(&file, size)?;
-    // SAFETY: it takes integers.
+    // SAFETY: fcntl(2) takes integers here.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) } {
         -1 => Err(CallError::last("fcntl")),
         _ => Ok(file),
     }
 }
 
-/// There is nothing nameless from the beginning.
+/// Creates a file and unlinks it at once, because macOS has no files without a name.
 #[cfg(target_os = "macos")]
 fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     let name = std::ffi::CString::new(format!("/taskfork-{}", std::process::id())).unwrap_or_default();
@@ -136,7 +142,7 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     if fd == -1 {
         return Err(CallError::last("shm_open"));
     }
-    // SAFETY: it was just opened, for nobody else; and the name is a C string.
+    // SAFETY: the descriptor was just opened and has no other owner; the name is a C string.
     let file = unsafe {
         libc::shm_unlink(name.as_ptr());
         OwnedFd::from_raw_fd(fd)
@@ -146,7 +152,7 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
 
 fn set_size(file: &OwnedFd, size: usize) -> Result<(), CallError> {
     let size = libc::off_t::try_from(size).map_err(|_| CallError::new("ftruncate", io::ErrorKind::InvalidInput))?;
-    // SAFETY: it takes integers.
+    // SAFETY: ftruncate(2) takes integers.
     match unsafe { libc::ftruncate(file.as_raw_fd(), size) } {
         -1 => Err(CallError::last("ftruncate")),
         _ => Ok(()),
@@ -160,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// As a program that has inherited it.
+    /// Returns memory, and what a program that has inherited it knows.
     fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.offer(2, secret);
@@ -172,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_the_secret_gets_the_memory_once() {
+    fn the_secret_gives_the_memory_once() {
         let (shared, inherited) = offered([1, 2, 3, 4]);
         let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
@@ -182,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_gets_nothing_and_nothing_is_closed() {
+    fn a_wrong_offer_is_refused_and_closes_nothing() {
         let (shared, inherited) = offered([1, 2, 3, 4]);
         let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
         for wrong in [
@@ -199,6 +205,6 @@ mod tests {
             assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right one still can");
+        assert!(Shared::accept(&inherited).is_some(), "the right one is still accepted");
     }
 }

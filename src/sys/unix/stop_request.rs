@@ -1,8 +1,8 @@
-//! How a worker hears that it is to stop: signal-hook's handlers for TERM and INT.
+//! Stop requests to a worker: signal-hook's handlers for TERM and INT.
 //!
 //! # Safety
-//! What they run uses lock-free atomics, getpid(2) and write(2) only, all async-signal-safe (signal-safety(7)), and keeps
-//! `errno`. What it uses is there until the process ends.
+//! The handlers use only lock-free atomics, getpid(2) and write(2), which are async-signal-safe (signal-safety(7)),
+//! and restore `errno`. Everything that they use exists until the process ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
@@ -19,42 +19,46 @@ use super::poll::wait_readable;
 use super::signal::{is_ignored, number};
 use crate::sys::Signal;
 
-/// Listens from when it is made, for the rest of the process: a handler stays, and so does what it writes to.
+/// Listens for stop requests, for the rest of the process: the handlers stay installed, and so does the pipe that they
+/// write to.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
-    heard: &'static Heard,
+    handler: &'static Handler,
     pipe: OnceLock<&'static UnixStream>,
-    /// Held while the pipe is made, so that there is one.
+    /// Held while the pipe is made, so that only one is made.
     making: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct Heard {
-    /// A process that this one forks has the handlers as well, and the pipe.
+struct Handler {
+    /// The worker's pid. A process that the worker forks inherits the handlers and the pipe, and must not use them.
     pid: u32,
     is_requested: AtomicBool,
-    /// -1 as long as there is none.
+    /// The descriptor to write to; -1 before it is made.
     writer: AtomicI32,
 }
 
 impl StopRequest {
     pub fn listen() -> StopRequest {
-        let heard = Heard { pid: std::process::id(), is_requested: AtomicBool::new(false), writer: AtomicI32::new(-1) };
-        let heard: &Heard = Box::leak(Box::new(heard));
+        let handler =
+            Handler { pid: std::process::id(), is_requested: AtomicBool::new(false), writer: AtomicI32::new(-1) };
+        let handler: &Handler = Box::leak(Box::new(handler));
         for signal in stop_signals() {
-            // SAFETY: as above. It is an error only for signals that take no handler.
-            let _ = unsafe { register(number(signal), || heard.hear()) };
+            // SAFETY: the handler is async-signal-safe; see the module's safety section. Registration fails only for
+            // signals that cannot have a handler.
+            let _ = unsafe { register(number(signal), || handler.handle()) };
         }
-        StopRequest { heard, pipe: OnceLock::new(), making: Mutex::new(()) }
+        StopRequest { handler, pipe: OnceLock::new(), making: Mutex::new(()) }
     }
 
     pub fn is_made(&self) -> bool {
-        self.heard.is_requested.load(Ordering::Relaxed)
+        self.handler.is_requested.load(Ordering::Relaxed)
     }
 
-    /// For this time at most; without a descriptor to wait on, by looking every 10 ms.
+    /// Waits for a request, for `timeout` at most. Returns whether there is one. Without a descriptor to wait for,
+    /// checks every 10 ms.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
-        // A deadline that no clock can tell is none.
+        // If the deadline overflows `Instant`, waits without one.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         while !self.is_made() {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -62,7 +66,7 @@ impl StopRequest {
                 return false;
             }
             let waited = self.pipe().and_then(|pipe| wait_readable(pipe.as_fd(), left));
-            // No descriptor; or somebody else has written to it.
+            // There is no descriptor, or other code has written to it.
             if waited.map_or(true, |is_readable| is_readable && !self.is_made()) {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -70,7 +74,7 @@ impl StopRequest {
         true
     }
 
-    /// Readable once the request is made, and from then on.
+    /// Returns a descriptor that is readable once a stop was requested, and from then on.
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         self.pipe().map(AsFd::as_fd)
     }
@@ -83,18 +87,18 @@ impl StopRequest {
         let (reader, writer) = UnixStream::pair()?;
         writer.set_nonblocking(true)?;
         let reader: &UnixStream = Box::leak(Box::new(reader));
-        self.heard.writer.store(writer.into_raw_fd(), Ordering::SeqCst);
-        // What came before is not in the pipe.
-        if self.heard.is_requested.load(Ordering::SeqCst) {
-            self.heard.wake();
+        self.handler.writer.store(writer.into_raw_fd(), Ordering::SeqCst);
+        // A request from before is not in the pipe.
+        if self.handler.is_requested.load(Ordering::SeqCst) {
+            self.handler.wake();
         }
         Ok(self.pipe.get_or_init(|| reader))
     }
 }
 
-impl Heard {
-    /// In a handler.
-    fn hear(&self) {
+impl Handler {
+    /// Notes a request, in a signal handler.
+    fn handle(&self) {
         if std::process::id() == self.pid {
             self.is_requested.store(true, Ordering::SeqCst);
             self.wake();
@@ -103,13 +107,14 @@ impl Heard {
 
     fn wake(&self) {
         let errno = Errno::last_raw();
-        // SAFETY: write(2) of one byte that is there; to -1 it is an error, and nothing else. The other end stays open.
+        // SAFETY: write(2) reads one byte of a static string. With -1 it fails and does nothing. The other end of the
+        // pipe stays open, so there is no SIGPIPE.
         unsafe { libc::write(self.writer.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
         Errno::set_raw(errno);
     }
 }
 
-/// TERM is how the parent asks. INT is what a terminal sends, but not to who ignores it.
+/// Returns SIGTERM, which the parent sends, and SIGINT, which a terminal sends, unless the program ignores it.
 fn stop_signals() -> impl Iterator<Item = Signal> {
     let ignores_int = is_ignored(Signal::Interrupt).unwrap_or(false);
     std::iter::once(Signal::Terminate).chain((!ignores_int).then_some(Signal::Interrupt))

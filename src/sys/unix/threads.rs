@@ -1,7 +1,7 @@
-//! How many threads there are.
+//! Counting threads.
 //!
 //! # Safety
-//! The calls here read a figure about this process into memory of the right size, or change nothing.
+//! The calls here read a value about this process into memory of the right size, or change nothing.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::sys::CallError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
     One,
-    /// How many in all, if that can be told.
+    /// There are several: this many, if the number is known.
     Several(Option<usize>),
 }
 
@@ -21,8 +21,8 @@ impl From<usize> for Threads {
     }
 }
 
-/// Where a thread that has ended cannot be told from one that runs: several are believed only if they last. A thread that
-/// has been joined is still counted for a moment.
+/// Counts until there is one thread, for 10 ms at most. A system that still counts a joined thread for a moment would
+/// otherwise report one too many.
 fn lasting(count: impl Fn() -> Result<Threads, CallError>) -> Result<Threads, CallError> {
     const PATIENCE: Duration = Duration::from_millis(10);
     let until = Instant::now() + PATIENCE;
@@ -46,11 +46,11 @@ mod linux {
     use super::{CallError, Threads, lasting};
 
     const TASKS: &str = "/proc/self/task";
-    /// `PF_EXITING` of the kernel's `task->flags`, which proc_pid_stat(5) shows as field 9.
+    /// The kernel's `PF_EXITING` in `task->flags`, which is field 9 of proc_pid_stat(5).
     const EXITING: u64 = 4;
 
-    /// unshare(2) is asked first, because it is asked before every fork and answers at once. It cannot tell how many there
-    /// are, nor that a thread is only about to end, and seccomp may forbid it.
+    /// Asks unshare(2) first, because this runs before every fork, and unshare answers at once. But unshare neither
+    /// gives the number nor leaves out a thread that is exiting, and seccomp may forbid it.
     pub fn thread_count() -> Result<Threads, CallError> {
         match ask_unshare() {
             Ok(Threads::One) => Ok(Threads::One),
@@ -58,8 +58,8 @@ mod linux {
         }
     }
 
-    /// A thread that is about to end is listed for a moment after it was joined. It runs no code of the program any more
-    /// and holds nothing of it, so it does not count.
+    /// Counts the threads, except for those that are exiting. A thread is listed for a moment after it was joined, but
+    /// it runs no code of the program any more and holds no lock.
     fn count_tasks() -> io::Result<usize> {
         let mut count = 0;
         for task in fs::read_dir(TASKS)? {
@@ -74,15 +74,16 @@ mod linux {
         Ok(count)
     }
 
-    /// The fields follow the program's name, which may contain anything but ends with the last parenthesis.
+    /// Returns whether the thread is exiting. The fields follow the program's name, which may contain any character
+    /// and ends at the last parenthesis.
     fn is_exiting(stat: &str) -> bool {
         let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6));
         flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
     }
 
-    /// `CLONE_SIGHAND` is refused with `EINVAL` if there is another thread.
+    /// Asks for `CLONE_SIGHAND`, which fails with `EINVAL` if there is another thread.
     fn ask_unshare() -> Result<Threads, CallError> {
-        // SAFETY: in a process with one thread there is nothing to unshare, and the call changes nothing.
+        // SAFETY: in a process with one thread nothing is shared, so the call changes nothing.
         if unsafe { libc::unshare(libc::CLONE_SIGHAND) } == 0 {
             return Ok(Threads::One);
         }
@@ -120,11 +121,12 @@ pub(crate) fn thread_count() -> Result<Threads, CallError> {
 fn count() -> Result<Threads, CallError> {
     use std::mem;
 
-    // SAFETY: proc_taskinfo consists of integers, for which zeroes are fine.
+    // SAFETY: proc_taskinfo consists of integers, for which zeroes are valid.
     let mut info: libc::proc_taskinfo = unsafe { mem::zeroed() };
     let size = mem::size_of_val(&info) as libc::c_int;
-    let (pid, info_ptr) = (std::process::id() as libc::c_int, (&raw mut info).cast());
-    // SAFETY: the call writes at most `size` bytes, which `info` has.
+    let pid = std::process::id() as libc::c_int;
+    let info_ptr = (&raw mut info).cast();
+    // SAFETY: proc_pidinfo writes at most `size` bytes, which `info` has.
     let written = unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTASKINFO, 0, info_ptr, size) };
     if written < size {
         return Err(CallError::last("proc_pidinfo"));
@@ -136,11 +138,11 @@ fn count() -> Result<Threads, CallError> {
 fn count() -> Result<Threads, CallError> {
     use std::{mem, ptr};
 
-    // SAFETY: kinfo_proc consists of integers, pointers and arrays of them, for which zeroes are fine.
+    // SAFETY: kinfo_proc consists of integers, pointers and arrays of them, for which zeroes are valid.
     let mut info: libc::kinfo_proc = unsafe { mem::zeroed() };
     let mut size = mem::size_of_val(&info);
     let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, std::process::id() as libc::c_int];
-    // SAFETY: sysctl(3) reads four integers of `name` and writes at most `size` bytes, which `info` has.
+    // SAFETY: sysctl(3) reads the four integers of `name` and writes at most `size` bytes, which `info` has.
     let refused = unsafe {
         libc::sysctl(name.as_ptr(), name.len() as libc::c_uint, (&raw mut info).cast(), &raw mut size, ptr::null(), 0)
     };

@@ -1,4 +1,4 @@
-//! Children, each by its handle.
+//! Child processes, each identified by its handle.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
@@ -15,25 +15,25 @@ use super::signal::ExitNotifier;
 use super::watch::Watch;
 use crate::sys::{CallError, Shared, Signal};
 
-/// The status of a process that is killed, as Task Manager and `taskkill /F` have it.
+/// The exit status of a killed process, the same as from Task Manager and `taskkill /F`.
 const KILLED: u32 = 1;
 
-/// A child, whose pid is its own as long as there is a handle to it.
+/// A child. Its pid belongs to it as long as a handle to it is open.
 #[derive(Debug)]
 pub(crate) struct ChildHandle {
     pid: u32,
     _watch: Watch,
     process: Arc<OwnedHandle>,
-    /// By which it is asked to stop.
+    /// The event that requests a stop.
     stop: EventHandle,
-    /// Where it says whether it listens.
+    /// Where the worker notes that it listens for stop requests.
     status_slot: (Arc<Shared>, usize),
     started: Instant,
     exit_notifier: ExitNotifier,
 }
 
 impl ChildHandle {
-    /// One that was just started. If it cannot be watched it must not live.
+    /// Makes the handle of a process that was just started. A process that cannot be watched is killed.
     pub(super) fn watch(
         process: OwnedHandle,
         pid: u32,
@@ -42,8 +42,9 @@ impl ChildHandle {
         exit_notifier: ExitNotifier,
     ) -> Result<ChildHandle, CallError> {
         let process = Arc::new(process);
-        let (watched, told) = (Arc::clone(&process), exit_notifier.clone());
-        let watch = Watch::once(&process, move || told.tell(pid, status_of(&watched).unwrap_or_default()));
+        let watched = Arc::clone(&process);
+        let notifier = exit_notifier.clone();
+        let watch = Watch::once(&process, move || notifier.notify(pid, status_of(&watched).unwrap_or_default()));
         match watch {
             Ok(watch) => Ok(ChildHandle {
                 pid,
@@ -65,8 +66,8 @@ impl ChildHandle {
         self.pid
     }
 
-    /// Asks it to stop, or kills it; the other signals have no meaning here. One that does not listen is not asked in vain,
-    /// unless it has heard of it from the console, and does about that what it does.
+    /// Requests a stop, or kills the process; other signals have no counterpart. A process that does not listen for
+    /// requests is killed at once, unless the console has asked it already; then it does what the console leads to.
     pub fn send(&self, signal: Signal) -> Result<(), CallError> {
         match signal {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
@@ -80,12 +81,13 @@ impl ChildHandle {
         }
     }
 
-    /// Whether it has ended, told of or not; but for one that the console has ended, which is to be told of that first.
+    /// Returns whether it has exited, reported or not. A process that the console has ended does not count: the
+    /// console's event must be handled first.
     pub fn was_reaped_elsewhere(&self) -> bool {
         self.has_ended() && status_of(&self.process).is_ok_and(|status| status != STATUS_CONTROL_C_EXIT as u32)
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status, if the process has exited.
     pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
         if !self.has_ended() {
             return Ok(None);
@@ -93,14 +95,14 @@ impl ChildHandle {
         Ok(Some(ExitStatus::from_raw(status_of(&self.process)?)))
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has exited.
     pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
         handle::wait(&self.process, None);
         self.reap()
     }
 
-    /// One that has ended, or is about to, cannot be killed, and need not be. (Nothing else is behind a refusal of access:
-    /// whoever starts a process has all of it.)
+    /// Kills the process. A process that has exited, or is exiting, refuses access, which is no error. (There is no
+    /// other reason for that: the starter of a process has every right to it.)
     fn kill(&self) -> Result<(), CallError> {
         kill(&self.process).or_else(|error| {
             let is_refused = error.source.raw_os_error() == Some(ERROR_ACCESS_DENIED as i32);
@@ -121,7 +123,7 @@ fn kill(process: &OwnedHandle) -> Result<(), CallError> {
     }
 }
 
-/// Of a process that has ended: all 32 bits.
+/// Returns all 32 bits of the status of a process that has exited.
 fn status_of(process: &OwnedHandle) -> Result<u32, CallError> {
     let mut status = 0;
     // SAFETY: the handle is open, and there is room for the status.
@@ -131,22 +133,22 @@ fn status_of(process: &OwnedHandle) -> Result<u32, CallError> {
     }
 }
 
-/// Each end is told by the pid, so that nobody has to be looked for.
+/// Returns `None`, because each exit is reported with its pid.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
     Ok(None)
 }
 
-/// There are no orphans to be reaped.
+/// Returns false, because Windows does not hand orphans to another process.
 pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
     Ok(false)
 }
 
-/// A handle to a child is good for as long as there is one.
+/// Returns false, because an open handle keeps the process object.
 pub(crate) fn is_echild(_: &CallError) -> bool {
     false
 }
 
-/// There are no signals.
+/// Returns `None`, because Windows has no signals.
 pub(crate) fn signal_of(_: ExitStatus) -> Option<i32> {
     None
 }

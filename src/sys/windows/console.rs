@@ -1,4 +1,4 @@
-//! What is typed at the console, and its end.
+//! The console's events: Ctrl-C, Ctrl-Break, and its end.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -8,17 +8,18 @@ use windows_sys::core::BOOL;
 
 use crate::sys::{CallError, Signal};
 
-pub(super) type Hears = Arc<dyn Fn(Signal) + Send + Sync>;
+pub(super) type Receiver = Arc<dyn Fn(Signal) + Send + Sync>;
 
-static HEARS: Mutex<Option<Hears>> = Mutex::new(None);
+static RECEIVER: Mutex<Option<Receiver>> = Mutex::new(None);
 
-/// The handler is never taken away: the system keeps a lock while handlers run, and ours, at the end of the console, runs
-/// until the process ends. When nobody hears by it, it leaves what comes to the next one.
-pub(super) fn hear_by(hears: Option<Hears>) -> Result<(), CallError> {
+/// Sets the receiver of the console's events. The handler is never removed: the system holds a lock while handlers
+/// run, and this one runs until the process ends once the console is closed. Without a receiver it leaves each event
+/// to the next handler.
+pub(super) fn set_receiver(receiver: Option<Receiver>) -> Result<(), CallError> {
     static IS_SET: OnceLock<()> = OnceLock::new();
-    *HEARS.lock().unwrap_or_else(PoisonError::into_inner) = hears;
+    *RECEIVER.lock().unwrap_or_else(PoisonError::into_inner) = receiver;
     if IS_SET.get().is_none() {
-        // SAFETY: the function is there until the end, and may run in any thread.
+        // SAFETY: the function exists until the process ends, and may run in any thread.
         if unsafe { SetConsoleCtrlHandler(Some(handle), 1) } == 0 {
             return Err(CallError::last("SetConsoleCtrlHandler"));
         }
@@ -27,19 +28,19 @@ pub(super) fn hear_by(hears: Option<Hears>) -> Result<(), CallError> {
     Ok(())
 }
 
-/// In a thread of its own.
+/// Handles an event, in a thread of the system's own.
 unsafe extern "system" fn handle(event: u32) -> BOOL {
-    let Some(hears) = HEARS.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return 0 };
+    let Some(receiver) = RECEIVER.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return 0 };
     match event {
         CTRL_C_EVENT | CTRL_BREAK_EVENT => {
-            hears(Signal::Interrupt);
+            receiver(Signal::Interrupt);
             1
         }
-        // Of some user: only services are told, and they stay.
+        // A user logs off. Only services get this event, and they go on running.
         CTRL_LOGOFF_EVENT => 0,
-        // The console is closed, or the system shuts down: the process ends when this returns.
+        // The console is closed or the system shuts down. The process ends when this function returns.
         _ => {
-            hears(Signal::Terminate);
+            receiver(Signal::Terminate);
             loop {
                 thread::park();
             }

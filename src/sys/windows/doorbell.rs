@@ -1,4 +1,4 @@
-//! One event by which any of the workers wakes the parent. What for is written elsewhere.
+//! The doorbell: one event with which any worker wakes the parent. The reason is in the worker's status slot.
 
 use std::os::windows::io::OwnedHandle;
 use std::sync::Mutex;
@@ -7,14 +7,14 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::CallError;
 
-/// The parent's end.
+/// The parent's end of the doorbell.
 #[derive(Debug)]
 pub(crate) struct WakeReceiver {
     event: EventHandle,
     watch: Mutex<Option<Watch>>,
 }
 
-/// The end that all workers have.
+/// The workers' end of the doorbell.
 #[derive(Debug)]
 pub(crate) struct Waker(EventHandle);
 
@@ -24,14 +24,14 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// When it rings, this is called.
+    /// Calls `wake` whenever the doorbell rings.
     pub fn wake_by(&self, wake: impl Fn() + Send + Sync + 'static) -> Result<(), CallError> {
         let watch = Watch::each(self.event.handle(), wake)?;
         *self.watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watch);
         Ok(())
     }
 
-    /// Whoever was woken by it has silenced it.
+    /// Returns true, because the wait that `wake_by` has registered resets the event.
     pub fn drain(&self) -> Result<bool, CallError> {
         Ok(true)
     }
@@ -39,14 +39,14 @@ impl WakeReceiver {
 
 #[cfg(test)]
 impl WakeReceiver {
-    /// While nobody is woken by it.
+    /// Returns whether the event is set, and resets it, if `wake_by` was not called.
     pub fn has_woken(&self) -> bool {
         self.event.wait(Some(std::time::Duration::ZERO))
     }
 }
 
 impl Waker {
-    /// A parent that is gone needs no waking.
+    /// Wakes the parent. If the parent has ended, the error does not matter.
     pub fn wake(&self) {
         let _ = self.0.set();
     }
@@ -56,7 +56,7 @@ impl Waker {
     }
 }
 
-/// As it was passed to a program.
+/// Makes the waker of a spawned worker.
 impl From<OwnedHandle> for Waker {
     fn from(handle: OwnedHandle) -> Waker {
         Waker(handle.into())

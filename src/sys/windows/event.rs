@@ -1,4 +1,4 @@
-//! Events: what one process sets, another waits for.
+//! Events: one process sets them, another one waits.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
@@ -16,17 +16,18 @@ use crate::sys::CallError;
 pub(super) struct EventHandle(Arc<OwnedHandle>);
 
 impl EventHandle {
-    /// That stays set.
+    /// Makes an event that stays set (manual reset).
     pub fn lasting() -> Result<EventHandle, CallError> {
         EventHandle::create(true, ptr::null())
     }
 
-    /// That is set until somebody has waited for it.
+    /// Makes an event that is reset once a wait has ended because of it (auto reset).
     pub fn passing() -> Result<EventHandle, CallError> {
         EventHandle::create(false, ptr::null())
     }
 
-    /// The same, for whoever knows its name. One that somebody else has made is refused: it may be of another kind.
+    /// Makes an auto-reset event that other processes can open by its name. Fails if the name exists already, because
+    /// that event may be of another kind.
     pub fn named(name: &str) -> Result<EventHandle, CallError> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
         let event = EventHandle::create(false, name.as_ptr())?;
@@ -35,15 +36,16 @@ impl EventHandle {
         if is_there { Err(CallError::new("CreateEventW", last)) } else { Ok(event) }
     }
 
-    /// The name, if there is one, ends with zero.
+    /// Makes an event. The name is null or ends with zero.
     fn create(lasting: bool, name: *const u16) -> Result<EventHandle, CallError> {
-        // SAFETY: as above; without attributes it is not inheritable.
+        // SAFETY: the name is null or a string that ends with zero. Without attributes the handle is not inheritable,
+        // and it has no other owner.
         let event = unsafe { handle::owned(CreateEventW(ptr::null(), lasting.into(), 0, name), "CreateEventW") };
         Ok(EventHandle(Arc::new(event?)))
     }
 
     pub fn set(&self) -> Result<(), CallError> {
-        // SAFETY: it is open.
+        // SAFETY: the handle is open.
         match unsafe { SetEvent(self.0.as_raw_handle()) } {
             0 => Err(CallError::last("SetEvent")),
             _ => Ok(()),
@@ -51,14 +53,14 @@ impl EventHandle {
     }
 
     pub fn reset(&self) -> Result<(), CallError> {
-        // SAFETY: it is open.
+        // SAFETY: the handle is open.
         match unsafe { ResetEvent(self.0.as_raw_handle()) } {
             0 => Err(CallError::last("ResetEvent")),
             _ => Ok(()),
         }
     }
 
-    /// Waits until it is set, and for this time at most. Whether it is.
+    /// Waits until the event is set, for `timeout` at most. Returns whether it is set.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         handle::wait(&self.0, timeout)
     }
@@ -68,7 +70,7 @@ impl EventHandle {
     }
 }
 
-/// As it was passed to a program. If it is something else, it cannot be set.
+/// Makes an event of an inherited handle. If the handle is something else, setting it fails.
 impl From<OwnedHandle> for EventHandle {
     fn from(handle: OwnedHandle) -> EventHandle {
         EventHandle(Arc::new(handle))

@@ -1,4 +1,4 @@
-//! Handles: owned from birth, and never inheritable but for the moment of a start.
+//! Handles: owned from the moment they are opened, and inheritable only during a start.
 
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::ptr;
@@ -12,22 +12,22 @@ use windows_sys::Win32::System::Threading::{GetCurrentProcess, INFINITE, WaitFor
 
 use crate::sys::CallError;
 
-/// What a call has just opened.
+/// Takes ownership of what a call has just opened.
 ///
 /// # Safety
-/// It is nobody else's.
+/// The handle has no other owner.
 pub(super) unsafe fn owned(handle: HANDLE, call: &'static str) -> Result<OwnedHandle, CallError> {
     if handle.is_null() || handle == INVALID_HANDLE_VALUE {
         return Err(CallError::last(call));
     }
-    // SAFETY: it is open, and nobody else's, as the caller says.
+    // SAFETY: the handle is open and has no other owner, as the caller guarantees.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
-/// The same object under another number, which a program that is started can inherit.
+/// Returns an inheritable handle of the same object.
 pub(super) fn inheritable(handle: RawHandle) -> Result<OwnedHandle, CallError> {
     let mut copy = ptr::null_mut();
-    // SAFETY: a handle that is not open is refused, and there is room for the copy.
+    // SAFETY: DuplicateHandle fails for a handle that is not open, and there is room for the copy.
     let copied = unsafe {
         let this = GetCurrentProcess();
         DuplicateHandle(this, handle, this, &raw mut copy, 0, 1, DUPLICATE_SAME_ACCESS)
@@ -35,22 +35,22 @@ pub(super) fn inheritable(handle: RawHandle) -> Result<OwnedHandle, CallError> {
     if copied == 0 {
         return Err(CallError::last("DuplicateHandle"));
     }
-    // SAFETY: it was just made.
+    // SAFETY: the handle was just made.
     unsafe { owned(copy, "DuplicateHandle") }
 }
 
-/// Whether a program that is started can inherit this.
+/// Sets whether a program that is started inherits this handle.
 pub(super) fn set_inheritable(handle: RawHandle, yes: bool) -> Result<(), CallError> {
-    // SAFETY: a handle that is not open is refused, and this concerns nothing but its flag.
+    // SAFETY: the call fails for a handle that is not open, and changes only its flag.
     match unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, if yes { HANDLE_FLAG_INHERIT } else { 0 }) } {
         0 => Err(CallError::last("SetHandleInformation")),
         _ => Ok(()),
     }
 }
 
-/// Waits until this is signalled, and for this time at most. Whether it is.
+/// Waits until the object is signalled, for `timeout` at most. Returns whether it is.
 pub(super) fn wait(handle: &OwnedHandle, timeout: Option<Duration>) -> bool {
-    // A deadline that no clock can tell is none.
+    // If the deadline overflows `Instant`, waits without one.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -64,8 +64,8 @@ pub(super) fn wait(handle: &OwnedHandle, timeout: Option<Duration>) -> bool {
     }
 }
 
-/// Milliseconds, of which part of one is one, so that nobody spins through the last; and no more than can be waited for at a
-/// time.
+/// Returns the time in whole milliseconds, rounded up, and at most what one wait can take. Rounded down, the last part
+/// of a millisecond would be spent in a busy loop.
 fn round_up(left: Duration) -> u32 {
     u32::try_from(left.as_nanos().div_ceil(1_000_000)).map_or(INFINITE - 1, |millis| millis.min(INFINITE - 1))
 }

@@ -1,4 +1,4 @@
-//! What a program that is started finds open.
+//! The handles that a spawned worker inherits.
 
 use std::os::windows::io::{AsRawHandle, AsRawSocket, OwnedHandle, RawHandle};
 pub(crate) use std::os::windows::io::{BorrowedSocket, OwnedSocket};
@@ -10,8 +10,8 @@ use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
-/// What the parent passes to it: copies that can be inherited, open under the same numbers in both until the parent drops
-/// them.
+/// Inheritable copies of the handles that a worker gets. They have the same numbers in both processes, until the
+/// parent drops them.
 #[derive(Debug)]
 pub(crate) struct InheritedFds<'a> {
     copies: [OwnedHandle; 3],
@@ -21,10 +21,10 @@ pub(crate) struct InheritedFds<'a> {
     pub(super) job: &'a OwnedHandle,
 }
 
-/// The number of something that is passed.
+/// The number of an inherited handle.
 pub(crate) type Number = isize;
 
-/// What was passed, in the program that has got it.
+/// An inherited handle, in the worker.
 pub(crate) type Owned = OwnedHandle;
 
 impl<'a> InheritedFds<'a> {
@@ -44,18 +44,18 @@ impl<'a> InheritedFds<'a> {
         ];
         let inherited_handles =
             InheritedFds { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
-        // A copy of a socket is no socket: it is the socket itself that is inherited.
+        // A copy of a socket's handle does not work as a socket. So the socket itself becomes inheritable.
         inherited_handles.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
         Ok(inherited_handles)
     }
 
-    /// The memory, the others, and the sockets.
+    /// Returns the numbers: of the memory, of waker and stop event, of the sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let [memory, waker, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
         (memory, [waker, stop], self.sockets().map(|socket| socket as Number).collect())
     }
 
-    /// All that is to be inherited.
+    /// Returns all handles that the worker inherits.
     pub(super) fn handles(&self) -> impl Iterator<Item = RawHandle> {
         self.copies.iter().map(AsRawHandle::as_raw_handle).chain(self.sockets())
     }
@@ -68,7 +68,7 @@ impl<'a> InheritedFds<'a> {
 impl Drop for InheritedFds<'_> {
     fn drop(&mut self) {
         for socket in self.sockets() {
-            // It was possible the other way round.
+            // The flag could be set, so it can be cleared.
             let _ = set_inheritable(socket, false);
         }
     }

@@ -1,4 +1,4 @@
-//! A job, which ends with its last handle, and takes all processes in it along: the parent has the only one.
+//! The lifeline as a job object: the parent holds the only handle, and closing it ends all processes in the job.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::{mem, ptr};
@@ -17,21 +17,22 @@ pub(crate) struct Lifeline {
     job: OwnedHandle,
 }
 
-/// A worker's. It is in the job already; what it gets is the event by which it is asked to stop.
+/// The lifeline of a worker, which is in the job already. The worker inherits the event that requests a stop.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     stop: Option<EventHandle>,
 }
 
 impl Lifeline {
-    /// A process that is to outlive it can be started outside, by who asks for that.
+    /// Makes the job. `JOB_OBJECT_LIMIT_BREAKAWAY_OK` allows a worker to start a process outside of it, which outlives
+    /// the job.
     pub fn new() -> Result<Lifeline, CallError> {
-        // SAFETY: there are no attributes and no name; and it is nobody else's.
+        // SAFETY: there are no attributes and no name, and the handle has no other owner.
         let job = unsafe { handle::owned(CreateJobObjectW(ptr::null(), ptr::null()), "CreateJobObjectW")? };
-        // SAFETY: these limits consist of integers, for which zeroes are fine.
+        // SAFETY: the limits consist of integers, for which zeroes are valid.
         let mut limits: JOBOBJECT_EXTENDED_LIMIT_INFORMATION = unsafe { mem::zeroed() };
         limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_BREAKAWAY_OK;
-        // SAFETY: the job is open, and the limits are of this kind and have this size.
+        // SAFETY: the job is open, and the limits have the type and the size that the call gets.
         let is_set = unsafe {
             let (limits, size) = (ptr::from_ref(&limits).cast(), size_of_val(&limits) as u32);
             SetInformationJobObject(job.as_raw_handle(), JobObjectExtendedLimitInformation, limits, size)
@@ -43,7 +44,7 @@ impl Lifeline {
         &self.job
     }
 
-    /// In a program that was passed this.
+    /// Returns the lifeline of a spawned worker that has inherited this event.
     pub fn inherited(_: u32, passed: Option<OwnedHandle>) -> Inherited {
         Inherited { stop: passed.map(EventHandle::from) }
     }

@@ -1,4 +1,4 @@
-//! Windows: no fork and no signals, but programs that are started, events, a job, and a console.
+//! Windows: spawned programs, events, a job and the console take the place of fork and signals.
 
 mod child;
 mod console;
@@ -31,15 +31,15 @@ pub(crate) const POLL_CALLS: PollCalls = PollCalls {
     wait: "GetQueuedCompletionStatusEx",
 };
 
-/// What starts a thread.
+/// The call that starts a thread.
 pub(crate) const THREAD_CALL: &str = "CreateThread";
 
-/// There are no signals to be blocked.
+/// Runs the closure. There are no signals to block.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     Ok(run())
 }
 
-/// A process can have 2^24 handles, and each child takes two.
+/// Returns the number of children for which a process has handles: it can have 2^24, and each child takes two.
 pub(crate) fn process_limit() -> usize {
     1 << 23
 }

@@ -1,7 +1,7 @@
-//! Starting this program once more.
+//! Starting this program again.
 //!
 //! # Safety
-//! The function that runs before `main` asks for the directory only, into memory that nobody reads before it is done.
+//! The function that runs before `main` only asks for the directory, into memory that is read only after that.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -34,46 +34,47 @@ use super::inherited_handles::InheritedFds;
 use super::signal::ExitNotifier;
 use crate::sys::CallError;
 
-/// No path is longer.
+/// The longest path that Windows allows, in UTF-16 units.
 const LONGEST: usize = 1 << 15;
 
-/// Where the program was started; empty if that cannot be told.
+/// The directory in which the program was started. Empty if it is unknown.
 static START_DIRECTORY: [AtomicU16; LONGEST] = [const { AtomicU16::new(0) }; LONGEST];
 
-/// What runs before `main`, where the program has had no time yet to go anywhere else.
+/// Runs before `main`, when the program has not changed its directory yet.
 #[used]
 #[unsafe(link_section = ".CRT$XCU")]
 static AT_START: extern "C" fn() = {
     extern "C" fn note_directory() {
-        // SAFETY: atomics have the memory of what is in them, so there is room for so much, and it is not constant.
+        // SAFETY: an array of atomics has the layout of the units in it, so there is room for LONGEST units, and they
+        // may be written.
         unsafe { GetCurrentDirectoryW(LONGEST as u32, START_DIRECTORY.as_ptr().cast_mut().cast()) };
     }
     note_directory
 };
 
-/// The directory in which this program was started, for a call.
+/// Returns the directory in which this program was started, ending with zero.
 fn start_directory() -> Option<Vec<u16>> {
     let path: Vec<u16> =
         START_DIRECTORY.iter().map(|unit| unit.load(Ordering::Relaxed)).take_while(|&unit| unit != 0).collect();
     (!path.is_empty()).then(|| path.into_iter().chain([0]).collect())
 }
 
-/// This program, as it was started.
+/// The program that this process runs.
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
     id: FileId,
-    /// Open, so that the number is nobody else's.
+    /// Kept open, so that no other file gets the number.
     _file: File,
     exit_notifier: ExitNotifier,
 }
 
-/// Its volume, and its number there.
+/// A file's volume, and its number there.
 #[derive(Debug, PartialEq, Eq)]
 struct FileId(u32, u32, u32);
 
 impl Program {
-    /// What starts it.
+    /// The call that starts a program.
     pub const CALL: &str = "CreateProcessW";
 
     pub fn this(exit_notifier: ExitNotifier) -> Result<Program, CallError> {
@@ -87,8 +88,9 @@ impl Program {
         &self.path
     }
 
-    /// Starts it once more: with the same arguments, in the directory where this process was started, with this variable
-    /// more, and in the job from the beginning. It inherits what it is handed and the standard streams, and nothing else.
+    /// Starts the program again: with the same arguments, in the directory where this process was started, with one
+    /// more variable, and in the job from its beginning. The program inherits only the given handles and the standard
+    /// streams.
     pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
         let found = look_at(&self.path).and_then(|file| FileId::of(&file));
         if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
@@ -96,8 +98,8 @@ impl Program {
             return Err(CallError::new(Program::CALL, replaced));
         }
         let streams = [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()];
-        // One that there is not, or that is closed, the program does not have either. (Its number may be another object's by
-        // now: the job's, say, which no worker must have.)
+        // A standard stream that does not exist or is closed is not inherited. Its number may belong to another object
+        // by now, for example the job, which no worker may have.
         let streams = streams.map(|stream| inheritable(stream).ok().filter(|_| is_file(stream)));
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
@@ -105,7 +107,7 @@ impl Program {
             inherited_handles.handles().chain(streams.iter().flatten().map(AsRawHandle::as_raw_handle)).collect();
         let job = inherited_handles.job.as_raw_handle();
         let mut attributes = Attributes::new(&inherited, &job)?;
-        // SAFETY: it consists of integers and pointers, for which zeroes are fine.
+        // SAFETY: STARTUPINFOEXW consists of integers and pointers, for which zeroes are valid.
         let mut startup: STARTUPINFOEXW = unsafe { mem::zeroed() };
         startup.StartupInfo.cb = size_of_val(&startup) as u32;
         startup.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
@@ -116,12 +118,12 @@ impl Program {
         let mut arguments = own_command_line();
         let environment = environment_with(variable);
         let directory = start_directory();
-        // Without a console it would get one of its own, and a window.
+        // Without this flag, a program without a console would get a new one, with a window.
         let detached = if has_console() { 0 } else { DETACHED_PROCESS };
-        // SAFETY: as above.
+        // SAFETY: PROCESS_INFORMATION consists of integers and pointers, for which zeroes are valid.
         let mut started: PROCESS_INFORMATION = unsafe { mem::zeroed() };
-        // SAFETY: all strings end with zero, the arguments may be written to, the environment ends with two zeroes, and the
-        // startup information is of the kind and the size that it says.
+        // SAFETY: all strings end with zero, the arguments may be written to, the environment ends with two zeroes,
+        // and the startup information has the type and the size that it states.
         let is_started = unsafe {
             CreateProcessW(
                 path.as_ptr(),
@@ -139,7 +141,7 @@ impl Program {
         if is_started == 0 {
             return Err(told_of_directory(CallError::last(Program::CALL)));
         }
-        // SAFETY: both were just opened, for this.
+        // SAFETY: both handles were just opened and have no other owner.
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
         process.and_then(|process| {
@@ -154,7 +156,7 @@ impl Program {
     }
 }
 
-/// It is told as if the program itself were no directory.
+/// Names the start directory in an error that it has caused. Otherwise the error would seem to concern the program.
 fn told_of_directory(error: CallError) -> CallError {
     if error.source.raw_os_error() != Some(ERROR_DIRECTORY as i32) {
         return error;
@@ -164,28 +166,28 @@ fn told_of_directory(error: CallError) -> CallError {
     CallError::new(error.call, io::Error::other(format!("it was started in {directory}: {}", error.source)))
 }
 
-/// Or a device, or a pipe.
+/// Returns whether the handle is a file, a device or a pipe.
 fn is_file(stream: RawHandle) -> bool {
-    // SAFETY: a handle that is not open, or of something else, is refused.
+    // SAFETY: GetFileType fails for a handle that is not open or is of another kind.
     unsafe { GetFileType(stream) != FILE_TYPE_UNKNOWN }
 }
 
 fn has_console() -> bool {
     let mut process = 0;
-    // SAFETY: there is room for one process, of which there are none without a console.
+    // SAFETY: there is room for one process id. Without a console the list is empty.
     unsafe { GetConsoleProcessList(&raw mut process, 1) != 0 }
 }
 
-/// No right to it is needed for this, and nobody else's are in the way.
+/// Opens the file without asking for any right to it, so that neither rights nor other openers get in the way.
 fn look_at(path: &Path) -> io::Result<File> {
     OpenOptions::new().access_mode(0).open(path)
 }
 
 impl FileId {
     fn of(file: &File) -> io::Result<FileId> {
-        // SAFETY: it consists of integers, for which zeroes are fine.
+        // SAFETY: BY_HANDLE_FILE_INFORMATION consists of integers, for which zeroes are valid.
         let mut found: BY_HANDLE_FILE_INFORMATION = unsafe { mem::zeroed() };
-        // SAFETY: the file is open, and there is room for what is found.
+        // SAFETY: the file is open, and there is room for the information.
         match unsafe { GetFileInformationByHandle(file.as_raw_handle(), &raw mut found) } {
             0 => Err(io::Error::last_os_error()),
             _ => Ok(FileId(found.dwVolumeSerialNumber, found.nFileIndexHigh, found.nFileIndexLow)),
@@ -193,9 +195,9 @@ impl FileId {
     }
 }
 
-/// What a process is to have from the beginning: it refers to these handles, and is of no use without them.
+/// The attribute list of a new process. It refers to these handles, which must outlive it.
 struct Attributes<'a> {
-    /// In units that are aligned as the list has to be.
+    /// Memory for the list, in units with the alignment that it needs.
     list: Vec<usize>,
     _handles: (&'a [RawHandle], &'a RawHandle),
 }
@@ -203,10 +205,10 @@ struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     fn new(inherited: &'a [RawHandle], job: &'a RawHandle) -> Result<Attributes<'a>, CallError> {
         let mut size = 0;
-        // SAFETY: without a list, it tells its size.
+        // SAFETY: without a list, the call writes only the size that is needed.
         unsafe { InitializeProcThreadAttributeList(ptr::null_mut(), 2, 0, &raw mut size) };
         let mut list = vec![0usize; size.div_ceil(size_of::<usize>())];
-        // SAFETY: there is room of this size.
+        // SAFETY: there is room for this size.
         if unsafe { InitializeProcThreadAttributeList(list.as_mut_ptr().cast(), 2, 0, &raw mut size) } == 0 {
             return Err(CallError::last("InitializeProcThreadAttributeList"));
         }
@@ -217,8 +219,9 @@ impl<'a> Attributes<'a> {
     }
 
     fn add(&mut self, attribute: u32, handles: &'a [RawHandle]) -> Result<(), CallError> {
-        let (value, size) = (handles.as_ptr().cast::<c_void>(), size_of_val(handles));
-        // SAFETY: the list was made for so many, and what it refers to stays as long as it.
+        let value = handles.as_ptr().cast::<c_void>();
+        let size = size_of_val(handles);
+        // SAFETY: the list was made for this number of attributes, and what they refer to outlives it.
         let is_added = unsafe {
             let attribute = attribute as usize;
             UpdateProcThreadAttribute(self.list(), 0, attribute, value, size, ptr::null_mut(), ptr::null())
@@ -233,22 +236,22 @@ impl<'a> Attributes<'a> {
 
 impl Drop for Attributes<'_> {
     fn drop(&mut self) {
-        // SAFETY: it was initialized.
+        // SAFETY: the list was initialized.
         unsafe { DeleteProcThreadAttributeList(self.list()) };
     }
 }
 
-/// As this process was given it, ending with zero.
+/// Returns the command line of this process unchanged, ending with zero.
 fn own_command_line() -> Vec<u16> {
-    // SAFETY: it ends with zero, and is there until the process ends.
+    // SAFETY: the command line ends with zero and exists until the process ends.
     unsafe { string_at(GetCommandLineW()) }.iter().copied().chain([0]).collect()
 }
 
-/// This process's own environment with one variable more: strings that each end with zero, in the order of their names, and
-/// one more zero.
+/// Returns the environment of this process with one more variable: strings that end with zero, sorted by name, and one
+/// more zero.
 fn environment_with((name, value): (&str, &str)) -> Vec<u16> {
     let key_of = |entry: &[u16]| {
-        // A name may begin with the sign that ends it.
+        // The first character of a name may be an equals sign.
         let end = entry.iter().skip(1).position(|&unit| unit == u16::from(b'=')).map_or(entry.len(), |at| at + 1);
         String::from_utf16_lossy(&entry[..end]).to_uppercase()
     };
@@ -261,7 +264,7 @@ fn environment_with((name, value): (&str, &str)) -> Vec<u16> {
 
 fn environment() -> Vec<Vec<u16>> {
     let mut entries = Vec::new();
-    // SAFETY: it gives strings that each end with zero, an empty one being the last, which are there until they are freed.
+    // SAFETY: the call returns strings that end with zero, the last of them empty. They exist until they are freed.
     unsafe {
         let all = GetEnvironmentStringsW();
         let mut next = all;
@@ -277,11 +280,13 @@ fn environment() -> Vec<Vec<u16>> {
     entries
 }
 
+/// Returns the string at this address, without the final zero.
+///
 /// # Safety
-/// It ends with zero, and stays as it is meanwhile.
+/// The string ends with zero, and does not change while the slice exists.
 unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
     let mut len = 0;
-    // SAFETY: up to the zero, it is there, as the caller says.
+    // SAFETY: every unit up to the zero exists, as the caller guarantees.
     unsafe {
         while *start.add(len) != 0 {
             len += 1;
@@ -290,26 +295,29 @@ unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
     }
 }
 
-/// Takes a variable out of the environment, so that it is not passed on to programs that this one starts.
+/// Removes a variable from the environment, so that programs started by this one do not inherit it, and returns its
+/// value.
 pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = env::var(name).ok()?;
-    // SAFETY: on Windows, the environment may be changed at any time.
+    // SAFETY: on Windows the environment may be changed at any time.
     unsafe { env::remove_var(name) };
     Some(value)
 }
 
-/// A program has the rights of who starts it.
+/// Returns false, because a program has the rights of its starter on Windows.
 pub(crate) fn is_secure_exec() -> bool {
     false
 }
 
-/// Who has started this process; 0, which nobody is, if that cannot be told. (It may have ended since.)
+/// Returns the pid of the process that has started this one, or 0, which no process has, if it is unknown. (The
+/// process may have ended since.)
 pub(crate) fn parent_id() -> u32 {
-    // SAFETY: it consists of integers and pointers, for which zeroes are fine.
+    // SAFETY: PROCESS_BASIC_INFORMATION consists of integers and pointers, for which zeroes are valid.
     let mut found: PROCESS_BASIC_INFORMATION = unsafe { mem::zeroed() };
-    // SAFETY: there is room for what is found, of the size that is told.
+    // SAFETY: there is room for the information, of the size that the call gets.
     unsafe {
-        let (place, size) = (ptr::from_mut(&mut found).cast(), size_of_val(&found) as u32);
+        let place = ptr::from_mut(&mut found).cast();
+        let size = size_of_val(&found) as u32;
         NtQueryInformationProcess(GetCurrentProcess(), ProcessBasicInformation, place, size, ptr::null_mut());
     }
     found.InheritedFromUniqueProcessId as u32

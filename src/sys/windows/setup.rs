@@ -1,10 +1,10 @@
-//! There is neither of it: no user that a process could become, and no CPU that it is tied to.
+//! Stands in for users and CPU affinity, which workers on Windows do not have.
 
 use std::{io, process};
 
 use crate::sys::{CallError, Identity};
 
-/// There is no such choice.
+/// Returns no CPUs, because workers are not pinned.
 pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
     Ok(Vec::new())
 }
@@ -17,7 +17,7 @@ pub(crate) fn drop_privileges(_: &Identity) -> Result<(), CallError> {
     Err(CallError::new("setuid", io::ErrorKind::Unsupported))
 }
 
-/// Nobody is half somebody else here, and in need of it.
+/// Ends this process. There is no half-done change of user here, so an ordinary exit is enough.
 pub(crate) fn exit_now(status: i32) -> ! {
     process::exit(status)
 }

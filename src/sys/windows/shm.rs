@@ -1,4 +1,4 @@
-//! Where memory that is shared comes from, and how it is passed: a section of the paging file.
+//! Creating shared memory, and inheriting it: a section of the paging file.
 //!
 //! # Safety
 //! A section never shrinks.
@@ -20,42 +20,44 @@ use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
-    /// At least so many lines.
+    /// Maps at least this number of slots.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::for_programs(at_least)
     }
 
-    /// The same, to be passed to programs too.
+    /// Maps at least this number of slots, in a section that programs can inherit.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let too_large = || CallError::new("CreateFileMappingW", io::ErrorKind::InvalidInput);
         let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)? as u64;
-        // SAFETY: it has neither a file, nor attributes, nor a name; and it is nobody else's.
+        // SAFETY: the section has no file, no attributes and no name, and its handle has no other owner.
         let section = unsafe {
-            let (high, low) = ((size >> 32) as u32, size as u32);
+            let high = (size >> 32) as u32;
+            let low = size as u32;
             let made = CreateFileMappingW(INVALID_HANDLE_VALUE, ptr::null(), PAGE_READWRITE, high, low, ptr::null());
             handle::owned(made, "CreateFileMappingW")?
         };
         Shared::map(len, section.as_raw_handle() as Number, Some(section))
     }
 
-    /// A program does not close what it does not know of.
+    /// Returns true, because programs on Windows do not close handles that they do not know of.
     pub fn is_passed(_: &InheritedMemory) -> bool {
         true
     }
 
-    /// In a program: the memory that is said to be behind a handle, if it can be: long enough.
+    /// Maps, in a spawned program, the memory that this handle should be. Returns `None` if it is no section, or too
+    /// short.
     pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
         let shared = Shared::map(inherited.len, inherited.memory, None).ok()?;
         (inherited.slot < inherited.len).then_some(shared)
     }
 
-    /// In a program: what it was passed.
+    /// Takes ownership, in a spawned program, of the handles that it inherits.
     ///
     /// # Safety
-    /// It was, and has not taken it yet.
+    /// The process has inherited these handles, and has not taken them before.
     pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<Owned>; 2], Vec<OwnedSocket>)> {
-        // SAFETY: they are open and nobody else's, as the caller says.
+        // SAFETY: the handles are open and have no other owner, as the caller guarantees.
         let own = |number: Number| unsafe { OwnedHandle::from_raw_handle(number as RawHandle) };
         drop(own(inherited.memory));
         let passed = inherited.passed.map(own);
@@ -66,34 +68,36 @@ impl Shared {
         if !inherited.sockets.is_empty() {
             start_sockets()?;
         }
-        // SAFETY: the same.
+        // SAFETY: the sockets are open and have no other owner, as the caller guarantees.
         let own = |&number: &Number| unsafe { OwnedSocket::from_raw_socket(number as RawSocket) };
         Some((passed.map(Some), inherited.sockets.iter().map(own).collect()))
     }
 }
 
-/// std does this when it makes its first socket, which these are not.
+/// Initializes Winsock. std does this when it makes its first socket, but inherited sockets are not made by std.
 fn start_sockets() -> Option<()> {
     const VERSION: u16 = 0x202;
-    // SAFETY: it consists of integers and pointers, for which zeroes are fine.
+    // SAFETY: WSADATA consists of integers and pointers, for which zeroes are valid.
     let mut data: WSADATA = unsafe { mem::zeroed() };
     // SAFETY: there is room for the data.
     (unsafe { WSAStartup(VERSION, &raw mut data) } == 0).then_some(())
 }
 
-/// Refused if there is no section behind the handle, or a shorter one.
+/// Maps the slots of a section. Fails if the handle is no section, or if the section is shorter.
 pub(in crate::sys) fn map_slots(len: usize, section: Number) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("MapViewOfFile", io::ErrorKind::InvalidInput);
     let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
-    // SAFETY: a handle that is none is refused, and no view that exists is touched.
+    // SAFETY: the call fails for a handle that is no section, and does not touch an existing view.
     let view = unsafe { MapViewOfFile(section as RawHandle, FILE_MAP_READ | FILE_MAP_WRITE, 0, 0, size) };
     NonNull::new(view.Value.cast()).ok_or_else(|| CallError::last("MapViewOfFile"))
 }
 
+/// Unmaps slots.
+///
 /// # Safety
-/// A view was mapped there, and nobody has a borrow of it.
+/// A view was mapped at this address, and no borrow of it exists.
 pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, _: usize) {
-    // SAFETY: UnmapViewOfFile takes what MapViewOfFile has made, as the caller says it is.
+    // SAFETY: UnmapViewOfFile gets the address that MapViewOfFile has returned, as the caller guarantees.
     unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: slots.as_ptr().cast() }) };
 }
 
@@ -104,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// As a program that has inherited it.
+    /// Returns memory, and what a program that has inherited it knows.
     fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.offer(2, secret);
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_the_secret_gets_the_memory_once() {
+    fn the_secret_gives_the_memory_once() {
         let (shared, inherited) = offered([1, 2, 3, 4]);
         let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
@@ -134,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_gets_nothing_and_nothing_is_closed() {
+    fn a_wrong_offer_is_refused_and_closes_nothing() {
         let (shared, inherited) = offered([1, 2, 3, 4]);
         let file = std::fs::File::open(std::env::current_exe().expect("this program")).expect("a file");
         for wrong in [
@@ -151,6 +155,6 @@ mod tests {
             assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right one still can");
+        assert!(Shared::accept(&inherited).is_some(), "the right one is still accepted");
     }
 }

@@ -1,4 +1,4 @@
-//! What takes the place of signals for the parent: the console, events that an operator sets, and the ends of children.
+//! The counterparts of signals for the parent: console events, events that an operator sets, and exits of children.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
-/// The events that an operator sets, by the last part of their names.
+/// The events that an operator sets. Each name ends like this.
 const NAMED: [(Signal, &str); 5] = [
     (Signal::Terminate, "TERM"),
     (Signal::Quit, "QUIT"),
@@ -23,11 +23,11 @@ const NAMED: [(Signal, &str); 5] = [
     (Signal::TerminalOutput, "TTOU"),
 ];
 
-/// Those of an earlier service in this process, in the order of `NAMED`. A name lives as long as anybody has the event open, and
-/// an operator may still have it: then it could not be made anew.
+/// The events of an earlier service in this process, in the order of `NAMED`. A name exists while any process has the
+/// event open, and an operator may still have it open. So it could not be created again.
 static KEPT: Mutex<Vec<EventHandle>> = Mutex::new(Vec::new());
 
-/// For as long as this lives, what is typed at the console does not end this process, but waits here.
+/// The requests to the parent. While this value exists, console events do not end the process but wait here.
 #[derive(Debug)]
 pub(crate) struct Signals {
     _watches: Vec<Watch>,
@@ -36,11 +36,11 @@ pub(crate) struct Signals {
     _lock: SupervisorLock,
 }
 
-/// Kept for the next service.
+/// The named events. They are kept for the next service when this value is dropped.
 #[derive(Debug)]
 struct Named(Vec<EventHandle>);
 
-/// Whom the end of a child is told.
+/// Receives the exits of children.
 #[derive(Clone, Debug)]
 pub(crate) struct ExitNotifier(Arc<Post>);
 
@@ -54,27 +54,27 @@ struct Post {
 struct SignalQueue {
     arrived: VecDeque<SignalInfo>,
     wake: Option<Box<dyn Fn() + Send>>,
-    /// When it has first told this process, and the children too.
+    /// When the console first sent an event to this process, and to the children too.
     console_asked_at: Option<Instant>,
 }
 
 impl Signals {
-    /// What the workers are makes no difference.
+    /// Takes over the requests. The kind of the workers makes no difference.
     pub fn take(lock: SupervisorLock, _: WorkerKind) -> Result<Signals, CallError> {
         let post = Arc::new(Post::default());
         let events = Named::take()?;
         let mut watches = Vec::with_capacity(NAMED.len());
         for ((signal, _), event) in NAMED.into_iter().zip(&events.0) {
             let post = Arc::clone(&post);
-            watches.push(Watch::each(event.handle(), move || post.tell(signal))?);
+            watches.push(Watch::each(event.handle(), move || post.push(signal))?);
         }
-        let heard = Arc::clone(&post);
+        let from_console = Arc::clone(&post);
         let signals = Signals { _watches: watches, _events: events, exit_notifier: ExitNotifier(post), _lock: lock };
-        console::hear_by(Some(Arc::new(move |signal| heard.tell_from_console(signal))))?;
+        console::set_receiver(Some(Arc::new(move |signal| from_console.push_from_console(signal))))?;
         Ok(signals)
     }
 
-    /// Whenever there is a next one, this is called.
+    /// Calls `wake` whenever a request arrives, and at once if one has arrived.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
         let mut state = self.exit_notifier.0.lock();
         if !state.arrived.is_empty() {
@@ -87,21 +87,21 @@ impl Signals {
         self.exit_notifier.clone()
     }
 
-    /// Nothing that waits fails because of them.
+    /// Returns false, because no waiting call fails because of a request.
     pub fn interrupts(&self) -> bool {
         false
     }
 
-    /// The next one that has arrived, if any; each only once, however often it came meanwhile.
+    /// Returns the next request that has arrived. A request that came several times meanwhile is returned once.
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         Ok(self.exit_notifier.0.lock().arrived.pop_front())
     }
 
-    /// For the parent, when it is done: a request to stop that nobody took ends the program, as it would have without this,
-    /// unless it `has_stopped`.
+    /// Ends the takeover, in the parent. A stop request that was not taken ends the program, as it would have without
+    /// the takeover, unless it `has_stopped`.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
-        // What comes from now on is the next handler's.
-        console::hear_by(None)?;
+        // Later events belong to the next handler.
+        console::set_receiver(None)?;
         while let Some(SignalInfo { signal, .. }) = self.next()? {
             if !has_stopped && matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
                 process::exit(STATUS_CONTROL_C_EXIT);
@@ -113,13 +113,13 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // It fails only where there is no handler to be taken away.
-        let _ = console::hear_by(None);
+        // This fails only if there is no handler to remove.
+        let _ = console::set_receiver(None);
     }
 }
 
 impl Named {
-    /// What was set before is not for who takes them.
+    /// Takes the named events. Requests from before are dropped.
     fn take() -> Result<Named, CallError> {
         let kept = mem::take(&mut *kept());
         if kept.is_empty() {
@@ -142,9 +142,9 @@ fn kept() -> MutexGuard<'static, Vec<EventHandle>> {
 }
 
 impl ExitNotifier {
-    /// A child has ended. If it was the console that has ended it, that is told first: the console tells all processes, one
-    /// after the other, and this one may be the last.
-    pub(super) fn tell(&self, pid: u32, status: u32) {
+    /// Reports the exit of a child. If the console has ended the child, waits for the console's event first: the
+    /// console sends it to one process after the other, and this process may be the last.
+    pub(super) fn notify(&self, pid: u32, status: u32) {
         if status == STATUS_CONTROL_C_EXIT as u32 {
             let state = self.0.lock();
             let is_silent = |state: &mut SignalQueue| state.console_asked_at.is_none();
@@ -153,22 +153,22 @@ impl ExitNotifier {
         self.0.lock().push(SignalInfo { signal: Signal::Child, sender: Some(pid) });
     }
 
-    /// Whether a child that was started then has heard of it from the console by itself. One that is young has perhaps not had
-    /// a console yet.
+    /// Returns whether a child that was started at this time has got the console's event itself. A young process may
+    /// have had no console yet.
     pub(super) fn has_console_asked(&self, started: Instant) -> bool {
-        /// What is longer than to start, and less than anybody would wait for.
+        /// Longer than a start takes, and shorter than an operator would wait.
         const YOUNG: Duration = Duration::from_secs(1);
         self.0.lock().console_asked_at.is_some_and(|asked_at| asked_at >= started + YOUNG)
     }
 }
 
 impl Post {
-    fn tell(&self, signal: Signal) {
+    fn push(&self, signal: Signal) {
         self.lock().push(SignalInfo { signal, sender: None });
     }
 
-    /// Whoever finds the one finds the other.
-    fn tell_from_console(&self, signal: Signal) {
+    /// Notes the time together with the event, so that a caller that finds one also finds the other.
+    fn push_from_console(&self, signal: Signal) {
         let mut state = self.lock();
         state.console_asked_at.get_or_insert_with(Instant::now);
         state.push(SignalInfo { signal, sender: None });

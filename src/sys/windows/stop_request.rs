@@ -1,4 +1,4 @@
-//! How a worker hears that it is to stop: an event that is its own, and what is typed at the console.
+//! Stop requests to a worker: an event of its own, and console events.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,25 +10,25 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::Signal;
 
-/// Set in a worker, once.
+/// Set once, in a worker.
 static ASKED: OnceLock<Asked> = OnceLock::new();
 
 #[derive(Debug)]
 struct Asked {
     event: EventHandle,
-    /// None: it could not be had. Then the event is looked at each time.
+    /// `None` if the event could not be watched. Then it is checked at each call.
     watch: OnceLock<Option<Watch>>,
     is_requested: Arc<AtomicBool>,
 }
 
-/// Listens from when it is made, for the rest of the process.
+/// Listens for stop requests, for the rest of the process.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
-    /// None: not in a worker, which nobody asks.
+    /// `None` in a process that is no worker and gets no requests.
     asked: Option<&'static Asked>,
 }
 
-/// In a worker that was passed this event.
+/// Sets the inherited event that requests a stop, in a worker.
 pub(super) fn may_come_by(event: EventHandle) {
     ASKED.get_or_init(|| Asked { event, watch: OnceLock::new(), is_requested: Arc::new(AtomicBool::new(false)) });
 }
@@ -46,7 +46,7 @@ impl StopRequest {
         self.asked.is_some_and(Asked::is_made)
     }
 
-    /// For this time at most.
+    /// Waits for a request, for `timeout` at most. Returns whether there is one.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let Some(asked) = self.asked else {
             thread::sleep(timeout.unwrap_or(Duration::MAX));
@@ -61,8 +61,8 @@ impl Asked {
     fn listen(&'static self) {
         self.watch.get_or_init(|| {
             let is_requested = Arc::clone(&self.is_requested);
-            // Without it, what is typed ends this process as it always did.
-            let _ = console::hear_by(Some(Arc::new(|signal| self.hear(signal))));
+            // If this fails, console events end the process, as they would without this crate.
+            let _ = console::set_receiver(Some(Arc::new(|signal| self.handle_console(signal))));
             Watch::once(self.event.handle(), move || is_requested.store(true, Ordering::Relaxed)).ok()
         });
     }
@@ -72,8 +72,9 @@ impl Asked {
         self.is_requested.load(Ordering::Relaxed) || is_unwatched() && self.event.wait(Some(Duration::ZERO))
     }
 
-    /// An interrupt is told to the parent as well, which then asks; who has drained before would have ended by himself.
-    fn hear(&self, signal: Signal) {
+    /// Handles a console event. Ctrl-C is left to the parent, which gets it too and then requests the stop. A worker
+    /// that stopped before would seem to have exited by itself.
+    fn handle_console(&self, signal: Signal) {
         if signal == Signal::Interrupt {
             return;
         }

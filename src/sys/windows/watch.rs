@@ -1,7 +1,8 @@
-//! Threads of the system's pool, which wait for any number of objects.
+//! Waiting for any number of objects, with threads of the system's pool.
 //!
 //! # Safety
-//! What a callback uses lives as long as its registration, and that ends only when no callback runs any more.
+//! Whatever a callback uses lives as long as its registration. The registration ends only when no callback runs any
+//! more.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -18,28 +19,28 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::sys::CallError;
 
-/// As long as this lives, something is called when an object is signalled.
+/// Calls a closure when an object is signalled, as long as this value exists.
 pub(super) struct Watch {
     registration: HANDLE,
-    /// Boxed once more, because the callback gets one pointer.
+    /// Boxed twice, because the callback gets one thin pointer.
     _called: Box<Called>,
     _object: Arc<OwnedHandle>,
 }
 
 type Called = Box<dyn Fn() + Send + Sync>;
 
-// SAFETY: a registration may be ended in any thread, and what is called may be called in any.
+// SAFETY: any thread may end a registration, and the closure may run in any thread.
 unsafe impl Send for Watch {}
-// SAFETY: nothing can be done with a reference to it.
+// SAFETY: a reference to it allows nothing.
 unsafe impl Sync for Watch {}
 
 impl Watch {
-    /// Each time, of an event that is set until somebody has waited for it.
+    /// Calls the closure each time. The object must be an auto-reset event.
     pub fn each(object: &Arc<OwnedHandle>, called: impl Fn() + Send + Sync + 'static) -> Result<Watch, CallError> {
         Watch::register(object, Box::new(called), WT_EXECUTEDEFAULT)
     }
 
-    /// The first time. It may take long.
+    /// Calls the closure the first time. It may take long.
     pub fn once(object: &Arc<OwnedHandle>, called: impl Fn() + Send + Sync + 'static) -> Result<Watch, CallError> {
         Watch::register(object, Box::new(called), WT_EXECUTEONLYONCE | WT_EXECUTELONGFUNCTION)
     }
@@ -48,7 +49,8 @@ impl Watch {
         let called = Box::new(called);
         let context = ptr::from_ref(&*called).cast::<c_void>();
         let mut registration = ptr::null_mut();
-        // SAFETY: the object is open, and both it and the context stay, see above.
+        // SAFETY: the object is open, and it and the context outlive the registration; see the module's safety
+        // section.
         let registered = unsafe {
             let object = object.as_raw_handle();
             RegisterWaitForSingleObject(&raw mut registration, object, Some(call), context, INFINITE, flags)
@@ -61,15 +63,16 @@ impl Watch {
 }
 
 unsafe extern "system" fn call(context: *mut c_void, _: bool) {
-    // SAFETY: it is what was registered with this function, and it is still there, see above.
+    // SAFETY: the pointer was registered with this function, and what it points to still exists; see the module's
+    // safety section.
     let called = unsafe { &*context.cast::<Called>() };
     let _ = panic::catch_unwind(AssertUnwindSafe(called));
 }
 
-/// Waits for a callback that runs.
+/// Waits for a callback that is running.
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: it was registered, and is ended once.
+        // SAFETY: the registration exists, and is ended once.
         unsafe { UnregisterWaitEx(self.registration, INVALID_HANDLE_VALUE) };
     }
 }

@@ -1,4 +1,5 @@
-//! eventfd(2): a number that is not zero wakes the parent, and one read of it makes it zero, however often it was added to.
+//! The doorbell as an eventfd(2): a counter that is readable while it is not zero. One read resets it, however often
+//! it was increased.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::sys::CallError;
 
-/// The parent's end.
+/// The parent's end of the doorbell.
 #[derive(Debug)]
 pub(crate) struct WakeReceiver(Arc<EventFd>);
 
-/// The end that all workers have.
+/// The workers' end of the doorbell.
 #[derive(Debug)]
 pub(crate) struct Waker(Arc<EventFd>);
 
@@ -23,7 +24,7 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// Until it rings again. Whether it is silent now.
+    /// Resets the doorbell until the next wake. Returns whether it is drained.
     pub fn drain(&self) -> Result<bool, CallError> {
         match self.0.read() {
             Ok(_) | Err(Errno::EAGAIN) => Ok(true),
@@ -44,16 +45,17 @@ impl AsFd for Waker {
     }
 }
 
-/// As it was passed to a program.
+/// Makes the waker of a spawned worker.
 impl From<OwnedFd> for Waker {
     fn from(fd: OwnedFd) -> Waker {
-        // SAFETY: it is one; and if it were not, a write to it would be an error or would reach whatever it is.
+        // SAFETY: the parent has passed an eventfd. With any other descriptor a write would fail, or write eight bytes
+        // to it.
         Waker(Arc::new(unsafe { EventFd::from_owned_fd(fd) }))
     }
 }
 
 impl Waker {
-    /// A number that is too large to be added to wakes the parent as well.
+    /// Wakes the parent. If the counter is full, it is not zero, so the parent wakes up anyway.
     pub fn wake(&self) {
         while self.0.write(1) == Err(Errno::EINTR) {}
     }

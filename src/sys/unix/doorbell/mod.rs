@@ -1,4 +1,4 @@
-//! One descriptor by which any of the workers wakes the parent. What for is written elsewhere.
+//! The doorbell: one descriptor with which any worker wakes the parent. The reason is in the worker's status slot.
 
 #[cfg_attr(all(target_os = "linux", not(taskfork_portable)), path = "eventfd.rs")]
 #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "socket.rs")]

@@ -1,4 +1,4 @@
-//! A pair of sockets, where there is no eventfd(2).
+//! The doorbell as a socket pair, where there is no eventfd(2).
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,15 +6,15 @@ use std::os::unix::net::UnixStream;
 
 use crate::sys::CallError;
 
-/// The parent's end.
+/// The parent's end of the doorbell.
 #[derive(Debug)]
 pub(crate) struct WakeReceiver(UnixStream);
 
-/// The end that all workers have.
+/// The workers' end of the doorbell.
 #[derive(Debug)]
 pub(crate) struct Waker(UnixStream);
 
-/// A pair of sockets, which std makes close-on-exec everywhere, and writes to without SIGPIPE.
+/// Makes the doorbell. std makes a socket pair close-on-exec on every system, and writes to it without SIGPIPE.
 pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
     let (wake_receiver, waker) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
     for end in [&wake_receiver, &waker] {
@@ -24,8 +24,8 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// Until it rings again. Whether it is silent now: a worker that rings without end does not hold up the parent. Only what
-    /// comes when all was read wakes again.
+    /// Reads some of the bytes. Returns whether all were read; if not, more are read after the next wait. So a worker
+    /// that wakes the parent without end cannot hold it up.
     pub fn drain(&self) -> Result<bool, CallError> {
         let mut bytes = [0; 4096];
         match (&self.0).read(&mut bytes) {
@@ -50,7 +50,7 @@ impl AsFd for Waker {
     }
 }
 
-/// As it was passed to a program.
+/// Makes the waker of a spawned worker.
 impl From<OwnedFd> for Waker {
     fn from(fd: OwnedFd) -> Waker {
         Waker(UnixStream::from(fd))
@@ -58,7 +58,8 @@ impl From<OwnedFd> for Waker {
 }
 
 impl Waker {
-    /// A socket that is full wakes the parent as well, and a parent that is gone needs no waking.
+    /// Wakes the parent. If the socket is full, the parent wakes up anyway. If the parent has ended, the error does
+    /// not matter.
     pub fn wake(&self) {
         while (&self.0).write(&[0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
     }

@@ -1,11 +1,11 @@
-//! Signals: their numbers, how they are taken over from the program and given back, and how they are sent.
+//! Signals: their numbers, and taking them over from the program.
 //!
 //! # Safety
-//! sigaction(2) is called with a disposition that is the system's default, a handler of ours that is async-signal-safe, or
-//! exactly what an earlier call returned, which the program had set, to be run at any time and in any thread. Dispositions are
-//! per process, and other threads may set them meanwhile: each call takes effect as a whole, before theirs or after, so that
-//! what is in effect is always what somebody has set. That those who take signals put back what the program had, and not each
-//! other's, is for the [`SupervisorLock`], of which there is one at a time.
+//! sigaction(2) is called with the default disposition, with an async-signal-safe handler of this module, or with what
+//! an earlier call has returned. The program has set the latter, to run at any time and in any thread. Dispositions
+//! belong to the process, and other threads may set them at the same time; but each call takes effect as a whole, so
+//! the disposition is always one that some code has set. The [`SupervisorLock`] ensures that there is one takeover at
+//! a time, so that each restores the program's dispositions and not those of another takeover.
 
 use std::{mem, ptr};
 

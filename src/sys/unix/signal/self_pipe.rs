@@ -1,13 +1,15 @@
-//! Where there is no signalfd(2), or other threads that might get the signals: a handler that notes the signal and writes a
-//! byte to a pipe, or to a socket pair, which std makes close-on-exec everywhere.
+//! The self-pipe: a handler that notes the signal and writes a byte to a pipe. Used where there is no signalfd(2), or
+//! where other threads might get the signals. (The pipe is a socket pair, which std makes close-on-exec on every
+//! system.)
 //!
-//! The note is a bit for each signal, as the kernel keeps it for pending ones: a full pipe loses nothing.
+//! The note is one bit per signal, as the kernel keeps it for pending signals. So no signal is lost if the pipe is
+//! full.
 //!
 //! # Safety
-//! The handler only uses lock-free atomics, write(2), raise(3) and `errno`, all async-signal-safe (signal-safety(7)). The
-//! descriptor it writes to is open for as long as any thread may write to it: there is one at a time, since there is one
-//! [`SupervisorLock`](crate::sys::SupervisorLock), and before it is closed, it is taken from the handler, and no thread is in that
-//! any more.
+//! The handler uses only lock-free atomics, write(2), raise(3) and `errno`, which are async-signal-safe
+//! (signal-safety(7)). The descriptor that it writes to is open while any thread may write to it: there is one
+//! self-pipe at a time, because there is one [`SupervisorLock`](crate::sys::SupervisorLock). Before the pipe is
+//! closed, the handler loses the descriptor, and every thread has left the handler.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -23,19 +25,19 @@ use crate::sys::{CallError, Signal, SignalInfo};
 
 /// How many threads are in the handler.
 static HANDLING: AtomicU32 = AtomicU32::new(0);
-/// By the position in [`Signal::SUPERVISED`].
+/// The signals that have arrived, as bits at their positions in [`Signal::SUPERVISED`].
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
-static WAKE: AtomicI32 = AtomicI32::new(NOBODY);
-const NOBODY: i32 = -1;
-/// Those that are still sent on when nobody is there any more: by position, and each once, because a program may have kept
-/// the handler and set it again.
+static WAKE: AtomicI32 = AtomicI32::new(NO_PIPE);
+const NO_PIPE: i32 = -1;
+/// The signals that the handler still passes on to the program after the pipe was closed, as bits. Each is passed on
+/// once, because a program may have kept the handler's disposition and set it again.
 static LATE: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
 pub(super) struct SelfPipe {
     reader: UnixStream,
     _writer: UnixStream,
-    /// Whose notes they are: a fork has a copy of them.
+    /// The process that the notes belong to. A fork has a copy of them.
     pid: u32,
 }
 
@@ -61,10 +63,10 @@ impl SelfPipe {
         before
     }
 
-    /// Whoever came here before the dispositions were put back has noted it now, or sends it on to them.
+    /// Closes the pipe. A thread that entered the handler before has noted its signal, or passes it on to the program.
     pub fn close(&mut self) {
         LATE.store(u32::MAX, Ordering::Relaxed);
-        WAKE.store(NOBODY, Ordering::SeqCst);
+        WAKE.store(NO_PIPE, Ordering::SeqCst);
         while HANDLING.load(Ordering::SeqCst) > 0 {
             thread::yield_now();
         }
@@ -74,7 +76,7 @@ impl SelfPipe {
         if let Some(signal) = take_arrived() {
             return Ok(Some(SignalInfo { signal, sender: None }));
         }
-        // The bytes go first: a signal that comes after them wakes the parent again.
+        // The bytes are read before the bits: a signal that arrives in between wakes the parent again.
         let mut bytes = [0; 64];
         loop {
             match self.reader.read(&mut bytes) {
@@ -95,7 +97,8 @@ impl AsFd for SelfPipe {
     }
 }
 
-/// What nobody has taken is the program's, as it is where signals wait for being unblocked.
+/// Passes signals that were not taken on to the program, as the kernel does with blocked signals once they are
+/// unblocked.
 impl Drop for SelfPipe {
     fn drop(&mut self) {
         self.close();
@@ -111,25 +114,26 @@ extern "C" fn note(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut li
     HANDLING.fetch_add(1, Ordering::SeqCst);
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
     let position = Signal::SUPERVISED.iter().position(|&known| number(known) == signal);
-    // SAFETY: with SA_SIGINFO, sigaction(2), it points to what is known about this signal.
+    // SAFETY: with SA_SIGINFO, sigaction(2) passes a valid pointer to the signal's siginfo_t.
     let from_kernel = is_from_kernel(unsafe { &*info });
     if let Some(position) = position.filter(|&position| !(from_kernel && Signal::SUPERVISED[position].is_job_control()))
     {
-        tell(signal, 1 << position);
+        record(signal, 1 << position);
     }
     nix::errno::Errno::set_raw(errno);
     HANDLING.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// In the handler.
-fn tell(signal: libc::c_int, bit: u32) {
+/// Notes the signal and wakes the parent, in the handler.
+fn record(signal: libc::c_int, bit: u32) {
     let wake = WAKE.load(Ordering::SeqCst);
-    if wake != NOBODY {
+    if wake != NO_PIPE {
         ARRIVED.fetch_or(bit, Ordering::Relaxed);
-        // SAFETY: write(2) of one byte that is there, to a descriptor that is open while this thread is in the handler.
+        // SAFETY: write(2) reads one byte of a static string. The descriptor stays open while this thread is in the
+        // handler.
         unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
     } else if LATE.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
-        // SAFETY: raise(3) takes any number. What it does waits until this handler has returned.
+        // SAFETY: raise(3) takes any number. The signal takes effect after this handler has returned.
         unsafe { libc::raise(signal) };
     }
 }
@@ -141,7 +145,7 @@ fn is_from_kernel(info: &libc::siginfo_t) -> bool {
 
 #[cfg(target_os = "freebsd")]
 fn is_from_kernel(info: &libc::siginfo_t) -> bool {
-    /// From <sys/signal.h>.
+    /// `SI_KERNEL` from `<sys/signal.h>`.
     const SI_KERNEL: libc::c_int = 0x10006;
     info.si_code == SI_KERNEL
 }

@@ -1,9 +1,9 @@
-//! signalfd(2): the signals are blocked, and read from a descriptor. No handler, so nothing to hand down to a child.
+//! signalfd(2): the signals are blocked, and read from a descriptor. There is no handler that a child would inherit.
 //!
-//! Not read through nix, which panics if a read is short.
+//! nix reads a signalfd too, but panics if a read is short.
 //!
 //! # Safety
-//! The calls here write a set of signals, or what is known about one, into memory of the right size.
+//! The calls here write a signal set or a signal's data into memory of the right size.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,13 +25,13 @@ impl Signalfd {
         fd.map(Signalfd).map_err(|error| CallError::new("signalfd", error))
     }
 
-    /// An ignored SIGCHLD, or one with `SA_NOCLDWAIT`, makes wait(2) fail, so it alone gets its default disposition. (If it
-    /// has that already, no worker has anything to put back.)
+    /// Sets SIGCHLD to its default, unless it has that. wait(2) fails if SIGCHLD is ignored or has `SA_NOCLDWAIT`. The
+    /// other dispositions stay, so that no worker has to restore them.
     pub fn set_dispositions(dispositions: &mut Dispositions) -> Result<(), CallError> {
         if is_plain(Signal::Child)? { Ok(()) } else { dispositions.set(Signal::Child, libc::SIG_DFL) }
     }
 
-    /// Added one by one: to nix, the union of two sets is that of the standard signals in them.
+    /// Adds the signals to the mask, one by one, because nix's union of two sets leaves out real-time signals.
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
         for &signal in signals {
             before.add(native(signal));
@@ -58,7 +58,7 @@ impl Signalfd {
         // SAFETY: read(2) writes at most `size` bytes, for which there is room.
         let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
         if read == size as isize {
-            // SAFETY: all of it has been written.
+            // SAFETY: read(2) has written the whole value.
             return Ok(Some(unsafe { info.assume_init() }));
         }
         match CallError::last("read") {
@@ -68,14 +68,15 @@ impl Signalfd {
         }
     }
 
-    /// Asked before each read, because a read that fails sets `errno`: a page that every fork makes one to be copied.
+    /// Returns whether a signal is pending. Called before each read, because a failed read sets `errno`, and every
+    /// page that the parent writes between two forks is copied for each worker (copy-on-write).
     fn is_pending(&self) -> bool {
         let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigpending(2) writes a set to where there is room for one.
+        // SAFETY: sigpending(2) writes one signal set.
         if unsafe { libc::sigpending(pending.as_mut_ptr()) } != 0 {
             return true;
         }
-        // SAFETY: it has been written, since the call succeeded.
+        // SAFETY: the call has succeeded, so the set is written.
         let pending = unsafe { SigSet::from_sigset_t_unchecked(pending.assume_init()) };
         Signal::SUPERVISED.iter().any(|&signal| pending.contains(native(signal)))
     }

@@ -1,4 +1,4 @@
-//! Where the signals that were taken over are read from.
+//! The two ways to receive the supervised signals.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -12,10 +12,11 @@ use crate::sys::{CallError, Signal, SignalInfo};
 
 #[derive(Debug)]
 pub(super) enum Source {
-    /// They are blocked. That is a thread's own affair, so there must be no other thread.
+    /// The signals are blocked and read from a signalfd. A mask belongs to one thread, so there must be no other
+    /// thread.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     Blocked(Signalfd),
-    /// They run a handler, in whichever thread.
+    /// The signals run a handler, in any thread.
     Handled(SelfPipe),
 }
 
@@ -37,7 +38,7 @@ impl Source {
         }
     }
 
-    /// The mask of the thread that reads them.
+    /// Returns the mask for the thread that reads the signals.
     pub fn mask(&self, before: SigSet, signals: &[Signal]) -> SigSet {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]
@@ -54,7 +55,7 @@ impl Source {
         }
     }
 
-    /// When the dispositions are the program's again: nothing arrives here any more but what the thread blocks.
+    /// Stops receiving signals, after the program's dispositions were restored.
     pub fn close(&mut self) {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]

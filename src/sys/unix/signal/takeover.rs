@@ -1,7 +1,7 @@
-//! The supervised signals, from taking them over to giving them back.
+//! Taking over the supervised signals from the program, and giving them back.
 //!
 //! # Safety
-//! As in the module above.
+//! See the parent module.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,32 +10,32 @@ use nix::unistd::Pid;
 use super::source::Source;
 use super::*;
 
-/// The signals of [`Signal::SUPERVISED`] that the program had not ignored, and SIGCHLD, for as long as this lives. Dropped
-/// with the parent or in a child, mask and dispositions are again what they were.
+/// The supervised signals, taken over from the program: those of [`Signal::SUPERVISED`] that it had not ignored, and
+/// SIGCHLD. Dropping this value, in the parent or in a child, restores mask and dispositions.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    // In this order: what comes before the dispositions are back still arrives at the source, and what is left there comes to
-    // them.
+    // The order matters. A signal that arrives before the dispositions are restored still reaches the source, and a
+    // signal that is left at the source is then passed on to the restored dispositions.
     dispositions: Dispositions,
     source: Source,
     _mask: Mask,
     _lock: SupervisorLock,
 }
 
-/// Whom the end of a child is told: SIGCHLD needs nobody's help.
+/// The notifier of exits, which is not needed on Unix: the kernel sends SIGCHLD.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExitNotifier;
 
-/// To be put back.
+/// The dispositions to restore.
 #[derive(Debug, Default)]
 pub(super) struct Dispositions {
-    /// Not in memory of its own, which a child would have to free: mostly it is the only one. And not all of them here,
-    /// because each is large, and a stack that is deep at a fork has more pages to be copied.
+    /// Mostly the only one. Kept outside the vector, so that a child has no memory to free. The array of all signals
+    /// would be large: a deeper stack at a fork has more pages that are copied (copy-on-write).
     first: Option<(Signal, libc::sigaction)>,
     others: Vec<(Signal, libc::sigaction)>,
 }
 
-/// The same.
+/// The signal mask to restore.
 #[derive(Debug)]
 struct Mask(SigSet);
 
@@ -56,8 +56,9 @@ impl Signals {
         Ok(Signals { dispositions, source, _mask: mask, _lock: lock })
     }
 
-    /// For the parent, when it is done: what has arrived since and asks to stop is the program's again, as if it came now,
-    /// unless it `has_stopped`; the other requests have nobody left to answer them, and would kill or stop the program.
+    /// Ends the takeover, in the parent. Stop requests that were not taken are passed on to the program, as if they
+    /// came now, unless it `has_stopped`. Other requests are dropped: they would kill or stop the program, which no
+    /// longer supervises.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
         self.dispositions.put_back();
         self.source.close();
@@ -74,18 +75,18 @@ impl Signals {
         ExitNotifier
     }
 
-    /// Whether they make a call fail that waits, when they arrive. Those that are blocked do not.
+    /// Returns whether a signal that arrives makes a waiting call fail. Blocked signals do not.
     pub fn interrupts(&self) -> bool {
         self.source.interrupts()
     }
 
-    /// The next signal that has arrived, if any; each only once, however often it came meanwhile.
+    /// Returns the next signal that has arrived. A signal that came several times meanwhile is returned once.
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         self.source.next()
     }
 }
 
-/// Readable when there may be a next one.
+/// The descriptor is readable if a signal may have arrived.
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
@@ -94,7 +95,8 @@ impl AsFd for Signals {
 
 impl Dispositions {
     pub fn set(&mut self, signal: Signal, handler: libc::sighandler_t) -> Result<(), CallError> {
-        // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are fine.
+        // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are
+        // valid.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_SIGINFO;
@@ -106,14 +108,15 @@ impl Dispositions {
         Ok(())
     }
 
-    /// What this thread gets from then on waits for its mask to be what it was.
+    /// Restores the dispositions. All signals are blocked in this thread before, so that those which arrive wait until
+    /// the mask is restored.
     #[inline]
     fn put_back(&mut self) {
         if self.first.is_none() {
             return;
         }
         let _ = SigSet::all().thread_block();
-        // What was once accepted by this call is accepted again.
+        // The same call has accepted this disposition before, so it cannot fail.
         for (signal, action) in self.first.take().iter().chain(&self.others) {
             let _ = swap_disposition(*signal, Some(action));
         }
@@ -131,22 +134,22 @@ impl Drop for Dispositions {
 impl Drop for Mask {
     #[inline]
     fn drop(&mut self) {
-        // What was once accepted by this call is accepted again.
+        // The same call has accepted this mask before, so it cannot fail.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// To this process, as if it came now: to any thread that does not block it.
+/// Sends the signal to this process, as if it arrived now: to any thread that does not block it.
 pub(super) fn send_on(signal: Signal) -> Result<(), CallError> {
     nix::sys::signal::kill(Pid::this(), native(signal)).map_err(|error| CallError::new("kill", error))
 }
 
-/// To the parent, which has to do nothing for it but to answer.
+/// Returns whether the signal is a request that the parent itself answers.
 fn is_request(signal: Signal) -> bool {
     !matches!(signal, Signal::Child | Signal::User1)
 }
 
-/// Runs this with the requests to the parent blocked; a thread that it starts has them so from the beginning.
+/// Runs a closure with the requests blocked. A thread that the closure starts has them blocked from its beginning.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     let requests = Signal::SUPERVISED.into_iter().filter(|&signal| is_request(signal));
     let before = requests.map(native).collect::<SigSet>().thread_swap_mask(SigmaskHow::SIG_BLOCK);
@@ -164,19 +167,19 @@ pub(in crate::sys::unix) fn is_ignored(signal: Signal) -> Result<bool, CallError
     Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Whether it does what it does by default, also for wait(2).
+/// Returns whether the signal has its default effect, also for wait(2).
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 pub(super) fn is_plain(signal: Signal) -> Result<bool, CallError> {
     let action = swap_disposition(signal, None)?;
     Ok(action.sa_sigaction == libc::SIG_DFL && action.sa_flags & libc::SA_NOCLDWAIT == 0)
 }
 
-/// Returns the disposition there was, and sets the new one if there is any.
+/// Returns the old disposition, and sets a new one if it is given.
 fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
-    // SAFETY: as above, zeroes are fine, and sigaction(2) overwrites them.
+    // SAFETY: zeroes are valid, see above, and sigaction(2) overwrites them.
     let mut old: libc::sigaction = unsafe { mem::zeroed() };
     let new = new.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: both pointers are null or valid; for the disposition itself see the module's safety section.
+    // SAFETY: both pointers are null or valid. The module's safety section covers the disposition itself.
     match unsafe { libc::sigaction(number(signal), new, &raw mut old) } {
         0 => Ok(old),
         _ => Err(CallError::last("sigaction")),
