@@ -40,7 +40,8 @@ struct Life {
 
 impl Census {
     pub fn new(wanted: usize, says_up: SaysUp) -> Census {
-        let (living, proven) = (BTreeMap::new(), BTreeSet::new());
+        let living = BTreeMap::new();
+        let proven = BTreeSet::new();
         Census { wanted, is_rolling: false, living, proven, says_up, crowded: None }
     }
 

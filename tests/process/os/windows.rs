@@ -212,7 +212,8 @@ pub type Reader = File;
 pub fn pipe() -> (Reader, OwnedHandle) {
     /// Nobody is to wait for a test that does something else.
     const ROOM: u32 = 1 << 20;
-    let (mut reader, mut writer) = (ptr::null_mut(), ptr::null_mut());
+    let mut reader = ptr::null_mut();
+    let mut writer = ptr::null_mut();
     // SAFETY: there is room for both, and without attributes none is inherited.
     let made = unsafe { CreatePipe(&raw mut reader, &raw mut writer, ptr::null(), ROOM) };
     assert!(made != 0, "{}", io::Error::last_os_error());

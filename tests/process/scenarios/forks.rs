@@ -36,9 +36,11 @@ fn unchanged_in_worker() {
     prepare();
     ignore(Signal::SIGTTIN);
     SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
-    let (before, open_before) = (state(), own_descriptors());
+    let before = state();
+    let open_before = own_descriptors();
     fork(2, 100);
-    let (after, open) = (state(), own_descriptors());
+    let after = state();
+    let open = own_descriptors();
     let open_as_before = open.is_superset(&open_before) && open.len() == open_before.len() + LIFELINES;
     say(&format!("as before: {}\n{before} {open_before:?}\n{after} {open:?}", before == after && open_as_before));
 }

@@ -109,7 +109,8 @@ fn two_that_beat() -> Report {
 
 /// The second one, for as long as the parent is held up: three timeouts, by the beats of the first one.
 fn silent_at_first() -> Report {
-    let (gate, parents) = (Gate::new(), Gate::new());
+    let gate = Gate::new();
+    let parents = Gate::new();
     let service = service(2).on_event(move |event| {
         if matches!(event, Event::Ready { process } if process.id == 1) {
             parents.pass();

@@ -102,7 +102,8 @@ pub fn scenarios() -> Vec<Scenario> {
             twenty_that_beat,
             |daemon| {
                 daemon.wait_for_times("is ready", 20);
-                let (began, before) = (Instant::now(), wakeups(daemon.pid()));
+                let began = Instant::now();
+                let before = wakeups(daemon.pid());
                 ticks(daemon, 20);
                 // In this order: whoever is held up here gives it more time, and not fewer looks.
                 let times = wakeups(daemon.pid()) - before;

@@ -74,7 +74,8 @@ fn two_on_one_port() -> Report {
     let own = SocketAddr::from((own_host(std::process::id()), 0));
     serve(Prefork::new().workers(2).listen(own), |worker| {
         assert!(!worker.stop_requested());
-        let (id, generation) = (worker.id(), worker.generation());
+        let id = worker.id();
+        let generation = worker.generation();
         let listener = first(&worker).try_clone().expect("a descriptor");
         say(&format!("address {}", listener.local_addr().expect("an address")));
         if generation > 0 {

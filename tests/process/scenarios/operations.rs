@@ -19,7 +19,8 @@ pub fn scenarios() -> Vec<Scenario> {
                     let new = daemon.worker();
                     assert_eq!(new.id, old.id);
                     daemon.wait_for_times(&format!("{old} exited normally"), 1);
-                    let (came, went) = (format!("{new} started"), format!("drained {}", old.id));
+                    let came = format!("{new} started");
+                    let went = format!("drained {}", old.id);
                     assert!(daemon.said_before(&came, &went), "{}", daemon.transcript());
                 }
                 daemon.wait_for_times("log Rolling restart done", 1);

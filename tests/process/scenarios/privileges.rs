@@ -280,7 +280,8 @@ fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
 /// Says who it is, and whether it can be somebody else.
 fn say_who(worker: &Worker) {
     assert!(!worker.stop_requested());
-    let (uid, gid) = (getresuid().expect("its user"), getresgid().expect("its group"));
+    let uid = getresuid().expect("its user");
+    let gid = getresgid().expect("its group");
     let groups: BTreeSet<u32> = getgroups().expect("its groups").into_iter().map(Gid::as_raw).collect();
     say(&format!(
         "uid {} {} {}, gid {} {} {}, groups {groups:?}",
@@ -388,7 +389,9 @@ fn without_ipv6() {
 
 /// From here on socket(2) answers as a kernel does that was built without this family.
 fn refuse_family(family: u32) {
-    let (load, equal, answer) = (0x20, 0x15, 0x06);
+    let load = 0x20;
+    let equal = 0x15;
+    let answer = 0x06;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
         // The number of the call, and its first argument.

@@ -125,7 +125,8 @@ pub fn scenarios() -> Vec<Scenario> {
             two_with_sigabrt_handler,
             |daemon| {
                 let workers = daemon.workers(2);
-                let (beating, mut hanging) = (workers[0], workers[1]);
+                let beating = workers[0];
+                let mut hanging = workers[1];
                 // A worker whose SIGABRT handler takes longer than 1 s is killed. Then the next process is tried.
                 while !daemon.said("exited with status 6, restarting") {
                     kill(hanging.pid, Signal::SIGUSR2);

@@ -117,7 +117,8 @@ pub fn scenarios() -> Vec<Scenario> {
             let line = daemon.line("handles: ");
             let mut counts = line.split(' ').skip(1).map(|count| count.parse::<usize>().expect("a number"));
             let mut next = || counts.next().expect("a count");
-            let (first, last) = (next(), next());
+            let first = next();
+            let last = next();
             assert!(last < first + SERVICES, "each service leaked a handle: {line}");
         }),
     ]
