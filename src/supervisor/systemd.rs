@@ -342,7 +342,9 @@ mod tests {
         let path = std::env::temp_dir().join(format!("taskfork-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path).expect("a socket");
-        let mut systemd = Systemd::new(SocketAddr::from_pathname(&path).ok(), None, Instant::now());
+        let period = Duration::from_secs(1000);
+        let now = Instant::now();
+        let mut systemd = Systemd::new(SocketAddr::from_pathname(&path).ok(), Some(period), now);
         let mut output = Output::flushed();
         let mut scales = 0;
         systemd.handle_event(&READY, &|| Some(2), &mut output);
@@ -352,6 +354,8 @@ mod tests {
         }
         let retry_at = systemd.next_deadline().expect("a retry");
         assert!(retry_at > Instant::now() && retry_at <= Instant::now() + RETRY);
+        systemd.flush(retry_at, &mut output);
+        assert_eq!(systemd.unsent.len(), 1, "watchdog notifications wait for the others");
         manager.set_nonblocking(true).expect("a socket");
         let mut lines = Vec::new();
         let mut receive = || {
@@ -363,7 +367,7 @@ mod tests {
         };
         assert_eq!(receive(), scales);
         systemd.flush(retry_at, &mut output);
-        assert_eq!(systemd.next_deadline(), None);
+        assert_eq!(systemd.next_deadline(), Some(now + period));
         assert_eq!(receive(), scales + 1);
         assert_eq!(lines.last().map(String::as_str), Some(&*format!("STATUS=Scaled to {scales} processes\n")));
         std::fs::remove_file(&path).expect("the socket's file");
