@@ -1,53 +1,53 @@
-//! Who there is, as the log tells it.
+//! The processes of a service, as its log reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::os::Signal;
 
-/// Kept from the first line on.
+/// The processes of a service. It must get every line of the log, from the first one on.
 #[derive(Debug)]
 pub struct Census {
-    /// How many are wanted, as was said last.
+    /// The number of workers that the log announced last.
     wanted: usize,
     is_rolling: bool,
-    /// By pid.
-    living: BTreeMap<u32, Life>,
-    /// Ids of which a process was up once.
+    /// The living processes, by pid.
+    living: BTreeMap<u32, Process>,
+    /// The ids of which a process has been up.
     proven: BTreeSet<usize>,
-    says_up: SaysUp,
+    up_source: UpSource,
     crowded: Option<usize>,
 }
 
-/// Whose word it is that a process is up.
+/// The line that shows that a process is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaysUp {
-    /// The process's own.
+pub enum UpSource {
+    /// The worker's own line.
     Worker,
-    /// The parent's, which has been told that the process is ready.
+    /// The parent's line that the process is ready.
     Parent,
 }
 
 #[derive(Debug, Default)]
-struct Life {
+struct Process {
     id: usize,
     generation: u32,
     is_up: bool,
-    /// By the operator.
+    /// The operator has sent SIGSTOP.
     is_stopped: bool,
-    /// The operator has sent it what it will die of.
+    /// The operator has sent a signal that ends it.
     is_doomed: bool,
 }
 
 impl Census {
-    pub fn new(wanted: usize, says_up: SaysUp) -> Census {
+    pub fn new(wanted: usize, up_source: UpSource) -> Census {
         let living = BTreeMap::new();
         let proven = BTreeSet::new();
-        Census { wanted, is_rolling: false, living, proven, says_up, crowded: None }
+        Census { wanted, is_rolling: false, living, proven, up_source, crowded: None }
     }
 
-    pub fn hear(&mut self, line: &str) {
+    pub fn note(&mut self, line: &str) {
         if let Some((id, pid, what)) = about_child(line) {
-            self.hear_of_child(id, pid, what);
+            self.note_child(id, pid, what);
         } else if let Some(wanted) = between(line, "log Scaled to ", " processes") {
             self.wanted = wanted.parse().expect("a number");
         } else if line.starts_with("log Rolling restart") {
@@ -55,38 +55,38 @@ impl Census {
         }
     }
 
-    fn hear_of_child(&mut self, id: usize, pid: u32, what: &str) {
-        let word = if self.says_up == SaysUp::Parent { "is ready" } else { "up" };
+    fn note_child(&mut self, id: usize, pid: u32, what: &str) {
+        let word = if self.up_source == UpSource::Parent { "is ready" } else { "up" };
         if ["killed by", "exited", "is stale"].iter().any(|end| what.starts_with(end)) {
             self.living.remove(&pid);
         } else if let Some(generation) = what.strip_prefix("started, generation ") {
-            self.life(id, pid).generation = generation.parse().expect("a number");
+            self.process(id, pid).generation = generation.parse().expect("a number");
         } else if what == word {
-            self.life(id, pid).is_up = true;
+            self.process(id, pid).is_up = true;
             self.proven.insert(id);
         }
     }
 
-    /// A worker may say that it is up before the parent says that it was started.
-    fn life(&mut self, id: usize, pid: u32) -> &mut Life {
-        let others = self.living.iter().filter(|(other, life)| life.id == id && **other != pid).count();
+    /// A worker's line may come before the parent's line that it was started.
+    fn process(&mut self, id: usize, pid: u32) -> &mut Process {
+        let others = self.living.iter().filter(|(other, process)| process.id == id && **other != pid).count();
         self.crowded = self.crowded.or((others >= 2).then_some(id));
-        self.living.entry(pid).or_insert(Life { id, ..Life::default() })
+        self.living.entry(pid).or_insert(Process { id, ..Process::default() })
     }
 
-    /// An id that had more than two processes at a time, which none ever has.
+    /// Returns an id that had more than two processes at a time, which must never happen.
     pub fn crowded(&self) -> Option<usize> {
         self.crowded
     }
 
-    /// One living process that is up for each id that is wanted, and nobody else; nobody is to go, and nobody to come.
+    /// Returns whether each wanted id has exactly one process, which is up, and no process is starting or stopping.
     pub fn is_settled(&self) -> bool {
-        let is_sound = |life: &Life| life.is_up && !life.is_stopped && !life.is_doomed;
+        let is_sound = |process: &Process| process.is_up && !process.is_stopped && !process.is_doomed;
         !self.is_rolling && self.living.len() == self.wanted && self.living.values().all(is_sound) && self.has_all_ids()
     }
 
     fn has_all_ids(&self) -> bool {
-        let ids: BTreeSet<usize> = self.living.values().map(|life| life.id).collect();
+        let ids: BTreeSet<usize> = self.living.values().map(|process| process.id).collect();
         ids.into_iter().eq(0..self.wanted)
     }
 
@@ -102,44 +102,45 @@ impl Census {
         self.living.keys().copied().collect()
     }
 
-    /// By id and generation: a pid may be another one's later.
+    /// Returns id and generation of each process, because another process may get its pid later.
     pub fn names(&self) -> BTreeSet<(usize, u32)> {
-        self.living.values().map(|life| (life.id, life.generation)).collect()
+        self.living.values().map(|process| (process.id, process.generation)).collect()
     }
 
-    /// Those whose end is followed by a restart and not by the end of all: where the parent is told who is ready, a first
-    /// process of an id that never becomes it is a startup that failed.
+    /// Returns the pids whose exit leads to a restart. With readiness, the exit of a first process that was never
+    /// ready would end the service.
     pub fn restartable(&self) -> Vec<u32> {
-        let may_fail = |life: &Life| self.says_up == SaysUp::Worker || self.proven.contains(&life.id);
-        let is_restartable = |life: &Life| !life.is_doomed && may_fail(life);
-        self.living.iter().filter(|(_, life)| is_restartable(life)).map(|(&pid, _)| pid).collect()
+        let may_fail = |process: &Process| self.up_source == UpSource::Worker || self.proven.contains(&process.id);
+        let is_restartable = |process: &Process| !process.is_doomed && may_fail(process);
+        self.living.iter().filter(|(_, process)| is_restartable(process)).map(|(&pid, _)| pid).collect()
     }
 
-    /// The younger ones of ids that have two.
+    /// Returns the pids of the newer process of each id that has two.
     pub fn replacements(&self) -> Vec<u32> {
-        let is_younger = |life: &Life, than: &Life| life.id == than.id && life.generation > than.generation;
-        let is_replacement = |life: &Life| self.living.values().any(|other| is_younger(life, other));
-        let living = self.living.iter().filter(|(_, life)| !life.is_doomed);
-        living.filter(|(_, life)| is_replacement(life)).map(|(&pid, _)| pid).collect()
+        let is_younger =
+            |process: &Process, than: &Process| process.id == than.id && process.generation > than.generation;
+        let is_replacement = |process: &Process| self.living.values().any(|other| is_younger(process, other));
+        let living = self.living.iter().filter(|(_, process)| !process.is_doomed);
+        living.filter(|(_, process)| is_replacement(process)).map(|(&pid, _)| pid).collect()
     }
 
-    /// The operator has sent this to it.
+    /// Notes that the operator has sent a signal to this process.
     pub fn was_sent(&mut self, pid: u32, signal: Signal) {
-        let Some(life) = self.living.get_mut(&pid) else { return };
+        let Some(process) = self.living.get_mut(&pid) else { return };
         match signal {
-            Signal::SIGSTOP => life.is_stopped = true,
-            Signal::SIGCONT => life.is_stopped = false,
-            _ => life.is_doomed = true,
+            Signal::SIGSTOP => process.is_stopped = true,
+            Signal::SIGCONT => process.is_stopped = false,
+            _ => process.is_doomed = true,
         }
     }
 }
 
-/// As good as one.
+/// Returns a number that stands for the pid of a thread.
 fn pid_of_thread(id: usize, generation: u32) -> u32 {
     (id as u32) << 24 | generation
 }
 
-/// The id, the pid, and what is said of it, in the words of the log.
+/// Parses a line of the log about a child: its id, its pid, and the rest.
 fn about_child(line: &str) -> Option<(usize, u32, &str)> {
     if let Some(up) = line.strip_prefix("up ") {
         let (id, pid) = up.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! The side of the operator: starts the program, reads what it says, sends signals, and never outstays it.
+//! The operator's side: starts a program, reads its output, sends signals. Every process is gone when the test ends.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -11,24 +11,25 @@ use std::time::Duration;
 pub use crate::os::kill;
 use crate::os::{self, Group, KILLED, KILLED_EXIT, Reader, Signal};
 
-/// A program and all its workers, in a group of their own.
+/// A program and all its workers, in a process group of their own.
 ///
-/// Standard output and error are one pipe: what is said and what is logged come in one order, and the end of the file
-/// means that every process is gone, since each holds the pipe.
+/// Standard output and standard error are one pipe, so printed lines and log lines have one order. Every process holds
+/// the pipe, so its end means that all processes are gone.
 pub struct Daemon {
     child: Child,
     group: Group,
     lines: BufReader<Reader>,
     said: Vec<String>,
     ended: Option<ExitStatus>,
-    leaves: Option<PathBuf>,
+    leftover: Option<PathBuf>,
     scratch: PathBuf,
     has_threads: bool,
     #[cfg(target_os = "linux")]
     pub is_forking: bool,
 }
 
-/// `up 2 71`: worker 2 runs, with pid 71, or as the thread of that generation. `Display` is its name in the log.
+/// A worker's line `up 2 71`: worker 2 runs with pid 71, or as the thread of generation 71. `Display` gives its name
+/// in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Up {
     pub id: usize,
@@ -37,8 +38,8 @@ pub struct Up {
 }
 
 impl Up {
-    /// Of the process, as events tell it.
-    pub fn told_pid(&self) -> u32 {
+    /// Returns the pid that events report.
+    pub fn event_pid(&self) -> u32 {
         if self.is_thread { 0 } else { self.pid }
     }
 
@@ -61,12 +62,12 @@ impl Daemon {
         Daemon::start_program(&std::env::current_exe().expect("this binary"), scenario, backend, None)
     }
 
-    /// A copy of this binary, say, with a variable in its environment.
+    /// Starts a program, for example a copy of this binary, with one more environment variable.
     pub fn start_program(program: &Path, scenario: &str, backend: &str, variable: Option<(&str, &str)>) -> Daemon {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let scratch = std::env::temp_dir().join(format!("taskfork-test-{}-{number}", std::process::id()));
-        // A test that was killed has left its own behind, and its pid may be this one's.
+        // A test that was killed has left its directory behind, and its pid may be this one's now.
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir(&scratch).expect("a directory");
         let (reader, writer) = os::pipe();
@@ -75,7 +76,7 @@ impl Daemon {
             .args([crate::PROGRAM, scenario])
             .env(crate::BACKEND, backend)
             .env(crate::SCRATCH, &scratch)
-            // What threads print beside each other is only whole where it is short.
+            // Threads print at the same time, and only short texts are not interleaved.
             .env("RUST_BACKTRACE", "0")
             .envs(variable)
             .stdin(Stdio::null())
@@ -88,7 +89,7 @@ impl Daemon {
             lines: BufReader::new(reader),
             said: Vec::new(),
             ended: None,
-            leaves: None,
+            leftover: None,
             scratch,
             has_threads: backend == crate::THREAD,
             #[cfg(target_os = "linux")]
@@ -96,13 +97,13 @@ impl Daemon {
         }
     }
 
-    /// A directory that the program makes, to be removed once it is gone.
+    /// Notes a directory that the program makes, to be removed after its end.
     #[cfg(target_os = "linux")]
-    pub fn leaves(&mut self, directory: PathBuf) {
-        self.leaves = Some(directory);
+    pub fn remove_at_end(&mut self, directory: PathBuf) {
+        self.leftover = Some(directory);
     }
 
-    /// A directory of its own, which its processes know as well, and which goes with it.
+    /// Returns a directory that belongs to this program and its processes. It is removed at the end.
     pub fn scratch(&self) -> &Path {
         &self.scratch
     }
@@ -111,7 +112,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The next line, or none if everybody is gone. A program that hangs is ended by its watchdog.
+    /// Returns the next line, or `None` if all processes are gone. The watchdog ends a program that hangs.
     fn read_line(&mut self) -> Option<&str> {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("a line");
@@ -119,27 +120,28 @@ impl Daemon {
             return None;
         }
         self.said.push(line.trim_end().to_owned());
-        assert!(!line.starts_with("watchdog"), "somebody hangs:\n{}", self.transcript());
+        assert!(!line.starts_with("watchdog"), "a process hangs:\n{}", self.transcript());
         self.said.last().map(String::as_str)
     }
 
-    /// The next line.
+    /// Returns the next line.
     #[cfg(target_os = "linux")]
     pub fn next_line(&mut self) -> String {
         match self.read_line() {
             Some(line) => line.to_owned(),
-            None => panic!("everybody is gone:\n{}", self.transcript()),
+            None => panic!("every process has exited:\n{}", self.transcript()),
         }
     }
 
-    /// The next line, if there is one within this time. (A line is written at once, so its end is never waited for.)
+    /// Returns the next line, if it begins within this time. (A line is written in one piece, so its end is there
+    /// too.)
     #[cfg(target_os = "linux")]
     pub fn line_within(&mut self, time: Duration) -> Option<String> {
         let is_there = !self.lines.buffer().is_empty() || os::is_readable_within(self.lines.get_ref(), time);
         is_there.then(|| self.next_line())
     }
 
-    /// Reads on until a line contains this, and returns it.
+    /// Reads until a line contains this text, and returns the line.
     pub fn wait_for(&mut self, text: &str) -> String {
         self.wait_until(text, |line| line.contains(text))
     }
@@ -149,19 +151,19 @@ impl Daemon {
             match self.read_line() {
                 Some(line) if is_it(line) => return line.to_owned(),
                 Some(_) => {}
-                None => panic!("nobody said '{text}':\n{}", self.transcript()),
+                None => panic!("no line has '{text}':\n{}", self.transcript()),
             }
         }
     }
 
-    /// Reads on until it has been said so often, from the beginning.
+    /// Reads until this text has come this often, counted from the beginning.
     pub fn wait_for_times(&mut self, text: &str, times: usize) {
         while self.count(text) < times {
             self.wait_for(text);
         }
     }
 
-    /// Reads on until the next worker says that it is up.
+    /// Reads until the next worker is up.
     pub fn worker(&mut self) -> Up {
         let line = self.wait_until("up", |line| line.starts_with("up "));
         let mut numbers = line.split(' ').skip(1).map(|number| number.parse().expect("a number"));
@@ -169,7 +171,7 @@ impl Daemon {
         Up { id: next() as usize, pid: next(), is_thread: self.has_threads }
     }
 
-    /// Waits for `n` workers, in the order of their ids.
+    /// Reads until `n` workers are up, and returns them in the order of their ids.
     pub fn workers(&mut self, n: usize) -> Vec<Up> {
         let mut workers: Vec<Up> = (0..n).map(|_| self.worker()).collect();
         workers.sort_by_key(|up| up.id);
@@ -180,47 +182,49 @@ impl Daemon {
         kill(self.pid(), signal);
     }
 
-    /// To a worker. A thread finds SIGKILL and SIGUSR2 where it waits; what else it may get is the whole program's.
+    /// Sends a signal to a worker. A thread notices SIGKILL and SIGUSR2 while it waits; other signals go to the whole
+    /// program.
     pub fn send(&self, up: Up, signal: Signal) {
         if !self.has_threads {
             kill(up.pid, signal);
         } else if matches!(signal, Signal::SIGKILL | Signal::SIGUSR2) {
-            std::fs::write(crate::letter(&self.scratch, &up.thread(), signal), "").expect("a letter");
+            std::fs::write(crate::signal_file(&self.scratch, &up.thread(), signal), "").expect("a signal file");
         } else {
             self.signal(signal);
         }
     }
 
-    /// How who failed with this status has ended, in the words of the log.
+    /// Returns the log's text for a worker that failed with this status.
     pub fn failed(&self, status: i32) -> String {
         format!("exited with status {}", if self.has_threads { crate::PANICKED } else { status })
     }
 
-    /// The same of who was killed by the operator.
+    /// Returns the log's text for a worker that the operator has killed.
     pub fn killed(&self) -> String {
         if self.has_threads { self.failed(9) } else { KILLED.to_owned() }
     }
 
-    /// Both as values.
+    /// Returns the `Debug` text of the exit of a worker that failed with this status.
     pub fn failed_exit(&self, status: i32) -> String {
         format!("Code({})", if self.has_threads { crate::PANICKED } else { status })
     }
 
+    /// Returns the `Debug` text of the exit of a worker that the operator has killed.
     pub fn killed_exit(&self) -> String {
         if self.has_threads { self.failed_exit(9) } else { KILLED_EXIT.to_owned() }
     }
 
-    /// The same of who was killed by the parent, or given up.
+    /// Returns the log's text for a process that the parent has killed (`process`), or for a thread that it has abandoned.
     pub fn ended_by_parent<'a>(&self, process: &'a str) -> &'a str {
         if self.has_threads { "is stale" } else { process }
     }
 
-    /// As the terminal does it for ^C: the parent and its workers alike.
+    /// Interrupts the parent and its workers, as a terminal does for ^C.
     pub fn interrupt(&self) {
         self.group.interrupt();
     }
 
-    /// Waits until every process is gone, and returns how the parent ended.
+    /// Waits until every process is gone, and returns the parent's exit status.
     pub fn end(&mut self) -> ExitStatus {
         while self.read_line().is_some() {}
         let status = self.child.wait().expect("the program's status");
@@ -228,13 +232,13 @@ impl Daemon {
         status
     }
 
-    /// The same, for a parent that is to exit with this status.
+    /// Waits until every process is gone, and checks the parent's exit status.
     pub fn ends_with(&mut self, code: i32) {
         let status = self.end();
         assert_eq!(status.code(), Some(code), "{status}:\n{}", self.transcript());
     }
 
-    /// A line that was said before.
+    /// Returns an earlier line that contains this text.
     pub fn line(&self, text: &str) -> &str {
         self.said
             .iter()
@@ -250,7 +254,7 @@ impl Daemon {
         self.said.iter().map(|line| line.matches(text).count()).sum()
     }
 
-    /// The first thing that contains `first` was said before the first that contains `then`.
+    /// Returns whether the first line with `first` came before the first line with `then`.
     pub fn said_before(&self, first: &str, then: &str) -> bool {
         let position = |text: &str| self.said.iter().position(|line| line.contains(text));
         matches!((position(first), position(then)), (Some(first), Some(then)) if first < then)
@@ -261,7 +265,7 @@ impl Daemon {
     }
 }
 
-/// A failed test leaves nobody behind either.
+/// Kills the processes that a failed test has left.
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.ended.is_none() {
@@ -269,7 +273,7 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
         let _ = std::fs::remove_dir_all(&self.scratch);
-        if let Some(directory) = &self.leaves {
+        if let Some(directory) = &self.leftover {
             let _ = std::fs::remove_dir(directory);
         }
     }

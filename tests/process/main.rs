@@ -1,7 +1,7 @@
-//! What an operator would notice, in real processes.
+//! Scenarios: a service in real processes, and what an operator sees of it.
 //!
-//! A scenario is a program and what is to be seen of it. The program runs in a fresh process, this binary executed once
-//! more, because fork refuses where libtest's threads are.
+//! A scenario consists of a program and a check. The program runs in a fresh process (this binary, executed again),
+//! because fork refuses to run beside libtest's threads.
 
 #[cfg(target_os = "linux")]
 mod census;
@@ -21,21 +21,21 @@ use daemon::Daemon;
 use libtest_mimic::{Arguments, Trial};
 use os::{BACKENDS, Signal};
 
-/// With this as the first argument, and a name, the binary is the program of that scenario.
+/// The first argument that makes this binary a scenario's program. The scenario's name follows it.
 const PROGRAM: &str = "--program";
 
-/// Tells the program what its workers are, where it has a choice.
+/// The variable that selects the kind of workers, in scenarios that allow several.
 const BACKEND: &str = "TASKFORK_TEST_BACKEND";
-/// The backend whose workers have no processes of their own.
+/// The backend whose workers are threads.
 const THREAD: &str = "thread";
-/// Tells the program of a directory of its own.
+/// The variable with the program's own directory.
 const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
 
-/// The status of who panics.
+/// The exit status of a process that panics.
 const PANICKED: i32 = 101;
 
-/// By the existence of which the operator sends a signal to the worker thread of this name.
-fn letter(scratch: &Path, thread: &str, signal: Signal) -> PathBuf {
+/// Returns the file with which the operator signals a worker thread of this name. It is created to send the signal.
+fn signal_file(scratch: &Path, thread: &str, signal: Signal) -> PathBuf {
     scratch.join(format!("{thread}-{signal:?}"))
 }
 
@@ -43,13 +43,13 @@ struct Scenario {
     name: &'static str,
     program: Program,
     check: fn(&mut Daemon),
-    /// What it needs of the machine, if that is not there.
+    /// Returns what the machine lacks for this scenario, if anything.
     lacks: fn() -> Option<&'static str>,
-    /// What its workers may be.
+    /// The kinds of workers that the scenario runs with.
     backends: Vec<&'static str>,
 }
 
-/// What `main` is, and what it returns.
+/// The program's `main`.
 enum Program {
     Plain(fn()),
     Reports(fn() -> taskfork::Report),
@@ -60,7 +60,8 @@ impl Scenario {
         Scenario { name, program: Program::Plain(program), check, lacks: || None, backends: vec![BACKENDS[0]] }
     }
 
-    /// The parent says why it ended, and exits as its report says.
+    /// Makes a scenario whose parent prints the reason of its report and exits with the report's status. It runs with
+    /// every kind of worker.
     fn reporting(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
         Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: BACKENDS.to_vec() }
     }
@@ -69,41 +70,41 @@ impl Scenario {
         Scenario { lacks, ..self }
     }
 
-    /// The same for one that is as good for one kind of worker as for the other, and takes long.
+    /// Limits the scenario to forks: the kind of worker makes no difference to it, and it takes long.
     #[cfg(target_os = "linux")]
     fn forking(self) -> Scenario {
         Scenario { backends: vec![BACKENDS[0]], ..self }
     }
 
-    /// The same for one whose workers are spawned in any case.
+    /// Makes a scenario for spawned workers only.
     fn spawning(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
         Scenario { backends: vec!["spawn"], ..Scenario::reporting(name, program, check) }
     }
 
-    /// The same for one whose workers are threads in any case.
+    /// Makes a scenario for worker threads only.
     fn threading(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
         Scenario { backends: vec![THREAD], ..Scenario::reporting(name, program, check) }
     }
 
-    /// The same for what threads have not: pids, statuses, signals and memory of their own.
+    /// Leaves out threads: the scenario needs pids, statuses, signals or memory of each worker's own.
     fn for_processes(mut self) -> Scenario {
         self.backends.retain(|&backend| backend != THREAD);
         self
     }
 
-    /// The same for what takes a parent that has threads.
+    /// Leaves out forks: the scenario's parent has threads.
     fn for_parents_with_threads(mut self) -> Scenario {
         self.backends.retain(|&backend| backend != "fork");
         self
     }
 
-    /// The same for a plain one whose workers may be threads as well.
+    /// Adds threads to a scenario made by `new`.
     fn for_threads_too(mut self) -> Scenario {
         self.backends.push(THREAD);
         self
     }
 
-    /// One for each kind of worker.
+    /// Makes one test for each kind of worker.
     fn into_trials(self) -> impl Iterator<Item = Trial> {
         let lacks = (self.lacks)();
         if let Some(lacks) = lacks {
@@ -139,7 +140,7 @@ fn main() -> ExitCode {
     }
     let trials = scenarios::all().into_iter().flat_map(Scenario::into_trials).collect();
     let mut arguments = Arguments::from_args();
-    // Most of them wait for something most of the time.
+    // Most scenarios wait most of the time, so more of them run than there are CPUs.
     arguments.test_threads.get_or_insert(8);
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -13,12 +13,12 @@ use taskfork::{Backend, Error, Prefork, Report, Role, WorkResult, Worker};
 
 use crate::os::{self, Signal, watch};
 
-/// No process lives longer than this many seconds.
+/// The watchdog ends a process after this many seconds.
 const WATCHDOG: u32 = 60;
-/// Longer than the watchdog: what is waited for comes, or the test fails.
+/// Longer than the watchdog allows: a wait for this long either succeeds or fails the test.
 pub const EVER: Duration = Duration::from_secs(600);
 
-/// The call at the top of `main`, with its log where everything is said. An error is said, and ends the program.
+/// Calls `fork_processes` with the log on standard error. Prints an error, and exits with status 1.
 pub fn fork(n: usize, max_restarts: u32) -> usize {
     try_fork(n, max_restarts).unwrap_or_else(|error| {
         say(&format!("error {error:?}"));
@@ -33,12 +33,12 @@ pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
     Ok(id)
 }
 
-/// The same with everything that can be chosen; in the parent, how it all went.
+/// Runs a service with the backend of this round of tests. Returns the report in the parent.
 pub fn serve(prefork: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     serve_watched(prefork, WATCHDOG, work)
 }
 
-/// The same for one that has so much to do that it may take longer than others.
+/// Runs a service, with a watchdog of its own for a scenario that takes long.
 pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     prepare();
     watch(seconds);
@@ -59,7 +59,7 @@ pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Sen
             work(worker);
             std::process::exit(0)
         }
-        Ok(role) => panic!("{role:?} is no side of the call"),
+        Ok(role) => panic!("unknown role {role:?}"),
         Err(error) => end_with(&error),
     }
 }
@@ -77,7 +77,7 @@ pub fn run(service: Prefork, work: impl Fn(Worker) -> WorkResult + Send + Sync +
     }
 }
 
-/// So many that drain, each after it has done this.
+/// Runs `n` workers. Each calls `first`, and then drains.
 pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     let report = serve(Prefork::new().workers(n), move |worker| {
         assert!(!worker.stop_requested());
@@ -88,8 +88,8 @@ pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     assert!(report.is_success(), "{report:?}");
 }
 
-/// So many that hear that they are to stop, and do not.
-pub fn serve_deaf(n: usize) {
+/// Runs `n` workers that enable the graceful stop and then ignore every request.
+pub fn serve_unresponsive(n: usize) {
     let report = serve(Prefork::new().workers(n), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
@@ -98,7 +98,7 @@ pub fn serve_deaf(n: usize) {
     assert!(report.is_success(), "{report:?}");
 }
 
-/// What this round of tests is about.
+/// Returns the backend of this round of tests; `None` for threads.
 pub fn backend() -> Option<Backend> {
     os::backend(&std::env::var(crate::BACKEND).expect("a backend"))
 }
@@ -107,30 +107,30 @@ pub fn has_threads() -> bool {
     backend().is_none()
 }
 
-/// Ends this worker, abnormally: with this status, or by a panic, of which nothing is printed.
+/// Ends this worker abnormally: with this status, or with a panic that prints nothing.
 pub fn fail(status: i32) -> ! {
     if has_threads() { resume_unwind(Box::new(format!("status {status}"))) } else { std::process::exit(status) }
 }
 
-/// What that is to the parent.
+/// Returns the status that the parent sees after [`fail`].
 pub fn status_of(status: i32) -> i32 {
     if has_threads() { crate::PANICKED } else { status }
 }
 
-/// Until it is asked to stop, which it says.
+/// Waits for a stop request, and prints a line then.
 pub fn drain(worker: &Worker) {
-    while has_threads() && !worker.wait_for_stop(Some(LOOK)) {
+    while has_threads() && !worker.wait_for_stop(Some(POLL_INTERVAL)) {
         was_sent(Signal::SIGKILL);
     }
     assert!(worker.wait_for_stop(None));
     say(&format!("drained {}", worker.id()));
 }
 
-/// How often a thread looks for what the operator has sent to it.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often a thread looks for the operator's signals.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// In a worker thread, whether the operator has sent this to it, which is told by a file. What would kill a process makes
-/// it fail.
+/// Returns whether the operator has sent this signal to this worker thread, which a file shows. SIGKILL makes the
+/// thread fail.
 fn was_sent(signal: Signal) -> bool {
     let thread = thread::current();
     let is_there = |signal| is_sent(thread.name().expect("a worker"), signal);
@@ -141,29 +141,29 @@ fn was_sent(signal: Signal) -> bool {
 }
 
 fn is_sent(thread: &str, signal: Signal) -> bool {
-    crate::letter(&scratch(), thread, signal).exists()
+    crate::signal_file(&scratch(), thread, signal).exists()
 }
 
-/// Until the operator has sent this to the thread of this name, which need not be there any more.
+/// Waits until the operator has sent this signal to the thread of this name, which may have ended meanwhile.
 #[cfg(unix)]
 pub fn wait_for_signal(name: &str, awaited: Signal) {
     while !is_sent(name, awaited) {
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Says that it is up, and waits for this signal, which may come as soon as it has said so.
+/// Prints that it is up, and waits for this signal. A signal that arrives right after the line is not missed.
 pub fn up_until_signal(id: usize, awaited: Signal) {
     if !has_threads() {
         return os::up_until_signal(id, awaited);
     }
     up(id);
     while !was_sent(awaited) {
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Says that it is up, and waits until this is true, which a signal to a process may bring about.
+/// Prints that it is up, and waits until `done` returns true. A signal to this process may be the cause.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     if !has_threads() {
         return os::up_until(id, done);
@@ -194,37 +194,38 @@ type Hook = (&'static str, fn());
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Runs this in the parent, as a logger might, before a line that contains `part` is written.
+/// Runs `hook` in the parent, as a logger could, before each log line that contains `part`.
 pub fn on_log(part: &'static str, hook: fn()) {
     HOOKS.lock().expect("hooks").push((part, hook));
 }
 
-/// One line, in one write and past every buffer, so that those of several processes do not mix.
+/// Prints a line in one write, past every buffer, so that lines of several processes do not mix.
 pub fn say(line: &str) {
     let line = format!("{line}\n");
     let written = std::io::stderr().write(line.as_bytes());
-    assert_eq!(written.expect("somebody who listens"), line.len());
+    assert_eq!(written.expect("a reader"), line.len());
 }
 
-/// With its pid, or with its generation, which is what the name of a thread ends with.
+/// Prints that this worker is up, with its pid, or with the generation of a thread.
 pub fn up(id: usize) {
     let number = if has_threads() { generation() } else { std::process::id() };
     say(&format!("up {id} {number}"));
 }
 
+/// Returns the generation, with which the name of a worker thread ends.
 fn generation() -> u32 {
     let thread = thread::current();
     let generation = thread.name().and_then(|name| name.rsplit('.').next()?.parse().ok());
     generation.expect("a worker")
 }
 
-/// What all processes of the program find there, whichever way they were started.
+/// Returns the directory that all processes of the program know.
 pub fn scratch() -> PathBuf {
     PathBuf::from(std::env::var_os(crate::SCRATCH).expect("a directory"))
 }
 
-/// An address that is only for the program whose parent has this pid, where the machine has several: on one that all have,
-/// a port that is free may be another's by the time it is asked for.
+/// Returns an address for this program alone, where the machine has several. On a common address another test could
+/// take a port between its choice and its use.
 pub fn own_host(pid: u32) -> Ipv4Addr {
     if cfg!(not(any(target_os = "linux", windows))) {
         return Ipv4Addr::LOCALHOST;
@@ -233,7 +234,8 @@ pub fn own_host(pid: u32) -> Ipv4Addr {
     Ipv4Addr::new(127, high | 128, middle, low)
 }
 
-/// A count that all processes of the program share. Each call adds one.
+/// Returns a function that adds one to a counter and returns the new value. All processes of the program share the
+/// counter.
 pub fn start_count() -> impl Fn() -> u64 + Send + Sync {
     let file = File::options().create(true).append(true).open(scratch().join("count")).expect("a file");
     move || {

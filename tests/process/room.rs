@@ -1,4 +1,4 @@
-//! Whether this machine has room for very many processes.
+//! Whether this machine has room for thousands of processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
-/// What there is not enough of for so many processes and threads, and so many bytes.
+/// Returns which limit is too low for this number of processes and threads, and this number of bytes.
 pub fn lacks_room(tasks: u64, memory: u64) -> Option<&'static str> {
     let groups = own_cgroups();
     if ["pid_max", "threads-max"].iter().any(|name| system_limit(name) < 2 * tasks) {
         Some("a system that can have more processes")
     } else if user_limit() < 2 * tasks {
-        Some("a user who may have more processes")
+        Some("a user that may have more processes")
     } else if groups.iter().any(|group| tasks_left(group) < tasks) {
         Some("a cgroup that may have more processes")
     } else if available_memory() < memory || groups.iter().any(|group| memory_limit(group) < memory) {
@@ -26,7 +26,7 @@ fn system_limit(name: &str) -> u64 {
     number(&Path::new("/proc/sys/kernel").join(name)).unwrap_or(u64::MAX)
 }
 
-/// It does not hold for root.
+/// The limit does not apply to root.
 fn user_limit() -> u64 {
     if geteuid().is_root() { u64::MAX } else { getrlimit(Resource::RLIMIT_NPROC).expect("a limit").0 }
 }
@@ -36,18 +36,18 @@ fn tasks_left(group: &Path) -> u64 {
     most.saturating_sub(number(&group.join("pids.current")).unwrap_or(0))
 }
 
-/// Of v2, or of v1.
+/// Returns the memory limit, of cgroup v2 or v1.
 fn memory_limit(group: &Path) -> u64 {
     ["memory.max", "memory.limit_in_bytes"].iter().filter_map(|name| number(&group.join(name))).fold(u64::MAX, u64::min)
 }
 
 fn available_memory() -> u64 {
     let memory = fs::read_to_string("/proc/meminfo").expect("the memory");
-    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("what is available");
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("the available memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
-/// The directories of the cgroups of this process, v1 or v2, and of those above them.
+/// Returns the cgroup directories of this process, v1 or v2, and those above them.
 fn own_cgroups() -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let groups = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
@@ -55,7 +55,7 @@ fn own_cgroups() -> Vec<PathBuf> {
     groups.flat_map(|group| group.ancestors().map(Path::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// The number in this file. No limit is told in a word, or by there being no file.
+/// Returns the number in this file. `None` if the file has a word for "no limit", or does not exist.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

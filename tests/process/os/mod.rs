@@ -1,4 +1,4 @@
-//! What differs between the systems: how an operator acts on processes, and what the programs wait for.
+//! What differs between the systems: how an operator acts on processes, and how programs wait.
 
 #[cfg(unix)]
 mod unix;

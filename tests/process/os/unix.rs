@@ -1,4 +1,4 @@
-//! Signals, and what they end.
+//! Signals and exits on Unix.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,12 +18,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, alarm, mkfifo, pause};
 use taskfork::Backend;
 
-use crate::program::{fork, has_threads, say, scratch, serve_deaf, serve_drained, up};
+use crate::program::{fork, has_threads, say, scratch, serve_unresponsive, serve_drained, up};
 
-/// What a worker may be here.
+/// The kinds of workers on this system.
 pub const BACKENDS: &[&str] = &["fork", "spawn", "thread"];
 
-/// The one of this name.
+/// Returns the backend of this name; `None` for threads.
 pub fn backend(name: &str) -> Option<Backend> {
     match name {
         "spawn" => Some(Backend::Spawn),
@@ -32,28 +32,28 @@ pub fn backend(name: &str) -> Option<Backend> {
     }
 }
 
-/// How who was killed has ended, in the words of the log.
+/// The log's text for a process that was killed.
 pub const KILLED: &str = "killed by signal 9";
-/// The same as a value.
+/// The `Debug` text of the exit of a process that was killed.
 pub const KILLED_EXIT: &str = "Signal(9)";
-/// How who was asked to stop and does not listen has ended.
+/// The log's text for a process that was told to stop and does not handle the request.
 pub const TERMINATED: &str = "killed by signal 15";
-/// How who gave no sign of life has ended.
+/// The log's text for a process without heartbeats.
 pub const ABORTED: &str = "killed by signal 6";
-/// In the log, after a pid and before its end, of who gives no sign of life and is stopped.
+/// The log lines between the last heartbeat of a process and its exit.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not stop in time, killing it"];
-/// What the system says of a path where nothing is.
+/// The system's text for a path that does not exist.
 pub const NOT_FOUND: &str = "No such file or directory";
 
-/// For who is to be late, and nobody else: a start takes less.
+/// A timeout that only a process which is late on purpose misses: a start takes less.
 pub const SOON: Duration = Duration::from_secs(2);
 
-/// The operator's terminal can interrupt the group.
+/// Returns `None`: the operator can always interrupt the group.
 pub fn no_terminal() -> Option<&'static str> {
     None
 }
 
-/// A process and those that it starts.
+/// A process group: a process and those that it starts.
 pub struct Group(Pid);
 
 impl Group {
@@ -63,12 +63,12 @@ impl Group {
         (child, Group(leader))
     }
 
-    /// As the terminal does it for ^C: the parent and its workers alike.
+    /// Interrupts the parent and its workers, as a terminal does for ^C.
     pub fn interrupt(&self) {
         signal::killpg(self.0, Signal::SIGINT).expect("the group");
     }
 
-    /// The group outlives its leader.
+    /// Kills the group, which outlives its leader.
     pub fn kill(&self) {
         let _ = signal::killpg(self.0, Signal::SIGKILL);
     }
@@ -81,13 +81,13 @@ pub fn kill(pid: u32, signal: Signal) {
 
 pub type Reader = UnixStream;
 
-/// Its reader comes to the end of the file when every process that holds the writer is gone.
+/// Returns a pipe. Its reader finds the end once every process that holds the writer is gone.
 pub fn pipe() -> (Reader, OwnedFd) {
     let (reader, writer) = UnixStream::pair().expect("a pipe");
     (reader, writer.into())
 }
 
-/// Whether there is something to read within this time.
+/// Returns whether there is something to read within this time.
 #[cfg(target_os = "linux")]
 pub fn is_readable_within(reader: &Reader, time: Duration) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -97,11 +97,11 @@ pub fn is_readable_within(reader: &Reader, time: Duration) -> bool {
     poll(&mut stream, PollTimeout::try_from(time).expect("a time for poll(2)")).expect("poll(2)") > 0
 }
 
-/// As a program that is started from a quiet shell, whatever the tests were started from.
+/// Sets the signals as in a program started from a shell, whatever the tests were started from.
 pub fn begin() {
     for number in Signal::iterator() {
         if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: no handler is involved.
+            // SAFETY: no handler is installed.
             let _ = unsafe { signal(number, SigHandler::SigDfl) };
         }
     }
@@ -110,28 +110,29 @@ pub fn begin() {
 
 extern "C" fn out_of_time(_: libc::c_int) {
     let text = b"watchdog: somebody was still there\n";
-    // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is there.
+    // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is static.
     unsafe {
         libc::write(2, text.as_ptr().cast(), text.len());
         libc::_exit(99);
     }
 }
 
-/// Ends this process after so many seconds, whatever it waits for. It says so, and so fails its test. A fork does not
-/// inherit it.
+/// Ends this process after this many seconds, whatever it waits for. It prints a line, so that its test fails. A fork
+/// does not inherit the alarm.
 pub fn watch(seconds: u32) {
     // SAFETY: the handler is async-signal-safe.
     unsafe { signal(Signal::SIGALRM, SigHandler::Handler(out_of_time)) }.expect("a handler");
     alarm::set(seconds);
 }
 
-/// Who passes it waits until another process of the program opens it, once for each. Made before the call.
+/// A gate: a process that passes it waits until another process of the program opens it, once for each. It must be
+/// made before the call.
 pub struct Gate(File);
 
 impl Gate {
     pub fn new() -> Gate {
         let path = scratch().join("gate");
-        // It is there already in a worker that was spawned.
+        // In a spawned worker it exists already.
         let _ = mkfifo(&path, Mode::S_IRWXU);
         Gate(File::options().read(true).write(true).open(path).expect("a gate"))
     }
@@ -145,7 +146,7 @@ impl Gate {
     }
 }
 
-/// Says that it is up, and waits for this signal, which may come as soon as it has said so.
+/// Prints that it is up, and waits for this signal. A signal that arrives right after the line is not missed.
 pub fn up_until_signal(id: usize, awaited: Signal) {
     let awaited = SigSet::from_iter([awaited]);
     awaited.thread_block().expect("a mask");
@@ -153,20 +154,21 @@ pub fn up_until_signal(id: usize, awaited: Signal) {
     awaited.wait().expect("a signal");
 }
 
-/// By another process: a descriptor to write to it, here, would be in every program that other tests start meanwhile, and
-/// what is being written cannot be executed.
+/// Copies a program, by a process of its own. A descriptor for writing in this process would be inherited by every
+/// program that other tests start meanwhile, and a file that is open for writing cannot be executed.
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().expect("cp(1)").success());
 }
 
-/// Until it is ended from outside.
+/// Waits until it is ended from outside.
 pub fn idle() -> ! {
     loop {
         pause();
     }
 }
 
-/// Says that it is up, and waits for a signal that makes this true. None is missed between the question and the wait.
+/// Prints that it is up, and waits for a signal that makes `done` return true. No signal is missed between check and
+/// wait.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     let open = SigSet::thread_get_mask().expect("the mask");
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block().expect("a mask");
@@ -176,7 +178,7 @@ pub fn up_until(id: usize, done: impl Fn() -> bool) {
     }
 }
 
-/// Runs until it is asked to stop, says so, and ends normally.
+/// Waits for a stop request, prints a line, and exits with status 0.
 pub fn drained(id: usize) -> ! {
     let asked = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -187,7 +189,7 @@ pub fn drained(id: usize) -> ! {
     std::process::exit(0)
 }
 
-/// So many that drain, each after it has done this.
+/// Forks `n` workers. Each calls `first`, and then drains.
 pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     if has_threads() {
         return serve_drained(n, first);
@@ -197,10 +199,10 @@ pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     drained(id);
 }
 
-/// So many that do not listen to this.
-pub fn fork_deaf(n: usize, signal: Signal) {
+/// Forks `n` workers that ignore this signal.
+pub fn fork_unresponsive(n: usize, signal: Signal) {
     if has_threads() {
-        return serve_deaf(n);
+        return serve_unresponsive(n);
     }
     let id = fork(n, 100);
     ignore(signal);
@@ -209,19 +211,19 @@ pub fn fork_deaf(n: usize, signal: Signal) {
 }
 
 pub fn ignore(which: Signal) {
-    // SAFETY: no handler is involved.
+    // SAFETY: no handler is installed.
     unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
 }
 
-/// To this process.
+/// Sends a signal to this process.
 pub fn raise(signal: Signal) {
     signal::raise(signal).expect("a signal");
 }
 
-/// Waits until this child has ended, and leaves it to be reaped.
+/// Waits until this child has exited, and leaves it to be reaped.
 pub fn wait_for_end(child: u32) {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
-    // SAFETY: `info` is there to be written to.
+    // SAFETY: waitid(2) writes one siginfo_t.
     let waited =
         unsafe { libc::waitid(libc::P_PID, child as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
     assert_eq!(waited, 0);
@@ -234,15 +236,16 @@ const SA_RESTORER: libc::c_int = 0x0400_0000;
 #[cfg(not(target_os = "linux"))]
 const SA_RESTORER: libc::c_int = 0;
 
-/// A worker's own, where the kernel does not tell it of the parent's end.
+/// The number of descriptors with which a worker notices its parent's end: one where the kernel does not send a
+/// signal.
 pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
 
-/// The signal mask, and every disposition with its flags.
+/// Returns the signal mask, and every disposition with its flags.
 pub fn state() -> String {
     let mask = SigSet::thread_get_mask().expect("the mask");
     let mut state = String::from("blocked");
     for number in 1..SIGNALS {
-        // SAFETY: the set is a valid one. (nix's own iterator knows no real-time signals.)
+        // SAFETY: the set is valid. (nix's iterator leaves out real-time signals.)
         if unsafe { libc::sigismember(mask.as_ref(), number) } == 1 {
             state += &format!(" {number}");
         }
@@ -251,9 +254,9 @@ pub fn state() -> String {
     for number in 1..SIGNALS {
         // SAFETY: zeroes are a valid sigaction.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: `action` is there to be written to, and nothing is changed.
+        // SAFETY: sigaction(2) writes one sigaction, and changes nothing without a new one.
         if unsafe { libc::sigaction(number, std::ptr::null(), &mut action) } == 0 {
-            // Set by the C library whenever it sets an action; nobody can tell the difference.
+            // The C library sets this flag with every action. It has no meaning here.
             let flags = action.sa_flags & !SA_RESTORER;
             state += &format!(" {number}:{:x}/{flags:x}", action.sa_sigaction);
         }
@@ -261,9 +264,9 @@ pub fn state() -> String {
     state
 }
 
-/// The open descriptors of this process.
+/// Returns the open descriptors of this process.
 pub fn own_descriptors() -> BTreeSet<String> {
-    // The listing's own is the highest, and closed by now.
+    // The listing's own descriptor is closed by now.
     let entries = fs::read_dir("/dev/fd").expect("the descriptors");
     let names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.into_iter().filter(|name| is_open(name)).collect()
@@ -274,7 +277,7 @@ fn is_open(name: &str) -> bool {
     name.parse().is_ok_and(|fd: libc::c_int| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
 }
 
-/// Runs this in a child that exits when it returns, and waits for that.
+/// Runs this in a child, which exits when it returns, and waits for that.
 #[cfg(target_os = "linux")]
 pub fn in_child(run: impl FnOnce()) -> i32 {
     // SAFETY: there is no other thread.

@@ -1,8 +1,8 @@
-//! Events with names, the console, and what ends a process.
+//! Named events, the console and exits on Windows.
 //!
 //! # Safety
-//! Of the calls for which nothing else is said: they take integers, handles that are open, and strings that end with zero
-//! and are there for the time of the call.
+//! Unless a block says more, its calls take integers, open handles, and strings that end with zero and exist during
+//! the call.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -33,33 +33,33 @@ use windows_sys::Win32::System::Threading::{
     PROCESS_SYNCHRONIZE, PROCESS_TERMINATE, ReleaseSemaphore, SetEvent, TerminateProcess, WaitForSingleObject,
 };
 
-use crate::program::{scratch, serve_deaf, serve_drained, up};
+use crate::program::{scratch, serve_unresponsive, serve_drained, up};
 
-/// What a worker may be here.
+/// The kinds of workers on this system.
 pub const BACKENDS: &[&str] = &["spawn", "thread"];
 
-/// The one of this name.
+/// Returns the backend of this name; `None` for threads.
 pub fn backend(name: &str) -> Option<Backend> {
     (name != "thread").then_some(Backend::Spawn)
 }
 
-/// How who was killed has ended, in the words of the log.
+/// The log's text for a process that was killed.
 pub const KILLED: &str = "exited with status 1";
-/// The same as a value.
+/// The `Debug` text of the exit of a process that was killed.
 pub const KILLED_EXIT: &str = "Code(1)";
-/// How who was asked to stop and does not listen has ended.
+/// The log's text for a process that was told to stop and does not handle the request.
 pub const TERMINATED: &str = KILLED;
-/// How who gave no sign of life has ended.
+/// The log's text for a process without heartbeats.
 pub const ABORTED: &str = KILLED;
-/// In the log, after a pid and before its end, of who gives no sign of life and is stopped.
+/// The log lines between the last heartbeat of a process and its exit.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life"];
-/// What the system says of a path where nothing is, which it does in the user's language.
+/// The system's text for a path that does not exist. It is in the user's language, so nothing is expected.
 pub const NOT_FOUND: &str = "";
 
-/// For who is to be late, and nobody else: a start takes less.
+/// A timeout that only a process which is late on purpose misses: a start takes less.
 pub const SOON: Duration = Duration::from_secs(3);
 
-/// What stands for the signals of Unix: the operator's requests, and what the tests do to a process.
+/// The counterparts of Unix signals: the operator's requests, and what the tests do to a process.
 #[allow(clippy::upper_case_acronyms, reason = "they are called so")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -68,20 +68,20 @@ pub enum Signal {
     SIGHUP,
     SIGTTIN,
     SIGTTOU,
-    /// To a worker: what `up_until_signal` waits for.
+    /// Sent to a worker: `up_until_signal` waits for it.
     SIGUSR2,
     SIGKILL,
     SIGSTOP,
     SIGCONT,
 }
 
-/// The operator's console can interrupt the group: there has to be one.
+/// Returns what is missing: without a console the operator cannot interrupt the group.
 pub fn no_terminal() -> Option<&'static str> {
     // SAFETY: see above.
     (unsafe { GetConsoleCP() } == 0).then_some("a console")
 }
 
-/// A process and those that it starts: a group for the console, and a job, of which nobody is left when this is dropped.
+/// A process and those that it starts: a group for the console, and a job that ends all of them when it is dropped.
 pub struct Group {
     leader: u32,
     job: OwnedHandle,
@@ -90,7 +90,7 @@ pub struct Group {
 impl Group {
     pub fn start(command: &mut Command) -> (Child, Group) {
         let job = job();
-        // Before it can start others.
+        // The process must be in the job before it can start others.
         let child = command.creation_flags(CREATE_NEW_PROCESS_GROUP | CREATE_SUSPENDED).spawn().expect("the program");
         // SAFETY: see above.
         let assigned = unsafe { AssignProcessToJobObject(job.as_raw_handle(), child.as_raw_handle()) };
@@ -100,8 +100,8 @@ impl Group {
         (child, Group { leader, job })
     }
 
-    /// As the console does it for ^C: the parent and its workers alike. Windows has only the other key for one group of
-    /// many, and Wine has only this one.
+    /// Interrupts the parent and its workers, as a console does for ^C. For one group of several, Windows has only
+    /// Ctrl-Break, and Wine only Ctrl-C.
     pub fn interrupt(&self) {
         let event = if is_wine() { CTRL_C_EVENT } else { CTRL_BREAK_EVENT };
         // SAFETY: see above.
@@ -115,14 +115,14 @@ impl Group {
     }
 }
 
-/// One that ends with its handle.
+/// Returns a job that ends when its handle is closed.
 fn job() -> OwnedHandle {
-    // SAFETY: it has neither attributes nor a name.
+    // SAFETY: the job has neither attributes nor a name.
     let job = owned(unsafe { CreateJobObjectW(ptr::null(), ptr::null()) });
-    // SAFETY: zeroes are no limits.
+    // SAFETY: zeroes mean no limits.
     let mut limits: JOBOBJECT_EXTENDED_LIMIT_INFORMATION = unsafe { mem::zeroed() };
     limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
-    // SAFETY: the limits are of this kind and size.
+    // SAFETY: the limits have the type and the size that the call gets.
     let limited = unsafe {
         let (limits, size) = (ptr::from_ref(&limits).cast(), size_of_val(&limits) as u32);
         SetInformationJobObject(job.as_raw_handle(), JobObjectExtendedLimitInformation, limits, size)
@@ -148,14 +148,14 @@ pub fn kill(pid: u32, signal: Signal) {
     }
 }
 
-/// Where it listens for it.
+/// Returns the name of the event for this signal to this process.
 fn event_name(pid: u32, signal: Signal) -> String {
     let program = if signal == Signal::SIGUSR2 { "taskfork-test" } else { "taskfork" };
     let signal = format!("{signal:?}");
     format!("{program}-{pid}-{}", signal.trim_start_matches("SIG"))
 }
 
-/// The event that stands for the signal, for as long as this is kept.
+/// Returns the event for this signal. It exists while it is kept.
 pub fn event(pid: u32, signal: Signal) -> OwnedHandle {
     open_event(&event_name(pid, signal)).expect("a process to signal")
 }
@@ -178,10 +178,10 @@ fn open(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> io::Result<OwnedHandle> {
     if process.is_null() { Err(io::Error::last_os_error()) } else { Ok(owned(process)) }
 }
 
-/// One of the two that are not in the libraries to link with.
+/// Calls NtSuspendProcess or NtResumeProcess, which the libraries to link with do not have.
 fn change_process(call: &std::ffi::CStr, process: HANDLE) {
     let function = ntdll(call).expect("a function of the system's");
-    // SAFETY: both functions that are meant take a handle and return a status.
+    // SAFETY: both functions take a handle and return a status.
     let function = unsafe { mem::transmute::<unsafe extern "system" fn() -> isize, ChangeProcess>(function) };
     // SAFETY: see above.
     let status = unsafe { function(process) };
@@ -191,7 +191,7 @@ fn change_process(call: &std::ffi::CStr, process: HANDLE) {
 type ChangeProcess = unsafe extern "system" fn(HANDLE) -> i32;
 
 fn ntdll(name: &std::ffi::CStr) -> FARPROC {
-    // SAFETY: the library is in every process, and both strings end with zero.
+    // SAFETY: every process has this library, and both strings end with zero.
     unsafe { GetProcAddress(GetModuleHandleW(wide("ntdll.dll").as_ptr()), name.as_ptr().cast()) }
 }
 
@@ -199,29 +199,29 @@ fn wide(text: &str) -> Vec<u16> {
     text.encode_utf16().chain([0]).collect()
 }
 
-/// What a call has just made, or why it has not.
+/// Takes ownership of what a call has just made, or panics with its error.
 fn owned(handle: HANDLE) -> OwnedHandle {
     assert!(!handle.is_null(), "{}", io::Error::last_os_error());
-    // SAFETY: it is open, and nobody else's.
+    // SAFETY: the handle is open and has no other owner.
     unsafe { OwnedHandle::from_raw_handle(handle) }
 }
 
 pub type Reader = File;
 
-/// Its reader comes to the end of the file when every process that holds the writer is gone.
+/// Returns a pipe. Its reader finds the end once every process that holds the writer is gone.
 pub fn pipe() -> (Reader, OwnedHandle) {
-    /// Nobody is to wait for a test that does something else.
+    /// Large enough that no process waits for a test that does something else.
     const ROOM: u32 = 1 << 20;
     let mut reader = ptr::null_mut();
     let mut writer = ptr::null_mut();
-    // SAFETY: there is room for both, and without attributes none is inherited.
+    // SAFETY: there is room for both handles, and without attributes they are not inheritable.
     let made = unsafe { CreatePipe(&raw mut reader, &raw mut writer, ptr::null(), ROOM) };
     assert!(made != 0, "{}", io::Error::last_os_error());
     (owned(reader).into(), owned(writer))
 }
 
-/// As a program that is started from a quiet console: a group of its own does not hear ^C, nor do the processes that it
-/// starts, unless they say so. A fault is not to ask anybody what to do.
+/// Sets the console as for a program started from a shell: a new group ignores ^C, and so do the processes that it
+/// starts, unless they enable it. Faults show no dialog.
 pub fn begin() {
     // SAFETY: see above.
     unsafe {
@@ -237,13 +237,13 @@ fn is_wine() -> bool {
     ntdll(c"wine_get_version").is_some()
 }
 
-/// What Windows does when nobody has handled it. Wine exits with 0.
+/// Ends the process as Windows does for an event that no handler took. Wine would exit with 0.
 unsafe extern "system" fn end_as_by_default(_: u32) -> i32 {
     // SAFETY: see above.
     unsafe { TerminateProcess(GetCurrentProcess(), STATUS_CONTROL_C_EXIT as u32) }
 }
 
-/// Ends this process after so many seconds, whatever it waits for. It says so, and so fails its test.
+/// Ends this process after this many seconds, whatever it waits for. It prints a line, so that its test fails.
 pub fn watch(seconds: u32) {
     static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
     let deadline = Instant::now() + Duration::from_secs(seconds.into());
@@ -259,24 +259,25 @@ pub fn watch(seconds: u32) {
             thread::sleep(left);
         }
         let _ = io::stderr().write(b"watchdog: somebody was still there\n");
-        // SAFETY: see above. Nothing is run that might wait for somebody who hangs.
+        // SAFETY: see above. No other code of the process runs, so a thread that hangs does not matter.
         unsafe { TerminateProcess(GetCurrentProcess(), 99) };
     });
 }
 
-/// Who passes it waits until another process of the program opens it, once for each. Made before the call.
+/// A gate: a process that passes it waits until another process of the program opens it, once for each. It must be
+/// made before the call.
 pub struct Gate(OwnedHandle);
 
 impl Gate {
     pub fn new() -> Gate {
         let scratch = scratch();
         let name = format!("{}-gate", scratch.file_name().expect("a name").to_string_lossy());
-        // SAFETY: see above. One that is there already is opened.
+        // SAFETY: see above. A semaphore that exists already is opened.
         Gate(owned(unsafe { CreateSemaphoreW(ptr::null(), 0, i32::MAX, wide(&name).as_ptr()) }))
     }
 
     pub fn open(&self, times: usize) {
-        // SAFETY: see above. Nobody asks how often it was open before.
+        // SAFETY: see above. A null pointer leaves out the previous count.
         let opened = unsafe { ReleaseSemaphore(self.0.as_raw_handle(), times as i32, ptr::null_mut()) };
         assert!(opened != 0, "{}", io::Error::last_os_error());
     }
@@ -291,7 +292,7 @@ fn wait_for(handle: &OwnedHandle) {
     assert_eq!(unsafe { WaitForSingleObject(handle.as_raw_handle(), INFINITE) }, 0);
 }
 
-/// Says that it is up, and waits for this signal, which may come as soon as it has said so.
+/// Prints that it is up, and waits for this signal. A signal that arrives right after the line is not missed.
 pub fn up_until_signal(id: usize, awaited: Signal) {
     let name = event_name(std::process::id(), awaited);
     // SAFETY: see above.
@@ -304,14 +305,14 @@ pub fn copy_program(from: &Path, to: &Path) {
     std::fs::copy(from, to).expect("a copy");
 }
 
-/// Until it is ended from outside.
+/// Waits until it is ended from outside.
 pub fn idle() -> ! {
     loop {
         thread::park();
     }
 }
 
-/// Says that it is up, and looks until this is true.
+/// Prints that it is up, and checks until `done` returns true.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     up(id);
     while !done() {
@@ -319,31 +320,32 @@ pub fn up_until(id: usize, done: impl Fn() -> bool) {
     }
 }
 
-/// So many that drain, each after it has done this. Only who has a handle hears that it is to stop.
+/// Runs `n` workers. Each calls `first`, and then drains. They need a handle, because only that receives stop
+/// requests.
 pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     serve_drained(n, first);
 }
 
-/// So many that hear that they are to stop, and do not.
-pub fn fork_deaf(n: usize, _: Signal) {
-    serve_deaf(n);
+/// Runs `n` workers that enable the graceful stop and then ignore every request.
+pub fn fork_unresponsive(n: usize, _: Signal) {
+    serve_unresponsive(n);
 }
 
-/// To this process, if it listens.
+/// Sets the event for this signal to this process, if the process listens.
 pub fn raise(signal: Signal) {
     let _ = set(&event_name(std::process::id(), signal));
 }
 
-/// Waits until this child has ended.
+/// Waits until this child has exited.
 pub fn wait_for_end(child: u32) {
     match open(child, PROCESS_SYNCHRONIZE) {
         Ok(process) => wait_for(&process),
-        // There is no such process any more.
+        // The process is gone.
         Err(error) => assert_eq!(error.raw_os_error(), Some(ERROR_INVALID_PARAMETER as i32), "{error}"),
     }
 }
 
-/// How many handles this process has.
+/// Returns the number of handles of this process.
 pub fn handles() -> u32 {
     let mut count = 0;
     // SAFETY: see above; there is room for the count.

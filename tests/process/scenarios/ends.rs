@@ -1,4 +1,4 @@
-//! How workers end, and what follows.
+//! Exits of workers, and what follows from them.
 
 use crate::Scenario;
 use crate::daemon::kill;
@@ -7,7 +7,7 @@ use crate::program::{fork, say, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("every_worker_gets_its_id_and_the_parent_exits_0_once_all_have_ended", four_that_end, |daemon| {
+        Scenario::new("the_parent_exits_0_once_all_workers_are_done", four_that_end, |daemon| {
             let workers = daemon.workers(4);
             assert!(workers.iter().map(|up| up.id).eq(0..4), "{workers:?}");
             daemon.ends_with(0);
@@ -23,7 +23,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("log child 1 (pid {}) {KILLED}, restarting", workers[1].pid)));
         }),
         Scenario::new(
-            "gives_up_after_budget_and_leaves_nobody_behind",
+            "the_restart_limit_ends_every_process",
             || {
                 if fork(3, 2) == 1 {
                     std::process::exit(3);
@@ -39,7 +39,7 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         ),
         Scenario::new(
-            "the_error_of_giving_up_names_the_worker_and_its_end",
+            "the_restart_limit_error_names_worker_and_exit",
             || {
                 let error = match try_fork(2, 0) {
                     Ok(0) => std::process::exit(7),

@@ -1,4 +1,4 @@
-//! What of a fork is the program's, and what the parent's.
+//! What a fork shares with the program, and what it does not.
 
 use std::io::Write;
 use std::process::Command;
@@ -11,21 +11,21 @@ use crate::program::{fork, prepare, say, try_fork};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("mask_dispositions_and_descriptors_are_those_before_the_call", unchanged_in_worker, |daemon| {
+        Scenario::new("workers_have_the_signals_and_descriptors_from_before", unchanged_in_worker, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("as before: true"), 2, "{}", daemon.transcript());
         }),
-        Scenario::new("task_id_is_the_id_in_a_worker_and_none_in_the_parent", task_ids, |daemon| {
+        Scenario::new("task_id_is_none_in_the_parent", task_ids, |daemon| {
             daemon.ends_with(0);
             for line in ["before None", "id 0 Some(0)", "id 1 Some(1)", "after None"] {
                 assert_eq!(daemon.count(line), 1, "{line}");
             }
         }),
-        Scenario::new("what_the_parent_had_buffered_is_printed_once", buffered, |daemon| {
+        Scenario::new("buffered_output_is_printed_once", buffered, |daemon| {
             daemon.ends_with(0);
             assert_eq!((daemon.count("from Rust"), daemon.count("from C")), (1, 1), "{}", daemon.transcript());
         }),
-        Scenario::new("a_child_of_the_programs_own_is_left_to_it_and_hides_nobody", own_child, |daemon| {
+        Scenario::new("the_programs_own_child_is_not_reaped", own_child, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("child 0") && daemon.said("own child: Some(5)"), "{}", daemon.transcript());
         }),
@@ -64,7 +64,7 @@ fn buffered() {
     std::io::stdout().flush().expect("somebody who listens");
 }
 
-/// The program's own child ends first, and is the first that a wait for anybody finds.
+/// Forks the program's own child, which exits first, so that a wait for any child finds it first.
 fn own_child() {
     let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
     wait_for_end(child.id());

@@ -1,4 +1,4 @@
-//! Workers that are to give signs of life.
+//! Workers with heartbeats.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::daemon::{Daemon, kill};
 use crate::os::{ABORTED, Gate, IS_ABORTED, KILLED, Signal};
 use crate::program::{EVER, say, serve, up};
 
-/// Beats come ten times as often, and the parent looks once in it.
+/// Workers send ten heartbeats in this time, and the parent checks once.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("who_hangs_is_ended_and_restarted_and_who_beats_is_not", second_hangs, |daemon| {
+        Scenario::reporting("only_a_worker_without_heartbeats_is_restarted", second_hangs, |daemon| {
             let workers = daemon.workers(2);
             daemon.wait_for(&format!("{} gives no sign of life", workers[1]));
             daemon.wait_for(&format!("{} {}, restarting", workers[1], daemon.ended_by_parent(ABORTED)));
@@ -24,7 +24,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("gives no sign of life"), 1, "the other one beats:\n{}", daemon.transcript());
             assert!(!daemon.said("out of memory"), "{}", daemon.transcript());
         }),
-        Scenario::reporting("who_is_stopped_does_not_die_of_an_abort_and_is_killed", two_that_beat, |daemon| {
+        Scenario::reporting("a_worker_stopped_by_sigstop_is_killed", two_that_beat, |daemon| {
             let workers = daemon.workers(2);
             kill(workers[0].pid, Signal::SIGSTOP);
             for what in IS_ABORTED {
@@ -36,18 +36,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
-        Scenario::reporting(
-            "nobody_is_killed_for_what_he_missed_while_the_parent_was_held_up",
-            silent_at_first,
-            |daemon| {
-                daemon.workers(2);
-                ticks(daemon, 30);
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
-            },
-        ),
-        Scenario::reporting("nobody_is_asked_for_signs_of_life_before_he_is_ready", beats_when_ready, |daemon| {
+        Scenario::reporting("a_delayed_parent_aborts_no_silent_worker", silent_at_first, |daemon| {
+            daemon.workers(2);
+            ticks(daemon, 30);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("heartbeats_are_due_only_after_ready", beats_when_ready, |daemon| {
             daemon.worker();
             daemon.wait_for("is ready");
             daemon.signal(Signal::SIGTERM);
@@ -63,12 +59,12 @@ pub fn ticks(daemon: &mut Daemon, n: usize) {
     }
 }
 
-/// Of workers that say when they are ready, however late that is: from then on they are to beat.
+/// Returns a service whose workers report readiness, however late. Heartbeats are due from then on.
 pub fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).ready_timeout(EVER).heartbeat_timeout(TIMEOUT)
 }
 
-/// Ten beats in each timeout, and a tick with each if it is the one that ticks, until asked to stop.
+/// Sends ten heartbeats per timeout until a stop is requested. Prints a line with each if `ticks` is set.
 pub fn beat(worker: &Worker, ticks: bool) {
     while !worker.wait_for_stop(Some(TIMEOUT / 10)) {
         worker.heartbeat();
@@ -78,7 +74,7 @@ pub fn beat(worker: &Worker, ticks: bool) {
     }
 }
 
-/// In its first life, once the other one is up.
+/// Lets the second worker hang in its first life, once the other one is up.
 pub fn second_hangs() -> Report {
     let gate = Gate::new();
     serve(service(2), move |worker| {
@@ -107,7 +103,8 @@ fn two_that_beat() -> Report {
     })
 }
 
-/// The second one, for as long as the parent is held up: three timeouts, by the beats of the first one.
+/// Lets the second worker send no heartbeats while the parent is held up, for three timeouts of the first one's
+/// heartbeats.
 fn silent_at_first() -> Report {
     let gate = Gate::new();
     let parents = Gate::new();

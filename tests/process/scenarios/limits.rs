@@ -1,4 +1,4 @@
-//! What a process may use: CPUs, memory, processes, signals beyond the standard ones. Linux only.
+//! Limits of a process: CPUs, memory, processes, real-time signals. Linux only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,21 +19,21 @@ use crate::program::{fork, on_log, prepare, say, serve, start_count, try_fork, u
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("a_worker_killed_by_a_real_time_signal_is_restarted_too", three_idle, |daemon| {
+        Scenario::new("a_worker_killed_by_a_realtime_signal_restarts", three_idle, |daemon| {
             let workers = daemon.workers(3);
-            // SAFETY: kill(2) takes integers. nix knows no real-time signals.
+            // SAFETY: kill(2) takes integers. nix has no real-time signals.
             assert_eq!(unsafe { libc::kill(workers[2].pid as i32, libc::SIGRTMIN() + 3) }, 0);
             assert_eq!(daemon.worker().id, 2);
             assert!(daemon.said(&format!("killed by signal {}, restarting", libc::SIGRTMIN() + 3)));
         }),
-        Scenario::new("real_time_signals_that_were_blocked_stay_blocked_in_the_parent", blocked_real_time, |daemon| {
+        Scenario::new("blocked_realtime_signals_stay_blocked_in_the_parent", blocked_real_time, |daemon| {
             let worker = daemon.worker();
             // SAFETY: as above.
             assert_eq!(unsafe { libc::kill(daemon.pid() as i32, libc::SIGRTMIN() + 2) }, 0);
             kill(worker.pid, Signal::SIGKILL);
             daemon.worker();
         }),
-        Scenario::new("a_restart_that_the_system_refuses_is_tried_again", as_a_lone_user, |daemon| {
+        Scenario::new("a_refused_restart_is_tried_again", as_a_lone_user, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
             daemon.wait_for("log cannot start worker 0: fork failed: Resource temporarily unavailable");
@@ -42,20 +42,20 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .needs(processes_limited_alone),
-        Scenario::new("without_a_number_there_is_one_worker_per_cpu_of_the_affinity", one_cpu_by_affinity, |daemon| {
+        Scenario::new("the_default_is_one_worker_per_usable_cpu", one_cpu_by_affinity, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
         }),
-        Scenario::new("without_a_number_there_is_one_worker_per_cpu_of_the_quota", one_cpu_by_quota, |daemon| {
-            daemon.leaves(own_cgroup("cpu", daemon.pid()));
+        Scenario::new("the_default_respects_the_cpu_quota", one_cpu_by_quota, |daemon| {
+            daemon.remove_at_end(own_cgroup("cpu", daemon.pid()));
             daemon.ends_with(0);
             assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
         })
         .needs(no_cpu_cgroup),
-        Scenario::new("a_worker_killed_for_want_of_memory_is_told_as_such_and_others_are_not", want_memory, |daemon| {
-            daemon.leaves(memory_cgroup().expect("a cgroup").own(daemon.pid()));
+        Scenario::new("only_out_of_memory_kills_are_logged_as_such", want_memory, |daemon| {
+            daemon.remove_at_end(memory_cgroup().expect("a cgroup").own(daemon.pid()));
             let first = daemon.worker();
-            // The parent counts such kills from when it sleeps for the first time.
+            // The parent opens the counter of such kills when it sleeps for the first time.
             timeout_of_sleep(daemon.pid());
             kill(first.pid, Signal::SIGUSR2);
             let second = daemon.worker();
@@ -69,14 +69,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .needs(no_memory_cgroup),
-        Scenario::new("a_fork_refused_at_start_is_an_error_of_start_too", process_limit_of_prefork, |daemon| {
+        Scenario::new("start_returns_the_error_of_a_refused_fork", process_limit_of_prefork, |daemon| {
             daemon.ends_with(0);
             let line = daemon.line("refused ");
             assert!(line.contains("refused fork for Some("), "{line}");
             assert!(line.ends_with("state as before: true"), "{line}");
         })
         .needs(processes_limited_alone),
-        Scenario::new("a_fork_refused_at_start_stops_what_was_started_and_names_the_worker", process_limit, |daemon| {
+        Scenario::new("a_refused_first_fork_stops_the_started_workers", process_limit, |daemon| {
             daemon.ends_with(0);
             let line = daemon.line("refused ");
             assert!(line.contains("refused fork for Some("), "{line}");
@@ -84,37 +84,34 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(line.ends_with("state as before: true"), "{line}");
         })
         .needs(processes_limited_alone),
-        Scenario::new("the_parents_descriptors_do_not_grow_with_the_workers", sixty_four_idle, |daemon| {
+        Scenario::new("the_parents_descriptors_do_not_grow_with_workers", sixty_four_idle, |daemon| {
             let line = daemon.wait_for("descriptors before: ");
             let before: usize = line.rsplit(' ').next().expect("a number").parse().expect("a number");
             daemon.workers(64);
             let now = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count();
-            // The epoll, the signals, the counter of kills; elsewhere two pipes for the latter.
+            // Besides the epoll descriptor: the signals and the counter of kills. Without signalfd and eventfd there
+            // are two pairs instead.
             assert!(now <= before + 6, "{before} before, now {now}");
         }),
-        Scenario::new("an_idle_parent_has_nothing_to_wake_up_for", three_that_drain, |daemon| {
+        Scenario::new("an_idle_parent_sleeps_without_a_timeout", three_that_drain, |daemon| {
             daemon.workers(3);
             assert_eq!(timeout_of_sleep(daemon.pid()), "0xffffffff", "none");
         })
         .for_threads_too(),
-        Scenario::reporting(
-            "twenty_workers_that_beat_all_the_time_wake_the_parent_once_per_timeout",
-            twenty_that_beat,
-            |daemon| {
-                daemon.wait_for_times("is ready", 20);
-                let began = Instant::now();
-                let before = wakeups(daemon.pid());
-                ticks(daemon, 20);
-                // In this order: whoever is held up here gives it more time, and not fewer looks.
-                let times = wakeups(daemon.pid()) - before;
-                let passed = began.elapsed();
-                // One look at either end, and the first sleep, if it had not begun yet.
-                let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
-                assert!(times <= looks + 1, "{times} wakeups in {passed:?}");
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-            },
-        ),
+        Scenario::reporting("heartbeats_wake_the_parent_once_per_timeout", twenty_that_beat, |daemon| {
+            daemon.wait_for_times("is ready", 20);
+            let began = Instant::now();
+            let before = wakeups(daemon.pid());
+            ticks(daemon, 20);
+            // The order matters: a delay in this test then leads to more time, and not to fewer checks.
+            let times = wakeups(daemon.pid()) - before;
+            let passed = began.elapsed();
+            // One check at either end, and the first sleep, if it had not begun yet.
+            let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
+            assert!(times <= looks + 1, "{times} wakeups in {passed:?}");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
     ]
 }
 
@@ -127,7 +124,7 @@ fn one_cpu_by_affinity() {
     fork(0, 100);
 }
 
-/// The directory of this process's cgroup under v1's controller of this name.
+/// Returns the directory of this process's cgroup under this v1 controller.
 fn cgroup(controller: &str) -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| {
@@ -147,7 +144,7 @@ fn no_cpu_cgroup() -> Option<&'static str> {
     if cgroup("cpu").is_none() { Some("the cpu controller of cgroup v1") } else { cannot_make_cgroup("cpu") }
 }
 
-/// Where memory is limited, and by which file: v1's controller of its own, or v2's.
+/// The cgroup that limits memory, and the file that does: of v1's own controller, or of v2.
 struct MemoryCgroup {
     path: PathBuf,
     limit: &'static str,
@@ -158,7 +155,7 @@ impl MemoryCgroup {
         self.path.join(format!("taskfork-test-{pid}"))
     }
 
-    /// Whether a cgroup made in this one can be limited.
+    /// Returns whether a cgroup made in this one can be limited.
     fn works(&self) -> bool {
         let probe = self.path.join(format!("taskfork-probe-{}", std::process::id()));
         let works = fs::create_dir(&probe).is_ok() && probe.join(self.limit).exists();
@@ -181,13 +178,13 @@ fn no_memory_cgroup() -> Option<&'static str> {
     memory_cgroup().is_none().then_some("a cgroup whose memory it may limit, v1 or v2")
 }
 
-/// The program's own cgroup, which goes when the program is gone.
+/// Returns the program's own cgroup, which is removed after the program.
 fn own_cgroup(controller: &str, pid: u32) -> PathBuf {
     cgroup(controller).expect("a cgroup").join(format!("taskfork-test-{pid}"))
 }
 
 fn enter_cgroup(path: &Path, limits: &[(&str, &str)]) {
-    // That of a test that was killed may be there still.
+    // The directory of a killed test may still exist.
     let _ = fs::remove_dir(path);
     fs::create_dir(path).expect("a cgroup");
     for (name, value) in limits {
@@ -204,7 +201,7 @@ fn one_cpu_by_quota() {
     fork(0, 100);
 }
 
-/// The first process of the id takes more than there is, when it is told to, the next ones nothing.
+/// Lets the first process of the id allocate more memory than there is, on request. Later ones allocate nothing.
 fn want_memory() {
     let cgroup = memory_cgroup().expect("a cgroup");
     enter_cgroup(&cgroup.own(std::process::id()), &[(cgroup.limit, "64M")]);
@@ -221,10 +218,10 @@ fn want_memory() {
     idle()
 }
 
-/// Waits until it sleeps: in epoll_wait(2) or epoll_pwait(2), whose fourth argument is the timeout.
+/// Waits until the process sleeps, and returns the timeout: the fourth argument of epoll_wait(2) or epoll_pwait(2).
 fn timeout_of_sleep(pid: u32) -> String {
     let sleeps = [
-        // Other processors have only the second one.
+        // Other processors have only the second call.
         #[cfg(target_arch = "x86_64")]
         libc::SYS_epoll_wait,
         libc::SYS_epoll_pwait,
@@ -255,7 +252,7 @@ fn process_limit_of_prefork() {
 fn blocked_real_time() {
     // SAFETY: zeroes are a valid set.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is there, and the mask is this thread's.
+    // SAFETY: the set is valid, and the mask is that of this thread.
     let blocked = unsafe {
         libc::sigaddset(&mut set, libc::SIGRTMIN() + 2);
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
@@ -265,7 +262,7 @@ fn blocked_real_time() {
     idle();
 }
 
-/// There is no room for a restart until it was tried once.
+/// Leaves no room for a restart until one was tried.
 fn as_a_lone_user() {
     prepare();
     become_lone_user(20);
@@ -275,7 +272,8 @@ fn as_a_lone_user() {
     idle();
 }
 
-/// The limit counts all processes of a user, and does not hold for root.
+/// Changes to a user without other processes, because the limit counts all processes of a user and does not apply to
+/// root.
 pub fn become_lone_user(limit: u64) {
     setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
     setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
@@ -292,7 +290,7 @@ fn sixty_four_idle() {
     idle();
 }
 
-/// How often it has waited for something.
+/// Returns how often the process has waited for something.
 fn wakeups(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a count");

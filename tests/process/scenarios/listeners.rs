@@ -1,4 +1,4 @@
-//! Sockets that are made before the workers, and outlive them.
+//! Sockets that the parent makes for its workers.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,7 +12,7 @@ use crate::program::{drain, own_host, prepare, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("a_listener_is_handed_to_every_worker_and_outlives_it", two_on_one_port, |daemon| {
+        Scenario::reporting("a_listener_outlives_the_workers", two_on_one_port, |daemon| {
             let address = address(daemon);
             let workers = daemon.workers(2);
             assert_eq!(daemon.count(&format!("address {address}")), 2, "{}", daemon.transcript());
@@ -26,7 +26,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             TcpStream::connect(address).expect_err("nobody listens");
         }),
-        Scenario::reporting("listeners_come_in_the_order_in_which_they_were_asked_for", three_ports, |daemon| {
+        Scenario::reporting("listeners_keep_their_order", three_ports, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("in order: true"), 2, "{}", daemon.transcript());
         }),
@@ -45,7 +45,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count(line), 2, "{line}: {}", daemon.transcript());
             }
         }),
-        Scenario::new("an_address_that_cannot_be_had_is_an_error_that_names_it", no_such_address, |daemon| {
+        Scenario::new("a_failed_bind_names_the_address", no_such_address, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused Some(\"listen\"): cannot listen on 127.0.0.1:"), "{}", daemon.transcript());
             assert!(daemon.said("refused Some(\"listen\"): cannot listen on nonsense: "), "{}", daemon.transcript());
@@ -69,7 +69,7 @@ fn first(worker: &Worker) -> &TcpListener {
     worker.listeners()[0].as_tcp().expect("a TCP listener")
 }
 
-/// A thread of its own answers, until the process ends; but in none of the first two.
+/// Answers clients in a thread, until the process ends. The first two processes do not answer.
 fn two_on_one_port() -> Report {
     let own = SocketAddr::from((own_host(std::process::id()), 0));
     serve(Prefork::new().workers(2).listen(own), |worker| {
@@ -90,7 +90,7 @@ fn two_on_one_port() -> Report {
     })
 }
 
-/// The first one is for datagrams, and the second one was made by the program.
+/// The first one is a UDP socket, and the program itself has made the second one.
 fn three_ports() -> Report {
     let own = TcpListener::bind("127.0.0.1:0").expect("a port");
     let v6 = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.3:0")).expect("a port");

@@ -1,4 +1,4 @@
-//! What there is in containers: pid namespaces, an unusable /proc. Linux only.
+//! Conditions in containers: pid namespaces, an unusable /proc. Linux only.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,17 +17,17 @@ use crate::program::{fork, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("as_pid_1_strangers_are_reaped_and_term_is_honoured", as_init, |daemon| {
+        Scenario::new("as_pid_1_the_parent_reaps_orphans_and_stops", as_init, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("the stranger is gone") && daemon.said("log Stopping 1 processes"));
         })
         .needs(not_root),
-        Scenario::new("a_worker_in_a_pid_namespace_of_its_own_starts", new_namespace, |daemon| {
+        Scenario::new("a_worker_starts_in_its_own_pid_namespace", new_namespace, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("pid 1, parent 0"), "{}", daemon.transcript());
         })
         .needs(not_root),
-        Scenario::spawning("a_spawned_worker_in_a_pid_namespace_of_its_own_starts", spawned_in_namespace, |daemon| {
+        Scenario::spawning("a_spawned_worker_starts_in_its_pid_namespace", spawned_in_namespace, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("pid 1, parent 0"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("log Starting 1 processes"), 1);
@@ -41,29 +41,25 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("state as before: true"));
         })
         .needs(not_root),
-        Scenario::new("without_proc_it_works_and_still_refuses_threads", without_proc, |daemon| {
+        Scenario::new("without_proc_threads_are_still_refused", without_proc, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused None: more than one thread is running"), "{}", daemon.transcript());
             assert_eq!(daemon.count("up "), 2);
         })
         .needs(not_root),
-        Scenario::threading(
-            "a_thread_that_hangs_is_not_told_as_killed_for_want_of_memory",
-            hangs_without_proc,
-            |daemon| {
-                let workers = daemon.workers(2);
-                daemon.wait_for(&format!("{} is stale", workers[1]));
-                daemon.worker();
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(!daemon.said("out of memory"), "{}", daemon.transcript());
-            },
-        )
+        Scenario::threading("a_stale_thread_is_not_out_of_memory", hangs_without_proc, |daemon| {
+            let workers = daemon.workers(2);
+            daemon.wait_for(&format!("{} is stale", workers[1]));
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("out of memory"), "{}", daemon.transcript());
+        })
         .needs(not_root),
     ]
 }
 
-/// A worker leaves an orphan behind, which falls to pid 1.
+/// Leaves an orphan to the parent, which is pid 1.
 fn as_init() {
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     let status = in_child(|| {
@@ -79,7 +75,7 @@ fn as_init() {
     std::process::exit(status);
 }
 
-/// The pid of a process that has ended, whose parent has ended before it.
+/// Returns the pid of an orphan that has exited after its parent.
 fn orphan() -> nix::unistd::Pid {
     let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
     let (hold, release) = UnixStream::pair().expect("a pipe");
@@ -105,14 +101,14 @@ fn new_namespace() {
 }
 
 fn spawned_in_namespace() -> Report {
-    // In the worker there is no need of another one.
+    // The worker needs no namespace of its own.
     if getppid().as_raw() != 0 {
         unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     }
     serve(Prefork::new().workers(1), |_| say(&format!("pid {}, parent {}", getpid(), getppid())))
 }
 
-/// pid_namespaces(7): once its init has ended, fork fails with ENOMEM.
+/// Enters a pid namespace whose init has exited. Then fork fails with ENOMEM, pid_namespaces(7).
 fn dead_namespace() {
     prepare();
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
@@ -124,14 +120,14 @@ fn without_proc() {
     prepare();
     hide_proc();
     with_two_threads();
-    // Those that were joined count for a moment longer.
+    // Threads that were joined count for a moment longer.
     while unshare(CloneFlags::CLONE_SIGHAND).is_err() {
         std::thread::yield_now();
     }
     up(fork(2, 0));
 }
 
-/// Nobody knows there how often the kernel has killed for want of memory.
+/// Without /proc, the number of out-of-memory kills is unknown.
 fn hangs_without_proc() -> Report {
     hide_proc();
     second_hangs()

@@ -1,4 +1,4 @@
-//! What an operator does to a running service.
+//! An operator's actions on a running service.
 
 use taskfork::Prefork;
 
@@ -9,28 +9,24 @@ use crate::program::{EVER, drain, fail, serve, start_count, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new(
-            "hup_replaces_one_worker_after_the_other_and_nobody_before_his_replacement_is_there",
-            two_that_drain,
-            |daemon| {
-                let old = daemon.workers(2);
-                daemon.signal(Signal::SIGHUP);
-                for old in old {
-                    let new = daemon.worker();
-                    assert_eq!(new.id, old.id);
-                    daemon.wait_for_times(&format!("{old} exited normally"), 1);
-                    let came = format!("{new} started");
-                    let went = format!("drained {}", old.id);
-                    assert!(daemon.said_before(&came, &went), "{}", daemon.transcript());
-                }
-                daemon.wait_for_times("log Rolling restart done", 1);
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(!daemon.said("restarting"));
-            },
-        )
+        Scenario::new("hup_replaces_one_worker_after_the_other", two_that_drain, |daemon| {
+            let old = daemon.workers(2);
+            daemon.signal(Signal::SIGHUP);
+            for old in old {
+                let new = daemon.worker();
+                assert_eq!(new.id, old.id);
+                daemon.wait_for_times(&format!("{old} exited normally"), 1);
+                let came = format!("{new} started");
+                let went = format!("drained {}", old.id);
+                assert!(daemon.said_before(&came, &went), "{}", daemon.transcript());
+            }
+            daemon.wait_for_times("log Rolling restart done", 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("restarting"));
+        })
         .for_threads_too(),
-        Scenario::new("a_replacement_that_fails_leaves_the_old_worker_in_its_place", second_fails, |daemon| {
+        Scenario::new("a_failed_replacement_keeps_the_old_worker", second_fails, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
@@ -40,7 +36,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("{old} exited normally")));
         })
         .for_threads_too(),
-        Scenario::new("ttin_adds_a_worker_and_ttou_retires_the_highest", three_that_drain, |daemon| {
+        Scenario::new("ttin_adds_a_worker_and_ttou_removes_one", three_that_drain, |daemon| {
             daemon.workers(3);
             daemon.signal(Signal::SIGTTIN);
             assert_eq!(daemon.worker().id, 3);
@@ -53,18 +49,14 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 2);
         })
         .for_threads_too(),
-        Scenario::new(
-            "a_worker_that_is_stopped_and_continued_is_none_of_the_parents_business",
-            three_that_drain,
-            |daemon| {
-                let workers = daemon.workers(3);
-                crate::daemon::kill(workers[0].pid, Signal::SIGSTOP);
-                crate::daemon::kill(workers[0].pid, Signal::SIGCONT);
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(!daemon.said("restarting"));
-            },
-        ),
+        Scenario::new("a_stopped_and_continued_worker_is_left_alone", three_that_drain, |daemon| {
+            let workers = daemon.workers(3);
+            crate::daemon::kill(workers[0].pid, Signal::SIGSTOP);
+            crate::daemon::kill(workers[0].pid, Signal::SIGCONT);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("restarting"));
+        }),
     ]
 }
 
@@ -72,7 +64,7 @@ fn two_that_drain() {
     fork_drained(2, || ());
 }
 
-/// Before it is ready, however long it takes to get there.
+/// Fails before it is ready, however long it takes to get there.
 fn second_fails() {
     let starts = start_count();
     let report = serve(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {

@@ -1,4 +1,4 @@
-//! Sockets of which each worker has its own.
+//! Sockets of each worker's own.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -17,12 +17,12 @@ use crate::daemon::Daemon;
 use crate::os::Signal;
 use crate::program::{has_threads, say, serve, up, up_until_signal};
 
-/// So many that, of two sockets, each gets some: all to one of them is as likely as 1 in 2^39.
+/// With this many clients, each of two sockets gets some: all go to one with a probability of 1 in 2^39.
 const CLIENTS: usize = 40;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("each_worker_has_its_own_socket_and_all_have_one_port", three, |daemon| {
+        Scenario::reporting("per_worker_sockets_share_one_port", three, |daemon| {
             daemon.workers(3);
             assert_eq!(daemon.count("log Listening on 127.0.0.1:"), 1, "{}", daemon.transcript());
             let answers: Vec<String> = connect(daemon).into_iter().map(answer).collect();
@@ -31,18 +31,18 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             stops(daemon);
         }),
-        Scenario::reporting("a_worker_has_nothing_of_its_siblings_sockets", three, |daemon| {
+        Scenario::reporting("a_worker_has_no_socket_of_its_siblings", three, |daemon| {
             daemon.workers(3);
             daemon.wait_for_times("sockets: 1", 3);
             stops(daemon);
         })
         .for_processes(),
-        Scenario::reporting("what_is_for_all_and_what_is_for_each_go_together", mixed, |daemon| {
+        Scenario::reporting("shared_and_per_worker_sockets_can_be_combined", mixed, |daemon| {
             daemon.workers(2);
             daemon.wait_for_times("as asked for: true", 2);
             stops(daemon);
         }),
-        Scenario::reporting("who_waits_for_a_worker_that_dies_is_answered_by_the_next_one", second_dies, |daemon| {
+        Scenario::reporting("the_next_process_answers_the_clients_in_the_queue", second_dies, |daemon| {
             let workers = daemon.workers(2);
             let clients = connect(daemon);
             daemon.send(workers[1], Signal::SIGKILL);
@@ -50,27 +50,23 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(answers.iter().any(|answer| answer == "worker 1 1\n"), "{answers:?}");
             stops(daemon);
         }),
-        Scenario::reporting(
-            "who_waits_for_a_worker_that_is_one_too_many_is_answered_by_it",
-            second_is_slow,
-            |daemon| {
-                let workers = daemon.workers(2);
-                let before = connect(daemon);
-                daemon.signal(Signal::SIGTTOU);
-                // Which takes longer than it would take the other one to go, if it were not waited for.
-                daemon.signal(Signal::SIGHUP);
-                daemon.wait_for("log Rolling restart done");
-                for answer in connect(daemon).into_iter().map(answer) {
-                    assert_eq!(answer, "worker 0 1\n", "nothing new comes to who is to go");
-                }
-                daemon.send(workers[1], Signal::SIGUSR2);
-                let answers: Vec<String> = before.into_iter().map(answer).collect();
-                assert!(answers.iter().any(|answer| answer == "worker 1 0\n"), "{answers:?}");
-                daemon.wait_for("stops 1");
-                stops(daemon);
-            },
-        ),
-        Scenario::reporting("and_if_that_one_dies_before_by_one_who_comes_for_it_and_goes", second_dies, |daemon| {
+        Scenario::reporting("a_removed_worker_answers_the_clients_in_its_queue", second_is_slow, |daemon| {
+            let workers = daemon.workers(2);
+            let before = connect(daemon);
+            daemon.signal(Signal::SIGTTOU);
+            // This takes longer than the other worker would take to stop, if it were not waited for.
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_for("log Rolling restart done");
+            for answer in connect(daemon).into_iter().map(answer) {
+                assert_eq!(answer, "worker 0 1\n", "nothing new comes to who is to go");
+            }
+            daemon.send(workers[1], Signal::SIGUSR2);
+            let answers: Vec<String> = before.into_iter().map(answer).collect();
+            assert!(answers.iter().any(|answer| answer == "worker 1 0\n"), "{answers:?}");
+            daemon.wait_for("stops 1");
+            stops(daemon);
+        }),
+        Scenario::reporting("a_drain_is_finished_after_its_process_dies", second_dies, |daemon| {
             let workers = daemon.workers(2);
             let clients = connect(daemon);
             daemon.signal(Signal::SIGTTOU);
@@ -81,7 +77,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for("stops 1");
             stops(daemon);
         }),
-        Scenario::reporting("who_is_added_gets_nothing_before_it_is_ready", second_is_added, |daemon| {
+        Scenario::reporting("an_added_worker_gets_connections_once_ready", second_is_added, |daemon| {
             daemon.worker();
             daemon.wait_for_times("is ready", 1);
             daemon.signal(Signal::SIGTTIN);
@@ -94,7 +90,7 @@ pub fn scenarios() -> Vec<Scenario> {
             while !connect(daemon).into_iter().map(answer).any(|answer| answer == "worker 1 0\n") {}
             stops(daemon);
         }),
-        Scenario::reporting("a_sender_of_datagrams_stays_with_one_worker_also_across_its_end", on_udp, |daemon| {
+        Scenario::reporting("datagrams_of_a_sender_stay_with_one_worker", on_udp, |daemon| {
             let workers = daemon.workers(2);
             let port = daemon.line("log Listening on udp:").rsplit(':').next().expect("a port").to_owned();
             let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
@@ -108,7 +104,7 @@ pub fn scenarios() -> Vec<Scenario> {
             stops(daemon);
         })
         .for_processes(),
-        Scenario::reporting("by_cpu_the_worker_on_it_gets_what_comes_in_there", one_for_each_cpu, |daemon| {
+        Scenario::reporting("steer_by_cpu_gives_connections_to_the_cpus_worker", one_for_each_cpu, |daemon| {
             let cpus = cpus();
             daemon.workers(cpus.len());
             for (id, &cpu) in cpus.iter().enumerate() {
@@ -145,7 +141,8 @@ fn stops(daemon: &mut Daemon) {
     daemon.ends_with(0);
 }
 
-/// On loopback, what a thread sends comes in where it runs. In one of its own, because this one has other tests to come.
+/// Runs a closure on one CPU, because on loopback a packet comes in on the CPU of its sender. It gets a thread of its
+/// own, because this thread runs other tests later.
 fn on_cpu<T: Send>(cpu: usize, run: impl FnOnce() -> T + Send) -> T {
     let mut set = CpuSet::new();
     set.set(cpu).expect("a CPU");
@@ -165,8 +162,8 @@ fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).listen(ListenConfig::from("127.0.0.1:0").per_worker())
 }
 
-/// Answers every client with its id and generation until it is to stop. It never waits for a client alone: the process before
-/// or after it has the same socket, and may be faster.
+/// Answers every client with id and generation until a stop is requested. It never blocks in accept: another process
+/// of the id has the same socket and may be faster.
 fn attend(worker: &Worker) {
     let listener = &worker.listeners()[0];
     let (socket, nonblocking) = match listener {
@@ -212,7 +209,8 @@ fn three() -> Report {
     })
 }
 
-/// Listening on the internet: the standard streams and what the library has open are others.
+/// Returns the number of listening internet sockets, which leaves out the standard streams and the library's
+/// descriptors.
 fn sockets() -> usize {
     let inodes = fs::read_to_string("/proc/self/net/tcp").expect("the sockets of the system");
     let listening: Vec<String> = inodes
@@ -225,7 +223,7 @@ fn sockets() -> usize {
     own.filter(|link| listening.iter().any(|socket| link.as_os_str() == socket.as_str())).count()
 }
 
-/// One that was made by the program and one by its address are for all.
+/// A socket that the program has made, and one by its address, which all workers share.
 fn mixed() -> Report {
     let made = TcpListener::bind("127.0.0.2:0").expect("a port");
     let service = Prefork::new().workers(2).listen(made).listen(ListenConfig::from("127.0.0.1:0").per_worker());
@@ -251,7 +249,7 @@ fn second_dies() -> Report {
     })
 }
 
-/// It serves when it is told so.
+/// The second worker serves when it gets a signal.
 fn second_is_slow() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());

@@ -1,4 +1,4 @@
-//! What can be chosen beyond `fork_processes`, and what the workers' handles do.
+//! Prefork's settings, and the handles of its workers.
 
 use std::fmt;
 use std::sync::mpsc;
@@ -15,7 +15,7 @@ const SECOND_IS_REFUSED: &str = "second: this process supervises workers already
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("a_worker_can_stop_all_and_it_happens_once_however_many_ask", all_stop_all, |daemon| {
+        Scenario::reporting("stop_all_stops_the_service_once", all_stop_all, |daemon| {
             for worker in daemon.workers(4) {
                 daemon.send(worker, Signal::SIGUSR2);
             }
@@ -24,19 +24,19 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("drained "), 4);
             assert!(daemon.said("report: stopped, as child "));
         }),
-        Scenario::reporting("a_worker_can_stop_all_and_end_at_once", stops_all_and_ends, |daemon| {
+        Scenario::reporting("a_worker_may_exit_right_after_stop_all", stops_all_and_ends, |daemon| {
             let workers = daemon.workers(2);
             daemon.send(workers[1], Signal::SIGUSR2);
             daemon.ends_with(0);
             assert!(daemon.said("drained 0"), "{}", daemon.transcript());
             assert!(daemon.said("report: stopped, as child 1 ("), "{}", daemon.transcript());
         }),
-        Scenario::reporting("the_last_worker_can_stop_all_though_nobody_else_is_left", stops_all_alone, |daemon| {
+        Scenario::reporting("the_last_worker_can_stop_all", stops_all_alone, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped, as child 0 ("), "{}", daemon.transcript());
             assert!(!daemon.said("restarting"));
         }),
-        Scenario::reporting("an_id_is_never_beyond_the_most_workers_there_can_be", with_contexts, |daemon| {
+        Scenario::reporting("ids_stay_below_max_workers", with_contexts, |daemon| {
             daemon.workers(2);
             for _ in 0..5 {
                 daemon.signal(Signal::SIGTTIN);
@@ -53,7 +53,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count(&format!("context {context}")), times, "{}", daemon.transcript());
             }
         }),
-        Scenario::reporting("a_worker_knows_its_generation_and_how_many_were_wanted", tells_of_itself, |daemon| {
+        Scenario::reporting("a_worker_knows_its_generation_and_worker_count", tells_of_itself, |daemon| {
             let workers = daemon.workers(2);
             daemon.wait_for_times("0 is generation 0 of 2", 1);
             daemon.wait_for_times("1 is generation 0 of 2", 1);
@@ -64,34 +64,30 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("with_always_a_normal_end_is_followed_by_a_restart", ends_normally_always, |daemon| {
+        Scenario::reporting("with_always_a_normal_exit_is_restarted", ends_normally_always, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("exited normally, restarting"), 3);
             assert!(daemon.said("report: gave up after 3 restarts: child 0"), "{}", daemon.transcript());
         }),
-        Scenario::reporting(
-            "with_never_nothing_is_restarted_and_a_failure_is_no_success",
-            fails_once_and_never,
-            |daemon| {
-                daemon.ends_with(1);
-                assert!(!daemon.said("restarting"));
-                assert_eq!(daemon.count("up "), 2);
-                assert!(daemon.said("report: finished"));
-            },
-        ),
-        Scenario::reporting("a_restart_window_forgets_what_is_long_ago", slow_failures, |daemon| {
+        Scenario::reporting("with_never_a_failure_is_not_restarted", fails_once_and_never, |daemon| {
+            daemon.ends_with(1);
+            assert!(!daemon.said("restarting"));
+            assert_eq!(daemon.count("up "), 2);
+            assert!(daemon.said("report: finished"));
+        }),
+        Scenario::reporting("restart_window_forgets_old_restarts", slow_failures, |daemon| {
             daemon.workers(6);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("a_fatal_exit_stops_everything", exits_fatally, |daemon| {
+        Scenario::reporting("fatal_exit_code_stops_the_service", exits_fatally, |daemon| {
             daemon.ends_with(3);
             assert!(daemon.said("report: failed to start: child 1 ("), "{}", daemon.transcript());
             assert!(daemon.said(&daemon.failed(78)));
             assert!(daemon.said("drained 0"));
             assert!(!daemon.said("restarting"));
         }),
-        Scenario::reporting("a_backoff_is_as_long_as_was_chosen", long_backoff, |daemon| {
+        Scenario::reporting("restart_backoff_sets_the_delay", long_backoff, |daemon| {
             let failed = daemon.failed(1);
             daemon.wait_for(&format!("{failed}, restarting"));
             let line = daemon.wait_for(&format!("{failed}, restarting in "));
@@ -100,13 +96,13 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("a_graceful_timeout_is_as_long_as_was_chosen", deaf, |daemon| {
+        Scenario::reporting("graceful_timeout_limits_a_drain", deaf, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("did not stop in time"));
         }),
-        Scenario::reporting("run_ends_a_worker_with_the_status_of_what_it_returns", runs_three, |daemon| {
+        Scenario::reporting("run_exits_with_the_status_of_its_result", runs_three, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said(": it is all wrong: no hope"), "{}", daemon.transcript());
             assert!(daemon.said("it is too much"), "a panic is printed as always");
@@ -117,12 +113,12 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
             assert!(daemon.said("what the worker had is dropped"));
         }),
-        Scenario::new("what_makes_no_sense_is_refused_before_anything_is_started", no_sense, |daemon| {
+        Scenario::new("invalid_settings_are_refused_before_any_start", no_sense, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused max_workers: 2 is below the 3 workers asked for"), "{}", daemon.transcript());
             assert!(!daemon.said("log "), "nothing was started");
         }),
-        Scenario::new("a_worker_cannot_start_workers_by_this_call_either", nested, |daemon| {
+        Scenario::new("a_worker_cannot_start_a_service", nested, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("second: this process is worker 0 already"), "{}", daemon.transcript());
         })
@@ -136,7 +132,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped"));
         }),
-        Scenario::reporting("one_service_at_a_time_and_who_comes_second_disturbs_nobody", two_at_a_time, |daemon| {
+        Scenario::reporting("a_second_service_is_refused_without_effect", two_at_a_time, |daemon| {
             daemon.worker();
             daemon.wait_for_times("second: ", 1);
             assert_eq!(daemon.line("second: "), SECOND_IS_REFUSED);
@@ -151,38 +147,30 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("log Starting "), 2, "nothing of the second was");
         })
         .for_parents_with_threads(),
-        Scenario::reporting("nor_does_an_event_start_one_in_the_midst_of_another", one_in_another, |daemon| {
+        Scenario::reporting("on_event_cannot_start_a_service", one_in_another, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.line("second: "), SECOND_IS_REFUSED);
         }),
-        Scenario::reporting(
-            "a_stop_asked_for_once_more_does_not_kill_the_parent_that_has_stopped",
-            stopped_late,
-            |daemon| {
-                daemon.worker();
-                daemon.signal(Signal::SIGTERM);
-                daemon.ends_with(0);
-                assert!(daemon.said("report: stopped"));
-            },
-        ),
-        Scenario::reporting("nor_one_that_comes_when_a_worker_has_stopped_all", stops_all_late, |daemon| {
+        Scenario::reporting("a_late_stop_request_does_not_kill_the_parent", stopped_late, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("report: stopped"));
+        }),
+        Scenario::reporting("a_late_request_after_stop_all_kills_no_parent", stops_all_late, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped, as child 0"));
         }),
-        Scenario::reporting(
-            "a_panic_with_something_that_panics_when_it_is_dropped_is_a_panic",
-            panics_twice,
-            |daemon| {
-                daemon.ends_with(1);
-                assert_eq!(daemon.count("exited with status 101"), 1, "{}", daemon.transcript());
-                assert!(
-                    daemon.transcript().lines().any(|line| line.contains("child 1") && line.ends_with("with status 1"))
-                );
-                assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
-            },
-        ),
+        Scenario::reporting("a_panic_payload_that_panics_is_a_panic", panics_twice, |daemon| {
+            daemon.ends_with(1);
+            assert_eq!(daemon.count("exited with status 101"), 1, "{}", daemon.transcript());
+            assert!(
+                daemon.transcript().lines().any(|line| line.contains("child 1") && line.ends_with("with status 1"))
+            );
+            assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
+        }),
     ]
 }
 
@@ -254,7 +242,7 @@ fn fails_once_and_never() -> Report {
     })
 }
 
-/// More failures than the budget has, each later than the window is long.
+/// Fails more often than the budget allows, but each time after the window has passed.
 fn slow_failures() -> Report {
     let window = Duration::from_millis(50);
     serve(
@@ -361,14 +349,14 @@ fn one_that_drains(service: Prefork) -> Report {
     })
 }
 
-/// What comes of one more.
+/// Returns the result of a second start.
 fn try_second() {
     let answer = run(Prefork::new().workers(1), |_| Ok(()));
     let answer = answer.map_or_else(|error| error.to_string(), |report| report.reason().to_string());
     say(&format!("second: {answer}"));
 }
 
-/// The second begins when the first has a worker, in another thread. A third follows.
+/// Starts a second service in another thread once the first one has a worker, and then a third one.
 fn two_at_a_time() -> Report {
     let (started, has_started) = mpsc::channel();
     let second = thread::spawn(move || {
@@ -378,7 +366,7 @@ fn two_at_a_time() -> Report {
     });
     let first = one_that_drains(Prefork::new().on_event(move |event| {
         if let Event::Started { .. } = event {
-            // Of the next start nobody wants to hear.
+            // No thread waits for the start of the last one.
             let _ = started.send(());
         }
     }));
@@ -395,7 +383,7 @@ fn one_in_another() -> Report {
     }))
 }
 
-/// The parent gets one more request when it has nothing more to do, and before the call returns.
+/// Sends the parent one more request, after all workers have ended and before the call returns.
 pub fn signals_itself_at_the_end(work: fn(&Worker)) -> Report {
     struct Signals;
     impl Drop for Signals {

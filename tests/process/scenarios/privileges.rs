@@ -1,4 +1,4 @@
-//! Workers that are another user's, and on a CPU of their own. Linux only.
+//! Workers of another user, and workers on a CPU of their own. Linux only.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -19,16 +19,16 @@ use crate::daemon::Daemon;
 use crate::os::{LIFELINES, Signal, idle};
 use crate::program::{drain, on_log, prepare, say, scratch, serve, up};
 
-/// Somebody, and a group that is not his.
+/// A user, and a group that is not the user's.
 const USER: &str = "nobody";
 const GROUP: &str = "daemon";
 
-/// Ports that take root, and that hardly anybody listens on.
+/// Ports that require root, and that are rarely in use.
 const PORTS: RangeInclusive<u16> = 600..=990;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("workers_are_the_user_that_was_asked_for_and_nobody_else_ever", as_user, |daemon| {
+        Scenario::reporting("workers_change_to_the_user_for_good", as_user, |daemon| {
             let user = user();
             daemon.workers(2);
             let ids =
@@ -40,7 +40,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::reporting("a_group_may_be_another_than_that_of_the_user", as_user_and_group, |daemon| {
+        Scenario::reporting("group_overrides_the_users_group", as_user_and_group, |daemon| {
             daemon.worker();
             let gid = group();
             let ids = format!("uid {0} {0} {0}, gid {gid} {gid} {gid}, groups {1:?}", user().uid, groups_of(gid));
@@ -49,7 +49,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::reporting("a_group_alone_is_the_only_one", as_group, |daemon| {
+        Scenario::reporting("a_group_without_a_user_is_the_only_one", as_group, |daemon| {
             daemon.worker();
             let ids = format!("uid 0 0 0, gid {0} {0} {0}, groups {{{0}}}", group());
             assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
@@ -57,7 +57,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::reporting("supplementary_groups_are_those_of_the_user_and_not_the_parents", in_groups, |daemon| {
+        Scenario::reporting("supplementary_groups_are_those_of_the_user", in_groups, |daemon| {
             daemon.worker();
             let user = user();
             let groups = BTreeSet::from([user.gid.as_raw(), 4711, 4712]);
@@ -66,7 +66,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::reporting("a_number_that_nobody_has_is_a_user_with_its_group_alone", as_number, |daemon| {
+        Scenario::reporting("an_unknown_uid_has_only_its_group", as_number, |daemon| {
             daemon.worker();
             let ids = "uid 4000000001 4000000001 4000000001, gid 4711 4711 4711, groups {4711}";
             assert!(daemon.said(ids), "{}", daemon.transcript());
@@ -74,7 +74,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(not_root)
         .for_processes(),
-        Scenario::reporting("a_port_that_takes_root_is_served_by_nobody", on_privileged_port, |daemon| {
+        Scenario::reporting("a_port_below_1024_is_served_unprivileged", on_privileged_port, |daemon| {
             daemon.workers(2);
             assert_eq!(daemon.count("by itself: Some(PermissionDenied)"), 2, "{}", daemon.transcript());
             let address = daemon.line("log Listening on ").trim_start_matches("log Listening on ").to_owned();
@@ -89,7 +89,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(no_such_port)
         .for_processes(),
-        Scenario::new("to_who_has_no_rights_it_is_refused_by_its_address", on_port_without_rights, |daemon| {
+        Scenario::new("a_privileged_port_without_root_names_the_address", on_port_without_rights, |daemon| {
             daemon.ends_with(0);
             assert_eq!(
                 daemon.count("Some(PermissionDenied) cannot listen on 127.0.0.1:"),
@@ -100,12 +100,12 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("log "), "nothing was started");
         })
         .needs(no_such_port),
-        Scenario::new("and_so_is_an_address_of_a_family_that_the_machine_lacks", without_ipv6, |daemon| {
+        Scenario::new("an_unsupported_address_family_names_the_address", without_ipv6, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("97 cannot listen on [::1]:0: "), 2, "{}", daemon.transcript());
             assert!(!daemon.said("log "), "nothing was started");
         }),
-        Scenario::reporting("such_workers_do_not_outlive_their_parent", as_user, |daemon| {
+        Scenario::reporting("workers_of_another_user_end_with_the_parent", as_user, |daemon| {
             for worker in daemon.workers(2) {
                 assert_eq!(threads(worker.pid), 1 + LIFELINES);
             }
@@ -116,7 +116,7 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(nobody_to_be)
         .for_processes(),
         Scenario::spawning(
-            "threads_that_a_program_had_before_the_call_are_the_users_as_well",
+            "earlier_threads_change_their_user_too",
             with_threads,
             |daemon| {
                 let worker = daemon.worker();
@@ -131,7 +131,7 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         )
         .needs(nobody_to_be),
-        Scenario::reporting("such_a_worker_that_is_silent_is_killed_and_one_that_is_ready_is_heard", ready, |daemon| {
+        Scenario::reporting("workers_of_another_user_report_and_are_killed", ready, |daemon| {
             let first = daemon.worker();
             daemon.send(first, Signal::SIGSTOP);
             daemon.wait_for("gives no sign of life");
@@ -141,7 +141,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::new("a_user_that_cannot_be_had_is_an_error_before_anything_is_started", refusals, |daemon| {
+        Scenario::new("an_unknown_user_is_refused_before_any_start", refusals, |daemon| {
             daemon.ends_with(0);
             for refusal in [
                 r#"unknown: Some("user") Some(NotFound) user: cannot look up nobody-of-this-name: there is no user nobody-of-this-name"#,
@@ -155,16 +155,16 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("log "), "nothing was started:\n{}", daemon.transcript());
         })
         .needs(nobody_to_be),
-        Scenario::reporting("who_is_not_root_may_ask_for_his_own_user", as_oneself, |daemon| {
+        Scenario::reporting("without_root_the_own_user_is_accepted", as_oneself, |daemon| {
             daemon.worker();
             assert!(daemon.said(&format!("uid {0} {0} {0}, ", user().uid)), "{}", daemon.transcript());
             assert!(daemon.said("back: EPERM EPERM EPERM"), "{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
         .needs(nobody_to_be)
-        // He may not be one who may execute this program.
+        // This user may not be allowed to execute this program.
         .forking(),
-        Scenario::reporting("who_could_become_root_again_does_not_begin", keeps_capabilities, |daemon| {
+        Scenario::reporting("a_worker_that_keeps_capabilities_does_not_start", keeps_capabilities, |daemon| {
             daemon.ends_with(3);
             assert!(
                 daemon.said("log cannot start worker 0: setresuid failed: it has kept the capability to change its user"),
@@ -176,7 +176,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::reporting("who_may_not_change_its_user_does_not_begin", without_capability, |daemon| {
+        Scenario::reporting("a_worker_that_cannot_change_user_fails", without_capability, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("log cannot start worker 0: setresuid failed: Operation not permitted"), 3);
             assert!(daemon.said("report: gave up after 2 restarts"), "{}", daemon.transcript());
@@ -185,14 +185,14 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(nobody_to_be)
         .for_processes(),
-        Scenario::reporting("a_logger_that_panics_in_a_fork_kills_no_sibling", logger_panics_in_a_fork, |daemon| {
+        Scenario::reporting("a_panicking_logger_in_a_fork_spares_siblings", logger_panics_in_a_fork, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said("exited with status 101, restarting"), "{}", daemon.transcript());
             assert!(!daemon.said("killed by signal 9"), "{}", daemon.transcript());
         })
         .needs(nobody_to_be)
         .forking(),
-        Scenario::reporting("each_worker_is_on_the_cpu_of_its_id_and_so_is_its_replacement", pinned, |daemon| {
+        Scenario::reporting("workers_and_replacements_are_pinned_by_id", pinned, |daemon| {
             let workers = daemon.workers(3);
             let cpus = own_cpus();
             for id in 0..3 {
@@ -205,7 +205,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("only_cpus_that_the_parent_may_use_are_dealt", pinned_to_the_last, |daemon| {
+        Scenario::reporting("workers_are_pinned_to_usable_cpus_only", pinned_to_the_last, |daemon| {
             daemon.workers(2);
             let last = own_cpus().pop().expect("a CPU");
             for id in 0..2 {
@@ -214,7 +214,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::new("threads_are_pinned_each_for_itself", pinned_threads, |daemon| {
+        Scenario::new("each_worker_thread_is_pinned_on_its_own", pinned_threads, |daemon| {
             daemon.ends_with(0);
             let cpus = own_cpus();
             for id in 0..3 {
@@ -245,7 +245,7 @@ fn group() -> Gid {
     Group::from_name(GROUP).expect("the groups").expect("a group").gid
 }
 
-/// As the system has it on record.
+/// Returns the groups that the system has on record for the user.
 fn groups_of(gid: Gid) -> BTreeSet<u32> {
     let name = CString::new(USER).expect("a name");
     nix::unistd::getgrouplist(&name, gid).expect("the groups").into_iter().map(Gid::as_raw).collect()
@@ -265,7 +265,7 @@ fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("a process").count()
 }
 
-/// So many are replaced when that is asked for, one that is killed is replaced, and all stop.
+/// Checks that `n` workers are replaced on request, that a killed one is restarted, and that all stop.
 fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
     daemon.signal(Signal::SIGHUP);
     let replacements = daemon.workers(n);
@@ -277,7 +277,7 @@ fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
     assert_eq!(daemon.count("drained "), 2 * n, "{}", daemon.transcript());
 }
 
-/// Says who it is, and whether it can be somebody else.
+/// Prints the worker's ids, and whether it can change its user.
 fn say_who(worker: &Worker) {
     assert!(!worker.stop_requested());
     let uid = getresuid().expect("its user");
@@ -298,7 +298,7 @@ fn say_who(worker: &Worker) {
     drain(worker);
 }
 
-/// Root has groups of its own, which are not to be a worker's.
+/// Gives root groups that a worker must not have.
 fn become_member() {
     if nix::unistd::geteuid().is_root() {
         setgroups(&[Gid::from_raw(0), Gid::from_raw(4)]).expect("groups");
@@ -336,7 +336,7 @@ fn as_number() -> Report {
     serve(Prefork::new().workers(1).user("4000000001").group("4711"), |worker| say_who(&worker))
 }
 
-/// With a list of groups of its own, which a worker that is spawned finds in its place.
+/// Gives the program groups that a spawned worker gets too, and must replace.
 fn in_groups() -> Report {
     become_member();
     let list = scratch().join("group");
@@ -351,7 +351,7 @@ fn in_groups() -> Report {
 }
 
 fn on_privileged_port() -> Report {
-    // A program that is spawned has another one in vain.
+    // A spawned program tries this again, in vain.
     let free = PORTS.rev().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     serve(Prefork::new().workers(2).listen(free.expect("a port")).user(USER), |worker| {
         assert!(!worker.stop_requested());
@@ -387,7 +387,7 @@ fn without_ipv6() {
     }
 }
 
-/// From here on socket(2) answers as a kernel does that was built without this family.
+/// Lets socket(2) fail from now on as in a kernel without this address family.
 fn refuse_family(family: u32) {
     let load = 0x20;
     let equal = 0x15;
@@ -403,9 +403,9 @@ fn refuse_family(family: u32) {
         step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: without a pointer.
+    // SAFETY: this prctl(2) has no pointer.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: the program is as long as it says, and is copied.
+    // SAFETY: the program has the length that it states, and is copied.
     let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
@@ -461,12 +461,12 @@ fn keeps_capabilities() -> Report {
     serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| say_who(&worker))
 }
 
-/// As in a container from which it was taken.
+/// Drops the capability, as a container may.
 fn without_capability() -> Report {
     extern "C" fn at_exit() {
         say("at exit");
     }
-    // SAFETY: the function is there until the end.
+    // SAFETY: the function exists until the process ends.
     assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
     drop_capability(CAP_SETUID);
     serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| say_who(&worker))
@@ -489,12 +489,12 @@ fn logger_panics_in_a_fork() -> Report {
 const CAP_SETUID: u32 = 7;
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
-/// From this process; a program that it executes drops it again.
+/// Drops a capability of this process. A program that it executes drops it again.
 fn drop_capability(capability: u32) {
-    // _LINUX_CAPABILITY_VERSION_3
+    // `_LINUX_CAPABILITY_VERSION_3`
     let mut header = [0x2008_0522_u32, 0];
     let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: capget(2) and capset(2) of this version take two times three figures, of this thread.
+    // SAFETY: capget(2) and capset(2) of this version read or write two times three values, of this thread.
     unsafe {
         assert_eq!(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()), 0);
         for set in &mut sets[0] {

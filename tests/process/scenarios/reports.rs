@@ -25,15 +25,15 @@ pub fn scenarios() -> Vec<Scenario> {
             let killed = daemon.killed_exit();
             for event in [
                 "event Starting 2".to_owned(),
-                format!("event Started 0/0 {}", old[0].told_pid()),
-                format!("event Exited 1/0 {} {killed} asked false restarting true", old[1].told_pid()),
-                format!("event Restarting 1/0 {} {killed} in 0ns, 6 left", old[1].told_pid()),
-                format!("event Started 1/1 {}", new.told_pid()),
+                format!("event Started 0/0 {}", old[0].event_pid()),
+                format!("event Exited 1/0 {} {killed} asked false restarting true", old[1].event_pid()),
+                format!("event Restarting 1/0 {} {killed} in 0ns, 6 left", old[1].event_pid()),
+                format!("event Started 1/1 {}", new.event_pid()),
                 "event Scaled 3".to_owned(),
-                format!("event Started 2/0 {}", third.told_pid()),
+                format!("event Started 2/0 {}", third.event_pid()),
                 "event Reloading".to_owned(),
-                format!("event Exited 0/0 {} Code(0) asked true restarting false", old[0].told_pid()),
-                format!("event Exited 1/1 {} Code(0) asked true restarting false", new.told_pid()),
+                format!("event Exited 0/0 {} Code(0) asked true restarting false", old[0].event_pid()),
+                format!("event Exited 1/1 {} Code(0) asked true restarting false", new.event_pid()),
                 "event Stopping 3 quick false by None".to_owned(),
             ] {
                 assert_eq!(daemon.count(&event), 1, "{event}:\n{}", daemon.transcript());

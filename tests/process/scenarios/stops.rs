@@ -4,7 +4,7 @@ use taskfork::{Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::os::{KILLED, Signal, fork_deaf, fork_drained, idle, no_terminal};
+use crate::os::{KILLED, Signal, fork_drained, fork_unresponsive, idle, no_terminal};
 use crate::program::{drain, fork, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -99,9 +99,9 @@ fn many_idle() {
 }
 
 pub fn three_that_ignore_term() {
-    fork_deaf(3, Signal::SIGTERM);
+    fork_unresponsive(3, Signal::SIGTERM);
 }
 
 fn three_that_ignore_quit() {
-    fork_deaf(3, Signal::SIGQUIT);
+    fork_unresponsive(3, Signal::SIGQUIT);
 }

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use taskfork::{Event, Prefork, Report, RestartPolicy};
 
 use crate::Scenario;
-use crate::census::{Census, SaysUp};
+use crate::census::{Census, UpSource};
 use crate::daemon::{Daemon, kill};
 use crate::os::{Gate, Signal, idle};
 use crate::procfs::{children, descriptors, is_living_child, wait_until_alone};
@@ -23,7 +23,7 @@ use crate::room::lacks_room;
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::reporting("pool_recovers_from_a_storm_of_kills_and_requests", six_that_beat, |daemon| {
-            let mut watch = Watch::new(daemon, 6, SaysUp::Parent);
+            let mut watch = Watch::new(daemon, 6, UpSource::Parent);
             watch.settle();
             watch.storm(&ALL_SIGNALS);
             watch.settle();
@@ -34,7 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .for_processes(),
         Scenario::threading("thread_pool_recovers_from_a_storm_of_failures", six_that_fail, |daemon| {
-            let mut census = Census::new(6, SaysUp::Parent);
+            let mut census = Census::new(6, UpSource::Parent);
             let seed = Seed::draw();
             let mut rng = seed.rng(0);
             settle_threads(daemon, &mut census);
@@ -43,7 +43,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 let until = Instant::now() + pause;
                 let left = || until.saturating_duration_since(Instant::now());
                 while let Some(line) = daemon.line_within(left()) {
-                    census.hear(&line);
+                    census.note(&line);
                     assert_eq!(census.crowded(), None, "{}", daemon.transcript());
                 }
                 daemon.signal(*ALL_SIGNALS.at_parent.choose(&mut rng).expect("a signal"));
@@ -63,7 +63,7 @@ pub fn scenarios() -> Vec<Scenario> {
         )
         .forking(),
         Scenario::reporting("two_thousand_workers_run_with_few_descriptors", two_thousand, |daemon| {
-            let mut watch = Watch::new(daemon, MANY, SaysUp::Parent);
+            let mut watch = Watch::new(daemon, MANY, UpSource::Parent);
             watch.settle();
             watch.kill(MANY / 10);
             watch.settle();
@@ -105,7 +105,7 @@ const KILLS_AND_HUPS: Storm = Storm {
 };
 
 fn survives_four_operators(daemon: &mut Daemon) {
-    let mut watch = Watch::new(daemon, 4, SaysUp::Worker);
+    let mut watch = Watch::new(daemon, 4, UpSource::Worker);
     watch.settle();
     watch.storm(&KILLS_AND_HUPS);
     watch.settle();
@@ -117,14 +117,14 @@ struct Watch<'a> {
     daemon: &'a mut Daemon,
     parent: u32,
     census: Mutex<Census>,
-    says_up: SaysUp,
+    up_source: UpSource,
     seed: Seed,
 }
 
 impl Watch<'_> {
-    fn new(daemon: &mut Daemon, workers: usize, says_up: SaysUp) -> Watch<'_> {
+    fn new(daemon: &mut Daemon, workers: usize, up_source: UpSource) -> Watch<'_> {
         let parent = daemon.pid();
-        Watch { daemon, parent, census: Mutex::new(Census::new(workers, says_up)), says_up, seed: Seed::draw() }
+        Watch { daemon, parent, census: Mutex::new(Census::new(workers, up_source)), up_source, seed: Seed::draw() }
     }
 
     fn census(&self) -> MutexGuard<'_, Census> {
@@ -141,7 +141,7 @@ impl Watch<'_> {
     /// is still to come. If none comes, the daemon's watchdog fails the test.
     fn settle(&mut self) {
         while !(self.census().is_settled() && self.census().pids() == children(self.parent)) {
-            if self.says_up == SaysUp::Worker {
+            if self.up_source == UpSource::Worker {
                 self.end_rolling_restart();
             }
             self.read_line();
@@ -216,13 +216,13 @@ impl Watch<'_> {
 
 fn settle_threads(daemon: &mut Daemon, census: &mut Census) {
     while !census.is_settled() {
-        census.hear(&daemon.next_line());
+        census.note(&daemon.next_line());
     }
 }
 
 fn note_line(line: &str, census: &Mutex<Census>, daemon: &Daemon) {
     let mut census = census.lock().expect("no panic under the lock");
-    census.hear(line);
+    census.note(line);
     let crowded = census.crowded();
     drop(census);
     assert_eq!(crowded, None, "more than two processes of one worker:\n{}", daemon.transcript());
