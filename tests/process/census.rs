@@ -10,7 +10,7 @@ pub struct Census {
     /// The number of workers that the log announced last.
     wanted: usize,
     is_rolling: bool,
-    /// The living processes, by pid.
+    /// The living processes by pid.
     living: BTreeMap<u32, Process>,
     /// The ids of which a process has been up.
     proven: BTreeSet<usize>,
@@ -79,7 +79,8 @@ impl Census {
         self.crowded
     }
 
-    /// Returns whether each wanted id has exactly one process, which is up, and no process is starting or stopping.
+    /// Returns whether each wanted id has exactly one process, which is up, not stopped and not about to be killed, and no
+    /// rolling restart is under way.
     pub fn is_settled(&self) -> bool {
         let is_sound = |process: &Process| process.is_up && !process.is_stopped && !process.is_doomed;
         !self.is_rolling && self.living.len() == self.wanted && self.living.values().all(is_sound) && self.has_all_ids()
@@ -107,8 +108,8 @@ impl Census {
         self.living.values().map(|process| (process.id, process.generation)).collect()
     }
 
-    /// Returns the pids whose exit leads to a restart. With readiness, the exit of a first process that was never
-    /// ready would end the service.
+    /// Returns the pids whose exit leads to a restart. With `UpSource::Parent`, an id that was never ready is left out,
+    /// because the exit of its process fails the startup and ends the service.
     pub fn restartable(&self) -> Vec<u32> {
         let may_fail = |process: &Process| self.up_source == UpSource::Worker || self.proven.contains(&process.id);
         let is_restartable = |process: &Process| !process.is_doomed && may_fail(process);

@@ -1,4 +1,4 @@
-//! The operator's side: starts a program, reads its output, sends signals. Every process is gone when the test ends.
+//! The operator's side: starts a program, reads its output, sends signals, and leaves no process behind.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use crate::os::{self, Group, KILLED, KILLED_EXIT, Reader, Signal};
 /// A program and all its workers, in a process group of their own.
 ///
 /// Standard output and standard error are one pipe, so printed lines and log lines have one order. Every process holds
-/// the pipe, so its end means that all processes are gone.
+/// the pipe, so the end of the file means that all processes are gone.
 pub struct Daemon {
     child: Child,
     group: Group,
@@ -38,7 +38,7 @@ pub struct Up {
 }
 
 impl Up {
-    /// Returns the pid that events report.
+    /// Returns the pid in the printed events, where 0 stands for a thread.
     pub fn event_pid(&self) -> u32 {
         if self.is_thread { 0 } else { self.pid }
     }
@@ -97,13 +97,13 @@ impl Daemon {
         }
     }
 
-    /// Notes a directory that the program makes, to be removed after its end.
+    /// Removes this directory, which the program makes, at the end of the test.
     #[cfg(target_os = "linux")]
     pub fn remove_at_end(&mut self, directory: PathBuf) {
         self.leftover = Some(directory);
     }
 
-    /// Returns a directory that belongs to this program and its processes. It is removed at the end.
+    /// Returns the scratch directory of the program and its workers. It is removed at the end of the test.
     pub fn scratch(&self) -> &Path {
         &self.scratch
     }
@@ -156,7 +156,7 @@ impl Daemon {
         }
     }
 
-    /// Reads until this text has come this often, counted from the beginning.
+    /// Reads until this text has come this often, counted from the first line.
     pub fn wait_for_times(&mut self, text: &str, times: usize) {
         while self.count(text) < times {
             self.wait_for(text);
@@ -182,8 +182,8 @@ impl Daemon {
         kill(self.pid(), signal);
     }
 
-    /// Sends a signal to a worker. A thread notices SIGKILL and SIGUSR2 while it waits; other signals go to the whole
-    /// program.
+    /// Sends a signal to a worker. A thread finds SIGKILL and SIGUSR2 as files while it waits. Every other signal goes to
+    /// the whole program.
     pub fn send(&self, up: Up, signal: Signal) {
         if !self.has_threads {
             kill(up.pid, signal);
@@ -214,7 +214,8 @@ impl Daemon {
         if self.has_threads { self.failed_exit(9) } else { KILLED_EXIT.to_owned() }
     }
 
-    /// Returns the log's text for a process that the parent has killed (`process`), or for a thread that it has abandoned.
+    /// Returns the log's text for a worker that the parent has ended: `process` for a process that was killed, and another
+    /// text for a thread, which is abandoned.
     pub fn ended_by_parent<'a>(&self, process: &'a str) -> &'a str {
         if self.has_threads { "is stale" } else { process }
     }
@@ -238,7 +239,7 @@ impl Daemon {
         assert_eq!(status.code(), Some(code), "{status}:\n{}", self.transcript());
     }
 
-    /// Returns an earlier line that contains this text.
+    /// Returns the first line so far that contains this text.
     pub fn line(&self, text: &str) -> &str {
         self.said
             .iter()

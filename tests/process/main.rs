@@ -1,7 +1,7 @@
 //! Scenarios: a service in real processes, and what an operator sees of it.
 //!
 //! A scenario consists of a program and a check. The program runs in a fresh process (this binary, executed again),
-//! because fork refuses to run beside libtest's threads.
+//! because taskfork refuses to fork a process with other threads, such as those of a test harness.
 
 #[cfg(target_os = "linux")]
 mod census;
@@ -31,10 +31,11 @@ const THREAD: &str = "thread";
 /// The variable with the program's own directory.
 const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
 
-/// The exit status of a process that panics.
+/// The exit status of a worker that panics.
 const PANICKED: i32 = 101;
 
-/// Returns the file with which the operator signals a worker thread of this name. It is created to send the signal.
+/// Returns the file that stands for a signal to the worker thread of this name. The operator creates it to send the
+/// signal.
 fn signal_file(scratch: &Path, thread: &str, signal: Signal) -> PathBuf {
     scratch.join(format!("{thread}-{signal:?}"))
 }
@@ -70,7 +71,7 @@ impl Scenario {
         Scenario { lacks, ..self }
     }
 
-    /// Limits the scenario to forks: the kind of worker makes no difference to it, and it takes long.
+    /// Limits the scenario to forks: it takes long and is the same for every kind of worker, or it requires forks.
     #[cfg(target_os = "linux")]
     fn forking(self) -> Scenario {
         Scenario { backends: vec![BACKENDS[0]], ..self }

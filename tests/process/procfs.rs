@@ -20,7 +20,14 @@ pub fn is_living_child(pid: u32, parent: u32) -> bool {
     !matches!(state, Some("Z" | "X")) && fields.next() == Some(&parent.to_string())
 }
 
-/// Returns the number of open descriptors, 0 if the process is gone.
+/// Returns whether this signal is pending for the process.
+pub fn has_pending(pid: u32, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("its pending signals");
+    u64::from_str_radix(pending.trim(), 16).expect("a mask") >> (signal - 1) & 1 != 0
+}
+
+/// Returns the number of open descriptors of a process, or 0 if it is gone.
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }

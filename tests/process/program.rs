@@ -1,4 +1,4 @@
-//! What the programs of the scenarios have in common.
+//! Functions that the programs of the scenarios share.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,12 +13,13 @@ use taskfork::{Backend, Error, Prefork, Report, Role, WorkResult, Worker};
 
 use crate::os::{self, Signal, watch};
 
-/// The watchdog ends a process after this many seconds.
+/// The watchdog ends a process after this many seconds, unless the scenario sets another time.
 const WATCHDOG: u32 = 60;
-/// Longer than the watchdog allows: a wait for this long either succeeds or fails the test.
+/// A timeout that never expires, because it is longer than the watchdog's time.
 pub const EVER: Duration = Duration::from_secs(600);
 
-/// Calls `fork_processes` with the log on standard error. Prints an error, and exits with status 1.
+/// Calls `fork_processes`, with the log on standard error and a watchdog. Prints an error and exits with status 1 if the
+/// call fails.
 pub fn fork(n: usize, max_restarts: u32) -> usize {
     try_fork(n, max_restarts).unwrap_or_else(|error| {
         say(&format!("error {error:?}"));
@@ -33,12 +34,12 @@ pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
     Ok(id)
 }
 
-/// Runs a service with the backend of this round of tests. Returns the report in the parent.
+/// Runs a service with the kind of worker under test, and `work` in each worker. Returns the report in the parent.
 pub fn serve(prefork: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     serve_watched(prefork, WATCHDOG, work)
 }
 
-/// Runs a service, with a watchdog of its own for a scenario that takes long.
+/// Runs a service like `serve`, with a longer time for the watchdog.
 pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     prepare();
     watch(seconds);
@@ -69,7 +70,7 @@ fn end_with(error: &Error) -> ! {
     std::process::exit(1)
 }
 
-/// Runs the service with the backend of this round of tests.
+/// Runs the service with the kind of worker under test, by `Prefork::run` or `Prefork::run_threads`.
 pub fn run(service: Prefork, work: impl Fn(Worker) -> WorkResult + Send + Sync + 'static) -> taskfork::Result<Report> {
     match backend() {
         Some(backend) => service.backend(backend).run(work),
@@ -77,7 +78,7 @@ pub fn run(service: Prefork, work: impl Fn(Worker) -> WorkResult + Send + Sync +
     }
 }
 
-/// Runs `n` workers. Each calls `first`, and then drains.
+/// Runs `n` workers. Each calls `first`, and then waits for a stop request.
 pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     let report = serve(Prefork::new().workers(n), move |worker| {
         assert!(!worker.stop_requested());
@@ -88,7 +89,7 @@ pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     assert!(report.is_success(), "{report:?}");
 }
 
-/// Runs `n` workers that enable the graceful stop and then ignore every request.
+/// Runs `n` workers that enable graceful stop and then ignore every request.
 pub fn serve_unresponsive(n: usize) {
     let report = serve(Prefork::new().workers(n), |worker| {
         assert!(!worker.stop_requested());
@@ -98,7 +99,7 @@ pub fn serve_unresponsive(n: usize) {
     assert!(report.is_success(), "{report:?}");
 }
 
-/// Returns the backend of this round of tests; `None` for threads.
+/// Returns the backend under test, or `None` for threads.
 pub fn backend() -> Option<Backend> {
     os::backend(&std::env::var(crate::BACKEND).expect("a backend"))
 }
@@ -117,7 +118,7 @@ pub fn status_of(status: i32) -> i32 {
     if has_threads() { crate::PANICKED } else { status }
 }
 
-/// Waits for a stop request, and prints a line then.
+/// Waits for a stop request, and then prints `drained`.
 pub fn drain(worker: &Worker) {
     while has_threads() && !worker.wait_for_stop(Some(POLL_INTERVAL)) {
         was_sent(Signal::SIGKILL);
@@ -126,11 +127,11 @@ pub fn drain(worker: &Worker) {
     say(&format!("drained {}", worker.id()));
 }
 
-/// How often a thread looks for the operator's signals.
+/// The interval at which a thread looks for the operator's signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Returns whether the operator has sent this signal to this worker thread, which a file shows. SIGKILL makes the
-/// thread fail.
+/// Returns whether the operator has sent this signal to this worker thread, which a file shows. If it is SIGKILL or
+/// SIGKILL was sent too, the thread fails, because a process would be killed.
 fn was_sent(signal: Signal) -> bool {
     let thread = thread::current();
     let is_there = |signal| is_sent(thread.name().expect("a worker"), signal);
@@ -144,7 +145,7 @@ fn is_sent(thread: &str, signal: Signal) -> bool {
     crate::signal_file(&scratch(), thread, signal).exists()
 }
 
-/// Waits until the operator has sent this signal to the thread of this name, which may have ended meanwhile.
+/// Waits until the operator has sent this signal to the thread of this name. The thread may have ended before.
 #[cfg(unix)]
 pub fn wait_for_signal(name: &str, awaited: Signal) {
     while !is_sent(name, awaited) {
@@ -152,7 +153,7 @@ pub fn wait_for_signal(name: &str, awaited: Signal) {
     }
 }
 
-/// Prints that it is up, and waits for this signal. A signal that arrives right after the line is not missed.
+/// Prints that the worker is up, and waits for this signal. A signal that arrives right after the line is not missed.
 pub fn up_until_signal(id: usize, awaited: Signal) {
     if !has_threads() {
         return os::up_until_signal(id, awaited);
@@ -163,7 +164,7 @@ pub fn up_until_signal(id: usize, awaited: Signal) {
     }
 }
 
-/// Prints that it is up, and waits until `done` returns true. A signal to this process may be the cause.
+/// Prints that the worker is up, and waits until `done` returns true. A signal to this process may cause that.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     if !has_threads() {
         return os::up_until(id, done);
@@ -194,7 +195,8 @@ type Hook = (&'static str, fn());
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Runs `hook` in the parent, as a logger could, before each log line that contains `part`.
+/// Makes the logger call `hook` before each line that contains `part`, as a program's own logger could. This also happens
+/// in forked workers.
 pub fn on_log(part: &'static str, hook: fn()) {
     HOOKS.lock().expect("hooks").push((part, hook));
 }
@@ -219,13 +221,13 @@ fn generation() -> u32 {
     generation.expect("a worker")
 }
 
-/// Returns the directory that all processes of the program know.
+/// Returns the scratch directory, which all processes of the program share.
 pub fn scratch() -> PathBuf {
     PathBuf::from(std::env::var_os(crate::SCRATCH).expect("a directory"))
 }
 
-/// Returns an address for this program alone, where the machine has several. On a common address another test could
-/// take a port between its choice and its use.
+/// Returns a loopback address that only the program with this parent uses. On a shared address, another test could take
+/// a free port before it is bound. macOS and FreeBSD have only 127.0.0.1.
 pub fn own_host(pid: u32) -> Ipv4Addr {
     if cfg!(not(any(target_os = "linux", windows))) {
         return Ipv4Addr::LOCALHOST;

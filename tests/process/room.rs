@@ -1,4 +1,4 @@
-//! Whether this machine has room for thousands of processes.
+//! Checks whether this machine has room for thousands of processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
-/// Returns which limit is too low for this number of processes and threads, and this number of bytes.
+/// Returns what this machine lacks to run `tasks` processes and threads, which use `memory` bytes together.
 pub fn lacks_room(tasks: u64, memory: u64) -> Option<&'static str> {
     let groups = own_cgroups();
     if ["pid_max", "threads-max"].iter().any(|name| system_limit(name) < 2 * tasks) {
@@ -26,7 +26,7 @@ fn system_limit(name: &str) -> u64 {
     number(&Path::new("/proc/sys/kernel").join(name)).unwrap_or(u64::MAX)
 }
 
-/// The limit does not apply to root.
+/// Returns `RLIMIT_NPROC`, which does not apply to root.
 fn user_limit() -> u64 {
     if geteuid().is_root() { u64::MAX } else { getrlimit(Resource::RLIMIT_NPROC).expect("a limit").0 }
 }
@@ -55,7 +55,7 @@ fn own_cgroups() -> Vec<PathBuf> {
     groups.flat_map(|group| group.ancestors().map(Path::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Returns the number in this file. `None` if the file has a word for "no limit", or does not exist.
+/// Returns the number in this file, or `None` if there is no limit: the file contains a word, or does not exist.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

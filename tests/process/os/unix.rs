@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, alarm, mkfifo, pause};
 use taskfork::Backend;
 
-use crate::program::{fork, has_threads, say, scratch, serve_unresponsive, serve_drained, up};
+use crate::program::{fork, has_threads, say, scratch, serve_drained, serve_unresponsive, up};
 
 /// The kinds of workers on this system.
 pub const BACKENDS: &[&str] = &["fork", "spawn", "thread"];

@@ -33,7 +33,7 @@ use windows_sys::Win32::System::Threading::{
     PROCESS_SYNCHRONIZE, PROCESS_TERMINATE, ReleaseSemaphore, SetEvent, TerminateProcess, WaitForSingleObject,
 };
 
-use crate::program::{scratch, serve_unresponsive, serve_drained, up};
+use crate::program::{scratch, serve_drained, serve_unresponsive, up};
 
 /// The kinds of workers on this system.
 pub const BACKENDS: &[&str] = &["spawn", "thread"];

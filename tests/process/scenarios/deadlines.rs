@@ -9,16 +9,16 @@ use taskfork::{Event, Prefork, Report};
 use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::{Signal, idle, ignore};
-use crate::procfs::is_living_child;
+use crate::procfs::has_pending;
 use crate::program::{say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::reporting("an_exit_while_the_parent_is_paused_is_not_late", exits_past_the_deadline, |daemon| {
-            let worker = daemon.worker();
+        Scenario::reporting("exit_while_parent_is_paused_is_not_late", exits_past_the_deadline, |daemon| {
+            daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for("the deadline has passed");
-            while is_living_child(worker.pid, daemon.pid()) {
+            while !has_pending(daemon.pid(), Signal::SIGCHLD as i32) {
                 thread::yield_now();
             }
             daemon.signal(Signal::SIGCONT);
@@ -26,7 +26,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
         })
         .for_processes(),
-        Scenario::reporting("ready_while_the_parent_is_paused_is_not_late", ready_past_the_deadline, |daemon| {
+        Scenario::reporting("ready_while_parent_is_paused_is_not_late", ready_past_the_deadline, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGCONT);
             daemon.wait_for(" is ready");
