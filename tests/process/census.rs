@@ -1,10 +1,10 @@
-//! The processes of a service, as its log reports them.
+//! The living processes of a service, according to its log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::os::Signal;
 
-/// The processes of a service. It must get every line of the log, from the first one on.
+/// The processes of a service. It must get every line of the output, from the first one on.
 #[derive(Debug)]
 pub struct Census {
     /// The number of workers that the log announced last.
@@ -67,7 +67,8 @@ impl Census {
         }
     }
 
-    /// A worker's line may come before the parent's line that it was started.
+    /// Returns the entry of a process, and makes a new one for its first line. A worker's line may come before the
+    /// parent's line about the start.
     fn process(&mut self, id: usize, pid: u32) -> &mut Process {
         let others = self.living.iter().filter(|(other, process)| process.id == id && **other != pid).count();
         self.crowded = self.crowded.or((others >= 2).then_some(id));
@@ -79,8 +80,8 @@ impl Census {
         self.crowded
     }
 
-    /// Returns whether each wanted id has exactly one process, which is up, not stopped and not about to be killed, and no
-    /// rolling restart is under way.
+    /// Returns whether each wanted id has exactly one process, which is up, not stopped and not about to be killed, and
+    /// no rolling restart is under way.
     pub fn is_settled(&self) -> bool {
         let is_sound = |process: &Process| process.is_up && !process.is_stopped && !process.is_doomed;
         !self.is_rolling && self.living.len() == self.wanted && self.living.values().all(is_sound) && self.has_all_ids()
@@ -141,7 +142,7 @@ fn pid_of_thread(id: usize, generation: u32) -> u32 {
     (id as u32) << 24 | generation
 }
 
-/// Parses a line of the log about a child: its id, its pid, and the rest.
+/// Parses a line about a child. Returns its id, its pid, and the rest of the line.
 fn about_child(line: &str) -> Option<(usize, u32, &str)> {
     if let Some(up) = line.strip_prefix("up ") {
         let (id, pid) = up.split_once(' ')?;

@@ -182,8 +182,8 @@ impl Daemon {
         kill(self.pid(), signal);
     }
 
-    /// Sends a signal to a worker. A thread finds SIGKILL and SIGUSR2 as files while it waits. Every other signal goes to
-    /// the whole program.
+    /// Sends a signal to a worker. A thread finds SIGKILL and SIGUSR2 as files while it waits. Every other signal goes
+    /// to the whole program.
     pub fn send(&self, up: Up, signal: Signal) {
         if !self.has_threads {
             kill(up.pid, signal);
@@ -214,8 +214,8 @@ impl Daemon {
         if self.has_threads { self.failed_exit(9) } else { KILLED_EXIT.to_owned() }
     }
 
-    /// Returns the log's text for a worker that the parent has ended: `process` for a process that was killed, and another
-    /// text for a thread, which is abandoned.
+    /// Returns the log's text for a worker that the parent has ended: `process` for a process that was killed, and
+    /// another text for a thread, which is abandoned.
     pub fn ended_by_parent<'a>(&self, process: &'a str) -> &'a str {
         if self.has_threads { "is stale" } else { process }
     }

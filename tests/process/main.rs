@@ -141,7 +141,7 @@ fn main() -> ExitCode {
     }
     let trials = scenarios::all().into_iter().flat_map(Scenario::into_trials).collect();
     let mut arguments = Arguments::from_args();
-    // Most scenarios wait most of the time, so more of them run than there are CPUs.
+    // Most scenarios wait most of the time, so eight run at a time even with few CPUs.
     arguments.test_threads.get_or_insert(8);
     libtest_mimic::run(&arguments, trials).exit_code()
 }

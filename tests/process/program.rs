@@ -18,8 +18,8 @@ const WATCHDOG: u32 = 60;
 /// A timeout that never expires, because it is longer than the watchdog's time.
 pub const EVER: Duration = Duration::from_secs(600);
 
-/// Calls `fork_processes`, with the log on standard error and a watchdog. Prints an error and exits with status 1 if the
-/// call fails.
+/// Calls `fork_processes`, with the log on standard error and a watchdog. Prints an error and exits with status 1 if
+/// the call fails.
 pub fn fork(n: usize, max_restarts: u32) -> usize {
     try_fork(n, max_restarts).unwrap_or_else(|error| {
         say(&format!("error {error:?}"));
@@ -130,8 +130,8 @@ pub fn drain(worker: &Worker) {
 /// The interval at which a thread looks for the operator's signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Returns whether the operator has sent this signal to this worker thread, which a file shows. If it is SIGKILL or
-/// SIGKILL was sent too, the thread fails, because a process would be killed.
+/// Returns whether the operator has sent this signal to this worker thread, which a file shows. If the operator
+/// has sent SIGKILL, the thread fails, because a process would be killed.
 fn was_sent(signal: Signal) -> bool {
     let thread = thread::current();
     let is_there = |signal| is_sent(thread.name().expect("a worker"), signal);
@@ -195,8 +195,8 @@ type Hook = (&'static str, fn());
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Makes the logger call `hook` before each line that contains `part`, as a program's own logger could. This also happens
-/// in forked workers.
+/// Makes the logger call `hook` before each line that contains `part`, as a program's own logger could. This also
+/// happens in forked workers.
 pub fn on_log(part: &'static str, hook: fn()) {
     HOOKS.lock().expect("hooks").push((part, hook));
 }

@@ -1,4 +1,4 @@
-//! What differs between the systems: how an operator acts on processes, and how programs wait.
+//! The differences between the systems: how the operator acts on processes, and how programs wait.
 
 #[cfg(unix)]
 mod unix;

@@ -23,7 +23,7 @@ use crate::program::{fork, has_threads, say, scratch, serve_drained, serve_unres
 /// The kinds of workers on this system.
 pub const BACKENDS: &[&str] = &["fork", "spawn", "thread"];
 
-/// Returns the backend of this name; `None` for threads.
+/// Returns the backend of this name, or `None` for threads.
 pub fn backend(name: &str) -> Option<Backend> {
     match name {
         "spawn" => Some(Backend::Spawn),
@@ -36,19 +36,19 @@ pub fn backend(name: &str) -> Option<Backend> {
 pub const KILLED: &str = "killed by signal 9";
 /// The `Debug` text of the exit of a process that was killed.
 pub const KILLED_EXIT: &str = "Signal(9)";
-/// The log's text for a process that was told to stop and does not handle the request.
+/// The log's text for a process that gets a stop request without graceful stop enabled.
 pub const TERMINATED: &str = "killed by signal 15";
-/// The log's text for a process without heartbeats.
+/// The log's text for a process that is aborted because its heartbeats stopped.
 pub const ABORTED: &str = "killed by signal 6";
-/// The log lines between the last heartbeat of a process and its exit.
+/// The log lines, in order, about a process that sends no heartbeats because it is stopped by SIGSTOP.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not stop in time, killing it"];
 /// The system's text for a path that does not exist.
 pub const NOT_FOUND: &str = "No such file or directory";
 
-/// A timeout that only a process which is late on purpose misses: a start takes less.
+/// A timeout that a process misses only if it waits on purpose, because a start takes less time.
 pub const SOON: Duration = Duration::from_secs(2);
 
-/// Returns `None`: the operator can always interrupt the group.
+/// Returns `None`, because the operator can always interrupt a group on Unix.
 pub fn no_terminal() -> Option<&'static str> {
     None
 }
@@ -68,20 +68,20 @@ impl Group {
         signal::killpg(self.0, Signal::SIGINT).expect("the group");
     }
 
-    /// Kills the group, which outlives its leader.
+    /// Kills all processes of the group, which may outlive its leader.
     pub fn kill(&self) {
         let _ = signal::killpg(self.0, Signal::SIGKILL);
     }
 }
 
 pub fn kill(pid: u32, signal: Signal) {
-    assert_ne!(pid, 0, "a thread: this would be for everybody here");
+    assert_ne!(pid, 0, "a thread has no pid, and pid 0 stands for the whole process group");
     signal::kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");
 }
 
 pub type Reader = UnixStream;
 
-/// Returns a pipe. Its reader finds the end once every process that holds the writer is gone.
+/// Returns a pipe. The reader reaches the end of the file once every process that holds the writer is gone.
 pub fn pipe() -> (Reader, OwnedFd) {
     let (reader, writer) = UnixStream::pair().expect("a pipe");
     (reader, writer.into())
@@ -97,11 +97,11 @@ pub fn is_readable_within(reader: &Reader, time: Duration) -> bool {
     poll(&mut stream, PollTimeout::try_from(time).expect("a time for poll(2)")).expect("poll(2)") > 0
 }
 
-/// Sets the signals as in a program started from a shell, whatever the tests were started from.
+/// Resets the signal mask and every disposition, so that the program does not inherit those of the test process.
 pub fn begin() {
     for number in Signal::iterator() {
         if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: no handler is installed.
+            // SAFETY: signal(2) with SIG_DFL installs no handler.
             let _ = unsafe { signal(number, SigHandler::SigDfl) };
         }
     }
@@ -109,24 +109,24 @@ pub fn begin() {
 }
 
 extern "C" fn out_of_time(_: libc::c_int) {
-    let text = b"watchdog: somebody was still there\n";
-    // SAFETY: write(2) and _exit(2) are async-signal-safe, and the text is static.
+    let text = b"watchdog: the process still runs\n";
+    // SAFETY: write(2) and _exit(2) are async-signal-safe (signal-safety(7)), and the text is static.
     unsafe {
         libc::write(2, text.as_ptr().cast(), text.len());
         libc::_exit(99);
     }
 }
 
-/// Ends this process after this many seconds, whatever it waits for. It prints a line, so that its test fails. A fork
-/// does not inherit the alarm.
+/// Ends this process after this many seconds. The line that it prints then fails the test. A fork does not inherit the
+/// alarm (alarm(2)).
 pub fn watch(seconds: u32) {
-    // SAFETY: the handler is async-signal-safe.
+    // SAFETY: the handler calls only functions that are async-signal-safe (signal-safety(7)).
     unsafe { signal(Signal::SIGALRM, SigHandler::Handler(out_of_time)) }.expect("a handler");
     alarm::set(seconds);
 }
 
-/// A gate: a process that passes it waits until another process of the program opens it, once for each. It must be
-/// made before the call.
+/// A gate at which a process waits until another process of the program opens it. Each opening lets one process pass.
+/// The program must make the gate before it starts the workers.
 pub struct Gate(File);
 
 impl Gate {
@@ -146,7 +146,7 @@ impl Gate {
     }
 }
 
-/// Prints that it is up, and waits for this signal. A signal that arrives right after the line is not missed.
+/// Prints that the worker is up, and waits for this signal. A signal that arrives right after the line is not missed.
 pub fn up_until_signal(id: usize, awaited: Signal) {
     let awaited = SigSet::from_iter([awaited]);
     awaited.thread_block().expect("a mask");
@@ -154,21 +154,21 @@ pub fn up_until_signal(id: usize, awaited: Signal) {
     awaited.wait().expect("a signal");
 }
 
-/// Copies a program, by a process of its own. A descriptor for writing in this process would be inherited by every
-/// program that other tests start meanwhile, and a file that is open for writing cannot be executed.
+/// Copies a program by cp(1). If this process wrote the copy, programs that other tests start meanwhile could inherit
+/// the descriptor, and a file that is open for writing cannot be executed (`ETXTBSY`, execve(2)).
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().expect("cp(1)").success());
 }
 
-/// Waits until it is ended from outside.
+/// Waits until the process is ended from outside.
 pub fn idle() -> ! {
     loop {
         pause();
     }
 }
 
-/// Prints that it is up, and waits for a signal that makes `done` return true. No signal is missed between check and
-/// wait.
+/// Prints that the worker is up, and waits for SIGTERM or SIGINT until `done` returns true. Both are blocked between
+/// the check and the wait, so none is missed.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     let open = SigSet::thread_get_mask().expect("the mask");
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block().expect("a mask");
@@ -178,7 +178,7 @@ pub fn up_until(id: usize, done: impl Fn() -> bool) {
     }
 }
 
-/// Waits for a stop request, prints a line, and exits with status 0.
+/// Waits for SIGTERM or SIGINT, prints `drained`, and exits with status 0.
 pub fn drained(id: usize) -> ! {
     let asked = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -189,7 +189,7 @@ pub fn drained(id: usize) -> ! {
     std::process::exit(0)
 }
 
-/// Forks `n` workers. Each calls `first`, and then drains.
+/// Runs `n` workers. Each calls `first`, and then waits for a stop request.
 pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     if has_threads() {
         return serve_drained(n, first);
@@ -199,7 +199,7 @@ pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     drained(id);
 }
 
-/// Forks `n` workers that ignore this signal.
+/// Runs `n` workers that ignore this signal or, as threads, every stop request.
 pub fn fork_unresponsive(n: usize, signal: Signal) {
     if has_threads() {
         return serve_unresponsive(n);
@@ -211,19 +211,19 @@ pub fn fork_unresponsive(n: usize, signal: Signal) {
 }
 
 pub fn ignore(which: Signal) {
-    // SAFETY: no handler is installed.
+    // SAFETY: signal(2) with SIG_IGN installs no handler.
     unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
 }
 
-/// Sends a signal to this process.
+/// Sends a signal to the calling thread, by raise(3).
 pub fn raise(signal: Signal) {
     signal::raise(signal).expect("a signal");
 }
 
-/// Waits until this child has exited, and leaves it to be reaped.
+/// Waits until this child has exited, but does not reap it.
 pub fn wait_for_end(child: u32) {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
-    // SAFETY: waitid(2) writes one siginfo_t.
+    // SAFETY: waitid(2) writes one siginfo_t, for which `info` has room.
     let waited =
         unsafe { libc::waitid(libc::P_PID, child as libc::id_t, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
     assert_eq!(waited, 0);
@@ -236,16 +236,16 @@ const SA_RESTORER: libc::c_int = 0x0400_0000;
 #[cfg(not(target_os = "linux"))]
 const SA_RESTORER: libc::c_int = 0;
 
-/// The number of descriptors with which a worker notices its parent's end: one where the kernel does not send a
-/// signal.
+/// The number of descriptors, and of threads, with which a worker notices the end of its parent. It needs none on Linux
+/// and FreeBSD, where the kernel sends a signal.
 pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
 
-/// Returns the signal mask, and every disposition with its flags.
+/// Returns the signal mask, and every disposition with its flags, as text.
 pub fn state() -> String {
     let mask = SigSet::thread_get_mask().expect("the mask");
     let mut state = String::from("blocked");
     for number in 1..SIGNALS {
-        // SAFETY: the set is valid. (nix's iterator leaves out real-time signals.)
+        // SAFETY: sigismember(3) only reads the set, which is valid. (nix's iterator leaves out real-time signals.)
         if unsafe { libc::sigismember(mask.as_ref(), number) } == 1 {
             state += &format!(" {number}");
         }
@@ -254,9 +254,9 @@ pub fn state() -> String {
     for number in 1..SIGNALS {
         // SAFETY: zeroes are a valid sigaction.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: sigaction(2) writes one sigaction, and changes nothing without a new one.
+        // SAFETY: sigaction(2) writes one sigaction. It changes nothing, because the new action is null.
         if unsafe { libc::sigaction(number, std::ptr::null(), &mut action) } == 0 {
-            // The C library sets this flag with every action. It has no meaning here.
+            // The C library sets this flag with every action, so it shows no change of the program.
             let flags = action.sa_flags & !SA_RESTORER;
             state += &format!(" {number}:{:x}/{flags:x}", action.sa_sigaction);
         }
@@ -264,23 +264,23 @@ pub fn state() -> String {
     state
 }
 
-/// Returns the open descriptors of this process.
+/// Returns the numbers of the open descriptors of this process.
 pub fn own_descriptors() -> BTreeSet<String> {
-    // The listing's own descriptor is closed by now.
+    // The list includes its own descriptor. `is_open` removes it, because it is closed by then.
     let entries = fs::read_dir("/dev/fd").expect("the descriptors");
     let names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.into_iter().filter(|name| is_open(name)).collect()
 }
 
 fn is_open(name: &str) -> bool {
-    // SAFETY: fcntl(2) with F_GETFD reads a flag.
+    // SAFETY: fcntl(2) with F_GETFD only reads a flag.
     name.parse().is_ok_and(|fd: libc::c_int| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
 }
 
-/// Runs this in a child, which exits when it returns, and waits for that.
+/// Calls `run` in a forked child, which then exits with status 0. Waits for the child, and returns its exit status.
 #[cfg(target_os = "linux")]
 pub fn in_child(run: impl FnOnce()) -> i32 {
-    // SAFETY: there is no other thread.
+    // SAFETY: this process has no other thread, so the child inherits no lock that another thread holds (fork(2)).
     match unsafe { nix::unistd::fork() }.expect("fork") {
         nix::unistd::ForkResult::Child => {
             run();

@@ -1,8 +1,8 @@
 //! Named events, the console and exits on Windows.
 //!
 //! # Safety
-//! Unless a block says more, its calls take integers, open handles, and strings that end with zero and exist during
-//! the call.
+//! The calls marked `see above` take integers, open handles, and strings that end with zero and live until the call
+//! returns.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -38,7 +38,7 @@ use crate::program::{scratch, serve_drained, serve_unresponsive, up};
 /// The kinds of workers on this system.
 pub const BACKENDS: &[&str] = &["spawn", "thread"];
 
-/// Returns the backend of this name; `None` for threads.
+/// Returns the backend of this name, or `None` for threads.
 pub fn backend(name: &str) -> Option<Backend> {
     (name != "thread").then_some(Backend::Spawn)
 }
@@ -47,20 +47,20 @@ pub fn backend(name: &str) -> Option<Backend> {
 pub const KILLED: &str = "exited with status 1";
 /// The `Debug` text of the exit of a process that was killed.
 pub const KILLED_EXIT: &str = "Code(1)";
-/// The log's text for a process that was told to stop and does not handle the request.
+/// The log's text for a process that gets a stop request without graceful stop enabled.
 pub const TERMINATED: &str = KILLED;
-/// The log's text for a process without heartbeats.
+/// The log's text for a process that is aborted because its heartbeats stopped.
 pub const ABORTED: &str = KILLED;
-/// The log lines between the last heartbeat of a process and its exit.
+/// The log lines, in order, about a process that sends no heartbeats because it is stopped by SIGSTOP.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life"];
-/// The system's text for a path that does not exist. It is in the user's language, so nothing is expected.
+/// Empty, because the system's text for a path that does not exist is in the user's language.
 pub const NOT_FOUND: &str = "";
 
-/// A timeout that only a process which is late on purpose misses: a start takes less.
+/// A timeout that a process misses only if it waits on purpose, because a start takes less time.
 pub const SOON: Duration = Duration::from_secs(3);
 
 /// The counterparts of Unix signals: the operator's requests, and what the tests do to a process.
-#[allow(clippy::upper_case_acronyms, reason = "they are called so")]
+#[allow(clippy::upper_case_acronyms, reason = "the names of the signals")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     SIGTERM,
@@ -68,20 +68,21 @@ pub enum Signal {
     SIGHUP,
     SIGTTIN,
     SIGTTOU,
-    /// Sent to a worker: `up_until_signal` waits for it.
+    /// The signal to a worker for which `up_until_signal` waits.
     SIGUSR2,
     SIGKILL,
     SIGSTOP,
     SIGCONT,
 }
 
-/// Returns what is missing: without a console the operator cannot interrupt the group.
+/// Returns what is missing to interrupt a group: a console, if this process has none.
 pub fn no_terminal() -> Option<&'static str> {
     // SAFETY: see above.
     (unsafe { GetConsoleCP() } == 0).then_some("a console")
 }
 
-/// A process and those that it starts: a group for the console, and a job that ends all of them when it is dropped.
+/// A process and the processes that it starts: a process group for the console, and a job. The job kills all of them
+/// when it is dropped.
 pub struct Group {
     leader: u32,
     job: OwnedHandle,
@@ -100,8 +101,8 @@ impl Group {
         (child, Group { leader, job })
     }
 
-    /// Interrupts the parent and its workers, as a console does for ^C. For one group of several, Windows has only
-    /// Ctrl-Break, and Wine only Ctrl-C.
+    /// Interrupts the parent and its workers, as a console does for ^C. Windows can send only Ctrl-Break to a single
+    /// group, and Wine only Ctrl-C.
     pub fn interrupt(&self) {
         let event = if is_wine() { CTRL_C_EVENT } else { CTRL_BREAK_EVENT };
         // SAFETY: see above.
@@ -115,16 +116,17 @@ impl Group {
     }
 }
 
-/// Returns a job that ends when its handle is closed.
+/// Returns a job that kills its processes when its handle is closed.
 fn job() -> OwnedHandle {
-    // SAFETY: the job has neither attributes nor a name.
+    // SAFETY: null means default attributes and no name.
     let job = owned(unsafe { CreateJobObjectW(ptr::null(), ptr::null()) });
     // SAFETY: zeroes mean no limits.
     let mut limits: JOBOBJECT_EXTENDED_LIMIT_INFORMATION = unsafe { mem::zeroed() };
     limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
     // SAFETY: the limits have the type and the size that the call gets.
     let limited = unsafe {
-        let (limits, size) = (ptr::from_ref(&limits).cast(), size_of_val(&limits) as u32);
+        let size = size_of_val(&limits) as u32;
+        let limits = ptr::from_ref(&limits).cast();
         SetInformationJobObject(job.as_raw_handle(), JobObjectExtendedLimitInformation, limits, size)
     };
     assert!(limited != 0, "{}", io::Error::last_os_error());
@@ -148,14 +150,14 @@ pub fn kill(pid: u32, signal: Signal) {
     }
 }
 
-/// Returns the name of the event for this signal to this process.
+/// Returns the name of the event on which the process waits for this signal.
 fn event_name(pid: u32, signal: Signal) -> String {
     let program = if signal == Signal::SIGUSR2 { "taskfork-test" } else { "taskfork" };
     let signal = format!("{signal:?}");
     format!("{program}-{pid}-{}", signal.trim_start_matches("SIG"))
 }
 
-/// Returns the event for this signal. It exists while it is kept.
+/// Opens the event on which the process waits for this signal. The event exists as long as the handle is open.
 pub fn event(pid: u32, signal: Signal) -> OwnedHandle {
     open_event(&event_name(pid, signal)).expect("a process to signal")
 }
@@ -178,9 +180,9 @@ fn open(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> io::Result<OwnedHandle> {
     if process.is_null() { Err(io::Error::last_os_error()) } else { Ok(owned(process)) }
 }
 
-/// Calls NtSuspendProcess or NtResumeProcess, which the libraries to link with do not have.
+/// Calls `NtSuspendProcess` or `NtResumeProcess`, which no import library has.
 fn change_process(call: &std::ffi::CStr, process: HANDLE) {
-    let function = ntdll(call).expect("a function of the system's");
+    let function = ntdll(call).expect("a function of ntdll.dll");
     // SAFETY: both functions take a handle and return a status.
     let function = unsafe { mem::transmute::<unsafe extern "system" fn() -> isize, ChangeProcess>(function) };
     // SAFETY: see above.
@@ -191,7 +193,7 @@ fn change_process(call: &std::ffi::CStr, process: HANDLE) {
 type ChangeProcess = unsafe extern "system" fn(HANDLE) -> i32;
 
 fn ntdll(name: &std::ffi::CStr) -> FARPROC {
-    // SAFETY: every process has this library, and both strings end with zero.
+    // SAFETY: ntdll.dll is loaded in every process, and both strings end with zero.
     unsafe { GetProcAddress(GetModuleHandleW(wide("ntdll.dll").as_ptr()), name.as_ptr().cast()) }
 }
 
@@ -199,7 +201,7 @@ fn wide(text: &str) -> Vec<u16> {
     text.encode_utf16().chain([0]).collect()
 }
 
-/// Takes ownership of what a call has just made, or panics with its error.
+/// Takes ownership of the handle that a call has just returned. Panics with the system's error if it is null.
 fn owned(handle: HANDLE) -> OwnedHandle {
     assert!(!handle.is_null(), "{}", io::Error::last_os_error());
     // SAFETY: the handle is open and has no other owner.
@@ -208,9 +210,9 @@ fn owned(handle: HANDLE) -> OwnedHandle {
 
 pub type Reader = File;
 
-/// Returns a pipe. Its reader finds the end once every process that holds the writer is gone.
+/// Returns a pipe. The reader reaches the end of the file once every process that holds the writer is gone.
 pub fn pipe() -> (Reader, OwnedHandle) {
-    /// Large enough that no process waits for a test that does something else.
+    /// The size in bytes: large enough that no process blocks while the test does something else.
     const ROOM: u32 = 1 << 20;
     let mut reader = ptr::null_mut();
     let mut writer = ptr::null_mut();
@@ -220,8 +222,8 @@ pub fn pipe() -> (Reader, OwnedHandle) {
     (owned(reader).into(), owned(writer))
 }
 
-/// Sets the console as for a program started from a shell: a new group ignores ^C, and so do the processes that it
-/// starts, unless they enable it. Faults show no dialog.
+/// Enables ^C for this process and the processes that it starts, because a new process group ignores ^C. Turns off the
+/// dialogs that Windows shows after a fault.
 pub fn begin() {
     // SAFETY: see above.
     unsafe {
@@ -237,13 +239,14 @@ fn is_wine() -> bool {
     ntdll(c"wine_get_version").is_some()
 }
 
-/// Ends the process as Windows does for an event that no handler took. Wine would exit with 0.
+/// Ends the process as Windows does after a console event without a handler, because Wine exits with status 0 then.
 unsafe extern "system" fn end_as_by_default(_: u32) -> i32 {
     // SAFETY: see above.
     unsafe { TerminateProcess(GetCurrentProcess(), STATUS_CONTROL_C_EXIT as u32) }
 }
 
-/// Ends this process after this many seconds, whatever it waits for. It prints a line, so that its test fails.
+/// Ends this process after this many seconds. The line that it prints then fails the test. A further call sets a new
+/// time.
 pub fn watch(seconds: u32) {
     static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
     let deadline = Instant::now() + Duration::from_secs(seconds.into());
@@ -258,26 +261,26 @@ pub fn watch(seconds: u32) {
         while let Some(left) = left() {
             thread::sleep(left);
         }
-        let _ = io::stderr().write(b"watchdog: somebody was still there\n");
-        // SAFETY: see above. No other code of the process runs, so a thread that hangs does not matter.
+        let _ = io::stderr().write(b"watchdog: the process still runs\n");
+        // SAFETY: see above. (Unlike an exit, this runs no code that could wait for a thread that hangs.)
         unsafe { TerminateProcess(GetCurrentProcess(), 99) };
     });
 }
 
-/// A gate: a process that passes it waits until another process of the program opens it, once for each. It must be
-/// made before the call.
+/// A gate at which a process waits until another process of the program opens it. Each opening lets one process pass.
+/// The program must make the gate before it starts the workers.
 pub struct Gate(OwnedHandle);
 
 impl Gate {
     pub fn new() -> Gate {
         let scratch = scratch();
         let name = format!("{}-gate", scratch.file_name().expect("a name").to_string_lossy());
-        // SAFETY: see above. A semaphore that exists already is opened.
+        // SAFETY: see above. If the semaphore exists, the call opens it.
         Gate(owned(unsafe { CreateSemaphoreW(ptr::null(), 0, i32::MAX, wide(&name).as_ptr()) }))
     }
 
     pub fn open(&self, times: usize) {
-        // SAFETY: see above. A null pointer leaves out the previous count.
+        // SAFETY: see above. With null, the call does not write the previous count.
         let opened = unsafe { ReleaseSemaphore(self.0.as_raw_handle(), times as i32, ptr::null_mut()) };
         assert!(opened != 0, "{}", io::Error::last_os_error());
     }
@@ -292,7 +295,7 @@ fn wait_for(handle: &OwnedHandle) {
     assert_eq!(unsafe { WaitForSingleObject(handle.as_raw_handle(), INFINITE) }, 0);
 }
 
-/// Prints that it is up, and waits for this signal. A signal that arrives right after the line is not missed.
+/// Prints that the worker is up, and waits for this signal. A signal that arrives right after the line is not missed.
 pub fn up_until_signal(id: usize, awaited: Signal) {
     let name = event_name(std::process::id(), awaited);
     // SAFETY: see above.
@@ -305,14 +308,14 @@ pub fn copy_program(from: &Path, to: &Path) {
     std::fs::copy(from, to).expect("a copy");
 }
 
-/// Waits until it is ended from outside.
+/// Waits until the process is ended from outside.
 pub fn idle() -> ! {
     loop {
         thread::park();
     }
 }
 
-/// Prints that it is up, and checks until `done` returns true.
+/// Prints that the worker is up, and polls `done` until it returns true.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     up(id);
     while !done() {
@@ -320,18 +323,18 @@ pub fn up_until(id: usize, done: impl Fn() -> bool) {
     }
 }
 
-/// Runs `n` workers. Each calls `first`, and then drains. They need a handle, because only that receives stop
-/// requests.
+/// Runs `n` workers. Each calls `first`, and then waits for a stop request. `fork_processes` is not used here, because
+/// only a `Worker` gets stop requests on Windows.
 pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     serve_drained(n, first);
 }
 
-/// Runs `n` workers that enable the graceful stop and then ignore every request.
+/// Runs `n` workers that enable graceful stop and then ignore every request.
 pub fn fork_unresponsive(n: usize, _: Signal) {
     serve_unresponsive(n);
 }
 
-/// Sets the event for this signal to this process, if the process listens.
+/// Sends a signal to this process, if the process waits for it.
 pub fn raise(signal: Signal) {
     let _ = set(&event_name(std::process::id(), signal));
 }
@@ -340,15 +343,15 @@ pub fn raise(signal: Signal) {
 pub fn wait_for_end(child: u32) {
     match open(child, PROCESS_SYNCHRONIZE) {
         Ok(process) => wait_for(&process),
-        // The process is gone.
+        // The process no longer exists.
         Err(error) => assert_eq!(error.raw_os_error(), Some(ERROR_INVALID_PARAMETER as i32), "{error}"),
     }
 }
 
-/// Returns the number of handles of this process.
+/// Returns the number of open handles of this process.
 pub fn handles() -> u32 {
     let mut count = 0;
-    // SAFETY: see above; there is room for the count.
+    // SAFETY: see above. The call writes one integer to `count`.
     let counted = unsafe { GetProcessHandleCount(GetCurrentProcess(), &raw mut count) };
     assert!(counted != 0, "{}", io::Error::last_os_error());
     count

@@ -1,4 +1,4 @@
-//! Exits of workers, and what follows from them.
+//! Exits of workers, and their consequences.
 
 use crate::Scenario;
 use crate::daemon::kill;
@@ -7,7 +7,7 @@ use crate::program::{fork, say, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("the_parent_exits_0_once_all_workers_are_done", four_that_end, |daemon| {
+        Scenario::new("the_parent_exits_0_once_all_workers_are_done", four_that_exit, |daemon| {
             let workers = daemon.workers(4);
             assert!(workers.iter().map(|up| up.id).eq(0..4), "{workers:?}");
             daemon.ends_with(0);
@@ -33,7 +33,7 @@ pub fn scenarios() -> Vec<Scenario> {
             |daemon| {
                 daemon.ends_with(1);
                 assert_eq!(daemon.count("exited with status 3, restarting"), 2);
-                assert_eq!(daemon.count("exited with status 3"), 4, "two restarts, the last end, and the error");
+                assert_eq!(daemon.count("exited with status 3"), 4, "two restarts, the last exit, and the error");
                 assert!(daemon.said("log Too many child restarts (2), giving up"));
                 assert!(daemon.said_before(TERMINATED, "error too many child restarts (2), giving up: child 1"));
             },
@@ -56,7 +56,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn four_that_end() {
+fn four_that_exit() {
     up(fork(4, 100));
 }
 

@@ -1,4 +1,4 @@
-//! What a fork shares with the program, and what it does not.
+//! The state of a fork and of its parent: signals, descriptors, task ids, buffers, and children of the program.
 
 use std::io::Write;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::program::{fork, prepare, say, try_fork};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("workers_have_the_signals_and_descriptors_from_before", unchanged_in_worker, |daemon| {
+        Scenario::new("workers_keep_the_programs_signals_and_descriptors", unchanged_in_worker, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("as before: true"), 2, "{}", daemon.transcript());
         }),
@@ -57,14 +57,15 @@ fn task_ids() {
 
 fn buffered() {
     print!("from Rust ");
-    // SAFETY: a format without conversions needs no arguments.
+    // SAFETY: printf(3) needs no arguments for a format without conversions.
     unsafe { libc::printf(c"from C ".as_ptr()) };
     fork(3, 100);
     println!();
-    std::io::stdout().flush().expect("somebody who listens");
+    std::io::stdout().flush().expect("a reader");
 }
 
-/// Forks the program's own child, which exits first, so that a wait for any child finds it first.
+/// Starts a child of the program's own. It exits before the workers start, so a wait for any child finds it
+/// first.
 fn own_child() {
     let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
     wait_for_end(child.id());

@@ -1,4 +1,4 @@
-//! Workers with heartbeats.
+//! Heartbeats, and workers that do not send them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::daemon::{Daemon, kill};
 use crate::os::{ABORTED, Gate, IS_ABORTED, KILLED, Signal};
 use crate::program::{EVER, say, serve, up};
 
-/// Workers send ten heartbeats in this time, and the parent checks once.
+/// The heartbeat timeout. Workers send ten heartbeats in this time, and the parent checks them once.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -21,10 +21,15 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert_eq!(daemon.count("gives no sign of life"), 1, "the other one beats:\n{}", daemon.transcript());
+            assert_eq!(
+                daemon.count("gives no sign of life"),
+                1,
+                "the other worker sends heartbeats:\n{}",
+                daemon.transcript()
+            );
             assert!(!daemon.said("out of memory"), "{}", daemon.transcript());
         }),
-        Scenario::reporting("a_worker_stopped_by_sigstop_is_killed", two_that_beat, |daemon| {
+        Scenario::reporting("a_worker_stopped_by_sigstop_is_killed", two_with_heartbeats, |daemon| {
             let workers = daemon.workers(2);
             kill(workers[0].pid, Signal::SIGSTOP);
             for what in IS_ABORTED {
@@ -36,7 +41,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
-        Scenario::reporting("a_delayed_parent_aborts_no_silent_worker", silent_at_first, |daemon| {
+        Scenario::reporting("heartbeats_missed_while_the_parent_is_blocked_are_forgiven", silent_at_first, |daemon| {
             daemon.workers(2);
             ticks(daemon, 30);
             daemon.signal(Signal::SIGTERM);
@@ -59,13 +64,13 @@ pub fn ticks(daemon: &mut Daemon, n: usize) {
     }
 }
 
-/// Returns a service whose workers report readiness, however late. Heartbeats are due from then on.
+/// Returns a service whose workers report readiness at any time. Their heartbeats are due from then on.
 pub fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).ready_timeout(EVER).heartbeat_timeout(TIMEOUT)
 }
 
-/// Sends ten heartbeats per timeout until a stop is requested. Prints a line with each if `ticks` is set.
-pub fn beat(worker: &Worker, ticks: bool) {
+/// Sends ten heartbeats per timeout until a stop request. With `ticks`, prints `tick` after each.
+pub fn send_heartbeats(worker: &Worker, ticks: bool) {
     while !worker.wait_for_stop(Some(TIMEOUT / 10)) {
         worker.heartbeat();
         if ticks {
@@ -74,7 +79,7 @@ pub fn beat(worker: &Worker, ticks: bool) {
     }
 }
 
-/// Lets the second worker hang in its first life, once the other one is up.
+/// The first process of worker 1 hangs once worker 0 is up.
 pub fn second_hangs() -> Report {
     let gate = Gate::new();
     serve(service(2), move |worker| {
@@ -90,27 +95,27 @@ pub fn second_hangs() -> Report {
         worker.ready();
         up(worker.id());
         gate.open(1);
-        beat(&worker, false);
+        send_heartbeats(&worker, false);
     })
 }
 
-fn two_that_beat() -> Report {
+fn two_with_heartbeats() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());
         worker.ready();
         up(worker.id());
-        beat(&worker, false);
+        send_heartbeats(&worker, false);
     })
 }
 
-/// Lets the second worker send no heartbeats while the parent is held up, for three timeouts of the first one's
-/// heartbeats.
+/// Worker 1 sends no heartbeats while the parent is blocked. Worker 0 ends this after 30 heartbeats, which take three
+/// timeouts.
 fn silent_at_first() -> Report {
     let gate = Gate::new();
-    let parents = Gate::new();
+    let parent_gate = Gate::new();
     let service = service(2).on_event(move |event| {
         if matches!(event, Event::Ready { process } if process.id == 1) {
-            parents.pass();
+            parent_gate.pass();
         }
     });
     serve(service, move |worker| {
@@ -126,7 +131,7 @@ fn silent_at_first() -> Report {
             }
             gate.open(2);
         }
-        beat(&worker, worker.id() == 1);
+        send_heartbeats(&worker, worker.id() == 1);
     })
 }
 
@@ -134,8 +139,8 @@ fn beats_when_ready() -> Report {
     serve(service(1), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
-        assert!(!worker.wait_for_stop(Some(3 * TIMEOUT)), "it takes its time");
+        assert!(!worker.wait_for_stop(Some(3 * TIMEOUT)), "no stop request comes before the worker is ready");
         worker.ready();
-        beat(&worker, false);
+        send_heartbeats(&worker, false);
     })
 }

@@ -1,4 +1,4 @@
-//! Limits of a process: CPUs, memory, processes, real-time signals. Linux only.
+//! Limits and resources: CPUs, memory, processes, descriptors, wakeups and real-time signals. Linux only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,19 +21,19 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("a_worker_killed_by_a_realtime_signal_restarts", three_idle, |daemon| {
             let workers = daemon.workers(3);
-            // SAFETY: kill(2) takes integers. nix has no real-time signals.
+            // SAFETY: kill(2) takes integers. (nix's Signal has no real-time signals.)
             assert_eq!(unsafe { libc::kill(workers[2].pid as i32, libc::SIGRTMIN() + 3) }, 0);
             assert_eq!(daemon.worker().id, 2);
             assert!(daemon.said(&format!("killed by signal {}, restarting", libc::SIGRTMIN() + 3)));
         }),
         Scenario::new("blocked_realtime_signals_stay_blocked_in_the_parent", blocked_real_time, |daemon| {
             let worker = daemon.worker();
-            // SAFETY: as above.
+            // SAFETY: kill(2) takes integers.
             assert_eq!(unsafe { libc::kill(daemon.pid() as i32, libc::SIGRTMIN() + 2) }, 0);
             kill(worker.pid, Signal::SIGKILL);
             daemon.worker();
         }),
-        Scenario::new("a_refused_restart_is_tried_again", as_a_lone_user, |daemon| {
+        Scenario::new("a_refused_restart_is_tried_again", restarts_beyond_the_limit, |daemon| {
             let worker = daemon.worker();
             kill(worker.pid, Signal::SIGKILL);
             daemon.wait_for("log cannot start worker 0: fork failed: Resource temporarily unavailable");
@@ -41,7 +41,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
-        .needs(processes_limited_alone),
+        .needs(limit_counts_the_lifeline),
         Scenario::new("the_default_is_one_worker_per_usable_cpu", one_cpu_by_affinity, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
@@ -52,10 +52,10 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
         })
         .needs(no_cpu_cgroup),
-        Scenario::new("only_out_of_memory_kills_are_logged_as_such", want_memory, |daemon| {
+        Scenario::new("only_out_of_memory_kills_are_logged_as_such", exhausts_memory, |daemon| {
             daemon.remove_at_end(memory_cgroup().expect("a cgroup").own(daemon.pid()));
             let first = daemon.worker();
-            // The parent opens the counter of such kills when it sleeps for the first time.
+            // The parent opens the counter of such kills right before its first sleep.
             timeout_of_sleep(daemon.pid());
             kill(first.pid, Signal::SIGUSR2);
             let second = daemon.worker();
@@ -75,40 +75,40 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(line.contains("refused fork for Some("), "{line}");
             assert!(line.ends_with("state as before: true"), "{line}");
         })
-        .needs(processes_limited_alone),
-        Scenario::new("a_refused_first_fork_stops_the_started_workers", process_limit, |daemon| {
+        .needs(limit_counts_the_lifeline),
+        Scenario::new("fork_refused_at_startup_names_the_worker", process_limit, |daemon| {
             daemon.ends_with(0);
             let line = daemon.line("refused ");
             assert!(line.contains("refused fork for Some("), "{line}");
             assert!(line.contains("Resource temporarily unavailable"), "{line}");
             assert!(line.ends_with("state as before: true"), "{line}");
         })
-        .needs(processes_limited_alone),
+        .needs(limit_counts_the_lifeline),
         Scenario::new("the_parents_descriptors_do_not_grow_with_workers", sixty_four_idle, |daemon| {
             let line = daemon.wait_for("descriptors before: ");
             let before: usize = line.rsplit(' ').next().expect("a number").parse().expect("a number");
             daemon.workers(64);
             let now = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count();
-            // Besides the epoll descriptor: the signals and the counter of kills. Without signalfd and eventfd there
-            // are two pairs instead.
+            // Three descriptors: epoll, signalfd, and the counter of out-of-memory kills. With `taskfork_portable`, a
+            // pair for the signals replaces the signalfd, and the lifeline adds another pair.
             assert!(now <= before + 6, "{before} before, now {now}");
         }),
         Scenario::new("an_idle_parent_sleeps_without_a_timeout", three_that_drain, |daemon| {
             daemon.workers(3);
-            assert_eq!(timeout_of_sleep(daemon.pid()), "0xffffffff", "none");
+            assert_eq!(timeout_of_sleep(daemon.pid()), "0xffffffff", "no timeout");
         })
         .for_threads_too(),
-        Scenario::reporting("heartbeats_wake_the_parent_once_per_timeout", twenty_that_beat, |daemon| {
+        Scenario::reporting("heartbeats_wake_the_parent_once_per_timeout", twenty_with_heartbeats, |daemon| {
             daemon.wait_for_times("is ready", 20);
             let began = Instant::now();
             let before = wakeups(daemon.pid());
             ticks(daemon, 20);
-            // The order matters: a delay in this test then leads to more time, and not to fewer checks.
+            // The count is read before the time, so a delay between them lengthens the time and loses no wakeup.
             let times = wakeups(daemon.pid()) - before;
             let passed = began.elapsed();
-            // One check at either end, and the first sleep, if it had not begun yet.
-            let looks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
-            assert!(times <= looks + 1, "{times} wakeups in {passed:?}");
+            // One check at each end of the time, and the first sleep, if it had not begun yet.
+            let checks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
+            assert!(times <= checks + 1, "{times} wakeups in {passed:?}");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
@@ -124,7 +124,7 @@ fn one_cpu_by_affinity() {
     fork(0, 100);
 }
 
-/// Returns the directory of this process's cgroup under this v1 controller.
+/// Returns the directory of this process's cgroup under this controller of cgroup v1.
 fn cgroup(controller: &str) -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| {
@@ -137,14 +137,14 @@ fn cgroup(controller: &str) -> Option<PathBuf> {
 
 fn cannot_make_cgroup(controller: &str) -> Option<&'static str> {
     let probe = cgroup(controller)?.join(format!("taskfork-probe-{}", std::process::id()));
-    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).err().map(|_| "a cgroup that it may change")
+    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).err().map(|_| "a cgroup that the test may change")
 }
 
 fn no_cpu_cgroup() -> Option<&'static str> {
     if cgroup("cpu").is_none() { Some("the cpu controller of cgroup v1") } else { cannot_make_cgroup("cpu") }
 }
 
-/// The cgroup that limits memory, and the file that does: of v1's own controller, or of v2.
+/// A cgroup whose memory can be limited, and the name of the file with the limit: of v1's memory controller, or of v2.
 struct MemoryCgroup {
     path: PathBuf,
     limit: &'static str,
@@ -175,10 +175,10 @@ fn memory_cgroup() -> Option<MemoryCgroup> {
 }
 
 fn no_memory_cgroup() -> Option<&'static str> {
-    memory_cgroup().is_none().then_some("a cgroup whose memory it may limit, v1 or v2")
+    memory_cgroup().is_none().then_some("a cgroup whose memory the test may limit, v1 or v2")
 }
 
-/// Returns the program's own cgroup, which is removed after the program.
+/// Returns the directory of the program's own cgroup. The test removes it when the program has exited.
 fn own_cgroup(controller: &str, pid: u32) -> PathBuf {
     cgroup(controller).expect("a cgroup").join(format!("taskfork-test-{pid}"))
 }
@@ -190,7 +190,7 @@ fn enter_cgroup(path: &Path, limits: &[(&str, &str)]) {
     for (name, value) in limits {
         fs::write(path.join(name), value).expect("a limit");
     }
-    fs::write(path.join("cgroup.procs"), std::process::id().to_string()).expect("to be moved");
+    fs::write(path.join("cgroup.procs"), std::process::id().to_string()).expect("a move to the cgroup");
 }
 
 fn one_cpu_by_quota() {
@@ -201,8 +201,8 @@ fn one_cpu_by_quota() {
     fork(0, 100);
 }
 
-/// Lets the first process of the id allocate more memory than there is, on request. Later ones allocate nothing.
-fn want_memory() {
+/// The first process of the worker allocates memory without end after SIGUSR2. Its replacements allocate none.
+fn exhausts_memory() {
     let cgroup = memory_cgroup().expect("a cgroup");
     enter_cgroup(&cgroup.own(std::process::id()), &[(cgroup.limit, "64M")]);
     let starts = start_count();
@@ -221,7 +221,7 @@ fn want_memory() {
 /// Waits until the process sleeps, and returns the timeout: the fourth argument of epoll_wait(2) or epoll_pwait(2).
 fn timeout_of_sleep(pid: u32) -> String {
     let sleeps = [
-        // Other processors have only the second call.
+        // Other architectures have only epoll_pwait.
         #[cfg(target_arch = "x86_64")]
         libc::SYS_epoll_wait,
         libc::SYS_epoll_pwait,
@@ -250,9 +250,9 @@ fn process_limit_of_prefork() {
 }
 
 fn blocked_real_time() {
-    // SAFETY: zeroes are a valid set.
+    // SAFETY: a signal set that is all zeroes is valid.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is valid, and the mask is that of this thread.
+    // SAFETY: both calls get a valid set, and sigprocmask(2) accepts null for the old mask.
     let blocked = unsafe {
         libc::sigaddset(&mut set, libc::SIGRTMIN() + 2);
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
@@ -262,8 +262,8 @@ fn blocked_real_time() {
     idle();
 }
 
-/// Leaves no room for a restart until one was tried.
-fn as_a_lone_user() {
+/// The process limit leaves no room for the first attempt of the restart. Then it is raised again.
+fn restarts_beyond_the_limit() {
     prepare();
     become_lone_user(20);
     on_log("restarting", || setrlimit(Resource::RLIMIT_NPROC, 0, 20).expect("a limit"));
@@ -272,14 +272,14 @@ fn as_a_lone_user() {
     idle();
 }
 
-/// Changes to a user without other processes, because the limit counts all processes of a user and does not apply to
-/// root.
+/// Sets the process limit, and becomes a user without other processes, because `RLIMIT_NPROC` counts all processes of a
+/// user and does not apply to root.
 pub fn become_lone_user(limit: u64) {
     setrlimit(Resource::RLIMIT_NPROC, limit, limit).expect("a limit");
     setuid(Uid::from_raw(0x7000_0000 + std::process::id())).expect("another user");
 }
 
-fn processes_limited_alone() -> Option<&'static str> {
+fn limit_counts_the_lifeline() -> Option<&'static str> {
     cfg!(all(target_os = "linux", taskfork_portable))
         .then_some("a process limit that does not count the lifeline's thread")
 }
@@ -290,14 +290,14 @@ fn sixty_four_idle() {
     idle();
 }
 
-/// Returns how often the process has waited for something.
+/// Returns how often the process has gone to sleep: its voluntary context switches.
 fn wakeups(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a count");
     waits.trim().parse().expect("a number")
 }
 
-fn twenty_that_beat() -> Report {
+fn twenty_with_heartbeats() -> Report {
     serve(heartbeats::service(20), |worker| {
         assert!(!worker.stop_requested());
         worker.ready();

@@ -1,4 +1,4 @@
-//! Sockets that the parent makes for its workers.
+//! Sockets that the parent makes before its workers. They stay open when workers exit.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,15 +16,15 @@ pub fn scenarios() -> Vec<Scenario> {
             let address = address(daemon);
             let workers = daemon.workers(2);
             assert_eq!(daemon.count(&format!("address {address}")), 2, "{}", daemon.transcript());
-            let client = TcpStream::connect(address).expect("a socket that is listened on");
+            let client = TcpStream::connect(address).expect("a listening socket");
             for worker in workers {
                 daemon.send(worker, Signal::SIGKILL);
             }
             daemon.workers(2);
-            assert!(answer(client).starts_with("worker "), "it has waited for a replacement");
+            assert!(answer(client).starts_with("worker "), "the connection waits for a replacement");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            TcpStream::connect(address).expect_err("nobody listens");
+            TcpStream::connect(address).expect_err("the socket is closed");
         }),
         Scenario::reporting("listeners_keep_their_order", three_ports, |daemon| {
             daemon.ends_with(0);
@@ -90,7 +90,7 @@ fn two_on_one_port() -> Report {
     })
 }
 
-/// The first one is a UDP socket, and the program itself has made the second one.
+/// The first listener is a UDP socket. The program itself has made the second and the third one.
 fn three_ports() -> Report {
     let own = TcpListener::bind("127.0.0.1:0").expect("a port");
     let v6 = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.3:0")).expect("a port");

@@ -1,4 +1,4 @@
-//! Conditions in containers: pid namespaces, an unusable /proc. Linux only.
+//! Conditions in containers: pid namespaces, and an empty /proc. Linux only.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,7 +19,7 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("as_pid_1_the_parent_reaps_orphans_and_stops", as_init, |daemon| {
             daemon.ends_with(0);
-            assert!(daemon.said("the stranger is gone") && daemon.said("log Stopping 1 processes"));
+            assert!(daemon.said("the orphan is reaped") && daemon.said("log Stopping 1 processes"));
         })
         .needs(not_root),
         Scenario::new("a_worker_starts_in_its_own_pid_namespace", new_namespace, |daemon| {
@@ -47,7 +47,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("up "), 2);
         })
         .needs(not_root),
-        Scenario::threading("a_stale_thread_is_not_out_of_memory", hangs_without_proc, |daemon| {
+        Scenario::threading("stale_thread_is_not_logged_as_out_of_memory", hangs_without_proc, |daemon| {
             let workers = daemon.workers(2);
             daemon.wait_for(&format!("{} is stale", workers[1]));
             daemon.worker();
@@ -59,7 +59,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Leaves an orphan to the parent, which is pid 1.
+/// The parent is pid 1 of a namespace. Its worker makes an orphan, which becomes a child of pid 1.
 fn as_init() {
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     let status = in_child(|| {
@@ -68,19 +68,19 @@ fn as_init() {
         while nix::sys::signal::kill(orphan, None).is_ok() {
             std::thread::yield_now();
         }
-        say("the stranger is gone");
+        say("the orphan is reaped");
         nix::sys::signal::kill(getppid(), Signal::SIGTERM).expect("pid 1");
         idle();
     });
     std::process::exit(status);
 }
 
-/// Returns the pid of an orphan that has exited after its parent.
+/// Makes a process whose parent has exited, and returns its pid. The process exits when this function returns.
 fn orphan() -> nix::unistd::Pid {
     let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
     let (hold, release) = UnixStream::pair().expect("a pipe");
     let middle = || {
-        // SAFETY: there is no other thread.
+        // SAFETY: this process has no other thread, so the child inherits no lock that another thread holds (fork(2)).
         if let ForkResult::Child = unsafe { nix::unistd::fork() }.expect("fork") {
             writer.write_all(&getpid().as_raw().to_ne_bytes()).expect("a pipe");
             drop(release);
@@ -101,14 +101,14 @@ fn new_namespace() {
 }
 
 fn spawned_in_namespace() -> Report {
-    // The worker needs no namespace of its own.
+    // The spawned worker runs this too. It is in the namespace already, where its parent has pid 0.
     if getppid().as_raw() != 0 {
         unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     }
     serve(Prefork::new().workers(1), |_| say(&format!("pid {}, parent {}", getpid(), getppid())))
 }
 
-/// Enters a pid namespace whose init has exited. Then fork fails with ENOMEM, pid_namespaces(7).
+/// The init process of the new pid namespace has exited, so fork(2) fails with `ENOMEM` (pid_namespaces(7)).
 fn dead_namespace() {
     prepare();
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
@@ -120,14 +120,14 @@ fn without_proc() {
     prepare();
     hide_proc();
     with_two_threads();
-    // Threads that were joined count for a moment longer.
+    // The kernel counts joined threads for a moment longer.
     while unshare(CloneFlags::CLONE_SIGHAND).is_err() {
         std::thread::yield_now();
     }
     up(fork(2, 0));
 }
 
-/// Without /proc, the number of out-of-memory kills is unknown.
+/// Without /proc, the parent cannot read the number of out-of-memory kills.
 fn hangs_without_proc() -> Report {
     hide_proc();
     second_hangs()

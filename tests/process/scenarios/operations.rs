@@ -1,4 +1,4 @@
-//! An operator's actions on a running service.
+//! Operations on a running service: rolling restart, scaling, and stopped workers.
 
 use taskfork::Prefork;
 
@@ -64,7 +64,7 @@ fn two_that_drain() {
     fork_drained(2, || ());
 }
 
-/// Fails before it is ready, however long it takes to get there.
+/// The second process fails before it is ready. The ready timeout never expires, so only the failure counts.
 fn second_fails() {
     let starts = start_count();
     let report = serve(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {

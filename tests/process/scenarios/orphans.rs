@@ -1,4 +1,4 @@
-//! The parent is killed at the worst moments.
+//! The end of the parent: by a SIGKILL at various moments, and by a panic.
 
 use super::ends::three_idle;
 use crate::Scenario;

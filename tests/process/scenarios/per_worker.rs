@@ -1,4 +1,4 @@
-//! Sockets of each worker's own.
+//! Listeners with one socket for each worker.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -17,7 +17,7 @@ use crate::daemon::Daemon;
 use crate::os::Signal;
 use crate::program::{has_threads, say, serve, up, up_until_signal};
 
-/// With this many clients, each of two sockets gets some: all go to one with a probability of 1 in 2^39.
+/// Enough clients that each of two sockets gets some. The probability that all go to the same socket is 1 in 2^39.
 const CLIENTS: usize = 40;
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -54,11 +54,11 @@ pub fn scenarios() -> Vec<Scenario> {
             let workers = daemon.workers(2);
             let before = connect(daemon);
             daemon.signal(Signal::SIGTTOU);
-            // This takes longer than the other worker would take to stop, if it were not waited for.
+            // The rolling restart takes longer than worker 1 would take to exit if its queue were not drained.
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart done");
             for answer in connect(daemon).into_iter().map(answer) {
-                assert_eq!(answer, "worker 0 1\n", "nothing new comes to who is to go");
+                assert_eq!(answer, "worker 0 1\n", "the removed worker gets no new connections");
             }
             daemon.send(workers[1], Signal::SIGUSR2);
             let answers: Vec<String> = before.into_iter().map(answer).collect();
@@ -119,7 +119,7 @@ pub fn scenarios() -> Vec<Scenario> {
 
 fn connect(daemon: &Daemon) -> Vec<TcpStream> {
     let port = daemon.line("log Listening on 127.0.0.1:").rsplit(':').next().expect("a port").to_owned();
-    let connect = |_| TcpStream::connect(format!("127.0.0.1:{port}")).expect("a socket that is listened on");
+    let connect = |_| TcpStream::connect(format!("127.0.0.1:{port}")).expect("a listening socket");
     (0..CLIENTS).map(connect).collect()
 }
 
@@ -141,16 +141,16 @@ fn stops(daemon: &mut Daemon) {
     daemon.ends_with(0);
 }
 
-/// Runs a closure on one CPU, because on loopback a packet comes in on the CPU of its sender. It gets a thread of its
-/// own, because this thread runs other tests later.
+/// Runs `run` on this CPU, because a packet on loopback is received on the CPU that sends it. Starts a thread for this,
+/// because the calling thread runs other tests later.
 fn on_cpu<T: Send>(cpu: usize, run: impl FnOnce() -> T + Send) -> T {
     let mut set = CpuSet::new();
     set.set(cpu).expect("a CPU");
     let pinned = || {
-        sched_setaffinity(Pid::from_raw(0), &set).expect("one of ours");
+        sched_setaffinity(Pid::from_raw(0), &set).expect("an allowed CPU");
         run()
     };
-    thread::scope(|scope| scope.spawn(pinned).join()).expect("what it returns")
+    thread::scope(|scope| scope.spawn(pinned).join()).expect("a result")
 }
 
 fn cpus() -> Vec<usize> {
@@ -162,8 +162,8 @@ fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).listen(ListenConfig::from("127.0.0.1:0").per_worker())
 }
 
-/// Answers every client with id and generation until a stop is requested. It never blocks in accept: another process
-/// of the id has the same socket and may be faster.
+/// Answers every client with the id and the generation until a stop request. It never blocks in accept(2) or
+/// recvfrom(2), because an earlier or later process of the id has the same socket and may be faster.
 fn attend(worker: &Worker) {
     let listener = &worker.listeners()[0];
     let (socket, nonblocking) = match listener {
@@ -209,8 +209,8 @@ fn three() -> Report {
     })
 }
 
-/// Returns the number of listening internet sockets, which leaves out the standard streams and the library's
-/// descriptors.
+/// Returns the number of listening TCP sockets that this process has. The standard streams and the library's
+/// descriptors are no such sockets.
 fn sockets() -> usize {
     let inodes = fs::read_to_string("/proc/self/net/tcp").expect("the sockets of the system");
     let listening: Vec<String> = inodes
@@ -223,7 +223,7 @@ fn sockets() -> usize {
     own.filter(|link| listening.iter().any(|socket| link.as_os_str() == socket.as_str())).count()
 }
 
-/// A socket that the program has made, and one by its address, which all workers share.
+/// Two listeners are shared: a socket of the program, and an address. The other two have one socket for each worker.
 fn mixed() -> Report {
     let made = TcpListener::bind("127.0.0.2:0").expect("a port");
     let service = Prefork::new().workers(2).listen(made).listen(ListenConfig::from("127.0.0.1:0").per_worker());
@@ -249,7 +249,7 @@ fn second_dies() -> Report {
     })
 }
 
-/// The second worker serves when it gets a signal.
+/// Worker 1 starts to serve when it gets SIGUSR2.
 fn second_is_slow() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());

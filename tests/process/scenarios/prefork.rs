@@ -1,4 +1,4 @@
-//! Prefork's settings, and the handles of its workers.
+//! The settings and calls of `Prefork`, and the methods of `Worker`.
 
 use std::fmt;
 use std::sync::mpsc;
@@ -53,7 +53,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count(&format!("context {context}")), times, "{}", daemon.transcript());
             }
         }),
-        Scenario::reporting("a_worker_knows_its_generation_and_worker_count", tells_of_itself, |daemon| {
+        Scenario::reporting("a_worker_knows_its_generation_and_worker_count", prints_itself, |daemon| {
             let workers = daemon.workers(2);
             daemon.wait_for_times("0 is generation 0 of 2", 1);
             daemon.wait_for_times("1 is generation 0 of 2", 1);
@@ -96,7 +96,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("graceful_timeout_limits_a_drain", deaf, |daemon| {
+        Scenario::reporting("graceful_timeout_limits_a_graceful_stop", ignores_stop, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -105,15 +105,15 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("run_exits_with_the_status_of_its_result", runs_three, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said(": it is all wrong: no hope"), "{}", daemon.transcript());
-            assert!(daemon.said("it is too much"), "a panic is printed as always");
+            assert!(daemon.said("it is too much"), "panics are printed as usual");
             for end in ["child 0", "child 1", "child 2"].iter().zip(["normally", "with status 1", "with status 101"]) {
                 let is_it = |line: &&str| line.contains(end.0) && line.contains(end.1);
                 assert_eq!(daemon.transcript().lines().filter(is_it).count(), 1, "{}", daemon.transcript());
             }
-            assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
-            assert!(daemon.said("what the worker had is dropped"));
+            assert_eq!(daemon.count("the caller's value is dropped"), 1, "only the parent drops it");
+            assert!(daemon.said("the worker's value is dropped"));
         }),
-        Scenario::new("invalid_settings_are_refused_before_any_start", no_sense, |daemon| {
+        Scenario::new("invalid_settings_are_refused_before_any_start", has_invalid_settings, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("refused max_workers: 2 is below the 3 workers asked for"), "{}", daemon.transcript());
             assert!(!daemon.said("log "), "nothing was started");
@@ -144,7 +144,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
-            assert_eq!(daemon.count("log Starting "), 2, "nothing of the second was");
+            assert_eq!(daemon.count("log Starting "), 2, "the second service has started nothing");
         })
         .for_parents_with_threads(),
         Scenario::reporting("on_event_cannot_start_a_service", one_in_another, |daemon| {
@@ -159,17 +159,17 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped"));
         }),
-        Scenario::reporting("a_late_request_after_stop_all_kills_no_parent", stops_all_late, |daemon| {
+        Scenario::reporting("term_after_stop_all_does_not_kill_the_parent", stops_all_late, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped, as child 0"));
         }),
-        Scenario::reporting("a_panic_payload_that_panics_is_a_panic", panics_twice, |daemon| {
+        Scenario::reporting("panicking_destructors_do_not_change_the_exit_status", panics_twice, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("exited with status 101"), 1, "{}", daemon.transcript());
             assert!(
                 daemon.transcript().lines().any(|line| line.contains("child 1") && line.ends_with("with status 1"))
             );
-            assert_eq!(daemon.count("the caller's frame is left"), 1, "by the parent alone");
+            assert_eq!(daemon.count("the caller's value is dropped"), 1, "only the parent drops it");
         }),
     ]
 }
@@ -211,7 +211,7 @@ fn with_contexts() -> Report {
     })
 }
 
-fn tells_of_itself() -> Report {
+fn prints_itself() -> Report {
     serve(Prefork::new().workers(2), |worker| {
         assert_eq!(taskfork::task_id(), Some(worker.id()));
         up(worker.id());
@@ -242,7 +242,7 @@ fn fails_once_and_never() -> Report {
     })
 }
 
-/// Fails more often than the budget allows, but each time after the window has passed.
+/// Fails more often than `max_restarts` allows, but each time after the restart window has passed.
 fn slow_failures() -> Report {
     let window = Duration::from_millis(50);
     serve(
@@ -276,7 +276,7 @@ fn long_backoff() -> Report {
     serve(Prefork::new().workers(1).restart_backoff(delay, delay), |_| fail(1))
 }
 
-fn deaf() -> Report {
+fn ignores_stop() -> Report {
     serve(Prefork::new().workers(1).graceful_timeout(Duration::from_millis(50)), |worker| {
         assert!(!worker.stop_requested());
         up_until_signal(worker.id(), Signal::SIGUSR2);
@@ -298,19 +298,19 @@ impl std::error::Error for Wrong {
     }
 }
 
-struct SaysWhenDropped(&'static str);
+struct PrintsWhenDropped(&'static str);
 
-impl Drop for SaysWhenDropped {
+impl Drop for PrintsWhenDropped {
     fn drop(&mut self) {
         say(self.0);
     }
 }
 
 fn runs_three() -> Report {
-    let _callers = SaysWhenDropped("the caller's frame is left");
+    let _callers = PrintsWhenDropped("the caller's value is dropped");
     prepare();
     let work = |worker: Worker| -> WorkResult {
-        let _workers = SaysWhenDropped("what the worker had is dropped");
+        let _workers = PrintsWhenDropped("the worker's value is dropped");
         match worker.id() {
             0 => Ok(()),
             1 => Err(Wrong(Some(Box::new(Wrong(None, "no hope"))), "it is all wrong").into()),
@@ -320,7 +320,7 @@ fn runs_three() -> Report {
     run(Prefork::new().workers(3).restart_policy(RestartPolicy::Never), work).expect("workers")
 }
 
-fn no_sense() {
+fn has_invalid_settings() {
     prepare();
     let services = [Prefork::new().workers(3).max_workers(2), Prefork::new().fatal_exit_code(0)];
     for service in services {
@@ -349,14 +349,14 @@ fn one_that_drains(service: Prefork) -> Report {
     })
 }
 
-/// Returns the result of a second start.
+/// Runs a second service, and prints its error or the reason of its end.
 fn try_second() {
     let answer = run(Prefork::new().workers(1), |_| Ok(()));
     let answer = answer.map_or_else(|error| error.to_string(), |report| report.reason().to_string());
     say(&format!("second: {answer}"));
 }
 
-/// Starts a second service in another thread once the first one has a worker, and then a third one.
+/// Starts a second service in another thread once the first one has a worker. A third one follows the first.
 fn two_at_a_time() -> Report {
     let (started, has_started) = mpsc::channel();
     let second = thread::spawn(move || {
@@ -366,7 +366,7 @@ fn two_at_a_time() -> Report {
     });
     let first = one_that_drains(Prefork::new().on_event(move |event| {
         if let Event::Started { .. } = event {
-            // No thread waits for the start of the last one.
+            // The other thread waits only for the first start, so sending a later one may fail.
             let _ = started.send(());
         }
     }));
@@ -383,7 +383,7 @@ fn one_in_another() -> Report {
     }))
 }
 
-/// Sends the parent one more request, after all workers have ended and before the call returns.
+/// Runs a service whose parent gets one more SIGTERM after all workers have exited and before the call returns.
 pub fn signals_itself_at_the_end(work: fn(&Worker)) -> Report {
     struct Signals;
     impl Drop for Signals {
@@ -435,7 +435,7 @@ impl fmt::Display for PanicsWhenDropped {
 impl std::error::Error for PanicsWhenDropped {}
 
 fn panics_twice() -> Report {
-    let _callers = SaysWhenDropped("the caller's frame is left");
+    let _callers = PrintsWhenDropped("the caller's value is dropped");
     prepare();
     let work = |worker: Worker| -> WorkResult {
         if worker.id() == 0 { std::panic::panic_any(PanicsWhenDropped) } else { Err(PanicsWhenDropped.into()) }

@@ -1,4 +1,4 @@
-//! Workers of another user, and workers on a CPU of their own. Linux only.
+//! Workers that run as another user, and workers that are pinned to CPUs. Linux only.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -38,7 +38,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(owner(daemon.pid()), 0);
             assert_is_supervised(daemon, 2);
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::reporting("group_overrides_the_users_group", as_user_and_group, |daemon| {
             daemon.worker();
@@ -47,7 +47,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::reporting("a_group_without_a_user_is_the_only_one", as_group, |daemon| {
             daemon.worker();
@@ -55,7 +55,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::reporting("supplementary_groups_are_those_of_the_user", in_groups, |daemon| {
             daemon.worker();
@@ -64,7 +64,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("groups {groups:?}")), "{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::reporting("an_unknown_uid_has_only_its_group", as_number, |daemon| {
             daemon.worker();
@@ -74,20 +74,20 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(not_root)
         .for_processes(),
-        Scenario::reporting("a_port_below_1024_is_served_unprivileged", on_privileged_port, |daemon| {
+        Scenario::reporting("unprivileged_workers_serve_a_privileged_port", on_privileged_port, |daemon| {
             daemon.workers(2);
             assert_eq!(daemon.count("by itself: Some(PermissionDenied)"), 2, "{}", daemon.transcript());
             let address = daemon.line("log Listening on ").trim_start_matches("log Listening on ").to_owned();
             let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
             assert!(port.is_some_and(|port| PORTS.contains(&port)), "{address}");
-            let client = TcpStream::connect(address).expect("somebody who listens");
+            let client = TcpStream::connect(address).expect("a listening socket");
             let mut line = String::new();
             BufReader::new(client).read_line(&mut line).expect("an answer");
             assert_eq!(line, format!("uid {}\n", user().uid));
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
-        .needs(no_such_port)
+        .needs(lacks_privileged_port)
         .for_processes(),
         Scenario::new("a_privileged_port_without_root_names_the_address", on_port_without_rights, |daemon| {
             daemon.ends_with(0);
@@ -99,7 +99,7 @@ pub fn scenarios() -> Vec<Scenario> {
             );
             assert!(!daemon.said("log "), "nothing was started");
         })
-        .needs(no_such_port),
+        .needs(lacks_privileged_port),
         Scenario::new("an_unsupported_address_family_names_the_address", without_ipv6, |daemon| {
             daemon.ends_with(0);
             assert_eq!(daemon.count("97 cannot listen on [::1]:0: "), 2, "{}", daemon.transcript());
@@ -111,9 +111,9 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             daemon.signal(Signal::SIGKILL);
             daemon.end();
-            assert_eq!(daemon.count("drained "), 2, "by SIGTERM:\n{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 2, "every worker gets SIGTERM:\n{}", daemon.transcript());
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::spawning(
             "earlier_threads_change_their_user_too",
@@ -130,8 +130,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.ends_with(0);
             },
         )
-        .needs(nobody_to_be),
-        Scenario::reporting("workers_of_another_user_report_and_are_killed", ready, |daemon| {
+        .needs(lacks_users),
+        Scenario::reporting("heartbeats_and_readiness_work_under_another_user", ready, |daemon| {
             let first = daemon.worker();
             daemon.send(first, Signal::SIGSTOP);
             daemon.wait_for("gives no sign of life");
@@ -139,9 +139,9 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
-        Scenario::new("an_unknown_user_is_refused_before_any_start", refusals, |daemon| {
+        Scenario::new("unusable_users_and_groups_are_refused_before_any_start", refusals, |daemon| {
             daemon.ends_with(0);
             for refusal in [
                 r#"unknown: Some("user") Some(NotFound) user: cannot look up nobody-of-this-name: there is no user nobody-of-this-name"#,
@@ -154,15 +154,15 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             assert!(!daemon.said("log "), "nothing was started:\n{}", daemon.transcript());
         })
-        .needs(nobody_to_be),
+        .needs(lacks_users),
         Scenario::reporting("without_root_the_own_user_is_accepted", as_oneself, |daemon| {
             daemon.worker();
             assert!(daemon.said(&format!("uid {0} {0} {0}, ", user().uid)), "{}", daemon.transcript());
             assert!(daemon.said("back: EPERM EPERM EPERM"), "{}", daemon.transcript());
             assert_is_supervised(daemon, 1);
         })
-        .needs(nobody_to_be)
-        // This user may not be allowed to execute this program.
+        .needs(lacks_users)
+        // A spawned worker would execute this program, which this user may not be allowed to do.
         .forking(),
         Scenario::reporting("a_worker_that_keeps_capabilities_does_not_start", keeps_capabilities, |daemon| {
             daemon.ends_with(3);
@@ -174,23 +174,23 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.transcript().lines().any(|line| line.starts_with("uid ")));
             assert!(daemon.said("report: failed to start: child 0"));
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::reporting("a_worker_that_cannot_change_user_fails", without_capability, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("log cannot start worker 0: setresuid failed: Operation not permitted"), 3);
             assert!(daemon.said("report: gave up after 2 restarts"), "{}", daemon.transcript());
             assert!(!daemon.transcript().lines().any(|line| line.starts_with("uid ")));
-            assert_eq!(daemon.count("at exit"), 1, "of the parent:\n{}", daemon.transcript());
+            assert_eq!(daemon.count("at exit"), 1, "only the parent runs it:\n{}", daemon.transcript());
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .for_processes(),
         Scenario::reporting("a_panicking_logger_in_a_fork_spares_siblings", logger_panics_in_a_fork, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said("exited with status 101, restarting"), "{}", daemon.transcript());
             assert!(!daemon.said("killed by signal 9"), "{}", daemon.transcript());
         })
-        .needs(nobody_to_be)
+        .needs(lacks_users)
         .forking(),
         Scenario::reporting("workers_and_replacements_are_pinned_by_id", pinned, |daemon| {
             let workers = daemon.workers(3);
@@ -198,7 +198,7 @@ pub fn scenarios() -> Vec<Scenario> {
             for id in 0..3 {
                 assert!(daemon.said(&format!("cpus of {id}: [{}]", cpus[id % cpus.len()])), "{}", daemon.transcript());
             }
-            assert_eq!(cpus_of(daemon.pid()), cpus, "the parent's are what they were");
+            assert_eq!(cpus_of(daemon.pid()), cpus, "the parent's CPUs stay the same");
             let said = format!("cpus of 1: [{}]", cpus[1 % cpus.len()]);
             daemon.send(workers[1], Signal::SIGKILL);
             daemon.wait_for_times(&said, 2);
@@ -225,16 +225,16 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn nobody_to_be() -> Option<&'static str> {
+fn lacks_users() -> Option<&'static str> {
     let known = matches!(User::from_name(USER), Ok(Some(_))) && matches!(Group::from_name(GROUP), Ok(Some(_)));
     not_root().or((!known).then_some("a user 'nobody' and a group 'daemon'"))
 }
 
-fn no_such_port() -> Option<&'static str> {
+fn lacks_privileged_port() -> Option<&'static str> {
     let lowest = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
     let takes_root =
         lowest.and_then(|lowest| lowest.trim().parse().ok()).is_none_or(|lowest: u16| *PORTS.end() < lowest);
-    nobody_to_be().or((!takes_root).then_some("a port that takes root"))
+    lacks_users().or((!takes_root).then_some("a port that requires root"))
 }
 
 fn user() -> User {
@@ -265,7 +265,7 @@ fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("a process").count()
 }
 
-/// Checks that `n` workers are replaced on request, that a killed one is restarted, and that all stop.
+/// Asserts that SIGHUP replaces `n` workers, that a killed worker is restarted, and that SIGTERM stops all.
 fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
     daemon.signal(Signal::SIGHUP);
     let replacements = daemon.workers(n);
@@ -277,8 +277,8 @@ fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
     assert_eq!(daemon.count("drained "), 2 * n, "{}", daemon.transcript());
 }
 
-/// Prints the worker's ids, and whether it can change its user.
-fn say_who(worker: &Worker) {
+/// Prints the worker's ids and, unless it runs as root, the errors of its attempts to become root.
+fn print_ids(worker: &Worker) {
     assert!(!worker.stop_requested());
     let uid = getresuid().expect("its user");
     let gid = getresgid().expect("its group");
@@ -298,16 +298,16 @@ fn say_who(worker: &Worker) {
     drain(worker);
 }
 
-/// Gives root groups that a worker must not have.
-fn become_member() {
+/// Gives a parent that runs as root supplementary groups that its workers must not keep.
+fn join_groups() {
     if nix::unistd::geteuid().is_root() {
         setgroups(&[Gid::from_raw(0), Gid::from_raw(4)]).expect("groups");
     }
 }
 
 fn as_user() -> Report {
-    become_member();
-    serve(Prefork::new().workers(2).user(USER), |worker| say_who(&worker))
+    join_groups();
+    serve(Prefork::new().workers(2).user(USER), |worker| print_ids(&worker))
 }
 
 fn with_threads() -> Report {
@@ -318,27 +318,27 @@ fn with_threads() -> Report {
             }
         });
     }
-    serve(Prefork::new().workers(1).user(USER), |worker| say_who(&worker))
+    serve(Prefork::new().workers(1).user(USER), |worker| print_ids(&worker))
 }
 
 fn as_user_and_group() -> Report {
-    become_member();
-    serve(Prefork::new().workers(1).user(USER).group(GROUP), |worker| say_who(&worker))
+    join_groups();
+    serve(Prefork::new().workers(1).user(USER).group(GROUP), |worker| print_ids(&worker))
 }
 
 fn as_group() -> Report {
-    become_member();
-    serve(Prefork::new().workers(1).group(GROUP), |worker| say_who(&worker))
+    join_groups();
+    serve(Prefork::new().workers(1).group(GROUP), |worker| print_ids(&worker))
 }
 
 fn as_number() -> Report {
-    become_member();
-    serve(Prefork::new().workers(1).user("4000000001").group("4711"), |worker| say_who(&worker))
+    join_groups();
+    serve(Prefork::new().workers(1).user("4000000001").group("4711"), |worker| print_ids(&worker))
 }
 
-/// Gives the program groups that a spawned worker gets too, and must replace.
+/// Mounts another file over /etc/group for the program. A spawned worker finds it mounted already.
 fn in_groups() -> Report {
-    become_member();
+    join_groups();
     let list = scratch().join("group");
     if !list.exists() {
         fs::write(&list, format!("one:x:4711:{USER}\ntwo:x:4712:root,{USER}\nthree:x:4713:root\n")).expect("a list");
@@ -347,11 +347,11 @@ fn in_groups() -> Report {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
         mount(Some(&list), "/etc/group", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("the list");
     }
-    serve(Prefork::new().workers(1).user(USER), |worker| say_who(&worker))
+    serve(Prefork::new().workers(1).user(USER), |worker| print_ids(&worker))
 }
 
 fn on_privileged_port() -> Report {
-    // A spawned program tries this again, in vain.
+    // A spawned worker runs this too, but it gets the parent's socket and does not use this one.
     let free = PORTS.rev().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     serve(Prefork::new().workers(2).listen(free.expect("a port")).user(USER), |worker| {
         assert!(!worker.stop_requested());
@@ -387,14 +387,14 @@ fn without_ipv6() {
     }
 }
 
-/// Lets socket(2) fail from now on as in a kernel without this address family.
+/// Makes socket(2) fail for this address family from now on, as in a kernel that was built without it.
 fn refuse_family(family: u32) {
     let load = 0x20;
     let equal = 0x15;
     let answer = 0x06;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
-        // The number of the call, and its first argument.
+        // Offset 0 of seccomp_data (seccomp(2)) has the number of the call, and offset 16 has its first argument.
         step(load, 0, 0, 0),
         step(equal, 0, 3, libc::SYS_socket as u32),
         step(load, 0, 0, 16),
@@ -403,9 +403,9 @@ fn refuse_family(family: u32) {
         step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: this prctl(2) has no pointer.
+    // SAFETY: prctl(2) with PR_SET_NO_NEW_PRIVS takes integers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: the program has the length that it states, and is copied.
+    // SAFETY: the kernel copies the program, whose length is right (seccomp(2)).
     let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
@@ -452,27 +452,28 @@ fn become_user() {
 
 fn as_oneself() -> Report {
     become_user();
-    serve(Prefork::new().workers(1).user(USER), |worker| say_who(&worker))
+    serve(Prefork::new().workers(1).user(USER), |worker| print_ids(&worker))
 }
 
 fn keeps_capabilities() -> Report {
     nix::sys::prctl::set_keepcaps(true).expect("an attribute");
     let time = std::time::Duration::from_secs(20);
-    serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| say_who(&worker))
+    serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| print_ids(&worker))
 }
 
-/// Drops the capability, as a container may.
+/// The parent has no `CAP_SETUID`, as in a container without that capability.
 fn without_capability() -> Report {
     extern "C" fn at_exit() {
         say("at exit");
     }
-    // SAFETY: the function exists until the process ends.
+    // SAFETY: atexit(3) keeps a pointer to this function, which exists until the process ends.
     assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
     drop_capability(CAP_SETUID);
-    serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| say_who(&worker))
+    serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| print_ids(&worker))
 }
 
-/// Worker 0 starts. Worker 1 may not change its user then, and the logger panics in it.
+/// Worker 0 starts. Then the parent drops `CAP_SETUID`, so worker 1 cannot change its user. It logs this, and the
+/// logger panics.
 fn logger_panics_in_a_fork() -> Report {
     on_log("cannot start worker 1", || panic!("a logger that panics"));
     let service = Prefork::new().workers(2).max_restarts(1).user(USER).on_event(|event| {
@@ -489,12 +490,12 @@ fn logger_panics_in_a_fork() -> Report {
 const CAP_SETUID: u32 = 7;
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
-/// Drops a capability of this process. A program that it executes drops it again.
+/// Drops a capability of this thread. A program that root executes gets it back, and a spawned worker drops it again.
 fn drop_capability(capability: u32) {
     // `_LINUX_CAPABILITY_VERSION_3`
     let mut header = [0x2008_0522_u32, 0];
     let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: capget(2) and capset(2) of this version read or write two times three values, of this thread.
+    // SAFETY: capget(2) and capset(2) of this version write or read two sets of three integers, for the calling thread.
     unsafe {
         assert_eq!(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()), 0);
         for set in &mut sets[0] {
@@ -513,7 +514,7 @@ fn own_cpus() -> Vec<usize> {
     cpus_of(0)
 }
 
-fn say_cpus(worker: Worker) {
+fn print_cpus(worker: Worker) {
     assert!(!worker.stop_requested());
     say(&format!("cpus of {}: {:?}", worker.id(), own_cpus()));
     up(worker.id());
@@ -521,14 +522,14 @@ fn say_cpus(worker: Worker) {
 }
 
 fn pinned() -> Report {
-    serve(Prefork::new().workers(3).pin_cpus(), say_cpus)
+    serve(Prefork::new().workers(3).pin_cpus(), print_cpus)
 }
 
 fn pinned_to_the_last() -> Report {
     let mut last = CpuSet::new();
     last.set(own_cpus().pop().expect("a CPU")).expect("a CPU");
-    sched_setaffinity(Pid::from_raw(0), &last).expect("it");
-    serve(Prefork::new().workers(2).pin_cpus(), say_cpus)
+    sched_setaffinity(Pid::from_raw(0), &last).expect("an allowed CPU");
+    serve(Prefork::new().workers(2).pin_cpus(), print_cpus)
 }
 
 fn pinned_threads() {

@@ -382,6 +382,6 @@ fn two_with_sigabrt_handler() -> Report {
         }
         worker.ready();
         up(worker.id());
-        heartbeats::beat(&worker, false);
+        heartbeats::send_heartbeats(&worker, false);
     })
 }

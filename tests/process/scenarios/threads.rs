@@ -352,7 +352,7 @@ fn sends_late_heartbeats() -> Report {
         _ => {
             worker.ready();
             up(worker.id());
-            heartbeats::beat(&worker, false);
+            heartbeats::send_heartbeats(&worker, false);
         }
     })
 }
@@ -363,7 +363,7 @@ fn waits_for_stop_without_heartbeats() -> Report {
         worker.ready();
         if worker.generation() > 0 {
             up(worker.id());
-            heartbeats::beat(&worker, false);
+            heartbeats::send_heartbeats(&worker, false);
             return say("drained 0");
         }
         worker.wait_for_stop(None);
