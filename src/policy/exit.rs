@@ -31,9 +31,7 @@ impl Policy {
         if exited.role == ExitedRole::Replacement {
             self.handle_failed_replacement(now, process.id);
         }
-        if self.stop.is_none() {
-            self.slots[process.id].start_if_due(now, &mut self.actions);
-        }
+        self.slots[process.id].start_if_due(now, &mut self.actions);
         self.after(now, process.id, was_wanted);
     }
 

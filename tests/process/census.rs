@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::os::Signal;
 
-/// The processes of a service. It must get every line of the output, from the first one on.
+/// The processes of a service. Pass every line of the output to [`note`](Census::note), from the first one on.
 #[derive(Debug)]
 pub struct Census {
     /// The number of workers that the log announced last.
@@ -12,9 +12,10 @@ pub struct Census {
     is_rolling: bool,
     /// The living processes by pid.
     living: BTreeMap<u32, Process>,
-    /// The ids of which a process has been up.
+    /// The ids that have had a process that was up.
     proven: BTreeSet<usize>,
     up_source: UpSource,
+    /// An id that has had more than two processes at a time.
     crowded: Option<usize>,
 }
 
@@ -104,7 +105,7 @@ impl Census {
         self.living.keys().copied().collect()
     }
 
-    /// Returns id and generation of each process, because another process may get its pid later.
+    /// Returns the id and the generation of each process. They identify it for good, but its pid may be reused.
     pub fn names(&self) -> BTreeSet<(usize, u32)> {
         self.living.values().map(|process| (process.id, process.generation)).collect()
     }

@@ -19,8 +19,10 @@ pub struct Daemon {
     child: Child,
     group: Group,
     lines: BufReader<Reader>,
+    /// The lines read so far.
     said: Vec<String>,
     ended: Option<ExitStatus>,
+    /// A directory to remove at the end of the test.
     leftover: Option<PathBuf>,
     scratch: PathBuf,
     has_threads: bool,
@@ -67,7 +69,7 @@ impl Daemon {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let scratch = std::env::temp_dir().join(format!("taskfork-test-{}-{number}", std::process::id()));
-        // A test that was killed has left its directory behind, and its pid may be this one's now.
+        // The directory may exist already: a killed test leaves its own behind, and pids are reused.
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir(&scratch).expect("a directory");
         let (reader, writer) = os::pipe();
@@ -76,7 +78,7 @@ impl Daemon {
             .args([crate::PROGRAM, scenario])
             .env(crate::BACKEND, backend)
             .env(crate::SCRATCH, &scratch)
-            // Threads print at the same time, and only short texts are not interleaved.
+            // Worker threads may panic at the same time, and long backtraces would be interleaved.
             .env("RUST_BACKTRACE", "0")
             .envs(variable)
             .stdin(Stdio::null())
@@ -97,7 +99,7 @@ impl Daemon {
         }
     }
 
-    /// Removes this directory, which the program makes, at the end of the test.
+    /// Removes this directory at the end of the test. The program makes it.
     #[cfg(target_os = "linux")]
     pub fn remove_at_end(&mut self, directory: PathBuf) {
         self.leftover = Some(directory);
@@ -133,8 +135,8 @@ impl Daemon {
         }
     }
 
-    /// Returns the next line, if it begins within this time. (A line is written in one piece, so its end is there
-    /// too.)
+    /// Returns the next line if its first byte comes within this time. The rest of the line is there too, because each
+    /// line is one write.
     #[cfg(target_os = "linux")]
     pub fn line_within(&mut self, time: Duration) -> Option<String> {
         let is_there = !self.lines.buffer().is_empty() || os::is_readable_within(self.lines.get_ref(), time);
@@ -156,7 +158,7 @@ impl Daemon {
         }
     }
 
-    /// Reads until this text has come this often, counted from the first line.
+    /// Reads until all lines, from the first one on, contain this text `times` times.
     pub fn wait_for_times(&mut self, text: &str, times: usize) {
         while self.count(text) < times {
             self.wait_for(text);
@@ -247,10 +249,12 @@ impl Daemon {
             .unwrap_or_else(|| panic!("no '{text}':\n{}", self.transcript()))
     }
 
+    /// Returns whether a line so far contains this text.
     pub fn said(&self, text: &str) -> bool {
         self.count(text) > 0
     }
 
+    /// Returns how often this text occurs in the lines so far.
     pub fn count(&self, text: &str) -> usize {
         self.said.iter().map(|line| line.matches(text).count()).sum()
     }
@@ -261,6 +265,7 @@ impl Daemon {
         matches!((position(first), position(then)), (Some(first), Some(then)) if first < then)
     }
 
+    /// Returns all lines so far.
     pub fn transcript(&self) -> String {
         self.said.join("\n")
     }

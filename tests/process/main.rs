@@ -1,4 +1,4 @@
-//! Scenarios: a service in real processes, and what an operator sees of it.
+//! Process tests: each scenario runs a service in real processes and checks what an operator sees.
 //!
 //! A scenario consists of a program and a check. The program runs in a fresh process (this binary, executed again),
 //! because taskfork refuses to fork a process with other threads, such as those of a test harness.
@@ -24,18 +24,18 @@ use os::{BACKENDS, Signal};
 /// The first argument that makes this binary a scenario's program. The scenario's name follows it.
 const PROGRAM: &str = "--program";
 
-/// The variable that selects the kind of workers, in scenarios that allow several.
+/// The environment variable with the kind of worker that the program uses.
 const BACKEND: &str = "TASKFORK_TEST_BACKEND";
-/// The backend whose workers are threads.
+/// The value of [`BACKEND`] for worker threads.
 const THREAD: &str = "thread";
-/// The variable with the program's own directory.
+/// The environment variable with the scratch directory of the program.
 const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
 
 /// The exit status of a worker that panics.
 const PANICKED: i32 = 101;
 
-/// Returns the file that stands for a signal to the worker thread of this name. The operator creates it to send the
-/// signal.
+/// Returns the file that the operator creates to send a signal to the worker thread of this name, because a thread has
+/// no pid.
 fn signal_file(scratch: &Path, thread: &str, signal: Signal) -> PathBuf {
     scratch.join(format!("{thread}-{signal:?}"))
 }
@@ -71,7 +71,8 @@ impl Scenario {
         Scenario { lacks, ..self }
     }
 
-    /// Limits the scenario to forks: it takes long and is the same for every kind of worker, or it requires forks.
+    /// Runs the scenario with forked workers only, because it requires them, or takes long and tests the same code with
+    /// every kind of worker.
     #[cfg(target_os = "linux")]
     fn forking(self) -> Scenario {
         Scenario { backends: vec![BACKENDS[0]], ..self }
@@ -87,19 +88,20 @@ impl Scenario {
         Scenario { backends: vec![THREAD], ..Scenario::reporting(name, program, check) }
     }
 
-    /// Leaves out threads: the scenario needs pids, statuses, signals or memory of each worker's own.
+    /// Leaves out worker threads, because the scenario requires workers with their own pids, exit statuses, signals or
+    /// memory.
     fn for_processes(mut self) -> Scenario {
         self.backends.retain(|&backend| backend != THREAD);
         self
     }
 
-    /// Leaves out forks: the scenario's parent has threads.
+    /// Leaves out forked workers, because the scenario's parent has threads and taskfork then refuses to fork.
     fn for_parents_with_threads(mut self) -> Scenario {
         self.backends.retain(|&backend| backend != "fork");
         self
     }
 
-    /// Adds threads to a scenario made by `new`.
+    /// Adds worker threads to a scenario made by `new`.
     fn for_threads_too(mut self) -> Scenario {
         self.backends.push(THREAD);
         self

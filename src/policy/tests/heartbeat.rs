@@ -15,7 +15,7 @@ fn a_silent_worker_is_aborted_killed_and_restarted() {
     sim.exit_killed();
     assert_eq!(sim.alive(), [(0, 0), (1, 1)]);
     sim.step();
-    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort], "15 s of silence");
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort], "no heartbeat for 15 s");
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_parent_that_slept_aborts_no_worker() {
     sim.wake_at(sim.now + 3600 * SECOND);
     assert!(sim.sent(0, 0).is_empty());
     sim.step();
-    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort], "but a whole period of silence after it counts");
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort], "a whole period without a heartbeat after the sleep counts");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn ready_counts_as_a_heartbeat() {
 }
 
 #[test]
-fn a_stop_does_not_postpone_an_abort() {
+fn a_stop_does_not_postpone_the_kill_after_abort() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
     sim.step();
     sim.request(Request::Stop);

@@ -28,7 +28,7 @@ fn script(seed: u64) {
     }
     for _ in 0..rng.random_range(1..60) {
         random_event(&mut sim, &mut rng);
-        assert!(sim.policy.wanted() <= sim.policy.config.max_workers);
+        assert!(sim.policy.wanted() <= sim.max_workers());
     }
     stop_always_ends(&mut sim, &mut rng);
 }

@@ -80,7 +80,7 @@ fn a_crash_loop_backs_off_without_delaying_its_siblings() {
 }
 
 #[test]
-fn ten_seconds_of_uptime_reset_the_backoff() {
+fn a_long_uptime_resets_the_backoff_however_it_ends() {
     fn roll_to_worker_1(sim: &mut Sim) {
         sim.request(Request::Roll);
         sim.pass(SECOND);
@@ -175,11 +175,11 @@ fn the_policy_knows_which_processes_it_has_killed() {
     sim.request(Request::Stop);
     assert!(sim.policy.has_killed(ours) && sim.policy.has_killed(other));
     sim.end(1, 0, Exit::Signal(9));
-    assert!(!sim.policy.has_killed(ours), "it is gone");
+    assert!(!sim.policy.has_killed(ours), "a process that has exited is forgotten");
 }
 
 #[test]
-fn restart_policy_decides_which_exits_are_followed() {
+fn restart_policy_decides_which_exits_lead_to_restarts() {
     let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(1) });
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 1)]);
@@ -203,10 +203,10 @@ fn reports_hold_restarts_and_the_last_exit() {
         sim.end(id, generation, Exit::Signal(15));
     }
     let report = Report::new(sim.outcome().expect("an end"), sim.policy.reports());
-    let told = |worker: &WorkerReport| (worker.id(), worker.processes(), worker.restarts(), worker.exit());
-    assert_eq!(told(&report.workers()[0]), (0, 2, 1, Some(Exit::Code(0))));
-    assert_eq!(told(&report.workers()[1]), (1, 2, 0, Some(Exit::Signal(15))));
-    assert_eq!(told(&report.workers()[2]), (2, 2, 0, Some(Exit::Signal(15))));
+    let summary = |worker: &WorkerReport| (worker.id(), worker.processes(), worker.restarts(), worker.exit());
+    assert_eq!(summary(&report.workers()[0]), (0, 2, 1, Some(Exit::Code(0))));
+    assert_eq!(summary(&report.workers()[1]), (1, 2, 0, Some(Exit::Signal(15))));
+    assert_eq!(summary(&report.workers()[2]), (2, 2, 0, Some(Exit::Signal(15))));
     assert_eq!((report.restarts(), report.reason()), (1, &Reason::Stopped));
     assert!(report.is_success());
 }

@@ -11,7 +11,7 @@ fn without_readiness_a_replacement_is_ready_after_a_second() {
     assert!(sim.sent(0, 0).is_empty());
     sim.pass(Duration::from_millis(1));
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
-    assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0)], "the next one's turn comes when the old one is gone");
+    assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0)], "worker 1 waits until the old process has exited");
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
     sim.pass(SECOND);
@@ -39,7 +39,7 @@ fn a_replacement_that_exits_aborts_the_roll() {
     assert_eq!(sim.alive(), [(0, 0), (1, 0)]);
     assert!(sim.sent(0, 0).is_empty());
     assert!(sim.logged("Rolling restart aborted"));
-    assert_eq!(sim.restarts, 0, "it costs nothing of the budget");
+    assert_eq!(sim.restarts, 0, "a failed replacement costs no restart");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn roll_requests_during_a_roll_coalesce_into_one() {
 }
 
 #[test]
-fn a_crash_during_the_replacement_causes_no_second_restart() {
+fn a_crash_of_the_old_process_causes_no_restart() {
     let mut sim = Sim::new(config(1));
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Signal(11));
@@ -163,7 +163,7 @@ fn an_id_that_finished_during_its_replacement_stays_stopped() {
     sim.end(0, 0, Exit::Code(0));
     sim.actions_per_event = usize::MAX;
     sim.run_actions();
-    assert_eq!(sim.alive(), [(1, 0), (1, 1)], "the roll goes on with the next one");
+    assert_eq!(sim.alive(), [(1, 0), (1, 1)], "the roll continues with worker 1");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn max_lifetime_replaces_one_process_at_a_time() {
     let lifetime = 100 * SECOND;
     let mut sim = Sim::new(Config { max_lifetime: Some(lifetime), ..config(3) });
     sim.pass(74 * SECOND);
-    assert_eq!(sim.alive(), [(0, 0), (1, 0), (2, 0)], "three quarters at least");
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (2, 0)], "a lifetime is at least three quarters of `max_lifetime`");
     // More processes become due, but none is replaced while the first old one stops.
     sim.pass(26 * SECOND);
     assert_eq!(sim.alive.len(), 4);
@@ -202,14 +202,13 @@ fn max_lifetime_replaces_one_process_at_a_time() {
         sim.pass(SECOND);
     }
     assert_eq!(sim.alive(), [(0, 1), (1, 1), (2, 1)]);
-    assert_eq!(sim.restarts, 0, "it costs nothing of the budget");
+    assert_eq!(sim.restarts, 0, "recycling costs no restart");
 }
 
 #[test]
 fn lifetimes_of_workers_differ() {
     let sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(50) });
-    let mut ages: Vec<u64> =
-        sim.policy.slots.iter().map(|slot| (slot.recycle_at().unwrap() - sim.now).as_secs()).collect();
+    let mut ages: Vec<u64> = sim.recycle_times().into_iter().map(|at| (at.unwrap() - sim.now).as_secs()).collect();
     ages.sort();
     assert!(ages[0] >= 75 && ages[49] <= 100 && ages[49] - ages[0] > 20, "{ages:?}");
 }
@@ -242,7 +241,7 @@ fn a_roll_waits_for_a_recycling() {
     assert_eq!(sim.trials(), trial);
     assert_eq!(sim.alive.len(), 3);
     sim.end(trial[0], 1, Exit::Code(1));
-    assert!(!sim.logged("Rolling restart aborted"), "it was not the roll's");
+    assert!(!sim.logged("Rolling restart aborted"), "the failed replacement belonged to the recycling");
     assert_eq!(sim.trials(), [0], "now the roll begins");
 }
 
@@ -252,4 +251,30 @@ fn ready_ends_the_probation_of_a_replacement() {
     sim.request(Request::Roll);
     sim.ready(0, 1);
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn a_roll_does_not_replace_an_aborting_process() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), ..config(1) });
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort]);
+    sim.request(Request::Roll);
+    assert_eq!(sim.alive(), [(0, 0)], "its restart runs the new program anyway");
+    sim.end(0, 0, Exit::Signal(6));
+    assert_eq!(sim.alive(), [(0, 1)]);
+    assert!(sim.logged("Rolling restart done"));
+}
+
+#[test]
+fn an_outdated_process_that_exits_does_not_abort_the_roll() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.end(0, 0, Exit::Code(1));
+    sim.request(Request::Roll);
+    assert_eq!(sim.alive(), [(0, 1)], "the roll waits for a process that starts");
+    sim.end(0, 1, Exit::Code(1));
+    sim.pass(SECOND);
+    sim.ready(0, 2);
+    assert!(sim.logged("Rolling restart done"), "{:?}", sim.log);
+    assert!(!sim.logged("Rolling restart aborted"), "{:?}", sim.log);
 }

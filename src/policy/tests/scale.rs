@@ -26,7 +26,7 @@ fn an_id_serves_again_while_its_old_process_stops() {
     assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)]);
     sim.request(Request::ScaleDown);
     sim.request(Request::ScaleUp);
-    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)], "two of an id are enough");
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)], "an id has at most two processes");
     sim.end(1, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 0), (1, 1), (1, 2)]);
 }
@@ -39,7 +39,7 @@ fn a_removed_worker_stops_once_its_queue_is_empty() {
     assert!(sim.sent(1, 0).is_empty());
     sim.has_work = true;
     sim.pass(3 * SECOND);
-    assert!(sim.sent(1, 0).is_empty(), "it is not empty");
+    assert!(sim.sent(1, 0).is_empty(), "the queue is not empty");
     sim.has_work = false;
     sim.step();
     assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
@@ -86,11 +86,11 @@ fn a_failed_drain_is_finished_by_another_process() {
     sim.end(1, 2, Exit::Code(1));
     sim.step();
     sim.end(1, 3, Exit::Code(1));
-    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0)], 2), "no budget is left, which is no reason to give up");
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0)], 2), "no restart is left, but the service continues");
 }
 
 #[test]
-fn a_finished_or_succeeded_drain_starts_no_process() {
+fn a_drain_finished_or_replaced_needs_no_further_process() {
     let mut sim = Sim::new(with_queues(2));
     sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Code(0));
@@ -103,7 +103,7 @@ fn a_finished_or_succeeded_drain_starts_no_process() {
 }
 
 #[test]
-fn a_process_that_drains_stays_after_scaling_up() {
+fn a_process_started_to_drain_stays_after_scaling_up() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
     sim.ready(0, 0);
     sim.ready(1, 0);
@@ -126,7 +126,7 @@ fn a_process_that_drains_stays_after_scaling_up() {
 #[test]
 fn an_added_worker_gets_connections_only_once_it_serves() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(1) });
-    assert_eq!(serving(&sim), [0], "the first ones from the beginning");
+    assert_eq!(serving(&sim), [0], "an initial worker gets connections from the beginning");
     sim.request(Request::ScaleUp);
     assert_eq!(serving(&sim), [0]);
     sim.ready(1, 0);
@@ -137,7 +137,7 @@ fn an_added_worker_gets_connections_only_once_it_serves() {
     sim.request(Request::ScaleDown);
     sim.request(Request::ScaleUp);
     sim.pass(SECOND);
-    assert_eq!((sim.alive(), serving(&sim)), (vec![(0, 0), (1, 2)], vec![0]), "the next one is not ready yet");
+    assert_eq!((sim.alive(), serving(&sim)), (vec![(0, 0), (1, 2)], vec![0]), "the new process is not ready yet");
     let mut sim = Sim::new(with_queues(1));
     sim.refuses_starts = true;
     sim.request(Request::ScaleUp);
@@ -146,7 +146,7 @@ fn an_added_worker_gets_connections_only_once_it_serves() {
     sim.step();
     assert_eq!(serving(&sim), [0, 1]);
     sim.end(0, 0, Exit::Code(0));
-    assert_eq!(serving(&sim), [1], "it is done");
+    assert_eq!(serving(&sim), [1], "worker 0 has finished");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_removed_worker_becomes_ready_before_it_drains() {
     sim.ready(1, 0);
     sim.has_work = true;
     sim.end(1, 0, Exit::Signal(9));
-    assert_eq!(serving(&sim), [0, 1], "what comes meanwhile waits for the next one");
+    assert_eq!(serving(&sim), [0, 1], "new connections wait for the next process");
     sim.request(Request::ScaleDown);
     assert_eq!((sim.policy.wanted(), serving(&sim)), (1, vec![0]));
     assert!(sim.sent(1, 1).is_empty());
@@ -174,7 +174,7 @@ fn a_removed_worker_in_backoff_is_restarted_to_drain() {
     sim.has_work = true;
     sim.end(1, 0, Exit::Signal(9));
     sim.end(1, 1, Exit::Signal(9));
-    assert_eq!((sim.alive(), serving(&sim)), (vec![(0, 0)], vec![0, 1]), "it waits for its restart");
+    assert_eq!((sim.alive(), serving(&sim)), (vec![(0, 0)], vec![0, 1]), "worker 1 waits for its restart");
     sim.request(Request::ScaleDown);
     sim.pass(2 * SECOND);
     assert_eq!((sim.alive(), sim.policy.wanted()), (vec![(0, 0), (1, 2)], 1));
@@ -291,5 +291,20 @@ fn a_cancelled_initial_start_is_not_initial_later() {
     drain(&mut policy, false);
     policy.handle_request(now, Request::ScaleUp);
     drain(&mut policy, true);
-    assert_eq!((policy.wanted(), policy.poll_end().is_none()), (2, true), "it is tried again");
+    assert_eq!((policy.wanted(), policy.poll_end().is_none()), (2, true), "the start is tried again");
+}
+
+#[test]
+fn a_removed_worker_that_never_started_does_not_drain() {
+    let now = some_time();
+    let mut policy = Policy::new(with_queues(2), 1, now);
+    policy.handle_request(now, Request::ScaleDown);
+    let mut starts = Vec::new();
+    while let Some(action) = policy.poll_action() {
+        if let Action::Start { id, generation } = action {
+            starts.push(id);
+            policy.handle_started(now, Process { id, generation, pid: Some(id as u32 + 1) });
+        }
+    }
+    assert_eq!(starts, [0]);
 }

@@ -25,8 +25,8 @@ pub fn config(workers: usize) -> Config {
     }
 }
 
-/// Returns a time to begin with. Only the clock makes an `Instant`, so this is the one place that asks it; which time it is
-/// makes no difference.
+/// Returns an arbitrary time to begin with. Only the clock makes an `Instant`, so this is the one place in the tests that
+/// reads it.
 pub fn some_time() -> Instant {
     Instant::now()
 }
@@ -235,6 +235,15 @@ impl Sim {
         self.alive.keys().copied().collect()
     }
 
+    pub fn max_workers(&self) -> usize {
+        self.policy.config.max_workers
+    }
+
+    /// Returns for each id the time at which its process is too old.
+    pub fn recycle_times(&self) -> Vec<Option<Instant>> {
+        self.policy.slots.iter().map(Slot::recycle_at).collect()
+    }
+
     pub fn logged(&self, line: &str) -> bool {
         self.log.iter().any(|logged| logged.contains(line))
     }
@@ -254,10 +263,12 @@ impl Sim {
     }
 }
 
+/// Returns a configuration with per-worker sockets: a removed worker drains its queue before it is stopped.
 pub fn with_queues(workers: usize) -> Config {
     Config { drain: Some(SECOND), ..config(workers) }
 }
 
+/// Returns the ids whose own queues get new connections.
 pub fn serving(sim: &Sim) -> Vec<usize> {
     sim.policy.serving().collect()
 }

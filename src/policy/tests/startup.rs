@@ -85,12 +85,12 @@ fn fatal_exit_code_ignores_processes_killed_by_the_parent() {
     }
     // On Windows an abort kills at once, with this status.
     sim.end(0, 0, Exit::Code(1));
-    assert_eq!(sim.alive(), [(0, 1)], "it hung");
+    assert_eq!(sim.alive(), [(0, 1)], "a hung process is restarted");
     sim.step();
     assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill]);
     sim.end(0, 1, Exit::Code(1));
     sim.pass(SECOND);
-    assert_eq!(sim.alive(), [(0, 2)], "it was late");
+    assert_eq!(sim.alive(), [(0, 2)], "a late process is restarted");
     sim.ready(0, 2);
     sim.end(0, 2, Exit::Code(1));
     assert!(
@@ -116,7 +116,7 @@ fn a_stopped_parent_extends_ready_timeout_once() {
     sim.now += SECOND;
     sim.end(0, 0, Exit::Code(1));
     sim.step();
-    assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill], "it was before this one's time");
+    assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill], "the interruption came before this process started");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn with_always_an_early_exit_is_startup_failure() {
 }
 
 #[test]
-fn an_added_worker_that_cannot_start_is_dropped() {
+fn an_added_worker_that_never_becomes_ready_is_dropped() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
     sim.ready(0, 0);
     sim.request(Request::ScaleUp);
@@ -140,13 +140,13 @@ fn an_added_worker_that_cannot_start_is_dropped() {
     assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 processes");
     sim.request(Request::ScaleUp);
     sim.pass(5 * SECOND);
-    assert_eq!(sim.sent(1, 1), [WorkerSignal::Kill], "late");
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Kill], "it was not ready in time");
     sim.exit_killed();
     assert_eq!((sim.alive(), sim.policy.wanted(), sim.policy.next_deadline()), (vec![(0, 0)], 1, None));
     sim.request(Request::ScaleUp);
     sim.ready(1, 2);
     sim.end(1, 2, Exit::Code(1));
-    assert_eq!(sim.alive(), [(0, 0), (1, 3)], "once it was ready, it is one of them");
+    assert_eq!(sim.alive(), [(0, 0), (1, 3)], "a worker that has been ready is restarted");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn readiness_of_a_stopping_process_counts_for_its_id() {
     sim.end(1, 0, Exit::Signal(15));
     sim.request(Request::ScaleUp);
     sim.end(1, 1, Exit::Signal(9));
-    assert_eq!(sim.alive(), [(0, 0), (1, 2)], "restarted, and not given up");
+    assert_eq!(sim.alive(), [(0, 0), (1, 2)], "the id is restarted, and not dropped");
 }
 
 #[test]

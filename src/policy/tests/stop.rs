@@ -79,10 +79,10 @@ fn a_process_started_after_the_stop_is_stopped() {
     while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
     policy.handle_request(now, Request::Stop);
     policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
-    let asked = std::iter::from_fn(|| policy.poll_action()).any(|action| {
+    let was_stopped = std::iter::from_fn(|| policy.poll_action()).any(|action| {
         matches!(action, Action::Send { process: Process { pid: Some(1), .. }, message: WorkerSignal::Stop })
     });
-    assert!(asked);
+    assert!(was_stopped);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn stop_all_stops_the_service_once() {
     }
     assert!(sim.logged("Stopping 3 processes, as child 1 (pid 2) asked"));
     sim.request(Request::Stop);
-    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop], "an operator's first request is not a second one");
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop], "the first stop request after `stop_all` kills nothing");
     sim.request(Request::Stop);
     sim.exit_killed();
     assert!(matches!(sim.outcome(), Ok(Reason::StoppedByWorker { process: Process { id: 1, .. } })));

@@ -75,14 +75,14 @@ pub enum Signal {
     SIGCONT,
 }
 
-/// Returns what is missing to interrupt a group: a console, if this process has none.
+/// Returns `a console` if this process has none, because only a console can interrupt a group.
 pub fn no_terminal() -> Option<&'static str> {
     // SAFETY: see above.
     (unsafe { GetConsoleCP() } == 0).then_some("a console")
 }
 
-/// A process and the processes that it starts: a process group for the console, and a job. The job kills all of them
-/// when it is dropped.
+/// A process and the processes that it starts: a process group for the console, and a job. Closing the job's handle
+/// kills all of them.
 pub struct Group {
     leader: u32,
     job: OwnedHandle,

@@ -64,8 +64,8 @@ fn buffered() {
     std::io::stdout().flush().expect("a reader");
 }
 
-/// Starts a child of the program's own. It exits before the workers start, so a wait for any child finds it
-/// first.
+/// Starts a child that taskfork does not know. It exits before the workers start, so a wait for any child finds it
+/// before them.
 fn own_child() {
     let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
     wait_for_end(child.id());

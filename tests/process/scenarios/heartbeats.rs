@@ -41,14 +41,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
-        Scenario::reporting("heartbeats_missed_while_the_parent_is_blocked_are_forgiven", silent_at_first, |daemon| {
+        Scenario::reporting("heartbeats_missed_while_the_parent_is_blocked_are_forgiven", blocked_parent, |daemon| {
             daemon.workers(2);
             ticks(daemon, 30);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
         }),
-        Scenario::reporting("heartbeats_are_due_only_after_ready", beats_when_ready, |daemon| {
+        Scenario::reporting("heartbeats_are_due_only_after_ready", ready_after_three_timeouts, |daemon| {
             daemon.worker();
             daemon.wait_for("is ready");
             daemon.signal(Signal::SIGTERM);
@@ -64,7 +64,7 @@ pub fn ticks(daemon: &mut Daemon, n: usize) {
     }
 }
 
-/// Returns a service whose workers report readiness at any time. Their heartbeats are due from then on.
+/// Returns a service whose ready timeout never expires. The heartbeats of a worker are due once it is ready.
 pub fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).ready_timeout(EVER).heartbeat_timeout(TIMEOUT)
 }
@@ -108,9 +108,9 @@ fn two_with_heartbeats() -> Report {
     })
 }
 
-/// Worker 1 sends no heartbeats while the parent is blocked. Worker 0 ends this after 30 heartbeats, which take three
-/// timeouts.
-fn silent_at_first() -> Report {
+/// The parent blocks in `on_event` when worker 1 is ready, and worker 1 sends no heartbeats meanwhile. Worker 0
+/// releases both after 30 heartbeats, which take three timeouts.
+fn blocked_parent() -> Report {
     let gate = Gate::new();
     let parent_gate = Gate::new();
     let service = service(2).on_event(move |event| {
@@ -135,7 +135,7 @@ fn silent_at_first() -> Report {
     })
 }
 
-fn beats_when_ready() -> Report {
+fn ready_after_three_timeouts() -> Report {
     serve(service(1), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());

@@ -55,7 +55,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("only_out_of_memory_kills_are_logged_as_such", exhausts_memory, |daemon| {
             daemon.remove_at_end(memory_cgroup().expect("a cgroup").own(daemon.pid()));
             let first = daemon.worker();
-            // The parent opens the counter of such kills right before its first sleep.
+            // The parent opens the counter of out-of-memory kills right before its first sleep.
             timeout_of_sleep(daemon.pid());
             kill(first.pid, Signal::SIGUSR2);
             let second = daemon.worker();
@@ -106,8 +106,9 @@ pub fn scenarios() -> Vec<Scenario> {
             // The count is read before the time, so a delay between them lengthens the time and loses no wakeup.
             let times = wakeups(daemon.pid()) - before;
             let passed = began.elapsed();
-            // One check at each end of the time, and the first sleep, if it had not begun yet.
+            // The parent checks once per timeout, so one check may fall on each end of the measured time.
             let checks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
+            // The first sleep counts as well, if it began only after the first reading.
             assert!(times <= checks + 1, "{times} wakeups in {passed:?}");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -262,7 +263,7 @@ fn blocked_real_time() {
     idle();
 }
 
-/// The process limit leaves no room for the first attempt of the restart. Then it is raised again.
+/// Lowers the process limit before the first attempt to restart, which fails. Raises it before the second attempt.
 fn restarts_beyond_the_limit() {
     prepare();
     become_lone_user(20);
@@ -301,11 +302,11 @@ fn twenty_with_heartbeats() -> Report {
     serve(heartbeats::service(20), |worker| {
         assert!(!worker.stop_requested());
         worker.ready();
-        let mut beats = 0u64;
+        let mut rounds = 0u64;
         while !worker.wait_for_stop(Some(TIMEOUT / 100)) {
             (0..1000).for_each(|_| worker.heartbeat());
-            beats += 1;
-            if worker.id() == 0 && beats % 10 == 0 {
+            rounds += 1;
+            if worker.id() == 0 && rounds % 10 == 0 {
                 say("tick");
             }
         }

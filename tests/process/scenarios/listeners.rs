@@ -69,7 +69,7 @@ fn first(worker: &Worker) -> &TcpListener {
     worker.listeners()[0].as_tcp().expect("a TCP listener")
 }
 
-/// Answers clients in a thread, until the process ends. The first two processes do not answer.
+/// The first process of each worker answers no clients. A replacement answers them in a thread until it exits.
 fn two_on_one_port() -> Report {
     let own = SocketAddr::from((own_host(std::process::id()), 0));
     serve(Prefork::new().workers(2).listen(own), |worker| {

@@ -1,3 +1,5 @@
+//! All scenarios, one module for each subject.
+
 #[cfg(target_os = "linux")]
 mod deadlines;
 mod ends;

@@ -1,4 +1,4 @@
-//! Operations on a running service: rolling restart, scaling, and stopped workers.
+//! Operations on a running service: rolling restart, scaling, and SIGSTOP for a worker.
 
 use taskfork::Prefork;
 

@@ -1,4 +1,4 @@
-//! The end of the parent: by a SIGKILL at various moments, and by a panic.
+//! Parents that are killed at various moments, or that panic. Every worker must exit then.
 
 use super::ends::three_idle;
 use crate::Scenario;

@@ -39,7 +39,7 @@ pub fn scenarios() -> Vec<Scenario> {
         .for_processes(),
         Scenario::reporting("shared_and_per_worker_sockets_can_be_combined", mixed, |daemon| {
             daemon.workers(2);
-            daemon.wait_for_times("as asked for: true", 2);
+            daemon.wait_for_times("as configured: true", 2);
             stops(daemon);
         }),
         Scenario::reporting("the_next_process_answers_the_clients_in_the_queue", second_dies, |daemon| {
@@ -164,7 +164,7 @@ fn service(workers: usize) -> Prefork {
 
 /// Answers every client with the id and the generation until a stop request. It never blocks in accept(2) or
 /// recvfrom(2), because an earlier or later process of the id has the same socket and may be faster.
-fn attend(worker: &Worker) {
+fn answer_clients(worker: &Worker) {
     let listener = &worker.listeners()[0];
     let (socket, nonblocking) = match listener {
         Listener::Tcp(listener) => (listener.as_fd(), listener.set_nonblocking(true)),
@@ -205,7 +205,7 @@ fn three() -> Report {
             say(&format!("sockets: {}", sockets()));
         }
         up(worker.id());
-        attend(&worker);
+        answer_clients(&worker);
     })
 }
 
@@ -232,7 +232,7 @@ fn mixed() -> Report {
         let addresses: Vec<String> = worker.listeners().iter().map(Listener::to_string).collect();
         let hosts = ["127.0.0.2:", "127.0.0.1:", "udp:127.0.0.3:", "udp:127.0.0.4:"];
         let are_those = addresses.iter().zip(hosts).all(|(address, host)| address.starts_with(host));
-        say(&format!("as asked for: {}", are_those && addresses.len() == hosts.len()));
+        say(&format!("as configured: {}", are_those && addresses.len() == hosts.len()));
         up(worker.id());
         worker.wait_for_stop(None);
     })
@@ -245,7 +245,7 @@ fn second_dies() -> Report {
             up_until_signal(1, Signal::SIGUSR2);
         }
         up(worker.id());
-        attend(&worker);
+        answer_clients(&worker);
     })
 }
 
@@ -258,7 +258,7 @@ fn second_is_slow() -> Report {
         } else {
             up(0);
         }
-        attend(&worker);
+        answer_clients(&worker);
     })
 }
 
@@ -271,7 +271,7 @@ fn second_is_added() -> Report {
             up(0);
         }
         worker.ready();
-        attend(&worker);
+        answer_clients(&worker);
     })
 }
 
@@ -280,7 +280,7 @@ fn on_udp() -> Report {
     serve(service, |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
-        attend(&worker);
+        answer_clients(&worker);
     })
 }
 
@@ -289,6 +289,6 @@ fn one_for_each_cpu() -> Report {
     serve(service.listen(ListenConfig::from("127.0.0.1:0").steer_by_cpu()), |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
-        attend(&worker);
+        answer_clients(&worker);
     })
 }

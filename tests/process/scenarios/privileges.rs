@@ -49,7 +49,7 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .needs(lacks_users)
         .for_processes(),
-        Scenario::reporting("a_group_without_a_user_is_the_only_one", as_group, |daemon| {
+        Scenario::reporting("group_without_user_drops_supplementary_groups", as_group, |daemon| {
             daemon.worker();
             let ids = format!("uid 0 0 0, gid {0} {0} {0}, groups {{{0}}}", group());
             assert!(daemon.said(&ids), "{ids}:\n{}", daemon.transcript());
@@ -116,7 +116,7 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(lacks_users)
         .for_processes(),
         Scenario::spawning(
-            "earlier_threads_change_their_user_too",
+            "threads_of_a_spawned_worker_change_user_too",
             with_threads,
             |daemon| {
                 let worker = daemon.worker();
@@ -167,7 +167,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("a_worker_that_keeps_capabilities_does_not_start", keeps_capabilities, |daemon| {
             daemon.ends_with(3);
             assert!(
-                daemon.said("log cannot start worker 0: setresuid failed: it has kept the capability to change its user"),
+                daemon.said("log cannot start worker 0: setresuid failed: \
+                    it has kept the capability to change its user"),
                 "{}",
                 daemon.transcript()
             );
@@ -199,9 +200,9 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said(&format!("cpus of {id}: [{}]", cpus[id % cpus.len()])), "{}", daemon.transcript());
             }
             assert_eq!(cpus_of(daemon.pid()), cpus, "the parent's CPUs stay the same");
-            let said = format!("cpus of 1: [{}]", cpus[1 % cpus.len()]);
+            let line = format!("cpus of 1: [{}]", cpus[1 % cpus.len()]);
             daemon.send(workers[1], Signal::SIGKILL);
-            daemon.wait_for_times(&said, 2);
+            daemon.wait_for_times(&line, 2);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
@@ -245,7 +246,7 @@ fn group() -> Gid {
     Group::from_name(GROUP).expect("the groups").expect("a group").gid
 }
 
-/// Returns the groups that the system has on record for the user.
+/// Returns the user's groups and `gid`, by getgrouplist(3).
 fn groups_of(gid: Gid) -> BTreeSet<u32> {
     let name = CString::new(USER).expect("a name");
     nix::unistd::getgrouplist(&name, gid).expect("the groups").into_iter().map(Gid::as_raw).collect()
