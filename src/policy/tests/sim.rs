@@ -25,8 +25,8 @@ pub fn config(workers: usize) -> Config {
     }
 }
 
-/// Returns an arbitrary time to begin with. Only the clock makes an `Instant`, so this is the one place in the tests that
-/// reads it.
+/// Returns an arbitrary time to begin with. Only the clock makes an `Instant`, so this is the one place in the tests
+/// that reads it.
 pub fn some_time() -> Instant {
     Instant::now()
 }
@@ -41,8 +41,8 @@ pub struct Alive {
     pub sent: Vec<WorkerSignal>,
 }
 
-/// The simulated world around a policy. A process that the policy starts lives until the script lets it exit or until it is
-/// killed. The clock moves only when the script says so.
+/// The simulated world around a policy. A process that the policy starts lives until the script lets it exit or until
+/// it is killed. Only the script moves the clock.
 pub struct Sim {
     pub policy: Policy,
     pub now: Instant,
@@ -239,7 +239,7 @@ impl Sim {
         self.policy.config.max_workers
     }
 
-    /// Returns for each id the time at which its process is too old.
+    /// Returns for each id the time at which its process is too old, if the process could be replaced now.
     pub fn recycle_times(&self) -> Vec<Option<Instant>> {
         self.policy.slots.iter().map(Slot::recycle_at).collect()
     }
