@@ -278,3 +278,57 @@ fn an_outdated_process_may_exit_during_a_roll() {
     assert!(sim.logged("Rolling restart done"), "{:?}", sim.log);
     assert!(!sim.logged("Rolling restart aborted"), "{:?}", sim.log);
 }
+
+#[test]
+fn with_always_a_replaced_process_exits_at_no_cost() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(1) });
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 1)]);
+    assert_eq!(sim.sent(0, 1), []);
+    assert_eq!(sim.restarts, 0);
+}
+
+#[test]
+fn a_crash_before_the_replacement_starts_is_no_restart() {
+    let mut sim = Sim::new(config(1));
+    sim.actions_per_event = 0;
+    sim.request(Request::Roll);
+    sim.end(0, 0, Exit::Signal(9));
+    sim.actions_per_event = usize::MAX;
+    sim.run_actions();
+    assert_eq!(sim.alive(), [(0, 1)]);
+    assert_eq!(sim.policy.reports()[0].restarts(), 0);
+}
+
+#[test]
+fn recycling_waits_until_the_replaced_process_has_exited() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(SECOND), ..config(1) });
+    sim.step();
+    sim.pass(3 * SECOND);
+    assert_eq!(sim.alive(), [(0, 0), (0, 1)]);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 1), (0, 2)]);
+}
+#[test]
+fn a_failed_recycling_successor_aborts_no_roll() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ready_timeout: Some(SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.step();
+    sim.ready(0, 1);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    sim.end(0, 1, Exit::Code(1));
+    assert!(!sim.logged("Rolling restart aborted"), "{:?}", sim.log);
+}
+
+#[test]
+fn a_stop_of_the_policys_own_cancels_a_roll() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Roll);
+    sim.stop_all(1, 0);
+    for (id, generation) in sim.alive() {
+        sim.end(id, generation, Exit::Code(0));
+    }
+    assert!(!sim.logged("Rolling restart done"), "{:?}", sim.log);
+    assert!(matches!(sim.outcome(), Ok(Reason::StoppedByWorker { .. })));
+}

@@ -308,3 +308,75 @@ fn a_removed_worker_that_never_started_does_not_drain() {
     }
     assert_eq!(starts, [0]);
 }
+
+#[test]
+fn an_id_scaled_up_again_gets_connections_once_ready() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.request(Request::ScaleDown);
+    sim.end(1, 0, Exit::Code(0));
+    sim.request(Request::ScaleUp);
+    assert_eq!(serving(&sim), [0]);
+    sim.ready(1, 1);
+    assert_eq!(serving(&sim), [0, 1]);
+}
+
+/// Begins a rolling restart, up to the replacement of worker 1.
+fn roll_to_worker_1(sim: &mut Sim) {
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
+}
+
+#[test]
+fn scaling_down_during_a_replacement_drains_the_old_process() {
+    let mut sim = Sim::new(with_queues(2));
+    roll_to_worker_1(&mut sim);
+    sim.request(Request::ScaleDown);
+    assert_eq!(sim.sent(1, 0), []);
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop]);
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+}
+
+#[test]
+fn scaling_down_does_not_drain_an_aborted_process() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..with_queues(2) });
+    sim.now += 5 * SECOND;
+    sim.policy.handle_beat(sim.now, 0, 0);
+    sim.policy.handle_beat(sim.now, 1, 0);
+    sim.pass(Duration::from_millis(13_500));
+    roll_to_worker_1(&mut sim);
+    sim.step();
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort], "during its replacement, after 15 s without a heartbeat");
+    sim.request(Request::ScaleDown);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort, WorkerSignal::Stop]);
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort, WorkerSignal::Stop, WorkerSignal::Kill]);
+}
+
+#[test]
+fn a_worker_scaled_down_during_its_probation_drains_afterwards() {
+    let mut sim = Sim::new(with_queues(2));
+    roll_to_worker_1(&mut sim);
+    sim.end(1, 0, Exit::Signal(9));
+    sim.request(Request::ScaleDown);
+    assert_eq!(sim.policy.wanted(), 1);
+    sim.pass(2 * SECOND - Duration::from_millis(1));
+    assert_eq!(sim.sent(1, 1), []);
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop], "after one second of probation and one of drain");
+}
+#[test]
+fn a_drain_is_not_extended_beyond_graceful_timeout() {
+    let mut sim = Sim::new(Config { drain: Some(7 * SECOND), ..with_queues(2) });
+    sim.has_work = true;
+    sim.request(Request::ScaleDown);
+    sim.pass(7 * SECOND - Duration::from_millis(1));
+    assert_eq!(sim.policy.draining(sim.now + Duration::from_millis(1)), [1]);
+    sim.pass(GRACEFUL - 7 * SECOND);
+    let left = sim.policy.draining(sim.now + Duration::from_millis(1));
+    assert!(left.is_empty(), "connections that are left cannot extend the drain: {left:?}");
+}

@@ -136,3 +136,22 @@ fn events_of_unknown_processes_change_nothing() {
     sim.run_actions();
     assert_eq!((sim.alive(), sim.log.len()), (vec![(0, 0)], 1));
 }
+
+#[test]
+fn a_stop_sends_nothing_to_a_killed_process() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.end(0, 0, Exit::Code(1));
+    sim.step();
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill]);
+}
+#[test]
+fn term_after_quit_kills_though_a_worker_stopped_first() {
+    let mut sim = Sim::new(config(1));
+    sim.stop_all(0, 0);
+    sim.request(Request::QuickStop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop]);
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop, WorkerSignal::Kill]);
+}
