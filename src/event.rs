@@ -44,12 +44,13 @@ pub enum Event {
         /// Whether the kernel killed it for lack of memory.
         out_of_memory: OutOfMemory,
         /// Whether the parent caused the exit: by a stop request, or by SIGKILL to a replacement or an added worker
-        /// that was late.
+        /// that was not ready in time.
         asked: bool,
         /// Whether a restart follows. Then the next event is [`Event::Restarting`], and both share one line of the log.
         restarting: bool,
     },
-    /// A worker thread has failed. [`Event::Exited`] follows. (A worker process logs its failure itself.)
+    /// A worker thread has failed. [`Event::Exited`] follows. For a worker process there is no such event, because it
+    /// logs its failure itself.
     Failed {
         /// The process.
         process: Process,

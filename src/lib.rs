@@ -180,9 +180,9 @@
 //!   one that came last.
 //! - *One socket for each worker*, [`ListenConfig::per_worker`], uses `SO_REUSEPORT` on Linux. Every worker gets an
 //!   equal share, and all datagrams of one sender go to the same worker as long as the number of workers stays the
-//!   same. Usually each process makes its own socket, and its queue is lost when it exits. Here the sockets belong to
-//!   the parent: the next process of the id finds the queue as the last one left it. When a worker is removed, the
-//!   kernel sends nothing more to its socket, and the worker is stopped once its queue is empty.
+//!   same. If each process made its own socket, as is usual, the socket's queue would be lost when the process exits.
+//!   Here the sockets belong to the parent, so the next process of an id serves what is left in the id's queue. When a
+//!   worker is removed, the kernel sends nothing more to its socket, and the worker is stopped once its queue is empty.
 //!
 //! The parent removes the path of a Unix socket at the end. At the start it replaces a Unix socket on which no process
 //! answers. Sockets made by systemd are used with `Prefork::socket_activation` (on Unix).
@@ -208,12 +208,12 @@
 //! # fn main() {}
 //! ```
 //!
-//! A new worker takes these steps in this order, before the call returns in it:
+//! A new worker takes these steps, in this order, before any code of the program runs in it:
 //!
 //! 1. It moves to its CPU ([`Prefork::pin_cpus`]).
-//! 2. It changes its supplementary groups, its group and its user. If the change can be undone, that is an error.
+//! 2. It changes its supplementary groups, its group and its user. The start fails if it could get its old rights back.
 //! 3. It arranges to get SIGTERM when the parent ends, and becomes a worker with an id and random numbers of its own.
-//! 4. It restores the signals, and the call returns.
+//! 4. It restores the signals. Then `fork_processes` or `start` returns, or `run` calls its closure.
 //!
 //! # systemd
 //!
@@ -401,8 +401,8 @@
 //!
 //! # Log
 //!
-//! The parent logs through the [`log`](https://docs.rs/log) crate with the target `taskfork`. Lines that Tornado has
-//! too use its words:
+//! The parent logs through the [`log`](https://docs.rs/log) crate with the target `taskfork`. Lines that Tornado
+//! also logs have its words:
 //!
 //! - `Starting 4 processes`
 //! - `child 2 (pid 71) killed by signal 9, restarting`
@@ -413,8 +413,8 @@
 //! `(out of memory)` if the cgroup's counter of such kills has grown, `(perhaps out of memory)` if the counter cannot
 //! be read.
 //!
-//! [`Prefork::on_event`] passes the same information as values, and more than the log has: an [`Event`] for every
-//! transition.
+//! [`Prefork::on_event`] gets the same information as values: an [`Event`] for every transition, also for those that
+//! have no line in the log.
 //!
 //! # Limitations
 //!
@@ -458,13 +458,14 @@
 //! # Platforms
 //!
 //! - *Linux*: built and tested.
-//! - *Windows 10 and later*: built, and tested with Wine 8 by the same scenarios. Wine lacks the following or does it
-//!   differently, so it is untested: Ctrl-Break; closing the console, logging off and shutting down; whether a handle
-//!   limit or a job's limit of processes appears as the error of the start; security products that watch
-//!   `CreateProcessW`.
-//! - *macOS and FreeBSD*: written and compiled, but not yet run. The parent reads its signals through a handler and a
-//!   pipe of its own. The workers notice its end by procctl(2) on FreeBSD, and by a thread that waits for a pipe to
-//!   close on macOS. This implementation is also tested on Linux (`--cfg taskfork_portable`).
+//! - *Windows 10 and later*: built, and tested with Wine 8, by the same tests as Linux. The following is untested,
+//!   because Wine does not have it, or not as Windows does: Ctrl-Break; closing the console, logging off and shutting
+//!   down; whether a handle limit or a job's limit of processes appears as the error of the start; security products
+//!   that watch `CreateProcessW`.
+//! - *macOS and FreeBSD*: written and compiled, but not yet run. A signal handler writes to a
+//!   pipe from which the parent reads. Workers notice the parent's end by procctl(2) on FreeBSD, and on macOS by a
+//!   thread that waits until a pipe from the parent closes. The code for macOS also runs on Linux, where
+//!   `--cfg taskfork_portable` selects it, and passes the tests there.
 //!
 //! On other systems the crate does not compile.
 #![deny(unsafe_code)]

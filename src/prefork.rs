@@ -120,7 +120,7 @@ pub enum Backend {
 }
 
 impl Prefork {
-    /// Returns a service with the defaults: one worker per CPU, restarted when it fails, at most 100 times.
+    /// Returns a service with the defaults: one worker per CPU, and at most 100 restarts of all workers together.
     pub fn new() -> Prefork {
         let config = Config {
             workers: 0,

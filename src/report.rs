@@ -40,9 +40,11 @@ pub enum Reason {
         /// The number of restarts so far.
         restarts: u32,
     },
-    /// A worker could not start. Either it exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code); or, with
-    /// a [`ready_timeout`](crate::Prefork::ready_timeout), it failed or was late before any process of its id was
-    /// ready.
+    /// The service stopped because of one worker, and a restart would not have helped. There are two cases:
+    ///
+    /// - The worker exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code).
+    /// - A [`ready_timeout`](crate::Prefork::ready_timeout) is set, no process of the worker's id was ever ready, and
+    ///   the worker failed or was not ready in time.
     StartupFailed {
         /// The process that failed.
         process: Process,

@@ -23,7 +23,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Resets the failure count if the process that serves has lived for at least `SOUND_LIFE`.
+    /// Resets the failure count if the current process has lived for at least `SOUND_LIFE`.
     pub fn note_uptime(&mut self, uptime: Duration) {
         if uptime >= SOUND_LIFE {
             self.failures = 0;
@@ -46,8 +46,9 @@ impl Backoff {
         self.next(delays, rng)
     }
 
-    /// Returns a random part of the next delay, between half and all of it, so that ids which failed together do not restart
-    /// together. The delay is `first`, doubled for every failure but the first, and at most `max`.
+    /// Returns a random time between half the longest delay and all of it, so that ids which failed together do not
+    /// restart together. The longest delay is `first` at the first call, twice as long at each further call, and at
+    /// most `max`.
     fn next(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
         let doubled = 1u32.checked_shl(self.failures - 1).and_then(|factor| delays.first.checked_mul(factor));
         let whole = doubled.unwrap_or(delays.max).min(delays.max);

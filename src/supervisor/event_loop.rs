@@ -2,11 +2,11 @@
 //!
 //! # Order
 //!
-//! Requests count before exits: all pending signals are collected before an exit is handled. So a ^C, which the terminal sends
-//! to the workers as well, is known before their exits, and no worker is restarted because of it.
+//! Requests count before exits: all pending signals are collected before an exit is handled. So a ^C, which the
+//! terminal sends to the workers as well, is known before their exits, and no worker is restarted because of it.
 //!
-//! Exits and messages count before timeouts: timeouts run only when all of these are collected and handled. So no worker is
-//! found to be late if it has already exited or become ready.
+//! Exits and messages count before timeouts: timeouts run only when all of these are collected and handled. So no
+//! worker is found to be late if it has already exited or become ready.
 
 use std::process;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -29,11 +29,11 @@ use crate::scoreboard::{Scoreboard, WorkerMessage};
 use crate::sys::{ChildHandle, Signal, SignalInfo};
 use crate::worker::Worker;
 
-/// Why the loop was left.
+/// How the loop ended.
 pub(super) enum LoopExit {
-    /// This is a forked child.
+    /// This process is a child that the loop has just forked.
     Child(Worker),
-    /// This is the parent, and the service has ended.
+    /// This process is the parent, and the service has ended.
     Finished(Outcome),
 }
 
@@ -52,8 +52,8 @@ pub(super) struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Makes the supervisor in a box, and in a frame that is gone at the first fork: every page of the stack that is in use
-    /// between two forks is copied for each worker (copy-on-write).
+    /// Makes the supervisor in a box, and in a frame that is gone at the first fork: every page of the stack that is in
+    /// use between two forks is copied for each worker (copy-on-write).
     #[inline(never)]
     pub fn new(
         config: Config,
@@ -133,8 +133,8 @@ impl<'a> Supervisor<'a> {
         self.descriptors.wait(next.map(|next| next.saturating_duration_since(now)))
     }
 
-    /// Passes all pending requests to the policy. Each SIGCHLD reaps the child that it names. Returns whether there were
-    /// any signals.
+    /// Passes all pending requests to the policy. Each SIGCHLD reaps the child that it names. Returns whether there
+    /// were any signals.
     fn collect_signals(&mut self) -> Result<bool> {
         let mut any = false;
         while let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? {
@@ -163,7 +163,8 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Finds the exits that no signal has announced. Requests that came before these exits are collected as well.
+    /// Finds the exits that no signal has announced. If there are any, also collects the pending signals, so that a
+    /// stop request that came before an exit is handled before it.
     fn collect_missed_exits(&mut self, before_timeouts: bool, now: Instant) -> Result<()> {
         self.reaper.collect_missed(before_timeouts, now, &mut self.children)?;
         if self.reaper.has_exits() {
@@ -172,7 +173,7 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Passes the heartbeats to the policy, then the time.
+    /// Passes the heartbeats to the policy, and then runs its timeouts, so that a heartbeat counts before the timeout.
     fn run_timers(&mut self, now: Instant) {
         self.extend_drains(now);
         for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
@@ -181,8 +182,8 @@ impl<'a> Supervisor<'a> {
         self.policy.handle_timeout(now);
     }
 
-    /// Extends the drain of a worker if connections still wait at its own sockets. Also extends it if new connections still
-    /// arrive there, because steering has failed; steering is then tried again.
+    /// Extends the drain of a worker if connections still wait at its own sockets. Also extends it if new connections
+    /// still arrive there, because steering has failed; steering is then tried again.
     fn extend_drains(&mut self, now: Instant) {
         for id in self.policy.draining(now) {
             let still_serves = !self.sockets.is_left_out(id);

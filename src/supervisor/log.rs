@@ -1,4 +1,5 @@
-//! The log: the first of the observers.
+//! The observer that writes the log. It is called before the other observers, so that a line is in the log before the
+//! program's own code sees the event.
 
 use std::fmt;
 

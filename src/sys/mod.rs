@@ -11,14 +11,15 @@
 //! - `take_env_var()`, `parent_id()`, `is_secure_exec()`: the environment of a spawned worker, its parent, and whether
 //!   the environment may come from another user with fewer rights.
 //! - `Signals`: the requests to the parent. From `take()` on, the signals of [`Signal::SUPERVISED`] wait here instead
-//!   of taking effect, except for those that were ignored before. On Windows console events and named events take
-//!   their place. SIGCHLD is always among them, unless the workers are threads; then neither SIGCHLD nor SIGUSR1 is.
-//!   `take()` needs the [`SupervisorLock`]. Dropping it restores the signal mask and the dispositions, in the parent
-//!   as in a fork, and passes signals that were not taken on to the program.
-//! - `Signals::next()`: returns the next signal, and never blocks. Leaves out job control by a terminal.
+//!   of taking effect, except for those that were ignored before. On Windows console events and named events take their
+//!   place. SIGCHLD is among them even if it was ignored. If the workers are threads, SIGCHLD and SIGUSR1 are left to
+//!   the program. `take()` needs the [`SupervisorLock`]. Dropping it restores the signal mask and the dispositions, in
+//!   the parent as in a fork, and hands signals that were not read back to the program.
+//! - `Signals::next()`: returns the next signal, and never blocks. Skips SIGTTIN and SIGTTOU that the
+//!   kernel has sent because a background job uses its terminal.
 //! - `Signals::interrupts()`: returns whether a signal that arrives makes a waiting call fail.
-//! - `Signals::end()`: ends the takeover. Passes stop requests that were not taken on to the program, unless it has
-//!   stopped already, and drops other requests.
+//! - `Signals::end()`: ends the takeover. Hands stop requests that were not read back to the program, unless the
+//!   service has stopped already. Drops other requests.
 //! - `Signals::exit_notifier()`: returns the notifier of exits, on systems where the kernel does not announce them by
 //!   a signal.
 //! - `ChildHandle`: a child that has not been reaped yet, so that its pid is still its own. Receives signals, or their
@@ -26,14 +27,14 @@
 //! - `peek_exited()`: returns a child that has exited, without reaping it. `reap_as_init()`: as pid 1, reaps a child
 //!   that is no worker. `is_echild()`: returns whether an error means that other code has reaped the child.
 //! - `with_requests_blocked()`: runs a closure that starts a thread in which the requests are blocked. `THREAD_CALL`:
-//!   the call behind that start.
+//!   the name of the system's call that starts a thread, for errors.
 //! - `Shared`: zeroed memory that this process shares with its children, in status slots that no two processes write
 //!   to. `map_slots()` and `unmap_slots()` are for `Shared` only.
 //! - `doorbell()`: returns a `Waker` for all workers, and the `WakeReceiver` that it wakes.
 //! - `StopRequest`: in a worker, returns whether the parent or the terminal has requested a stop since `listen()`.
 //! - `Lifeline`: made in the parent, held in the child. From then on the child ends when the parent ends, or at least
 //!   gets SIGTERM, also if the parent has ended before.
-//! - `usable_cpus()`, `pin_to()`: the CPUs that this thread may use, if it can be pinned; and pinning it to one.
+//! - `usable_cpus()`, `pin_to()`: return the CPUs that this thread may use, and pin it to one of them.
 //! - `share_port()`, `steer()`, `has_waiting()` (Linux): let several sockets have one port, choose the socket for each
 //!   packet by a BPF program, and return whether a socket has something to accept or receive.
 //! - `drop_privileges()`: changes the user of this process for good, or fails. On Unix also `own_identity()` and
@@ -148,7 +149,8 @@ pub(crate) struct PollCalls {
     pub create: &'static str,
     pub add: &'static str,
     pub wait: &'static str,
-    /// Whether a fork inherits the descriptor and must close it. That is so for epoll(7), not for kqueue(2).
+    /// Whether a forked child inherits the descriptor of the `Poll`, and so must close it. True for epoll(7), false for
+    /// kqueue(2).
     #[cfg(unix)]
     pub is_inherited: bool,
 }

@@ -10,7 +10,7 @@ use crate::policy::child::{Child, Phase};
 use crate::policy::stopping_child::{StoppingChild, StoppingPhase};
 use crate::policy::{ActionQueue, Config};
 
-/// What a deadline has led to, for the policy to act on.
+/// The effect of a deadline that the policy must act on.
 #[derive(Debug)]
 pub(in crate::policy) enum Timeout {
     /// A replacement has passed its probation. This is the old process.

@@ -52,7 +52,7 @@ pub(crate) fn flush_output() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Ends this process without running anything of the program, for example its atexit(3) functions.
+/// Ends this process without running any more code of the program, such as its atexit(3) functions.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) does not return.
     unsafe { libc::_exit(status) }

@@ -94,8 +94,8 @@ impl Program {
     }
 }
 
-/// Names the start directory in an error that entering it has caused. Otherwise the error would seem to concern the
-/// executable.
+/// Adds the name of the start directory to an error that entering it has caused. Otherwise the error would seem to
+/// concern the executable.
 fn told_of_directory(error: io::Error) -> io::Error {
     let Some(directory) = start_directory() else { return error };
     // Looking up an entry in the directory requires the same permission as entering it.

@@ -55,8 +55,8 @@ impl StopRequest {
         self.handler.is_requested.load(Ordering::Relaxed)
     }
 
-    /// Waits for a request, for `timeout` at most. Returns whether there is one. Without a descriptor to wait for,
-    /// checks every 10 ms.
+    /// Waits for a request, for `timeout` at most. Returns whether there is one. If the pipe could not be made, checks
+    /// every 10 ms instead.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         // If the deadline overflows `Instant`, waits without one.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

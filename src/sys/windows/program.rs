@@ -156,7 +156,8 @@ impl Program {
     }
 }
 
-/// Names the start directory in an error that it has caused. Otherwise the error would seem to concern the program.
+/// Adds the name of the start directory to an error that the directory has caused. Otherwise the error would seem to
+/// concern the program.
 fn told_of_directory(error: CallError) -> CallError {
     if error.source.raw_os_error() != Some(ERROR_DIRECTORY as i32) {
         return error;

@@ -21,14 +21,14 @@ struct Asked {
     is_requested: Arc<AtomicBool>,
 }
 
-/// Listens for stop requests, for the rest of the process.
+/// A listener for stop requests, for the rest of the process.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
-    /// `None` in a process that is no worker and gets no requests.
+    /// `None` if this process is not a worker. Then no request can come.
     asked: Option<&'static Asked>,
 }
 
-/// Sets the inherited event that requests a stop, in a worker.
+/// Stores the inherited event by which the parent requests a stop, in a worker.
 pub(super) fn may_come_by(event: EventHandle) {
     ASKED.get_or_init(|| Asked { event, watch: OnceLock::new(), is_requested: Arc::new(AtomicBool::new(false)) });
 }
