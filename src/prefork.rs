@@ -110,12 +110,13 @@ pub enum Backend {
     /// the listeners.
     ///
     /// **Extra rights.** A program whose file gives it more rights than the user who starts it has (a set-user-ID bit,
-    /// file capabilities) gets an error from the call, also as the parent: any user may have set the variable.
+    /// file capabilities) gets an error from the call, also as the parent. Any user may have set
+    /// `TASKFORK_WORKER`, so such a program cannot trust it.
     ///
     /// **The executable** must still be the same file. If it was deleted or replaced since the start, or may no longer
     /// be executed, starts are refused, and the error names its path. They are tried again like any refused restart,
-    /// and running workers go on. The same happens if the directory in which the parent was started is gone or cannot
-    /// be entered any more. Then the error names the directory.
+    /// and running workers go on. Starts are also refused if the directory in which the parent was started is gone or
+    /// cannot be entered any more. Then the error names the directory.
     Spawn,
 }
 
@@ -231,7 +232,7 @@ impl Prefork {
     /// | It was added by SIGTTIN, and no process of its id was ever ready. | The worker is dropped, and the others go on. |
     ///
     /// An exit with status 0 does not count as a failure here, except with [`RestartPolicy::Always`] and in a
-    /// replacement. A parent that was stopped or starved meanwhile grants the same time once more.
+    /// replacement. If the parent was stopped or starved during this time, it grants the same time once more.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self
@@ -250,7 +251,8 @@ impl Prefork {
     /// - If the parent wakes up late by half the timeout or more, the parent itself or the whole machine was stopped or
     ///   starved. Then it lets one more timeout pass before it takes any worker for hung.
     /// - If the parent is late by a tenth of the timeout, or its wait was interrupted by something else than [its
-    ///   signals](crate#signals), this is possible too. Then a silent worker gets one more timeout, but only once.
+    ///   signals](crate#signals), the parent or the machine may have been stopped too. Then a silent worker gets one
+    ///   more timeout, but only once.
     /// - The parent cannot recognize other causes, for example that only the workers were stopped for long. These count
     ///   as silence. Choose a timeout of several heartbeats to leave room for them.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
@@ -535,7 +537,8 @@ impl Prefork {
     ///       which does not wait for it.
     /// - **Signals.** The [signals that the parent handles](crate#signals) are blocked in the workers. The exceptions
     ///   are SIGUSR1 and SIGCHLD: like all other signals, they do what the program has set up. A program that a worker
-    ///   starts inherits the blocked signals, so SIGTERM does not end it unless it is unblocked for it (`pre_exec`).
+    ///   starts inherits the blocked signals. Then SIGTERM does not end it, unless the worker unblocks SIGTERM for it
+    ///   (`pre_exec`).
     /// - **Pid 1.** As pid 1 of a container, the parent does not reap processes that it has not started. Run an init
     ///   above it.
     /// - **Names.** [`Process::pid`](crate::Process::pid) is `None`. The name of the thread consists of the worker's id

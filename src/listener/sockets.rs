@@ -38,11 +38,11 @@ pub(crate) struct Sockets {
     cpus: Vec<usize>,
     /// The ids that get new connections and datagrams, ascending.
     serving: Vec<usize>,
-    /// The ids for which no program could be attached.
+    /// The ids that should get new connections, if the system has refused the program for them.
     refused: Option<Vec<usize>>,
     /// A program is attached to each group.
     is_steered: bool,
-    /// The parent removes these files when it drops this.
+    /// The files of Unix sockets, which the parent removes when this value is dropped.
     _files: Vec<SocketFile>,
 }
 

@@ -1,7 +1,7 @@
 //! Scaling, and draining the queues of workers that are not needed any more.
 //!
-//! A worker with a socket of its own first gets no new connections. It serves those that are left, and is told to stop
-//! once its queue is empty.
+//! A worker with a socket of its own is removed in two steps. At first it gets no new connections, but serves those
+//! that are left. Once its queue is empty, it is told to stop.
 
 use std::time::Instant;
 
@@ -10,13 +10,14 @@ use super::slot::Slot;
 use crate::event::Event;
 
 impl Policy {
-    /// Returns the ids whose own sockets should get new connections. An added id is among them once a process serves it.
+    /// Returns the ids whose own sockets should get new connections. An added id is among them once a process serves
+    /// it.
     pub fn serving(&self) -> impl Iterator<Item = usize> + Clone {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_serving()).map(|(id, _)| id)
     }
 
-    /// Returns the ids with a process whose drain is due. It is told to stop at the next [`Policy::handle_timeout`], unless
-    /// [`Policy::handle_work_left`] is called for its id before.
+    /// Returns the ids with a process whose drain is due. It is told to stop at the next [`Policy::handle_timeout`],
+    /// unless [`Policy::handle_work_left`] is called for its id before.
     pub fn draining(&self, now: Instant) -> Vec<usize> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_drain_due(now)).map(|(id, _)| id).collect()
     }

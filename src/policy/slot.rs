@@ -1,11 +1,12 @@
 //! What the policy knows about one id.
 //!
-//! A slot is three small state machines. Each answers one question, and none depends on how the others got where they are.
+//! A slot is three small state machines. Each answers one question, and none depends on how the others got where they
+//! are.
 //!
 //! # State: what serves the id?
 //!
-//! A process that was told to stop is no longer in the state but in `stopping`, where it is only waited for. So the next
-//! start never depends on how the last process exits.
+//! A process that was told to stop is no longer in the state but in `stopping`, where it is only waited for. So the
+//! next start never depends on how the last process exits.
 //!
 //! | state | start due | started | start refused | ready | ready timeout | process exits | scaled down | scaled up | stop |
 //! |---|---|---|---|---|---|---|---|---|---|
@@ -18,8 +19,8 @@
 //!
 //! # Bring-up: what does a failed start mean?
 //!
-//! `Initial` stops the service, `Added` drops the id, `Done` leads to a restart. Initial becomes Added if the id is scaled
-//! up again. Initial and Added become Done once a process of the id is ready.
+//! `Initial` stops the service, `Added` drops the id, `Done` leads to a restart. Initial becomes Added if the id is
+//! scaled up again. Initial and Added become Done once a process of the id is ready.
 //!
 //! # Queue: does the id's own queue get connections?
 //!
@@ -97,7 +98,7 @@ enum State {
 /// Why a process is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StartReason {
-    /// It is one of the first starts. The system must not refuse these.
+    /// It is one of the first starts. If the system refuses it, the service stops.
     Initial,
     /// The id was added, or is needed again.
     ScaleUp,
@@ -317,8 +318,8 @@ impl Slot {
         Action::Start { id: self.id, generation: self.generation }
     }
 
-    /// Takes a process that was started. If the slot is stopped, because the stop came while the start was on its way, the
-    /// caller must stop the process with [`Slot::stop_now`].
+    /// Takes a process that was started. If the slot is stopped, because the stop came while the start was on its way,
+    /// the caller must stop the process with [`Slot::stop_now`].
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
         let is_restart = self.start_reason() == Some(StartReason::Restart);
         self.generation = process.generation + 1;
@@ -341,8 +342,8 @@ impl Slot {
         };
     }
 
-    /// Handles a refused start. Returns the delay until the next try, or `None` if it was a replacement, which is not tried
-    /// again.
+    /// Handles a refused start. Returns the delay until the next try, or `None` if it was a replacement, which is not
+    /// tried again.
     pub fn handle_start_failed(&mut self, now: Instant, delays: Delays, rng: &mut SmallRng) -> Option<Duration> {
         let reason = match mem::replace(&mut self.state, State::Stopped) {
             State::Replacing { old, new: None } => {
@@ -419,8 +420,8 @@ impl Slot {
         self.running_mut().for_each(|child| child.beat(now));
     }
 
-    /// Resets the failure count if the current process has lived long enough. Call this before the process is replaced or
-    /// removed, for whatever reason.
+    /// Resets the failure count if the current process has lived long enough. Call this before the process is replaced
+    /// or removed, for whatever reason.
     fn note_uptime(&mut self, now: Instant) {
         if let State::Running(child) | State::Replacing { old: child, .. } = &self.state {
             self.backoff.note_uptime(now.saturating_duration_since(child.since));

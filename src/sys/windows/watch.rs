@@ -19,7 +19,7 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::sys::CallError;
 
-/// Calls a closure when an object is signalled, as long as this value exists.
+/// A registration: a closure is called when an object is signalled, as long as this value exists.
 pub(super) struct Watch {
     registration: HANDLE,
     /// Boxed twice, because the callback gets one thin pointer.
