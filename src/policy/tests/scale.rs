@@ -373,10 +373,12 @@ fn a_worker_scaled_down_during_its_probation_drains_afterwards() {
 fn a_drain_is_not_extended_beyond_graceful_timeout() {
     let mut sim = Sim::new(Config { drain: Some(7 * SECOND), ..with_queues(2) });
     sim.has_work = true;
+    let begun = sim.now;
     sim.request(Request::ScaleDown);
     sim.pass(7 * SECOND - Duration::from_millis(1));
     assert_eq!(sim.policy.draining(sim.now + Duration::from_millis(1)), [1]);
     sim.pass(GRACEFUL - 7 * SECOND);
+    assert_eq!(sim.policy.next_deadline(), Some(begun + GRACEFUL));
     let left = sim.policy.draining(sim.now + Duration::from_millis(1));
     assert!(left.is_empty(), "connections that are left cannot extend the drain: {left:?}");
 }

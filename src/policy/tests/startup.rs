@@ -168,3 +168,31 @@ fn several_late_workers_cause_one_startup_failure() {
     sim.step();
     assert_eq!(sim.log.iter().filter(|line| line.contains("Startup failed")).count(), 1);
 }
+
+#[test]
+fn the_service_is_up_once_every_worker_was_ready() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
+    sim.ready(0, 0);
+    assert_eq!(sim.policy.up(), None);
+    sim.ready(1, 0);
+    assert_eq!(sim.policy.up(), Some(2));
+    sim.end(1, 0, Exit::Code(1));
+    assert_eq!(sim.policy.up(), Some(2), "a restart does not count");
+    sim.request(Request::Stop);
+    assert_eq!(sim.policy.up(), None);
+}
+
+#[test]
+fn without_readiness_up_waits_for_every_start() {
+    let now = some_time();
+    let mut policy = Policy::new(config(2), 1, now);
+    let mut started = 0;
+    while let Some(action) = policy.poll_action() {
+        if let Action::Start { id, generation } = action {
+            assert_eq!(policy.up(), None);
+            started += 1;
+            policy.handle_started(now, Process { id, generation, pid: Some(started) });
+        }
+    }
+    assert_eq!(policy.up(), Some(2));
+}
