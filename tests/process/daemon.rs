@@ -158,7 +158,7 @@ impl Daemon {
         }
     }
 
-    /// Reads until all lines, from the first one on, contain this text `times` times.
+    /// Reads until this text has occurred `times` times in total, counted from the first line.
     pub fn wait_for_times(&mut self, text: &str, times: usize) {
         while self.count(text) < times {
             self.wait_for(text);
