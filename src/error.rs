@@ -93,7 +93,7 @@ impl Error {
         Kind::Setting { name, problem: problem.into(), source: None }.into()
     }
 
-    /// Refuses a setting because the system refused a call that the setting needs.
+    /// Returns the error for a setting that cannot be applied, with the system's error as its source.
     #[cfg(unix)]
     pub(crate) fn unfit_for(name: &'static str, problem: String, source: io::Error) -> Error {
         Kind::Setting { name, problem, source: Some(source) }.into()

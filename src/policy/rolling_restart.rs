@@ -12,7 +12,8 @@ use crate::event::Event;
 
 #[derive(Debug, Default)]
 pub(super) struct RollingRestart {
-    /// How many rolling restarts have begun. A process remembers the number from its start. With a lower one it is outdated.
+    /// How many rolling restarts have begun. A process remembers the number from its start. With a lower one it is
+    /// outdated.
     epoch: u64,
     active: bool,
     /// Another rolling restart was requested during this one, and follows it.
@@ -51,8 +52,8 @@ impl RollingRestart {
     }
 }
 
-/// Returns a random part of the maximum lifetime, from three quarters to all of it, so that processes which were started
-/// together are not replaced together.
+/// Returns a random part of the maximum lifetime, from three quarters to all of it, so that processes which were
+/// started together are not replaced together.
 pub(super) fn share_of(lifetime: Duration, rng: &mut SmallRng) -> Duration {
     lifetime.mul_f64(rng.random_range(0.75..=1.0))
 }
@@ -67,7 +68,8 @@ impl Policy {
         }
     }
 
-    /// Begins a rolling restart. If a process is being replaced because of its age, that replacement is completed first.
+    /// Begins a rolling restart. A replacement that is under way because of a process's age stays, and
+    /// [`Policy::advance_roll`] waits for it before it replaces the first process.
     fn begin_roll(&mut self) {
         self.roll.epoch += 1;
         self.roll.active = true;
@@ -76,7 +78,8 @@ impl Policy {
         self.actions.emit(Event::RollingRestartStarted);
     }
 
-    /// Goes on as far as possible: to the next id once the current one has its new process and the old process has exited.
+    /// Goes on as far as possible: to the next id once the current one has its new process and the old process has
+    /// exited.
     pub(super) fn advance_roll(&mut self, now: Instant) {
         loop {
             if self.roll.replacement.is_some_and(|replacement| self.slots[replacement.id].is_in_transition()) {
@@ -122,8 +125,8 @@ impl Policy {
         self.slots[id].stop_outgoing(old, kill_at, &mut self.actions);
     }
 
-    /// Handles a replacement of this id that has failed before it took over. The rolling restart is aborted. A process that
-    /// was to be replaced because of its age gets one more lifetime.
+    /// Handles a replacement of this id that has failed before it took over. The rolling restart is aborted. A process
+    /// that was to be replaced because of its age gets one more lifetime.
     pub(super) fn handle_failed_replacement(&mut self, now: Instant, id: usize) {
         match self.roll.reason_for(id) {
             Some(ReplacementReason::Age) => {
@@ -136,8 +139,8 @@ impl Policy {
         }
     }
 
-    /// Handles a process of this id that has failed after it took over from an old one. It is restarted like any other, but
-    /// the rolling restart starts no more processes of its kind.
+    /// Handles a process of this id that has failed after it took over from an old one. It is restarted like any other,
+    /// but the rolling restart starts no more processes of its kind.
     pub(super) fn handle_failed_successor(&mut self, id: usize) {
         match self.roll.reason_for(id) {
             Some(ReplacementReason::Age) => self.roll.replacement = None,

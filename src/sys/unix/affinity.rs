@@ -1,4 +1,4 @@
-//! The CPUs that a thread may use: sched_setaffinity(2).
+//! The CPUs that a thread may use (sched_setaffinity(2)).
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::sys::CallError;
 /// The calling thread.
 const THIS: Pid = Pid::from_raw(0);
 
-/// Returns the CPUs that this thread may use, by its affinity and the cpuset of its cgroup.
+/// Returns the CPUs that both the affinity of this thread and the cpuset of its cgroup allow.
 pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
     let set = sched_getaffinity(THIS).map_err(|error| CallError::new("sched_getaffinity", error))?;
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu) == Ok(true)).collect())

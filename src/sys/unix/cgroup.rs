@@ -5,8 +5,9 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Shows whether a SIGKILL came from the kernel's out-of-memory killer: then `oom_kill` in cgroup v2's `memory.events`
-/// or in v1's `memory.oom_control` has grown. Both count the killed processes, whichever limit was hit.
+/// The kernel's count of processes that its out-of-memory killer has killed in this cgroup: `oom_kill` in cgroup v2's
+/// `memory.events` or in v1's `memory.oom_control`. If a worker was killed by SIGKILL and the count has grown, the
+/// signal may have come from the kernel. Both files count the killed processes, whichever limit was hit.
 #[derive(Debug)]
 pub(crate) struct OomCounter {
     file: Option<File>,
@@ -25,7 +26,8 @@ impl OomCounter {
         self.read() == Some(0)
     }
 
-    /// Returns whether a kill was counted that was not taken yet, and takes one. `None` if the count cannot be read.
+    /// Returns whether the count has more kills than were taken, and takes one of them. `None` if the count cannot be
+    /// read.
     pub fn take(&mut self) -> Option<bool> {
         let kills = self.read()?;
         let grown = kills > self.taken;
@@ -48,15 +50,15 @@ fn path_of_counter() -> Option<PathBuf> {
     find_counter(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
 }
 
-/// Reads a file of proc(5) at once: these files show a size of 0, and each small read makes the kernel generate them
-/// again.
+/// Reads a file of proc(5) into a large buffer. Such a file shows a size of 0, so std would begin with small reads, and
+/// the kernel generates the content for each read again.
 fn read(path: &str) -> Option<String> {
     let mut text = String::with_capacity(16 * 1024);
     File::open(path).ok()?.read_to_string(&mut text).ok()?;
     Some(text)
 }
 
-/// Prefers v1: if its memory controller is in use, v2 has none.
+/// Returns the path of the counter. Prefers v1, because v2 has no memory controller if v1's is in use.
 fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
     let group_of = |wanted: &dyn Fn(&str, &str) -> bool| {
         groups.lines().find_map(|line| {
@@ -77,8 +79,8 @@ fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
     Some(locate(group, mounts, |kind, _| kind == "cgroup2")?.join("memory.events"))
 }
 
-/// Returns the directory of this group. In proc_pid_mountinfo(5), field 4 is the part of the hierarchy that a mount
-/// shows, and field 5 its directory. The type and the options follow a single hyphen.
+/// Returns the directory of this group. In a line of proc_pid_mountinfo(5), field 4 is the part of the hierarchy that
+/// the mount shows, and field 5 is the directory of the mount. A single hyphen precedes the type and the options.
 fn locate(group: &str, mounts: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;

@@ -1,9 +1,10 @@
 //! fork(2), made safe to call.
 //!
 //! # Safety
-//! The child of a fork has only the calling thread. A lock that another thread held at that moment, for example the
-//! allocator's, is never released in the child, and a change that it had half finished stays so. So a fork is sound
-//! for arbitrary Rust code in the child exactly if there is no other thread. That is checked before each fork.
+//! The child of fork(2) has a copy of the memory, but only the calling thread. A lock that another thread held at that
+//! moment, for example the allocator's, is never released in the child, and a change that it had half finished stays
+//! so. Arbitrary Rust code in the child is therefore sound only if the process had no other thread. [`fork`] checks
+//! that each time.
 
 use std::io::{self, Write};
 
@@ -21,7 +22,8 @@ pub(crate) enum Forked {
     Child,
 }
 
-/// Forks. A signal for the child that arrives before its mask is restored is not lost but pending.
+/// Forks, with every signal blocked. A signal that reaches the child before it restores its mask stays pending, and is
+/// not lost.
 #[inline]
 pub(crate) fn fork() -> Result<Forked, ForkError> {
     if let Threads::Several(count) = thread_count()? {
@@ -30,7 +32,7 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     let before = SigSet::all()
         .thread_swap_mask(SigmaskHow::SIG_SETMASK)
         .map_err(|error| CallError::new("pthread_sigmask", error))?;
-    // SAFETY: there is no other thread; see the module's safety section.
+    // SAFETY: the process has one thread, so the child of fork(2) may run any code; see the module's safety section.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         return Ok(Forked::Child);
@@ -44,8 +46,8 @@ pub(crate) fn fork() -> Result<Forked, ForkError> {
     }
 }
 
-/// Writes buffered output, because parent and child would both write it after a fork. Errors are ignored: the next
-/// write of the program finds them.
+/// Writes the output that std and the C library have buffered. Otherwise parent and child would both write it after a
+/// fork. Ignores errors, because the program's next write returns them.
 pub(crate) fn flush_output() {
     let _ = io::stdout().flush();
     // SAFETY: fflush(3) with a null pointer flushes every output stream of the C library.
@@ -54,6 +56,6 @@ pub(crate) fn flush_output() {
 
 /// Ends this process without running any more code of the program, such as its atexit(3) functions.
 pub(crate) fn exit_now(status: i32) -> ! {
-    // SAFETY: _exit(2) does not return.
+    // SAFETY: _exit(2) takes an integer, runs no other code, and does not return.
     unsafe { libc::_exit(status) }
 }

@@ -1,8 +1,8 @@
-//! Changing the user for good.
+//! Changing the user and the groups of this process irrevocably.
 //!
 //! # Safety
-//! The calls read lists and write values of the right size, and change nothing but the user and groups of this
-//! process. The C library's functions, unlike the bare system calls, change them in all threads.
+//! The calls read and write lists and values of the right size, and change only the user and the groups of this
+//! process. The C library's functions, unlike the bare system calls, change them in all threads (nptl(7) on Linux).
 
 use std::io;
 
@@ -17,10 +17,10 @@ pub(crate) fn own_identity() -> Identity {
     Identity { uid: Some(uid), gid, groups: None }
 }
 
-/// Changes user and groups of this process. Fails if any part was not changed or could be undone. The process then has
-/// an unknown mix of rights, so the caller must end it.
+/// Changes the user and the groups of this process. Fails if any part was not changed or could be undone. The process
+/// then has an unknown mix of rights, so the caller must end it.
 ///
-/// The user is changed last, because the other changes require rights.
+/// Changes the user last, because the other changes require the rights of the old one.
 pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     let &Identity { uid, gid, ref groups } = identity;
     if let Some(groups) = groups {
@@ -58,7 +58,7 @@ mod ids {
     }
 }
 
-/// Sets all three ids, which these calls do for root.
+/// Sets the real, the effective and the saved id, as setgid(2) and setuid(2) do for root, and checks the first two.
 #[cfg(target_os = "macos")]
 mod ids {
     use nix::unistd::{getegid, geteuid, getgid, getuid, setgid, setuid};
@@ -77,11 +77,11 @@ mod ids {
 }
 
 fn incomplete(call: &'static str) -> CallError {
-    CallError::new(call, io::Error::other("it has not changed all of them"))
+    CallError::new(call, io::Error::other("not all ids were changed"))
 }
 
-/// Fails if this thread still has `CAP_SETUID`, with which it could change the user again. That is so if the program
-/// has asked to keep its capabilities (`PR_SET_KEEPCAPS`).
+/// Fails if this thread still has `CAP_SETUID`, with which it could change the user again. A thread keeps its
+/// capabilities if the program has set `PR_SET_KEEPCAPS`.
 #[cfg(target_os = "linux")]
 fn check_capabilities() -> Result<(), CallError> {
     /// `_LINUX_CAPABILITY_VERSION_3`, capget(2).
@@ -90,7 +90,7 @@ fn check_capabilities() -> Result<(), CallError> {
     let mut header = [VERSION, 0];
     // Effective, permitted and inheritable sets, of the low 32 capabilities and of the high ones.
     let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: the version in the header makes capget(2) write two times three values, for which there is room; pid 0
+    // SAFETY: capget(2) writes two structs of three 32-bit values for this version, and `sets` has room for them. Pid 0
     // is this thread.
     if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
         return Err(CallError::last("capget"));
@@ -123,21 +123,23 @@ pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, Cal
 
 #[cfg(target_os = "macos")]
 fn set_groups(groups: &[u32]) -> Result<(), CallError> {
-    // SAFETY: the length is that of the slice.
+    // SAFETY: setgroups(2) reads as many groups as the slice has.
     match unsafe { libc::setgroups(groups.len() as libc::c_int, groups.as_ptr()) } {
         0 => Ok(()),
         _ => Err(CallError::last("setgroups")),
     }
 }
 
-/// Returns the groups of this user, including `gid`: the first 16, because a process cannot have more there.
+/// Returns the groups of this user, including `gid`, but only the first 16, because a process on macOS cannot have
+/// more.
 #[cfg(target_os = "macos")]
 pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
     /// `NGROUPS_MAX`.
     const MOST: usize = 16;
     let mut groups = [0; MOST];
     let mut len = MOST as libc::c_int;
-    // SAFETY: the name is a C string, and `len` is the room in `groups`. The call returns -1 if there are more groups.
+    // SAFETY: getgrouplist(3) reads a C string and writes at most `len` groups, for which `groups` has room. It returns
+    // -1 if there are more groups.
     unsafe { libc::getgrouplist(user.as_ptr(), gid as libc::c_int, groups.as_mut_ptr(), &raw mut len) };
     let len = usize::try_from(len).unwrap_or(0).min(MOST);
     Ok(groups[..len].iter().map(|&group| group as u32).collect())

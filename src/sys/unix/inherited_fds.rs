@@ -22,7 +22,7 @@ pub(crate) type Number = RawFd;
 /// An inherited descriptor, in the worker.
 pub(crate) type Owned = OwnedFd;
 
-/// On Unix a socket is a descriptor like any other.
+/// A borrowed socket, which is a descriptor like any other on Unix.
 pub(crate) type BorrowedSocket<'a> = BorrowedFd<'a>;
 pub(crate) type OwnedSocket = OwnedFd;
 
@@ -42,7 +42,7 @@ impl<'a> InheritedFds<'a> {
         })
     }
 
-    /// Returns the numbers: of the memory, of waker and lifeline, of the sockets.
+    /// Returns the numbers of the memory, of the waker and the lifeline, and of the sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
         let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();

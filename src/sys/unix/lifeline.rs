@@ -1,7 +1,7 @@
-//! Ends a child when its parent ends, whatever the cause.
+//! The lifeline: sends SIGTERM to a child when its parent ends, whatever the cause.
 //!
 //! # Safety
-//! prctl(2), procctl(2) and kill(2) affect only the calling process here.
+//! prctl(2), procctl(2), kill(2) and _exit(2) affect only the calling process here.
 
 use crate::sys::CallError;
 
@@ -11,14 +11,14 @@ pub(crate) use kernel::Lifeline;
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(crate) use pipe::Lifeline;
 
-/// Ends a child whose parent has ended already, or that could not arm its lifeline. The child has run none of the
-/// program's code yet, and must not run any.
+/// Ends a child whose parent has ended already, or that could not arm its lifeline. The child has not begun to work,
+/// and must run no more code of the program.
 fn exit_now() -> ! {
     // SAFETY: _exit(2) ends the process at once, without running atexit(3) functions.
     unsafe { libc::_exit(1) }
 }
 
-/// The kernel sends SIGTERM to the child.
+/// The lifeline as a setting of the child: the kernel sends it SIGTERM when its parent ends.
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 mod kernel {
     use std::os::fd::{BorrowedFd, OwnedFd};
@@ -35,7 +35,7 @@ mod kernel {
             Ok(Lifeline { parent: std::process::id() })
         }
 
-        /// Returns `None`: a spawned worker needs no descriptor for this.
+        /// Returns `None`, because a spawned worker needs no descriptor for its lifeline.
         pub fn passed(&self) -> Option<BorrowedFd<'_>> {
             None
         }
@@ -45,8 +45,9 @@ mod kernel {
             Lifeline { parent }
         }
 
-        /// Arms the lifeline, in the child. If the parent ended before that, the parent's pid has changed. (Pid 0
-        /// means a parent outside this pid namespace, whose change cannot be seen.)
+        /// Arms the lifeline, in the child. Ends the child if that fails, or if the parent's pid has changed, because
+        /// then the parent has ended before. (Pid 0 means a parent outside this pid namespace. Its pid here is unknown,
+        /// so there is nothing to compare.)
         pub fn hold(&mut self) {
             let armed = arm();
             let parent = nix::unistd::getppid().as_raw() as u32;
@@ -69,8 +70,9 @@ mod kernel {
     }
 }
 
-/// A socket pair that carries no data, which std makes close-on-exec on every system. The parent holds the only
-/// writing end, so the parent's death is the end of the file. A thread in the child waits for that.
+/// The lifeline as a socket pair that carries no data. Only the parent holds the writing end, so a read in the child
+/// returns the end of the file as soon as the parent has ended. A thread in the child waits for that and sends SIGTERM
+/// to its own process. std makes a socket pair close-on-exec on every system.
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
     use std::io::{self, Read};
@@ -85,7 +87,7 @@ mod pipe {
     #[derive(Debug)]
     pub(crate) struct Lifeline {
         reader: Option<UnixStream>,
-        /// `None` in a spawned worker, which has never had it.
+        /// `None` in a spawned worker, because only the parent holds the writing end.
         writer: Option<UnixStream>,
     }
 
@@ -105,7 +107,8 @@ mod pipe {
             Lifeline { reader: passed.map(UnixStream::from), writer: None }
         }
 
-        /// Starts the waiting thread, in the child, with all signals blocked.
+        /// Starts the waiting thread, in the child. All signals are blocked in that thread, so that the program's own
+        /// threads receive them.
         pub fn hold(&mut self) {
             let Some(reader) = self.reader.take() else { exit_now() };
             self.writer = None;

@@ -1,10 +1,10 @@
 //! The limit on the number of processes.
 //!
 //! # Safety
-//! The one call here writes a value into memory of the right size.
+//! sysctlbyname(3) writes a value into memory of the right size.
 
-/// Returns how many processes the system can have, of all users. The limit of this user is left to fork(2), because it
-/// depends on privileges and on the user's other processes.
+/// Returns the number of processes that the system can have, those of all users together. Ignores the limit of this
+/// user (`RLIMIT_NPROC`), because it depends on privileges and on the user's other processes; fork(2) checks it.
 #[cfg(target_os = "linux")]
 pub(crate) fn process_limit() -> usize {
     /// The kernel's `PID_MAX_LIMIT`.

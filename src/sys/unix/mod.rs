@@ -1,4 +1,4 @@
-//! Linux, macOS and FreeBSD: their common code, and where they differ.
+//! The implementation for Linux, macOS and FreeBSD. Code that differs between them is selected by `cfg`.
 
 #[cfg_attr(target_os = "linux", path = "affinity.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_affinity.rs")]

@@ -1,4 +1,4 @@
-//! Stands in for CPU affinity on systems that do not have it.
+//! The replacement for `affinity.rs` on systems other than Linux, where this crate pins no threads.
 
 use std::io;
 

@@ -23,8 +23,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     }
 }
 
-/// Returns the time in whole milliseconds, rounded up. Rounded down, the last part of a millisecond would be spent in
-/// a busy loop.
+/// Returns the time in whole milliseconds, rounded up. If it was rounded down, the last part of a millisecond would be
+/// spent in a busy loop.
 fn round_up(left: Duration) -> PollTimeout {
     let millis = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(millis).map_or(PollTimeout::MAX, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX))

@@ -1,8 +1,9 @@
-//! Starting this program again.
+//! Starts this program again.
 //!
 //! # Safety
-//! The function that runs before `main` calls only getcwd(3), into memory that is read only after that. An environment
-//! variable is removed only if there is no other thread that could read it at the same time.
+//! The function that runs before `main` calls only getcwd(3), which writes to memory that no other code reads before it
+//! returns. An environment variable is removed only if the process has no other thread, which could read the
+//! environment at the same time.
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,20 +21,21 @@ use super::threads::{Threads, thread_count};
 use super::wait::ChildHandle;
 use crate::sys::CallError;
 
+/// The size of the longest path, with its zero at the end.
 const LONGEST: usize = libc::PATH_MAX as usize;
 
 /// The directory in which the program was started. Empty if it is unknown.
 static START_DIRECTORY: [AtomicU8; LONGEST] = [const { AtomicU8::new(0) }; LONGEST];
 
-/// Runs before `main`, when the program has not changed its directory yet.
+/// Notes the start directory. Runs before `main`, because the program may change its directory later.
 #[used]
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
 static AT_START: extern "C" fn() = {
     extern "C" fn note_directory() {
         let bytes = START_DIRECTORY.as_ptr() as *mut libc::c_char;
-        // SAFETY: an array of atomics has the layout of the bytes in it, so there is room for LONGEST bytes, and they
-        // may be written.
+        // SAFETY: getcwd(3) writes at most LONGEST bytes. An array of AtomicU8 has the layout of an array of bytes, and
+        // may be written through a shared reference.
         if unsafe { libc::getcwd(bytes, LONGEST) }.is_null() {
             START_DIRECTORY[0].store(0, Ordering::Relaxed);
         }
@@ -60,7 +62,7 @@ impl Program {
     pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
         let refused = |source| CallError { call: "readlink", source };
         let path = std::env::current_exe().map_err(refused)?;
-        // On Linux this link leads to the running file, even if another file has its path by now.
+        // On Linux this link leads to the file that runs, even if another file has replaced it at its path.
         let running = if cfg!(target_os = "linux") { "/proc/self/exe".as_ref() } else { path.as_path() };
         let metadata = running.metadata().map_err(|source| CallError { call: "stat", source })?;
         Ok(Program { file: (metadata.dev(), metadata.ino()), path })
@@ -70,9 +72,9 @@ impl Program {
         &self.path
     }
 
-    /// Starts the program again: with the same arguments, in the directory where this process was started, with one
-    /// more variable and these descriptors.
-    pub fn start(&self, (name, value): (&str, &str), handed: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
+    /// Starts the program again, with the same arguments and in the directory where this process was started. The new
+    /// process also gets this environment variable and these descriptors.
+    pub fn start(&self, (name, value): (&str, &str), inherited: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
         let refused = |error: io::Error| CallError::new("posix_spawn", error);
         let metadata = self.path.metadata().map_err(refused)?;
         if (metadata.dev(), metadata.ino()) != self.file {
@@ -84,19 +86,19 @@ impl Program {
         if let Some(directory) = start_directory() {
             command.current_dir(directory);
         }
-        let opened = handed.descriptors().try_for_each(|fd| close_on_exec(fd, false));
-        let child = opened.and_then(|()| command.spawn().map_err(told_of_directory).map_err(refused));
-        for fd in handed.descriptors() {
-            // This fails only for a descriptor that is not open, and this one is.
+        let opened = inherited.descriptors().try_for_each(|fd| close_on_exec(fd, false));
+        let child = opened.and_then(|()| command.spawn().map_err(name_start_directory).map_err(refused));
+        for fd in inherited.descriptors() {
+            // This fails only for a descriptor that is not open (fcntl(2)), and these are open.
             let _ = close_on_exec(fd, true);
         }
         Ok(ChildHandle::new(child?.id()))
     }
 }
 
-/// Adds the name of the start directory to an error that entering it has caused. Otherwise the error would seem to
-/// concern the executable.
-fn told_of_directory(error: io::Error) -> io::Error {
+/// Adds the start directory to an error if entering that directory has failed. Otherwise the error would seem to be
+/// about the executable.
+fn name_start_directory(error: io::Error) -> io::Error {
     let Some(directory) = start_directory() else { return error };
     // Looking up an entry in the directory requires the same permission as entering it.
     match directory.join(".").metadata() {
@@ -107,18 +109,18 @@ fn told_of_directory(error: io::Error) -> io::Error {
     }
 }
 
-/// Removes a variable from the environment, so that programs started by this one do not inherit it, and returns its
-/// value. With other threads, which may be reading the environment, the variable stays.
+/// Returns the value of an environment variable and removes the variable, so that programs started by this one do not
+/// inherit it. Does not remove it if there are other threads, because they may be reading the environment.
 pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     if matches!(thread_count(), Ok(Threads::One)) {
-        // SAFETY: there is no other thread.
+        // SAFETY: unsetenv(3) requires that no other thread uses the environment, and the process has one thread.
         unsafe { std::env::remove_var(name) };
     }
     Some(value)
 }
 
-/// Returns whether this program runs with more rights than the user who started it and chose its environment, for
+/// Returns whether this program runs with more rights than the user that started it and chose its environment, for
 /// example because of a set-user-ID bit.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_secure_exec() -> bool {
@@ -128,6 +130,7 @@ pub(crate) fn is_secure_exec() -> bool {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_secure_exec() -> bool {
+    // SAFETY: issetugid(2) takes nothing, returns an int, and cannot fail.
     unsafe extern "C" {
         safe fn issetugid() -> libc::c_int;
     }

@@ -1,8 +1,8 @@
-//! Creating shared memory, and inheriting it.
+//! Shared memory: how a parent creates it, and how a spawned worker inherits it.
 //!
 //! # Safety
-//! Mapped memory never shrinks: it has no file, or a file that is sealed against shrinking (Linux, FreeBSD) or
-//! unlinked (macOS).
+//! An access to a page beyond the end of a mapped file raises SIGBUS (mmap(2)). The memory mapped here never shrinks:
+//! it has no file, or a file that is sealed against shrinking (Linux, FreeBSD) or unlinked (macOS).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -12,19 +12,19 @@ use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
-    /// Maps at least this number of slots, shared with forks.
+    /// Maps zeroed memory for at least this number of slots, shared with forks.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::map(whole_pages(at_least), -1, None)
     }
 
-    /// Maps at least this number of slots, shared with forks and with programs that inherit the file.
+    /// Maps zeroed memory for at least this number of slots, shared with forks and with programs that inherit its file.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let file = nameless_file(len * size_of::<StatusSlot>())?;
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
-    /// Returns, in a spawned program, whether every number that it was given is an open descriptor.
+    /// Returns, in a spawned program, whether every number from the parent is an open descriptor.
     pub fn is_passed(inherited: &InheritedMemory) -> bool {
         let mut numbers =
             inherited.passed.iter().chain(&inherited.sockets).chain([&inherited.memory]).filter(|&&fd| fd != -1);
@@ -32,8 +32,8 @@ impl Shared {
         numbers.all(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
     }
 
-    /// Maps, in a spawned program, the memory that this descriptor should be. Returns `None` if it is something else:
-    /// a file that could shrink, or is too short.
+    /// Maps, in a spawned program, the memory behind the inherited descriptor. Returns `None` if that is not the
+    /// parent's memory: not an open descriptor, or a file that could shrink or is too short.
     pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
         let size = inherited.len.checked_mul(size_of::<StatusSlot>())?;
         // The seal is checked before the size, because only a sealed file keeps its size.
@@ -45,10 +45,11 @@ impl Shared {
         Shared::map(inherited.len, inherited.memory, None).ok()
     }
 
-    /// Takes ownership, in a spawned program, of the descriptors that it inherits.
+    /// Takes ownership, in a spawned program, of the descriptors that it inherits, and makes them close-on-exec. Closes
+    /// that of the memory, because a mapping does not need it (mmap(2)).
     ///
     /// # Safety
-    /// The process has inherited these descriptors, and has not taken them before.
+    /// The process must have inherited these descriptors, and nothing else in it may own them.
     pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
         // SAFETY: the descriptors are open and have no other owner, as the caller guarantees.
         let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -62,7 +63,7 @@ impl Shared {
     }
 }
 
-/// Maps zeroed memory of a descriptor, or without a file if `fd` is -1.
+/// Maps slots of the file `fd`, or zeroed ones without a file if `fd` is -1.
 pub(in crate::sys) fn map_slots(len: usize, fd: RawFd) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("mmap", io::ErrorKind::InvalidInput);
     let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
@@ -77,7 +78,7 @@ pub(in crate::sys) fn map_slots(len: usize, fd: RawFd) -> Result<NonNull<StatusS
 /// Unmaps slots.
 ///
 /// # Safety
-/// `len` slots were mapped at this address, and no borrow of them exists.
+/// `map_slots` must have mapped `len` slots at this address, and no borrow of them may exist.
 pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, len: usize) {
     // SAFETY: munmap(2) gets the address and the size that mmap(2) was called with, as the caller guarantees.
     unsafe { libc::munmap(slots.as_ptr().cast(), len * size_of::<StatusSlot>()) };
@@ -85,7 +86,7 @@ pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, len: usize)
 
 /// Sets whether exec closes this descriptor.
 pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallError> {
-    // SAFETY: the descriptor is open, and only its flag changes.
+    // SAFETY: fcntl(2) takes integers here. The descriptor is open, and only its flag changes.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, if yes { libc::FD_CLOEXEC } else { 0 }) } {
         -1 => Err(CallError::last("fcntl")),
         _ => Ok(()),
@@ -106,8 +107,8 @@ fn stat_of(fd: RawFd) -> Option<libc::stat> {
     (unsafe { libc::fstat(fd, &raw mut stat) } == 0).then_some(stat)
 }
 
-/// Returns whether the file is unlinked. macOS has no file seals; but only a process that holds a descriptor can
-/// truncate an unlinked file.
+/// Returns whether the file is unlinked. macOS has no file seals, but only a process that holds a descriptor of an
+/// unlinked file can truncate it.
 #[cfg(target_os = "macos")]
 fn never_shrinks(fd: RawFd) -> bool {
     stat_of(fd).is_some_and(|stat| stat.st_nlink == 0)
@@ -115,7 +116,7 @@ fn never_shrinks(fd: RawFd) -> bool {
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
-    // SAFETY: the name is a C string.
+    // SAFETY: memfd_create(2) reads a C string.
     let fd = unsafe { libc::memfd_create(c"taskfork".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd == -1 {
         return Err(CallError::last("memfd_create"));
@@ -134,7 +135,7 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
 #[cfg(target_os = "macos")]
 fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     let name = std::ffi::CString::new(format!("/taskfork-{}", std::process::id())).unwrap_or_default();
-    // SAFETY: the name is a C string.
+    // SAFETY: shm_unlink(2) and shm_open(2) read a C string.
     let fd = unsafe {
         libc::shm_unlink(name.as_ptr());
         libc::shm_open(name.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600 as libc::c_uint)
@@ -142,7 +143,7 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     if fd == -1 {
         return Err(CallError::last("shm_open"));
     }
-    // SAFETY: the descriptor was just opened and has no other owner; the name is a C string.
+    // SAFETY: shm_unlink(2) reads a C string. The descriptor was just opened and has no other owner.
     let file = unsafe {
         libc::shm_unlink(name.as_ptr());
         OwnedFd::from_raw_fd(fd)
@@ -166,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns memory, and what a program that has inherited it knows.
+    /// Returns memory, and the description of it that a spawned program would get.
     fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.offer(2, secret);
@@ -205,6 +206,6 @@ mod tests {
             assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right one is still accepted");
+        assert!(Shared::accept(&inherited).is_some(), "the right offer is still accepted");
     }
 }

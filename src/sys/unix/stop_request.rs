@@ -1,8 +1,8 @@
-//! Stop requests to a worker: signal-hook's handlers for TERM and INT.
+//! Stop requests to a worker: SIGTERM and SIGINT, for which signal-hook runs the handlers.
 //!
 //! # Safety
-//! The handlers use only lock-free atomics, getpid(2) and write(2), which are async-signal-safe (signal-safety(7)),
-//! and restore `errno`. Everything that they use exists until the process ends.
+//! The handlers use only lock-free atomics, getpid(2) and write(2), which are async-signal-safe (signal-safety(7)), and
+//! restore `errno`. The memory and the descriptor that they use exist until the process ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
@@ -19,13 +19,13 @@ use super::poll::wait_readable;
 use super::signal::{is_ignored, number};
 use crate::sys::Signal;
 
-/// Listens for stop requests, for the rest of the process: the handlers stay installed, and so does the pipe that they
-/// write to.
+/// The listener for stop requests. Its handlers stay installed until the process ends, and the pipe that they write to
+/// stays open.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
     handler: &'static Handler,
     pipe: OnceLock<&'static UnixStream>,
-    /// Held while the pipe is made, so that only one is made.
+    /// Locked while the pipe is made, so that two threads do not make two.
     making: Mutex<()>,
 }
 
@@ -34,7 +34,7 @@ struct Handler {
     /// The worker's pid. A process that the worker forks inherits the handlers and the pipe, and must not use them.
     pid: u32,
     is_requested: AtomicBool,
-    /// The descriptor to write to; -1 before it is made.
+    /// The writing end of the pipe; -1 until the pipe is made.
     writer: AtomicI32,
 }
 
@@ -44,8 +44,8 @@ impl StopRequest {
             Handler { pid: std::process::id(), is_requested: AtomicBool::new(false), writer: AtomicI32::new(-1) };
         let handler: &Handler = Box::leak(Box::new(handler));
         for signal in stop_signals() {
-            // SAFETY: the handler is async-signal-safe; see the module's safety section. Registration fails only for
-            // signals that cannot have a handler.
+            // SAFETY: the handler uses only what signal-safety(7) allows; see the module's safety section. An error is
+            // ignored, because sigaction(2) refuses a handler only for SIGKILL, SIGSTOP and invalid numbers.
             let _ = unsafe { register(number(signal), || handler.handle()) };
         }
         StopRequest { handler, pipe: OnceLock::new(), making: Mutex::new(()) }
@@ -66,7 +66,7 @@ impl StopRequest {
                 return false;
             }
             let waited = self.pipe().and_then(|pipe| wait_readable(pipe.as_fd(), left));
-            // There is no descriptor, or other code has written to it.
+            // The pipe could not be made or polled, or other code has written to it. The pause prevents a busy loop.
             if waited.map_or(true, |is_readable| is_readable && !self.is_made()) {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -74,7 +74,7 @@ impl StopRequest {
         true
     }
 
-    /// Returns a descriptor that is readable once a stop was requested, and from then on.
+    /// Returns a descriptor that becomes readable when a stop is requested, and then stays readable.
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         self.pipe().map(AsFd::as_fd)
     }
@@ -88,7 +88,7 @@ impl StopRequest {
         writer.set_nonblocking(true)?;
         let reader: &UnixStream = Box::leak(Box::new(reader));
         self.handler.writer.store(writer.into_raw_fd(), Ordering::SeqCst);
-        // A request from before is not in the pipe.
+        // The handler of an earlier request had no descriptor to write to.
         if self.handler.is_requested.load(Ordering::SeqCst) {
             self.handler.wake();
         }
@@ -97,7 +97,7 @@ impl StopRequest {
 }
 
 impl Handler {
-    /// Notes a request, in a signal handler.
+    /// Notes a request and makes the pipe readable. Runs in the signal handler.
     fn handle(&self) {
         if std::process::id() == self.pid {
             self.is_requested.store(true, Ordering::SeqCst);
@@ -107,14 +107,15 @@ impl Handler {
 
     fn wake(&self) {
         let errno = Errno::last_raw();
-        // SAFETY: write(2) reads one byte of a static string. With -1 it fails and does nothing. The other end of the
-        // pipe stays open, so there is no SIGPIPE.
+        // SAFETY: write(2) reads one byte of a static string. With the descriptor -1 it only fails, with EBADF. It
+        // raises no SIGPIPE, because the reading end stays open.
         unsafe { libc::write(self.writer.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
         Errno::set_raw(errno);
     }
 }
 
-/// Returns SIGTERM, which the parent sends, and SIGINT, which a terminal sends, unless the program ignores it.
+/// Returns SIGTERM, which the parent sends, and SIGINT, which a terminal sends. Leaves out SIGINT if the program
+/// ignores it.
 fn stop_signals() -> impl Iterator<Item = Signal> {
     let ignores_int = is_ignored(Signal::Interrupt).unwrap_or(false);
     std::iter::once(Signal::Terminate).chain((!ignores_int).then_some(Signal::Interrupt))

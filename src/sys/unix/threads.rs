@@ -1,4 +1,4 @@
-//! Counting threads.
+//! Counts the threads of this process.
 //!
 //! # Safety
 //! The calls here read a value about this process into memory of the right size, or change nothing.
@@ -11,7 +11,7 @@ use crate::sys::CallError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
     One,
-    /// There are several: this many, if the number is known.
+    /// There are several, with their number if it is known.
     Several(Option<usize>),
 }
 
@@ -21,15 +21,15 @@ impl From<usize> for Threads {
     }
 }
 
-/// Counts until there is one thread, for 10 ms at most. A system that still counts a joined thread for a moment would
-/// otherwise report one too many.
-fn lasting(count: impl Fn() -> Result<Threads, CallError>) -> Result<Threads, CallError> {
+/// Counts again, for up to 10 ms, until only one thread is left. Some systems still count a thread for a moment after
+/// it was joined.
+fn count_with_retries(count: impl Fn() -> Result<Threads, CallError>) -> Result<Threads, CallError> {
     const PATIENCE: Duration = Duration::from_millis(10);
     let until = Instant::now() + PATIENCE;
     loop {
         match count()? {
             Threads::Several(_) if Instant::now() < until => thread::yield_now(),
-            answer => return Ok(answer),
+            threads => return Ok(threads),
         }
     }
 }
@@ -43,23 +43,26 @@ pub(crate) fn thread_count() -> Result<Threads, CallError> {
 mod linux {
     use std::{fs, io};
 
-    use super::{CallError, Threads, lasting};
+    use super::{CallError, Threads, count_with_retries};
 
     const TASKS: &str = "/proc/self/task";
     /// The kernel's `PF_EXITING` in `task->flags`, which is field 9 of proc_pid_stat(5).
     const EXITING: u64 = 4;
 
-    /// Asks unshare(2) first, because this runs before every fork, and unshare answers at once. But unshare neither
-    /// gives the number nor leaves out a thread that is exiting, and seccomp may forbid it.
+    /// Tries unshare(2) first, because this runs before every fork and unshare(2) is fast. If unshare(2) finds other
+    /// threads, lists the threads, because unshare(2) returns no number and counts threads that are exiting. Also lists
+    /// the threads if unshare(2) fails, for example because seccomp forbids it.
     pub fn thread_count() -> Result<Threads, CallError> {
-        match ask_unshare() {
+        match probe_unshare() {
             Ok(Threads::One) => Ok(Threads::One),
-            several => count_tasks().map(Threads::from).or_else(|_| several.and_then(|_| lasting(ask_unshare))),
+            several => {
+                count_tasks().map(Threads::from).or_else(|_| several.and_then(|_| count_with_retries(probe_unshare)))
+            }
         }
     }
 
-    /// Counts the threads, except for those that are exiting. A thread is listed for a moment after it was joined, but
-    /// it runs no code of the program any more and holds no lock.
+    /// Counts the threads, except for those that are exiting. The kernel lists a thread for a moment after it was
+    /// joined. Such a thread runs no code of the program any more and holds no lock.
     fn count_tasks() -> io::Result<usize> {
         let mut count = 0;
         for task in fs::read_dir(TASKS)? {
@@ -74,16 +77,16 @@ mod linux {
         Ok(count)
     }
 
-    /// Returns whether the thread is exiting. The fields follow the program's name, which may contain any character
-    /// and ends at the last parenthesis.
+    /// Returns whether the thread is exiting. The fields follow the thread's name, which may contain any character and
+    /// ends at the last parenthesis.
     fn is_exiting(stat: &str) -> bool {
         let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6));
         flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
     }
 
-    /// Asks for `CLONE_SIGHAND`, which fails with `EINVAL` if there is another thread.
-    fn ask_unshare() -> Result<Threads, CallError> {
-        // SAFETY: in a process with one thread nothing is shared, so the call changes nothing.
+    /// Calls unshare(2) with `CLONE_SIGHAND`, which fails with `EINVAL` if there is another thread.
+    fn probe_unshare() -> Result<Threads, CallError> {
+        // SAFETY: unshare(2) with CLONE_SIGHAND has no effect in a process with one thread, and otherwise fails.
         if unsafe { libc::unshare(libc::CLONE_SIGHAND) } == 0 {
             return Ok(Threads::One);
         }
@@ -106,15 +109,15 @@ mod linux {
         }
 
         #[test]
-        fn unshare_sees_the_other_threads_that_this_test_has() {
-            assert_eq!(ask_unshare().expect("unshare"), Threads::Several(None));
+        fn unshare_detects_that_a_test_has_other_threads() {
+            assert_eq!(probe_unshare().expect("unshare"), Threads::Several(None));
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn thread_count() -> Result<Threads, CallError> {
-    lasting(count)
+    count_with_retries(count)
 }
 
 #[cfg(target_os = "macos")]

@@ -1,7 +1,7 @@
 //! waitid(2) and waitpid(2).
 //!
-//! nix is not used here: its status has no real-time signals, so it would reap a child killed by one and return an
-//! error.
+//! nix is not used here, because its status has no real-time signals: if one of these has killed a child, nix reaps the
+//! child and returns an error.
 //!
 //! # Safety
 //! Both calls write a status into memory of the right size, and affect only children of this process.
@@ -13,7 +13,7 @@ use std::{io, mem};
 use super::signal::number;
 use crate::sys::{CallError, Signal};
 
-/// A child that has not been reaped yet, so that its pid is still its own.
+/// A child that has not been reaped yet. So its pid still belongs to it.
 #[derive(Debug)]
 pub(crate) struct ChildHandle {
     pid: u32,
@@ -28,27 +28,27 @@ impl ChildHandle {
         self.pid
     }
 
-    /// Returns whether other code in this process has reaped the child. (If only its exit was missed, the child still
-    /// waits to be reaped, and SIGCHLD is pending.)
+    /// Returns whether other code in this process has reaped the child. Returns false for a child that has exited but
+    /// was not reaped.
     pub fn was_reaped_elsewhere(&self) -> bool {
         // SAFETY: siginfo_t consists of integers and pointers, for which zeroes are valid.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: waitid(2) writes one siginfo_t.
-        let answer = unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &raw mut info, flags) };
-        answer != 0 && is_echild(&CallError::last("waitid"))
+        // SAFETY: waitid(2) writes one siginfo_t. With WNOWAIT it reaps nothing.
+        let result = unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &raw mut info, flags) };
+        result != 0 && is_echild(&CallError::last("waitid"))
     }
 
-    /// Sends a signal. A child that has exited but was not reaped takes it without effect.
+    /// Sends a signal. Has no effect on a child that has exited but was not reaped.
     pub fn send(&self, signal: Signal) -> Result<(), CallError> {
-        // SAFETY: kill(2) takes integers.
+        // SAFETY: kill(2) takes integers and accesses no memory.
         match unsafe { libc::kill(self.pid as libc::pid_t, number(signal)) } {
             0 => Ok(()),
             _ => Err(CallError::last("kill")),
         }
     }
 
-    /// Reaps the child if it has exited. The caller must drop the handle then.
+    /// Reaps the child if it has exited. The caller must then drop the handle, because the pid may be used again.
     pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
         wait_for(self.pid, libc::WNOHANG)
     }
@@ -66,16 +66,16 @@ impl ChildHandle {
 
 /// Returns a child that has exited, without reaping it.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
-    // SAFETY: siginfo_t consists of integers and unions of them, for which zeroes are valid.
+    // SAFETY: siginfo_t consists of integers and pointers, for which zeroes are valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: waitid(2) writes one siginfo_t.
+    // SAFETY: waitid(2) writes one siginfo_t. With WNOWAIT it reaps nothing.
     if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
         let error = CallError::last("waitid");
-        // There is no child at all.
+        // ECHILD: this process has no child.
         return if is_echild(&error) { Ok(None) } else { Err(error) };
     }
-    // SAFETY: waitid(2) fills the fields of SIGCHLD, or leaves the pid zero if no child has exited.
+    // SAFETY: waitid(2) has written the fields of SIGCHLD. If no child has exited, the pid is still zero.
     let pid = unsafe { info.si_pid() };
     Ok(u32::try_from(pid).ok().filter(|&pid| pid != 0))
 }
@@ -85,8 +85,8 @@ pub(crate) fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-/// Reaps a child that is no worker, if this process is pid 1, which is the parent of every orphan. Returns whether the
-/// child is gone.
+/// Reaps a child that is no worker, if this process is pid 1, because every orphan becomes a child of pid 1. Returns
+/// whether the child was reaped, here or by other code.
 pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
     if std::process::id() != 1 {
         return Ok(false);
@@ -97,7 +97,7 @@ pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
     }
 }
 
-/// Returns whether a child could not be reaped because other code in this process has reaped it.
+/// Returns whether a wait for a child failed with `ECHILD`, because other code in this process has reaped the child.
 pub(crate) fn is_echild(error: &CallError) -> bool {
     error.source.raw_os_error() == Some(libc::ECHILD)
 }

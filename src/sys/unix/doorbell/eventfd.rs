@@ -1,5 +1,9 @@
-//! The doorbell as an eventfd(2): a counter that is readable while it is not zero. One read resets it, however often
-//! it was increased.
+//! The doorbell as an eventfd(2): a counter that is readable while it is not zero. One read resets it, however often it
+//! was increased.
+//!
+//! # Safety
+//! nix requires that the descriptor is an eventfd. A spawned worker inherits its descriptor from a parent that passes
+//! one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -24,7 +28,7 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// Resets the doorbell until the next wake. Returns whether it is drained.
+    /// Resets the counter. Returns true, because one read drains the doorbell.
     pub fn drain(&self) -> Result<bool, CallError> {
         match self.0.read() {
             Ok(_) | Err(Errno::EAGAIN) => Ok(true),
@@ -48,14 +52,15 @@ impl AsFd for Waker {
 /// Makes the waker of a spawned worker.
 impl From<OwnedFd> for Waker {
     fn from(fd: OwnedFd) -> Waker {
-        // SAFETY: the parent has passed an eventfd. With any other descriptor a write would fail, or write eight bytes
-        // to it.
+        // SAFETY: the parent has passed an eventfd. With any other descriptor, the calls of nix would only fail, or
+        // write eight bytes to it.
         Waker(Arc::new(unsafe { EventFd::from_owned_fd(fd) }))
     }
 }
 
 impl Waker {
-    /// Wakes the parent. If the counter is full, it is not zero, so the parent wakes up anyway.
+    /// Wakes the parent. A write to a full counter fails, but then the counter is not zero, so the parent wakes up
+    /// anyway.
     pub fn wake(&self) {
         while self.0.write(1) == Err(Errno::EINTR) {}
     }

@@ -24,8 +24,8 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// Reads some of the bytes. Returns whether all were read; if not, more are read after the next wait. So a worker
-    /// that wakes the parent without end cannot hold it up.
+    /// Reads up to 4096 bytes. Returns whether none are left. If some may be left, the caller reads them after its next
+    /// wait, so a worker that wakes the parent again and again cannot keep it in a loop here.
     pub fn drain(&self) -> Result<bool, CallError> {
         let mut bytes = [0; 4096];
         match (&self.0).read(&mut bytes) {
@@ -58,8 +58,8 @@ impl From<OwnedFd> for Waker {
 }
 
 impl Waker {
-    /// Wakes the parent. If the socket is full, the parent wakes up anyway. If the parent has ended, the error does
-    /// not matter.
+    /// Wakes the parent. Ignores errors: if the socket is full, the parent wakes up anyway, and if the parent has
+    /// ended, there is nothing to wake.
     pub fn wake(&self) {
         while (&self.0).write(&[0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
     }

@@ -1,11 +1,12 @@
-//! Signals: their numbers, and taking them over from the program.
+//! Signals: their numbers, and the takeover of the supervised ones from the program.
 //!
 //! # Safety
-//! sigaction(2) is called with the default disposition, with an async-signal-safe handler of this module, or with what
-//! an earlier call has returned. The program has set the latter, to run at any time and in any thread. Dispositions
-//! belong to the process, and other threads may set them at the same time; but each call takes effect as a whole, so
-//! the disposition is always one that some code has set. The [`SupervisorLock`] ensures that there is one takeover at
-//! a time, so that each restores the program's dispositions and not those of another takeover.
+//! sigaction(2) sets one of three dispositions: the default, an async-signal-safe handler of this module, or a
+//! disposition that an earlier call of sigaction(2) returned. The program has set the last one itself, so its handler
+//! may run at any time and in any thread. Dispositions belong to the process, and other threads may set them at the
+//! same time. Each call takes effect as a whole, so the disposition is always one that some code has set. The
+//! [`SupervisorLock`] allows one takeover at a time, so each takeover restores the program's dispositions and not those
+//! of another takeover.
 
 use std::{mem, ptr};
 

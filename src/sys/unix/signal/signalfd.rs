@@ -1,6 +1,6 @@
 //! signalfd(2): the signals are blocked, and read from a descriptor. There is no handler that a child would inherit.
 //!
-//! nix reads a signalfd too, but panics if a read is short.
+//! nix can read a signalfd too, but panics if a read is short.
 //!
 //! # Safety
 //! The calls here write a signal set or a signal's data into memory of the right size.
@@ -25,13 +25,14 @@ impl Signalfd {
         fd.map(Signalfd).map_err(|error| CallError::new("signalfd", error))
     }
 
-    /// Sets SIGCHLD to its default, unless it has that. wait(2) fails if SIGCHLD is ignored or has `SA_NOCLDWAIT`. The
-    /// other dispositions stay, so that no worker has to restore them.
+    /// Sets SIGCHLD to its default disposition, unless it has that already, because wait(2) fails if SIGCHLD is ignored
+    /// or has `SA_NOCLDWAIT`. The other dispositions stay, so that no worker has to restore them.
     pub fn set_dispositions(dispositions: &mut Dispositions) -> Result<(), CallError> {
         if is_plain(Signal::Child)? { Ok(()) } else { dispositions.set(Signal::Child, libc::SIG_DFL) }
     }
 
-    /// Adds the signals to the mask, one by one, because nix's union of two sets leaves out real-time signals.
+    /// Returns the mask with the signals added. Adds them one by one, because nix's union of two sets leaves out
+    /// real-time signals.
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
         for &signal in signals {
             before.add(native(signal));
@@ -58,7 +59,7 @@ impl Signalfd {
         // SAFETY: read(2) writes at most `size` bytes, for which there is room.
         let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
         if read == size as isize {
-            // SAFETY: read(2) has written the whole value.
+            // SAFETY: read(2) has written `size` bytes, which are the whole value.
             return Ok(Some(unsafe { info.assume_init() }));
         }
         match CallError::last("read") {
@@ -68,7 +69,7 @@ impl Signalfd {
         }
     }
 
-    /// Returns whether a signal is pending. Called before each read, because a failed read sets `errno`, and every
+    /// Returns whether a signal is pending. Call this before each read: a read that fails writes `errno`, and every
     /// page that the parent writes between two forks is copied for each worker (copy-on-write).
     fn is_pending(&self) -> bool {
         let mut pending = MaybeUninit::<libc::sigset_t>::uninit();

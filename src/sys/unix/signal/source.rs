@@ -12,15 +12,16 @@ use crate::sys::{CallError, Signal, SignalInfo};
 
 #[derive(Debug)]
 pub(super) enum Source {
-    /// The signals are blocked and read from a signalfd. A mask belongs to one thread, so there must be no other
-    /// thread.
+    /// The signals are blocked and read from a signalfd. A mask belongs to one thread, so the process must have no
+    /// other thread, which would receive them.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     Blocked(Signalfd),
-    /// The signals run a handler, in any thread.
+    /// The signals run a handler, in any thread of the process.
     Handled(SelfPipe),
 }
 
 impl Source {
+    /// Opens the source. `alone`: this process has no other thread.
     pub fn open(alone: bool, signals: &[Signal]) -> Result<Source, CallError> {
         #[cfg(all(target_os = "linux", not(taskfork_portable)))]
         if alone {
@@ -47,6 +48,7 @@ impl Source {
         }
     }
 
+    /// Returns whether a signal that arrives makes a waiting call fail.
     pub fn interrupts(&self) -> bool {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]

@@ -1,4 +1,4 @@
-//! Taking over the supervised signals from the program, and giving them back.
+//! Takes over the supervised signals from the program, and gives them back.
 //!
 //! # Safety
 //! See the parent module.
@@ -11,26 +11,27 @@ use super::source::Source;
 use super::*;
 
 /// The supervised signals, taken over from the program: those of [`Signal::SUPERVISED`] that it had not ignored, and
-/// SIGCHLD. Dropping this value, in the parent or in a child, restores mask and dispositions.
+/// SIGCHLD. Dropping this value, in the parent or in a child, restores the mask and the dispositions.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    // The order matters. A signal that arrives before the dispositions are restored still reaches the source, and a
-    // signal that is left at the source is then passed on to the restored dispositions.
+    // The fields are dropped in this order. A signal that arrives before the dispositions are restored reaches the
+    // source. A signal that is left in the source then takes effect by the restored dispositions.
     dispositions: Dispositions,
     source: Source,
     _mask: Mask,
     _lock: SupervisorLock,
 }
 
-/// The notifier of exits, which is not needed on Unix: the kernel sends SIGCHLD.
+/// The notifier of exits. It does nothing on Unix, because the kernel sends SIGCHLD.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExitNotifier;
 
 /// The dispositions to restore.
 #[derive(Debug, Default)]
 pub(super) struct Dispositions {
-    /// Mostly the only one. Kept outside the vector, so that a child has no memory to free. The array of all signals
-    /// would be large: a deeper stack at a fork has more pages that are copied (copy-on-write).
+    /// The first disposition that was replaced, often the only one. It is not in the vector, so that a child usually
+    /// has no memory to free. It is not in an array for all signals either, because that would be large, and a deeper
+    /// stack at a fork has more pages that are copied (copy-on-write).
     first: Option<(Signal, libc::sigaction)>,
     others: Vec<(Signal, libc::sigaction)>,
 }
@@ -56,9 +57,9 @@ impl Signals {
         Ok(Signals { dispositions, source, _mask: mask, _lock: lock })
     }
 
-    /// Ends the takeover, in the parent. Stop requests that were not taken are passed on to the program, as if they
-    /// came now, unless it `has_stopped`. Other requests are dropped: they would kill or stop the program, which no
-    /// longer supervises.
+    /// Ends the takeover, in the parent. Sends the program the stop requests that were not read, as if they arrived
+    /// now, unless the service `has_stopped`. Drops other requests, because they would kill or suspend a program that
+    /// no longer supervises.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
         self.dispositions.put_back();
         self.source.close();
@@ -75,12 +76,12 @@ impl Signals {
         ExitNotifier
     }
 
-    /// Returns whether a signal that arrives makes a waiting call fail. Blocked signals do not.
+    /// Returns whether a signal that arrives makes a waiting call fail with `EINTR`. Blocked signals do not.
     pub fn interrupts(&self) -> bool {
         self.source.interrupts()
     }
 
-    /// Returns the next signal that has arrived. A signal that came several times meanwhile is returned once.
+    /// Returns the next signal that has arrived. Returns a signal once if it has arrived several times meanwhile.
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         self.source.next()
     }
@@ -108,15 +109,15 @@ impl Dispositions {
         Ok(())
     }
 
-    /// Restores the dispositions. All signals are blocked in this thread before, so that those which arrive wait until
-    /// the mask is restored.
+    /// Restores the dispositions. Blocks all signals in this thread first, so that a signal that arrives meanwhile
+    /// stays pending until the mask is restored.
     #[inline]
     fn put_back(&mut self) {
         if self.first.is_none() {
             return;
         }
         let _ = SigSet::all().thread_block();
-        // The same call has accepted this disposition before, so it cannot fail.
+        // sigaction(2) cannot fail here, because it has returned these dispositions.
         for (signal, action) in self.first.take().iter().chain(&self.others) {
             let _ = swap_disposition(*signal, Some(action));
         }
@@ -134,12 +135,12 @@ impl Drop for Dispositions {
 impl Drop for Mask {
     #[inline]
     fn drop(&mut self) {
-        // The same call has accepted this mask before, so it cannot fail.
+        // pthread_sigmask(3) cannot fail here, because it has returned this mask.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// Sends the signal to this process, as if it arrived now: to any thread that does not block it.
+/// Sends the signal to this process. The kernel delivers it to any thread that does not block it.
 pub(super) fn send_on(signal: Signal) -> Result<(), CallError> {
     nix::sys::signal::kill(Pid::this(), native(signal)).map_err(|error| CallError::new("kill", error))
 }
@@ -149,7 +150,8 @@ fn is_request(signal: Signal) -> bool {
     !matches!(signal, Signal::Child | Signal::User1)
 }
 
-/// Runs a closure with the requests blocked. A thread that the closure starts has them blocked from its beginning.
+/// Runs a closure with the requests blocked. A thread that the closure starts inherits the mask, so the kernel delivers
+/// the requests to other threads.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     let requests = Signal::SUPERVISED.into_iter().filter(|&signal| is_request(signal));
     let before = requests.map(native).collect::<SigSet>().thread_swap_mask(SigmaskHow::SIG_BLOCK);
@@ -167,19 +169,20 @@ pub(in crate::sys::unix) fn is_ignored(signal: Signal) -> Result<bool, CallError
     Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Returns whether the signal has its default effect, also for wait(2).
+/// Returns whether the signal has its default disposition, without the `SA_NOCLDWAIT` that makes wait(2) fail.
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 pub(super) fn is_plain(signal: Signal) -> Result<bool, CallError> {
     let action = swap_disposition(signal, None)?;
     Ok(action.sa_sigaction == libc::SIG_DFL && action.sa_flags & libc::SA_NOCLDWAIT == 0)
 }
 
-/// Returns the old disposition, and sets a new one if it is given.
+/// Returns the current disposition, and replaces it if `new` is given.
 fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
-    // SAFETY: zeroes are valid, see above, and sigaction(2) overwrites them.
+    // SAFETY: zeroes are valid, as in `Dispositions::set`.
     let mut old: libc::sigaction = unsafe { mem::zeroed() };
     let new = new.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: both pointers are null or valid. The module's safety section covers the disposition itself.
+    // SAFETY: sigaction(2) reads from `new`, which is null or valid, and writes to `old`. The parent module's safety
+    // section covers the disposition itself.
     match unsafe { libc::sigaction(number(signal), new, &raw mut old) } {
         0 => Ok(old),
         _ => Err(CallError::last("sigaction")),
