@@ -97,10 +97,7 @@ impl Program {
             let replaced = io::Error::other("it was replaced since this process was started");
             return Err(CallError::new(Program::CALL, replaced));
         }
-        let streams = [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()];
-        // A standard stream that does not exist or is closed is not inherited. Its number may belong to another object
-        // by now, for example the job, which no worker may have.
-        let streams = streams.map(|stream| inheritable(stream).ok().filter(|_| is_file(stream)));
+        let streams = inheritable_streams();
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
         let inherited: Vec<RawHandle> =
@@ -111,8 +108,9 @@ impl Program {
         let mut startup: STARTUPINFOEXW = unsafe { mem::zeroed() };
         startup.StartupInfo.cb = size_of_val(&startup) as u32;
         startup.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
-        (startup.StartupInfo.hStdInput, startup.StartupInfo.hStdOutput, startup.StartupInfo.hStdError) =
-            (input, output, error);
+        startup.StartupInfo.hStdInput = input;
+        startup.StartupInfo.hStdOutput = output;
+        startup.StartupInfo.hStdError = error;
         startup.lpAttributeList = attributes.list();
         let path: Vec<u16> = self.path.as_os_str().encode_wide().chain([0]).collect();
         let mut arguments = own_command_line();
@@ -154,6 +152,13 @@ impl Program {
             )
         })
     }
+}
+
+/// Returns inheritable copies of the standard streams. A stream that does not exist or is closed has none: its number may
+/// belong to another object by now, for example the job, which no worker may have.
+fn inheritable_streams() -> [Option<OwnedHandle>; 3] {
+    let streams = [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()];
+    streams.map(|stream| inheritable(stream).ok().filter(|_| is_file(stream)))
 }
 
 /// Adds the name of the start directory to an error that the directory has caused. Otherwise the error would seem to
