@@ -1,4 +1,7 @@
 //! Child processes, each identified by its handle.
+//!
+//! # Safety
+//! The calls take the handle of a process, which is open because an `OwnedHandle` owns it, and write one integer.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
@@ -15,10 +18,10 @@ use super::signal::ExitNotifier;
 use super::watch::Watch;
 use crate::sys::{CallError, Shared, Signal};
 
-/// The exit status of a killed process, the same as from Task Manager and `taskkill /F`.
+/// The exit status that a killed process gets. Task Manager and `taskkill /F` set this status too.
 const KILLED: u32 = 1;
 
-/// A child. Its pid belongs to it as long as a handle to it is open.
+/// A child process. Its pid belongs to it while a handle to it is open.
 #[derive(Debug)]
 pub(crate) struct ChildHandle {
     pid: u32,
@@ -26,14 +29,14 @@ pub(crate) struct ChildHandle {
     process: Arc<OwnedHandle>,
     /// The event that requests a stop.
     stop: EventHandle,
-    /// Where the worker notes that it listens for stop requests.
+    /// The status slot in which the worker notes that it listens for stop requests.
     status_slot: (Arc<Shared>, usize),
     started: Instant,
     exit_notifier: ExitNotifier,
 }
 
 impl ChildHandle {
-    /// Makes the handle of a process that was just started. A process that cannot be watched is killed.
+    /// Starts to watch a process that was just started, so that its exit is reported. Kills the process if that fails.
     pub(super) fn watch(
         process: OwnedHandle,
         pid: u32,
@@ -66,23 +69,26 @@ impl ChildHandle {
         self.pid
     }
 
-    /// Requests a stop, or kills the process; other signals have no counterpart. A process that does not listen for
-    /// requests is killed at once, unless the console has asked it already; then it does what the console leads to.
+    /// Requests a stop for SIGTERM, SIGINT and SIGQUIT, and kills the process for SIGABRT and SIGKILL. Ignores other
+    /// signals, which have no counterpart on Windows.
+    ///
+    /// A stop request kills a process that does not listen for such requests, unless the process has received a console
+    /// event. That event has run the program's own handler or has ended the process.
     pub fn send(&self, signal: Signal) -> Result<(), CallError> {
         match signal {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
                 self.stop.set()?;
                 let (memory, slot) = &self.status_slot;
-                let knows = memory.has_listener(*slot) || self.exit_notifier.has_console_asked(self.started);
-                if knows { Ok(()) } else { self.kill() }
+                let is_notified = memory.has_listener(*slot) || self.exit_notifier.has_sent_console_event(self.started);
+                if is_notified { Ok(()) } else { self.kill() }
             }
             Signal::Abort | Signal::Kill => self.kill(),
             Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => Ok(()),
         }
     }
 
-    /// Returns whether it has exited, reported or not. A process that the console has ended does not count: the
-    /// console's event must be handled first.
+    /// Returns whether the process has exited, also if its exit was not reported yet. Returns false for a process that
+    /// a console event has ended, because the parent must handle that event first.
     pub fn was_reaped_elsewhere(&self) -> bool {
         self.has_ended() && status_of(&self.process).is_ok_and(|status| status != STATUS_CONTROL_C_EXIT as u32)
     }
@@ -101,8 +107,9 @@ impl ChildHandle {
         self.reap()
     }
 
-    /// Kills the process. A process that has exited, or is exiting, refuses access, which is no error. (There is no
-    /// other reason for that: the starter of a process has every right to it.)
+    /// Kills the process. Succeeds if it has exited or is exiting: then TerminateProcess fails with
+    /// `ERROR_ACCESS_DENIED`. (That error has no other cause here, because the handle from CreateProcessW has every
+    /// right to the process.)
     fn kill(&self) -> Result<(), CallError> {
         kill(&self.process).or_else(|error| {
             let is_refused = error.source.raw_os_error() == Some(ERROR_ACCESS_DENIED as i32);
@@ -116,7 +123,7 @@ impl ChildHandle {
 }
 
 fn kill(process: &OwnedHandle) -> Result<(), CallError> {
-    // SAFETY: the handle is open.
+    // SAFETY: TerminateProcess takes an open handle, and accesses no memory of this process.
     match unsafe { TerminateProcess(process.as_raw_handle(), KILLED) } {
         0 => Err(CallError::last("TerminateProcess")),
         _ => Ok(()),
@@ -126,24 +133,24 @@ fn kill(process: &OwnedHandle) -> Result<(), CallError> {
 /// Returns all 32 bits of the status of a process that has exited.
 fn status_of(process: &OwnedHandle) -> Result<u32, CallError> {
     let mut status = 0;
-    // SAFETY: the handle is open, and there is room for the status.
+    // SAFETY: GetExitCodeProcess takes an open handle, and writes one integer.
     match unsafe { GetExitCodeProcess(process.as_raw_handle(), &raw mut status) } {
         0 => Err(CallError::last("GetExitCodeProcess")),
         _ => Ok(status),
     }
 }
 
-/// Returns `None`, because each exit is reported with its pid.
+/// Returns `None`, because the [`ExitNotifier`] reports each exit with its pid.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
     Ok(None)
 }
 
-/// Returns false, because Windows does not hand orphans to another process.
+/// Returns false, because orphans get no new parent on Windows.
 pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
     Ok(false)
 }
 
-/// Returns false, because an open handle keeps the process object.
+/// Returns false, because the exit status of a process exists while a handle to it is open.
 pub(crate) fn is_echild(_: &CallError) -> bool {
     false
 }

@@ -1,4 +1,8 @@
-//! The console's events: Ctrl-C, Ctrl-Break, and its end.
+//! The console's events: Ctrl-C, Ctrl-Break, the closing of the console, and the shutdown of the system.
+//!
+//! # Safety
+//! The handler is a function that exists until the process ends, and it may run in any thread, because the system
+//! starts a thread for each event (HandlerRoutine).
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -12,14 +16,14 @@ pub(super) type Receiver = Arc<dyn Fn(Signal) + Send + Sync>;
 
 static RECEIVER: Mutex<Option<Receiver>> = Mutex::new(None);
 
-/// Sets the receiver of the console's events. The handler is never removed: the system holds a lock while handlers
-/// run, and this one runs until the process ends once the console is closed. Without a receiver it leaves each event
-/// to the next handler.
+/// Sets the receiver of the console's events; `None` leaves each event to the next handler. The handler stays
+/// installed, because removing it could wait forever: the system holds a lock while a handler runs, and once the
+/// console was closed, this handler runs until the process ends.
 pub(super) fn set_receiver(receiver: Option<Receiver>) -> Result<(), CallError> {
     static IS_SET: OnceLock<()> = OnceLock::new();
     *RECEIVER.lock().unwrap_or_else(PoisonError::into_inner) = receiver;
     if IS_SET.get().is_none() {
-        // SAFETY: the function exists until the process ends, and may run in any thread.
+        // SAFETY: SetConsoleCtrlHandler takes a function that exists until the process ends and may run in any thread.
         if unsafe { SetConsoleCtrlHandler(Some(handle), 1) } == 0 {
             return Err(CallError::last("SetConsoleCtrlHandler"));
         }
@@ -28,7 +32,7 @@ pub(super) fn set_receiver(receiver: Option<Receiver>) -> Result<(), CallError> 
     Ok(())
 }
 
-/// Handles an event, in a thread of the system's own.
+/// Handles an event, in a thread that the system has started for it. Returns 0 to leave the event to the next handler.
 unsafe extern "system" fn handle(event: u32) -> BOOL {
     let Some(receiver) = RECEIVER.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return 0 };
     match event {
@@ -36,9 +40,9 @@ unsafe extern "system" fn handle(event: u32) -> BOOL {
             receiver(Signal::Interrupt);
             1
         }
-        // A user logs off. Only services get this event, and they go on running.
+        // A user has logged off. Only a service gets this event, and it keeps running.
         CTRL_LOGOFF_EVENT => 0,
-        // The console is closed or the system shuts down. The process ends when this function returns.
+        // The console is being closed, or the system shuts down. The process ends when this function returns.
         _ => {
             receiver(Signal::Terminate);
             loop {

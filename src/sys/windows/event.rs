@@ -1,4 +1,7 @@
-//! Events: one process sets them, another one waits.
+//! Event objects: one process sets them, and another one waits for them.
+//!
+//! # Safety
+//! The calls take handles that are open, because an `OwnedHandle` owns them, and a name that ends with zero.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
@@ -12,40 +15,43 @@ use windows_sys::Win32::System::Threading::{CreateEventW, ResetEvent, SetEvent};
 use super::handle;
 use crate::sys::CallError;
 
+/// A handle to an event object.
 #[derive(Clone, Debug)]
 pub(super) struct EventHandle(Arc<OwnedHandle>);
 
 impl EventHandle {
-    /// Makes an event that stays set (manual reset).
-    pub fn lasting() -> Result<EventHandle, CallError> {
+    /// Creates an event that stays set until `reset` is called.
+    pub fn manual_reset() -> Result<EventHandle, CallError> {
         EventHandle::create(true, ptr::null())
     }
 
-    /// Makes an event that is reset once a wait has ended because of it (auto reset).
-    pub fn passing() -> Result<EventHandle, CallError> {
+    /// Creates an event that the system resets as soon as one wait has ended because of it.
+    pub fn auto_reset() -> Result<EventHandle, CallError> {
         EventHandle::create(false, ptr::null())
     }
 
-    /// Makes an auto-reset event that other processes can open by its name. Fails if the name exists already, because
-    /// that event may be of another kind.
+    /// Creates an auto-reset event that other processes can open by its name. Fails if an event with this name exists,
+    /// because that event may not be an auto-reset event.
     pub fn named(name: &str) -> Result<EventHandle, CallError> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
         let event = EventHandle::create(false, name.as_ptr())?;
         let last = io::Error::last_os_error();
-        let is_there = last.raw_os_error() == Some(ERROR_ALREADY_EXISTS as i32);
-        if is_there { Err(CallError::new("CreateEventW", last)) } else { Ok(event) }
+        // CreateEventW succeeds if the event exists, and reports that by this error.
+        let existed = last.raw_os_error() == Some(ERROR_ALREADY_EXISTS as i32);
+        if existed { Err(CallError::new("CreateEventW", last)) } else { Ok(event) }
     }
 
-    /// Makes an event. The name is null or ends with zero.
-    fn create(lasting: bool, name: *const u16) -> Result<EventHandle, CallError> {
-        // SAFETY: the name is null or a string that ends with zero. Without attributes the handle is not inheritable,
-        // and it has no other owner.
-        let event = unsafe { handle::owned(CreateEventW(ptr::null(), lasting.into(), 0, name), "CreateEventW") };
+    /// Creates an event. The name must be null or end with zero.
+    fn create(is_manual_reset: bool, name: *const u16) -> Result<EventHandle, CallError> {
+        // SAFETY: CreateEventW reads the name, which is null or ends with zero. It returns a new handle, which has no
+        // other owner.
+        let event =
+            unsafe { handle::owned(CreateEventW(ptr::null(), is_manual_reset.into(), 0, name), "CreateEventW") };
         Ok(EventHandle(Arc::new(event?)))
     }
 
     pub fn set(&self) -> Result<(), CallError> {
-        // SAFETY: the handle is open.
+        // SAFETY: SetEvent takes an open handle, and accesses no memory of this process.
         match unsafe { SetEvent(self.0.as_raw_handle()) } {
             0 => Err(CallError::last("SetEvent")),
             _ => Ok(()),
@@ -53,14 +59,14 @@ impl EventHandle {
     }
 
     pub fn reset(&self) -> Result<(), CallError> {
-        // SAFETY: the handle is open.
+        // SAFETY: ResetEvent takes an open handle, and accesses no memory of this process.
         match unsafe { ResetEvent(self.0.as_raw_handle()) } {
             0 => Err(CallError::last("ResetEvent")),
             _ => Ok(()),
         }
     }
 
-    /// Waits until the event is set, for `timeout` at most. Returns whether it is set.
+    /// Waits until the event is set, for `timeout` at most; `None` waits without a limit. Returns whether it was set.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         handle::wait(&self.0, timeout)
     }
@@ -70,7 +76,7 @@ impl EventHandle {
     }
 }
 
-/// Makes an event of an inherited handle. If the handle is something else, setting it fails.
+/// Wraps an inherited handle. If the handle is not one of an event, its calls fail.
 impl From<OwnedHandle> for EventHandle {
     fn from(handle: OwnedHandle) -> EventHandle {
         EventHandle(Arc::new(handle))

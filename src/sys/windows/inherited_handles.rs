@@ -10,14 +10,16 @@ use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
-/// Inheritable copies of the handles that a worker gets. They have the same numbers in both processes, until the
-/// parent drops them.
+/// The handles that a worker inherits, which have the same numbers in parent and worker. All but the sockets are
+/// inheritable copies, which the parent closes when it drops this value after the start.
 #[derive(Debug)]
 pub(crate) struct InheritedFds<'a> {
     copies: [OwnedHandle; 3],
     sockets: Vec<BorrowedSocket<'a>>,
+    /// The event that requests a stop.
     pub(super) stop: EventHandle,
     pub(super) status_slot: (Arc<Shared>, usize),
+    /// The job in which the worker starts.
     pub(super) job: &'a OwnedHandle,
 }
 
@@ -35,7 +37,7 @@ impl<'a> InheritedFds<'a> {
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<InheritedFds<'a>, CallError> {
-        let stop = EventHandle::lasting()?;
+        let stop = EventHandle::manual_reset()?;
         let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
             inheritable(section)?,
@@ -44,12 +46,13 @@ impl<'a> InheritedFds<'a> {
         ];
         let inherited_handles =
             InheritedFds { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
-        // A copy of a socket's handle does not work as a socket. So the socket itself becomes inheritable.
+        // DuplicateHandle does not support sockets: a copy does not work as a socket. So the socket itself becomes
+        // inheritable.
         inherited_handles.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
         Ok(inherited_handles)
     }
 
-    /// Returns the numbers: of the memory, of waker and stop event, of the sockets.
+    /// Returns the numbers of the memory, of the waker and the stop event, and of the sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let [memory, waker, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
         (memory, [waker, stop], self.sockets().map(|socket| socket as Number).collect())
@@ -68,7 +71,7 @@ impl<'a> InheritedFds<'a> {
 impl Drop for InheritedFds<'_> {
     fn drop(&mut self) {
         for socket in self.sockets() {
-            // The flag could be set, so it can be cleared.
+            // This fails only for a socket whose flag could not be set either.
             let _ = set_inheritable(socket, false);
         }
     }

@@ -1,4 +1,8 @@
-//! The lifeline as a job object: the parent holds the only handle, and closing it ends all processes in the job.
+//! The lifeline as a job object. The parent holds the only handle. The system closes it when the parent ends, and then
+//! ends all processes in the job (`JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE`).
+//!
+//! # Safety
+//! The calls read a struct of the right size, and take handles that are open.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::{mem, ptr};
@@ -12,31 +16,34 @@ use super::event::EventHandle;
 use super::{handle, stop_request};
 use crate::sys::CallError;
 
+/// The parent's end of the lifeline: the job in which every worker starts.
 #[derive(Debug)]
 pub(crate) struct Lifeline {
     job: OwnedHandle,
 }
 
-/// The lifeline of a worker, which is in the job already. The worker inherits the event that requests a stop.
+/// The worker's end of the lifeline. The worker is in the job from its start, so this holds only the event that
+/// requests a stop.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     stop: Option<EventHandle>,
 }
 
 impl Lifeline {
-    /// Makes the job. `JOB_OBJECT_LIMIT_BREAKAWAY_OK` allows a worker to start a process outside of it, which outlives
-    /// the job.
+    /// Creates the job. `JOB_OBJECT_LIMIT_BREAKAWAY_OK` allows a worker to start a process outside of the job, with
+    /// `CREATE_BREAKAWAY_FROM_JOB`. Such a process outlives the parent.
     pub fn new() -> Result<Lifeline, CallError> {
-        // SAFETY: there are no attributes and no name, and the handle has no other owner.
+        // SAFETY: CreateJobObjectW accepts null for the attributes and the name. It returns a new handle, which has no
+        // other owner.
         let job = unsafe { handle::owned(CreateJobObjectW(ptr::null(), ptr::null()), "CreateJobObjectW")? };
         // SAFETY: the limits consist of integers, for which zeroes are valid.
         let mut limits: JOBOBJECT_EXTENDED_LIMIT_INFORMATION = unsafe { mem::zeroed() };
         limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_BREAKAWAY_OK;
-        // SAFETY: the job is open, and the limits have the type and the size that the call gets.
-        let is_set = unsafe {
-            let (limits, size) = (ptr::from_ref(&limits).cast(), size_of_val(&limits) as u32);
-            SetInformationJobObject(job.as_raw_handle(), JobObjectExtendedLimitInformation, limits, size)
-        };
+        let size = size_of_val(&limits) as u32;
+        let limits = ptr::from_ref(&limits).cast();
+        // SAFETY: SetInformationJobObject reads `size` bytes of the struct that belongs to this class of information.
+        let is_set =
+            unsafe { SetInformationJobObject(job.as_raw_handle(), JobObjectExtendedLimitInformation, limits, size) };
         if is_set == 0 { Err(CallError::last("SetInformationJobObject")) } else { Ok(Lifeline { job }) }
     }
 
@@ -51,9 +58,10 @@ impl Lifeline {
 }
 
 impl Inherited {
+    /// Stores the event, so that the worker can listen for stop requests.
     pub fn hold(self) {
         if let Some(stop) = self.stop {
-            stop_request::may_come_by(stop);
+            stop_request::set_stop_event(stop);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Windows: spawned programs, events, a job and the console take the place of fork and signals.
+//! The implementation for Windows. It uses spawned programs, events, a job object and console events instead of forks
+//! and signals.
 
 mod child;
 mod console;
@@ -34,12 +35,13 @@ pub(crate) const POLL_CALLS: PollCalls = PollCalls {
 /// The call that starts a thread.
 pub(crate) const THREAD_CALL: &str = "CreateThread";
 
-/// Runs the closure. There are no signals to block.
+/// Runs the closure. Blocks nothing, because Windows has no signals.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     Ok(run())
 }
 
-/// Returns the number of children for which a process has handles: it can have 2^24, and each child takes two.
+/// Returns the largest number of children for which one process can hold handles. A process can have 2^24 handles, and
+/// each child takes two.
 pub(crate) fn process_limit() -> usize {
     1 << 23
 }

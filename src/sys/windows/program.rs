@@ -1,7 +1,8 @@
-//! Starting this program again.
+//! Starts this program again.
 //!
 //! # Safety
-//! The function that runs before `main` only asks for the directory, into memory that is read only after that.
+//! The function that runs before `main` calls only GetCurrentDirectoryW, which writes to memory that no other code
+//! reads before it returns. The other calls read strings that end with zero, and write to values of the right size.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -40,19 +41,19 @@ const LONGEST: usize = 1 << 15;
 /// The directory in which the program was started. Empty if it is unknown.
 static START_DIRECTORY: [AtomicU16; LONGEST] = [const { AtomicU16::new(0) }; LONGEST];
 
-/// Runs before `main`, when the program has not changed its directory yet.
+/// Notes the start directory. Runs before `main`, because the program may change its directory later.
 #[used]
 #[unsafe(link_section = ".CRT$XCU")]
 static AT_START: extern "C" fn() = {
     extern "C" fn note_directory() {
-        // SAFETY: an array of atomics has the layout of the units in it, so there is room for LONGEST units, and they
-        // may be written.
+        // SAFETY: GetCurrentDirectoryW writes at most LONGEST units. An array of AtomicU16 has the layout of an array
+        // of u16, and may be written through a shared reference.
         unsafe { GetCurrentDirectoryW(LONGEST as u32, START_DIRECTORY.as_ptr().cast_mut().cast()) };
     }
     note_directory
 };
 
-/// Returns the directory in which this program was started, ending with zero.
+/// Returns the directory in which this program was started, with a zero at the end.
 fn start_directory() -> Option<Vec<u16>> {
     let path: Vec<u16> =
         START_DIRECTORY.iter().map(|unit| unit.load(Ordering::Relaxed)).take_while(|&unit| unit != 0).collect();
@@ -64,12 +65,13 @@ fn start_directory() -> Option<Vec<u16>> {
 pub(crate) struct Program {
     path: PathBuf,
     id: FileId,
-    /// Kept open, so that no other file gets the number.
+    /// Kept open, so that the system gives the id to no other file.
     _file: File,
     exit_notifier: ExitNotifier,
 }
 
-/// A file's volume, and its number there.
+/// The serial number of a file's volume, and the high and the low part of the file's index on it. Together they
+/// identify the file (BY_HANDLE_FILE_INFORMATION).
 #[derive(Debug, PartialEq, Eq)]
 struct FileId(u32, u32, u32);
 
@@ -79,7 +81,7 @@ impl Program {
 
     pub fn this(exit_notifier: ExitNotifier) -> Result<Program, CallError> {
         let path = env::current_exe().map_err(|source| CallError { call: "GetModuleFileNameW", source })?;
-        let file = look_at(&path).map_err(|source| CallError { call: "CreateFileW", source })?;
+        let file = open_without_access(&path).map_err(|source| CallError { call: "CreateFileW", source })?;
         let id = FileId::of(&file).map_err(|source| CallError { call: "GetFileInformationByHandle", source })?;
         Ok(Program { path, id, _file: file, exit_notifier })
     }
@@ -88,11 +90,11 @@ impl Program {
         &self.path
     }
 
-    /// Starts the program again: with the same arguments, in the directory where this process was started, with one
-    /// more variable, and in the job from its beginning. The program inherits only the given handles and the standard
-    /// streams.
+    /// Starts the program again, with the same arguments and in the directory where this process was started. The new
+    /// process is in the job from its start. It also gets this environment variable, and inherits only the given
+    /// handles and the standard streams.
     pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
-        let found = look_at(&self.path).and_then(|file| FileId::of(&file));
+        let found = open_without_access(&self.path).and_then(|file| FileId::of(&file));
         if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
             let replaced = io::Error::other("it was replaced since this process was started");
             return Err(CallError::new(Program::CALL, replaced));
@@ -116,12 +118,13 @@ impl Program {
         let mut arguments = own_command_line();
         let environment = environment_with(variable);
         let directory = start_directory();
-        // Without this flag, a program without a console would get a new one, with a window.
+        // If this process has no console, the new process would get one, with a window. This flag prevents that.
         let detached = if has_console() { 0 } else { DETACHED_PROCESS };
         // SAFETY: PROCESS_INFORMATION consists of integers and pointers, for which zeroes are valid.
         let mut started: PROCESS_INFORMATION = unsafe { mem::zeroed() };
-        // SAFETY: all strings end with zero, the arguments may be written to, the environment ends with two zeroes,
-        // and the startup information has the type and the size that it states.
+        // SAFETY: CreateProcessW reads strings that end with zero, an environment that ends with two zeroes, and
+        // startup information of the size in `cb`. It may write to the arguments, which are a buffer of this function,
+        // and writes one PROCESS_INFORMATION.
         let is_started = unsafe {
             CreateProcessW(
                 path.as_ptr(),
@@ -137,9 +140,9 @@ impl Program {
             )
         };
         if is_started == 0 {
-            return Err(told_of_directory(CallError::last(Program::CALL)));
+            return Err(name_start_directory(CallError::last(Program::CALL)));
         }
-        // SAFETY: both handles were just opened and have no other owner.
+        // SAFETY: CreateProcessW has opened both handles, and they have no other owner.
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
         process.and_then(|process| {
@@ -154,16 +157,16 @@ impl Program {
     }
 }
 
-/// Returns inheritable copies of the standard streams. A stream that does not exist or is closed has none: its number may
-/// belong to another object by now, for example the job, which no worker may have.
+/// Returns inheritable copies of the standard streams. A missing or closed stream has no copy, because the number of a
+/// closed stream may belong to another object by now, for example to the job, whose handle no worker may have.
 fn inheritable_streams() -> [Option<OwnedHandle>; 3] {
     let streams = [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()];
     streams.map(|stream| inheritable(stream).ok().filter(|_| is_file(stream)))
 }
 
-/// Adds the name of the start directory to an error that the directory has caused. Otherwise the error would seem to
-/// concern the program.
-fn told_of_directory(error: CallError) -> CallError {
+/// Adds the start directory to the error that CreateProcessW returns if that directory is invalid. Otherwise the error
+/// would seem to be about the executable.
+fn name_start_directory(error: CallError) -> CallError {
     if error.source.raw_os_error() != Some(ERROR_DIRECTORY as i32) {
         return error;
     }
@@ -174,18 +177,20 @@ fn told_of_directory(error: CallError) -> CallError {
 
 /// Returns whether the handle is a file, a device or a pipe.
 fn is_file(stream: RawHandle) -> bool {
-    // SAFETY: GetFileType fails for a handle that is not open or is of another kind.
+    // SAFETY: GetFileType takes a handle, and returns FILE_TYPE_UNKNOWN if that is not open or not one of a file.
     unsafe { GetFileType(stream) != FILE_TYPE_UNKNOWN }
 }
 
 fn has_console() -> bool {
     let mut process = 0;
-    // SAFETY: there is room for one process id. Without a console the list is empty.
+    // SAFETY: GetConsoleProcessList writes at most one process id, for which there is room. It returns 0 if this
+    // process has no console.
     unsafe { GetConsoleProcessList(&raw mut process, 1) != 0 }
 }
 
-/// Opens the file without asking for any right to it, so that neither rights nor other openers get in the way.
-fn look_at(path: &Path) -> io::Result<File> {
+/// Opens the file without requesting any access. So neither the file's permissions nor the sharing mode of another
+/// program that has it open can refuse that (CreateFileW).
+fn open_without_access(path: &Path) -> io::Result<File> {
     OpenOptions::new().access_mode(0).open(path)
 }
 
@@ -193,7 +198,7 @@ impl FileId {
     fn of(file: &File) -> io::Result<FileId> {
         // SAFETY: BY_HANDLE_FILE_INFORMATION consists of integers, for which zeroes are valid.
         let mut found: BY_HANDLE_FILE_INFORMATION = unsafe { mem::zeroed() };
-        // SAFETY: the file is open, and there is room for the information.
+        // SAFETY: GetFileInformationByHandle takes an open handle, and writes one struct of this type.
         match unsafe { GetFileInformationByHandle(file.as_raw_handle(), &raw mut found) } {
             0 => Err(io::Error::last_os_error()),
             _ => Ok(FileId(found.dwVolumeSerialNumber, found.nFileIndexHigh, found.nFileIndexLow)),
@@ -201,9 +206,10 @@ impl FileId {
     }
 }
 
-/// The attribute list of a new process. It refers to these handles, which must outlive it.
+/// The attribute list of a new process. It contains pointers to the inherited handles and to the job, which must exist
+/// until the list is deleted (UpdateProcThreadAttribute).
 struct Attributes<'a> {
-    /// Memory for the list, in units with the alignment that it needs.
+    /// Memory for the list, in units that have the alignment of a pointer.
     list: Vec<usize>,
     _handles: (&'a [RawHandle], &'a RawHandle),
 }
@@ -211,10 +217,10 @@ struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     fn new(inherited: &'a [RawHandle], job: &'a RawHandle) -> Result<Attributes<'a>, CallError> {
         let mut size = 0;
-        // SAFETY: without a list, the call writes only the size that is needed.
+        // SAFETY: without a list, InitializeProcThreadAttributeList writes only the size that the list needs.
         unsafe { InitializeProcThreadAttributeList(ptr::null_mut(), 2, 0, &raw mut size) };
         let mut list = vec![0usize; size.div_ceil(size_of::<usize>())];
-        // SAFETY: there is room for this size.
+        // SAFETY: InitializeProcThreadAttributeList writes at most `size` bytes, for which the list has room.
         if unsafe { InitializeProcThreadAttributeList(list.as_mut_ptr().cast(), 2, 0, &raw mut size) } == 0 {
             return Err(CallError::last("InitializeProcThreadAttributeList"));
         }
@@ -227,7 +233,8 @@ impl<'a> Attributes<'a> {
     fn add(&mut self, attribute: u32, handles: &'a [RawHandle]) -> Result<(), CallError> {
         let value = handles.as_ptr().cast::<c_void>();
         let size = size_of_val(handles);
-        // SAFETY: the list was made for this number of attributes, and what they refer to outlives it.
+        // SAFETY: the list has room for two attributes, and `new` adds two. The handles outlive the list; see the
+        // type's documentation.
         let is_added = unsafe {
             let attribute = attribute as usize;
             UpdateProcThreadAttribute(self.list(), 0, attribute, value, size, ptr::null_mut(), ptr::null())
@@ -242,22 +249,23 @@ impl<'a> Attributes<'a> {
 
 impl Drop for Attributes<'_> {
     fn drop(&mut self) {
-        // SAFETY: the list was initialized.
+        // SAFETY: InitializeProcThreadAttributeList has initialized the list, and it is deleted once.
         unsafe { DeleteProcThreadAttributeList(self.list()) };
     }
 }
 
-/// Returns the command line of this process unchanged, ending with zero.
+/// Returns the command line of this process as it is, with a zero at the end.
 fn own_command_line() -> Vec<u16> {
-    // SAFETY: the command line ends with zero and exists until the process ends.
+    // SAFETY: GetCommandLineW returns a string that ends with zero, exists until the process ends, and must not be
+    // changed.
     unsafe { string_at(GetCommandLineW()) }.iter().copied().chain([0]).collect()
 }
 
-/// Returns the environment of this process with one more variable: strings that end with zero, sorted by name, and one
-/// more zero.
+/// Returns the environment of this process with one more variable. It consists of strings sorted by name, each with a
+/// zero at its end, and of a final zero.
 fn environment_with((name, value): (&str, &str)) -> Vec<u16> {
     let key_of = |entry: &[u16]| {
-        // The first character of a name may be an equals sign.
+        // The search skips the first character, because a name may begin with an equals sign.
         let end = entry.iter().skip(1).position(|&unit| unit == u16::from(b'=')).map_or(entry.len(), |at| at + 1);
         String::from_utf16_lossy(&entry[..end]).to_uppercase()
     };
@@ -270,7 +278,8 @@ fn environment_with((name, value): (&str, &str)) -> Vec<u16> {
 
 fn environment() -> Vec<Vec<u16>> {
     let mut entries = Vec::new();
-    // SAFETY: the call returns strings that end with zero, the last of them empty. They exist until they are freed.
+    // SAFETY: GetEnvironmentStringsW returns null or a block of strings that end with zero, the last of which is empty.
+    // The block is a copy, and exists until FreeEnvironmentStringsW is called.
     unsafe {
         let all = GetEnvironmentStringsW();
         let mut next = all;
@@ -286,13 +295,13 @@ fn environment() -> Vec<Vec<u16>> {
     entries
 }
 
-/// Returns the string at this address, without the final zero.
+/// Returns the string at this address, without the zero at its end.
 ///
 /// # Safety
-/// The string ends with zero, and does not change while the slice exists.
+/// The string must end with zero, and must not change while the slice exists.
 unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
     let mut len = 0;
-    // SAFETY: every unit up to the zero exists, as the caller guarantees.
+    // SAFETY: every unit up to the zero may be read, as the caller guarantees.
     unsafe {
         while *start.add(len) != 0 {
             len += 1;
@@ -301,30 +310,29 @@ unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
     }
 }
 
-/// Removes a variable from the environment, so that programs started by this one do not inherit it, and returns its
-/// value.
+/// Returns the value of an environment variable and removes the variable, so that programs started by this one do not
+/// inherit it.
 pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = env::var(name).ok()?;
-    // SAFETY: on Windows the environment may be changed at any time.
+    // SAFETY: std documents that `remove_var` is safe on Windows, also if there are other threads.
     unsafe { env::remove_var(name) };
     Some(value)
 }
 
-/// Returns false, because a program has the rights of its starter on Windows.
+/// Returns false, because on Windows the executable gives a program no rights that its starter does not have.
 pub(crate) fn is_secure_exec() -> bool {
     false
 }
 
-/// Returns the pid of the process that has started this one, or 0, which no process has, if it is unknown. (The
-/// process may have ended since.)
+/// Returns the pid of the process that started this one, or 0 if it is unknown. (That process may have ended since.)
 pub(crate) fn parent_id() -> u32 {
     // SAFETY: PROCESS_BASIC_INFORMATION consists of integers and pointers, for which zeroes are valid.
     let mut found: PROCESS_BASIC_INFORMATION = unsafe { mem::zeroed() };
-    // SAFETY: there is room for the information, of the size that the call gets.
+    // SAFETY: NtQueryInformationProcess writes at most `size` bytes, which `found` has.
     unsafe {
-        let place = ptr::from_mut(&mut found).cast();
+        let found_ptr = ptr::from_mut(&mut found).cast();
         let size = size_of_val(&found) as u32;
-        NtQueryInformationProcess(GetCurrentProcess(), ProcessBasicInformation, place, size, ptr::null_mut());
+        NtQueryInformationProcess(GetCurrentProcess(), ProcessBasicInformation, found_ptr, size, ptr::null_mut());
     }
     found.InheritedFromUniqueProcessId as u32
 }

@@ -1,4 +1,4 @@
-//! Stands in for users and CPU affinity, which workers on Windows do not have.
+//! Replaces the change of user and the pinning to CPUs, which this crate does not support on Windows.
 
 use std::{io, process};
 
@@ -17,7 +17,7 @@ pub(crate) fn drop_privileges(_: &Identity) -> Result<(), CallError> {
     Err(CallError::new("setuid", io::ErrorKind::Unsupported))
 }
 
-/// Ends this process. There is no half-done change of user here, so an ordinary exit is enough.
+/// Ends this process. An ordinary exit is enough, because no change of user can be left half done here.
 pub(crate) fn exit_now(status: i32) -> ! {
     process::exit(status)
 }

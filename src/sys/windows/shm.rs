@@ -1,7 +1,8 @@
-//! Creating shared memory, and inheriting it: a section of the paging file.
+//! Shared memory as a section (file mapping object) of the paging file: how a parent creates it, and how a spawned
+//! worker inherits it.
 //!
 //! # Safety
-//! A section never shrinks.
+//! A section keeps the size that it was created with (CreateFileMappingW). So the memory mapped here never shrinks.
 
 use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket};
 use std::ptr::{self, NonNull};
@@ -20,17 +21,18 @@ use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
-    /// Maps at least this number of slots.
+    /// Maps zeroed memory for at least this number of slots.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::for_programs(at_least)
     }
 
-    /// Maps at least this number of slots, in a section that programs can inherit.
+    /// Maps zeroed memory for at least this number of slots, in a section that programs can inherit.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let too_large = || CallError::new("CreateFileMappingW", io::ErrorKind::InvalidInput);
         let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)? as u64;
-        // SAFETY: the section has no file, no attributes and no name, and its handle has no other owner.
+        // SAFETY: CreateFileMappingW accepts null for the attributes and the name, and INVALID_HANDLE_VALUE for the
+        // paging file. It returns a new handle, which has no other owner.
         let section = unsafe {
             let high = (size >> 32) as u32;
             let low = size as u32;
@@ -40,22 +42,23 @@ impl Shared {
         Shared::map(len, section.as_raw_handle() as Number, Some(section))
     }
 
-    /// Returns true, because programs on Windows do not close handles that they do not know of.
+    /// Returns true. On Windows, no program between parent and worker closes inherited handles that it does not know.
     pub fn is_passed(_: &InheritedMemory) -> bool {
         true
     }
 
-    /// Maps, in a spawned program, the memory that this handle should be. Returns `None` if it is no section, or too
-    /// short.
+    /// Maps, in a spawned program, the memory behind the inherited handle. Returns `None` if the handle is not one of a
+    /// section, or if the section is too short.
     pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
         let shared = Shared::map(inherited.len, inherited.memory, None).ok()?;
         (inherited.slot < inherited.len).then_some(shared)
     }
 
-    /// Takes ownership, in a spawned program, of the handles that it inherits.
+    /// Takes ownership, in a spawned program, of the handles that it inherits, and makes them not inheritable. Closes
+    /// that of the memory, because a mapped view keeps its section (MapViewOfFile).
     ///
     /// # Safety
-    /// The process has inherited these handles, and has not taken them before.
+    /// The process must have inherited these handles, and nothing else in it may own them.
     pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<Owned>; 2], Vec<OwnedSocket>)> {
         // SAFETY: the handles are open and have no other owner, as the caller guarantees.
         let own = |number: Number| unsafe { OwnedHandle::from_raw_handle(number as RawHandle) };
@@ -74,20 +77,21 @@ impl Shared {
     }
 }
 
-/// Initializes Winsock. std does this when it makes its first socket, but inherited sockets are not made by std.
+/// Initializes Winsock. std does that when it creates its first socket, but std does not create the inherited ones.
 fn start_sockets() -> Option<()> {
     const VERSION: u16 = 0x202;
     // SAFETY: WSADATA consists of integers and pointers, for which zeroes are valid.
     let mut data: WSADATA = unsafe { mem::zeroed() };
-    // SAFETY: there is room for the data.
+    // SAFETY: WSAStartup writes one WSADATA.
     (unsafe { WSAStartup(VERSION, &raw mut data) } == 0).then_some(())
 }
 
-/// Maps the slots of a section. Fails if the handle is no section, or if the section is shorter.
+/// Maps slots of a section. Fails if the handle is not one of a section, or if the section is too short.
 pub(in crate::sys) fn map_slots(len: usize, section: Number) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("MapViewOfFile", io::ErrorKind::InvalidInput);
     let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
-    // SAFETY: the call fails for a handle that is no section, and does not touch an existing view.
+    // SAFETY: MapViewOfFile chooses the address, so it does not touch an existing view. It fails for a handle that is
+    // not one of a section, and for more bytes than the section has.
     let view = unsafe { MapViewOfFile(section as RawHandle, FILE_MAP_READ | FILE_MAP_WRITE, 0, 0, size) };
     NonNull::new(view.Value.cast()).ok_or_else(|| CallError::last("MapViewOfFile"))
 }
@@ -95,9 +99,9 @@ pub(in crate::sys) fn map_slots(len: usize, section: Number) -> Result<NonNull<S
 /// Unmaps slots.
 ///
 /// # Safety
-/// A view was mapped at this address, and no borrow of it exists.
+/// `map_slots` must have mapped slots at this address, and no borrow of them may exist.
 pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, _: usize) {
-    // SAFETY: UnmapViewOfFile gets the address that MapViewOfFile has returned, as the caller guarantees.
+    // SAFETY: UnmapViewOfFile gets the address that MapViewOfFile returned, as the caller guarantees.
     unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: slots.as_ptr().cast() }) };
 }
 
@@ -108,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns memory, and what a program that has inherited it knows.
+    /// Returns memory, and the description of it that a spawned program would get.
     fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.offer(2, secret);
@@ -155,6 +159,6 @@ mod tests {
             assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right one is still accepted");
+        assert!(Shared::accept(&inherited).is_some(), "the right offer is still accepted");
     }
 }

@@ -1,4 +1,4 @@
-//! Stop requests to a worker: an event of its own, and console events.
+//! Stop requests to a worker: an event that the parent sets, and console events.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,54 +10,57 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::Signal;
 
-/// Set once, in a worker.
-static ASKED: OnceLock<Asked> = OnceLock::new();
+/// The event through which the parent requests a stop. Set once, and only in a worker.
+static STOP_EVENT: OnceLock<StopEvent> = OnceLock::new();
 
 #[derive(Debug)]
-struct Asked {
+struct StopEvent {
     event: EventHandle,
-    /// `None` if the event could not be watched. Then it is checked at each call.
+    /// The watch that sets `is_requested`. Empty before `listen` was called. `None` if the event could not be watched;
+    /// then each call checks the event itself.
     watch: OnceLock<Option<Watch>>,
     is_requested: Arc<AtomicBool>,
 }
 
-/// A listener for stop requests, for the rest of the process.
+/// The listener for stop requests. It stays registered until the process ends.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
-    /// `None` if this process is not a worker. Then no request can come.
-    asked: Option<&'static Asked>,
+    /// `None` if this process is not a worker. Then no request can arrive.
+    stop_event: Option<&'static StopEvent>,
 }
 
-/// Stores the inherited event by which the parent requests a stop, in a worker.
-pub(super) fn may_come_by(event: EventHandle) {
-    ASKED.get_or_init(|| Asked { event, watch: OnceLock::new(), is_requested: Arc::new(AtomicBool::new(false)) });
+/// Stores, in a worker, the inherited event through which the parent requests a stop.
+pub(super) fn set_stop_event(event: EventHandle) {
+    let is_requested = Arc::new(AtomicBool::new(false));
+    STOP_EVENT.get_or_init(|| StopEvent { event, watch: OnceLock::new(), is_requested });
 }
 
 impl StopRequest {
     pub fn listen() -> StopRequest {
-        let asked = ASKED.get();
-        if let Some(asked) = asked {
-            asked.listen();
+        let stop_event = STOP_EVENT.get();
+        if let Some(stop_event) = stop_event {
+            stop_event.listen();
         }
-        StopRequest { asked }
+        StopRequest { stop_event }
     }
 
     pub fn is_made(&self) -> bool {
-        self.asked.is_some_and(Asked::is_made)
+        self.stop_event.is_some_and(StopEvent::is_made)
     }
 
-    /// Waits for a request, for `timeout` at most. Returns whether there is one.
+    /// Waits for a request, for `timeout` at most. Returns whether there is one. Outside a worker, sleeps for the whole
+    /// time and returns false.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
-        let Some(asked) = self.asked else {
+        let Some(stop_event) = self.stop_event else {
             thread::sleep(timeout.unwrap_or(Duration::MAX));
             return false;
         };
-        let is_made = asked.event.wait(timeout);
-        asked.is_requested.fetch_or(is_made, Ordering::Relaxed) || is_made
+        let is_made = stop_event.event.wait(timeout);
+        stop_event.is_requested.fetch_or(is_made, Ordering::Relaxed) || is_made
     }
 }
 
-impl Asked {
+impl StopEvent {
     fn listen(&'static self) {
         self.watch.get_or_init(|| {
             let is_requested = Arc::clone(&self.is_requested);
@@ -72,8 +75,8 @@ impl Asked {
         self.is_requested.load(Ordering::Relaxed) || is_unwatched() && self.event.wait(Some(Duration::ZERO))
     }
 
-    /// Handles a console event. Ctrl-C is left to the parent, which gets it too and then requests the stop. A worker
-    /// that stopped before would seem to have exited by itself.
+    /// Handles a console event. Ignores Ctrl-C and Ctrl-Break, because the parent gets them too and then requests the
+    /// stop. A worker that stopped before that request would seem to have exited on its own.
     fn handle_console(&self, signal: Signal) {
         if signal == Signal::Interrupt {
             return;

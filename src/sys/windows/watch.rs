@@ -1,8 +1,9 @@
-//! Waiting for any number of objects, with threads of the system's pool.
+//! Waits for any number of objects, with threads of the system's pool.
 //!
 //! # Safety
-//! Whatever a callback uses lives as long as its registration. The registration ends only when no callback runs any
-//! more.
+//! RegisterWaitForSingleObject requires that the object stays open while the wait is registered, and the callback needs
+//! its closure. A [`Watch`] owns both. Dropping it first calls UnregisterWaitEx with `INVALID_HANDLE_VALUE`, which
+//! returns only after every callback has returned.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -19,28 +20,30 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::sys::CallError;
 
-/// A registration: a closure is called when an object is signalled, as long as this value exists.
+/// A registered wait, which calls a closure when an object is signalled. Dropping this value ends it.
 pub(super) struct Watch {
     registration: HANDLE,
-    /// Boxed twice, because the callback gets one thin pointer.
+    /// Boxed twice, because the callback gets a thin pointer, and `Called` is a wide one.
     _called: Box<Called>,
     _object: Arc<OwnedHandle>,
 }
 
 type Called = Box<dyn Fn() + Send + Sync>;
 
-// SAFETY: any thread may end a registration, and the closure may run in any thread.
+// SAFETY: UnregisterWaitEx may be called by any thread, and the closure is Send and Sync.
 unsafe impl Send for Watch {}
-// SAFETY: a reference to it allows nothing.
+// SAFETY: the only method that takes `&self` formats the address of the registration.
 unsafe impl Sync for Watch {}
 
 impl Watch {
-    /// Calls the closure each time. The object must be an auto-reset event.
+    /// Calls the closure each time the object is signalled. The object must be an auto-reset event, because the closure
+    /// would otherwise be called again and again.
     pub fn each(object: &Arc<OwnedHandle>, called: impl Fn() + Send + Sync + 'static) -> Result<Watch, CallError> {
         Watch::register(object, Box::new(called), WT_EXECUTEDEFAULT)
     }
 
-    /// Calls the closure the first time. It may take long.
+    /// Calls the closure when the object is signalled for the first time. The closure may take long, because the system
+    /// then calls others in another thread (`WT_EXECUTELONGFUNCTION`).
     pub fn once(object: &Arc<OwnedHandle>, called: impl Fn() + Send + Sync + 'static) -> Result<Watch, CallError> {
         Watch::register(object, Box::new(called), WT_EXECUTEONLYONCE | WT_EXECUTELONGFUNCTION)
     }
@@ -49,8 +52,8 @@ impl Watch {
         let called = Box::new(called);
         let context = ptr::from_ref(&*called).cast::<c_void>();
         let mut registration = ptr::null_mut();
-        // SAFETY: the object is open, and it and the context outlive the registration; see the module's safety
-        // section.
+        // SAFETY: the call writes one handle. The object stays open and the context stays valid while the wait is
+        // registered; see the module's safety section.
         let registered = unsafe {
             let object = object.as_raw_handle();
             RegisterWaitForSingleObject(&raw mut registration, object, Some(call), context, INFINITE, flags)
@@ -63,16 +66,16 @@ impl Watch {
 }
 
 unsafe extern "system" fn call(context: *mut c_void, _: bool) {
-    // SAFETY: the pointer was registered with this function, and what it points to still exists; see the module's
-    // safety section.
+    // SAFETY: the system passes the context that was registered with this function: a `Called` that still exists; see
+    // the module's safety section.
     let called = unsafe { &*context.cast::<Called>() };
     let _ = panic::catch_unwind(AssertUnwindSafe(called));
 }
 
-/// Waits for a callback that is running.
+/// Waits until every callback that runs has returned.
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: the registration exists, and is ended once.
+        // SAFETY: RegisterWaitForSingleObject has returned this registration, and only this call ends it.
         unsafe { UnregisterWaitEx(self.registration, INVALID_HANDLE_VALUE) };
     }
 }
