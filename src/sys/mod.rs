@@ -1,51 +1,61 @@
-//! The operating system: all unsafe code of this crate, and no decisions.
+//! The layer above the operating system. It contains all unsafe code of this crate, and makes no decisions.
 //!
 //! A platform exports these:
 //!
-//! - `fork()` (Unix): forks. The child has one thread, and every signal is blocked in it. Fails if there is more than
-//!   one thread.
-//! - `thread_count()` (Unix): returns whether there is one thread, or several, with their number if it is known.
+//! - `fork()` (Unix): forks this process. Fails if it has more than one thread. The child has one thread, in which
+//!   every signal is blocked.
+//! - `thread_count()` (Unix): returns whether this process has one thread or several, with their number if it is known.
 //! - `flush_output()` (Unix): writes the output that std and the C library have buffered.
-//! - `Program`: this program, to be started again. `InheritedFds` are the descriptors that it inherits: memory, waker,
-//!   lifeline and sockets, each known to the new program by its number.
-//! - `take_env_var()`, `parent_id()`, `is_secure_exec()`: the environment of a spawned worker, its parent, and whether
-//!   the environment may come from another user with fewer rights.
-//! - `Signals`: the requests to the parent. From `take()` on, the signals of [`Signal::SUPERVISED`] wait here instead
-//!   of taking effect, except for those that were ignored before. On Windows console events and named events take their
-//!   place. SIGCHLD is among them even if it was ignored. If the workers are threads, SIGCHLD and SIGUSR1 are left to
-//!   the program. `take()` needs the [`SupervisorLock`]. Dropping it restores the signal mask and the dispositions, in
-//!   the parent as in a fork, and hands signals that were not read back to the program.
-//! - `Signals::next()`: returns the next signal, and never blocks. Skips SIGTTIN and SIGTTOU that the
-//!   kernel has sent because a background job uses its terminal.
+//! - `Program`: the program that this process runs, to start it again.
+//! - `InheritedFds`: the descriptors that a started program inherits: memory, waker, lifeline and sockets. The program
+//!   knows each by its number.
+//! - `take_env_var()`: returns an environment variable of a spawned worker, and removes it.
+//! - `parent_id()`: returns the pid of the parent process.
+//! - `is_secure_exec()`: returns whether the environment may come from a user with fewer rights.
+//! - `Signals`: the requests to the parent. Dropping it restores the signal mask and the dispositions, in the parent
+//!   and in a fork. In the parent, unread signals then reach the program.
+//! - `Signals::take()`: takes over the signals of [`Signal::SUPERVISED`]: from now on they wait in this value instead
+//!   of taking effect. Leaves out the signals that the program ignores, except SIGCHLD. Leaves out SIGCHLD and SIGUSR1
+//!   if the workers are threads. On Windows, takes over console events and named events. Requires the
+//!   [`SupervisorLock`].
+//! - `Signals::next()`: returns the next signal, and never blocks. Skips the SIGTTIN and SIGTTOU that the kernel sends
+//!   to a background job which uses its terminal.
 //! - `Signals::interrupts()`: returns whether a signal that arrives makes a waiting call fail.
-//! - `Signals::end()`: ends the takeover. Hands stop requests that were not read back to the program, unless the
-//!   service has stopped already. Drops other requests.
-//! - `Signals::exit_notifier()`: returns the notifier of exits, on systems where the kernel does not announce them by
-//!   a signal.
-//! - `ChildHandle`: a child that has not been reaped yet, so that its pid is still its own. Receives signals, or their
-//!   counterparts.
-//! - `peek_exited()`: returns a child that has exited, without reaping it. `reap_as_init()`: as pid 1, reaps a child
-//!   that is no worker. `is_echild()`: returns whether an error means that other code has reaped the child.
-//! - `with_requests_blocked()`: runs a closure that starts a thread in which the requests are blocked. `THREAD_CALL`:
-//!   the name of the system's call that starts a thread, for errors.
-//! - `Shared`: zeroed memory that this process shares with its children, in status slots that no two processes write
-//!   to. `map_slots()` and `unmap_slots()` are for `Shared` only.
+//! - `Signals::end()`: ends the takeover. Sends the program the stop requests that were not read, unless the service
+//!   has stopped already. Drops other requests.
+//! - `Signals::exit_notifier()`: returns the notifier of exits. It does nothing on Unix, where SIGCHLD announces an
+//!   exit.
+//! - `ChildHandle`: a child that has not been reaped yet, so that its pid still belongs to it. Sends it signals, or
+//!   their counterparts on Windows.
+//! - `peek_exited()`: returns a child that has exited, without reaping it.
+//! - `reap_as_init()`: reaps a child that is no worker, if this process is pid 1.
+//! - `is_echild()`: returns whether an error means that other code has reaped the child.
+//! - `signal_of()`: returns the signal that killed a child.
+//! - `with_requests_blocked()`: runs a closure that starts a thread, so that the requests are blocked in that thread.
+//! - `THREAD_CALL`: the name of the call that starts a thread, for errors.
+//! - `Shared`: memory that this process shares with its children, in status slots that no two processes write to. A new
+//!   one is zeroed. `map_slots()` and `unmap_slots()` are for `Shared` only.
 //! - `doorbell()`: returns a `Waker` for all workers, and the `WakeReceiver` that it wakes.
-//! - `StopRequest`: in a worker, returns whether the parent or the terminal has requested a stop since `listen()`.
-//! - `Lifeline`: made in the parent, held in the child. From then on the child ends when the parent ends, or at least
-//!   gets SIGTERM, also if the parent has ended before.
-//! - `usable_cpus()`, `pin_to()`: return the CPUs that this thread may use, and pin it to one of them.
-//! - `share_port()`, `steer()`, `has_waiting()` (Linux): let several sockets have one port, choose the socket for each
-//!   packet by a BPF program, and return whether a socket has something to accept or receive.
-//! - `drop_privileges()`: changes the user of this process for good, or fails. On Unix also `own_identity()` and
-//!   `groups_of()` a user.
-//! - `exit_now()`: ends this process without running anything of the program, for example after half a change of user.
-//! - `OomCounter`: returns whether the kernel has killed a process of this cgroup because memory ran out.
-//! - `process_limit()`: the number of processes that the system can have.
-//! - `POLL_CALLS`: the names of the calls behind mio's `Poll`, and what a fork inherits of it.
+//! - `StopRequest`: the listener for stop requests in a worker, from the parent or the terminal.
+//! - `Lifeline`: created in the parent, held in the child. From then on the child ends, or at least gets SIGTERM, when
+//!   the parent ends, also if the parent has ended before.
+//! - `usable_cpus()`: returns the CPUs that this thread may use.
+//! - `pin_to()`: pins this thread to one CPU.
+//! - `share_port()` (Linux): lets several sockets have one port.
+//! - `steer()` (Linux): chooses the socket for each packet by a BPF program.
+//! - `has_waiting()` (Linux): returns whether a socket has something to accept or to receive.
+//! - `drop_privileges()`: changes the user and the groups of this process irrevocably, or fails.
+//! - `own_identity()`, `groups_of()` (Unix): return the user and group of this process, and the groups of a user.
+//! - `exit_now()`: ends this process, on Unix without running any code of the program, for example after half a change
+//!   of user.
+//! - `OomCounter`: the count of processes in this cgroup that the kernel has killed because memory ran out.
+//! - `process_limit()`: returns how many processes the system can have, or on Windows, how many children a process can
+//!   have.
+//! - `POLL_CALLS`: the names of the calls behind mio's `Poll`, and whether a fork inherits it.
 //!
-//! Every error of the system is a [`CallError`] with the name of the call. Every descriptor is close-on-exec, no
-//! handle is inheritable, and each is owned from the moment it is opened.
+//! An error is a [`CallError`] with the name of the call. (`StopRequest::fd()` is public API and returns an
+//! `io::Error`.) Every descriptor is close-on-exec, and no handle is inheritable, except while a program is started.
+//! Each is owned from the moment it is opened.
 
 #![allow(unsafe_code)]
 
@@ -75,7 +85,7 @@ pub(crate) use unix::*;
 pub(crate) use windows::*;
 
 #[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd", windows)))]
-compile_error!("taskfork knows Linux, macOS, FreeBSD and Windows");
+compile_error!("taskfork supports Linux, macOS, FreeBSD and Windows");
 
 /// An error of the system, and the call that returned it.
 #[derive(Debug)]
@@ -95,13 +105,15 @@ impl CallError {
     }
 }
 
-/// What a spawned worker inherits, by number, and the secret that its status slot must contain.
+/// The numbers of the descriptors that a spawned worker inherits, and the secret that its status slot must contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InheritedMemory {
     pub memory: Number,
+    /// The length of the memory, in slots.
     pub len: usize,
+    /// The index of the worker's slot.
     pub slot: usize,
-    /// The waker and the lifeline.
+    /// The waker and the lifeline (on Windows, the event that requests a stop).
     pub passed: [Number; 2],
     /// The listening sockets.
     pub sockets: Vec<Number>,
@@ -127,11 +139,11 @@ pub(crate) struct Identity {
     pub groups: Option<Vec<u32>>,
 }
 
-/// Why fork failed.
+/// The reason why `fork` failed.
 #[cfg(unix)]
 #[derive(Debug)]
 pub(crate) enum ForkError {
-    /// There are other threads: this many in all, if the number is known.
+    /// This process has other threads. The number counts all its threads, if it is known.
     Threads(Option<usize>),
     Call(CallError),
 }
@@ -149,19 +161,19 @@ pub(crate) struct PollCalls {
     pub create: &'static str,
     pub add: &'static str,
     pub wait: &'static str,
-    /// Whether a forked child inherits the descriptor of the `Poll`, and so must close it. True for epoll(7), false for
+    /// Set if a forked child inherits the descriptor of the `Poll`, and so must close it. True for epoll(7), false for
     /// kqueue(2).
     #[cfg(unix)]
     pub is_inherited: bool,
 }
 
-/// What the workers of this process are.
+/// The kind of the workers of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerKind {
-    /// Forks of the parent. The parent has only one thread.
+    /// Forks of the parent, which has only one thread.
     #[cfg(unix)]
     Fork,
-    /// The program, started again.
+    /// Processes that run the parent's program from its beginning.
     Spawn,
     /// Threads of the parent. They have no signals of their own, and the kernel reports no exit for them.
     Thread,
@@ -171,8 +183,8 @@ pub(crate) enum WorkerKind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignalInfo {
     pub signal: Signal,
-    /// The sender, if it is known. If several signals were merged into one, one of their senders. For SIGCHLD, a child
-    /// that may have exited.
+    /// The sender's pid, if it is known. If the kernel has merged several signals into one, this is one of their
+    /// senders. The sender of SIGCHLD is a child that may have exited.
     pub sender: Option<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! Stands in for the counter of out-of-memory kills where there are no cgroups.
+//! The replacement for the counter of out-of-memory kills on systems without cgroups.
 
 #[derive(Debug)]
 pub(crate) struct OomCounter;

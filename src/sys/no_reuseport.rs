@@ -1,4 +1,4 @@
-//! Refuses to share a port where the system does not distribute packets among sockets with one port.
+//! The replacement for `unix/reuseport.rs` on systems that do not distribute packets among sockets with one port.
 
 use std::io;
 

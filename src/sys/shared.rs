@@ -1,10 +1,10 @@
 //! Memory that a process shares with its children, forked or spawned.
 //!
 //! # Safety
-//! A mapping starts as zeroes, which are valid atomics. It is used only as atomics, because other processes may change
-//! it at any time, as other threads may change an atomic. It is unmapped when its last owner in this process is
-//! dropped. The object behind it never shrinks; each platform guarantees that, because an access beyond the end of a
-//! shrunk file raises SIGBUS.
+//! The memory is used only as atomics, because other processes may change it at any time. Any bytes are valid for an
+//! atomic integer. A mapping is unmapped when the [`Shared`] that owns it is dropped. The object behind it never
+//! shrinks, which each platform guarantees. (On Unix, an access beyond the end of a shrunk file raises SIGBUS,
+//! mmap(2).)
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -13,11 +13,11 @@ use std::sync::atomic::AtomicU32;
 
 use super::{CallError, Number, Owned, map_slots, unmap_slots};
 
-/// One cache line of shared memory, written by one worker.
+/// One cache line of shared memory, for one worker.
 pub(crate) type StatusSlot = [AtomicU32; 16];
 
-/// Zeroed memory, shared with every child that is forked while this value exists, and with every program that inherits
-/// it.
+/// Memory that is shared with every child that is forked while this value exists, and with every program that inherits
+/// its file.
 #[derive(Debug)]
 pub(crate) struct Shared {
     slots: NonNull<StatusSlot>,
@@ -25,13 +25,13 @@ pub(crate) struct Shared {
     file: Option<Owned>,
 }
 
-// SAFETY: it is a slice of atomics. Any thread may use it, and any thread may unmap it.
+// SAFETY: a mapping belongs to the process, so any thread may use and unmap it.
 unsafe impl Send for Shared {}
-// SAFETY: as above.
+// SAFETY: a reference gives access to atomics only, which any number of threads may use at the same time.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// Maps `len` slots of the object with this number.
+    /// Maps `len` slots of the object with this number. `file` owns that object, in the process that has created it.
     pub(super) fn map(len: usize, number: Number, file: Option<Owned>) -> Result<Shared, CallError> {
         Ok(Shared { slots: map_slots(len, number)?, len, file })
     }
@@ -42,8 +42,8 @@ impl Shared {
     }
 }
 
-/// Returns at least this number of slots, and at least one page of them. A mapping begins at a page boundary, and so
-/// at a cache line.
+/// Rounds the number of slots up, so that they fill one or more pages of 4096 bytes. A mapping begins at a page
+/// boundary, so each slot of 64 bytes is a whole cache line.
 pub(super) fn whole_pages(slots: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<StatusSlot>();
     slots.max(1).next_multiple_of(PAGE)
@@ -53,14 +53,16 @@ impl Deref for Shared {
     type Target = [StatusSlot];
 
     fn deref(&self) -> &[StatusSlot] {
-        // SAFETY: the mapping has this length, lives as long as `self`, and holds atomics.
+        // SAFETY: the mapping has `len` slots at a page boundary, exists as long as `self`, and is used only as
+        // atomics.
         unsafe { slice::from_raw_parts(self.slots.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping that was made, and no borrow of it exists any more.
+        // SAFETY: `map_slots` has mapped `len` slots at this address. No borrow of them exists, because it would borrow
+        // `self`.
         unsafe { unmap_slots(self.slots, self.len) };
     }
 }

@@ -4,11 +4,11 @@
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The pid of the process that supervises. A fork inherits the parent's pid, which means nothing there.
+/// The pid of the process that supervises. A fork inherits this value, but its own pid differs, so it holds no lock.
 static SUPERVISOR: AtomicU32 = AtomicU32::new(NONE);
 const NONE: u32 = 0;
 
-/// The right to supervise, for as long as this value exists.
+/// The right to supervise, which this process has while this value exists.
 #[derive(Debug)]
 pub(crate) struct SupervisorLock(());
 

@@ -34,7 +34,7 @@ impl Shared {
 
     /// Maps, in a spawned program, the memory behind the inherited descriptor. Returns `None` if that is not the
     /// parent's memory: not an open descriptor, or a file that could shrink or is too short.
-    pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
+    pub fn map_inherited(inherited: &InheritedMemory) -> Option<Shared> {
         let size = inherited.len.checked_mul(size_of::<StatusSlot>())?;
         // The seal is checked before the size, because only a sealed file keeps its size.
         let is_long_enough =

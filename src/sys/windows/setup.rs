@@ -1,4 +1,4 @@
-//! Replaces the change of user and the pinning to CPUs, which this crate does not support on Windows.
+//! The replacement for the change of user and the pinning to CPUs, which this crate does not support on Windows.
 
 use std::{io, process};
 

@@ -42,14 +42,14 @@ impl Shared {
         Shared::map(len, section.as_raw_handle() as Number, Some(section))
     }
 
-    /// Returns true. On Windows, no program between parent and worker closes inherited handles that it does not know.
+    /// Returns true, because programs on Windows do not close inherited handles that they do not know.
     pub fn is_passed(_: &InheritedMemory) -> bool {
         true
     }
 
     /// Maps, in a spawned program, the memory behind the inherited handle. Returns `None` if the handle is not one of a
     /// section, or if the section is too short.
-    pub fn look_at(inherited: &InheritedMemory) -> Option<Shared> {
+    pub fn map_inherited(inherited: &InheritedMemory) -> Option<Shared> {
         let shared = Shared::map(inherited.len, inherited.memory, None).ok()?;
         (inherited.slot < inherited.len).then_some(shared)
     }
