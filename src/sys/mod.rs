@@ -99,7 +99,8 @@ impl CallError {
         CallError { call, source: source.into() }
     }
 
-    /// Returns the error in `errno`, with the name of the call that has just failed.
+    /// Returns the last error of the system (`errno`, on Windows GetLastError), with the name of the call that has just
+    /// failed.
     pub fn last(call: &'static str) -> CallError {
         CallError::new(call, io::Error::last_os_error())
     }
