@@ -162,8 +162,8 @@ def conditions(results: dict) -> str:
     lives = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
     left_out = sum(len(facts.get("lives", [])) for facts in results["peers"].values()) - sum(counts)
     disturbed = [life for facts in results["peers"].values() for life in shown(facts) if not is_undisturbed(life)]
-    text = f"""{about["date"]}: {machine}. Times and memory are medians
-of {lives} starts, and of up to twice as many replacements. Of the starts during which other
+    text = f"""{about["date"]}: {machine}. Start-up times and memory are medians
+of {lives} starts, and replacement times are medians of up to two replacements per start. Of the starts during which other
 work took more than a tenth of the machine's CPU time, {left_out} are left out, and {len(disturbed)} are not, because
 too few would remain."""
     if about["failures"]:

@@ -304,8 +304,9 @@ impl GroupPosition {
         let share = |yes| sys::share_port(borrow(socket), yes);
         match self {
             GroupPosition::Next => share(true),
-            // Only a socket in a group can be steered. A UDP socket that binds without SO_REUSEPORT has no group, so
-            // this makes one now. For TCP, listen(2) makes the group, and SO_REUSEPORT is set by then.
+            // Only a socket in a group can be steered. A UDP socket that binds without SO_REUSEPORT has no group. So a
+            // group is made here: by attaching a program while SO_REUSEPORT is set. For TCP, listen(2) makes the group,
+            // and SO_REUSEPORT is set by then.
             GroupPosition::First if kind == Type::DGRAM => {
                 share(true)?;
                 sys::steer(borrow(socket), &steering::first_socket())?;

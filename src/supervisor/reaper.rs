@@ -1,13 +1,13 @@
 //! The exits that wait to be handled, and when the parent searches for more.
 //!
-//! SIGCHLD names one child, and that child is reaped at once. Signals coalesce, so other children may have exited as well.
-//! Two searches find them. Both take time for each child, so both are limited to a share of the parent's time:
+//! SIGCHLD names one child, and that child is reaped at once. Signals coalesce, so other children may have exited as
+//! well. Two searches find them. Both take time for each child, so both are limited to a share of the parent's time:
 //!
-//! - A *scan* asks the system for exited children until there are none left. The system walks its list of all children up
-//!   to the first one that has exited. A scan is requested by each SIGCHLD and takes at most a tenth of the time.
-//! - A search for *missed* exits finds the children that other code in this process has reaped. No signal is left for these,
-//!   so each child is checked by its pid. This follows each scan, precedes all timeouts, and takes at most a hundredth of
-//!   the time.
+//! - A *scan* asks the system for exited children until there are none left. The system walks its list of all children
+//!   up to the first one that has exited. A scan is requested by each SIGCHLD and takes at most a tenth of the time.
+//! - A search for *missed* exits finds the children that other code in this process has reaped. No signal is left for
+//!   these, so each child is checked by its pid. This follows each scan, precedes all timeouts, and takes at most a
+//!   hundredth of the time.
 //!
 //! There is one reaper in a process, because a scan finds the children of all launchers, and as pid 1 also strangers.
 
@@ -23,8 +23,8 @@ use crate::sys;
 const SCAN: Limit =
     Limit { factor: 10, shortest_pause: Duration::from_millis(1), longest_pause: Duration::from_millis(100) };
 
-/// Limits searches for missed exits to a hundredth of the time. On Windows they are not limited: the notifying thread may be
-/// late for any exit, and timeouts must not overtake it.
+/// Limits searches for missed exits to a hundredth of the time. On Windows they are not limited: the notifying thread
+/// may be late for any exit, and timeouts must not overtake it.
 const MISSED: Limit = Limit {
     factor: if cfg!(unix) { 100 } else { 0 },
     shortest_pause: Duration::ZERO,
@@ -52,8 +52,8 @@ impl Reaper {
         self.exits.pop_front()
     }
 
-    /// Handles SIGCHLD: reaps the child that the signal names, and requests a scan. The scan comes later, because it takes
-    /// time, and the first worker can be replaced before it.
+    /// Handles SIGCHLD: reaps the child that the signal names, and requests a scan. The scan comes later, because it
+    /// takes time, and the first worker can be replaced before it.
     pub fn handle_child_signal(&mut self, pid: Option<u32>, children: &mut Children) -> Result<()> {
         self.scan.request();
         if let Some(pid) = pid {
@@ -72,8 +72,8 @@ impl Reaper {
         let before = self.exits.len();
         self.reap_all(children)?;
         let now = Instant::now();
-        // The system walked its list once for each exit, and once more to find none. The pause is in proportion to the last
-        // walk, because the others were not in vain.
+        // The system walked its list once for each exit, and once more to find none. The pause is in proportion to the
+        // last walk, because the others were not in vain.
         let walks = (self.exits.len() - before + 1) as u32;
         self.scan.finish((now - begun) / walks, now);
         if cfg!(unix) {
@@ -83,8 +83,8 @@ impl Reaper {
         Ok(())
     }
 
-    /// Searches for missed exits if that is due, or if timeouts are about to run. In the latter case a requested scan also
-    /// stops waiting for the end of its pause.
+    /// Searches for missed exits if that is due, or if timeouts are about to run. In the latter case a requested scan
+    /// also stops waiting for the end of its pause.
     pub fn collect_missed(&mut self, before_timeouts: bool, now: Instant, children: &mut Children) -> Result<()> {
         if before_timeouts {
             self.scan.end_pause();
@@ -114,7 +114,8 @@ impl Reaper {
             if let Some(exit) = children.reap(pid)? {
                 self.exits.push_back(exit);
             } else if !sys::reap_as_init(pid)? {
-                // The program has started this child itself, and will reap it. Until then it can hide the workers' exits.
+                // The program has started this child itself, and will reap it. Until then
+                // `peek_exited` may return this child each time, and never a worker that has exited.
                 return children.reap_each(&mut self.exits);
             }
         }

@@ -30,8 +30,8 @@ pub(crate) struct ExitNotifier;
 #[derive(Debug, Default)]
 pub(super) struct Dispositions {
     /// The first disposition that was replaced, often the only one. It is not in the vector, so that a child usually
-    /// has no memory to free. It is not in an array for all signals either, because that would be large, and a deeper
-    /// stack at a fork has more pages that are copied (copy-on-write).
+    /// has no memory to free. There is no array for all signals either. This value is on the stack during
+    /// a fork, and a large array would add pages that are copied for each worker (copy-on-write).
     first: Option<(Signal, libc::sigaction)>,
     others: Vec<(Signal, libc::sigaction)>,
 }
