@@ -12,27 +12,27 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// The reason why workers could not be started, or why the parent stopped supervising them.
 ///
-/// If there is one, the error names the system call that was refused ([`call`](Error::call)) and the worker that it
-/// concerns ([`worker`](Error::worker)). When a function returns an error in the parent, no worker is left running, and
-/// the signal mask and the dispositions are the same as before the call.
+/// [`call`](Error::call) returns the system call that failed, if there is one. [`worker`](Error::worker) returns the
+/// worker that the error concerns, if there is one. When a function returns an error in the parent, no worker is
+/// running, and the signal mask and the signal dispositions are the same as before the call.
 ///
-/// `Display` leaves out the system's answer, which [`source`](std::error::Error::source) returns. `Debug` includes it,
-/// because a program whose `main` returns the error prints its `Debug` form.
+/// `Display` does not include the system's error, because [`source`](std::error::Error::source) returns it. `Debug`
+/// includes the system's error, because Rust prints the `Debug` form if `main` returns an error.
 pub struct Error(Box<Kind>);
 
 enum Kind {
-    /// The system refused a call. `worker` is the worker that the call would have started.
+    /// A system call failed. `worker` is the worker that was being started, if there is one.
     Call {
         error: CallError,
         worker: Option<usize>,
     },
-    /// There is more than one thread, so fork is unsound. `count` is the number of all threads, if it is known.
+    /// The process has more than one thread, so fork is unsound. `count` is the number of threads, if it is known.
     #[cfg_attr(not(unix), expect(dead_code, reason = "there is no fork to be refused"))]
     Threads {
         count: Option<usize>,
         worker: Option<usize>,
     },
-    /// The parent cannot start the program again.
+    /// The parent cannot start its own executable as a spawned worker.
     Executable {
         path: PathBuf,
         error: CallError,
@@ -43,17 +43,17 @@ enum Kind {
         address: String,
         source: io::Error,
     },
-    /// The call was made in a worker.
+    /// A worker called a function that starts workers.
     InWorker {
         id: usize,
     },
-    /// The call was made while this process supervises workers.
+    /// A parent that already supervises workers called a function that starts workers.
     Supervising,
     TooMany {
         asked: usize,
         limit: usize,
     },
-    /// A setting is refused.
+    /// A setting is invalid.
     Setting {
         name: &'static str,
         problem: String,
@@ -103,7 +103,7 @@ impl Error {
         Kind::Ended(reason).into()
     }
 
-    /// Adds the id of the worker that could not be started.
+    /// Adds the id of the worker that could not be started to the error.
     pub(crate) fn starting(mut self, id: usize) -> Error {
         if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } = &mut *self.0
         {
@@ -112,10 +112,11 @@ impl Error {
         self
     }
 
-    /// Returns the system call that was refused, by the name in its manual: `fork`, `signalfd`, `CreateEventW`.
+    /// Returns the name of the system call that failed, for example `fork`, `signalfd` or `CreateEventW`.
     ///
-    /// If this program could not be started again, for whatever reason, this is `posix_spawn`, or `CreateProcessW` on
-    /// Windows. If a listener could not be opened, for whatever reason, this is `bind`.
+    /// If the executable could not be started as a [spawned](crate::Backend::Spawn) worker, the name is always
+    /// `posix_spawn` (`CreateProcessW` on Windows), even if another call failed. If a listener could not be opened, the
+    /// name is always `bind`.
     pub fn call(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(error.call),
@@ -124,9 +125,9 @@ impl Error {
         }
     }
 
-    /// Returns the task id of the worker that this error concerns: the worker that could not be started, or whose exit
-    /// needed one restart more than [`max_restarts`](crate::Prefork::max_restarts) allows. If the call was made in a
-    /// worker, this is the id of that worker.
+    /// Returns the task id of the worker that this error concerns. This worker could not be started, or it needed one
+    /// restart more than [`max_restarts`](crate::Prefork::max_restarts) allows. If a worker called a function that
+    /// starts workers, this is the id of the calling worker.
     pub fn worker(&self) -> Option<usize> {
         match &*self.0 {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } => *worker,
@@ -136,7 +137,8 @@ impl Error {
         }
     }
 
-    /// Returns the refused setting, by the name of its method: `max_workers`, `heartbeat_timeout`, `listen`.
+    /// Returns the name of the invalid setting, if there is one. It is the name of the method that makes the setting,
+    /// for example `max_workers`, `heartbeat_timeout` or `listen`.
     pub fn setting(&self) -> Option<&'static str> {
         match &*self.0 {
             Kind::Listen { .. } => Some("listen"),
@@ -146,7 +148,8 @@ impl Error {
         }
     }
 
-    /// Returns the system's answer to the refused call, or to a call that the refused setting needs.
+    /// Returns the system's error, if a system call failed. This includes calls that an invalid setting required, for
+    /// example to look up a user.
     pub fn io_error(&self) -> Option<&io::Error> {
         match &*self.0 {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(&error.source),
@@ -156,8 +159,8 @@ impl Error {
         }
     }
 
-    /// Returns the number of threads, if fork was refused because of them and the number is known. Without `/proc`,
-    /// Linux shows only that there is more than one thread.
+    /// Returns the number of threads of this process, if fork was refused because there is more than one. `None` if the
+    /// number is unknown: on Linux without `/proc`, the parent knows only that there is more than one thread.
     pub fn thread_count(&self) -> Option<usize> {
         match &*self.0 {
             Kind::Threads { count, .. } => *count,
@@ -165,7 +168,7 @@ impl Error {
         }
     }
 
-    /// Returns how the last worker exited, if the restart limit was reached.
+    /// If the restart limit was reached, returns the exit that made one more restart necessary.
     pub fn exit(&self) -> Option<Exit> {
         match &*self.0 {
             Kind::Ended(reason) => reason.exit(),
@@ -235,7 +238,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Displays an error and all its sources.
+/// Displays an error, followed by all its sources.
 pub(crate) struct WithSources<'a>(pub &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for WithSources<'_> {
@@ -245,7 +248,8 @@ impl fmt::Display for WithSources<'_> {
     }
 }
 
-/// Keeps the [`io::ErrorKind`] of the system's answer and, as the inner error, the whole error.
+/// Converts the error to an `io::Error` that has the [`io::ErrorKind`] of the system's error. The inner error of the
+/// `io::Error` is the whole [`Error`].
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &*error.0 {
@@ -265,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_leaves_the_source_to_source() {
+    fn only_debug_includes_the_source() {
         let refused = || io::Error::from(io::ErrorKind::AddrInUse);
         let call = || CallError { call: "fork", source: refused() };
         for (error, text) in [

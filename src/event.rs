@@ -1,4 +1,4 @@
-//! The events that the parent reports, and their lines in the log.
+//! [`Event`], the changes in the service that the parent reports, and their log lines.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,17 +6,18 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::exit::{Exit, OutOfMemory, Process};
 
-/// A change in the service, as [`Prefork::on_event`](crate::Prefork::on_event) gets it. `Display` writes the line of
-/// the log, with Tornado's words where Tornado has the line.
+/// A change in the service. The parent passes each event to the callback of
+/// [`Prefork::on_event`](crate::Prefork::on_event). `Display` writes the event's log line. If Tornado logs the same
+/// change, the wording is the same as Tornado's.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A socket of [`Prefork::listen`](crate::Prefork::listen) is bound.
+    /// A socket that [`Prefork::listen`](crate::Prefork::listen) has added is now open.
     Listening {
-        /// The position of the listener, which counts the calls of `listen` from 0.
+        /// The position of the listener: 0 for the first call of `listen`, 1 for the second.
         listener: usize,
-        /// The address, with the port that the system has chosen: `127.0.0.1:8000`, `udp:[::]:53`,
-        /// `unix:/run/service.sock`.
+        /// The address, for example `127.0.0.1:8000`, `udp:[::]:53` or `unix:/run/service.sock`. If the requested port
+        /// was 0, the address contains the port that the system has chosen.
         address: String,
     },
     /// The workers are about to be started.
@@ -29,8 +30,9 @@ pub enum Event {
         /// The process.
         process: Process,
     },
-    /// A process is ready: it has called [`Worker::ready`](crate::Worker::ready) within the `ready_timeout`. Without a
-    /// `ready_timeout`, this event concerns replacements only, which are ready after this call or after a second.
+    /// A process has called [`Worker::ready`](crate::Worker::ready) within the `ready_timeout`. If no `ready_timeout`
+    /// is set, the parent reports this event only for replacements: when a replacement calls `Worker::ready`, or one
+    /// second after its start.
     Ready {
         /// The process.
         process: Process,
@@ -39,129 +41,137 @@ pub enum Event {
     Exited {
         /// The process.
         process: Process,
-        /// How it exited.
+        /// How the process exited.
         exit: Exit,
-        /// Whether the kernel killed it for lack of memory.
+        /// Whether the kernel's out-of-memory killer killed the process.
         out_of_memory: OutOfMemory,
-        /// Whether the parent caused the exit: by a stop request, or by SIGKILL to a replacement or an added worker
-        /// that was not ready in time.
+        /// Whether the parent caused the exit. This is true after a stop request. It is also true if the parent killed
+        /// a replacement or an added worker that was not ready in time.
         asked: bool,
-        /// Whether a restart follows. Then the next event is [`Event::Restarting`], and both share one line of the log.
+        /// Whether a restart follows. If so, the next event is [`Event::Restarting`], and one log line reports both
+        /// events.
         restarting: bool,
     },
-    /// A worker thread has failed. [`Event::Exited`] follows. For a worker process there is no such event, because it
-    /// logs its failure itself.
+    /// A worker thread has returned an error or panicked. [`Event::Exited`] follows. The parent does not report this
+    /// event for worker processes, because they log their failures themselves.
     Failed {
-        /// The process.
+        /// The worker thread.
         process: Process,
-        /// The error that it returned, with its sources, or `panicked: ` and the panic's message.
+        /// The error that the thread returned, with its sources. After a panic, `panicked: ` and the panic's message.
         message: String,
     },
-    /// A worker thread did not return when it had to, or gave no heartbeat. A thread cannot be killed, so the parent
-    /// abandons it. [`Event::Exited`] follows, although the thread still runs.
+    /// A worker thread did not return after a stop request, was not ready in time, or sent no heartbeat in time. A
+    /// thread cannot be killed, so the parent abandons the thread. [`Event::Exited`] follows, although the thread still
+    /// runs.
     Stale {
-        /// The process.
+        /// The worker thread.
         process: Process,
     },
-    /// An abandoned worker thread has returned after all.
+    /// A worker thread that the parent had abandoned ([`Event::Stale`]) has returned after all.
     Returned {
-        /// The process.
+        /// The worker thread.
         process: Process,
     },
     /// A process has exited, and its worker will be restarted.
     Restarting {
         /// The process that has exited.
         process: Process,
-        /// How it exited.
+        /// How the process exited.
         exit: Exit,
-        /// Whether the kernel killed it for lack of memory.
+        /// Whether the kernel's out-of-memory killer killed the process.
         out_of_memory: OutOfMemory,
         /// The delay before the restart.
         delay: Duration,
-        /// The number of restarts that the limit still allows after this one.
+        /// The number of restarts that the limit still allows after this restart.
         left: u32,
     },
-    /// The system refused to start a process. (If this happens to an initial worker's first start, the call returns the
-    /// error instead.)
+    /// The system refused to start a process. If the first start of an initial worker is refused, the parent does not
+    /// report this event: [`Prefork::start`](crate::Prefork::start) returns the error instead.
     StartFailed {
-        /// The system's answer, with the worker that it concerns.
+        /// The system's error. [`Error::worker`] returns the worker that could not be started.
         error: Error,
-        /// The delay before the next try. `None` for a replacement, which is not tried again: the old process stays.
+        /// The delay before the parent tries again. `None` if the process would have been a replacement. Then the
+        /// parent does not try again, and the old process stays.
         retry: Option<Duration>,
     },
-    /// A process gave no heartbeat in time. It gets SIGABRT now, and SIGKILL a second later. (A thread is abandoned.)
+    /// A process sent no heartbeat in time. The parent now sends SIGABRT to it, and SIGKILL a second later. If the
+    /// worker is a thread, the parent abandons the thread instead ([`Event::Stale`]).
     HeartbeatTimedOut {
         /// The process.
         process: Process,
     },
-    /// A process was not ready in time.
+    /// A process was not ready within the [`ready_timeout`](crate::Prefork::ready_timeout).
     ReadyTimedOut {
         /// The process.
         process: Process,
     },
-    /// A process did not exit in time after a stop request or a SIGABRT. It gets SIGKILL now. (A thread is abandoned.)
+    /// A process did not exit in time after a stop request or a SIGABRT. The parent now sends SIGKILL to it. If the
+    /// worker is a thread, the parent abandons the thread instead ([`Event::Stale`]).
     StopTimedOut {
         /// The process.
         process: Process,
     },
-    /// The number of workers has changed: one was added, removed or dropped.
+    /// The number of workers has changed. A worker was added, removed, or dropped because it could not start.
     Scaled {
-        /// The number of workers that the service should have now.
+        /// The new number of workers.
         workers: usize,
     },
-    /// A worker that SIGTTIN added could not start: it failed or was late before any process of its id was ready. The
-    /// worker is dropped, and [`Event::Scaled`] follows.
+    /// A worker that SIGTTIN added could not start. Its process failed or was not ready in time, and no earlier process
+    /// of this worker was ready. The parent drops the worker, and [`Event::Scaled`] follows.
     ScalingAborted {
-        /// The worker.
+        /// The id of the worker.
         id: usize,
     },
     /// A rolling restart begins.
     RollingRestartStarted,
-    /// A rolling restart has ended. It has replaced every process that served when it began and still served when its
-    /// turn came.
+    /// A rolling restart has ended. Every process that served when the rolling restart began has been replaced, or had
+    /// already exited by the time that its turn came.
     RollingRestartFinished,
-    /// A rolling restart has ended early because a replacement failed. The processes that were still to be replaced
-    /// stay. So does the old process of the failed replacement, unless the replacement was ready before it failed: then
-    /// the old process has been stopped already.
+    /// A rolling restart has ended early because a replacement failed. The processes that it has not replaced yet stay.
+    /// If the replacement failed before it was ready, its old process stays too. If the replacement failed after it was
+    /// ready, the parent has already stopped the old process.
     RollingRestartAborted {
-        /// The worker with the failed replacement.
+        /// The id of the worker whose replacement failed.
         id: usize,
     },
-    /// A process has reached its maximum lifetime, and its replacement is about to be started.
+    /// A process has reached its maximum lifetime. The parent now starts its replacement.
     Recycling {
         /// The old process.
         process: Process,
     },
-    /// The replacement for a process that had reached its maximum lifetime failed. The old process stays for one more
+    /// A process had reached its maximum lifetime, but its replacement failed. The old process stays for one more
     /// lifetime.
     RecyclingAborted {
-        /// The worker with the failed replacement.
+        /// The id of the worker whose replacement failed.
         id: usize,
     },
-    /// All workers are stopped.
+    /// The parent begins to stop all workers.
     Stopping {
-        /// The number of processes.
+        /// The number of processes that still run.
         workers: usize,
-        /// Whether this is a quick stop: SIGQUIT, and SIGKILL after 2 s.
+        /// Whether this is a quick stop. In a quick stop the parent sends SIGQUIT, and SIGKILL after 2 s.
         quick: bool,
-        /// The process that requested the stop by [`Worker::stop_all`](crate::Worker::stop_all), if one did.
+        /// The process that requested the stop by [`Worker::stop_all`](crate::Worker::stop_all). `None` if the stop has
+        /// another reason.
         by: Option<Process>,
     },
-    /// A second stop was requested. All remaining processes get SIGKILL now. (Threads are abandoned.)
+    /// A second stop was requested. The parent now sends SIGKILL to all remaining processes. If workers are threads,
+    /// the parent abandons the threads instead ([`Event::Stale`]).
     KillingAll {
-        /// The number of processes.
+        /// The number of processes that get SIGKILL.
         workers: usize,
     },
-    /// A worker could not start, so the service stops.
+    /// A worker could not start or exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code), so the service
+    /// stops.
     StartupFailed {
         /// The process.
         process: Process,
-        /// How it exited, or `None` if it still runs and is late.
+        /// How the process exited. `None` if the process still runs but was not ready in time.
         exit: Option<Exit>,
     },
-    /// The restart limit is reached, so the service stops.
+    /// A worker needed one restart more than the restart limit allows, so the service stops.
     RestartLimitReached {
-        /// The number of restarts so far.
+        /// The number of restarts that the service has had.
         restarts: u32,
     },
 }

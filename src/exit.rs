@@ -1,4 +1,4 @@
-//! Exits and processes: the types that the policy, the backends and the events share.
+//! [`Exit`], [`Process`] and [`OutOfMemory`]: types that the policy, the backends and the events share.
 
 use std::fmt;
 
@@ -6,17 +6,18 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Exit {
-    /// The process exited with this status. 0 is a normal exit, and every other status is abnormal. On Unix only the
-    /// low eight bits of the status reach the parent (`_exit(2)`). On Windows all 32 bits do, and an access violation
-    /// or an abort is a status too, negative in this type.
+    /// The process exited with this status. Status 0 is a normal exit, and every other status is an abnormal exit. On
+    /// Unix only the low eight bits of the status reach the parent (`_exit(2)`). On Windows all 32 bits reach the
+    /// parent. If a process crashes or aborts on Windows, the system sets a status that is negative as an `i32`.
     Code(i32),
-    /// The process was killed by the signal with this number, real-time signals included. Unix only.
+    /// The process was killed by the signal with this number. This includes real-time signals. Unix only.
     Signal(i32),
-    /// The process has exited, but its status is unknown, because other code in the parent has waited for it: a handler
-    /// or a thread of the program that calls `waitpid` for any child. Counts as abnormal. Unix only.
+    /// The process has exited, but its status is unknown, because other code in the parent has already reaped the
+    /// process. For example, a signal handler or a thread of the program called waitpid(2) for any child. This exit
+    /// counts as abnormal. Unix only.
     Unknown,
-    /// A worker thread did not return when it had to, or gave no heartbeat, and was abandoned. It may still run. Counts
-    /// as abnormal.
+    /// The parent abandoned a worker thread that did not return in time, was not ready in time, or sent no heartbeat in
+    /// time. The thread may still run. This exit counts as abnormal.
     Stale,
 }
 
@@ -27,9 +28,9 @@ impl Exit {
     }
 }
 
-/// Completes a sentence: `exited normally`, `exited with status 3`, `killed by signal 9`. Windows ends a process after
-/// a fault of its own with a status below 0. Such a status is written as Windows writes it, with its cause if that is
-/// well known: `exited with status 0xC0000005 (access violation)`.
+/// Writes the exit as a phrase, for example `exited normally`, `exited with status 3` or `killed by signal 9`. The
+/// negative statuses of Windows are written in hexadecimal, with the cause if it is well known: `exited with status
+/// 0xC0000005 (access violation)`.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -46,7 +47,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Returns the cause for the statuses of Windows (`ntstatus.h`) with which a worker is most likely to end.
+/// Returns the cause that a Windows exit status stands for (`ntstatus.h`), or `None` if the status is uncommon.
 fn known_cause(status: u32) -> Option<&'static str> {
     Some(match status {
         0xC000_0005 => "access violation",
@@ -57,7 +58,7 @@ fn known_cause(status: u32) -> Option<&'static str> {
         0xC000_013A => "control-C",
         0xC000_0142 => "DLL initialization failed",
         0xC000_0374 => "heap corruption",
-        // STATUS_STACK_BUFFER_OVERRUN, with which an abort by fail-fast ends too.
+        // STATUS_STACK_BUFFER_OVERRUN. Windows also sets this status if a process aborts by `__fastfail`.
         0xC000_0409 => "abort",
         _ => return None,
     })
@@ -66,13 +67,14 @@ fn known_cause(status: u32) -> Option<&'static str> {
 /// One process of a worker, or one worker thread. `Display` writes `child 2 (pid 71)`, as in Tornado's log, or
 /// `child 2 (thread worker-2.0)`.
 ///
-/// Id and generation together identify a process for ever. The pid does so only while the process lives.
+/// The id and the generation together identify exactly one process of a service. The pid identifies a process only
+/// while it lives, because the system reuses pids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Process {
     /// The task id of the worker.
     pub id: usize,
-    /// The number of earlier processes of this id: 0 for the first one.
+    /// The number of earlier processes of this worker: 0 for its first process.
     pub generation: u32,
     /// The process id. `None` for a worker [thread](crate::Prefork::run_threads).
     pub pid: Option<u32>,
@@ -99,23 +101,24 @@ impl fmt::Display for Process {
     }
 }
 
-/// Whether the kernel's out-of-memory killer sent a SIGKILL.
+/// Whether the kernel's out-of-memory killer killed a process.
 ///
-/// Linux counts these kills in each cgroup: `oom_kill` in `memory.events` (v2) and in `memory.oom_control` (v1). If a
-/// worker was killed by a SIGKILL that the parent did not send, and the counter of the parent's cgroup has grown, it
-/// was the out-of-memory killer.
+/// Linux counts these kills in each cgroup: `oom_kill` in `memory.events` (v2) and in `memory.oom_control` (v1). If
+/// SIGKILL ends a worker, the parent did not send it, and the counter of the parent's cgroup has grown, the parent
+/// concludes that the out-of-memory killer sent the SIGKILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OutOfMemory {
-    /// The counter has grown.
+    /// The process was killed by SIGKILL, and the counter of the cgroup has grown.
     Yes,
-    /// The counter cannot be read.
+    /// The process was killed by SIGKILL, and the counter of the cgroup cannot be read.
     Perhaps,
-    /// The counter has not grown, or there was no such SIGKILL.
+    /// The out-of-memory killer did not kill the process: the counter of the cgroup has not grown, or the process was
+    /// not killed by SIGKILL, or the parent sent the SIGKILL.
     No,
 }
 
-/// Writes the suffix for the log line: ` (out of memory)`, ` (perhaps out of memory)`, or nothing.
+/// Writes a suffix for the log line of the exit: ` (out of memory)`, ` (perhaps out of memory)`, or nothing.
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -131,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exits_are_displayed_as_the_system_writes_them() {
+    fn display_writes_status_cause_and_signal() {
         assert_eq!(Exit::Code(0).to_string(), "exited normally");
         assert_eq!(Exit::Code(3).to_string(), "exited with status 3");
         assert_eq!(Exit::Code(0x1234_5678).to_string(), "exited with status 305419896");

@@ -1,4 +1,4 @@
-//! All settings, with their defaults and their checks.
+//! [`Prefork`], the builder of a service: every setting, its default and its check.
 
 use std::fmt;
 use std::num::NonZero;
@@ -19,8 +19,8 @@ use crate::supervisor::{self, Finished, OnEvent, Supervised, SupervisorParts};
 use crate::sys::{self, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
-/// A service that is configured with these methods and then started: [`fork_processes`](crate::fork_processes) with
-/// every setting available.
+/// The builder of a service: a pool of workers (processes or threads) and the parent that supervises them.
+/// [`fork_processes`](crate::fork_processes) starts the same kind of service with only two settings.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -31,10 +31,10 @@ use crate::worker::{self, WorkResult, Worker};
 ///         Role::Parent(report) => Ok(report),
 ///         Role::Worker(worker) => {
 ///             worker.enable_graceful_stop();
-///             // Open the connections, make the runtime.
+///             // Open connections, create an async runtime.
 ///             worker.ready();
 ///             while !worker.wait_for_stop(Some(Duration::from_secs(1))) {
-///                 // One second's work.
+///                 // Work for one second.
 ///             }
 ///             std::process::exit(0)
 ///         }
@@ -47,14 +47,16 @@ use crate::worker::{self, WorkResult, Worker};
 ///
 /// - [`start`](Prefork::start) returns in the parent and in every worker.
 /// - [`run`](Prefork::run) runs a closure in every worker and returns in the parent only.
-/// - [`run_threads`](Prefork::run_threads) does the same with threads as workers.
+/// - [`run_threads`](Prefork::run_threads) runs a closure in worker threads of this process, and returns after the
+///   service has ended.
 ///
-/// With forked workers, start the service before anything starts a thread: see [fork safety](crate#fork-safety). With
-/// [spawned](Backend::Spawn) workers or worker threads, the program may have threads.
+/// Workers are forked by default on Unix. To start forked workers, the program must have a single thread: see [fork
+/// safety](crate#fork-safety). To start [spawned](Backend::Spawn) workers or worker threads, a program may have any
+/// number of threads.
 #[must_use = "nothing happens before start() or run()"]
 pub struct Prefork {
     config: Config,
-    /// `None` means the default.
+    /// If `None`, [`DEFAULT_BACKEND`] is used.
     backend: Option<Backend>,
     on_event: Option<OnEvent>,
     listens: Vec<ListenConfig>,
@@ -65,69 +67,76 @@ pub struct Prefork {
     notifies: bool,
 }
 
-/// The side of the fork on which [`Prefork::start`] returns.
+/// The result of [`Prefork::start`], which returns in the parent and in every worker.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Role {
-    /// A worker that has just been started.
+    /// This process is a worker that has just been started.
     Worker(Worker),
-    /// The parent, after the service has ended.
+    /// This process is the parent, and the service has ended.
     Parent(Report),
 }
 
-/// The way in which worker processes are started. Worker threads: [`Prefork::run_threads`].
+/// The way in which the parent starts worker processes. To start worker threads instead, call [`Prefork::run_threads`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// Forks the parent. The default on Unix. Refused on Windows, which has no fork.
+    /// Forks the parent. The default on Unix. An error on Windows, which has no fork.
     Fork,
-    /// Starts this program again. The default on Windows, [where some things differ](crate#windows).
+    /// Starts the program's executable again for each worker. The default on Windows: see [the differences on
+    /// Windows](crate#windows).
     ///
-    /// A worker is started with the same arguments, in the directory in which the parent was started, with the same
-    /// standard streams, and with the environment that the parent has at that moment. Apart from the streams and the
-    /// listeners, it shares with the parent only what [`Worker::ready`], [`Worker::heartbeat`] and [`Worker::stop_all`]
-    /// need.
+    /// A worker gets the arguments and the standard streams of the parent, and a copy of the parent's current
+    /// environment. The worker starts in the directory in which the parent was started. Apart from the streams and the
+    /// listeners, a worker and the parent share only some memory and a few descriptors, which [`Worker::ready`],
+    /// [`Worker::heartbeat`] and [`Worker::stop_all`] use.
     ///
-    /// Use it if the parent has threads, or if it has touched so much memory that copying its page tables makes a fork
-    /// slow.
+    /// Use this backend if the parent has several threads. Use it also if the parent has so much memory in use that a
+    /// fork, which copies the page tables, would be slow.
     ///
-    /// **Before the call.** A worker runs `main` from its beginning, so **everything that precedes the call runs again
-    /// in each worker**. In a worker the call then returns at once. So do before the call only what every process may
-    /// do: read the configuration, but do not bind the port or print a greeting. A worker returns from the first such
-    /// call that it reaches, so no other call of this kind may precede it.
+    /// **Before the call** of [`start`](Prefork::start) or [`run`](Prefork::run). A worker runs `main` from its
+    /// beginning, so **all code before this call runs again in each worker**. When the worker reaches the call, `start`
+    /// returns at once, or `run` runs the closure at once. So the code before the call should do only what every
+    /// process may do. This code may read the configuration, for example, but should not bind a port or print a
+    /// greeting. A process becomes a worker in the first call with this backend that it reaches. So the program must
+    /// not make another such call before the call that starts the workers.
     ///
-    /// Until the call, a worker is an ordinary program: it does not notice the end of its parent, and SIGTERM kills it.
-    /// It inherits the parent's signal mask, in which the [signals that the parent handles](crate#signals) are not
-    /// blocked.
+    /// Until a worker reaches the call, it behaves like any other program: SIGTERM kills it, and it keeps running if
+    /// the parent ends. It inherits the parent's signal mask. In this mask the [signals that the parent
+    /// handles](crate#signals) are not blocked.
     ///
-    /// **Recognition.** A worker recognizes that it is one by the environment variable `TASKFORK_WORKER` together with
-    /// memory that it inherits. The variable alone, set by hand or inherited by another program, has no effect. The
-    /// call removes the variable, unless the process has more than one thread by then (on Windows in any case).
+    /// **Recognition.** Two things mark a process as a worker: the environment variable `TASKFORK_WORKER`, and memory
+    /// that the process inherits from the parent. The variable alone has no effect, for example if a user sets it by
+    /// hand or if another program inherits it. The call removes the variable, so that programs that the worker starts
+    /// do not inherit it. On Unix the variable stays if the process has more than one thread, because another thread
+    /// may be reading the environment.
     ///
-    /// **Inherited descriptors** must still be open at the call. A program that closes unknown descriptors, as daemons
-    /// do, must do this after the call. A worker that finds them closed gets an error from the call. Programs that
-    /// other threads of the parent start at the same moment as a worker inherit the worker's descriptors too, including
-    /// the listeners.
+    /// **Inherited descriptors** must still be open when a worker reaches the call. Otherwise the call returns an error
+    /// in the worker. So a program that closes all unknown descriptors, as daemons do, must close them after the call.
+    /// If another thread of the parent starts a program while the parent starts a worker, that program also inherits
+    /// the worker's descriptors, including the listeners.
     ///
-    /// **Extra rights.** A program whose file gives it more rights than the user who starts it has (a set-user-ID bit,
-    /// file capabilities) gets an error from the call, also as the parent. Any user may have set
-    /// `TASKFORK_WORKER`, so such a program cannot trust it.
+    /// **Extra rights.** An executable with a set-user-ID bit or with file capabilities has more rights than the user
+    /// that starts it. In such a program the call returns an error, in the parent too. The reason is that any user can
+    /// set `TASKFORK_WORKER`, so the program cannot trust this variable.
     ///
-    /// **The executable** must still be the same file. If it was deleted or replaced since the start, or may no longer
-    /// be executed, starts are refused, and the error names its path. They are tried again like any refused restart,
-    /// and running workers go on. Starts are also refused if the directory in which the parent was started is gone or
-    /// cannot be entered any more. Then the error names the directory.
+    /// **The executable** must still be the file from which the parent was started. If this file was deleted or
+    /// replaced, or can no longer be executed, the parent cannot start a worker, and the error names the file. The
+    /// parent also cannot start a worker if the directory in which the parent was started was deleted or can no longer
+    /// be entered. Then the error names the directory. In both cases the running workers go on. The parent tries again
+    /// after a delay, as after any restart that the system refuses.
     Spawn,
 }
 
 impl Prefork {
-    /// Returns a service with the defaults: one worker per CPU, and at most 100 restarts of all workers together.
+    /// Returns a builder with the default settings: one worker per CPU, and at most 100 restarts, counted over all
+    /// workers.
     pub fn new() -> Prefork {
         let config = Config {
             workers: 0,
             max_workers: usize::MAX,
             restart_policy: RestartPolicy::OnFailure,
-            // The same as in Tornado.
+            // Tornado's default.
             max_restarts: 100,
             restart_window: None,
             delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
@@ -151,240 +160,266 @@ impl Prefork {
         }
     }
 
-    /// Sets the number of workers. Default, and the meaning of 0: one per CPU that this process may use, by its
-    /// affinity and by the CPU quota of its cgroup, but at most [`max_workers`](Prefork::max_workers).
+    /// Sets the number of workers. The default is 0, which means one worker per CPU that this process may use, but at
+    /// most [`max_workers`](Prefork::max_workers). The number of usable CPUs depends on the CPU affinity of the process
+    /// and on the CPU quota of its cgroup.
     pub fn workers(mut self, workers: usize) -> Prefork {
         self.config.workers = workers;
         self
     }
 
-    /// Sets the largest number of workers that SIGTTIN can reach, so that every [`Worker::id`] is less than `max`. It
-    /// must not be less than [`workers`](Prefork::workers). Default: no limit.
+    /// Sets the largest number of workers. SIGTTIN adds a worker only while there are fewer than `max` workers. So
+    /// every [`Worker::id`] is less than `max`. `max` must be at least the number of [`workers`](Prefork::workers).
+    /// Default: no limit.
     pub fn max_workers(mut self, max: usize) -> Prefork {
         self.config.max_workers = max;
         self
     }
 
-    /// Limits the restarts of all workers together, over the whole lifetime of the service or within the
-    /// [`restart_window`](Prefork::restart_window). If one more restart is needed, the parent stops the other workers,
-    /// and the reason in the report is [`RestartLimitReached`](crate::Reason::RestartLimitReached). Default: 100, as in
-    /// Tornado.
+    /// Sets the largest number of restarts, counted over all workers. All restarts since the start of the service
+    /// count, or only recent restarts if a [`restart_window`](Prefork::restart_window) is set. If a worker needs one
+    /// more restart, the parent stops the service, and [`Report::reason`] is
+    /// [`RestartLimitReached`](crate::Reason::RestartLimitReached). Default: 100, as in Tornado.
     ///
-    /// Set a [`restart_window`](Prefork::restart_window) for a service that runs for months. Without one, failures of
-    /// long ago still count.
+    /// For a service that runs for months, set a [`restart_window`](Prefork::restart_window). Otherwise restarts from
+    /// months ago still count.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
         self.config.max_restarts = max;
         self
     }
 
-    /// Counts only the restarts within the last `window`, as Erlang's supervisors do. Default: all restarts count.
+    /// Makes [`max_restarts`](Prefork::max_restarts) count only the restarts within the last `window`, as Erlang's
+    /// supervisors do. Default: all restarts since the start of the service count.
     pub fn restart_window(mut self, window: Duration) -> Prefork {
         self.config.restart_window = Some(window);
         self
     }
 
-    /// Sets which exits are followed by a restart. Default: [`RestartPolicy::OnFailure`].
+    /// Sets after which exits the parent restarts a worker. Default: [`RestartPolicy::OnFailure`].
     ///
-    /// With the default, a worker that exits with status 0 is done and is not replaced. This includes a worker that
-    /// another process than the parent stops by SIGTERM, if it then exits with status 0.
+    /// With the default, the parent does not restart a worker that exits with status 0. For example, if an operator
+    /// sends SIGTERM to a worker and the worker then exits with status 0, it is not restarted.
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Prefork {
         self.config.restart_policy = policy;
         self
     }
 
-    /// Sets how long a worker that keeps failing waits for its next start. Default: 10 ms to 1 s.
+    /// Sets the first and the longest delay before a worker that keeps failing is restarted. Default: 10 ms and 1 s.
     ///
-    /// The first failure is followed by a restart at once. After a further failure of a process that lived for less
-    /// than a second, the next start waits: for `first`, doubled with each failure up to `max`. Of this delay, a random
-    /// part between half and all of it is used. A process that has lived for 10 s resets the delay, however it exits.
+    /// After its first failure, a worker is restarted at once. After each further failure, the parent delays the
+    /// restart if the process lived for less than a second. The delay is `first` at first, doubles with each failure,
+    /// and never exceeds `max`. The parent waits for a random time between half of this delay and the whole delay. A
+    /// process that has lived for 10 s resets the delay: after its exit the worker is restarted at once, and the next
+    /// delay is `first` again.
     pub fn restart_backoff(mut self, first: Duration, max: Duration) -> Prefork {
         self.config.delays = Delays { first, max };
         self
     }
 
-    /// Adds an exit status after which a worker is not restarted and the whole service stops. The reason in the report
-    /// is [`StartupFailed`](crate::Reason::StartupFailed). Use it for failures that no restart can mend, such as a bad
-    /// configuration. Default: none.
+    /// Adds a fatal exit status. If a worker exits with this status, the parent does not restart the worker and stops
+    /// the whole service. Then [`Report::reason`] is [`StartupFailed`](crate::Reason::StartupFailed). Use a fatal exit
+    /// status for failures that a restart cannot fix, such as a bad configuration. Default: none.
     ///
-    /// The status is 1 to 255 on Unix, and any but 0 on Windows. A replacement that exits with it is only dropped.
+    /// The status must be between 1 and 255 on Unix. On Windows it can be any number except 0. A replacement that exits
+    /// with a fatal status before it is ready does not stop the service: the old process goes on.
     pub fn fatal_exit_code(mut self, code: i32) -> Prefork {
         self.config.fatal_exit_codes.push(code);
         self
     }
 
-    /// Sets the time between the request to stop and SIGKILL. When the service stops, all workers have this time
-    /// together. In a rolling restart, each worker has it. Default: 30 s.
+    /// Sets how long a worker has to exit after a stop request. After this time the parent sends SIGKILL. When the
+    /// service stops, the parent sends the request to all workers at once, so the time ends for all of them at once. In
+    /// a rolling restart, the time of each worker begins with its own stop request. Default: 30 s.
     pub fn graceful_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.graceful_timeout = timeout;
         self
     }
 
-    /// Sets the time after its start within which a worker must call [`Worker::ready`]. Default: off. Then a worker
-    /// counts as ready as soon as it is started, and a replacement after a second.
+    /// Sets the longest time that a worker may take from its start to its call of [`Worker::ready`]. Default: no
+    /// timeout. Without a timeout, a worker counts as ready as soon as it is started. But a replacement counts as ready
+    /// only when it calls `Worker::ready`, or after one second.
     ///
-    /// The effect of a worker that fails or is late before it is ready:
+    /// If a process fails before it is ready, or is not ready in time, the effect depends on the worker:
     ///
     /// | worker | effect |
     /// |---|---|
-    /// | No process of its id was ever ready. | A restart would not help: the service stops, and the reason in the report is [`StartupFailed`](crate::Reason::StartupFailed). |
-    /// | An earlier process of its id was ready. | The worker is restarted. If it is late, it is killed first. |
-    /// | It is a replacement. | The replacement is dropped, and the old process stays. |
-    /// | It was added by SIGTTIN, and no process of its id was ever ready. | The worker is dropped, and the others go on. |
+    /// | It was started with the service, and none of its processes was ever ready. | The service stops, because a restart would not help. [`Report::reason`] is [`StartupFailed`](crate::Reason::StartupFailed). |
+    /// | An earlier process of it was ready. | The worker is restarted. A process that is late is killed first. |
+    /// | The process is a replacement. | The replacement is killed if it still runs, and the old process stays. |
+    /// | It was added by SIGTTIN, and none of its processes was ever ready. | The worker is removed, and the other workers go on. |
     ///
-    /// An exit with status 0 does not count as a failure here, except with [`RestartPolicy::Always`] and in a
-    /// replacement. If the parent was stopped or starved during this time, it grants the same time once more.
+    /// An exit with status 0 counts as a failure here only if the process is a replacement, or with
+    /// [`RestartPolicy::Always`]. If the parent itself may have been stopped or may have had no CPU time during the
+    /// timeout, the parent gives the worker the same time once more.
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self
     }
 
-    /// Sets the longest time between two calls of [`Worker::heartbeat`], starting when the worker is ready. Default:
-    /// off.
+    /// Sets the longest time that a worker may let pass between two calls of [`Worker::heartbeat`]. The first period
+    /// begins when the worker is ready. Default: no timeout.
     ///
-    /// The parent checks once per timeout, whatever the number of workers. A worker that has been silent for at least
-    /// one timeout, and at most about two, gets SIGABRT, which lets it write a core dump or stop in a debugger. A
-    /// second later it gets SIGKILL, which also kills a stopped process. Then it is restarted, except with
-    /// [`RestartPolicy::Never`].
+    /// The parent checks the heartbeats of all workers once per timeout. So it finds a hung worker between one and
+    /// about two timeouts after the worker's last heartbeat. The parent then sends SIGABRT to the hung worker, so that
+    /// the worker can write a core dump or stop in a debugger. A second later the parent sends SIGKILL, which also
+    /// kills a stopped process. Then the parent restarts the worker, except with [`RestartPolicy::Never`].
     ///
-    /// Silence is not always the worker's fault:
+    /// A worker that sends no heartbeat does not always hang:
     ///
-    /// - If the parent wakes up late by half the timeout or more, the parent itself or the whole machine was stopped or
-    ///   starved. Then it lets one more timeout pass before it takes any worker for hung.
-    /// - If the parent is late by a tenth of the timeout, or its wait was interrupted by something else than [its
-    ///   signals](crate#signals), the parent or the machine may have been stopped too. Then a silent worker gets one
-    ///   more timeout, but only once.
-    /// - The parent cannot recognize other causes, for example that only the workers were stopped for long. These count
-    ///   as silence. Choose a timeout of several heartbeats to leave room for them.
+    /// - If the parent wakes up for a check late by half the timeout or more, then the parent itself or the whole
+    ///   machine was stopped or had no CPU time. So the parent gives every worker one more timeout.
+    /// - If the parent wakes up late by a tenth of the timeout, the parent or the machine may have been stopped. The
+    ///   same is true if the parent's wait was interrupted, but not by [its signals](crate#signals). In these cases the
+    ///   parent gives a worker without a heartbeat one more timeout, but only once.
+    /// - The parent cannot recognize other causes, for example that only the workers were stopped. In such a case it
+    ///   aborts a worker that does not hang. To make this less likely, choose a timeout several times as long as the
+    ///   time between two heartbeats.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.heartbeat_timeout = Some(timeout);
         self
     }
 
-    /// Replaces each process at this age, as in a rolling restart: the replacement is ready first, and no two processes
-    /// are replaced at a time. Default: off.
+    /// Sets the age at which the parent replaces a process. The parent proceeds as in a rolling restart: it replaces
+    /// one process at a time, and stops the old process only when the replacement is ready. Default: no limit.
     ///
-    /// The age of each process is random, between three quarters of `lifetime` and all of it, so that workers that were
-    /// started together are not replaced together. A process keeps serving until its turn comes. If a replacement
-    /// fails, the old process stays for one more lifetime.
+    /// For each process the parent chooses a random age between three quarters of `lifetime` and the whole `lifetime`,
+    /// so that workers that were started together are not replaced together. A process that has reached its age keeps
+    /// serving until its turn comes. If a replacement fails, the old process stays for one more lifetime.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
         self.config.max_lifetime = Some(lifetime);
         self
     }
 
-    /// Adds a socket that is made before the workers and passed to all of them: forked, spawned or threads. Each call
-    /// adds one: `"127.0.0.1:8000"`, or anything else from which a [`ListenConfig`] can be made. Default: none.
+    /// Adds a socket that the parent opens before it starts the workers, and passes to all workers, whether they are
+    /// forked, spawned or threads. `on` is an address such as `"127.0.0.1:8000"`, or another value that converts to a
+    /// [`ListenConfig`]. Each call adds one more socket. Default: none.
     ///
-    /// Workers get it by [`Worker::tcp`], [`Worker::udp`], `Worker::unix` (on Unix) or [`Worker::listeners`].
+    /// A worker gets the socket from [`Worker::tcp`], [`Worker::udp`], `Worker::unix` (on Unix) or
+    /// [`Worker::listeners`].
     ///
-    /// The parent binds it at the start. With port 0 the system chooses the port, the same one for all workers, and
-    /// [`Event::Listening`] reports it. Connections wait in the socket's queue while a worker is restarted, so only
-    /// those that the worker had already accepted are lost.
+    /// If the port is 0, the system chooses a port when the parent binds the socket. All workers use this port, and
+    /// [`Event::Listening`] reports it. While a worker is restarted, new connections wait in the socket's queue. Only
+    /// connections that the worker had already accepted are lost.
     ///
-    /// The first worker to accept a connection gets it, and this is not balanced. Workers that sleep in accept(2) take
-    /// turns. Of workers that sleep in epoll_wait(2), Linux wakes all at once, or with `EPOLLEXCLUSIVE` mostly the one
-    /// that came last, which then gets most connections. [`ListenConfig::per_worker`] makes one socket for each worker
-    /// instead.
+    /// The first worker to accept a connection gets it, so the load is not always balanced. Workers that sleep in
+    /// accept(2) take turns. If workers sleep in epoll_wait(2), Linux wakes all of them for each connection. With
+    /// `EPOLLEXCLUSIVE`, Linux mostly wakes the worker that began to wait last, and this worker gets most connections.
+    /// To spread the load, use [`ListenConfig::per_worker`], which opens one socket for each worker.
     pub fn listen(mut self, on: impl Into<ListenConfig>) -> Prefork {
         self.listens.push(on.into());
         self
     }
 
-    /// Uses the sockets with which systemd started this program, by its socket activation (`LISTEN_FDS`, `LISTEN_PID`
-    /// and `LISTEN_FDNAMES`, sd_listen_fds(3)). Default: no. Unix only.
+    /// Uses sockets that systemd has opened and passed to this program. This is systemd's socket activation: see
+    /// sd_listen_fds(3). The environment variables `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` describe the
+    /// sockets. Default: no. Unix only.
     ///
-    /// An activated socket replaces a socket that [`listen`](Prefork::listen) adds: the one with the same
-    /// [name](ListenConfig::name) if there is one, and otherwise the next one in order. Listeners for which no socket
-    /// was passed are bound as usual. These are errors: more activated sockets than listeners, and an activated socket
-    /// for a listener with [one socket for each worker](ListenConfig::per_worker).
+    /// Each socket that systemd passes is used for one of the listeners that [`listen`](Prefork::listen) adds. If a
+    /// listener has the same [name](ListenConfig::name) as the socket, this listener gets the socket. The other sockets
+    /// go to the remaining listeners in order. Listeners without a socket from systemd are bound as usual. Two cases
+    /// are errors: systemd passes more sockets than there are listeners, or it passes a socket for a listener with [one
+    /// socket for each worker](ListenConfig::per_worker).
     ///
-    /// The call that starts the workers removes the variables from the environment, `LISTEN_FDNAMES` only if there is
-    /// one thread. **Other threads that run by then must not read the environment at the same time except through
-    /// std**: for getenv(3), and for libraries in C that call it, the removal of a variable is a data race. If you
-    /// cannot exclude this, make the call before anything starts a thread, as with [`Backend::Fork`].
+    /// [`start`](Prefork::start), [`run`](Prefork::run) and [`run_threads`](Prefork::run_threads) remove these
+    /// variables from the environment, but `LISTEN_FDNAMES` only if the process has a single thread. **Meanwhile other
+    /// threads must not read the environment, except through std.** Otherwise there is a data race, for example if a C
+    /// library calls getenv(3) while a variable is removed. If you cannot exclude this, start the service before the
+    /// program starts a thread. ([`Backend::Fork`] requires this in any case.)
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Prefork {
         self.is_activated = true;
         self
     }
 
-    /// Pins each worker to one CPU. Default: no. Linux only; elsewhere it is refused.
+    /// Pins each worker to one CPU. Default: no. Linux only. On other systems this setting is an error.
     ///
-    /// Worker `id` gets the `id`-th of the CPUs that the calling thread may use at the start, by its affinity and by
-    /// the cpuset of its cgroup. With more workers than CPUs, the count begins again at the first CPU.
+    /// When the service starts, the parent lists the CPUs that the calling thread may use, according to its CPU
+    /// affinity and the cpuset of its cgroup. Worker 0 gets the first CPU of this list, worker 1 the second, and so on.
+    /// If there are more workers than CPUs, the list is used again from its beginning.
     ///
-    /// A worker pins itself before it does anything else, so all its threads are pinned too, except those that a
-    /// [spawned](Backend::Spawn) program has started before the call. If its CPU has been taken away since the start,
-    /// the log has a warning, and the worker runs unpinned.
+    /// A worker pins itself before it does anything else, so threads that it starts later are pinned too. But threads
+    /// that a [spawned](Backend::Spawn) worker starts before the call of [`start`](Prefork::start) or
+    /// [`run`](Prefork::run) are not pinned. If the worker may no longer use its CPU, it logs a warning and runs
+    /// unpinned.
     pub fn pin_cpus(mut self) -> Prefork {
         self.setup.pins_cpus = true;
         self
     }
 
-    /// Makes the workers run as this user, permanently. Default: the parent's user. Unix only, and only for processes:
-    /// with [`run_threads`](Prefork::run_threads) it is refused, because all threads of a process have one user.
+    /// Makes the workers run as this user. A worker cannot change back to the parent's user. Default: the parent's
+    /// user. Unix only. [`run_threads`](Prefork::run_threads) refuses this setting, because all threads of a process
+    /// have the same user.
     ///
-    /// The parent keeps its own user. So it can bind port 80 for the workers, by [`listen`](Prefork::listen) or
-    /// otherwise, and can stop and replace them as usual. It needs root. Without root, only the program's own user is
-    /// accepted, whose groups stay as they are.
+    /// The parent keeps its own user. So it can still bind port 80 for the workers, and can stop and replace the
+    /// workers as usual. A change of the user requires that the parent runs as root. Without root, the parent accepts
+    /// only its own user and group, and the workers keep the parent's supplementary groups.
     ///
-    /// **Names.** `name` is the name of a user or, if no user has that name, a user id. A worker has that user's group,
-    /// or the one set by [`group`](Prefork::group), and the supplementary groups that the system has on record for the
-    /// user, but none of the parent's. A user id without a record needs a `group` and has no other groups. The parent
-    /// looks all of them up once, before it starts anything. Later changes have no effect on restarts.
+    /// **Names.** `name` is the name of a user or, if no user has that name, a user id. A worker gets that user's
+    /// group, or the group that [`group`](Prefork::group) sets. It also gets the user's supplementary groups, and does
+    /// not keep those of the parent. If the system's user database has no entry for a user id, the program must set a
+    /// `group`, and the worker gets no other groups. The parent looks up the user and the groups once, before it starts
+    /// the first worker. If the user database changes later, restarted workers still use the old ids.
     ///
-    /// **How a worker changes.** It does this after [`pin_cpus`](Prefork::pin_cpus) and before everything else:
+    /// **How a worker changes its user.** If [`pin_cpus`](Prefork::pin_cpus) is set, a worker pins itself first. Then,
+    /// before it does anything else, it changes its user in three steps:
     ///
-    /// 1. It calls setgroups(2), setresgid(2) and setresuid(2), or setgid(2) and setuid(2) on systems without the
-    ///    latter two.
-    /// 2. It checks that the real, effective and saved ids have the requested values.
-    /// 3. It tries to become root again, which must fail. On Linux the capability `CAP_SETUID` must be gone too;
-    ///    `PR_SET_KEEPCAPS` may have kept it.
+    /// 1. The worker calls setgroups(2), setresgid(2) and setresuid(2). On systems without setresgid(2) and
+    ///    setresuid(2), it calls setgid(2) and setuid(2) instead.
+    /// 2. The worker checks that its real, effective and saved ids have the requested values.
+    /// 3. The worker tries to become root again and checks that this fails. On Linux it also checks that it has lost
+    ///    the capability `CAP_SETUID`, because `PR_SET_KEEPCAPS` (prctl(2)) can preserve this capability.
     ///
-    /// If any of this fails, the worker logs the name of the call and exits with status 1. It runs none of the
-    /// program's code except its logger, not even functions that are registered with atexit(3), and does not write what
-    /// it had buffered before. The parent treats this as any failure: with a [`ready_timeout`](Prefork::ready_timeout)
-    /// the service stops, otherwise it stops once the restart limit is reached.
+    /// If a step fails, the worker logs the name of the failed call and exits with status 1. Of the program's code,
+    /// only the logger runs in this case. Functions that are registered with atexit(3) do not run, and buffered output
+    /// is not written. The parent treats this exit like any other failure. If a
+    /// [`ready_timeout`](Prefork::ready_timeout) is set and no process of the worker was ever ready, the service stops.
+    /// Otherwise the parent restarts the worker until the restart limit is reached.
     ///
-    /// **What does not change.** The workers still get SIGTERM when the parent ends. They keep the environment with its
-    /// `HOME`, the directory, the limits and every open descriptor. A worker opens files as the new user, for example a
-    /// log that it reopens. Linux writes no core dump of a process that has changed its user, not even when it is
-    /// [aborted](Prefork::heartbeat_timeout), unless the system allows it (`fs.suid_dumpable`) or the worker requests
-    /// it (`PR_SET_DUMPABLE`, prctl(2)).
+    /// **What does not change.** The workers still get SIGTERM when the parent ends. They keep the environment
+    /// (including `HOME`), the working directory, the resource limits and all open descriptors.
     ///
-    /// With [`Backend::Spawn`], everything before the call still runs as root.
+    /// **Files and core dumps.** A worker opens files as the new user, for example when it reopens a log. By default,
+    /// Linux writes no core dump of a process that has changed its user, even if the process [is
+    /// aborted](Prefork::heartbeat_timeout). The sysctl `fs.suid_dumpable` allows core dumps for the whole system.
+    /// prctl(2) with `PR_SET_DUMPABLE` allows them for the worker that makes this call.
+    ///
+    /// With [`Backend::Spawn`], a worker runs the code before the call of [`start`](Prefork::start) or
+    /// [`run`](Prefork::run) as root.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Prefork {
         self.setup.user = Some(name.into());
         self
     }
 
-    /// Sets the group of the workers, in place of the group of their [`user`](Prefork::user): a name or, if no group
-    /// has that name, a group id. Default: the user's group, or else the parent's. Unix only.
+    /// Sets the group of the workers. `name` is the name of a group or, if no group has that name, a group id. Default:
+    /// the group of the workers' [`user`](Prefork::user), or the parent's group if no user is set. Unix only.
     ///
-    /// Without a `user`, the workers have this group and no supplementary groups. But a root process that has changed
-    /// only its group is still root and can take the group back.
+    /// If no `user` is set and the parent runs as root, the workers have this group and no supplementary groups. But
+    /// such workers still run as root, so they can change their group back.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> Prefork {
         self.setup.group = Some(name.into());
         self
     }
 
-    /// Notifies systemd of the state of the service, by sd_notify(3), through the socket that `NOTIFY_SOCKET` names.
-    /// Without that variable it does nothing. Default: no. Unix only.
+    /// Makes the parent send the state of the service to systemd: see sd_notify(3). The environment variable
+    /// `NOTIFY_SOCKET` contains the address of systemd's socket. If the variable is not set, the parent sends nothing.
+    /// Default: no. Unix only.
     ///
-    /// | message | when |
+    /// | message | sent when |
     /// |---|---|
     /// | `READY=1` | All workers are ready or, without a [`ready_timeout`](Prefork::ready_timeout), started. |
-    /// | `RELOADING=1`, then `READY=1` | A rolling restart that SIGHUP requested begins, and ends or is aborted. |
-    /// | `STOPPING=1` | The workers are stopped, for whatever reason. |
+    /// | `RELOADING=1`, then `READY=1` | A rolling restart (on SIGHUP) begins, and then ends or is aborted. |
+    /// | `STOPPING=1` | The parent begins to stop the workers, for whatever reason. |
     /// | `WATCHDOG=1` | Twice per `WatchdogSec`, until the stop. |
     ///
-    /// Each message except the last has a line of status, which also changes when a worker is added or removed. The
-    /// last status names the failure, if something has failed.
+    /// Each message except `WATCHDOG=1` has a status line (`STATUS=`), which `systemctl status` shows. The parent also
+    /// sends a new status line when a worker is added or removed. If the service stops because of a failure, the status
+    /// line of `STOPPING=1` names the failure.
     ///
     /// ```ini
     /// [Service]
-    /// # Before systemd 253: Type=notify, and ExecReload=kill -HUP $MAINPID
+    /// # With systemd before 253, use Type=notify and ExecReload=kill -HUP $MAINPID instead.
     /// Type=notify-reload
     /// ExecStart=/usr/local/bin/service
     /// WatchdogSec=30
@@ -392,71 +427,78 @@ impl Prefork {
     /// TimeoutStopSec=40
     /// ```
     ///
-    /// - `KillMode=mixed` sends SIGTERM only to the parent, which stops the workers and gives them their time. By
-    ///   default systemd sends it to all processes at once. Then workers that exit before the parent has received its
-    ///   signal look as if they had failed.
+    /// - With `KillMode=mixed`, systemd sends SIGTERM only to the parent, and the parent stops the workers gracefully.
+    ///   By default systemd sends SIGTERM to all processes at once. Then a worker may exit before the parent has
+    ///   received its own SIGTERM, and the parent takes this exit for a failure.
     /// - `TimeoutStopSec` must be longer than the [`graceful_timeout`](Prefork::graceful_timeout). Otherwise systemd
-    ///   kills workers that still have time.
-    /// - `TimeoutStartSec` must be long enough for all replacements of a reload to become ready.
-    /// - `WatchdogSec` makes the parent wake up twice in that time. The messages show that the supervision works, and
-    ///   nothing about the workers: use [`heartbeat_timeout`](Prefork::heartbeat_timeout) for these.
+    ///   kills workers before this timeout has passed.
+    /// - `TimeoutStartSec` also limits the duration of a reload. So it must be longer than a rolling restart of all
+    ///   workers takes.
+    /// - With `WatchdogSec`, the parent wakes up twice in that time to send `WATCHDOG=1`. These messages show only that
+    ///   the parent itself works. To detect workers that hang, set a [`heartbeat_timeout`](Prefork::heartbeat_timeout).
     ///
-    /// The call removes `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` from the environment, so that neither the
-    /// workers nor programs that they start can notify in the service's name. If there are other threads, which
-    /// [`Backend::Fork`] refuses, the variables stay.
+    /// When the service starts, the parent removes `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` from its
+    /// environment. So neither the workers nor programs that they start can send messages to systemd as the service. If
+    /// the process has more than one thread, the variables stay, because other threads may be reading the environment.
     ///
-    /// The parent never waits for a message to be delivered. The log warns once for each kind of failure, and the
-    /// service goes on. If the manager's queue is full (on Linux, `net.unix.max_dgram_qlen` is its length, for the
-    /// messages of all services together), the parent tries again every 100 ms and keeps the order. Of several pending
-    /// rolling restarts or lines of status, it sends only the last. Messages that are still pending when the workers
-    /// are gone are dropped.
+    /// The parent never waits until systemd has received a message. If it cannot send a message, the parent logs a
+    /// warning, once for each kind of error, and the service goes on. If the receive queue of systemd's socket is full,
+    /// the parent keeps the messages in order and tries again every 100 ms. (All services share this queue. On Linux
+    /// its length is `net.unix.max_dgram_qlen`.) If several rolling restarts or status lines are waiting to be sent,
+    /// the parent sends only the last of them. When all workers have exited, the parent drops the messages that it has
+    /// not sent yet.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Prefork {
         self.notifies = true;
         self
     }
 
-    /// Sets how worker processes are started. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows. It
-    /// does not apply to [`run_threads`](Prefork::run_threads), which refuses it.
+    /// Sets how the parent starts worker processes. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
+    /// [`run_threads`](Prefork::run_threads) refuses this setting, because it starts no processes.
     pub fn backend(mut self, backend: Backend) -> Prefork {
         self.backend = Some(backend);
         self
     }
 
-    /// Calls `on_event` in the parent for every event, after the event's line in the log. (An exit and the restart that
-    /// follows it share one line, which is written with the restart.) A second call replaces the first callback.
-    /// Default: none.
+    /// Sets a callback that the parent calls for every event, after it has written the event to the log. If a restart
+    /// follows an exit, one log line reports both events. The parent writes this line when it schedules the restart,
+    /// after it has called the callback for the exit. A second call of `on_event` replaces the callback. Default: no
+    /// callback.
     ///
     /// - While the callback runs, the parent does nothing else.
-    /// - If workers are forks, the callback must not start a thread: every later start would be refused.
-    /// - If workers are forks, a program that the callback starts inherits the [signals that the parent
-    ///   handles](crate#signals) blocked. So SIGTERM does not end it unless it is unblocked for it (`pre_exec`).
-    /// - If the callback panics, all workers are killed and the panic continues.
+    /// - If workers are forked, the callback must not start a thread, because the parent could then fork no more
+    ///   workers.
+    /// - If workers are forked, the parent blocks the [signals that it handles](crate#signals). A program that the
+    ///   callback starts inherits the blocked signals. So SIGTERM does not end this program, unless the callback
+    ///   unblocks SIGTERM for it, for example with `pre_exec`.
+    /// - If the callback panics, the parent kills all workers, and the panic continues.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));
         self
     }
 
-    /// Starts the workers. Returns in each worker at once, with a [`Worker`], and in the parent after the service has
-    /// ended, with a [`Report`].
+    /// Starts the workers. In each worker, returns a [`Worker`] at once. In the parent, returns a [`Report`] after the
+    /// service has ended.
     ///
-    /// A worker may return from `main` or exit in any other way: only its exit status counts.
+    /// A worker may return from `main` or exit in any other way. The parent considers only its exit status.
     ///
     /// # Errors
     ///
-    /// An error is returned in the parent only after all workers are gone. The signal mask, the dispositions and the
-    /// descriptors are the same as before the call.
+    /// Before this method returns an error in the parent, all workers have exited. The signal mask, the signal
+    /// dispositions and the open descriptors are then the same as before the call. The errors are:
     ///
-    /// - A setting makes no sense; [`Error::setting`] names it. This includes a time of less than a millisecond or more
-    ///   than a year; `max_workers` below `workers`; a first delay longer than the longest one; a fatal exit status
-    ///   that a process cannot have or that means success; and a backend that the system does not have.
-    /// - There is no such [user](Prefork::user) or [group](Prefork::group), changing to it requires root, or there is
-    ///   no way to [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
-    /// - A [listener](Prefork::listen) cannot be opened: the text names its address. If it should be [one for each
-    ///   worker](ListenConfig::per_worker) and cannot be, [`Error::setting`] is `per_worker`.
-    /// - Any error of [`fork_processes`](crate::fork_processes) except that the restart limit is reached, which is a
-    ///   [`Report`] here. One of them is that this process supervises workers already, however they were started: one
-    ///   service at a time is possible. Once it has ended, the next one can be started.
+    /// - A setting is invalid. [`Error::setting`] names the setting. For example, a time is less than a millisecond or
+    ///   more than a year, `max_workers` is less than `workers`, the first restart delay is longer than the longest
+    ///   delay, a fatal exit status is 0 or cannot occur on this system, or the system does not support the backend.
+    /// - The [user](Prefork::user) or the [group](Prefork::group) does not exist, or the change to it requires root, or
+    ///   the system cannot [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
+    /// - A [listener](Prefork::listen) cannot be opened. The text of the error names the listener's address. If the
+    ///   listener cannot have [one socket for each worker](ListenConfig::per_worker), [`Error::setting`] is
+    ///   `per_worker`.
+    /// - This process already runs a service, with any backend. After that service has ended, the process can start
+    ///   another one.
+    /// - All other errors of [`fork_processes`](crate::fork_processes) are possible too, except that the restart limit
+    ///   is reached: in this case this method returns a [`Report`].
     pub fn start(self) -> Result<Role> {
         let names = self.listener_names();
         match self.supervise(true, None)? {
@@ -465,9 +507,10 @@ impl Prefork {
         }
     }
 
-    /// Starts the workers, runs `work` in each of them, and returns only in the parent, after the service has ended.
+    /// Starts the workers and runs `work` in each worker. Returns only in the parent, after the service has ended.
     ///
-    /// A worker exits when `work` is done, and runs no code after this call:
+    /// A worker exits when `work` returns or panics. The code after this call does not run in a worker. The exit status
+    /// depends on `work`:
     ///
     /// | `work` | exit status |
     /// |---|---|
@@ -475,16 +518,16 @@ impl Prefork {
     /// | returns an error | 1. The error is logged, with its sources. |
     /// | panics | 101. The panic is printed as usual. |
     ///
-    /// `work` may borrow from its surroundings. Values that it owns are dropped when it returns.
+    /// `work` may borrow local variables of the caller. Values that `work` owns are dropped when it returns.
     ///
     /// # Errors
     ///
-    /// As for [`start`](Prefork::start).
+    /// Returns the same errors as [`start`](Prefork::start).
     ///
     /// # Examples
     ///
-    /// Every worker sees what the program made before the call. Here each id has a socket of its own, and `max_workers`
-    /// keeps every id within the array:
+    /// `work` can use values that the program has created before the call. In this example each worker uses its own
+    /// listener. `max_workers` ensures that every worker id is a valid index into `listeners`:
     ///
     /// ```no_run
     /// use std::net::TcpListener;
@@ -511,43 +554,43 @@ impl Prefork {
         }
     }
 
-    /// Starts the workers as threads of this process, runs `work` in each of them, and returns after the service has
+    /// Starts the workers as threads of this process and runs `work` in each thread. Returns after the service has
     /// ended.
     ///
-    /// Threads share their memory: what `work` captures exists once, for all workers. The closure must be `'static`,
-    /// because a thread cannot be forced to end, so nothing can be lent to it. The supervision is the same as for
-    /// processes, with these differences:
+    /// All threads share the values that `work` captures. `work` must be `'static`, because a thread cannot be killed
+    /// and so may still run after this method has returned. The parent supervises threads like processes, with these
+    /// differences:
     ///
-    /// - **Exits.** A thread that returns an error exits with status 1, and one that panics with 101. [`Event::Failed`]
-    ///   has the message. A panic does not affect the other workers. But whatever ends the process ends all of them: a
-    ///   call of [`exit`](std::process::exit), an abort, a stack overflow, and every panic if the program is built with
-    ///   `panic = "abort"`.
-    /// - **Stop requests.** A worker learns of one only through [`Worker::stop_requested`], [`Worker::wait_for_stop`]
-    ///   and `Worker::stop_fd` (on Unix), each worker through its own handle. The request does not interrupt what the
-    ///   thread does.
-    /// - **Stale threads.** A thread cannot be killed. Where a process would be killed, the parent abandons a thread:
-    ///   [`Event::Stale`]. This happens if the thread does not return within the
-    ///   [`graceful_timeout`](Prefork::graceful_timeout), misses its [heartbeat](Prefork::heartbeat_timeout) or the
-    ///   [`ready_timeout`](Prefork::ready_timeout), or if a second stop request comes. Its exit is
-    ///   [`Exit::Stale`](crate::Exit::Stale), which counts as a failure, and the worker is restarted like any other.
-    ///   The parent ignores messages from the abandoned thread. The thread has a stop request in any case, so that it
-    ///   ends if it can continue.
-    ///     - If it returns, it is joined: [`Event::Returned`].
-    ///     - If it has not returned when the service ends, it is in [`Report::stale`]. It runs until the process ends,
-    ///       which does not wait for it.
-    /// - **Signals.** The [signals that the parent handles](crate#signals) are blocked in the workers. The exceptions
-    ///   are SIGUSR1 and SIGCHLD: like all other signals, they do what the program has set up. A program that a worker
-    ///   starts inherits the blocked signals. Then SIGTERM does not end it, unless the worker unblocks SIGTERM for it
-    ///   (`pre_exec`).
-    /// - **Pid 1.** As pid 1 of a container, the parent does not reap processes that it has not started. Run an init
-    ///   above it.
-    /// - **Names.** [`Process::pid`](crate::Process::pid) is `None`. The name of the thread consists of the worker's id
-    ///   and generation: `worker-2.0`.
+    /// - **Exits.** If `work` returns an error, the thread's exit status is 1. If `work` panics, the status is 101. In
+    ///   both cases [`Event::Failed`] has the message, and the other workers go on. But all workers end if the process
+    ///   ends: by a call of [`exit`](std::process::exit), an abort or a stack overflow. With `panic = "abort"`, a panic
+    ///   ends the process too.
+    /// - **Stop requests.** A stop request does not interrupt a thread. The thread must check for the request by
+    ///   [`Worker::stop_requested`], [`Worker::wait_for_stop`] or `Worker::stop_fd` (on Unix). Each thread must use its
+    ///   own [`Worker`] for this.
+    /// - **Stale threads.** A thread cannot be killed. In all cases in which the parent would kill a process, it
+    ///   abandons a thread instead and reports [`Event::Stale`]. The cases are: the thread does not return within the
+    ///   [`graceful_timeout`](Prefork::graceful_timeout), sends no [heartbeat](Prefork::heartbeat_timeout), is not
+    ///   ready within the [`ready_timeout`](Prefork::ready_timeout), or still runs when the parent receives a second
+    ///   stop request. The exit of an abandoned thread is [`Exit::Stale`](crate::Exit::Stale), which counts as a
+    ///   failure, so the worker is restarted as usual. The parent also requests a stop of the abandoned thread, and
+    ///   ignores its later calls of [`Worker::ready`], [`Worker::heartbeat`] and [`Worker::stop_all`].
+    ///     - If the abandoned thread returns, the parent joins it and reports [`Event::Returned`].
+    ///     - If the abandoned thread still runs when the service ends, [`Report::stale`] lists it. When the process
+    ///       exits, it does not wait for this thread.
+    /// - **Signals.** The worker threads block the [signals that the parent handles](crate#signals), except SIGUSR1 and
+    ///   SIGCHLD. A program that a worker starts inherits the blocked signals. So SIGTERM does not end this program,
+    ///   unless the worker unblocks SIGTERM for it, for example with `pre_exec`. SIGUSR1, SIGCHLD and all other signals
+    ///   have the effect that the program has set up for them.
+    /// - **Pid 1.** If the program is pid 1 of a container, it does not reap orphaned processes. So run an init program
+    ///   as pid 1, which starts the program.
+    /// - **Names.** [`Process::pid`](crate::Process::pid) of a worker thread is `None`. The thread's name consists of
+    ///   the worker's id and generation, for example `worker-2.0`.
     ///
     /// # Errors
     ///
-    /// As for [`start`](Prefork::start). In addition, [`backend`](Prefork::backend), `user` and `group` are refused.
-    /// Other threads in this process are not an error.
+    /// Returns the same errors as [`start`](Prefork::start), except that the process may have other threads. In
+    /// addition, the settings [`backend`](Prefork::backend), `user` and `group` are errors.
     pub fn run_threads<F>(self, work: F) -> Result<Report>
     where
         F: Fn(Worker) -> WorkResult + Send + Sync + 'static,
@@ -568,7 +611,8 @@ impl Prefork {
         (!self.listens.is_empty()).then(names)
     }
 
-    /// Starts the workers for `fork_processes`, which returns only an id and exits in the parent.
+    /// Starts the workers for `fork_processes`. Returns the worker's id in each worker. In the parent, exits the
+    /// process or returns an error.
     pub(crate) fn start_plain(self) -> Result<usize> {
         match self.supervise(false, None)? {
             Supervised::Worker(worker) => Ok(worker.id()),
@@ -576,8 +620,8 @@ impl Prefork {
         }
     }
 
-    /// Checks the settings, makes what the workers share, and supervises. Without `with_reports`, forked workers get no
-    /// shared page, because the caller hands out no [`Worker`].
+    /// Checks the settings, opens the listeners, and starts and supervises the workers. If `with_reports` is false,
+    /// forked workers share no memory with the parent, because the caller does not give the program a [`Worker`].
     fn supervise(self, with_reports: bool, work: Option<Work>) -> Result<Supervised> {
         let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
         worker::check_no_worker()?;
@@ -632,18 +676,19 @@ impl fmt::Debug for Prefork {
     }
 }
 
-/// The backend without [`Prefork::backend`].
+/// The backend if the program does not call [`Prefork::backend`].
 const DEFAULT_BACKEND: Backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
 
-/// Held while a program that was started as a worker becomes one. If several threads of it make the call, one of them
-/// becomes the worker, and the others are refused.
+/// Locked while a spawned process becomes a worker. If several threads of this process start a service at the same
+/// time, one of them becomes the worker, and the others get an error.
 static ACCEPTING: Mutex<()> = Mutex::new(());
 
-/// The time for which a removed worker still serves its own socket after the kernel sends nothing new to it. Handshakes
-/// that began before complete in this time: one takes a round trip, or longer if TCP sends a segment again.
+/// The time during which a removed worker keeps serving its own socket after the kernel has stopped sending new
+/// connections to the socket. TCP handshakes that have already begun complete in this time. A handshake takes one round
+/// trip, or longer if TCP retransmits a segment.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The shortest time that can be waited for: poll(2) and epoll_wait(2) count milliseconds.
+/// The shortest valid time, because poll(2) and epoll_wait(2) measure timeouts in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -654,7 +699,7 @@ impl Config {
         }
         self.check_workers()?;
         self.check_times()?;
-        // On Unix, only the low eight bits of a status reach the parent.
+        // On Unix, only the low eight bits of an exit status reach the parent.
         let possible = if cfg!(unix) { 1..=255 } else { i32::MIN..=i32::MAX };
         match self.fatal_exit_codes.iter().find(|&&code| code == 0 || !possible.contains(&code)) {
             Some(0) => Err(Error::unfit("fatal_exit_code", "0 means success")),
@@ -664,7 +709,7 @@ impl Config {
     }
 
     fn check_workers(&self) -> Result<()> {
-        /// Every system allows this many processes, so its limit need not be read.
+        /// Every system allows this many processes. So up to this number, the system's limit is not read.
         const FEW: usize = 256;
         let &Config { workers, max_workers, .. } = self;
         if max_workers < workers {
@@ -673,7 +718,8 @@ impl Config {
         if workers <= FEW {
             return Ok(());
         }
-        // This check covers the system's limit. If a limit of this user is lower, fork reports it.
+        // This checks the limit of the whole system. The user's limit (`RLIMIT_NPROC`) may be lower. In that case
+        // fork(2) fails.
         let limit = sys::process_limit();
         if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
     }
@@ -707,8 +753,8 @@ impl Config {
     }
 }
 
-/// Returns the number of CPUs that this process may use, or 1 if it is unknown. std takes it from the affinity and from
-/// the cgroup's CPU quota, v1 and v2.
+/// Returns the number of CPUs that this process may use, or 1 if the number is unknown. On Linux, std considers the CPU
+/// affinity and the CPU quota of the cgroup (v1 and v2).
 fn cpus() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
@@ -723,7 +769,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_settings_are_refused_by_name() {
+    fn errors_name_the_invalid_setting() {
         let new = Prefork::new;
         let zero = Duration::ZERO;
         let ms = Duration::from_millis;
@@ -796,7 +842,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn threads_refuse_user_and_group() {
+    fn run_threads_refuses_user_and_group() {
         for (setting, prefork) in [("user", Prefork::new().user("root")), ("group", Prefork::new().group("0"))] {
             let error = prefork.workers(1).run_threads(|_| Ok(())).expect_err("a refusal");
             assert_eq!(error.setting(), Some(setting), "{error}");

@@ -1,15 +1,15 @@
-//! How the service ended, and how each worker did.
+//! [`Report`], the result of a service that has ended, with the history of each worker.
 
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
 use crate::exit::{Exit, Process};
 
-/// The result of a service, which [`Prefork::start`](crate::Prefork::start), [`run`](crate::Prefork::run) and
-/// [`run_threads`](crate::Prefork::run_threads) return in the parent once all workers are gone.
+/// The result of a service. [`Prefork::start`](crate::Prefork::start), [`run`](crate::Prefork::run) and
+/// [`run_threads`](crate::Prefork::run_threads) return it in the parent after the service has ended.
 ///
-/// `main` may return it. The exit status of the program is then 0 on [success](Report::is_success), 3 if [startup
-/// failed](Reason::StartupFailed), and 1 otherwise.
+/// `main` can return a `Report`. Then the exit status of the program is 0 on [success](Report::is_success), 3 if
+/// [startup failed](Reason::StartupFailed), and 1 otherwise.
 #[derive(Clone, Debug)]
 pub struct Report {
     reason: Reason,
@@ -21,8 +21,8 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// All workers have exited by themselves, and none needs a restart. Their last exits were normal, unless
-    /// [`RestartPolicy::Never`](crate::RestartPolicy::Never) turns restarts off.
+    /// All workers have exited by themselves, and no worker needs a restart. Their last exits were normal, except with
+    /// [`RestartPolicy::Never`](crate::RestartPolicy::Never): then workers that failed are not restarted either.
     Finished,
     /// A signal requested the stop.
     Stopped,
@@ -31,24 +31,25 @@ pub enum Reason {
         /// The process that requested the stop.
         process: Process,
     },
-    /// A restart was needed that [`max_restarts`](crate::Prefork::max_restarts) does not allow.
+    /// A worker needed one restart more than [`max_restarts`](crate::Prefork::max_restarts) allows.
     RestartLimitReached {
-        /// The process whose exit needed one more restart.
+        /// The process whose exit made one more restart necessary.
         process: Process,
-        /// How that process ended.
+        /// How that process exited.
         exit: Exit,
         /// The number of restarts so far.
         restarts: u32,
     },
-    /// The service stopped because of one worker, and a restart would not have helped. There are two cases:
+    /// The parent stopped the service because one worker failed and a restart would not have helped. There are two
+    /// cases:
     ///
     /// - The worker exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code).
-    /// - A [`ready_timeout`](crate::Prefork::ready_timeout) is set, no process of the worker's id was ever ready, and
-    ///   the worker failed or was not ready in time.
+    /// - A [`ready_timeout`](crate::Prefork::ready_timeout) is set, and the worker failed or was late before any of its
+    ///   processes was ready.
     StartupFailed {
         /// The process that failed.
         process: Process,
-        /// How that process ended, or `None` if it was late.
+        /// How that process exited, or `None` if it was not ready in time.
         exit: Option<Exit>,
     },
 }
@@ -60,7 +61,7 @@ pub struct WorkerReport {
     pub(crate) processes: u32,
     pub(crate) restarts: u32,
     pub(crate) exit: Option<Exit>,
-    /// The last exit was abnormal and was not followed by a restart.
+    /// Whether the last exit was abnormal and no restart followed.
     pub(crate) failed: bool,
 }
 
@@ -73,8 +74,8 @@ impl Report {
         Report { stale, ..self }
     }
 
-    /// Returns whether the service ended as it should: it was stopped by a signal or by a worker, or all workers exited
-    /// with status 0 by themselves. After a requested stop this is `true` even if workers had to be killed.
+    /// Returns whether the service ended normally. This is `true` if all workers exited by themselves with status 0. It
+    /// is also `true` if a signal or a worker requested the stop, even if the parent then had to kill workers.
     pub fn is_success(&self) -> bool {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
@@ -83,8 +84,8 @@ impl Report {
         }
     }
 
-    /// Returns the number of restarts of all workers together. Replacements in a rolling restart or because of a
-    /// process's age do not count.
+    /// Returns the number of restarts, added up over all workers. Replacements do not count, neither in a rolling
+    /// restart nor because of a process's age.
     pub fn restarts(&self) -> u32 {
         self.workers.iter().map(|worker| worker.restarts).sum()
     }
@@ -94,22 +95,22 @@ impl Report {
         &self.reason
     }
 
-    /// Returns the abandoned worker threads that had not returned by the end of the service. They were stopped or hung,
-    /// and did not return in time. They run until they return or the process ends. Always empty unless workers are
-    /// [threads](crate::Prefork::run_threads).
+    /// Returns the worker threads that still ran when the service ended. The parent abandons a thread that hangs or
+    /// does not return in time after a stop request. An abandoned thread runs until it returns or the process ends.
+    /// Without [worker threads](crate::Prefork::run_threads), this list is empty.
     pub fn stale(&self) -> &[Process] {
         &self.stale
     }
 
-    /// Returns the reports of all workers, including those that were removed, ordered by id.
+    /// Returns one report for each worker, ordered by id. Workers that were removed are included.
     pub fn workers(&self) -> &[WorkerReport] {
         &self.workers
     }
 }
 
 impl Reason {
-    /// Returns the process that is the reason: the one that requested the stop, that could not start, or whose exit
-    /// needed one more restart.
+    /// Returns the process that caused the end of the service. This process requested the stop, could not start, or
+    /// needed one restart more than the limit allows. `None` if no single process is the cause.
     pub fn process(&self) -> Option<Process> {
         match *self {
             Reason::Finished | Reason::Stopped => None,
@@ -119,7 +120,7 @@ impl Reason {
         }
     }
 
-    /// Returns how that process ended, if its exit is the reason.
+    /// Returns how the [process](Reason::process) exited, if its exit caused the end of the service.
     pub fn exit(&self) -> Option<Exit> {
         match *self {
             Reason::RestartLimitReached { exit, .. } => Some(exit),
@@ -139,7 +140,7 @@ impl WorkerReport {
         self.id
     }
 
-    /// Returns the number of restarts of this worker. Replacements do not count.
+    /// Returns the number of restarts of this worker. Replacements do not count as restarts.
     pub fn restarts(&self) -> u32 {
         self.restarts
     }
@@ -149,8 +150,8 @@ impl WorkerReport {
         self.processes
     }
 
-    /// Returns how the worker's last process ended, or `None` if it never had one. Replacements that failed do not
-    /// count.
+    /// Returns how the worker's last process exited, or `None` if the worker never had a process. Replacements that
+    /// failed are ignored.
     pub fn exit(&self) -> Option<Exit> {
         self.exit
     }
@@ -167,7 +168,8 @@ impl Termination for Report {
     }
 }
 
-/// Completes a sentence: `stopped`, `gave up after 100 restarts: child 2 (pid 71) exited with status 3`.
+/// Writes the reason as a phrase, for example `stopped` or `gave up after 100 restarts: child 2 (pid 71) exited with
+/// status 3`.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

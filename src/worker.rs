@@ -1,4 +1,4 @@
-//! The worker's handle, and the steps by which a process or a thread becomes a worker.
+//! [`Worker`], the handle that a worker uses, and the functions that make a process or a thread a worker.
 
 use std::cell::Cell;
 use std::io;
@@ -21,17 +21,17 @@ use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::sys::{CallError, StopRequest};
 
-/// The result of a closure for [`Prefork::run`](crate::Prefork::run) and [`run_threads`](crate::Prefork::run_threads).
-/// `?` converts any error into it.
+/// The result of the closure that [`Prefork::run`](crate::Prefork::run) or [`run_threads`](crate::Prefork::run_threads)
+/// runs in each worker. The operator `?` converts any error to the error type of this result.
 pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 const NO_WORKER: usize = usize::MAX;
 
-/// The id of the worker that this process is. Set once.
+/// The worker id of this process, or `NO_WORKER`. Set at most once, when the process becomes a worker.
 static TASK_ID: AtomicUsize = AtomicUsize::new(NO_WORKER);
 
 thread_local! {
-    /// The id of the worker that this thread is.
+    /// The worker id of this thread, or `NO_WORKER`.
     static THREAD_ID: Cell<usize> = const { Cell::new(NO_WORKER) };
 }
 
@@ -39,74 +39,79 @@ pub(crate) fn task_id() -> Option<usize> {
     [THREAD_ID.get(), TASK_ID.load(Ordering::Relaxed)].into_iter().find(|&id| id != NO_WORKER)
 }
 
-/// Makes this thread worker `id`.
+/// Marks this thread as worker `id`.
 pub(crate) fn become_thread(id: usize) {
     THREAD_ID.set(id);
 }
 
-/// Refuses a call that is made in a worker.
+/// Returns an error if the calling process or thread is a worker.
 pub(crate) fn check_no_worker() -> Result<()> {
     task_id().map_or(Ok(()), |id| Err(Error::in_worker(id)))
 }
 
-/// Creates the thread's random generator in the parent, before the first fork. Each worker must reseed it anyway.
-/// Without this, each would also have to create one, which takes longer than the rest of its start.
+/// Creates the random generator of this thread (`rand::rng()`) in the parent, before the first fork. A forked worker
+/// then only reseeds its copy. If each worker had to create its own generator, this would take longer than the rest of
+/// the worker's start.
 #[cfg(unix)]
 pub(crate) fn prepare() -> Result<()> {
-    // `rand::rng()` would panic if the system had no random numbers.
+    // Check for an error first: `rand::rng()` panics if the system returns no random numbers.
     let refused = |error: rand::rngs::SysError| Error::from(CallError::new("getrandom", error));
     rand::TryRng::try_next_u32(&mut SysRng).map_err(refused)?;
     rand::rng().next_u32();
     Ok(())
 }
 
-/// Makes this process, which has just been forked or spawned, worker `id`.
+/// Marks this process, which has just been forked or spawned, as worker `id`. Reseeds its random generator.
 #[inline]
 pub(crate) fn become_worker(id: usize) -> Result<()> {
     TASK_ID.store(id, Ordering::Relaxed);
-    // The fork has copied the generator's state, so without this, siblings draw the same numbers.
+    // fork(2) has copied the generator's state. Without a new seed, all workers would draw the same random numbers.
     rand::rng().reseed().map_err(|error| Error::from(CallError::new("getrandom", error)).starting(id))
 }
 
-/// A worker's own handle. With it the worker reads its id, gets its listeners, reports to the parent and notices stop
-/// requests.
+/// The handle that a worker uses to read its id, get its listeners, report to the parent and notice stop requests.
 ///
-/// A handle can be shared between threads. All that is reported through it concerns the whole process (or the whole
-/// [worker thread](crate::Prefork::run_threads)).
+/// Several threads can share a handle. A report through the handle counts for the whole process, or for the whole
+/// [worker thread](crate::Prefork::run_threads).
 ///
-/// A process that a worker forks is not a worker. In it, [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) do
-/// nothing, and a signal that it gets is not a stop request to the worker. But [`heartbeat`](Worker::heartbeat) in it
-/// counts for the worker.
+/// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready) and
+/// [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of the worker. But a call of
+/// [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker.
 ///
-/// A worker must not close descriptors that it has not opened. One of them wakes the parent, which otherwise notices
-/// [`ready`](Worker::ready) and [`stop_all`](Worker::stop_all) late.
+/// A worker must not close descriptors that it has not opened, because it wakes the parent through one of them. Without
+/// this descriptor, the parent notices a call of [`ready`](Worker::ready) or [`stop_all`](Worker::stop_all) late.
 ///
 /// # Stopping
 ///
-/// The parent requests a stop by SIGTERM. At first, SIGTERM kills a worker like any other process. The first call of
-/// one of these methods enables the **graceful stop**:
+/// To stop a worker, the parent sends SIGTERM. By default SIGTERM kills a worker, as it kills any other process. With a
+/// **graceful stop**, the worker notices the request and exits by itself. A worker enables the graceful stop by its
+/// first call of one of these methods:
 ///
-/// - [`enable_graceful_stop`](Worker::enable_graceful_stop) does nothing else.
-/// - [`stop_requested`](Worker::stop_requested) returns whether a stop was requested.
-/// - [`wait_for_stop`](Worker::wait_for_stop) waits for the request.
-/// - `stop_fd` (on Unix) returns a descriptor that becomes readable with the request.
+/// - [`enable_graceful_stop`](Worker::enable_graceful_stop) only enables the graceful stop.
+/// - [`stop_requested`](Worker::stop_requested) also returns whether a stop was requested.
+/// - [`wait_for_stop`](Worker::wait_for_stop) also waits for a stop request.
+/// - `stop_fd` (on Unix) also returns a descriptor that becomes readable when a stop is requested.
 ///
-/// From then on SIGTERM and SIGINT are requests. (^C at a terminal sends SIGINT to every process.) The worker has the
-/// parent's [`graceful_timeout`](crate::Prefork::graceful_timeout) to exit by itself. Call `enable_graceful_stop` first
-/// of all in a worker that must always finish its work: a SIGTERM between the fork and this call kills it.
+/// After this first call, SIGTERM and SIGINT do not kill the worker but are stop requests. (^C in a terminal sends
+/// SIGINT to the parent and to all workers.) After a stop request, the worker must exit within the
+/// [`graceful_timeout`](crate::Prefork::graceful_timeout). A SIGTERM that arrives before the first call kills the
+/// worker. So a worker that must always finish its work should call `enable_graceful_stop` before it does anything
+/// else.
 ///
-/// - The signal handlers are installed through [signal-hook](https://docs.rs/signal-hook). They run in addition to the
-///   program's own handlers from signal-hook and `tokio::signal`. A handler that `sigaction` installs afterwards
-///   replaces them.
-/// - A SIGINT that is ignored stays ignored. A shell starts a background job in this way.
-/// - On Windows, events and the console take the place of the signals: [the differences](crate#windows).
-/// - In a [worker thread](crate::Prefork::run_threads) every stop is graceful.
+/// - The graceful stop installs signal handlers through [signal-hook](https://docs.rs/signal-hook). Handlers that the
+///   program installs through signal-hook or `tokio::signal` run as well. If the program installs a handler with
+///   `sigaction` afterwards, this handler replaces all others for the signal.
+/// - If the worker ignores SIGINT, the graceful stop does not change this. For example, some shells start background
+///   jobs with SIGINT ignored.
+/// - On Windows, event objects and the console's Ctrl-C take the place of signals: see [the differences on
+///   Windows](crate#windows).
+/// - A [worker thread](crate::Prefork::run_threads) cannot be killed, so its stop is always graceful.
 #[derive(Debug)]
 pub struct Worker {
     id: usize,
     generation: u32,
     count: usize,
-    /// `None` in a forked worker of `fork_processes`, which gets no handle.
+    /// `None` in a forked worker of `fork_processes`, because this function gives the program no handle.
     status: Option<StatusWriter>,
     listeners: Listeners,
     listener_names: ListenerNames,
@@ -115,9 +120,9 @@ pub struct Worker {
 
 #[derive(Debug)]
 enum StopSource {
-    /// A request to the process.
+    /// The worker is a process. It receives the request as a signal (on Windows, as an event).
     Process(OnceLock<StopRequest>),
-    /// A request to this thread only.
+    /// The worker is a thread. The parent sets this flag to request its stop.
     Thread(Arc<StopFlag>),
 }
 
@@ -149,49 +154,52 @@ impl Worker {
         Worker { listener_names: names, ..self }
     }
 
-    /// Returns the task id: 0 to one less than the number of [`workers`](crate::Prefork::workers), or higher for a
-    /// worker that SIGTTIN has added, but always less than [`max_workers`](crate::Prefork::max_workers). A restarted
-    /// worker has the id of its predecessor.
+    /// Returns the worker's task id. The initial workers have the ids from 0 to one less than the number of
+    /// [`workers`](crate::Prefork::workers). A worker that SIGTTIN adds may have a higher id. Every id is less than
+    /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
     pub fn id(&self) -> usize {
         self.id
     }
 
-    /// Returns the number of earlier processes of this id.
+    /// Returns the number of processes that this worker had before the current process.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Returns the number of workers that the service should have had when this process was started.
+    /// Returns the number of workers of the service at the time when the parent started this process. This includes
+    /// workers that were waiting for a restart at that time.
     pub fn worker_count(&self) -> usize {
         self.count
     }
 
-    /// Returns the sockets that [`Prefork::listen`](crate::Prefork::listen) has added, in the same order. They are the
-    /// same in every worker. The exception are those with [one socket for each
-    /// worker](crate::ListenConfig::per_worker), of which this returns the sockets of this id. The sockets outlive the
-    /// worker.
+    /// Returns the sockets that [`Prefork::listen`](crate::Prefork::listen) has added, in the order of its calls. Every
+    /// worker gets the same sockets. The exception is a listener with [one socket for each
+    /// worker](crate::ListenConfig::per_worker): the worker gets the socket of its own id. The parent keeps all sockets
+    /// open, so they outlive the worker.
     ///
-    /// All workers and the parent share these sockets, and so does the next process of this id:
+    /// The parent, all workers and later processes of this worker share these sockets. So note:
     ///
-    /// - Whether a socket blocks is the same for all of them (`set_nonblocking`).
-    /// - A worker that waits by poll(2), epoll(7) or the like should make the socket non-blocking, because another
-    ///   worker may have taken the connection by the time of the accept.
-    /// - To drop a clone (`try_clone`) does not close the socket, so an epoll(7) continues to report it until it is
-    ///   deregistered.
+    /// - If one worker calls `set_nonblocking`, the socket becomes non-blocking in all workers.
+    /// - A worker that waits with poll(2) or epoll(7) should make the socket non-blocking. Otherwise its accept(2)
+    ///   blocks if another worker has already accepted the connection.
+    /// - If a worker drops a clone of a socket (`try_clone`), the socket stays open. An epoll(7) instance with this
+    ///   clone would continue to report the socket. So remove the clone from the instance before you drop it.
     pub fn listeners(&self) -> &[Listener] {
         self.listeners.as_deref().unwrap_or_default()
     }
 
-    /// Returns a clone of a TCP listener, for example for mio, tokio or a thread. `which` is its position, which counts
-    /// the calls of [`Prefork::listen`](crate::Prefork::listen) from 0, or its [name](crate::ListenConfig::name).
+    /// Returns a clone of a TCP listener, for example to pass it to mio, tokio or a thread. `which` is the listener's
+    /// [name](crate::ListenConfig::name), or its position: 0 for the first call of
+    /// [`Prefork::listen`](crate::Prefork::listen), 1 for the second.
     ///
-    /// The clone is another descriptor for the same socket. Whether it blocks is a property of the socket, which all
-    /// workers share: `set_nonblocking` on one clone affects all of them.
+    /// The clone is another descriptor for the same socket, which all workers share. So `set_nonblocking` on one clone
+    /// affects all clones in all workers.
     ///
     /// # Errors
     ///
-    /// Returns `NotFound` if there is no such listener, `InvalidInput` if it is not a TCP listener, or the system's
-    /// error if the descriptor cannot be duplicated, for example because of a limit.
+    /// Returns `NotFound` if there is no listener with this name or position, and `InvalidInput` if the listener is not
+    /// a TCP listener. Returns the system's error if the descriptor cannot be duplicated, for example because the
+    /// process has too many open descriptors.
     ///
     /// # Examples
     ///
@@ -217,7 +225,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// As for [`tcp`](Worker::tcp), with UDP in place of TCP.
+    /// Returns the same errors as [`tcp`](Worker::tcp), but `InvalidInput` if the listener is not a UDP socket.
     pub fn udp(&self, which: impl ListenerIndex) -> io::Result<UdpSocket> {
         self.find(&which)?.as_udp().ok_or_else(|| not_of_kind(&which, "a UDP socket"))?.try_clone()
     }
@@ -226,7 +234,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// As for [`tcp`](Worker::tcp), with a Unix stream listener in place of a TCP listener.
+    /// Returns the same errors as [`tcp`](Worker::tcp), but `InvalidInput` if the listener is not a Unix stream
+    /// listener.
     #[cfg(unix)]
     pub fn unix(&self, which: impl ListenerIndex) -> io::Result<UnixListener> {
         self.find(&which)?.as_unix().ok_or_else(|| not_of_kind(&which, "a Unix listener"))?.try_clone()
@@ -238,49 +247,51 @@ impl Worker {
         listener.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no listener {which}")))
     }
 
-    /// Reports to the parent that this worker can do its work. The parent is woken at once. Further calls have no
-    /// effect.
+    /// Reports to the parent that this worker can do its work, and wakes the parent. Further calls have no effect.
     ///
-    /// With a [`ready_timeout`](crate::Prefork::ready_timeout), call it within that time. A rolling restart stops the
-    /// old process only after this call in the replacement. Without a `ready_timeout`, a replacement counts as ready
-    /// after a second, or when it calls this.
+    /// If a [`ready_timeout`](crate::Prefork::ready_timeout) is set, the worker must call `ready` within that time. In
+    /// a rolling restart, the parent stops an old process only after its replacement has called `ready`. Without a
+    /// `ready_timeout`, the parent waits for this call for at most one second.
     pub fn ready(&self) {
         if let Some(status) = &self.status {
             status.ready();
         }
     }
 
-    /// Reports to the parent that this worker makes progress. This is one store to shared memory and does not wake the
-    /// parent, so it may be called often.
+    /// Reports to the parent that this worker makes progress. A call is cheap, because it only writes one value to
+    /// shared memory and does not wake the parent.
     ///
-    /// With a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout), call it at least once in that time, from the
-    /// code whose progress matters. A heartbeat from a separate thread shows only that this thread runs.
+    /// If a [`heartbeat_timeout`](crate::Prefork::heartbeat_timeout) is set, the worker must call `heartbeat` at least
+    /// once within that time. Call `heartbeat` in the code that does the worker's work. If a separate thread calls
+    /// `heartbeat`, the parent notices only whether that thread runs.
     pub fn heartbeat(&self) {
         if let Some(status) = &self.status {
             status.beat();
         }
     }
 
-    /// Requests a graceful stop of the whole service. All workers get a stop request, this one included, and the parent
-    /// ends as if it had received SIGTERM. Several calls, from this or from other workers, are one request. This worker
-    /// may go on or exit at once.
+    /// Requests a graceful stop of the whole service, as SIGTERM to the parent does. All workers get a stop request,
+    /// including this worker. Further calls, in this worker or in others, have no effect. After the call, this worker
+    /// may exit at once, or go on until it gets its stop request.
     pub fn stop_all(&self) {
         if let Some(status) = &self.status {
             status.stop_all();
         }
     }
 
-    /// Makes SIGTERM and SIGINT stop requests from now on, which this worker [carries out by itself](Worker#stopping).
-    /// [`stop_requested`](Worker::stop_requested), [`wait_for_stop`](Worker::wait_for_stop) and `stop_fd` do this too
-    /// when they are first called. Further calls have no effect.
+    /// Enables the [graceful stop](Worker#stopping): after this call, SIGTERM and SIGINT do not kill this worker but
+    /// are stop requests. The first call of [`stop_requested`](Worker::stop_requested),
+    /// [`wait_for_stop`](Worker::wait_for_stop) or `stop_fd` also enables the graceful stop. Further calls have no
+    /// effect.
     pub fn enable_graceful_stop(&self) {
         if let StopSource::Process(stop) = &self.stop {
             self.stop_request(stop);
         }
     }
 
-    /// Returns whether a stop of this worker has been requested since it enabled the [graceful stop](Worker#stopping).
-    /// The first call enables it. This is one load from memory.
+    /// Returns whether a stop of this worker has been requested since the worker enabled the [graceful
+    /// stop](Worker#stopping). The first call enables the graceful stop. Further calls are cheap: they only read a
+    /// value in memory.
     pub fn stop_requested(&self) -> bool {
         match &self.stop {
             StopSource::Process(stop) => self.stop_request(stop).is_made(),
@@ -288,11 +299,11 @@ impl Worker {
         }
     }
 
-    /// Waits until a stop of this worker is requested, for at most `timeout`; `None` waits without limit. Returns
-    /// whether a stop has been requested. The first call enables the [graceful stop](Worker#stopping).
+    /// Waits until a stop of this worker is requested or `timeout` has passed. With `None`, waits without a time limit.
+    /// Returns whether a stop has been requested. The first call enables the [graceful stop](Worker#stopping).
     ///
-    /// Other signals do not interrupt the wait. The thread sleeps meanwhile. If the system has no descriptor left for
-    /// it (on Unix), it checks every 10 ms instead.
+    /// Other signals do not end the wait. The calling thread sleeps during the wait. On Unix the wait requires two
+    /// descriptors. If the system has no more descriptors, the thread wakes up every 10 ms to check for a request.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         match &self.stop {
             StopSource::Process(stop) => self.stop_request(stop).wait(timeout),
@@ -300,17 +311,20 @@ impl Worker {
         }
     }
 
-    /// Returns a descriptor that becomes readable once a stop of this worker is requested, and stays readable: for mio,
-    /// tokio's `AsyncFd` or poll(2). The first call enables the [graceful stop](Worker#stopping). Unix only.
+    /// Returns a descriptor that becomes readable when a stop of this worker is requested, and then stays readable. Use
+    /// this descriptor with mio, tokio's `AsyncFd` or poll(2). The first call enables the [graceful
+    /// stop](Worker#stopping). Unix only.
     ///
-    /// Do not read from it. It stays open until the process ends, even if this handle is dropped. In a [worker
-    /// thread](crate::Prefork::run_threads) it is open only as long as the handle exists.
+    /// Do not read from the descriptor. It stays open until the process ends, even if this handle is dropped. But in a
+    /// [worker thread](crate::Prefork::run_threads), the descriptor may be closed as soon as the handle is dropped.
     ///
-    /// In tokio, [`wait_for_stop`](Worker::wait_for_stop) in a `spawn_blocking` task is often simpler.
+    /// In a program that uses tokio, it is often simpler to call [`wait_for_stop`](Worker::wait_for_stop) in a
+    /// `spawn_blocking` task.
     ///
     /// # Errors
     ///
-    /// The first call needs a few descriptors and fails if the system has none left. It may be repeated.
+    /// The first call opens two descriptors. It returns the system's error if no more descriptors can be opened. The
+    /// call may be repeated after an error.
     #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.stop {
@@ -322,7 +336,8 @@ impl Worker {
     fn stop_request<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
         stop.get_or_init(|| {
             let stop = StopRequest::listen();
-            // On Windows the parent must know, because it ends workers that do not wait for the request.
+            // On Windows, report to the parent that this worker reads stop requests. The parent kills all other workers
+            // at once instead of sending a request.
             #[cfg(windows)]
             if let Some(status) = &self.status {
                 status.listen();

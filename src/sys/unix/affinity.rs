@@ -1,4 +1,4 @@
-//! The CPUs that a thread may use (sched_setaffinity(2)).
+//! CPU affinity: the set of CPUs that a thread may run on (sched_setaffinity(2)).
 
 use std::io;
 
@@ -7,16 +7,17 @@ use nix::unistd::Pid;
 
 use crate::sys::CallError;
 
-/// The calling thread.
+/// The pid argument that means the calling thread.
 const THIS: Pid = Pid::from_raw(0);
 
-/// Returns the CPUs that both the affinity of this thread and the cpuset of its cgroup allow.
+/// Returns the CPUs that the calling thread may run on: those that are both in its affinity mask and in the cpuset of
+/// its cgroup.
 pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
     let set = sched_getaffinity(THIS).map_err(|error| CallError::new("sched_getaffinity", error))?;
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu) == Ok(true)).collect())
 }
 
-/// Pins this thread, and the threads that it starts from now on, to one CPU.
+/// Pins the calling thread to one CPU. Threads that it starts later inherit this setting.
 pub(crate) fn pin_to(cpu: usize) -> Result<(), CallError> {
     let refused = |error| CallError::new("sched_setaffinity", io::Error::from(error));
     let mut set = CpuSet::new();

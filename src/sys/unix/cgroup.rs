@@ -1,13 +1,14 @@
-//! The counter of out-of-memory kills of this process's cgroup.
+//! Reads how many processes the kernel's out-of-memory killer has killed in the cgroup of this process.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// The kernel's count of processes that its out-of-memory killer has killed in this cgroup: `oom_kill` in cgroup v2's
-/// `memory.events` or in v1's `memory.oom_control`. If a worker was killed by SIGKILL and the count has grown, the
-/// signal may have come from the kernel. Both files count the killed processes, whichever limit was hit.
+/// The number of processes that the kernel's out-of-memory killer has killed in this cgroup. The kernel writes this
+/// number as `oom_kill` to `memory.events` (cgroup v2) or to `memory.oom_control` (cgroup v1). If SIGKILL has killed a
+/// worker and the number has grown, the kernel may have sent that SIGKILL. Both files count every process that was
+/// killed, whichever memory limit was reached.
 #[derive(Debug)]
 pub(crate) struct OomCounter {
     file: Option<File>,
@@ -21,13 +22,14 @@ impl OomCounter {
         counter
     }
 
-    /// Returns whether the count can be read and is zero.
+    /// Returns true if the number of killed processes is known and zero.
     pub fn is_zero(&self) -> bool {
         self.read() == Some(0)
     }
 
-    /// Returns whether the count has more kills than were taken, and takes one of them. `None` if the count cannot be
-    /// read.
+    /// Returns true if the kernel has killed a process that no earlier call has counted. A call that returns true
+    /// counts one killed process. Processes that were killed before `open` do not count. Returns `None` if the number
+    /// cannot be read.
     pub fn take(&mut self) -> Option<bool> {
         let kills = self.read()?;
         let grown = kills > self.taken;
@@ -50,15 +52,17 @@ fn path_of_counter() -> Option<PathBuf> {
     find_counter(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
 }
 
-/// Reads a file of proc(5) into a large buffer. Such a file shows a size of 0, so std would begin with small reads, and
-/// the kernel generates the content for each read again.
+/// Reads a file of proc(5) into a large buffer, so that a few calls of read(2) are enough. The kernel generates the
+/// content of the file again for each call. Without that buffer, std would begin with small reads, because these files
+/// have a size of 0.
 fn read(path: &str) -> Option<String> {
     let mut text = String::with_capacity(16 * 1024);
     File::open(path).ok()?.read_to_string(&mut text).ok()?;
     Some(text)
 }
 
-/// Returns the path of the counter. Prefers v1, because v2 has no memory controller if v1's is in use.
+/// Returns the path of the file that contains the number of killed processes. Prefers cgroup v1 if it has a memory
+/// controller, because v2 has none in that case.
 fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
     let group_of = |wanted: &dyn Fn(&str, &str) -> bool| {
         groups.lines().find_map(|line| {
@@ -79,8 +83,10 @@ fn find_counter(groups: &str, mounts: &str) -> Option<PathBuf> {
     Some(locate(group, mounts, |kind, _| kind == "cgroup2")?.join("memory.events"))
 }
 
-/// Returns the directory of this group. In a line of proc_pid_mountinfo(5), field 4 is the part of the hierarchy that
-/// the mount shows, and field 5 is the directory of the mount. A single hyphen precedes the type and the options.
+/// Returns the directory of the cgroup `group`. `mounts` is the content of `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)). In each line, field 4 is the cgroup whose directory is visible at the mount point, and
+/// field 5 is the mount point. A single hyphen precedes the last three fields: the filesystem type, the source and the
+/// options.
 fn locate(group: &str, mounts: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
@@ -113,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_is_found_in_v1_and_v2() {
+    fn find_counter_supports_cgroup_v1_and_v2() {
         let hybrid = "4:memory:/a/b\n1:cpu:/\n0::/\n";
         assert_eq!(counter(hybrid, V1).as_deref(), Some("/sys/fs/cgroup/memory/a/b/memory.oom_control"));
         assert_eq!(counter("0::/user.slice\n", V2).as_deref(), Some("/sys/fs/cgroup/user.slice/memory.events"));
@@ -122,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_follows_its_key() {
+    fn value_of_matches_the_whole_key() {
         assert_eq!(value_of("oom_kill", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n"), Some(2));
         assert_eq!(value_of("oom_kill", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
         assert_eq!(value_of("oom_kill", "oom_kill_disable 0\n"), None);

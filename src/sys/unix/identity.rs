@@ -1,8 +1,9 @@
-//! Changing the user and the groups of this process irrevocably.
+//! Changes the user and the groups of this process so that the process cannot undo the change.
 //!
 //! # Safety
-//! The calls read and write lists and values of the right size, and change only the user and the groups of this
-//! process. The C library's functions, unlike the bare system calls, change them in all threads (nptl(7) on Linux).
+//! The system calls read and write arrays and integers of the right size. They change only the user and the groups of
+//! this process. The functions of the C library make this change in all threads of the process. The bare system calls
+//! on Linux would change only the calling thread (nptl(7)).
 
 use std::io;
 
@@ -17,10 +18,11 @@ pub(crate) fn own_identity() -> Identity {
     Identity { uid: Some(uid), gid, groups: None }
 }
 
-/// Changes the user and the groups of this process. Fails if any part was not changed or could be undone. The process
-/// then has an unknown mix of rights, so the caller must end it.
+/// Changes the user and the groups of this process. Returns an error if a part was not changed, or if the process could
+/// undo the change. After an error, the process has an unknown mix of old and new rights, so the caller must end the
+/// process.
 ///
-/// Changes the user last, because the other changes require the rights of the old one.
+/// This function changes the user last, because the other changes require the rights of the old user.
 pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     let &Identity { uid, gid, ref groups } = identity;
     if let Some(groups) = groups {
@@ -38,7 +40,7 @@ pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     check_capabilities()
 }
 
-/// Sets and then checks the real, the effective and the saved id.
+/// Sets the real, the effective and the saved id, and then checks that all three have changed.
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 mod ids {
     use nix::unistd::{getresgid, getresuid, setresgid, setresuid};
@@ -58,7 +60,8 @@ mod ids {
     }
 }
 
-/// Sets the real, the effective and the saved id, as setgid(2) and setuid(2) do for root, and checks the first two.
+/// Sets the ids with setgid(2) and setuid(2). For root, they set the real, the effective and the saved id. Then checks
+/// the real and the effective id.
 #[cfg(target_os = "macos")]
 mod ids {
     use nix::unistd::{getegid, geteuid, getgid, getuid, setgid, setuid};
@@ -80,18 +83,19 @@ fn incomplete(call: &'static str) -> CallError {
     CallError::new(call, io::Error::other("not all ids were changed"))
 }
 
-/// Fails if this thread still has `CAP_SETUID`, with which it could change the user again. A thread keeps its
-/// capabilities if the program has set `PR_SET_KEEPCAPS`.
+/// Returns an error if this thread still has `CAP_SETUID`, because with that capability it could change its user again.
+/// A thread keeps its capabilities through the change of user if the program has set `PR_SET_KEEPCAPS`.
 #[cfg(target_os = "linux")]
 fn check_capabilities() -> Result<(), CallError> {
     /// `_LINUX_CAPABILITY_VERSION_3`, capget(2).
     const VERSION: u32 = 0x2008_0522;
     const CAP_SETUID: u32 = 7;
     let mut header = [VERSION, 0];
-    // Effective, permitted and inheritable sets, of the low 32 capabilities and of the high ones.
+    // Each inner array holds the effective, the permitted and the inheritable set. The first inner array is for the
+    // capabilities 0 to 31, the second for the capabilities 32 to 63.
     let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: capget(2) writes two structs of three 32-bit values for this version, and `sets` has room for them. Pid 0
-    // is this thread.
+    // SAFETY: capget(2) writes two structs of three 32-bit values for this version, and `sets` has room for both. Pid 0
+    // means the calling thread.
     if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
         return Err(CallError::last("capget"));
     }
@@ -113,7 +117,7 @@ fn set_groups(groups: &[u32]) -> Result<(), CallError> {
     nix::unistd::setgroups(&groups).map_err(|error| CallError::new("setgroups", error))
 }
 
-/// Returns the groups of this user, including `gid`.
+/// Returns the groups that this user belongs to, including `gid`.
 #[cfg(not(target_os = "macos"))]
 pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
     let groups = nix::unistd::getgrouplist(user, Gid::from_raw(gid));
@@ -123,23 +127,23 @@ pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, Cal
 
 #[cfg(target_os = "macos")]
 fn set_groups(groups: &[u32]) -> Result<(), CallError> {
-    // SAFETY: setgroups(2) reads as many groups as the slice has.
+    // SAFETY: setgroups(2) reads as many groups as the slice contains.
     match unsafe { libc::setgroups(groups.len() as libc::c_int, groups.as_ptr()) } {
         0 => Ok(()),
         _ => Err(CallError::last("setgroups")),
     }
 }
 
-/// Returns the groups of this user, including `gid`, but only the first 16, because a process on macOS cannot have
-/// more.
+/// Returns the groups that this user belongs to, including `gid`. Returns only the first 16 groups, because a process
+/// on macOS cannot have more.
 #[cfg(target_os = "macos")]
 pub(crate) fn groups_of(user: &std::ffi::CStr, gid: u32) -> Result<Vec<u32>, CallError> {
     /// `NGROUPS_MAX`.
     const MOST: usize = 16;
     let mut groups = [0; MOST];
     let mut len = MOST as libc::c_int;
-    // SAFETY: getgrouplist(3) reads a C string and writes at most `len` groups, for which `groups` has room. It returns
-    // -1 if there are more groups.
+    // SAFETY: getgrouplist(3) reads a C string and writes at most `len` groups, and `groups` has room for them. It
+    // returns -1 if the user has more groups. That is no error here, because `groups` then contains the first ones.
     unsafe { libc::getgrouplist(user.as_ptr(), gid as libc::c_int, groups.as_mut_ptr(), &raw mut len) };
     let len = usize::try_from(len).unwrap_or(0).min(MOST);
     Ok(groups[..len].iter().map(|&group| group as u32).collect())

@@ -1,4 +1,4 @@
-//! The descriptors that a spawned worker inherits.
+//! The descriptors that a spawned worker inherits from its parent.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::doorbell::Waker;
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
-/// The descriptors that a worker inherits, open under the same numbers as in the parent.
+/// The descriptors that a spawned worker inherits. They have the same numbers in the worker as in the parent.
 #[derive(Debug)]
 pub(crate) struct InheritedFds<'a> {
     memory: Option<BorrowedFd<'a>>,
@@ -16,13 +16,13 @@ pub(crate) struct InheritedFds<'a> {
     sockets: Vec<BorrowedFd<'a>>,
 }
 
-/// The number of an inherited descriptor; -1 for none.
+/// The number of an inherited descriptor, or -1 if there is none.
 pub(crate) type Number = RawFd;
 
-/// An inherited descriptor, in the worker.
+/// An owned descriptor, which is closed when it is dropped.
 pub(crate) type Owned = OwnedFd;
 
-/// A borrowed socket, which is a descriptor like any other on Unix.
+/// A borrowed socket. On Unix, a socket is a descriptor like any other.
 pub(crate) type BorrowedSocket<'a> = BorrowedFd<'a>;
 pub(crate) type OwnedSocket = OwnedFd;
 
@@ -42,7 +42,8 @@ impl<'a> InheritedFds<'a> {
         })
     }
 
-    /// Returns the numbers of the memory, of the waker and the lifeline, and of the sockets.
+    /// Returns the number of the shared memory, the numbers of the waker and the lifeline, and the numbers of the
+    /// sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
         let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();

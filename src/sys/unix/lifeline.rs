@@ -1,7 +1,7 @@
-//! The lifeline: sends SIGTERM to a child when its parent ends, whatever the cause.
+//! The lifeline: sends SIGTERM to a child when its parent ends, for whatever reason the parent ends.
 //!
 //! # Safety
-//! prctl(2), procctl(2), kill(2) and _exit(2) affect only the calling process here.
+//! The calls of prctl(2), procctl(2), kill(2) and _exit(2) in this module affect only the calling process.
 
 use crate::sys::CallError;
 
@@ -11,14 +11,14 @@ pub(crate) use kernel::Lifeline;
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(crate) use pipe::Lifeline;
 
-/// Ends a child whose parent has ended already, or that could not arm its lifeline. The child has not begun to work,
-/// and must run no more code of the program.
+/// Ends the child at once. The child calls this if its parent has ended already, or if it could not arm its lifeline.
+/// The child has not begun its work yet, and must run no more code of the program.
 fn exit_now() -> ! {
     // SAFETY: _exit(2) ends the process at once, without running atexit(3) functions.
     unsafe { libc::_exit(1) }
 }
 
-/// The lifeline as a setting of the child: the kernel sends it SIGTERM when its parent ends.
+/// The lifeline as a kernel setting of the child: when the parent ends, the kernel sends SIGTERM to the child.
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 mod kernel {
     use std::os::fd::{BorrowedFd, OwnedFd};
@@ -35,19 +35,21 @@ mod kernel {
             Ok(Lifeline { parent: std::process::id() })
         }
 
-        /// Returns `None`, because a spawned worker needs no descriptor for its lifeline.
+        /// Returns `None`: a spawned worker needs no descriptor for its lifeline, because the lifeline is a kernel
+        /// setting.
         pub fn passed(&self) -> Option<BorrowedFd<'_>> {
             None
         }
 
-        /// Returns the lifeline of a spawned worker.
+        /// Creates the lifeline in a spawned worker. `parent` is the pid of the worker's parent.
         pub fn inherited(parent: u32, _: Option<OwnedFd>) -> Lifeline {
             Lifeline { parent }
         }
 
-        /// Arms the lifeline, in the child. Ends the child if that fails, or if the parent's pid has changed, because
-        /// then the parent has ended before. (Pid 0 means a parent outside this pid namespace. Its pid here is unknown,
-        /// so there is nothing to compare.)
+        /// Arms the lifeline. The child calls this. Ends the child if the lifeline cannot be armed. Also ends the child
+        /// if getppid(2) no longer returns the pid of the parent, because then the parent ended before the lifeline was
+        /// armed. (getppid(2) returns 0 if the parent is outside the pid namespace of the child. Then the parent's pid
+        /// is unknown in the child and cannot be compared.)
         pub fn hold(&mut self) {
             let armed = arm();
             let parent = nix::unistd::getppid().as_raw() as u32;
@@ -65,14 +67,15 @@ mod kernel {
     #[cfg(target_os = "freebsd")]
     fn arm() -> bool {
         let mut signal = libc::SIGTERM;
-        // SAFETY: procctl(2) reads an int here; id 0 is the calling process.
+        // SAFETY: procctl(2) reads an int for this command. Id 0 means the calling process.
         unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, (&raw mut signal).cast()) == 0 }
     }
 }
 
-/// The lifeline as a socket pair that carries no data. Only the parent holds the writing end, so a read in the child
-/// returns the end of the file as soon as the parent has ended. A thread in the child waits for that and sends SIGTERM
-/// to its own process. std makes a socket pair close-on-exec on every system.
+/// The lifeline as a socket pair that carries no data. Only the parent keeps the writing end open. When the parent
+/// ends, the kernel closes that end, and a read in the child returns end-of-file. A thread in the child waits for the
+/// end-of-file, and then sends SIGTERM to its own process. The lifeline is a socket pair and not a pipe, because std
+/// makes a socket pair close-on-exec on every system.
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
     use std::io::{self, Read};
@@ -87,7 +90,7 @@ mod pipe {
     #[derive(Debug)]
     pub(crate) struct Lifeline {
         reader: Option<UnixStream>,
-        /// `None` in a spawned worker, because only the parent holds the writing end.
+        /// The writing end, which only the parent keeps open. `None` in a spawned worker.
         writer: Option<UnixStream>,
     }
 
@@ -97,18 +100,18 @@ mod pipe {
             Ok(Lifeline { reader: Some(reader), writer: Some(writer) })
         }
 
-        /// Returns the descriptor that a spawned worker must inherit.
+        /// Returns the descriptor that a spawned worker must inherit for its lifeline.
         pub fn passed(&self) -> Option<BorrowedFd<'_>> {
             self.reader.as_ref().map(AsFd::as_fd)
         }
 
-        /// Returns the lifeline of a spawned worker that has inherited this descriptor.
+        /// Creates the lifeline in a spawned worker, from the descriptor that the worker has inherited.
         pub fn inherited(_: u32, passed: Option<OwnedFd>) -> Lifeline {
             Lifeline { reader: passed.map(UnixStream::from), writer: None }
         }
 
-        /// Starts the waiting thread, in the child. All signals are blocked in that thread, so that the program's own
-        /// threads receive them.
+        /// Starts the thread that waits until the parent ends. The child calls this. The thread blocks all signals, so
+        /// that the kernel delivers them to the program's own threads.
         pub fn hold(&mut self) {
             let Some(reader) = self.reader.take() else { exit_now() };
             self.writer = None;
@@ -117,7 +120,7 @@ mod pipe {
             if watch.spawn(move || watch_parent(reader)).is_err() {
                 exit_now();
             }
-            // This restores the mask from above, which cannot fail.
+            // This restores the mask that pthread_sigmask(3) has returned above, so it cannot fail.
             let _ = before.map(|before| before.thread_set_mask());
         }
     }

@@ -1,4 +1,4 @@
-//! The implementation for Linux, macOS and FreeBSD. Code that differs between them is selected by `cfg`.
+//! The `sys` layer for Linux, macOS and FreeBSD. `cfg` attributes select the code that differs between these systems.
 
 #[cfg_attr(target_os = "linux", path = "affinity.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_affinity.rs")]
@@ -36,7 +36,7 @@ pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
 
-/// The call that starts a thread.
+/// The name of the call that starts a thread, for error messages.
 pub(crate) const THREAD_CALL: &str = "pthread_create";
 
 pub(crate) const POLL_CALLS: PollCalls = if cfg!(target_os = "linux") {

@@ -1,10 +1,10 @@
-//! The replacement for `affinity.rs` on systems other than Linux, where this crate pins no threads.
+//! Replaces `affinity.rs` on systems other than Linux, because this crate can pin threads to CPUs only on Linux.
 
 use std::io;
 
 use crate::sys::CallError;
 
-/// Returns no CPUs, because threads cannot be pinned.
+/// Returns an empty list, because this crate cannot pin threads on this system.
 pub(crate) fn usable_cpus() -> Result<Vec<usize>, CallError> {
     Ok(Vec::new())
 }

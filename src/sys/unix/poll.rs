@@ -1,4 +1,4 @@
-//! poll(2) on one descriptor.
+//! Waits for one descriptor with poll(2).
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Waits until the descriptor is readable, for `timeout` at most; `None` waits without a limit. Returns whether it is
-/// readable. A signal does not end the wait.
+/// Waits until the descriptor is readable or `timeout` has passed; with `None`, there is no timeout. Returns whether
+/// the descriptor is readable. Keeps waiting if a signal interrupts poll(2).
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
-    // If the deadline overflows `Instant`, waits without one.
+    // If the deadline overflows `Instant`, this function waits without a deadline.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -23,8 +23,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     }
 }
 
-/// Returns the time in whole milliseconds, rounded up. If it was rounded down, the last part of a millisecond would be
-/// spent in a busy loop.
+/// Converts the time to whole milliseconds, rounding up. If the time were rounded down, poll(2) would return before the
+/// deadline, and the caller would call poll(2) in a busy loop for the last fraction of a millisecond.
 fn round_up(left: Duration) -> PollTimeout {
     let millis = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(millis).map_or(PollTimeout::MAX, |millis| PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX))

@@ -1,9 +1,9 @@
-//! Starts this program again.
+//! Starts this program again, in a new process.
 //!
 //! # Safety
-//! The function that runs before `main` calls only getcwd(3), which writes to memory that no other code reads before it
-//! returns. An environment variable is removed only if the process has no other thread, which could read the
-//! environment at the same time.
+//! One function of this module runs before `main`. It calls only getcwd(3), which writes to static memory, and no other
+//! code reads that memory before the function returns. `take_env_var` removes an environment variable only if the
+//! process has one thread, because another thread could read the environment at the same time.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,21 +21,21 @@ use super::threads::{Threads, thread_count};
 use super::wait::ChildHandle;
 use crate::sys::CallError;
 
-/// The size of the longest path, with its zero at the end.
+/// The size of the longest path, including the zero byte at its end.
 const LONGEST: usize = libc::PATH_MAX as usize;
 
-/// The directory in which the program was started. Empty if it is unknown.
+/// The working directory in which the program was started, as a C string. Empty if the directory is unknown.
 static START_DIRECTORY: [AtomicU8; LONGEST] = [const { AtomicU8::new(0) }; LONGEST];
 
-/// Notes the start directory. Runs before `main`, because the program may change its directory later.
+/// Records the start directory. Runs before `main`, because the program may change its working directory later.
 #[used]
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
 static AT_START: extern "C" fn() = {
     extern "C" fn note_directory() {
         let bytes = START_DIRECTORY.as_ptr() as *mut libc::c_char;
-        // SAFETY: getcwd(3) writes at most LONGEST bytes. An array of AtomicU8 has the layout of an array of bytes, and
-        // may be written through a shared reference.
+        // SAFETY: getcwd(3) writes at most LONGEST bytes. An array of AtomicU8 has the same layout as an array of
+        // bytes, and may be written through a shared reference.
         if unsafe { libc::getcwd(bytes, LONGEST) }.is_null() {
             START_DIRECTORY[0].store(0, Ordering::Relaxed);
         }
@@ -43,7 +43,7 @@ static AT_START: extern "C" fn() = {
     note_directory
 };
 
-/// Returns the directory in which this program was started.
+/// Returns the working directory in which this program was started, or `None` if it is unknown.
 pub(crate) fn start_directory() -> Option<PathBuf> {
     let bytes: Vec<u8> =
         START_DIRECTORY.iter().map(|byte| byte.load(Ordering::Relaxed)).take_while(|&byte| byte != 0).collect();
@@ -54,7 +54,7 @@ pub(crate) fn start_directory() -> Option<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
-    /// Device and inode of the executable, which identify it.
+    /// Device number and inode number of the executable. Together they identify the file.
     file: (u64, u64),
 }
 
@@ -62,7 +62,7 @@ impl Program {
     pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
         let refused = |source| CallError { call: "readlink", source };
         let path = std::env::current_exe().map_err(refused)?;
-        // On Linux this link leads to the file that runs, even if another file has replaced it at its path.
+        // On Linux, `/proc/self/exe` leads to the file that this process runs, even if another file is at its path now.
         let running = if cfg!(target_os = "linux") { "/proc/self/exe".as_ref() } else { path.as_path() };
         let metadata = running.metadata().map_err(|source| CallError { call: "stat", source })?;
         Ok(Program { file: (metadata.dev(), metadata.ino()), path })
@@ -72,8 +72,8 @@ impl Program {
         &self.path
     }
 
-    /// Starts the program again, with the same arguments and in the directory where this process was started. The new
-    /// process also gets this environment variable and these descriptors.
+    /// Starts the program again in a new process, with the same arguments and in the directory where this process was
+    /// started. The new process also inherits the environment variable `name` and the descriptors in `inherited`.
     pub fn start(&self, (name, value): (&str, &str), inherited: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
         let refused = |error: io::Error| CallError::new("posix_spawn", error);
         let metadata = self.path.metadata().map_err(refused)?;
@@ -89,18 +89,19 @@ impl Program {
         let opened = inherited.descriptors().try_for_each(|fd| close_on_exec(fd, false));
         let child = opened.and_then(|()| command.spawn().map_err(name_start_directory).map_err(refused));
         for fd in inherited.descriptors() {
-            // This fails only for a descriptor that is not open (fcntl(2)), and these are open.
+            // fcntl(2) fails here only if a descriptor is not open, and these descriptors are open.
             let _ = close_on_exec(fd, true);
         }
         Ok(ChildHandle::new(child?.id()))
     }
 }
 
-/// Adds the start directory to an error if entering that directory has failed. Otherwise the error would seem to be
-/// about the executable.
+/// Adds the start directory to `error` if starting the program failed because the new process could not enter that
+/// directory. Without this addition, the error would seem to be about the executable.
 fn name_start_directory(error: io::Error) -> io::Error {
     let Some(directory) = start_directory() else { return error };
-    // Looking up an entry in the directory requires the same permission as entering it.
+    // This checks whether the directory can be entered, because looking up `.` in a directory requires the same
+    // permission as entering it.
     match directory.join(".").metadata() {
         Err(refused) if refused.raw_os_error() == error.raw_os_error() => {
             io::Error::new(error.kind(), format!("it was started in {}: {error}", directory.display()))
@@ -109,19 +110,19 @@ fn name_start_directory(error: io::Error) -> io::Error {
     }
 }
 
-/// Returns the value of an environment variable and removes the variable, so that programs started by this one do not
-/// inherit it. Does not remove it if there are other threads, because they may be reading the environment.
+/// Returns the value of an environment variable. Also removes the variable, so that programs started by this one do not
+/// inherit it. Does not remove it if this process has other threads, because they may be reading the environment.
 pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     if matches!(thread_count(), Ok(Threads::One)) {
-        // SAFETY: unsetenv(3) requires that no other thread uses the environment, and the process has one thread.
+        // SAFETY: unsetenv(3) requires that no other thread uses the environment, and this process has only one thread.
         unsafe { std::env::remove_var(name) };
     }
     Some(value)
 }
 
-/// Returns whether this program runs with more rights than the user that started it and chose its environment, for
-/// example because of a set-user-ID bit.
+/// Returns whether this program has more rights than the user that started it, for example because of a set-user-ID
+/// bit. That user has chosen the environment of the program, so the environment cannot be trusted.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_secure_exec() -> bool {
     // SAFETY: getauxval(3) takes an integer and returns one.
@@ -130,7 +131,7 @@ pub(crate) fn is_secure_exec() -> bool {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_secure_exec() -> bool {
-    // SAFETY: issetugid(2) takes nothing, returns an int, and cannot fail.
+    // SAFETY: issetugid(2) takes no arguments, returns an int, and cannot fail.
     unsafe extern "C" {
         safe fn issetugid() -> libc::c_int;
     }

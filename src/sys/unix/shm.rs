@@ -1,8 +1,9 @@
-//! Shared memory: how a parent creates it, and how a spawned worker inherits it.
+//! Creates shared memory in the parent, and maps the inherited memory in a spawned worker.
 //!
 //! # Safety
-//! An access to a page beyond the end of a mapped file raises SIGBUS (mmap(2)). The memory mapped here never shrinks:
-//! it has no file, or a file that is sealed against shrinking (Linux, FreeBSD) or unlinked (macOS).
+//! An access to mapped memory beyond the end of its file raises SIGBUS (mmap(2)). The memory that this module maps does
+//! not shrink. Memory without a file cannot shrink. On Linux and FreeBSD, a mapped file is sealed against shrinking. On
+//! macOS, a mapped file is unlinked, so that no other program can open and truncate it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
@@ -12,31 +13,34 @@ use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
 
 impl Shared {
-    /// Maps zeroed memory for at least this number of slots, shared with forks.
+    /// Maps zeroed memory for at least this number of status slots. Forked workers share the memory.
     pub fn new(at_least: usize) -> Result<Shared, CallError> {
         Shared::map(whole_pages(at_least), -1, None)
     }
 
-    /// Maps zeroed memory for at least this number of slots, shared with forks and with programs that inherit its file.
+    /// Maps zeroed memory for at least this number of status slots. Forked workers share the memory, and so do programs
+    /// that inherit its file.
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let file = nameless_file(len * size_of::<StatusSlot>())?;
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
-    /// Returns, in a spawned program, whether every number from the parent is an open descriptor.
+    /// Returns whether every descriptor number that this process got from its parent is open. A spawned worker calls
+    /// this.
     pub fn is_passed(inherited: &InheritedMemory) -> bool {
         let mut numbers =
             inherited.passed.iter().chain(&inherited.sockets).chain([&inherited.memory]).filter(|&&fd| fd != -1);
-        // SAFETY: fcntl(2) takes integers here, and fails for a number that is no open descriptor.
+        // SAFETY: fcntl(2) takes integers here, and fails if the number is not an open descriptor.
         numbers.all(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
     }
 
-    /// Maps, in a spawned program, the memory behind the inherited descriptor. Returns `None` if that is not the
-    /// parent's memory: not an open descriptor, or a file that could shrink or is too short.
+    /// Maps the memory of the parent through the inherited descriptor. A spawned worker calls this. Returns `None` if
+    /// the descriptor cannot be that of the parent's memory: it is not open, its file could shrink, or its file is too
+    /// short. Also returns `None` if the worker's slot is beyond the end of the memory.
     pub fn map_inherited(inherited: &InheritedMemory) -> Option<Shared> {
         let size = inherited.len.checked_mul(size_of::<StatusSlot>())?;
-        // The seal is checked before the size, because only a sealed file keeps its size.
+        // The size is checked last. If the file could shrink, its size could still change after the check.
         let is_long_enough =
             never_shrinks(inherited.memory) && stat_of(inherited.memory)?.st_size >= size as libc::off_t;
         if !is_long_enough || inherited.slot >= inherited.len {
@@ -45,11 +49,11 @@ impl Shared {
         Shared::map(inherited.len, inherited.memory, None).ok()
     }
 
-    /// Takes ownership, in a spawned program, of the descriptors that it inherits, and makes them close-on-exec. Closes
-    /// that of the memory, because a mapping does not need it (mmap(2)).
+    /// Takes ownership of the descriptors that a spawned worker has inherited, and makes them close-on-exec. The worker
+    /// calls this. Closes the descriptor of the memory, because a mapping stays valid without it (mmap(2)).
     ///
     /// # Safety
-    /// The process must have inherited these descriptors, and nothing else in it may own them.
+    /// This process must have inherited these descriptors, and no other code in this process may own them.
     pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
         // SAFETY: the descriptors are open and have no other owner, as the caller guarantees.
         let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -63,30 +67,30 @@ impl Shared {
     }
 }
 
-/// Maps slots of the file `fd`, or zeroed ones without a file if `fd` is -1.
+/// Maps `len` status slots of the file `fd`. If `fd` is -1, maps zeroed slots that have no file.
 pub(in crate::sys) fn map_slots(len: usize, fd: RawFd) -> Result<NonNull<StatusSlot>, CallError> {
     let too_large = || CallError::new("mmap", io::ErrorKind::InvalidInput);
     let size = len.checked_mul(size_of::<StatusSlot>()).ok_or_else(too_large)?;
     let private = if fd == -1 { libc::MAP_ANON } else { 0 };
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | private;
-    // SAFETY: without MAP_FIXED, mmap(2) does not touch an existing mapping.
+    // SAFETY: without MAP_FIXED, mmap(2) does not change an existing mapping.
     let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, fd, 0) };
     NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED).ok_or_else(|| CallError::last("mmap"))
 }
 
-/// Unmaps slots.
+/// Unmaps status slots.
 ///
 /// # Safety
-/// `map_slots` must have mapped `len` slots at this address, and no borrow of them may exist.
+/// `map_slots` must have mapped `len` slots at this address, and no reference to them may exist.
 pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, len: usize) {
-    // SAFETY: munmap(2) gets the address and the size that mmap(2) was called with, as the caller guarantees.
+    // SAFETY: the caller guarantees that mmap(2) has returned this address and was called with this size.
     unsafe { libc::munmap(slots.as_ptr().cast(), len * size_of::<StatusSlot>()) };
 }
 
-/// Sets whether exec closes this descriptor.
+/// Sets whether execve(2) closes this descriptor.
 pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallError> {
-    // SAFETY: fcntl(2) takes integers here. The descriptor is open, and only its flag changes.
+    // SAFETY: fcntl(2) takes integers here. The descriptor is open, and only its close-on-exec flag changes.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, if yes { libc::FD_CLOEXEC } else { 0 }) } {
         -1 => Err(CallError::last("fcntl")),
         _ => Ok(()),
@@ -95,20 +99,20 @@ pub(super) fn close_on_exec(fd: BorrowedFd<'_>, yes: bool) -> Result<(), CallErr
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn never_shrinks(fd: RawFd) -> bool {
-    // SAFETY: fcntl(2) takes integers here, and fails for a descriptor that cannot be sealed.
+    // SAFETY: fcntl(2) takes integers here, and fails if the file of the descriptor cannot have seals.
     let seals = unsafe { libc::fcntl(fd, libc::F_GET_SEALS) };
     seals != -1 && seals & libc::F_SEAL_SHRINK != 0
 }
 
 fn stat_of(fd: RawFd) -> Option<libc::stat> {
-    // SAFETY: stat consists of integers, for which zeroes are valid.
+    // SAFETY: all-zero bytes are a valid stat, because it consists of integers.
     let mut stat: libc::stat = unsafe { mem::zeroed() };
-    // SAFETY: fstat(2) writes one stat, and fails for a number that is no open descriptor.
+    // SAFETY: fstat(2) writes one stat, and fails if the number is not an open descriptor.
     (unsafe { libc::fstat(fd, &raw mut stat) } == 0).then_some(stat)
 }
 
-/// Returns whether the file is unlinked. macOS has no file seals, but only a process that holds a descriptor of an
-/// unlinked file can truncate it.
+/// Returns whether the file is unlinked. This replaces the check of seals, because macOS has no file seals. An unlinked
+/// file cannot be opened by name. So only a process that already has a descriptor of the file can truncate it.
 #[cfg(target_os = "macos")]
 fn never_shrinks(fd: RawFd) -> bool {
     stat_of(fd).is_some_and(|stat| stat.st_nlink == 0)
@@ -131,7 +135,7 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     }
 }
 
-/// Creates a file and unlinks it at once, because macOS has no files without a name.
+/// Creates a file and unlinks it at once, because macOS cannot create a file without a name.
 #[cfg(target_os = "macos")]
 fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     let name = std::ffi::CString::new(format!("/taskfork-{}", std::process::id())).unwrap_or_default();
@@ -167,7 +171,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns memory, and the description of it that a spawned program would get.
+    /// Creates shared memory and writes `secret` to slot 2. Also returns the `InheritedMemory` that a spawned worker in
+    /// this slot would get.
     fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
         let shared = Shared::for_programs(3).expect("memory");
         shared.offer(2, secret);
@@ -179,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_gives_the_memory_once() {
+    fn a_slot_can_be_accepted_only_once() {
         let (shared, inherited) = offered([1, 2, 3, 4]);
         let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
         claimed[2][0].store(71, Ordering::Relaxed);
@@ -189,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_offer_is_refused_and_closes_nothing() {
+    fn wrong_inherited_memory_is_refused_and_closes_nothing() {
         let (shared, inherited) = offered([1, 2, 3, 4]);
         let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
         for wrong in [
@@ -206,6 +211,6 @@ mod tests {
             assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
         }
         assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right offer is still accepted");
+        assert!(Shared::accept(&inherited).is_some(), "the right `InheritedMemory` is still accepted");
     }
 }

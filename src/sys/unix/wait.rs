@@ -1,10 +1,10 @@
-//! waitid(2) and waitpid(2).
+//! Sends signals to child processes, and reaps them with waitid(2) and waitpid(2).
 //!
-//! nix is not used here, because its status has no real-time signals: if one of these has killed a child, nix reaps the
-//! child and returns an error.
+//! This module does not use nix, because nix's `WaitStatus` cannot represent real-time signals. If a real-time signal
+//! has killed a child, nix reaps the child but returns an error instead of the status.
 //!
 //! # Safety
-//! Both calls write a status into memory of the right size, and affect only children of this process.
+//! waitid(2) and waitpid(2) write a status into memory of the right size. They affect only children of this process.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -13,7 +13,8 @@ use std::{io, mem};
 use super::signal::number;
 use crate::sys::{CallError, Signal};
 
-/// A child that has not been reaped yet. So its pid still belongs to it.
+/// A child process that has not been reaped yet. The kernel cannot give the pid of an unreaped child to another
+/// process.
 #[derive(Debug)]
 pub(crate) struct ChildHandle {
     pid: u32,
@@ -31,7 +32,7 @@ impl ChildHandle {
     /// Returns whether other code in this process has reaped the child. Returns false for a child that has exited but
     /// was not reaped.
     pub fn was_reaped_elsewhere(&self) -> bool {
-        // SAFETY: siginfo_t consists of integers and pointers, for which zeroes are valid.
+        // SAFETY: all-zero bytes are a valid siginfo_t, because it consists of integers and pointers.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: waitid(2) writes one siginfo_t. With WNOWAIT it reaps nothing.
@@ -39,7 +40,7 @@ impl ChildHandle {
         result != 0 && is_echild(&CallError::last("waitid"))
     }
 
-    /// Sends a signal. Has no effect on a child that has exited but was not reaped.
+    /// Sends a signal to the child. Has no effect if the child has exited but was not reaped.
     pub fn send(&self, signal: Signal) -> Result<(), CallError> {
         // SAFETY: kill(2) takes integers and accesses no memory.
         match unsafe { libc::kill(self.pid as libc::pid_t, number(signal)) } {
@@ -48,12 +49,13 @@ impl ChildHandle {
         }
     }
 
-    /// Reaps the child if it has exited. The caller must then drop the handle, because the pid may be used again.
+    /// Reaps the child if it has exited, and returns its status. Returns `None` if the child has not exited. The caller
+    /// must drop this handle, once the child was reaped, because the kernel may then give the pid to another process.
     pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
         wait_for(self.pid, libc::WNOHANG)
     }
 
-    /// Waits until the child has exited, and reaps it.
+    /// Waits until the child has exited, reaps it, and returns its status.
     pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
         loop {
             match wait_for(self.pid, 0) {
@@ -64,29 +66,31 @@ impl ChildHandle {
     }
 }
 
-/// Returns a child that has exited, without reaping it.
+/// Returns the pid of a child that has exited, without reaping the child.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
-    // SAFETY: siginfo_t consists of integers and pointers, for which zeroes are valid.
+    // SAFETY: all-zero bytes are a valid siginfo_t, because it consists of integers and pointers.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: waitid(2) writes one siginfo_t. With WNOWAIT it reaps nothing.
     if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
         let error = CallError::last("waitid");
-        // ECHILD: this process has no child.
+        // ECHILD means that this process has no children.
         return if is_echild(&error) { Ok(None) } else { Err(error) };
     }
-    // SAFETY: waitid(2) has written the fields of SIGCHLD. If no child has exited, the pid is still zero.
+    // SAFETY: waitid(2) fills in the fields that a siginfo_t for SIGCHLD has, and the pid is one of these fields. If no
+    // child has exited, the pid is still zero.
     let pid = unsafe { info.si_pid() };
     Ok(u32::try_from(pid).ok().filter(|&pid| pid != 0))
 }
 
-/// Returns the signal that killed the process.
+/// Returns the signal that killed the process, or `None` if the process was not killed by a signal.
 pub(crate) fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-/// Reaps a child that is no worker, if this process is pid 1, because every orphan becomes a child of pid 1. Returns
-/// whether the child was reaped, here or by other code.
+/// Reaps a child that is not a worker, but only if this process is pid 1. The kernel makes every orphan a child of pid
+/// 1, and the orphan stays a zombie until pid 1 reaps it. Returns whether the child was reaped, here or by other code
+/// in this process.
 pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
     if std::process::id() != 1 {
         return Ok(false);
@@ -97,7 +101,8 @@ pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
     }
 }
 
-/// Returns whether a wait for a child failed with `ECHILD`, because other code in this process has reaped the child.
+/// Returns whether the error is `ECHILD`, which means that there is no such child to wait for. After a wait for a
+/// certain pid, it means that other code in this process has reaped that child.
 pub(crate) fn is_echild(error: &CallError) -> bool {
     error.source.raw_os_error() == Some(libc::ECHILD)
 }

@@ -1,4 +1,4 @@
-//! The doorbell as a socket pair, where there is no eventfd(2).
+//! The doorbell as a socket pair, for systems without eventfd(2). A worker wakes the parent by writing a byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,15 +6,16 @@ use std::os::unix::net::UnixStream;
 
 use crate::sys::CallError;
 
-/// The parent's end of the doorbell.
+/// The parent's end of the doorbell. It is readable after a worker has woken the parent.
 #[derive(Debug)]
 pub(crate) struct WakeReceiver(UnixStream);
 
-/// The workers' end of the doorbell.
+/// The workers' end of the doorbell, with which a worker wakes the parent.
 #[derive(Debug)]
 pub(crate) struct Waker(UnixStream);
 
-/// Makes the doorbell. std makes a socket pair close-on-exec on every system, and writes to it without SIGPIPE.
+/// Creates the doorbell. std makes a socket pair close-on-exec on every system, and prevents SIGPIPE when it writes to
+/// a socket.
 pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
     let (wake_receiver, waker) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
     for end in [&wake_receiver, &waker] {
@@ -24,8 +25,9 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// Reads up to 4096 bytes. Returns whether none are left. If some may be left, the caller reads them after its next
-    /// wait, so a worker that wakes the parent again and again cannot keep it in a loop here.
+    /// Reads up to 4096 bytes. Returns true if no bytes are left, and false if there may be more. The caller then reads
+    /// the rest after its next wait. So a worker that wakes the parent again and again cannot keep the parent in a loop
+    /// here.
     pub fn drain(&self) -> Result<bool, CallError> {
         let mut bytes = [0; 4096];
         match (&self.0).read(&mut bytes) {
@@ -50,7 +52,7 @@ impl AsFd for Waker {
     }
 }
 
-/// Makes the waker of a spawned worker.
+/// Creates the waker in a spawned worker, from the descriptor that the worker has inherited.
 impl From<OwnedFd> for Waker {
     fn from(fd: OwnedFd) -> Waker {
         Waker(UnixStream::from(fd))
@@ -58,8 +60,8 @@ impl From<OwnedFd> for Waker {
 }
 
 impl Waker {
-    /// Wakes the parent. Ignores errors: if the socket is full, the parent wakes up anyway, and if the parent has
-    /// ended, there is nothing to wake.
+    /// Wakes the parent. Ignores errors. If the socket is full, the parent still has bytes to read and wakes up anyway.
+    /// If the parent has ended, there is no process to wake.
     pub fn wake(&self) {
         while (&self.0).write(&[0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
     }

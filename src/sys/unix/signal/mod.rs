@@ -1,12 +1,13 @@
-//! Signals: their numbers, and the takeover of the supervised ones from the program.
+//! Signal numbers, and the takeover of signals from the program. While a supervisor runs, it receives the signals of
+//! [`Signal::SUPERVISED`], and the program's own handlers do not run for them.
 //!
 //! # Safety
-//! sigaction(2) sets one of three dispositions: the default, an async-signal-safe handler of this module, or a
-//! disposition that an earlier call of sigaction(2) returned. The program has set the last one itself, so its handler
-//! may run at any time and in any thread. Dispositions belong to the process, and other threads may set them at the
-//! same time. Each call takes effect as a whole, so the disposition is always one that some code has set. The
-//! [`SupervisorLock`] allows one takeover at a time, so each takeover restores the program's dispositions and not those
-//! of another takeover.
+//! This module sets signal dispositions with sigaction(2). Each of them is one of three kinds: the default, an
+//! async-signal-safe handler of this module, and a disposition that an earlier call of sigaction(2) returned. The
+//! program itself has set a returned disposition, so the program already allows that handler to run at any time and in
+//! any thread. Dispositions belong to the process, and other threads may change them at the same time. Each call of
+//! sigaction(2) is atomic, so a disposition is never half written. The [`SupervisorLock`] allows one takeover at a
+//! time. So each takeover restores the dispositions of the program, and never those that another takeover has set.
 
 use std::{mem, ptr};
 

@@ -1,15 +1,16 @@
-//! The self-pipe: a handler that notes the signal and writes a byte to a pipe. It is used on systems without
-//! signalfd(2), and if other threads might get the signals. (The pipe is a socket pair, because std makes that
-//! close-on-exec on every system.)
+//! The self-pipe: a signal handler records the signal and writes a byte to a pipe, and the byte wakes the parent. The
+//! self-pipe is used on systems without signalfd(2), and in processes that may have several threads, because any of the
+//! threads may receive a signal. (The pipe is a socket pair, because std makes a socket pair close-on-exec on every
+//! system.)
 //!
-//! The handler notes each signal as one bit, as the kernel does with pending signals. The byte only wakes the parent,
-//! so no signal is lost if the pipe is full.
+//! The handler records each signal as one bit, as the kernel does with pending signals. The byte only wakes the parent.
+//! So no signal is lost if the pipe is full and the handler cannot write the byte.
 //!
 //! # Safety
 //! The handler uses only lock-free atomics, write(2), raise(3) and `errno`, which are async-signal-safe
-//! (signal-safety(7)). The descriptor that it writes to is open while any thread may write to it. There is one
-//! self-pipe at a time, because there is one [`SupervisorLock`](crate::sys::SupervisorLock). The pipe is closed only
-//! after its descriptor was taken from the handler and every thread has left the handler.
+//! (signal-safety(7)). The descriptor that the handler writes to stays open as long as any thread may use it. Before
+//! the pipe is closed, `SelfPipe::close` takes the descriptor from the handler, and waits until no thread is in the
+//! handler. There is one self-pipe at a time, because there is one [`SupervisorLock`](crate::sys::SupervisorLock).
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -23,23 +24,26 @@ use super::takeover::{Dispositions, send_on};
 use super::{native, number};
 use crate::sys::{CallError, Signal, SignalInfo};
 
-/// The number of threads that are in the handler.
+/// The number of threads that are running the handler.
 static IN_HANDLER: AtomicU32 = AtomicU32::new(0);
-/// The signals that have arrived, as bits at their positions in [`Signal::SUPERVISED`].
+/// The signals that have arrived and were not read yet, one bit for each. The number of a signal's bit is the index of
+/// the signal in [`Signal::SUPERVISED`].
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
-/// The descriptor that the handler writes to.
+/// The descriptor that the handler writes to, or `NO_PIPE` if no self-pipe is in use.
 static WAKE_FD: AtomicI32 = AtomicI32::new(NO_PIPE);
 const NO_PIPE: i32 = -1;
-/// The signals that the handler may still pass on to the program after the pipe was closed, as bits. Each is passed on
-/// only once: if the program has saved the handler's disposition and set it again, a signal that is passed on runs this
-/// handler again.
+/// The signals that the handler may still raise again after `SelfPipe::close`, so that the program receives them. Each
+/// signal has the same bit as in `ARRIVED`. The handler raises each signal only once, to prevent an endless loop. A
+/// loop is possible if the program has saved the disposition with this handler and set it again, because a raised
+/// signal then runs this handler.
 static MAY_PASS_ON: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
 pub(super) struct SelfPipe {
     reader: UnixStream,
     _writer: UnixStream,
-    /// The process that opened the pipe. A fork has a copy of the noted signals, but must not send them to itself.
+    /// The pid of the process that opened the pipe. A forked child has a copy of the recorded signals. It must not send
+    /// them to itself, because they were sent to its parent.
     pid: u32,
 }
 
@@ -67,8 +71,8 @@ impl SelfPipe {
         before
     }
 
-    /// Takes the pipe from the handler, and waits until every thread has left the handler. Such a thread has noted its
-    /// signal, or passes it on to the program.
+    /// Takes the descriptor from the handler, and waits until no thread is in the handler. By then, each thread that
+    /// was in the handler has recorded its signal, or has raised the signal again so that the program receives it.
     pub fn close(&mut self) {
         MAY_PASS_ON.store(u32::MAX, Ordering::Relaxed);
         WAKE_FD.store(NO_PIPE, Ordering::SeqCst);
@@ -81,7 +85,8 @@ impl SelfPipe {
         if let Some(signal) = take_arrived() {
             return Ok(Some(SignalInfo { signal, sender: None }));
         }
-        // The bytes are read before the bits, so that a signal that arrives in between wakes the parent again.
+        // This reads all bytes before it checks the recorded signals. A signal that arrives between these two steps
+        // writes another byte, and that byte wakes the parent again.
         let mut bytes = [0; 64];
         loop {
             match self.reader.read(&mut bytes) {
@@ -102,8 +107,8 @@ impl AsFd for SelfPipe {
     }
 }
 
-/// Sends the program the noted signals that were not read, as the kernel delivers blocked signals once they are
-/// unblocked.
+/// Sends all unread signals to this process again, so that the program receives them. This imitates the kernel, which
+/// delivers blocked signals once they are unblocked.
 impl Drop for SelfPipe {
     fn drop(&mut self) {
         self.close();
@@ -129,17 +134,18 @@ extern "C" fn handle_signal(signal: libc::c_int, info: *const libc::siginfo_t, _
     IN_HANDLER.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Notes the signal and wakes the parent, or passes a late signal on to the program. Runs in the handler.
+/// Records the signal and wakes the parent. If the self-pipe is closed already, raises the signal again so that the
+/// program receives it. Runs in the signal handler.
 fn record(signal: libc::c_int, bit: u32) {
     let wake = WAKE_FD.load(Ordering::SeqCst);
     if wake != NO_PIPE {
         ARRIVED.fetch_or(bit, Ordering::Relaxed);
-        // SAFETY: write(2) reads one byte of a static string. The descriptor stays open while this thread is in the
-        // handler.
+        // SAFETY: write(2) reads one byte of a static string. The descriptor stays open as long as this thread is in
+        // the handler.
         unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
     } else if MAY_PASS_ON.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
-        // SAFETY: raise(3) takes an integer. The kernel blocks a signal while its handler runs (sigaction(2)), so this
-        // one takes effect after the handler has returned.
+        // SAFETY: raise(3) takes an integer. The kernel blocks a signal while its handler runs (sigaction(2)), so the
+        // raised signal takes effect only after this handler has returned.
         unsafe { libc::raise(signal) };
     }
 }

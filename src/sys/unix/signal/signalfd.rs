@@ -1,9 +1,10 @@
-//! signalfd(2): the signals are blocked, and read from a descriptor. There is no handler that a child would inherit.
+//! Receives signals through a signalfd(2): the parent blocks the signals and reads them from a descriptor. There is no
+//! signal handler that a forked child would inherit.
 //!
-//! nix can read a signalfd too, but panics if a read is short.
+//! This module calls read(2) itself, because nix panics if read(2) returns fewer bytes than expected.
 //!
 //! # Safety
-//! The calls here write a signal set or a signal's data into memory of the right size.
+//! The system calls here write a signal set or a `signalfd_siginfo` into memory of the right size.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,14 +26,15 @@ impl Signalfd {
         fd.map(Signalfd).map_err(|error| CallError::new("signalfd", error))
     }
 
-    /// Sets SIGCHLD to its default disposition, unless it has that already, because wait(2) fails if SIGCHLD is ignored
-    /// or has `SA_NOCLDWAIT`. The other dispositions stay, so that no worker has to restore them.
+    /// Sets SIGCHLD to its default disposition if it has another one. Otherwise wait(2) could fail: it fails if the
+    /// program ignores SIGCHLD or has set the flag `SA_NOCLDWAIT`. Leaves the other dispositions unchanged, so that a
+    /// worker need not restore them.
     pub fn set_dispositions(dispositions: &mut Dispositions) -> Result<(), CallError> {
         if is_plain(Signal::Child)? { Ok(()) } else { dispositions.set(Signal::Child, libc::SIG_DFL) }
     }
 
-    /// Returns the mask with the signals added. Adds them one by one, because nix's union of two sets leaves out
-    /// real-time signals.
+    /// Returns the mask `before` with the signals added. Adds the signals one by one, because nix's union of two signal
+    /// sets leaves out real-time signals.
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
         for &signal in signals {
             before.add(native(signal));
@@ -56,10 +58,10 @@ impl Signalfd {
     fn read(&self) -> Result<Option<libc::signalfd_siginfo>, CallError> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of_val(&info);
-        // SAFETY: read(2) writes at most `size` bytes, for which there is room.
+        // SAFETY: read(2) writes at most `size` bytes, and `info` has room for them.
         let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
         if read == size as isize {
-            // SAFETY: read(2) has written `size` bytes, which are the whole value.
+            // SAFETY: read(2) has written `size` bytes, which is the size of `info`.
             return Ok(Some(unsafe { info.assume_init() }));
         }
         match CallError::last("read") {
@@ -69,15 +71,16 @@ impl Signalfd {
         }
     }
 
-    /// Returns whether a signal is pending. Call this before each read: a read that fails writes `errno`, and every
-    /// page that the parent writes between two forks is copied for each worker (copy-on-write).
+    /// Returns whether a signal of [`Signal::SUPERVISED`] is pending. Call this before each read, because a read
+    /// without a pending signal fails and writes `errno`. That write costs memory: each page that the parent writes
+    /// between two forks is copied for each worker (copy-on-write).
     fn is_pending(&self) -> bool {
         let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigpending(2) writes one signal set.
         if unsafe { libc::sigpending(pending.as_mut_ptr()) } != 0 {
             return true;
         }
-        // SAFETY: the call has succeeded, so the set is written.
+        // SAFETY: sigpending(2) has succeeded, so it has written the set.
         let pending = unsafe { SigSet::from_sigset_t_unchecked(pending.assume_init()) };
         Signal::SUPERVISED.iter().any(|&signal| pending.contains(native(signal)))
     }

@@ -1,4 +1,4 @@
-//! The two ways to receive the supervised signals.
+//! The two ways to receive the signals of [`Signal::SUPERVISED`]: a signalfd(2) and a self-pipe.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -12,16 +12,16 @@ use crate::sys::{CallError, Signal, SignalInfo};
 
 #[derive(Debug)]
 pub(super) enum Source {
-    /// The signals are blocked and read from a signalfd. A mask belongs to one thread, so the process must have no
-    /// other thread, which would receive them.
+    /// The signals are blocked, and the parent reads them from a signalfd. The process must have only one thread.
+    /// Otherwise the kernel could deliver a signal to another thread, because each thread has its own signal mask.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     Blocked(Signalfd),
-    /// The signals run a handler, in any thread of the process.
+    /// The signals run a handler. The kernel may run it in any thread of the process.
     Handled(SelfPipe),
 }
 
 impl Source {
-    /// Opens the source. `alone`: this process has no other thread.
+    /// Opens the source. `alone` means that this process has only one thread.
     pub fn open(alone: bool, signals: &[Signal]) -> Result<Source, CallError> {
         #[cfg(all(target_os = "linux", not(taskfork_portable)))]
         if alone {
@@ -39,7 +39,8 @@ impl Source {
         }
     }
 
-    /// Returns the mask for the thread that reads the signals.
+    /// Returns the signal mask with which the parent's thread receives the signals. `before` is the mask before the
+    /// takeover.
     pub fn mask(&self, before: SigSet, signals: &[Signal]) -> SigSet {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]
@@ -48,7 +49,7 @@ impl Source {
         }
     }
 
-    /// Returns whether a signal that arrives makes a waiting call fail.
+    /// Returns whether a signal can interrupt a blocking system call, which then fails with `EINTR`.
     pub fn interrupts(&self) -> bool {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]
@@ -57,7 +58,7 @@ impl Source {
         }
     }
 
-    /// Stops receiving signals, after the program's dispositions were restored.
+    /// Stops receiving signals. Call this after the program's dispositions were restored.
     pub fn close(&mut self) {
         match self {
             #[cfg(all(target_os = "linux", not(taskfork_portable)))]

@@ -1,7 +1,8 @@
-//! Takes over the supervised signals from the program, and gives them back.
+//! Takes over the signals of [`Signal::SUPERVISED`] from the program, and later restores the program's signal mask and
+//! dispositions.
 //!
 //! # Safety
-//! See the parent module.
+//! See the safety section of the parent module.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,33 +11,37 @@ use nix::unistd::Pid;
 use super::source::Source;
 use super::*;
 
-/// The supervised signals, taken over from the program: those of [`Signal::SUPERVISED`] that it had not ignored, and
-/// SIGCHLD. Dropping this value, in the parent or in a child, restores the mask and the dispositions.
+/// The signals that this crate has taken over from the program. These are the signals of [`Signal::SUPERVISED`] that
+/// the program does not ignore. SIGCHLD is taken over even if the program ignores it. If the workers are threads,
+/// SIGCHLD and SIGUSR1 are left to the program.
+/// Dropping this value, in the parent or in a forked child, restores the program's signal mask and dispositions.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    // The fields are dropped in this order. A signal that arrives before the dispositions are restored reaches the
-    // source. A signal that is left in the source then takes effect by the restored dispositions.
+    // Rust drops the fields in this order. Dropping `dispositions` restores the program's dispositions, while `source`
+    // still receives signals. Dropping `source` and the mask then delivers the unread signals to the program, which
+    // handles them by its restored dispositions.
     dispositions: Dispositions,
     source: Source,
     _mask: Mask,
     _lock: SupervisorLock,
 }
 
-/// The notifier of exits. It does nothing on Unix, because the kernel sends SIGCHLD.
+/// A handle that notifies the parent when a worker exits. It does nothing on Unix, because the kernel notifies the
+/// parent with SIGCHLD.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExitNotifier;
 
-/// The dispositions to restore.
+/// The program's signal dispositions that were replaced and must be restored.
 #[derive(Debug, Default)]
 pub(super) struct Dispositions {
-    /// The first disposition that was replaced, often the only one. It is not in the vector, so that a child usually
-    /// has no memory to free. There is no array for all signals either. This value is on the stack during
-    /// a fork, and a large array would add pages that are copied for each worker (copy-on-write).
+    /// The first disposition that was replaced. Often it is the only one, and then the vector stays empty, so that a
+    /// forked child has no heap memory to free. There is no array for all signals, because this value is on the stack
+    /// during a fork. A large array would add pages that are copied for each worker (copy-on-write).
     first: Option<(Signal, libc::sigaction)>,
     others: Vec<(Signal, libc::sigaction)>,
 }
 
-/// The signal mask to restore.
+/// The program's signal mask, which must be restored.
 #[derive(Debug)]
 struct Mask(SigSet);
 
@@ -57,9 +62,10 @@ impl Signals {
         Ok(Signals { dispositions, source, _mask: mask, _lock: lock })
     }
 
-    /// Ends the takeover, in the parent. Sends the program the stop requests that were not read, as if they arrived
-    /// now, unless the service `has_stopped`. Drops other requests, because they would kill or suspend a program that
-    /// no longer supervises.
+    /// Ends the takeover in the parent, and restores the program's dispositions. Sends unread stop requests (SIGTERM,
+    /// SIGINT and SIGQUIT) to this process again, so that the program receives them. Drops them instead if the service
+    /// `has_stopped` already. Drops all other unread signals, because most of them would by default kill or suspend the
+    /// program, which no longer supervises workers.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
         self.dispositions.put_back();
         self.source.close();
@@ -76,18 +82,21 @@ impl Signals {
         ExitNotifier
     }
 
-    /// Returns whether a signal that arrives makes a waiting call fail with `EINTR`. Blocked signals do not.
+    /// Returns whether a signal can interrupt a blocking system call, which then fails with `EINTR`. Blocked signals
+    /// cannot interrupt a call.
     pub fn interrupts(&self) -> bool {
         self.source.interrupts()
     }
 
-    /// Returns the next signal that has arrived. Returns a signal once if it has arrived several times meanwhile.
+    /// Returns the next signal that was not read yet, or `None`. If the same signal has arrived several times since it
+    /// was last read, returns it only once.
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         self.source.next()
     }
 }
 
-/// The descriptor is readable if a signal may have arrived.
+/// Returns the descriptor to wait for. It becomes readable when a signal arrives. It may also be readable when there is
+/// no unread signal.
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
@@ -96,8 +105,8 @@ impl AsFd for Signals {
 
 impl Dispositions {
     pub fn set(&mut self, signal: Signal, handler: libc::sighandler_t) -> Result<(), CallError> {
-        // SAFETY: sigaction consists of integers, a function pointer that may be null, and a set, for which zeroes are
-        // valid.
+        // SAFETY: all-zero bytes are a valid sigaction, because it consists of integers, a signal set, and a function
+        // pointer that may be null.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_SIGINFO;
@@ -109,15 +118,15 @@ impl Dispositions {
         Ok(())
     }
 
-    /// Restores the dispositions. Blocks all signals in this thread first, so that a signal that arrives meanwhile
-    /// stays pending until the mask is restored.
+    /// Restores the program's dispositions. Blocks all signals in this thread first. A signal that arrives now stays
+    /// pending until the program's signal mask is restored.
     #[inline]
     fn put_back(&mut self) {
         if self.first.is_none() {
             return;
         }
         let _ = SigSet::all().thread_block();
-        // sigaction(2) cannot fail here, because it has returned these dispositions.
+        // sigaction(2) cannot fail here, because earlier calls of sigaction(2) have returned these dispositions.
         for (signal, action) in self.first.take().iter().chain(&self.others) {
             let _ = swap_disposition(*signal, Some(action));
         }
@@ -135,23 +144,24 @@ impl Drop for Dispositions {
 impl Drop for Mask {
     #[inline]
     fn drop(&mut self) {
-        // pthread_sigmask(3) cannot fail here, because it has returned this mask.
+        // pthread_sigmask(3) cannot fail here, because an earlier call of pthread_sigmask(3) has returned this mask.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// Sends the signal to this process. The kernel delivers it to any thread that does not block it.
+/// Sends the signal to this process. The kernel delivers it to a thread that does not block it.
 pub(super) fn send_on(signal: Signal) -> Result<(), CallError> {
     nix::sys::signal::kill(Pid::this(), native(signal)).map_err(|error| CallError::new("kill", error))
 }
 
-/// Returns whether the signal is a request that the parent itself answers.
+/// Returns whether the signal is a request to the parent. SIGUSR1 is not, because the parent only passes it on to the
+/// workers. SIGCHLD is not, because it only announces that a child has exited.
 fn is_request(signal: Signal) -> bool {
     !matches!(signal, Signal::Child | Signal::User1)
 }
 
-/// Runs a closure with the requests blocked. A thread that the closure starts inherits the mask, so the kernel delivers
-/// the requests to other threads.
+/// Runs a closure while the signals that are requests to the parent are blocked in this thread. A thread that the
+/// closure starts inherits this signal mask. So the kernel delivers the requests to other threads.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     let requests = Signal::SUPERVISED.into_iter().filter(|&signal| is_request(signal));
     let before = requests.map(native).collect::<SigSet>().thread_swap_mask(SigmaskHow::SIG_BLOCK);
@@ -169,20 +179,21 @@ pub(in crate::sys::unix) fn is_ignored(signal: Signal) -> Result<bool, CallError
     Ok(swap_disposition(signal, None)?.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Returns whether the signal has its default disposition, without the `SA_NOCLDWAIT` that makes wait(2) fail.
+/// Returns whether the signal has its default disposition without the flag `SA_NOCLDWAIT`. With that flag on SIGCHLD,
+/// the kernel discards the status of children that exit, and wait(2) fails.
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 pub(super) fn is_plain(signal: Signal) -> Result<bool, CallError> {
     let action = swap_disposition(signal, None)?;
     Ok(action.sa_sigaction == libc::SIG_DFL && action.sa_flags & libc::SA_NOCLDWAIT == 0)
 }
 
-/// Returns the current disposition, and replaces it if `new` is given.
+/// Replaces the disposition of the signal if `new` is given. Returns the disposition from before the call.
 fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
-    // SAFETY: zeroes are valid, as in `Dispositions::set`.
+    // SAFETY: all-zero bytes are a valid sigaction, as in `Dispositions::set`.
     let mut old: libc::sigaction = unsafe { mem::zeroed() };
     let new = new.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: sigaction(2) reads from `new`, which is null or valid, and writes to `old`. The parent module's safety
-    // section covers the disposition itself.
+    // SAFETY: sigaction(2) reads from `new`, which is null or valid, and writes to `old`. The safety section of the
+    // parent module explains why the new disposition is safe.
     match unsafe { libc::sigaction(number(signal), new, &raw mut old) } {
         0 => Ok(old),
         _ => Err(CallError::last("sigaction")),
