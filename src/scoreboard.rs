@@ -1,9 +1,9 @@
-//! Messages from workers to the parent: a status slot in shared memory for each process, and a doorbell that wakes the
-//! parent.
+//! Messages from workers to the parent. Each worker has a status slot in shared memory, where it writes its messages. A
+//! doorbell (an eventfd or a socket pair; on Windows an event) then wakes the parent, which reads the slots.
 //!
-//! A slot is one cache line. A worker writes to its own slot only. The parent reads single words and takes each as a
-//! yes or a no. So a worker that corrupts the shared memory can fake messages of any worker, but can do no other harm
-//! to the parent.
+//! A slot is one cache line. A worker writes only to its own slot. The parent only checks whether the words of a slot
+//! are zero. So a worker that corrupts the shared memory can forge messages of any worker, but cannot harm the parent
+//! in any other way.
 
 use std::process;
 use std::sync::Arc;
@@ -13,19 +13,21 @@ use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver, WorkerKind};
 
-/// The words of a slot. A worker sets each word before `BEAT` only once, and wakes the parent when it does.
+/// The indexes of the words in a slot. A worker sets the words `READY` and `STOP_ALL` at most once each, and then wakes
+/// the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
 const READY: usize = 0;
 const STOP_ALL: usize = 1;
 const BEAT: usize = 2;
 
-/// A message from a process. A heartbeat is none.
+/// A message from a worker to the parent. Heartbeats are not messages: [`Scoreboard::beats`] returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerMessage {
     Ready(Process),
     StopAll(Process),
 }
 
-/// The access to a slot that a worker thread or a spawned worker needs.
+/// The parts that give a worker thread or a spawned worker access to its slot: the shared memory, the index of the slot
+/// in this memory, and the waker.
 #[derive(Debug)]
 pub(crate) struct SlotHandle<'a> {
     pub memory: &'a Arc<Shared>,
@@ -33,17 +35,19 @@ pub(crate) struct SlotHandle<'a> {
     pub waker: &'a Arc<Waker>,
 }
 
-/// The parent's end of the shared memory.
+/// The parent's side of the shared memory: assigns the slots to processes, and reads the messages of the workers.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
     kind: WorkerKind,
-    /// Each new segment is as large as all earlier ones together, so that there are few.
+    /// The mapped pieces of shared memory. Each new segment is as large as all earlier segments together, so that the
+    /// number of segments stays small.
     segments: Vec<Segment>,
-    /// The process that uses each slot, by slot.
+    /// The process that uses each slot. The index is the number of the slot.
     occupants: Vec<Option<Occupant>>,
-    /// The released slots, which can be used again.
+    /// The numbers of released slots. New processes can use these slots.
     free: Vec<usize>,
-    /// The slots whose process has ended, but to which a thread may still write.
+    /// The numbers of the slots of ended worker threads that another thread may still write to. A new process must not
+    /// use these slots until their leases are over.
     leased: Vec<(SlotLease, usize)>,
     waker: Arc<Waker>,
 }
@@ -59,26 +63,28 @@ struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Occupant {
     process: Process,
-    /// The messages that were read already, by word.
+    /// Whether the parent has already read the message in the word `READY`, and in the word `STOP_ALL`.
     seen: [bool; BEAT],
 }
 
-/// The worker's end of a slot. It keeps the segment mapped, even if the scoreboard is dropped.
+/// Writes the messages of one worker to its slot. The segment stays mapped while this value exists, even if the
+/// scoreboard is dropped.
 #[derive(Debug)]
 pub(crate) struct StatusWriter {
     segment: Arc<Shared>,
     slot: usize,
     waker: Arc<Waker>,
-    /// The process that may send messages. A process that the worker forks has a copy of this, and may outlive the
-    /// worker and write when the slot is another worker's.
+    /// The pid of the only process that may send messages through this writer. If the worker forks a process, that
+    /// process has a copy of the writer. The forked process may outlive the worker, and its messages would then count
+    /// for the next worker in this slot.
     pid: u32,
     _lease: SlotLease,
 }
 
-/// A worker thread's claim on its slot. `None` for processes.
+/// Keeps the slot of a worker thread from being used again. `None` for a worker process.
 ///
-/// The thread may pass its [`StatusWriter`] to a thread that outlives it. The slot is not used again while a writer
-/// holds a clone of the lease.
+/// The [`StatusWriter`] of a worker thread holds a clone of the lease. The thread may move the writer to another
+/// thread, which may outlive the worker thread. The slot can be used again once the clone of the lease is dropped.
 pub(crate) type SlotLease = Option<Arc<()>>;
 
 fn is_over(lease: &SlotLease) -> bool {
@@ -86,7 +92,7 @@ fn is_over(lease: &SlotLease) -> bool {
 }
 
 impl Scoreboard {
-    /// Creates a scoreboard. It has room for this number of processes, and grows if there are more.
+    /// Creates a scoreboard with slots for `processes` processes. The scoreboard grows if there are more processes.
     pub fn new(processes: usize, kind: WorkerKind) -> Result<(Scoreboard, WakeReceiver), CallError> {
         let (wake_receiver, waker) = sys::doorbell()?;
         let segments = vec![Segment { first: 0, shared: Arc::new(map(kind, processes)?) }];
@@ -103,8 +109,9 @@ impl Scoreboard {
         ))
     }
 
-    /// Returns a cleared slot for a process that is about to be started. [Assign](Scoreboard::assign) the slot once the
-    /// process was started; until then this returns the same slot again.
+    /// Returns the number of a cleared slot, for a process that is about to be started. After the start,
+    /// [assign](Scoreboard::assign) the slot to the process. Before that, another call of this method returns the same
+    /// slot again.
     pub fn allocate(&mut self) -> Result<usize, CallError> {
         if self.free.is_empty() {
             let released = self.leased.iter().filter(|(lease, _)| is_over(lease)).map(|(_, slot)| *slot);
@@ -122,7 +129,7 @@ impl Scoreboard {
         Ok(slot)
     }
 
-    /// Records that the process uses the slot that [`Scoreboard::allocate`] returned last.
+    /// Records that `process` uses `slot`, which must be the slot that [`Scoreboard::allocate`] has just returned.
     pub fn assign(&mut self, slot: usize, process: Process) {
         let occupant = Some(Occupant { process, seen: [false; BEAT] });
         if self.free.last() == Some(&slot) {
@@ -133,20 +140,20 @@ impl Scoreboard {
         }
     }
 
-    /// Returns the writer for a slot, in the worker that was just forked.
+    /// Returns the writer of a slot. A forked worker calls this for its own slot.
     pub fn writer(&self, slot: usize) -> StatusWriter {
         let (segment, slot) = self.locate(slot);
         let segment = Arc::clone(segment);
         StatusWriter { segment, slot, waker: Arc::clone(&self.waker), pid: process::id(), _lease: None }
     }
 
-    /// Returns what a worker thread or a spawned worker needs to use this slot.
+    /// Returns the handle that gives a worker thread or a spawned worker access to this slot.
     pub fn slot_handle(&self, slot: usize) -> SlotHandle<'_> {
         let (memory, slot) = self.locate(slot);
         SlotHandle { memory, slot, waker: &self.waker }
     }
 
-    /// Returns the messages that have come since the last call.
+    /// Returns the messages that workers have sent since the last call.
     pub fn read_messages(&mut self) -> Vec<WorkerMessage> {
         let mut messages = Vec::new();
         for Segment { first, shared } in &self.segments {
@@ -158,8 +165,8 @@ impl Scoreboard {
         messages
     }
 
-    /// Frees the slot of a process that has ended, and returns its messages that were not read yet. The slot can be
-    /// used again once no writer holds the lease.
+    /// Releases the slot of a process that has ended. Returns the messages of this process that were not read yet. A
+    /// new process can use the slot once no [`StatusWriter`] holds a clone of `lease`.
     pub fn release(&mut self, process: Process, lease: SlotLease) -> [Option<WorkerMessage>; BEAT] {
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let Some(slot) = self.occupants.iter().position(is_occupant) else { return [None; BEAT] };
@@ -194,14 +201,14 @@ impl Scoreboard {
 }
 
 impl StatusWriter {
-    /// Returns the writer for a thread that is about to be started.
+    /// Creates the writer of a worker thread that is about to be started.
     pub fn at(slot_handle: &SlotHandle<'_>, lease: &Arc<()>) -> StatusWriter {
         let segment = Arc::clone(slot_handle.memory);
         let waker = Arc::clone(slot_handle.waker);
         StatusWriter { segment, slot: slot_handle.slot, waker, pid: process::id(), _lease: Some(Arc::clone(lease)) }
     }
 
-    /// Returns the writer of a spawned worker, made from what it inherited.
+    /// Creates the writer of a spawned worker from the shared memory and the waker that it has inherited.
     pub fn given(memory: Shared, slot: usize, waker: Waker) -> StatusWriter {
         StatusWriter { segment: Arc::new(memory), slot, waker: Arc::new(waker), pid: process::id(), _lease: None }
     }
@@ -214,7 +221,8 @@ impl StatusWriter {
         self.send_once(STOP_ALL);
     }
 
-    /// Records in the slot that this process waits for the stop event from now on.
+    /// Records in the slot that this process now listens for stop requests. The parent kills a process that does not
+    /// listen, instead of requesting its stop.
     #[cfg(windows)]
     pub fn listen(&self) {
         self.segment.note_listener(self.slot);
@@ -231,11 +239,11 @@ impl StatusWriter {
     }
 }
 
-/// Returns the messages in a slot that were not read before.
+/// Returns the messages in a slot that the parent has not read before.
 fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<WorkerMessage>; BEAT] {
     let Some(Occupant { process, seen }) = occupant else { return [None; BEAT] };
     let set = [READY, STOP_ALL].map(|word| slot[word].load(Ordering::Acquire) != 0);
-    // Write to `seen` only if it changes: every page that the parent writes between two forks is copied for each worker
+    // Write to `seen` only if it changes. After a fork, the kernel copies each page that the parent writes to
     // (copy-on-write).
     if set == *seen {
         return [None; BEAT];
@@ -247,7 +255,8 @@ fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<W
     messages
 }
 
-/// Maps memory for this number of slots. A spawned program can only inherit memory that has a descriptor.
+/// Maps memory for this number of slots. If the workers are spawned, the memory has a descriptor (on Windows, a
+/// handle), because a spawned worker can inherit memory only through a descriptor or handle.
 fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
     if kind == WorkerKind::Spawn { Shared::for_programs(slots) } else { Shared::new(slots) }
 }
@@ -290,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn only_release_returns_the_unread_messages_of_an_exit() {
+    fn release_returns_the_unread_messages_of_an_exited_process() {
         let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
         let old = start(&mut board, named(0, 0));
         old.stop_all();
@@ -334,7 +343,7 @@ mod tests {
         for _ in 0..1_000_000 {
             writer.waker.wake();
         }
-        assert!(wakes() && !wakes(), "many calls neither block nor wake it for ever");
+        assert!(wakes() && !wakes(), "many calls of wake() do not block, and drain() clears all of them");
     }
 
     #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Workers that are forks of the parent.
+//! Starts workers as forks of the parent.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -14,7 +14,8 @@ pub(crate) struct Fork {
 }
 
 impl Fork {
-    /// Refuses forks while there is more than one thread.
+    /// Returns an error if this process has more than one thread, because forking is safe only in a process with one
+    /// thread.
     pub fn check() -> Result<()> {
         match sys::thread_count()? {
             Threads::Several(count) => Err(Error::threads(count)),
@@ -48,8 +49,9 @@ impl Launcher for Fork {
     }
 }
 
-/// Applies the setup in the new process, and exits if a logger panics meanwhile. The panic must not unwind further, because
-/// the parent's loop is still on this stack: its destructors kill the other workers.
+/// Applies the setup in the forked worker. If the program's logger panics during this, the worker exits. The panic must
+/// not unwind further: the frames of the parent's loop are still on this stack, and their destructors would kill the
+/// other workers.
 fn apply_or_exit(setup: &WorkerSetup, id: usize) {
     let applied = panic::catch_unwind(AssertUnwindSafe(|| setup.for_worker(id).apply(id)));
     if applied.is_err() {

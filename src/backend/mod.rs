@@ -1,4 +1,5 @@
-//! How workers are started. A [`Launcher`] only starts them; the supervisor registers, signals and reaps the processes.
+//! Starts workers as forks, as new processes of this program, or as threads. A [`Launcher`] only starts worker
+//! processes. The supervisor registers, signals and reaps these processes.
 
 #[cfg(unix)]
 mod fork;
@@ -16,7 +17,8 @@ use crate::listener::Listeners;
 use crate::scoreboard::{SlotHandle, SlotLease};
 use crate::sys::{ChildHandle, Signal, WorkerKind};
 
-/// Refuses forks while there is more than one thread. Call this before anything is created for the service.
+/// Returns an error if the workers would be forks and this process has more than one thread. The caller checks this
+/// before it opens the sockets of the service.
 pub(crate) fn check(kind: WorkerKind) -> Result<()> {
     match kind {
         #[cfg(unix)]
@@ -27,44 +29,50 @@ pub(crate) fn check(kind: WorkerKind) -> Result<()> {
 
 /// Starts workers.
 ///
-/// The supervisor registers each process that a launcher starts, then signals and reaps it in the same way for every
-/// launcher. A thread has no pid, and the kernel reports no exit for it. So the launcher of threads also signals them and
-/// reports their exits.
+/// The supervisor registers, signals and reaps each process that a launcher has started. The supervisor does this in
+/// the same way for every launcher. Threads differ from processes: a thread has no pid, and the kernel does not report
+/// its exit. So the launcher of threads also delivers signals to the threads and reports their exits.
 pub(crate) trait Launcher {
-    /// Writes buffered output. Called before a start if something may have been buffered since the last one. Only a fork
-    /// inherits the buffers and would write them again; the other launchers do nothing, because a write can block.
+    /// Writes the output that this process has buffered. The supervisor calls this before a start if output may have
+    /// been buffered since the last start. Only the launcher of forks writes the output: a forked worker has a copy of
+    /// the buffers, and would write their contents a second time. Threads and spawned workers have no such copy. Their
+    /// launchers do nothing, because a write can block.
     fn flush(&mut self) {}
 
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started>;
 
-    /// Signals a worker that is a thread. Does nothing if the thread has returned.
+    /// Delivers a signal to a worker thread. SIGTERM, SIGINT and SIGQUIT request a stop. SIGABRT and SIGKILL mark the
+    /// thread as stale, because a thread cannot be killed. Does nothing if the thread has returned.
     fn signal_thread(&mut self, _worker: Process, _signal: Signal) {}
 
-    /// Returns the exits of threads since the last call. The doorbell rings for each of them.
+    /// Returns the exits of threads since the last call. Each exit wakes the parent through the doorbell.
     fn take_thread_exits(&mut self) -> Vec<ChildExit> {
         Vec::new()
     }
 }
 
-/// The worker to start.
+/// A request to start one worker.
 #[derive(Debug)]
 pub(crate) struct StartRequest<'a> {
     pub id: usize,
     pub generation: u32,
     /// The number of workers in the pool.
     pub count: usize,
-    /// The worker's status slot. A fork inherits it anyway.
+    /// Gives a thread or a spawned worker access to its status slot. A forked worker does not use this handle, because
+    /// it inherits the parent's memory.
     pub slot_handle: Option<SlotHandle<'a>>,
-    /// The worker's listeners. A fork inherits them anyway.
+    /// The worker's listeners. The launcher passes them to a thread or a spawned worker. A forked worker inherits them.
     pub listeners: &'a Listeners,
 }
 
-/// The two sides of a start, as fork(2) has them.
+/// The process in which [`Launcher::start`] has returned. If the worker is a fork, `start` returns twice, as fork(2)
+/// does: in the parent and in the worker.
 #[derive(Debug)]
 pub(crate) enum Started {
-    /// This is the parent. A new process comes with its handle, a thread without one.
+    /// This process is the parent. The value is the handle of the new process, or `None` if the worker is a thread.
     Parent(Option<ChildHandle>),
-    /// This is the new process. It leaves the supervisor without changing anything in it.
+    /// This process is the new worker. It must leave the supervisor's loop, and must not signal or reap the other
+    /// workers.
     #[cfg_attr(not(unix), expect(dead_code, reason = "only a fork returns in the new process"))]
     Child,
 }
@@ -75,18 +83,19 @@ pub(crate) struct ChildExit {
     pub process: Process,
     pub exit: Exit,
     pub cause: ExitCause,
-    /// The lease of its status slot. It can outlive the worker.
+    /// The lease of a worker thread's status slot. Another thread may still hold a clone of the lease, and then the
+    /// slot must not be used again. `None` for a process.
     pub lease: SlotLease,
 }
 
-/// The part of an exit that the status does not show.
+/// The cause of an exit, which the exit status does not show.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     Exited,
-    /// A thread returned an error or panicked, with this message.
+    /// A thread has returned an error or panicked. The string is the message of the error or of the panic.
     Failed(String),
-    /// A thread did not return in time. It counts as exited, but still runs.
+    /// A thread did not return in time. The supervisor counts the thread as exited, although it still runs.
     Stale,
-    /// A stale thread has returned.
+    /// A thread has returned after it was reported as [`Stale`](ExitCause::Stale).
     ReturnedLate,
 }

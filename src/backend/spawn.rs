@@ -1,8 +1,10 @@
-//! Workers that are this program, started again.
+//! Starts workers as new processes that run this program from its beginning.
 //!
-//! An environment variable marks a worker. A variable can also be inherited by another process, or be set by hand. So it only
-//! names a place in memory that the parent passes to the worker, and a secret that the parent has written there for this one
-//! worker. A process that does not find the secret there is not a worker.
+//! The parent sets an environment variable in each worker that it starts. But the variable alone does not prove that a
+//! process is a worker: other processes can inherit the variable, and a user can set it by hand. So the parent also
+//! writes a secret into shared memory that the worker inherits. Each worker has its own secret. The variable contains
+//! the secret and the place of the secret in this memory. A process is a worker only if the memory contains the same
+//! secret at this place.
 
 use std::fmt;
 use std::process;
@@ -61,11 +63,14 @@ impl Launcher for Spawn {
     }
 }
 
-/// Returns the worker that this process was started as, or `None` if it was not started as one. Exits if its parent has
-/// exited already. A process with a valid variable that was made for another process is a child of that one, and no worker.
+/// Returns the [`Worker`] handle if a parent has started this process as a worker, and `None` otherwise. Exits if this
+/// process is a worker whose parent has exited already. A child process of a worker may inherit the worker's
+/// environment variable. Such a child process is not a worker, although its variable is valid.
 ///
 /// # Errors
-/// A process that was started as a worker and cannot become one. As a parent, it would start more processes like itself.
+/// Returns an error if this process was started as a worker but cannot become one. Such a process must not run as a
+/// parent instead, because it would then start more processes like itself. Also returns an error if the executable
+/// gives this process rights, such as set-user-ID, because then its environment cannot be trusted.
 pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     if sys::is_secure_exec() {
         let problem =
@@ -75,10 +80,11 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     let Some(env) = sys::take_env_var(ENV_NAME) else { return Ok(None) };
     let Ok(SpawnEnv { parent, id, generation, count, setup, inherited, kinds }) = env.parse() else { return Ok(None) };
     let started_by = sys::parent_id();
-    // The pid is 0 if the parent is unknown, for example because it is outside this pid namespace. The secret suffices then.
+    // `started_by` is 0 if the pid of the parent is unknown, for example because the parent is outside this pid
+    // namespace. Then only the secret is checked.
     if started_by != parent && started_by != 0 {
         let expected_pid = Shared::expected_pid(&inherited);
-        // 0: the parent exited before it wrote the pid.
+        // The expected pid is 0 if the parent exited before it wrote the pid of its worker.
         if expected_pid.is_some_and(|pid| pid == process::id() || pid == 0) {
             process::exit(1);
         }
@@ -103,7 +109,7 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     Ok(Some(Worker::new(id, generation, count, Some(status), listeners)))
 }
 
-/// The content of the environment variable.
+/// The content of the environment variable `TASKFORK_WORKER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SpawnEnv {
     parent: u32,
@@ -112,7 +118,7 @@ struct SpawnEnv {
     count: usize,
     setup: ChildSetup,
     inherited: InheritedMemory,
-    /// The kind of each socket, as a letter.
+    /// One letter for each inherited socket: its [kind](Listener::kind).
     kinds: String,
 }
 
@@ -169,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_formatted_variable_can_be_parsed() {
+    fn spawn_env_parses_only_its_own_display_output() {
         let secret = [u32::MAX, 0, 5, 6];
         let inherited = InheritedMemory { memory: 7, len: 64, slot: 3, passed: [8, -1], sockets: vec![], secret };
         let setup = ChildSetup { cpu: Some(1), identity: None };

@@ -1,4 +1,4 @@
-//! Workers that are threads of this process.
+//! Starts workers as threads of this process.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
 use crate::worker::{self, WorkResult, Worker};
 
-/// The closure that each worker runs.
+/// The program's closure, which each worker thread runs.
 pub(crate) type Work = Arc<dyn Fn(Worker) -> WorkResult + Send + Sync>;
 
 /// Starts worker threads, signals them, and reports their exits.
@@ -24,11 +24,13 @@ pub(crate) struct Thread {
     work: Work,
     setup: Option<WorkerSetup>,
     running: Vec<WorkerThread>,
-    /// Threads that did not return in time and still run.
+    /// Stale threads. A thread is stale if it did not return in time and still runs.
     stale: Vec<WorkerThread>,
-    /// Stale threads that [`Launcher::take_thread_exits`] has not returned yet.
+    /// Stale threads that the next call of [`Launcher::take_thread_exits`] will report as exited, each with the lease
+    /// of its status slot.
     unreported: Vec<(Process, Arc<()>)>,
-    /// The threads that have returned. Each one adds itself.
+    /// The threads that have returned since the last call of [`Launcher::take_thread_exits`]. Each thread adds its own
+    /// entry.
     returned: Arc<Mutex<Vec<(Process, Return)>>>,
 }
 
@@ -41,7 +43,7 @@ struct WorkerThread {
     lease: Arc<()>,
 }
 
-/// How a worker's closure returned. The strings are messages.
+/// The result of a worker's closure. The strings are the messages of the error and of the panic.
 #[derive(Debug)]
 enum Return {
     Normal,
@@ -55,14 +57,16 @@ impl Thread {
         Thread { work, setup, running: Vec::new(), stale: Vec::new(), unreported: Vec::new(), returned }
     }
 
-    /// Marks a thread as stale, because a thread cannot be killed. Does nothing if it has returned already.
+    /// Marks a thread as stale, because a thread cannot be killed. The thread is then reported as exited, although it
+    /// still runs. Does nothing if the thread has returned already.
     fn give_up(&mut self, process: Process) {
         let returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
         if returned.iter().any(|(known, _)| *known == process) {
             return;
         }
         if let Some(thread) = take(&mut self.running, process) {
-            // If the thread runs on later, it finds the request and returns.
+            // Request a stop as well. If the thread is blocked now and continues later, it can notice the request and
+            // return.
             thread.stop.make();
             thread.waker.wake();
             self.unreported.push((process, Arc::clone(&thread.lease)));
@@ -134,7 +138,8 @@ impl Launcher for Thread {
     }
 }
 
-/// Asks all threads to stop, whatever ended the supervision. Does not wait for them.
+/// Requests a stop of all running threads, but does not wait until they return. This happens however the supervision
+/// ends, also after an error.
 impl Drop for Thread {
     fn drop(&mut self) {
         for thread in &self.running {
@@ -149,7 +154,7 @@ impl fmt::Debug for Thread {
     }
 }
 
-/// Runs the worker's closure in its thread, and catches its panic.
+/// Runs the worker's closure in the current thread. Catches a panic of the closure.
 fn run(id: usize, work: Work, worker: Worker) -> Return {
     worker::become_thread(id);
     let returned = panic::catch_unwind(AssertUnwindSafe(move || match work(worker) {
@@ -170,7 +175,7 @@ fn message_of(payload: Box<dyn Any + Send>) -> String {
     message
 }
 
-/// Drops `value` and ignores a panic in its destructor, so that the worker's exit status does not change.
+/// Drops `value` and ignores a panic in its destructor, because such a panic would change the worker's exit status.
 fn discard<T>(value: T) {
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(value))) {
         mem::forget(payload);
@@ -182,8 +187,8 @@ fn take(threads: &mut Vec<WorkerThread>, process: Process) -> Option<WorkerThrea
     Some(threads.swap_remove(at))
 }
 
-/// Joins a thread that has returned; its panic has been caught. Requests the stop as well, because the worker may have
-/// moved its handle to another thread.
+/// Joins a thread that has returned. Ignores the result, because `run` has caught any panic of the closure. Also
+/// requests a stop: the worker may have moved its [`Worker`] handle to another thread, which then notices the request.
 fn join(thread: WorkerThread) -> Arc<()> {
     thread.stop.make();
     let _ = thread.handle.join();
@@ -191,8 +196,9 @@ fn join(thread: WorkerThread) -> Arc<()> {
 }
 
 thread_local! {
-    /// Reports the exit when it is dropped. std drops thread-local values in the reverse order of their first use, and this
-    /// is the first one in the thread. So those of the closure are dropped before, however long that takes.
+    /// Reports the exit of this thread when this value is dropped. std drops the thread-local values of a thread in the
+    /// reverse order of their first use. The worker thread sets this value before it runs the closure. So the
+    /// thread-local values of the closure are dropped before the exit is reported, even if their destructors take long.
     static EXIT_REPORT: RefCell<Option<ExitReport>> = const { RefCell::new(None) };
 }
 

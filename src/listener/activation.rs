@@ -1,4 +1,4 @@
-//! Activated sockets: systemd opened them before it started this program (sd_listen_fds(3)).
+//! Socket activation: uses sockets that systemd has opened before it started this program (sd_listen_fds(3)).
 
 use std::io;
 
@@ -9,11 +9,14 @@ use super::config::ListenConfig;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// Gives the activated sockets to the listeners: a named socket to the listener with its name, the remaining sockets to
-/// the remaining listeners in order. A listener that gets none stays as it is.
+/// Assigns the sockets from systemd to the listeners. If a listener has the same name as a socket, the listener gets
+/// this socket. The remaining sockets go to the remaining listeners in order. A listener that gets no socket is not
+/// changed.
 pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConfig>> {
-    // Both calls remove variables from the environment, so that no child process takes the sockets for its own.
-    // listenfd does so even if other threads run, so the doc of `Prefork::socket_activation` restricts these.
+    // Both calls remove variables from the environment, so that no child process mistakes the sockets for its own.
+    // `take_env_var` removes a variable only if this process has one thread. listenfd removes its variables even if
+    // other threads run. So the doc of `Prefork::socket_activation` restricts how these threads may read the
+    // environment.
     let mut passed = ListenFd::from_env();
     let names = sys::take_env_var("LISTEN_FDNAMES").unwrap_or_default();
     if passed.len() > listens.len() {
@@ -39,7 +42,8 @@ pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConf
     Ok(listens)
 }
 
-/// Takes a socket out of `passed` as the first kind that listenfd accepts for it.
+/// Takes the socket at `index` out of `passed`. Tries to take it as a TCP listener first, then as a Unix listener, then
+/// as a UDP socket. listenfd refuses a kind that does not match the socket.
 fn take(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
     if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
         return Ok(Listener::Tcp(listener));

@@ -1,4 +1,4 @@
-//! The settings of a listener, and how its socket is opened.
+//! The settings of a listener. This module also opens the listener's socket.
 
 use std::fmt;
 use std::io;
@@ -18,13 +18,14 @@ use crate::sys::{self, CallError};
 
 /// The address and the settings of a listener, for [`Prefork::listen`](crate::Prefork::listen).
 ///
-/// It can be made from:
+/// A `ListenConfig` can be created with `ListenConfig::from` from one of these values:
 ///
-/// - `"127.0.0.1:8000"`, `"[::]:80"` or a [`SocketAddr`]: TCP.
-/// - `"localhost:8000"`: TCP. If the name has several addresses, the first one that can be bound is used.
-/// - `"udp:0.0.0.0:53"`: UDP.
-/// - `"unix:/run/service.sock"`: a Unix stream socket. Unix only.
-/// - A `TcpListener`, `UdpSocket` or `UnixListener` that is bound already.
+/// - `"127.0.0.1:8000"`, `"[::]:80"` or a [`SocketAddr`]: a TCP listener at this address.
+/// - `"localhost:8000"`: a TCP listener. If the name has several addresses, the first address that can be bound is
+///   used.
+/// - `"udp:0.0.0.0:53"`: a UDP socket at this address.
+/// - `"unix:/run/service.sock"`: a Unix stream socket at this path. Unix only.
+/// - A `TcpListener`, `UdpSocket` or `UnixListener`, which is bound already: the service uses this socket.
 ///
 /// # Examples
 ///
@@ -42,9 +43,9 @@ pub struct ListenConfig {
     source: Source,
     name: Option<String>,
     options: SocketOptions,
-    /// Each worker has a socket of its own.
+    /// Whether each worker has its own socket. If not, all workers share one socket.
     per_worker: bool,
-    /// The CPU that handles a packet chooses the worker.
+    /// Whether the kernel chooses the worker by the CPU that handles the incoming packet.
     by_cpu: bool,
     #[cfg(unix)]
     mode: u32,
@@ -67,16 +68,17 @@ enum Source {
     Bound(Listener),
 }
 
-/// A socket that was just opened.
+/// The result of [`ListenConfig::open`].
 pub(super) struct Opened {
     pub listener: Listener,
-    /// The file of a Unix socket, to be removed at the end.
+    /// The file of a Unix socket. The file is removed when this value is dropped.
     pub file: Option<SocketFile>,
-    /// The group that a per-worker listener belongs to.
+    /// The group of a per-worker listener. `None` if all workers share the socket.
     pub group: Option<SocketGroup>,
 }
 
-/// The sockets of a per-worker listener, which have one address: a `SO_REUSEPORT` group (socket(7)).
+/// The settings that all sockets of a per-worker listener have in common. These sockets have the same address and form
+/// a `SO_REUSEPORT` group (socket(7)).
 #[derive(Debug)]
 pub(super) struct SocketGroup {
     address: SocketAddr,
@@ -88,7 +90,7 @@ pub(super) struct SocketGroup {
 #[cfg(unix)]
 pub(crate) use super::path::SocketFile;
 
-/// There are no socket files on this system.
+/// The file of a Unix socket. This type has no values, because this system has no socket files.
 #[cfg(not(unix))]
 #[derive(Debug)]
 pub(crate) enum SocketFile {}
@@ -110,90 +112,98 @@ impl ListenConfig {
 
     /// Creates the settings for a Unix stream socket at this path. Unix only.
     ///
-    /// A socket file at this path is replaced if no process listens on it. If a process does, or if the path is any
-    /// other file, the start fails. The parent, and no other process, removes the file at the end. If the parent is
-    /// killed, the file stays and is replaced at the next start.
+    /// At the start, the path may already have a socket file. If no process listens on that socket, the file is
+    /// replaced. If a process listens on it, the start fails. The start also fails if the file at this path is not a
+    /// socket. The parent removes the socket file when the service ends. A worker never removes the file. If the parent
+    /// is killed, the file stays, and the next start replaces it.
     #[cfg(unix)]
     pub fn unix(path: impl Into<PathBuf>) -> ListenConfig {
         ListenConfig::new(Source::Path(path.into()))
     }
 
     /// Sets how many connections may wait to be accepted. The system may have a lower limit (`net.core.somaxconn` on
-    /// Linux). UDP sockets and sockets that are bound already ignore it. Default: 1024.
+    /// Linux). Has no effect on UDP sockets, or on sockets that the program or systemd has bound already. Default:
+    /// 1024.
     pub fn backlog(mut self, connections: u32) -> ListenConfig {
         self.options.backlog = connections.try_into().unwrap_or(i32::MAX);
         self
     }
 
-    /// Sets whether an IPv6 socket accepts IPv6 only (`IPV6_V6ONLY`). Default: no, so that `[::]:80` accepts IPv4 as
-    /// well if the system supports this.
+    /// Sets whether an IPv6 socket accepts IPv6 only (`IPV6_V6ONLY`). Default: no. Then `[::]:80` accepts IPv4 as well,
+    /// if the system supports this.
     pub fn only_v6(mut self, yes: bool) -> ListenConfig {
         self.options.only_v6 = yes;
         self
     }
 
-    /// Opens a socket for each worker, instead of one that all workers share. The sockets have the same address, and
-    /// each has a queue of its own. For TCP and UDP addresses. Default: one shared socket. Linux only: other systems
-    /// refuse it.
+    /// Opens a socket for each worker, instead of one socket that all workers share. The sockets have the same address,
+    /// but each socket has its own queue of connections or datagrams. The listener must have a TCP or UDP address.
+    /// Default: one shared socket. Linux only: on other systems the start fails.
     ///
     /// The kernel chooses a socket by a hash of the sender's address and port (`SO_REUSEPORT`, socket(7)). So all
-    /// workers get equal shares, even if some are faster than others, and the datagrams of one UDP sender go to one
-    /// worker. (Multicast and broadcast datagrams go to all workers.)
+    /// workers get equal shares, even if some workers are faster than others. All datagrams of one UDP sender go to the
+    /// same worker. (Multicast and broadcast datagrams go to all workers.)
     ///
-    /// The parent keeps the sockets open. If a worker exits, its queued connections wait for the next process with its
-    /// id, and none is reset. (If each worker binds its own socket, as is usual, its queue is lost when it exits.)
+    /// The parent keeps the sockets open. If a worker exits, the connections in its queue are not reset: they wait for
+    /// the next process with the same worker id. (In programs where each worker binds its own socket, as is usual with
+    /// `SO_REUSEPORT`, these connections are lost.)
     ///
     /// # Limits
     ///
-    /// - Only one worker accepts from a socket, so clients may wait for a busy worker while others are idle.
-    /// - The start fails if the address is in use. After the start, another program of the same user could bind the
-    ///   address, but must not: it would get a share, and the kernel's numbers for the sockets might no longer match
-    ///   the worker ids.
-    /// - A worker must not call shutdown(2) on its socket, because the parent and the next worker with its id use it as
-    ///   well.
-    /// - The parent holds one descriptor per worker for every listener of the service, also for the shared ones.
+    /// - Only one worker accepts from each socket. So clients may wait for a busy worker while other workers are idle.
+    /// - The start fails if the address is in use. After the start, the kernel allows other programs of the same user
+    ///   to bind the address. Do not let a program do so: it would get a share of the connections. Also, the kernel's
+    ///   numbers for the sockets might no longer match the worker ids.
+    /// - A worker must not call shutdown(2) on its socket, because the parent and the next process with this worker id
+    ///   use the same socket.
+    /// - If any listener is per worker, the parent holds one descriptor per worker for every listener of the service.
+    ///   This includes the listeners whose socket all workers share.
     ///
     /// # Changing the number of workers
     ///
-    /// A worker that is removed by SIGTTOU gets no new connections or datagrams, but still serves its queue. The parent
-    /// checks the queue every second. It asks the worker to stop when the queue is empty, or after the
-    /// [`graceful_timeout`](crate::Prefork::graceful_timeout). The worker then has the `graceful_timeout` to stop. If
-    /// the worker fails while it serves its queue, or has failed just before, a new process serves the queue and stops
-    /// in the same way. A client whose TCP handshake takes longer than a second, for example because a segment was
-    /// lost, waits for the next worker with this id.
+    /// SIGTTOU removes a worker. The removed worker gets no new connections or datagrams, but still serves its queue.
+    /// The parent checks the queue every second, and stops the worker when the queue is empty. If the queue is not
+    /// empty after the [`graceful_timeout`](crate::Prefork::graceful_timeout), the parent stops the worker anyway. From
+    /// the stop request on, the worker has another `graceful_timeout` to exit.
     ///
-    /// A worker that is added by SIGTTIN gets connections and datagrams once it is ready. A worker that exits with
-    /// status 0 and is not restarted gets no more of them, and no process serves its queue. Whenever the number of
-    /// workers changes, most UDP senders move to another worker.
+    /// If a removed worker fails while it serves its queue, a new process serves the queue and stops in the same way.
+    /// This also happens if the worker has failed just before SIGTTOU. A TCP handshake that has begun before SIGTTOU
+    /// may take longer than a second, for example because a segment was lost. If the worker has stopped by then, the
+    /// client waits for the next worker with this id.
+    ///
+    /// SIGTTIN adds a worker. The added worker gets connections and datagrams once it is ready. If a worker exits with
+    /// status 0 and is not restarted, new connections and datagrams go to the other workers. No process serves the
+    /// queue of the exited worker. Whenever the number of workers changes, the datagrams of most UDP senders go to a
+    /// different worker than before.
     pub fn per_worker(mut self) -> ListenConfig {
         self.per_worker = true;
         self
     }
 
-    /// Opens [a socket for each worker](ListenConfig::per_worker), and chooses the socket by the CPU that handles the
-    /// incoming packet. Worker `i` gets the packets of the `i`-th CPU that the parent may use. This is the CPU to which
-    /// [`pin_cpus`](crate::Prefork::pin_cpus) pins the worker. If there are more workers than CPUs, the workers of one
-    /// CPU share its packets. If a CPU has no worker, all workers share its packets. Default: no. Linux only: other
-    /// systems refuse it.
+    /// Opens [a socket for each worker](ListenConfig::per_worker), and makes the kernel choose the socket by the CPU
+    /// that handles the incoming packet. Worker `i` gets the packets of the `i`-th CPU that the parent may use. With
+    /// [`pin_cpus`](crate::Prefork::pin_cpus), the worker is pinned to the same CPU. If there are more workers than
+    /// CPUs, several workers belong to one CPU and share its packets. If no worker belongs to a CPU, all workers share
+    /// its packets. Default: no. Linux only: on other systems the start fails.
     ///
-    /// Use it with network cards that spread flows over the CPUs (receive side scaling). If the card interrupts one CPU
-    /// only, the workers of this CPU get everything.
+    /// Use this setting if the network card spreads incoming flows over the CPUs (receive side scaling). If the card
+    /// interrupts only one CPU, the workers of this CPU get all packets.
     pub fn steer_by_cpu(mut self) -> ListenConfig {
         self.per_worker = true;
         self.by_cpu = true;
         self
     }
 
-    /// Sets the mode of a Unix socket's file, as for chmod(1): it decides which users may connect. Default: `0o666`,
-    /// all users. Unix only.
+    /// Sets the mode of a Unix socket's file, as for chmod(1). The mode decides which users may connect. Default:
+    /// `0o666`, which allows all users to connect. Unix only.
     #[cfg(unix)]
     pub fn mode(mut self, mode: u32) -> ListenConfig {
         self.mode = mode;
         self
     }
 
-    /// Sets the owner of a Unix socket's file: the name of a user, or a number if no user has that name. Another owner
-    /// than the parent's user takes privileges (chown(2)). Default: the parent's user. Unix only.
+    /// Sets the owner of a Unix socket's file: the name of a user, or a number if no user has that name. An owner other
+    /// than the parent's user requires privileges (chown(2)). Default: the parent's user. Unix only.
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> ListenConfig {
         self.owner.user = Some(name.into());
@@ -201,17 +211,18 @@ impl ListenConfig {
     }
 
     /// Sets the group of a Unix socket's file: the name of a group, or a number if no group has that name. A group that
-    /// the parent is not in takes privileges (chown(2)). Default: the group that the file gets when it is made. Unix
-    /// only.
+    /// the parent does not belong to requires privileges (chown(2)). Default: the group that the system gives to a new
+    /// file. Unix only.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> ListenConfig {
         self.owner.group = Some(name.into());
         self
     }
 
-    /// Names the listener, so that [`Worker::tcp`](crate::Worker::tcp) and its siblings find it by this name, and
-    /// [`Prefork::socket_activation`](crate::Prefork::socket_activation) gives it the activated socket with this name.
-    /// If two listeners have the same name, the first one is found. Default: none.
+    /// Sets the name of the listener. [`Worker::tcp`](crate::Worker::tcp), [`Worker::udp`](crate::Worker::udp) and
+    /// `Worker::unix` find the listener by its name. If two listeners have the same name, these methods find the first
+    /// one. With [`Prefork::socket_activation`](crate::Prefork::socket_activation), the listener gets the socket to
+    /// which systemd has given this name. Default: no name.
     pub fn name(mut self, name: impl Into<String>) -> ListenConfig {
         self.name = Some(name.into());
         self
@@ -226,7 +237,7 @@ impl ListenConfig {
         self.name.as_deref() == name
     }
 
-    /// Uses this socket instead of opening one.
+    /// Makes [`ListenConfig::open`] use this socket, instead of opening a new socket.
     #[cfg(unix)]
     pub(super) fn replace(&mut self, listener: Listener) {
         self.source = Source::Bound(listener);
@@ -279,34 +290,38 @@ impl ListenConfig {
 }
 
 impl SocketGroup {
-    /// Opens one more socket at the address of the first one.
+    /// Opens another socket of this group, at the address of the first socket.
     pub fn open_next(&self) -> io::Result<Listener> {
         self.options.bind(self.address, self.kind, Some(GroupPosition::Next))
     }
 
-    /// Returns whether the first socket gets everything until another program is attached.
+    /// Returns whether a BPF program was attached when the first socket was opened. That program sends all datagrams to
+    /// the first socket, until another program replaces it.
     pub fn opens_with_program(&self) -> bool {
         self.kind == Type::DGRAM
     }
 }
 
-/// The position of a socket in its group.
+/// The position of a socket in its `SO_REUSEPORT` group.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GroupPosition {
-    /// The first socket. It binds the address only if no other socket has it, and lets others join after that.
+    /// The first socket of the group. It can be bound only if no other socket has the address. After bind(2), other
+    /// sockets can join the group.
     First,
     Next,
 }
 
 impl GroupPosition {
-    /// Sets the options that must be set before bind(2).
+    /// Sets the socket options that must be set before bind(2).
     fn before_bind(self, socket: &Socket, kind: Type) -> std::result::Result<(), CallError> {
         let share = |yes| sys::share_port(borrow(socket), yes);
         match self {
             GroupPosition::Next => share(true),
-            // Only a socket in a group can be steered. A UDP socket that binds without SO_REUSEPORT has no group. So a
-            // group is made here: by attaching a program while SO_REUSEPORT is set. For TCP, listen(2) makes the group,
-            // and SO_REUSEPORT is set by then.
+            // A BPF program can be attached only to a socket that belongs to a group. The first socket binds without
+            // SO_REUSEPORT, so that bind(2) fails if the address is in use. But without SO_REUSEPORT, bind(2) creates
+            // no group for a UDP socket. So the group is created here, before bind(2): the kernel creates a group when
+            // a program is attached while SO_REUSEPORT is set. For TCP, listen(2) creates the group, because
+            // SO_REUSEPORT is set between bind(2) and listen(2).
             GroupPosition::First if kind == Type::DGRAM => {
                 share(true)?;
                 sys::steer(borrow(socket), &steering::first_socket())?;
@@ -324,8 +339,8 @@ impl SocketOptions {
         if address.is_ipv6() {
             socket.set_only_v6(self.only_v6)?;
         }
-        // Lets the next start bind the port at once. Windows allows this without the option. With it, Windows would let
-        // any program bind the port.
+        // This option (SO_REUSEADDR) lets a restarted service bind the port at once. Windows allows this without the
+        // option. With the option, Windows would let any other program bind the port.
         #[cfg(unix)]
         if kind == Type::STREAM {
             socket.set_reuse_address(true)?;
@@ -341,7 +356,8 @@ impl SocketOptions {
     }
 }
 
-/// Binds the first address of `name` that can be bound. Returns the last error if none can.
+/// Binds the first address of `name` that can be bound. If no address can be bound, returns the error of the last
+/// address.
 fn bind_first(name: &str, bind: impl Fn(SocketAddr) -> io::Result<Listener>) -> io::Result<Listener> {
     let mut last_error = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
     for address in name.to_socket_addrs()? {

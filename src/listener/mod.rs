@@ -1,4 +1,5 @@
-//! Sockets that the parent opens before it starts workers. They outlive each worker.
+//! The listeners: sockets that the parent opens before it starts workers. The parent keeps the sockets open, so they
+//! outlive each worker.
 
 #[cfg(unix)]
 mod activation;
@@ -24,10 +25,10 @@ pub(crate) use sockets::Sockets;
 
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
-/// A socket on which workers accept connections or receive datagrams, from
-/// [`Worker::listeners`](crate::Worker::listeners).
+/// A socket on which workers accept connections or receive datagrams. [`Worker::listeners`](crate::Worker::listeners)
+/// returns the listeners of a worker.
 ///
-/// `Display` writes the address: `127.0.0.1:8000`, `unix:/run/service.sock`, `udp:[::]:53`.
+/// `Display` writes the address, for example `127.0.0.1:8000`, `unix:/run/service.sock` or `udp:[::]:53`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Listener {
@@ -40,10 +41,10 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// The listeners of a worker. `None`, which allocates nothing, if the service has no listeners.
+/// The listeners of a worker. `None` if the service has no listeners: unlike an empty list, `None` needs no allocation.
 pub(crate) type Listeners = Option<Arc<[Listener]>>;
 
-/// The names of the listeners, in their order. `None` if there are no listeners.
+/// The name of each listener, in the order of the listeners. `None` if there are no listeners.
 pub(crate) type ListenerNames = Option<Arc<[Option<String>]>>;
 
 impl Listener {
@@ -72,7 +73,7 @@ impl Listener {
         }
     }
 
-    /// Returns the IP address and port. Fails for a Unix listener.
+    /// Returns the IP address and port of this socket. Returns an error for a Unix listener.
     fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Listener::Tcp(listener) => listener.local_addr(),
@@ -91,7 +92,7 @@ impl Listener {
         })
     }
 
-    /// Returns the descriptor or handle to pass to a spawned worker.
+    /// Returns the descriptor (on Windows, the socket handle) that the parent passes to a spawned worker.
     pub(crate) fn as_passed(&self) -> BorrowedSocket<'_> {
         match self {
             Listener::Tcp(listener) => borrow(listener),
@@ -101,8 +102,9 @@ impl Listener {
         }
     }
 
-    /// Returns the letter by which a spawned worker recognizes the kind of the socket. The worker cannot ask the system
-    /// instead, because Wine does not report the kind of an inherited socket.
+    /// Returns a letter for the kind of this socket. The parent passes the letter to a spawned worker together with the
+    /// socket. The worker cannot query the kind from the system, because Wine does not report the kind of an inherited
+    /// socket.
     pub(crate) fn kind(&self) -> char {
         match self {
             Listener::Tcp(_) => 't',
@@ -112,7 +114,8 @@ impl Listener {
         }
     }
 
-    /// Makes a listener from a socket that a spawned worker inherited, and from its [kind](Listener::kind).
+    /// Creates a listener from a socket that a spawned worker has inherited. `kind` is the [letter](Listener::kind) for
+    /// the kind of the socket. Returns `None` if the letter is unknown.
     pub(crate) fn given(kind: char, socket: OwnedSocket) -> Option<Listener> {
         match kind {
             't' => Some(Listener::Tcp(socket.into())),

@@ -1,4 +1,5 @@
-//! Unix sockets at a path. The socket file outlives the process that made it.
+//! Unix sockets that have a path in the file system. The kernel does not remove the socket file when the process that
+//! has created it exits.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -11,14 +12,16 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::accounts::{find_group, find_user};
 
-/// The user and group of a socket file: names, or numbers if there is no such name.
+/// The user and the group of a socket file. Each is a name, or a number if no user or group has that name. `None` keeps
+/// the user or group that the new file has.
 #[derive(Debug, Default)]
 pub(super) struct Owner {
     pub user: Option<String>,
     pub group: Option<String>,
 }
 
-/// A socket file. Dropping it in the process that made it removes the file, unless another file is at the path by then.
+/// A socket file. When the process that has created the file drops this value, the file is removed. A different file
+/// that has replaced it at the path is not removed.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -26,7 +29,8 @@ pub(crate) struct SocketFile {
     pid: u32,
 }
 
-/// Opens a listening socket at `path`. No client can connect before the file has its mode and owner.
+/// Opens a listening socket at `path`. Clients can connect only after this function has set the mode and the owner of
+/// the socket file.
 pub(super) fn listen(path: &Path, mode: u32, owner: &Owner, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     let user = owner.user_id()?;
     let group = owner.group_id()?;
@@ -41,13 +45,13 @@ pub(super) fn listen(path: &Path, mode: u32, owner: &Owner, backlog: i32) -> io:
         chown(path, user, group)?;
     }
     fs::set_permissions(path, Permissions::from_mode(mode))?;
-    // Connections are refused until here.
+    // Before this call of listen(2), the kernel refuses connections.
     socket.listen(backlog)?;
     Ok((socket.into(), file))
 }
 
-/// Removes a socket file on which no process listens, such as one that a killed parent has left. Refuses any other
-/// file.
+/// Removes the socket file at `path` if no process listens on it. For example, a parent that was killed leaves such a
+/// file. Returns an error if a process listens, or if the file is not a socket. Does nothing if there is no file.
 fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -57,7 +61,8 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "a file that is not a socket is at this path"));
     }
     let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // If the backlog is full, connect(2) fails with EAGAIN instead of blocking. Then a process does listen.
+    // If the backlog of the listening process is full, a non-blocking connect(2) fails with EAGAIN. A blocking
+    // connect(2) would wait.
     client.set_nonblocking(true)?;
     match client.connect(address) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),

@@ -7,47 +7,53 @@ use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// All sockets of the service, held by the parent.
+/// All listening sockets of the service. The parent keeps them open.
 ///
-/// All workers share one socket for each listener, unless the listener is [per worker](ListenConfig::per_worker): then
-/// each worker id has a socket of its own. The sockets of a per-worker listener have the same address and form one
-/// `SO_REUSEPORT` group (socket(7)).
+/// Usually, all workers share the socket of a listener. If the listener is [per worker](ListenConfig::per_worker), each
+/// worker id has its own socket. The sockets of a per-worker listener have the same address and form one `SO_REUSEPORT`
+/// group (socket(7)).
 ///
 /// # Steering
 ///
-/// Without a BPF program, the kernel chooses among all sockets of a group by a hash of the addresses, so it also
-/// chooses sockets of ids that must not get work: a worker that is not ready yet, or one that is about to stop.
-/// [`Sockets::serve`] attaches a [program](steering::program) that chooses among the serving ids only. The program
-/// returns the index of a socket in its group, so this index must be the worker id.
+/// Without a BPF program, the kernel chooses among all sockets of a group by a hash of the addresses. It also chooses
+/// the sockets of workers that must not get new connections, because they are not ready yet or are about to stop.
+/// [`Sockets::serve`] attaches a [BPF program](steering::program) that chooses only among the given worker ids. The
+/// kernel takes the result of the program as the index of a socket in the group. So the index of each socket must be
+/// its worker id.
 ///
 /// # Why per-worker sockets stay open
 ///
-/// The parent closes no per-worker socket before the service ends, not even when the pool shrinks:
+/// The parent keeps each per-worker socket open until the service ends, even if the number of workers is reduced. There
+/// are two reasons:
 ///
-/// - The kernel numbers the sockets of a group in the order in which they joined it. When one is closed, the last
-///   socket of the group moves to its index (socket(7)). The indexes would no longer be the worker ids.
-/// - Connections and datagrams in the queue of a closed socket are lost. In an open one they wait for the next worker
-///   of the id.
+/// - The kernel numbers the sockets of a group in the order in which they joined it. When a socket is closed, the last
+///   socket of the group moves to the index of the closed socket (socket(7)). The indexes would then no longer be the
+///   worker ids.
+/// - Connections and datagrams in the queue of a closed socket are lost. In the queue of an open socket, they wait for
+///   the next process with the same worker id.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    /// The listeners of each worker, by id. There is one entry if all workers share all listeners.
+    /// The listeners of each worker. The index is the worker id. If all workers share all listeners, there is only one
+    /// entry.
     by_worker: Vec<Arc<[Listener]>>,
-    /// The group of each listener. `None` if all workers share its socket.
+    /// The `SO_REUSEPORT` group of each listener. `None` if all workers share the socket of the listener.
     groups: Vec<Option<SocketGroup>>,
-    /// The CPUs that the parent may use, ascending. Empty unless a listener is steered by CPU.
+    /// The CPUs that the parent may use, in ascending order. Set only if a listener has [`ListenConfig::steer_by_cpu`].
     cpus: Vec<usize>,
-    /// The ids that get new connections and datagrams, ascending.
+    /// The ids of the workers that get new connections and datagrams, in ascending order.
     serving: Vec<usize>,
-    /// The ids that should get new connections, if the system has refused the program for them.
+    /// The ids for which the last call of [`Sockets::serve`] has failed. While they are stored here, another call with
+    /// the same ids does nothing.
     refused: Option<Vec<usize>>,
-    /// A program is attached to each group.
+    /// Whether each group has a BPF program that chooses among the ids in `serving`.
     is_steered: bool,
-    /// The files of Unix sockets, which the parent removes when this value is dropped.
+    /// The files of Unix sockets. When the parent drops this value, it removes these files.
     _files: Vec<SocketFile>,
 }
 
 impl Sockets {
-    /// Opens the sockets for this number of workers. An error closes the sockets and removes the files made so far.
+    /// Opens the sockets for this number of workers. If this fails, closes the sockets that are open already, and
+    /// removes their files.
     pub fn open(listens: Vec<ListenConfig>, workers: usize) -> Result<Sockets> {
         let mut firsts = Vec::new();
         let mut sockets = Sockets::default();
@@ -78,7 +84,7 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Returns whether any listener has a socket for each worker.
+    /// Returns whether any listener has one socket for each worker.
     pub fn are_per_worker(&self) -> bool {
         self.groups.iter().any(Option::is_some)
     }
@@ -88,13 +94,13 @@ impl Sockets {
         self.by_worker.first().map_or_else(Vec::new, |sockets| sockets.iter().map(Listener::to_string).collect())
     }
 
-    /// Returns the listeners of a worker, and opens them first if the id is new. A new id gets no connections and
-    /// datagrams before it [serves](Sockets::serve).
+    /// Returns the listeners of worker `id`. If the id is new, this method first opens the sockets of the worker. The
+    /// new sockets get no connections or datagrams until [`Sockets::serve`] is called with the new id.
     pub fn of(&mut self, id: usize) -> Result<Listeners> {
         if !self.are_per_worker() {
             return Ok(self.by_worker.first().cloned());
         }
-        // Without a program, the kernel would choose the new socket as soon as it is open.
+        // Without a BPF program, the kernel would choose the new socket as soon as the socket is open.
         if id >= self.by_worker.len() && !self.is_steered {
             self.steer()?;
         }
@@ -104,18 +110,20 @@ impl Sockets {
         Ok(Some(Arc::clone(&self.by_worker[id])))
     }
 
-    /// Closes the other workers' sockets in a forked worker. Leaves shared sockets alone, because freeing the list
-    /// would write to its page, and the kernel would copy that page first (copy-on-write).
+    /// Closes, in a forked worker, the per-worker sockets of the other workers. Does nothing if all sockets are shared:
+    /// freeing the list would write to memory that the worker still shares with the parent, so the kernel would have to
+    /// copy a page (copy-on-write).
     pub fn release_in_child(&mut self) {
         if self.are_per_worker() {
             self.by_worker = Vec::new();
         }
     }
 
-    /// Sends new connections and datagrams to these ids only. The ids must ascend. Does nothing if there are none.
+    /// Makes the kernel send new connections and datagrams only to the workers with these ids. The ids must be in
+    /// ascending order. Does nothing if `serving` is empty.
     ///
-    /// An error leaves the previous ids in place. The refused ids are not tried again before [`Sockets::retry`] is
-    /// called or other ids are tried.
+    /// If this method fails, the previous ids stay in effect. A later call with the ids that have failed does nothing.
+    /// These ids are tried again only after a call of [`Sockets::retry`], or after a call with other ids.
     pub fn serve(&mut self, serving: impl Iterator<Item = usize> + Clone) -> Result<()> {
         if !self.are_per_worker() {
             return Ok(());
@@ -129,32 +137,33 @@ impl Sockets {
         self.refused = None;
         self.steer().inspect_err(|_| {
             self.refused = Some(std::mem::replace(&mut self.serving, before));
-            // Listeners before the refused one have the new program already.
+            // The call may have attached the new programs to some listeners before it failed. Attach the old programs
+            // again.
             if self.is_steered {
                 let _ = self.steer();
             }
         })
     }
 
-    /// Lets [`Sockets::serve`] try the refused ids again.
+    /// After this call, [`Sockets::serve`] no longer ignores the ids for which it has failed before.
     pub fn retry(&mut self) {
         self.refused = None;
     }
 
-    /// Returns whether a worker gets no new connections and datagrams.
+    /// Returns whether worker `id` gets no new connections and datagrams.
     pub fn is_left_out(&self, id: usize) -> bool {
         !self.serving.contains(&id)
     }
 
-    /// Returns whether connections or datagrams wait in the worker's own sockets. Ignores shared sockets, because the
-    /// other workers also serve them.
+    /// Returns whether connections or datagrams wait in the queues of the worker's own sockets. Ignores shared sockets,
+    /// because the other workers serve their queues as well.
     pub fn has_waiting(&self, id: usize) -> bool {
         let own = self.by_worker.get(id).into_iter().flat_map(|sockets| sockets.iter().zip(&self.groups));
         let mut own = own.filter_map(|(socket, group)| group.as_ref().map(|_| socket));
         own.any(|socket| sys::has_waiting(socket.as_passed()))
     }
 
-    /// Opens the sockets of the next id.
+    /// Opens the sockets of the next worker id.
     fn open_next(&mut self) -> Result<()> {
         let sockets = self.by_worker[0].iter().zip(&self.groups).map(|(first, group)| {
             let socket = group.as_ref().map_or_else(|| first.try_clone(), SocketGroup::open_next);
@@ -165,7 +174,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// Attaches programs for the ids in `serving`.
+    /// Attaches a BPF program for the ids in `serving` to each group.
     fn steer(&mut self) -> Result<()> {
         for (socket, group) in self.by_worker[0].iter().zip(&self.groups) {
             let Some(group) = group else { continue };
@@ -202,7 +211,8 @@ mod tests {
         sockets.by_worker[0][0].address().expect("an address")
     }
 
-    /// Sends one datagram from each sender. Returns the ports of the senders that each worker received from.
+    /// Sends one datagram from each sender. Returns a list for each worker: the ports of the senders whose datagrams
+    /// the worker has received.
     fn shares(sockets: &Sockets, senders: &[UdpSocket]) -> Vec<Vec<u16>> {
         let address = bound(sockets);
         for sender in senders {
@@ -216,9 +226,10 @@ mod tests {
         shares
     }
 
-    /// Polls all sockets until they have received `total` items together, because some may still be on their way.
+    /// Polls all sockets until they have received `total` items in sum, because the kernel may not have delivered all
+    /// of them yet. Returns the items that each socket has received.
     fn receive_all<S, T>(total: usize, sockets: &[S], next: impl Fn(&S) -> Option<T>) -> Vec<Vec<T>> {
-        /// An item that takes longer than this is lost.
+        /// If an item is not received within this time, it counts as lost.
         const LIMIT: Duration = Duration::from_secs(60);
         let until = Instant::now() + LIMIT;
         let mut shares: Vec<Vec<T>> = sockets.iter().map(|_| Vec::new()).collect();
@@ -236,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_serving_worker_has_a_share_and_no_other() {
+    fn only_the_serving_workers_receive_datagrams() {
         for host in ["127.0.0.1", "[::1]"] {
             let mut sockets = open(ListenConfig::from(format!("udp:{host}:0")).per_worker(), 4);
             let senders = senders(host.trim_matches(['[', ']']));
@@ -245,7 +256,7 @@ mod tests {
             for serving in [&[0, 2][..], &[1, 2, 3], &[3], &[0, 1, 2, 3]] {
                 sockets.serve(serving.iter().copied()).expect("a program");
                 let shares = [shares(&sockets, &senders), shares(&sockets, &senders)];
-                assert_eq!(shares[0], shares[1], "a flow stays with its worker");
+                assert_eq!(shares[0], shares[1], "each sender stays with its worker");
                 assert_eq!(shares[0].iter().map(Vec::len).sum::<usize>(), senders.len());
                 for (id, share) in shares[0].iter().enumerate() {
                     assert_eq!(share.len() > 10, serving.contains(&id), "{serving:?}: {:?}", shares[0]);
@@ -303,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_one_can_be_steered_and_grow() {
+    fn a_group_of_one_socket_can_be_steered_and_extended() {
         for transport in ["", "udp:"] {
             let listen = || ListenConfig::from(format!("{transport}127.0.0.1:0"));
             let mut sockets = open(listen().per_worker(), 1);
@@ -317,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn refused_ids_are_tried_again_after_retry() {
+    fn serve_tries_refused_ids_again_after_retry() {
         let mut sockets = open(ListenConfig::from("127.0.0.1:0").per_worker(), 2);
         let sparse = || (0..4000).step_by(2);
         sockets.serve(sparse()).expect_err("the program is too long");
-        sockets.serve(sparse()).expect("it is not tried again");
+        sockets.serve(sparse()).expect("the refused ids are not tried again");
         assert!(!sockets.is_left_out(1));
         sockets.retry();
-        sockets.serve(sparse()).expect_err("it is tried again");
+        sockets.serve(sparse()).expect_err("the refused ids are tried again");
         sockets.of(2).expect("a third socket");
         sockets.serve([0, 2].into_iter()).expect("a program");
         assert!(sockets.is_left_out(1));
@@ -336,7 +347,8 @@ mod tests {
         let mut sockets = Sockets::open(vec![first.per_worker(), second.steer_by_cpu()], 2).expect("sockets");
         let senders = senders("127.0.0.1");
         let before = shares(&sockets, &senders);
-        // A program that chooses by CPU is about twice as long.
+        // The program of the second listener chooses by CPU, so it is about twice as long as that of the first
+        // listener. Only the second program exceeds the kernel's limit.
         sockets.serve((1..2000).step_by(2)).expect_err("the second program is too long");
         assert_eq!(shares(&sockets, &senders), before);
     }
@@ -351,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_too_long_is_refused() {
+    fn a_steering_program_beyond_the_kernel_limit_is_refused() {
         let sparse: Vec<_> = (0..4000).step_by(2).collect();
         let dense: Vec<_> = (0..4000).collect();
         assert!(steering::program(&sparse, &[]).is_none());
@@ -359,14 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn steer_by_cpu_chooses_a_worker_of_that_cpu() {
+    fn steer_by_cpu_chooses_a_worker_of_the_packets_cpu() {
         let cpus = sys::usable_cpus().expect("CPUs");
-        // The last CPU has one worker, each of the others two.
+        // The last CPU has one worker. Each of the other CPUs has two workers.
         let workers = 2 * cpus.len() - 1;
         let mut sockets = open(ListenConfig::from("udp:127.0.0.1:0").steer_by_cpu(), workers);
         let senders = senders("127.0.0.1");
         for (place, &cpu) in cpus.iter().enumerate() {
-            // This runs in a thread of its own, because it stays pinned.
+            // This runs in its own thread, because the thread stays pinned to the CPU.
             let pinned = || {
                 sys::pin_to(cpu).expect("a usable CPU");
                 shares(&sockets, &senders)

@@ -1,13 +1,15 @@
-//! Classic BPF programs that choose among the sockets that share a port, for `SO_ATTACH_REUSEPORT_CBPF` (socket(7), and
-//! filter.txt in the kernel's documentation).
+//! Classic BPF programs that choose among sockets that share a port. They are attached with the socket option
+//! `SO_ATTACH_REUSEPORT_CBPF` (socket(7), and filter.txt in the kernel's documentation).
 //!
-//! A program returns the index of a socket in its group, in the order in which the sockets were opened. This index is
-//! the worker id. Without a program, the kernel chooses among all sockets by a hash of the addresses. Only a program
-//! can leave sockets out without closing them.
+//! The sockets that share a port form a group. The kernel numbers these sockets in the order in which the parent has
+//! opened them, so the index of a socket is its worker id. The kernel runs the program for each new connection and each
+//! datagram. The program returns the index of the socket that gets the connection or datagram. Without a program, the
+//! kernel chooses among all sockets of the group by a hash of the addresses. Only a program can exclude a socket
+//! without closing it.
 
 use crate::sys::Instruction;
 
-/// `BPF_MAXINSNS`: the most instructions that the kernel accepts.
+/// `BPF_MAXINSNS`: the largest number of instructions that the kernel accepts in a program.
 const MAX_LEN: usize = 4096;
 
 const LOAD_WORD: u16 = 0x20;
@@ -27,19 +29,20 @@ const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN_A: u16 = 0x16;
 const RETURN: u16 = 0x06;
 
-/// `SKF_AD_OFF + SKF_AD_CPU`: the CPU that handles the packet.
+/// `SKF_AD_OFF + SKF_AD_CPU`: a load from this offset returns the CPU that handles the packet.
 const CPU: u32 = (-0x1000_i32 + 36) as u32;
-/// `SKF_NET_OFF`: offsets count from the start of the IP header.
+/// `SKF_NET_OFF`: the offset of the start of the IP header.
 const IP: u32 = -0x10_0000_i32 as u32;
 
-/// The memory cell for the hash of the flow: `M[0]`.
+/// The index of the memory cell that holds the hash of the flow: `M[0]`.
 const HASH: u32 = 0;
 
-/// Returns a program that chooses one of the ids in `serving`, which must ascend. The same flow always gets the same
-/// id.
+/// Returns a program that chooses one of the worker ids in `serving`. The ids must be in ascending order. If `cpus` is
+/// empty, all packets from the same address and port get the same id.
 ///
-/// With `cpus`, the program chooses among the ids of the CPU that handles the packet. `cpus[n]` has the ids with
-/// `id % cpus.len() == n`. A CPU without a serving id uses all of them. Returns `None` if the program is too long.
+/// If `cpus` is not empty, the program chooses among the ids that belong to the CPU that handles the packet. An id
+/// belongs to the CPU `cpus[id % cpus.len()]`. If no id in `serving` belongs to a CPU, the program chooses among all
+/// ids in `serving`. Returns `None` if the program is longer than the kernel accepts.
 pub(super) fn program(serving: &[usize], cpus: &[usize]) -> Option<Vec<Instruction>> {
     let mut program = hash_flow();
     if !cpus.is_empty() {
@@ -58,15 +61,15 @@ pub(super) fn program(serving: &[usize], cpus: &[usize]) -> Option<Vec<Instructi
     (program.len() <= MAX_LEN).then_some(program)
 }
 
-/// Returns a program that chooses the first socket, for a group that has only one.
+/// Returns a program that always chooses the first socket. A group that has only one socket uses this program.
 pub(super) fn first_socket() -> [Instruction; 1] {
     [plain(RETURN, 0)]
 }
 
 /// Returns the instructions that store a hash of the sender's address and port in `HASH`.
 ///
-/// If a packet has IPv4 options or IPv6 extension headers, their first bytes are read instead of the port. This still
-/// keeps a flow together, because they too are the same for all its packets.
+/// If a packet has IPv4 options or IPv6 extension headers, the program reads their first bytes instead of the port. All
+/// packets of a flow still get the same hash, because these bytes are also the same in all packets of the flow.
 fn hash_flow() -> Vec<Instruction> {
     let v4 = [plain(LOAD_WORD, IP + 12), plain(TO_X, 0), plain(LOAD_HALF, IP + 20), plain(XOR_X, 0)];
     let mut v6 = vec![plain(LOAD_WORD, IP + 8)];
@@ -79,13 +82,14 @@ fn hash_flow() -> Vec<Instruction> {
     program.push(Instruction { code: JUMP_IF_EQUAL, jt: 0, jf: v6.len() as u8, k: 6 });
     program.extend(v6);
     program.extend(v4);
-    // A multiplication by the golden ratio spreads neighbouring values. The upper bits are spread best.
+    // Multiply by the golden ratio, so that neighbouring values get very different hashes. Shift right, because the
+    // upper bits of the product are mixed best.
     program.extend([plain(MULTIPLY, 0x9e37_79b1), plain(SHIFT_RIGHT, 16), plain(STORE, HASH)]);
     program
 }
 
-/// Returns the instructions that choose one of `ids` by the hash. A run of consecutive ids takes one comparison,
-/// because most ids are consecutive.
+/// Returns the instructions that choose one of `ids` by the hash. Each run of consecutive ids needs only one
+/// comparison. So the program stays short, because most ids are consecutive.
 fn choose(ids: &[usize]) -> Vec<Instruction> {
     let mut program = vec![plain(LOAD_MEMORY, HASH), plain(REMAINDER, ids.len().max(1) as u32)];
     let mut start = 0;
