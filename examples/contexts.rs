@@ -1,4 +1,5 @@
-//! Gives each worker data of its own: an array with one entry per id, made once, before the workers start.
+//! Gives each worker its own data. The data is an array with one entry per worker id, created once before the workers
+//! start.
 //!
 //! ```text
 //! $ cargo run --example contexts

@@ -53,8 +53,8 @@ mod unix {
     const STOP: Token = Token(0);
     const LISTENER: Token = Token(1);
 
-    /// The most bytes that are kept for a client until it reads them. If it reads nothing, the server stops reading
-    /// from it.
+    /// The limit for the bytes that the server buffers until a client reads them. At this limit, the server stops
+    /// reading from the client.
     const UNWRITTEN: usize = 64 * 1024;
 
     /// The delay after a failed accept, for example because no descriptor is left, until the next attempt.
@@ -111,22 +111,24 @@ mod unix {
         events: Events,
         listener: TcpListener,
         connections: HashMap<Token, Connection>,
-        /// The token that was assigned last. No token is used twice, so an old event never concerns a newer connection.
+        /// The token that was assigned last. Each token is used only once, so an old event is never mistaken for an
+        /// event of a newer connection.
         last_token: Token,
-        /// Tokens that may have more to do. mio reports an event once (edge-triggered), so a token stays here until a
-        /// call on it would block.
+        /// The tokens of sockets that may be ready. mio reports only once that a socket is ready (edge-triggered). So
+        /// its token stays here until a read, a write or an accept would block.
         ready: BTreeSet<Token>,
-        /// The last accept failed. The next turn tries again, after `RETRY` at the latest.
+        /// Whether the last accept failed. Then the next turn begins after `RETRY` at the latest, and accepts again.
         is_refused: bool,
         scratch: Box<[u8]>,
     }
 
     impl Server {
-        /// Creates the epoll in the worker: all workers would share one that was created before the fork.
+        /// Creates the epoll instance in the worker, because all workers would share an instance that was created
+        /// before the fork.
         fn new(worker: &Worker) -> io::Result<Server> {
             let poll = Poll::new()?;
             let listener = worker.tcp(0)?;
-            // This affects the socket, and so all processes that have it.
+            // The socket itself becomes nonblocking, so this affects all processes that share it.
             listener.set_nonblocking(true)?;
             let mut listener = TcpListener::from_std(listener);
             let registry = poll.registry();
@@ -144,12 +146,13 @@ mod unix {
             })
         }
 
-        /// Stops accepting. Waiting clients are left to the other workers and to the replacement.
+        /// Stops accepting. Clients that wait in the listener's queue are left to the other workers and to the
+        /// replacement.
         fn stop_accepting(&mut self) -> io::Result<()> {
             self.ready.remove(&LISTENER);
             self.is_refused = false;
-            // Deregisters the listener, because closing it is not enough: the parent and other workers have the socket
-            // too, so epoll would continue to report it.
+            // Deregisters the listener. Closing it is not enough: the parent and the other workers keep the socket
+            // open, so epoll would continue to report it.
             self.poll.registry().deregister(&mut self.listener)?;
             let now = Instant::now();
             self.connections.values_mut().for_each(|connection| connection.last_moved = now);
@@ -189,7 +192,7 @@ mod unix {
             loop {
                 match self.listener.accept() {
                     Ok((stream, _)) => self.welcome(stream),
-                    // Another worker was faster, or no client waits.
+                    // Another worker has accepted the connection first, or no client waits.
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                     Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                     Err(error) => {
@@ -210,7 +213,8 @@ mod unix {
             }
         }
 
-        /// Serves a connection once, and closes it if it is over. Returns whether there was anything to do.
+        /// Reads from a connection and writes to it once, and closes it if it is finished. Returns whether it could
+        /// read or write anything.
         fn echo(&mut self, token: Token) -> bool {
             let Some(connection) = self.connections.get_mut(&token) else { return false };
             match connection.turn(&mut self.scratch) {
@@ -243,7 +247,7 @@ mod unix {
     struct Connection {
         stream: TcpStream,
         unwritten: VecDeque<u8>,
-        /// The client sends no more.
+        /// Whether the client has closed its sending side.
         is_at_end: bool,
         last_moved: Instant,
     }
@@ -257,7 +261,7 @@ mod unix {
             self.is_at_end && self.unwritten.is_empty()
         }
 
-        /// Reads once and writes once, as far as possible. Returns whether it could do either.
+        /// Reads once and writes once, if that does not block. Returns whether it could read or write anything.
         fn turn(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
             let has_moved = self.read(scratch)? | self.write()?;
             if has_moved {

@@ -35,8 +35,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 /// A worker that takes longer to start is assumed to have failed.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time from the stop request until connections without a request are closed as idle. The request of a connection
-/// that was accepted just before the stop request may still be on its way.
+/// The time from the stop request until idle connections are closed. On a connection that was accepted just before the
+/// stop request, the client's request may still be on its way.
 const LINGER: Duration = Duration::from_millis(200);
 
 /// Answers HTTP requests from several processes that share one port.
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    // The parent owns the sockets in either case, so queued connections survive a worker's exit.
+    // The parent owns the sockets, with and without `--per-worker`. So queued connections survive a worker's exit.
     let listen = ListenConfig::from(args.bind);
     let prefork = Prefork::new()
         .listen(if args.per_worker { listen.per_worker() } else { listen })
@@ -83,10 +83,10 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn work(worker: Worker) -> WorkResult {
-    // Each worker creates its own runtime: all workers would share the epoll of a runtime that was created before the
-    // fork.
+    // Each worker creates its own runtime, because all workers would share the epoll instance of a runtime that was
+    // created before the fork.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Leaks the worker, because the handlers need it as long as the process lives.
+    // Leaks the worker, because the handlers need it until the process exits.
     Ok(runtime.block_on(serve(Box::leak(Box::new(worker))))?)
 }
 
@@ -98,11 +98,12 @@ async fn serve(worker: &'static Worker) -> io::Result<()> {
         .route("/", get(who).post(count))
         .layer(map_response_with_state(worker, announce_close))
         .with_state(worker);
-    // Makes SIGTERM a request. An earlier SIGTERM kills the process, which loses nothing because it serves no client
-    // yet.
+    // From here on, SIGTERM is a stop request and does not kill the process. An earlier SIGTERM kills the process, but
+    // loses no request, because the process serves no client yet.
     worker.enable_graceful_stop();
     let stop = spawn_blocking(|| worker.wait_for_stop(None));
-    // Nothing can fail any more, and clients that have connected meanwhile are in the queue.
+    // From here on, the start of the worker cannot fail. Clients that have connected meanwhile wait in the listener's
+    // queue.
     worker.ready();
     info!("{} is serving", name(worker));
     axum::serve(listener, router).with_graceful_shutdown(drain(worker, stop)).await?;
@@ -113,7 +114,8 @@ async fn serve(worker: &'static Worker) -> io::Result<()> {
 async fn drain(worker: &Worker, stop: JoinHandle<bool>) {
     let _ = stop.await;
     tokio::time::sleep(LINGER).await;
-    // Lets the tasks read requests that arrived in time but were not read yet, because this process got no CPU time.
+    // Requests may have arrived in time, but were not read because this process got no CPU time. Lets the tasks read
+    // these requests now.
     tokio::task::yield_now().await;
     info!("{} is draining", name(worker));
 }
@@ -139,8 +141,9 @@ fn name(worker: &Worker) -> String {
     format!("worker {} (pid {})", worker.id(), process::id())
 }
 
-/// A listener that accepts until the stop request, and leaves later clients to the other workers. axum would accept
-/// until its graceful shutdown begins, and then close connections whose requests it has not begun to read.
+/// A listener that accepts connections until the stop request, and leaves later clients to the other workers. Without
+/// it, axum would accept until its graceful shutdown begins, and then close accepted connections whose requests it has
+/// not begun to read.
 struct UntilStop {
     listener: tokio::net::TcpListener,
     worker: &'static Worker,

@@ -71,7 +71,8 @@ mod unix {
             .workers(args.workers)
             .listen(args.bind)
             .user(args.user)
-            // With this, a worker that cannot become that user stops the service. Without it, it would be restarted.
+            // With a ready timeout, the service stops if a worker cannot become that user. Without a ready timeout, the
+            // parent would restart that worker.
             .ready_timeout(Duration::from_secs(10));
         if let Some(group) = args.group {
             service = service.group(group);
@@ -82,7 +83,7 @@ mod unix {
         service.run(work)
     }
 
-    /// Greets clients until SIGTERM kills the process. Only the greeting under way is lost then.
+    /// Greets clients until SIGTERM kills the process. The kill can lose only the greeting that is being sent.
     fn work(worker: Worker) -> WorkResult {
         let name = format!("worker {} (pid {}), user {}, group {}", worker.id(), process::id(), getuid(), getgid());
         let listener = worker.tcp(0)?;

@@ -61,10 +61,10 @@ fn run(args: Args) -> taskfork::Result<Report> {
 }
 
 fn work(worker: Worker, idle_timeout: Duration) -> WorkResult {
-    // Each worker creates its own runtime: all workers would share the epoll of a runtime that was created before the
-    // fork.
+    // Each worker creates its own runtime, because all workers would share the epoll instance of a runtime that was
+    // created before the fork.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Leaks the worker, because the thread that waits for the stop needs it as long as the process lives.
+    // Leaks the worker, because the thread that waits for the stop request needs it until the process exits.
     Ok(runtime.block_on(serve(Box::leak(Box::new(worker)), idle_timeout))?)
 }
 
@@ -73,12 +73,14 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
     let listener = worker.tcp(0)?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    // Makes SIGTERM a request now. The thread below might do so only after the first SIGTERM.
+    // Makes SIGTERM a stop request now. The thread below would do this too, but perhaps only after a first SIGTERM has
+    // killed the process.
     worker.enable_graceful_stop();
     let mut stop = tokio::task::spawn_blocking(|| worker.wait_for_stop(None));
     worker.ready();
     info!("{name} is serving");
-    // Each connection has a receiver. The receiver notifies it of the stop, and shows that the connection still exists.
+    // The task of each connection has a receiver of this channel. The receiver notifies the task of the stop request.
+    // As long as a receiver exists, its connection is still open.
     let (stopping, is_stopping) = watch::channel(false);
     loop {
         let accepted = tokio::select! {
@@ -95,7 +97,7 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
             }
         }
     }
-    // Waiting clients are left to the other workers and to the replacement.
+    // Clients that wait in the listener's queue are left to the other workers and to the replacement.
     drop(listener);
     drop(is_stopping);
     stopping.send_replace(true);
@@ -105,12 +107,13 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
     Ok(())
 }
 
-/// Sends everything back. Does not read from a client while the client does not read.
+/// Sends back everything that the client sends. Stops reading from a client that does not read its answers.
 async fn echo(mut client: TcpStream, mut stopping: watch::Receiver<bool>, idle_timeout: Duration) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = tokio::select! {
-            // Data that arrived in time is read first, however late this process gets CPU time.
+            // Polls the read first. So data that arrived in time is read, even if this process gets CPU time only after
+            // the timeout.
             biased;
             read = client.read(&mut buffer) => read?,
             () = silence(&mut stopping, idle_timeout) => 0,
@@ -122,8 +125,8 @@ async fn echo(mut client: TcpStream, mut stopping: watch::Receiver<bool>, idle_t
     }
 }
 
-/// Returns when both the stop request and the client's last data are at least `idle_timeout` ago. The caller starts it
-/// anew after each read.
+/// Returns when both the stop request and the client's last data are at least `idle_timeout` ago. The caller calls this
+/// function again after each read.
 async fn silence(stopping: &mut watch::Receiver<bool>, idle_timeout: Duration) {
     let _ = stopping.wait_for(|&is_stopping| is_stopping).await;
     sleep(idle_timeout).await;

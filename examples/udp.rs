@@ -1,6 +1,6 @@
 //! A UDP daemon that counts the datagrams of each sender. Each worker has a socket of its own, and a sender stays with
 //! one worker, so the workers need not share the counts. Linux only, because other systems do not distribute datagrams
-//! so.
+//! among several sockets in this way.
 //!
 //! ```text
 //! $ cargo run --example udp -- --workers 2
@@ -53,8 +53,8 @@ mod linux {
     const STOP: Token = Token(0);
     const SOCKET: Token = Token(1);
 
-    /// The most datagrams that are answered after the stop request. It is more than a queue can hold, and ends the loop
-    /// if a client sends without a pause.
+    /// The number of datagrams that are answered after the stop request at most. A queue cannot hold this many, so the
+    /// limit only matters if a client continues to send without a pause.
     const LAST: usize = 10_000;
 
     /// Counts the datagrams of each sender, in several processes that share one port.
@@ -86,7 +86,7 @@ mod linux {
         let mut counter = Counter::new(worker)?;
         let mut poll = Poll::new()?;
         let mut events = Events::with_capacity(8);
-        // stop_fd() makes SIGTERM a request from here on.
+        // From here on, SIGTERM is a stop request and does not kill the process, because of stop_fd().
         poll.registry().register(&mut SourceFd(&worker.stop_fd()?.as_raw_fd()), STOP, Interest::READABLE)?;
         poll.registry().register(&mut counter.socket, SOCKET, Interest::READABLE)?;
         info!("{} is serving", counter.name);
@@ -96,7 +96,8 @@ mod linux {
                 _ => while !worker.stop_requested() && counter.answer_one()? {},
             }
         }
-        // Answers the datagrams that arrived in time. Later ones wait for the next process of this id, if there is one.
+        // Answers the datagrams that arrived before the stop request. Later datagrams wait in the socket's queue for
+        // the next process with this worker id, if there is one.
         for _ in 0..LAST {
             if !counter.answer_one()? {
                 break;
@@ -120,7 +121,7 @@ mod linux {
             Ok(Counter { name, socket: UdpSocket::from_std(socket), counts: HashMap::new() })
         }
 
-        /// Answers one datagram. Returns whether there may be more.
+        /// Answers one datagram. Returns whether the queue may contain more datagrams.
         fn answer_one(&mut self) -> io::Result<bool> {
             match self.socket.recv_from(&mut [0; 1500]) {
                 Ok((_, sender)) => self.answer(sender),

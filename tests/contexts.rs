@@ -51,7 +51,7 @@ impl Service {
     }
 }
 
-/// Kills the parent. The workers end with it, so a failed test leaves no process behind.
+/// Kills the parent. The workers exit when their parent exits, so a failed test leaves no process behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -72,7 +72,7 @@ fn workers_have_their_contexts_and_never_outnumber_them() {
     assert!(service.wait_for(" serves ").ends_with("worker 2 serves south (S to Z)"));
     service.request("TERM");
     service.wait_for("Stopping 3 processes");
-    // The log ends when the last process has ended.
+    // The lines end when the last process has closed the log.
     assert!(service.lines.by_ref().map(Result::unwrap).all(|line| !line.contains(" serves ")));
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }

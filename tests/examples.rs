@@ -1,5 +1,5 @@
-//! Tests of the examples with sockets, as their clients and their operator see them. `echo` and `tokio_tcp` are the
-//! same service, so they share tests.
+//! Tests of the examples with sockets, as their clients and their operator see them. The examples `echo` and
+//! `tokio_tcp` implement the same service, so they share tests.
 
 #![cfg(unix)]
 
@@ -22,7 +22,7 @@ const EXAMPLES: [&str; 2] = ["echo", "tokio_tcp"];
 /// A step that takes longer than this fails the test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Timeouts that are so long that a stopping worker closes no connection of a slow client.
+/// Arguments with timeouts so long that a stopping worker never closes the connection of a slow client.
 const PATIENT: [&str; 4] = ["--idle-timeout", "600000", "--graceful-timeout", "600"];
 
 struct Service {
@@ -81,7 +81,7 @@ impl Service {
         clients
     }
 
-    /// Waits until every process has closed the log. Asserts that `workers` workers have drained in all, and that the
+    /// Waits until every process has closed the log. Asserts that `workers` workers have drained in total, and that the
     /// exit status is 0.
     fn assert_drains(mut self, workers: usize) {
         self.log.extend(self.lines.by_ref().map(Result::unwrap));
@@ -90,7 +90,7 @@ impl Service {
     }
 }
 
-/// Kills the parent. The workers end with it, so a failed test leaves no process behind.
+/// Kills the parent. The workers exit when their parent exits, so a failed test leaves no process behind.
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -123,9 +123,9 @@ impl Client {
         assert_eq!(String::from_utf8(answer).unwrap(), text);
     }
 
-    /// Sends and receives at the same time, because `length` is more than the server buffers.
+    /// Sends and receives at the same time, because the server cannot buffer `length` bytes.
     fn echo_much(&mut self, length: usize) {
-        // The period is a prime number, so that lost or swapped blocks are noticed.
+        // The pattern's length is a prime number, so that the comparison detects lost or swapped blocks.
         let bytes: Vec<u8> = (0..251).cycle().take(length).collect();
         let mut answer = vec![0; length];
         thread::scope(|scope| {
@@ -164,7 +164,8 @@ fn hundreds_of_clients_are_served_concurrently() {
                 scope.spawn(|| client.echo_much(1 << 20));
             }
         });
-        // Linux buffers less than this on the way (`net.ipv4.tcp_wmem`), so that the server gets partial writes.
+        // This is more than the kernel's send buffer can hold (`net.ipv4.tcp_wmem`), so the server has to continue
+        // partial writes.
         clients[0].echo_much(16 << 20);
         echo_all(&mut clients, "again");
         clients.into_iter().for_each(|client| client.close("bye"));
@@ -225,7 +226,7 @@ fn silent_client_does_not_delay_a_stop() {
     }
 }
 
-/// Without root, the test uses any free port, and the user that runs the test.
+/// If the test does not run as root, it uses any free port and the user that runs it.
 #[test]
 fn privileged_port_is_served_by_an_unprivileged_user() {
     let is_root = getuid().is_root();
@@ -252,7 +253,8 @@ fn privileged_port_is_served_by_an_unprivileged_user() {
     service.assert_drains(0);
 }
 
-/// A client of the `udp` example. Each answer names the worker, and how many datagrams of this client it has counted.
+/// A client of the `udp` example. Each answer has the worker's name and the number of datagrams that the worker has
+/// counted from this client.
 #[cfg(target_os = "linux")]
 struct Sender(UdpSocket);
 

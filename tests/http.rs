@@ -22,7 +22,8 @@ use nix::unistd::Pid;
 /// A step that takes longer than this fails the test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The example's value: a stopping worker closes connections on which it has seen no request for this long.
+/// The same value as in the example: a stopping worker closes a connection on which it has received no request for this
+/// long.
 const LINGER: Duration = Duration::from_millis(200);
 
 #[test]
@@ -73,7 +74,8 @@ fn idle_connection_does_not_delay_a_stop() {
     assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// Without `connection: close`, a client's next request would be lost if it came just as the connection is closed.
+/// Without `connection: close`, a client may send its next request just when the worker closes the connection. This
+/// request would be lost.
 #[test]
 fn stopping_worker_answers_with_connection_close() {
     let (mut daemon, _) = Daemon::serving(1);
@@ -86,7 +88,7 @@ fn stopping_worker_answers_with_connection_close() {
     daemon.assert_drains(1);
 }
 
-/// There is only one worker, so that no other one can answer instead.
+/// There is only one worker, so that no other worker can answer the request instead.
 #[test]
 fn killed_worker_is_replaced_and_the_port_keeps_answering() {
     let mut daemon = Daemon::start(&["--workers", "1"]);
@@ -192,28 +194,29 @@ fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
     assert_eq!(daemon.wait(), Some(0));
 }
 
-/// The other workers answer the other requests.
+/// The killed worker had not accepted the other requests, so the other workers answer them.
 #[test]
 #[cfg(target_os = "linux")]
 fn killed_worker_loses_only_its_accepted_requests() {
     kill_under_load(Daemon::serving(4), 20);
 }
 
-/// The other requests wait in the listener's queue for the replacement.
+/// There is only one worker, so the requests that it had not accepted wait in the listener's queue for its replacement.
 #[test]
 #[cfg(target_os = "linux")]
 fn killed_only_worker_loses_only_its_accepted_requests() {
     kill_under_load(Daemon::serving(1), 8);
 }
 
-/// The requests in the killed worker's own queue wait for its replacement.
+/// The requests that the killed worker had not accepted wait in the queue of its own socket for its replacement.
 #[test]
 #[cfg(target_os = "linux")]
 fn killed_worker_with_own_socket_loses_only_accepted_requests() {
     kill_under_load(Daemon::serving_per_worker(4), 8);
 }
 
-/// Stops each worker by SIGSTOP before it is killed. Then it accepts no more, and the accepted connections are known.
+/// Kills workers under load. Stops each worker by SIGSTOP before the kill, so that it accepts no more connections and
+/// the test can list those that it has accepted.
 #[cfg(target_os = "linux")]
 fn kill_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), kills: usize) {
     let load = Load::start(daemon.address());
@@ -279,9 +282,9 @@ impl Load {
 }
 
 impl Tally {
-    /// Sends requests while `on` is set. Small ones are many, so that some meet a worker just as it stops. Uploads take
-    /// longer, so that some are open then. Some visits use a new connection for each request, and some keep one for
-    /// several.
+    /// Sends requests while `on` is set. There are many small requests, so that a worker gets some just when it stops.
+    /// Uploads take longer, so that some are under way when a worker stops. Some connections are used for one request,
+    /// and some for several.
     fn ask_while(mut self, on: &AtomicBool, address: SocketAddr) -> Tally {
         let body = "x".repeat(1_000_000);
         let upload = format!("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -301,7 +304,8 @@ impl Tally {
         let mut client = Client::connect(address).map_err(|error| Loss { port: None, error })?;
         for request in requests {
             let answer = match client.ask(request) {
-                // The client itself was delayed, and the server has closed the connection as idle.
+                // The client itself was delayed so long that the server has closed the idle connection. This is no
+                // loss.
                 Err(_) if client.silence >= LINGER => break,
                 answer => answer.map_err(|error| Loss { port: Some(client.port), error })?,
             };
@@ -321,10 +325,10 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 struct Client {
     stream: BufReader<TcpStream>,
     port: u16,
-    /// Whether the last answer had `connection: close`.
+    /// Whether the last answer had `connection: close`, so that no further request may follow.
     is_over: bool,
-    /// When the client began to send its last request, or to connect if it has sent none. The answer may have come at
-    /// once.
+    /// The time when the client began to send its last request, or to connect if it has sent no request yet. This is
+    /// the earliest time at which the server can have answered.
     last_sent: Instant,
     /// The longest time for which the server can have seen the client idle before its last request.
     silence: Duration,
@@ -410,7 +414,7 @@ impl Worker {
     fn suspend(self) {
         self.kill(Signal::SIGSTOP);
         let until = Instant::now() + LIMIT;
-        // The state follows the name, which is in parentheses and may contain anything.
+        // The state follows the process name, which is in parentheses and may contain anything.
         while !self.read("stat").rsplit_once(") ").unwrap().1.starts_with('T') {
             assert!(Instant::now() < until, "the worker does not stop");
             thread::yield_now();
@@ -443,7 +447,7 @@ fn peer_port(line: &str, sockets: &[&str]) -> Option<u16> {
     sockets.contains(&inode).then_some(port)
 }
 
-/// Returns all workers that have ever logged that they serve.
+/// Returns every worker that has logged that it serves, even if it has exited since.
 fn serving(log: &[String]) -> Option<BTreeSet<Worker>> {
     log.iter().filter(|line| line.ends_with(" is serving")).map(|line| Worker::find(line)).collect()
 }
@@ -512,14 +516,14 @@ impl Daemon {
         let mut client = Client::connect(self.address()).unwrap();
         let worker = client.answering_worker();
         client.send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n").unwrap();
-        // The server sends this when the handler begins to read the body.
+        // The server sends this line when its handler begins to read the body.
         assert_eq!(client.head().unwrap(), "HTTP/1.1 100 Continue");
         client.send("first").unwrap();
         (worker, client)
     }
 
-    /// Reads lines until `find` finds something in the whole log. (The order of lines from several processes is
-    /// arbitrary.)
+    /// Reads lines until `find` returns something for the log read so far. (`find` gets all lines, because the order of
+    /// lines from several processes is arbitrary.)
     fn wait_for<T>(&mut self, find: impl Fn(&[String]) -> Option<T>) -> T {
         let until = Instant::now() + LIMIT;
         loop {
@@ -530,7 +534,7 @@ impl Daemon {
         }
     }
 
-    /// Waits for a line that has not been read yet.
+    /// Reads new lines until one contains `text`.
     fn wait_for_next(&mut self, text: &str) {
         let read = self.log.len();
         self.wait_for(|log| log[read..].iter().any(|line| line.contains(text)).then_some(()));
@@ -563,7 +567,8 @@ impl Daemon {
         status.code()
     }
 
-    /// Asserts that the daemon exits 0, and that `workers` workers have drained in all, none of them too late.
+    /// Asserts that the daemon exits with status 0, that `workers` workers have drained in total, and that none of them
+    /// was too late.
     fn assert_drains(&mut self, workers: usize) {
         assert_eq!(self.wait(), Some(0));
         assert_eq!(count(&self.log, "has drained"), workers);
@@ -603,8 +608,8 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Resets signals to their defaults, because the daemon leaves signals ignored that were ignored at its start. Under
-/// nohup and in the background of a shell, some are.
+/// Resets signals to their default actions. nohup and shells start programs with some signals ignored. The daemon would
+/// inherit this and continue to ignore them.
 fn reset_signals() -> Result<(), Errno> {
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().try_for_each(|signal| {
         // SAFETY: signal(2) with SIG_DFL installs no handler.

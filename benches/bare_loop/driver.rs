@@ -1,4 +1,4 @@
-//! The measurements, how often they are made, and in which order.
+//! Measures taskfork and the bare loop with few and with many workers.
 
 use std::io;
 use std::thread;
@@ -12,20 +12,20 @@ use crate::common::table::{self, Pair, Row, Samples};
 const FEW: Plan = Plan { workers: 4, rounds: 300, killed: 4 };
 const MANY: Plan = Plan { workers: 1_000, rounds: 40, killed: 32 };
 
-/// The largest ratio to the bare loop's time that meets the target.
+/// The target for times: taskfork's time is at most this many times the bare loop's.
 const MOST_TIME: f64 = 1.25;
-/// The largest difference to the bare loop's memory in KiB that meets the target.
+/// The target for memory: a worker of taskfork has at most this many KiB more than a worker of the bare loop.
 const MOST_MEMORY: i64 = 64;
 
-/// Long enough for a periodic timer of a second or so to fire.
+/// The time for which the idle parents are observed. It is long enough to notice a timer that fires once a second.
 const IDLE: Duration = Duration::from_secs(4);
 
 struct Plan {
     workers: usize,
-    /// How many programs of each role are started.
+    /// The number of times that each of the two programs is started.
     rounds: usize,
-    /// Workers killed in each program. Each is killed once, because an id that fails early again waits before its
-    /// restart.
+    /// The number of workers to kill in each started program. Each worker is killed only once, because taskfork delays
+    /// the restart of a worker that fails twice, each time shortly after its start.
     killed: usize,
 }
 
@@ -53,7 +53,8 @@ pub fn run() -> io::Result<bool> {
     Ok(rows.iter().all(|row| row.met))
 }
 
-/// Measures both programs in turn, so that other load affects both, and neither always runs right after the other.
+/// Measures both programs alternately, so that other load on the machine affects both. The order changes in each round,
+/// so that neither program always runs right after the other.
 fn compare(plan: &Plan) -> io::Result<Figures> {
     let mut figures = Figures::default();
     for round in 0..plan.rounds {
@@ -80,7 +81,8 @@ fn measure(plan: &Plan, round: usize, role: Role, figures: &mut Figures) -> io::
     Ok(())
 }
 
-/// Counts the wakeups of both parents at the same time, because sleeping processes do not disturb each other.
+/// Counts the wakeups of the two idle parents. Both run at the same time, because sleeping processes do not disturb
+/// each other.
 fn idle(workers: usize) -> io::Result<Row> {
     let ours = Running::start(Role::Ours, workers)?.0;
     let bare = Running::start(Role::Bare, workers)?.0;

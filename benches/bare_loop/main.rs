@@ -1,7 +1,7 @@
-//! Compares taskfork with a bare loop of fork(2) and wait(2). One run measures both, because a machine's speed varies
-//! more between runs than the two differ.
+//! Compares taskfork with a bare loop of fork(2) and wait(2). One run measures both programs, because the machine's
+//! speed differs more between runs than the two programs differ from each other.
 //!
-//! `cargo bench --bench bare_loop` measures. With `-- --check`, a missed target gives exit status 1.
+//! `cargo bench --bench bare_loop` measures. With `-- --check`, the exit status is 1 if a target is missed.
 
 #[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
@@ -11,7 +11,7 @@ mod driver;
 #[cfg(target_os = "linux")]
 mod program;
 
-/// The driver runs this binary again, for example as `bare_loop ours 1000`. Then it is one of the compared programs.
+/// The driver starts each compared program by running this binary again, for example as `bare_loop ours 1000`.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

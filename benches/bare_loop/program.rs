@@ -1,4 +1,5 @@
-//! The compared programs. Each has one thread, starts its workers, and replaces each worker that exits.
+//! The two compared programs: one with `fork_processes`, and a bare loop of fork(2) and waitpid(2). Each has one
+//! thread, starts its workers, and replaces each worker that exits.
 
 use std::convert::Infallible;
 use std::io;
@@ -53,7 +54,7 @@ fn fork_worker(id: usize, called: u64) -> io::Result<libc::pid_t> {
 /// Writes the record, and idles until this process or its parent is killed.
 fn work(record: Record) -> io::Result<Infallible> {
     record.write()?;
-    // This call follows the record, so that its time does not count for the bare loop.
+    // This call comes after the record is written, so that the measured time of the bare loop does not include it.
     end_with_parent()?;
     loop {
         // SAFETY: pause(2) only waits for a signal.

@@ -1,8 +1,9 @@
-//! Figures of a process from /proc.
+//! Reads figures about a process from /proc.
 
 use std::{fs, io};
 
-/// Returns how often the process was switched out, voluntarily or not. A sleeping process adds one per wakeup.
+/// Returns the number of context switches of the process, voluntary and involuntary. Each time that a process is woken
+/// and sleeps again, it makes at least one.
 pub fn switches(pid: u64) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     sum(&status, &["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"])
@@ -12,13 +13,13 @@ pub fn is_asleep(pid: u64) -> io::Result<bool> {
     Ok(fs::read_to_string(format!("/proc/{pid}/status"))?.contains("\nState:\tS"))
 }
 
-/// Returns the process's memory in KiB without mapped files: anonymous and shared.
+/// Returns the process's resident memory in KiB, anonymous and shared, without mapped files.
 pub fn memory(pid: u64) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     sum(&status, &["RssAnon:", "RssShmem:"])
 }
 
-/// Returns the memory in KiB that would be freed if this process alone ended.
+/// Returns the memory in KiB that would be freed if only this process ended.
 pub fn private_memory(pid: u64) -> io::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     sum(&rollup, &["Private_Clean:", "Private_Dirty:"])

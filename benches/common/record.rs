@@ -2,22 +2,22 @@
 
 use std::io;
 
-/// The supervisor in a program: this crate, or the bare loop.
+/// The supervisor of a compared program: taskfork (`Ours`), or the bare loop (`Bare`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Ours,
     Bare,
 }
 
-/// A record that a worker writes in one write(2). Times are nanoseconds of `CLOCK_MONOTONIC`, which all processes
-/// share.
+/// A record that a worker writes when it begins to run, by one write(2). Times are nanoseconds of `CLOCK_MONOTONIC`,
+/// which is the same clock in all processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub id: u64,
     pub pid: u64,
-    /// When the parent was about to make the call.
+    /// The time just before the parent began to start workers.
     pub called: u64,
-    /// When the worker's own code began to run.
+    /// The time when the worker's own code began to run.
     pub ran: u64,
 }
 

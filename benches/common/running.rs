@@ -1,4 +1,4 @@
-//! A compared program while it runs, as the driver sees it.
+//! The driver's handle for a compared program that runs.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -10,25 +10,26 @@ use std::time::Duration;
 use super::procfs;
 use super::record::{Record, Role, now};
 
-/// Milliseconds. A program that writes no record for this long is stuck.
+/// The time in milliseconds after which a program that writes no record is considered stuck.
 const PATIENCE: libc::c_int = 30_000;
 
-/// The time after which every process that handled an event waits for the next one again.
+/// The time after which every process has handled the last event and sleeps again.
 pub const SETTLE: Duration = Duration::from_millis(4);
 
-/// The pause between two reads. A driver that woke for every record would take a CPU from the measured processes.
+/// The pause between two reads of records. Without it, the driver would wake for every record and use CPU time that the
+/// measured processes need.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 pub struct Running {
     program: Child,
     records: ChildStdout,
-    /// The workers' pids by id, or 0 if no record has come yet.
+    /// The pid of each worker by its id, or 0 if the worker has not written a record yet.
     pids: Vec<u64>,
 }
 
 impl Running {
-    /// Starts a program, and waits until all workers run. Returns it with the nanoseconds from the call until the last
-    /// worker ran.
+    /// Starts a program, and waits until all its workers run. Also returns the nanoseconds from just before the parent
+    /// starts workers until the last worker runs.
     pub fn start(role: Role, workers: usize) -> io::Result<(Running, u64)> {
         let mut program = Command::new(std::env::current_exe()?)
             .args([role.name(), &workers.to_string()])
@@ -60,7 +61,7 @@ impl Running {
         &self.pids
     }
 
-    /// Kills a worker, and returns the nanoseconds from then until its replacement ran.
+    /// Kills a worker, and returns the nanoseconds from the kill until its replacement runs.
     pub fn replace(&mut self, id: usize) -> io::Result<u64> {
         let killed = now();
         kill(self.pids[id])?;
@@ -70,7 +71,7 @@ impl Running {
         }
     }
 
-    /// Waits until the parent sleeps, and is not woken for the time of `SETTLE`.
+    /// Waits until the parent sleeps and has not been woken for `SETTLE`.
     pub fn settle(&self) -> io::Result<()> {
         let mut before = None;
         loop {
@@ -82,7 +83,8 @@ impl Running {
         }
     }
 
-    /// Requests a rolling restart, and returns the nanoseconds from then until the parent's record of its end.
+    /// Requests a rolling restart. Returns the nanoseconds from the request until the parent writes the record that all
+    /// workers are replaced.
     pub fn roll(&mut self) -> io::Result<u64> {
         let asked = now();
         self.signal(libc::SIGHUP)?;
@@ -104,7 +106,7 @@ impl Running {
         }
     }
 
-    /// Requests a stop, and returns the nanoseconds from then until the parent and all workers have exited.
+    /// Requests a stop, and returns the nanoseconds from the request until the parent and all workers have exited.
     pub fn stop(&mut self) -> io::Result<u64> {
         let asked = now();
         self.signal(libc::SIGTERM)?;
@@ -126,15 +128,15 @@ impl Running {
         }
     }
 
-    /// Waits for records, and returns those written so far. An empty list means that every process that could write has
-    /// exited.
+    /// Waits for records, and returns the records written so far. An empty list means that every process that could
+    /// write a record has exited.
     fn read(&mut self) -> io::Result<Vec<Record>> {
         self.await_records()?;
         let mut bytes = [0; 512 * Record::SIZE];
         let length = self.records.read(&mut bytes)?;
         let records: Vec<Record> = bytes[..length].chunks_exact(Record::SIZE).map(Record::from_bytes).collect();
         for record in &records {
-            // The parent's own record has an id that no worker has.
+            // The parent's own record has an id that no worker has, so it changes no pid here.
             self.pids.get_mut(record.id as usize).into_iter().for_each(|pid| *pid = record.pid);
         }
         Ok(records)
@@ -153,7 +155,7 @@ impl Running {
     fn end(&mut self) -> io::Result<()> {
         self.program.kill()?;
         self.program.wait()?;
-        // The workers are the driver's children now, so their pids cannot be reused before the driver reaps them.
+        // The driver is the parent of these workers now, so their pids cannot be reused before the driver reaps them.
         let mut left: HashSet<u64> = self.pids.iter().copied().filter(|&pid| pid != 0).collect();
         loop {
             left.iter().filter(|&&pid| is_living_child(pid)).try_for_each(|&pid| kill(pid))?;
@@ -168,7 +170,8 @@ impl Running {
     }
 }
 
-/// Ends all processes of the program. The pipe ends when the last process that could write to it has exited.
+/// Kills all processes of the program. A read from the pipe returns the end of the file when the last of them has
+/// exited.
 impl Drop for Running {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
@@ -177,7 +180,7 @@ impl Drop for Running {
     }
 }
 
-/// Makes the driver the parent of workers whose parent it kills.
+/// Makes the driver a subreaper. When it kills a parent, it becomes the parent of the workers that are left.
 pub fn adopt_orphans() -> io::Result<()> {
     // SAFETY: prctl(2) with PR_SET_CHILD_SUBREAPER takes an integer, and accesses no memory.
     match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } {

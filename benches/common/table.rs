@@ -1,10 +1,10 @@
-//! Figures, and the table that prints them.
+//! Samples of the measured figures, and the table that compares them.
 
 use std::fmt;
 
 use super::record::Role;
 
-/// The samples of one figure.
+/// All samples of one measured figure.
 #[derive(Default)]
 pub struct Samples(Vec<u64>);
 
@@ -49,7 +49,8 @@ pub struct Row {
     pub met: bool,
 }
 
-/// Returns a row of times in nanoseconds. The ratio of the medians must be at most `most`, if that is given.
+/// Returns a row that compares times in nanoseconds. With `most`, the target is met if taskfork's median is at most
+/// `most` times the bare loop's.
 pub fn times(claim: String, samples: &Pair<Samples>, most: impl Into<Option<f64>>) -> Row {
     let ratio = samples.ours.median() as f64 / samples.bare.median() as f64;
     let most = most.into();
@@ -63,7 +64,8 @@ pub fn times(claim: String, samples: &Pair<Samples>, most: impl Into<Option<f64>
     }
 }
 
-/// Returns a row of memory in KiB. Our median may exceed that of the bare loop by at most `most`.
+/// Returns a row that compares memory in KiB. The target is met if taskfork's median exceeds the bare loop's by at most
+/// `most`.
 pub fn memory(claim: String, samples: &Pair<Samples>, most: i64) -> Row {
     let more = samples.ours.median() as i64 - samples.bare.median() as i64;
     Row {
@@ -76,7 +78,7 @@ pub fn memory(claim: String, samples: &Pair<Samples>, most: i64) -> Row {
     }
 }
 
-/// Returns a row without a target.
+/// Returns a row that compares amounts and has no target.
 pub fn amounts(claim: String, samples: &Pair<Samples>) -> Row {
     let more = samples.ours.median() as i64 - samples.bare.median() as i64;
     Row {
@@ -89,7 +91,7 @@ pub fn amounts(claim: String, samples: &Pair<Samples>) -> Row {
     }
 }
 
-/// Returns a row whose target is 0 for our program.
+/// Returns a row that compares counts. The target is met if taskfork's count is 0.
 pub fn nothing(claim: String, counts: &Pair<u64>) -> Row {
     Row {
         claim,
@@ -101,7 +103,8 @@ pub fn nothing(claim: String, counts: &Pair<u64>) -> Row {
     }
 }
 
-/// Returns a row that compares few workers with many. Our figure must not grow.
+/// Returns a row that compares counts with few and with many workers. The target is met if taskfork's count does not
+/// grow.
 pub fn growth(claim: String, few: &Pair<u64>, many: &Pair<u64>) -> Row {
     Row {
         claim,

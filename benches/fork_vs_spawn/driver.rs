@@ -1,4 +1,4 @@
-//! The measurements, and how often they are made.
+//! Measures the start of a worker with fork and with spawn, and prints the figures.
 
 use std::io;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::memory::{self, Pages};
 use crate::program::Series;
 use crate::running::Running;
 
-/// The parent's memory in MiB.
+/// The measured sizes of the parent's memory in MiB.
 pub const MEMORIES: [usize; 4] = [0, 64, 256, 1024];
-/// Milliseconds of work before the call.
+/// Milliseconds of work before the call of `start()`.
 pub const STARTUP: u64 = 20;
 
 pub const FORK: &str = "fork, 4 KiB pages";
 pub const FORK_HUGE: &str = "fork, huge pages";
 pub const SPAWN: &str = "spawn";
 
-/// MiB that stay free for all other processes.
+/// The MiB of memory that stay free for all other processes.
 const RESERVE: usize = 512;
 const USAGES: usize = 9;
 
@@ -77,8 +77,8 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
     group
 }
 
-/// Returns the curves to measure. A spawned worker has nothing of the parent's memory, so it needs one kind of pages
-/// only.
+/// Returns the curves to measure. A spawned worker shares none of the parent's memory, so spawn is measured with one
+/// kind of pages only.
 fn curves() -> Vec<(&'static str, Backend, Pages)> {
     let mut curves = vec![(FORK, Backend::Fork, Pages::Plain), (SPAWN, Backend::Spawn, Pages::Plain)];
     match memory::why_no_huge_pages() {
@@ -88,7 +88,7 @@ fn curves() -> Vec<(&'static str, Backend, Pages)> {
     curves
 }
 
-/// Measures a series. Returns `None`, without having started the program, if the command line leaves the series out.
+/// Measures a series. If the command line selects other series only, does not start the program and returns `None`.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
     curve: &str,
@@ -111,7 +111,8 @@ fn measure(
     Ok(Some(Figure::new((curve, series.mebibytes, series.startup), &starts, &usages)))
 }
 
-/// Warns if the memory is not in the wanted kind of pages. The kernel reports no error if it has no huge pages left.
+/// Warns if the parent's memory is not in the wanted kind of pages. The kernel reports no error if it has no huge pages
+/// left.
 fn check_pages(running: &Running, series: Series) -> io::Result<()> {
     let huge = memory::huge(running.pid())? / 1024;
     let wanted = series.mebibytes as u64;

@@ -1,4 +1,4 @@
-//! The measured figures, how they are printed, and the file that keeps them.
+//! The measured figures, how they are printed, and the file that stores them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,9 +13,9 @@ pub struct Figure {
     pub curve: String,
     /// Memory of the parent in MiB.
     pub memory: usize,
-    /// Milliseconds of work before the call.
+    /// Milliseconds of work before the call of `start()`.
     pub startup: u64,
-    /// Quartiles of the time of a start in milliseconds.
+    /// Quartiles of the time that a start takes, in milliseconds.
     pub start: [f64; 3],
     /// Median private memory of a worker in KiB.
     pub private: u64,

@@ -1,5 +1,5 @@
-//! Measures the time and the memory of a start with `Backend::Fork` and with `Backend::Spawn`: with increasing memory
-//! in the parent, and with an expensive start-up before the call.
+//! Measures the time and the memory that the start of one worker takes, with `Backend::Fork` and with `Backend::Spawn`.
+//! The parent has more and more memory, or does some work before the call of `start()`.
 //!
 //! `cargo bench --bench fork_vs_spawn` measures. With `-- --draw`, it draws the figures of the last run.
 
@@ -16,8 +16,8 @@ mod program;
 #[cfg(target_os = "linux")]
 mod running;
 
-/// The driver runs this binary again, for example as `fork_vs_spawn program fork plain 64 0`. Then it is the measured
-/// program.
+/// The driver starts the measured program by running this binary again, for example as `fork_vs_spawn program fork
+/// plain 64 0`.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,4 +1,4 @@
-//! Memory for the parent, and figures about a process's memory from /proc.
+//! Allocates memory in the parent, and reads figures about a process's memory from /proc.
 
 use std::{fs, io, ptr};
 
@@ -13,7 +13,7 @@ pub enum Pages {
     Huge,
 }
 
-/// Maps `mebibytes` MiB, writes to every page, and never unmaps them.
+/// Maps `mebibytes` MiB of memory and writes to every page. The memory stays mapped until the process ends.
 pub fn touch(mebibytes: usize, pages: Pages) -> io::Result<()> {
     let len = mebibytes << 20;
     if len == 0 {
@@ -35,8 +35,8 @@ pub fn touch(mebibytes: usize, pages: Pages) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     for at in (0..len).step_by(PAGE) {
-        // SAFETY: the address is inside the mapping, to which nothing else refers. (The write is volatile, because
-        // nothing reads it.)
+        // SAFETY: the address is inside the mapping, to which nothing else refers. (The write is volatile, because the
+        // compiler may remove a plain write that nothing reads.)
         unsafe { start.cast::<u8>().add(at).write_volatile(1) };
     }
     Ok(())
@@ -52,7 +52,7 @@ pub fn why_no_huge_pages() -> Option<String> {
     }
 }
 
-/// Returns the memory in KiB that would be freed if this process alone ended.
+/// Returns the memory in KiB that would be freed if only this process ended.
 pub fn private(pid: u64) -> io::Result<u64> {
     Ok(field(pid, "smaps_rollup", "Private_Clean:")? + field(pid, "smaps_rollup", "Private_Dirty:")?)
 }

@@ -14,7 +14,7 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/fork_vs_spawn/f
 const CURVES: [(&str, RGBColor); 3] =
     [(FORK, RGBColor(0, 114, 178)), (FORK_HUGE, RGBColor(230, 159, 0)), (SPAWN, RGBColor(0, 158, 115))];
 
-/// One column for each size of the parent's memory, and one for the start-up.
+/// The number of columns: one for each size of the parent's memory, and one for the work before the call of `start()`.
 const COLUMNS: f64 = MEMORIES.len() as f64 + 1.0;
 const BAR: f64 = 0.27;
 
@@ -30,7 +30,7 @@ pub fn draw() -> io::Result<()> {
 
 fn draw_all(figures: &[Figure]) -> Drawn {
     let root = SVGBackend::new(PATH, (1000, 380)).into_drawing_area();
-    // The page that shows the picture may be dark.
+    // The background is filled, because the page that shows the picture may be dark.
     root.fill(&WHITE)?;
     let (left, right) = root.split_horizontally(540);
     draw_times(&left, figures)?;
@@ -118,7 +118,7 @@ fn column(figure: &Figure) -> f64 {
     column.unwrap_or(MEMORIES.len()) as f64
 }
 
-/// Returns the label of a column, or an empty one between two columns.
+/// Returns the label of a column, or an empty label for a position between two columns.
 fn name_of(column: f64) -> String {
     let whole = column.round();
     match MEMORIES.get(whole as usize) {

@@ -1,4 +1,5 @@
-//! The measured program: a service with a few workers. The driver has it start one more worker, and stop it again.
+//! The measured program: a service with two workers. The driver sends it signals, so that it starts one more worker and
+//! stops that worker again.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,7 +9,8 @@ use taskfork::{Backend, Event, Prefork, Role};
 
 use crate::memory::{self, Pages};
 
-/// Workers that always run, so that memory that workers share has several users.
+/// The number of workers that run all the time. So memory that workers share is not counted as private memory of the
+/// added worker.
 pub const WORKERS: usize = 2;
 
 /// The parameters of a measured program.
@@ -16,20 +18,20 @@ pub const WORKERS: usize = 2;
 pub struct Series {
     pub backend: Backend,
     pub pages: Pages,
-    /// MiB of memory that only the parent touches.
+    /// MiB of memory to which only the parent writes.
     pub mebibytes: usize,
-    /// Milliseconds of work before the call. A spawned worker does this work too.
+    /// Milliseconds of work before the call of `start()`. A spawned worker does this work too.
     pub startup: u64,
 }
 
-/// A record. A worker writes one when it runs, and its parent writes one when that worker has exited, each in one
-/// write(2).
+/// A record about the start of a worker. The worker writes one when it begins to run. The parent writes another one
+/// when that worker has exited. Each is written by one write(2).
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
     /// The worker's pid.
     pub pid: u64,
-    /// Nanoseconds of `CLOCK_MONOTONIC`, which all processes share: when the worker ran, or when the parent was about
-    /// to start it.
+    /// Nanoseconds of `CLOCK_MONOTONIC`, which is the same clock in all processes. A worker's record has the time when
+    /// it began to run. The parent's record has the time when the parent was about to start that worker.
     pub time: u64,
 }
 
@@ -65,7 +67,8 @@ impl Record {
 }
 
 pub fn run(series: Series) -> io::Result<()> {
-    // A spawned worker runs this code too, but only the parent touches memory: the benchmark measures the cost of that.
+    // A spawned worker executes this code too, but only the parent allocates the memory. So the benchmark measures the
+    // cost of memory that only the parent has.
     if std::env::var_os("TASKFORK_WORKER").is_none() {
         end_with_driver()?;
         memory::touch(series.mebibytes, series.pages)?;
@@ -80,14 +83,14 @@ pub fn run(series: Series) -> io::Result<()> {
     }
 }
 
-/// Takes the place of the work that a program does before it can serve.
+/// Works for this time. This stands for the work that a program does before it can serve.
 fn start_up(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {}
 }
 
-/// Returns an event handler that writes the record of a start. It does so only after the worker's exit, so that it
-/// wakes no process during the start.
+/// Returns an event handler that writes the parent's record of a start. It writes the record only after the worker's
+/// exit, because a write would wake the driver during the measured start.
 fn reporter() -> impl FnMut(&Event) + 'static {
     let mut about_to_start = 0;
     move |event| match event {

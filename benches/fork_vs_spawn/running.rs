@@ -1,4 +1,4 @@
-//! The measured program while it runs, as the driver sees it.
+//! The driver's handle for a measured program that runs.
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::memory;
 use crate::program::{Record, Series, WORKERS};
 
-/// Milliseconds. A program that writes no record for this long is stuck.
+/// The time in milliseconds after which a program that writes no record is considered stuck.
 const PATIENCE: libc::c_int = 30_000;
 
-/// The time after which every process that handled an event waits for the next one again.
+/// The time after which every process has handled the last event and sleeps again.
 const SETTLE: Duration = Duration::from_millis(2);
 
 pub struct Running {
@@ -46,13 +46,14 @@ impl Running {
         self.program.id().into()
     }
 
-    /// Has one more worker started and stopped `count` times. Returns how long each start took.
+    /// Makes the program start one more worker and stop it again, `count` times. Returns the time of each start.
     pub fn time_starts(&mut self, count: u64) -> io::Result<Vec<Duration>> {
         let time = |(ran, called): (Record, Record)| Duration::from_nanos(ran.time - called.time);
         (0..count).map(|_| self.with_one_more(Ok).map(time)).collect()
     }
 
-    /// Has one more worker started and stopped `count` times. Returns the memory of each.
+    /// Makes the program start one more worker and stop it again, `count` times. Returns the memory of each such
+    /// worker.
     pub fn measure(&mut self, count: usize) -> io::Result<Vec<Usage>> {
         let look = |Record { pid, .. }| {
             thread::sleep(SETTLE);

@@ -1,4 +1,4 @@
-//! The measurements, how often they are made, and in which order.
+//! Measures taskfork and the bare loop with increasing numbers of workers.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::common::table::{self, Pair, Row, Samples};
 use crate::figures::{self, Figure, Spread};
 use crate::room::lacks_room;
 
-/// Each plan takes about half a minute, and the last two take a minute.
+/// Each plan takes about half a minute, except the last two, which take about a minute.
 const PLANS: [Plan; 5] = [
     Plan { workers: 4, rounds: 60, killed: 4 },
     Plan { workers: 64, rounds: 40, killed: 16 },
@@ -18,18 +18,18 @@ const PLANS: [Plan; 5] = [
     Plan { workers: 8_000, rounds: 3, killed: 32 },
 ];
 
-/// The largest ratio to the bare loop's time that meets the target, for a replacement with the most workers.
+/// The target for a replacement with the most workers: taskfork's time is at most this many times the bare loop's.
 const MOST_TIME: f64 = 1.5;
 
-/// Bytes that a worker of either program needs: private memory, page tables, and the kernel's own memory.
+/// The bytes that one worker of either program needs: private memory, page tables, and the kernel's data about it.
 const MEMORY_OF_WORKER: u64 = 256 << 10;
 
 struct Plan {
     workers: usize,
-    /// How many programs of each role are started.
+    /// The number of times that each of the two programs is started.
     rounds: usize,
-    /// Workers killed in each program. Each is killed once, because an id that fails early again waits before its
-    /// restart.
+    /// The number of workers to kill in each started program. Each worker is killed only once, because taskfork delays
+    /// the restart of a worker that fails twice, each time shortly after its start.
     killed: usize,
 }
 
@@ -43,8 +43,8 @@ struct Figures {
     descriptors: Pair<Samples>,
 }
 
-/// Measures the plans with these numbers of workers, or all plans if `wanted` is empty. Returns whether all targets are
-/// met.
+/// Runs the plans whose number of workers is in `wanted`, or all plans if `wanted` is empty. Returns whether all
+/// targets are met.
 pub fn run(wanted: &[usize]) -> io::Result<bool> {
     adopt_orphans()?;
     let mut rows = Vec::new();
@@ -65,7 +65,8 @@ pub fn run(wanted: &[usize]) -> io::Result<bool> {
 }
 
 impl Plan {
-    /// Measures both programs in turn, so that other load affects both, and neither always runs right after the other.
+    /// Measures both programs alternately, so that other load on the machine affects both. The order changes in each
+    /// round, so that neither program always runs right after the other.
     fn compare(&self) -> io::Result<Figures> {
         let mut figures = Figures::default();
         for round in 0..self.rounds {

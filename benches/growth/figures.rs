@@ -1,4 +1,4 @@
-//! The measured figures, and the file that keeps them.
+//! The measured figures, and the file that stores them.
 
 use std::path::PathBuf;
 use std::str::{FromStr, Split};
@@ -7,7 +7,7 @@ use std::{fs, io};
 use crate::common::record::Role;
 use crate::common::table::Samples;
 
-/// The figures of one role with one number of workers.
+/// The figures of one program with one number of workers.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     pub role: Role,
@@ -20,7 +20,7 @@ pub struct Figure {
     pub descriptors: u64,
 }
 
-/// Quartiles in milliseconds.
+/// The quartiles of a measured time in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub low: f64,

@@ -1,8 +1,8 @@
 //! Measures start-up, replacement, rolling restart and stop with increasing numbers of workers, and the memory and the
 //! descriptors of the parent. Compares taskfork with a bare loop of fork(2) and wait(2) that does the same.
 //!
-//! `cargo bench --bench growth` measures. With `-- 4 64`, it measures these numbers of workers only. With `-- --check`,
-//! a missed target gives exit status 1. With `-- --draw`, it draws the figures of the last run.
+//! `cargo bench --bench growth` measures. With `-- 4 64`, it measures only with 4 and with 64 workers. With `--
+//! --check`, the exit status is 1 if a target is missed. With `-- --draw`, it draws the figures of the last run.
 
 #[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
@@ -19,7 +19,7 @@ mod program;
 #[path = "../../tests/process/room.rs"]
 mod room;
 
-/// The driver runs this binary again, for example as `growth ours 512`. Then it is one of the compared programs.
+/// The driver starts each compared program by running this binary again, for example as `growth ours 512`.
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

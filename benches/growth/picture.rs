@@ -44,7 +44,7 @@ pub fn draw() -> io::Result<()> {
 
 fn draw_all(figures: &[Figure]) -> Drawn {
     let root = SVGBackend::new(PATH, (1000, 620)).into_drawing_area();
-    // The page that shows the picture may be dark.
+    // The background is filled, because the page that shows the picture may be dark.
     root.fill(&WHITE)?;
     for (area, panel) in root.split_evenly((2, 3)).iter().zip(&PANELS) {
         draw_panel(area, panel, figures)?;

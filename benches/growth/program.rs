@@ -1,4 +1,5 @@
-//! The compared programs. Each has one thread, and gets its requests as signals.
+//! The two compared programs: a service with taskfork, and a bare loop of fork(2) and waitpid(2). Each has one thread.
+//! The driver controls it by signals.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -48,7 +49,7 @@ fn report_rolling_restart(event: &Event, workers: usize) {
     }
 }
 
-/// Writes the parent's own record, with an id that no worker has.
+/// Writes the parent's record that all workers are replaced. Its id is `workers`, which is no worker's id.
 fn all_replaced(workers: usize) -> io::Result<()> {
     let now = now();
     Record { id: workers as u64, pid: std::process::id().into(), called: now, ran: now }.write()
@@ -59,7 +60,7 @@ struct BareLoop {
     called: u64,
 }
 
-/// The last signal that was a request, or 0.
+/// The last SIGHUP or SIGTERM that was received and not handled yet, or 0.
 static ASKED: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn note(signal: libc::c_int) {
@@ -77,8 +78,9 @@ impl BareLoop {
         Ok(bare)
     }
 
-    /// Handles exits and requests. A signal between the check of `ASKED` and the wait would be missed, but the driver
-    /// sends one only while the parent waits.
+    /// Replaces workers that exit, and handles SIGHUP and SIGTERM. The loop would miss a signal that arrives between
+    /// the check of `ASKED` and the next call of waitpid(2). But the driver sends a signal only while the parent sleeps
+    /// in waitpid(2).
     fn run(&mut self) -> io::Result<()> {
         loop {
             match wait_for(-1) {
@@ -131,8 +133,8 @@ impl BareLoop {
 
 fn work(record: Record, ready: Option<RawFd>) -> io::Result<Infallible> {
     record.write()?;
-    // A worker inherits the parent's handlers. It resets them after the record, so that this does not count for the
-    // bare loop.
+    // A worker inherits the parent's signal handlers. It resets them only after it has written the record, so that the
+    // measured time of the bare loop does not include the reset.
     handle(libc::SIGTERM, libc::SIG_DFL)?;
     handle(libc::SIGHUP, libc::SIG_DFL)?;
     if let Some(ready) = ready {

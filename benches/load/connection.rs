@@ -1,6 +1,6 @@
 //! Counts the connections of another process. Duplicates its sockets one at a time (pidfd_getfd(2)), and reads the
-//! state of each. To read `/proc/net/tcp` instead takes a second under load, because it has tens of thousands of
-//! entries in TIME_WAIT.
+//! state of each. Reading `/proc/net/tcp` instead would take a second under load, because that file then lists tens of
+//! thousands of connections in the state TIME_WAIT.
 
 use std::io;
 use std::mem;
@@ -13,8 +13,8 @@ use crate::procfs;
 /// TCP_ESTABLISHED in the kernel's tcp_states.h.
 const ESTABLISHED: u8 = 1;
 
-/// Counts the connections that the process has accepted, and that neither side has closed. Connections that wait in a
-/// listener's queue do not count, because no process has a descriptor of them yet.
+/// Counts the connections that the process has accepted, and that neither side has closed. Connections that still wait
+/// in a listener's queue do not count, because no process has a descriptor for them yet.
 pub fn count(pid: Pid) -> io::Result<u64> {
     // SAFETY: pidfd_open(2) takes two integers, and returns a new descriptor.
     let process = own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;

@@ -34,7 +34,7 @@ pub struct Kill {
     worker: Pid,
     /// The time in microseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
-    /// How many connections the worker had accepted.
+    /// The number of open connections that the worker had accepted.
     pub accepted: u64,
 }
 
@@ -47,8 +47,8 @@ impl Disturbance {
         }
     }
 
-    /// Disturbs the server, after `times` earlier disturbances. Returns false if there is no worker to kill. That
-    /// happens because an id that is killed early again and again waits before its restart.
+    /// Disturbs the server once. `times` is the number of earlier disturbances. Returns false if there is no worker to
+    /// kill. This can happen because taskfork delays the restart of a worker that is killed repeatedly.
     pub fn disturb(self, server: &Server, times: usize, kills: &mut Vec<Kill>) -> io::Result<bool> {
         let signal = match self {
             Disturbance::Kill => return kill(server, kills),
@@ -60,7 +60,7 @@ impl Disturbance {
     }
 }
 
-/// Kills a random worker, but none that was killed before: such a process may not have ended yet.
+/// Kills a random worker. Skips the processes that it has already killed, because they may not have ended yet.
 fn kill(server: &Server, kills: &mut Vec<Kill>) -> io::Result<bool> {
     let mut workers = server.workers()?;
     workers.retain(|worker| kills.iter().all(|kill| kill.worker != *worker));
@@ -69,7 +69,8 @@ fn kill(server: &Server, kills: &mut Vec<Kill>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Stops the worker by SIGSTOP before it kills it. Then the worker accepts no more, and its connections can be counted.
+/// Stops the worker by SIGSTOP, counts its connections, and then kills it. A stopped worker accepts no connections, so
+/// the count is still right when the worker is killed.
 fn kill_stopped(worker: Pid) -> io::Result<Kill> {
     signal::kill(worker, Signal::SIGSTOP)?;
     wait_until_stopped(worker)?;

@@ -1,4 +1,4 @@
-//! The runs: each server with each listener, without and with each disturbance.
+//! Makes the runs: each server with each kind of listener, once without a disturbance and once with each disturbance.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub struct Args {
     bench: bool,
 }
 
-/// The disturbances and the results of a run.
+/// The results of a run, and the disturbances during it.
 struct Run {
     report: Report,
     times: usize,
@@ -47,7 +47,7 @@ struct Run {
     kills: Vec<Kill>,
 }
 
-/// Makes all runs, prints the table, and returns whether all bounds hold.
+/// Makes all runs, prints the table, and returns whether the losses of all runs are within their bounds.
 pub fn run(args: &Args) -> io::Result<bool> {
     let generator = Generator { program: args.wrk.clone(), connections: args.connections.into() };
     hostile::check(&generator)?;
@@ -68,7 +68,8 @@ fn chosen<T: clap::ValueEnum>(named: &[T]) -> Vec<T> {
     if named.is_empty() { T::value_variants().to_vec() } else { named.to_vec() }
 }
 
-/// Makes a run without a disturbance, and one with each disturbance. Returns whether all bounds hold.
+/// Makes one run without a disturbance, and one run with each disturbance. Returns whether the losses of all runs are
+/// within their bounds.
 fn compare(args: &Args, generator: &Generator, program: &Program, mode: Mode) -> io::Result<bool> {
     let calm = run_once(args, generator, program, mode, None)?;
     let mut all_hold = print(program, mode, None, &calm, &calm)?;
@@ -121,7 +122,7 @@ fn print_header() -> io::Result<()> {
     io::stdout().flush()
 }
 
-/// Prints a row, and returns whether its bound holds.
+/// Prints the row of a run, and returns whether the losses of this run are within their bound.
 fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &Run, calm: &Run) -> io::Result<bool> {
     let Run { report, times, replaced, kills } = run;
     let Errors { connect, read, write, timeout, status } = report.errors;

@@ -1,4 +1,4 @@
-//! wrk, and its report.
+//! Runs the load generator wrk, and reads its report.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -10,13 +10,14 @@ use serde::Deserialize;
 
 use crate::server;
 
-/// A connection that has been silent for longer than this when wrk ends counts as lost. wrk uses the same limit for its
-/// timeouts.
+/// If a connection has had neither a request nor an answer for longer than this when wrk ends, it counts as one loss.
+/// wrk uses the same limit for its timeouts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Generator {
     pub program: PathBuf,
-    /// Half of the connections are kept. The others are made anew for each request.
+    /// The number of wrk's connections. Half of them are used for many requests. Each of the others is closed and
+    /// opened again for each request.
     pub connections: usize,
 }
 
@@ -55,7 +56,7 @@ struct Connection {
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Loss {
     pub asked: u64,
-    /// When the connection sent its next request instead.
+    /// The time when the client sent its next request, although it had received no answer to this one.
     pub noticed: u64,
 }
 
@@ -102,14 +103,14 @@ impl Report {
         connect + read + write + timeout + status + self.silent()
     }
 
-    /// Counts the connections that still wait for an answer, or have stopped to send requests.
+    /// Counts the connections that still wait for an answer, or on which no more requests are sent.
     pub fn silent(&self) -> u64 {
         let is_silent = |connection: &&Connection| Duration::from_micros(connection.silent) > PATIENCE;
         self.connections.iter().filter(is_silent).count() as u64
     }
 
-    /// Counts the requests without an answer, on kept connections or on new ones. (wrk's own count also includes kept
-    /// connections that were closed before their next request.)
+    /// Counts the requests without an answer, on kept connections or on new ones. (wrk's own error count also includes
+    /// kept connections that the server closed before their next request.)
     pub fn unanswered(&self, keeps: bool) -> usize {
         let connections = self.connections.iter().filter(|connection| connection.keeps == keeps);
         connections.map(|connection| connection.losses.len()).sum()

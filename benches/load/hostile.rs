@@ -1,4 +1,4 @@
-//! A server with known faults. Its runs check that wrk counts losses correctly.
+//! A server that fails in known ways, to check that wrk counts the losses correctly.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,25 +10,25 @@ use std::time::Duration;
 use crate::generator::{Generator, Report};
 
 const DURATION: Duration = Duration::from_secs(3);
-/// The server misbehaves at every seventh request of a connection, so only on connections that are kept.
+/// The server misbehaves at every seventh request on a connection. So a connection for a single request has no fault.
 const PERIOD: u64 = 7;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// Answers with `connection: close`, and closes the connection: no loss.
     Announces,
-    /// Closes the connection instead of an answer: one loss.
+    /// Closes the connection instead of answering: one loss.
     Closes,
     /// Answers with `connection: keep-alive`, but closes the connection: wrk counts one loss, whether or not it has
     /// sent the next request.
     Withdraws,
     /// Never answers: one loss per connection.
     Hangs,
-    /// Closes the listener: one loss for each attempt to connect, and wrk tries without a pause.
+    /// Closes the listener: one loss for each failed attempt to connect. wrk repeats these attempts without a pause.
     Refuses,
 }
 
-/// How many connections the server accepts before it closes the listener (`Refuses`).
+/// The number of connections that the server accepts before it closes the listener (`Refuses`).
 const ACCEPTS: usize = 100;
 
 /// Fails if wrk does not count the losses of each fault correctly.
@@ -55,8 +55,8 @@ impl Fault {
         )))
     }
 
-    /// Returns whether the report has the expected losses. On each connection, the last fault may come too late for wrk
-    /// to notice.
+    /// Returns whether the report has the expected number of losses. wrk may end before it notices the last fault on a
+    /// connection.
     fn is_noticed(self, report: &Report, fault_count: u64, connections: u64) -> bool {
         let lost = report.lost();
         match self {
@@ -67,7 +67,7 @@ impl Fault {
         }
     }
 
-    /// Accepts until the driver ends, or closes the listener for `Refuses`.
+    /// Accepts connections until the driver ends. For `Refuses`, closes the listener after `ACCEPTS` connections.
     fn listen(self, listener: TcpListener, fault_count: &Arc<AtomicU64>) {
         let most = if self == Fault::Refuses { ACCEPTS } else { usize::MAX };
         for stream in listener.incoming().map_while(Result::ok).take(most) {
@@ -97,7 +97,7 @@ impl Fault {
             Fault::Announces | Fault::Refuses => answer(stream.get_mut(), true),
             Fault::Closes => Ok(()),
             Fault::Withdraws => answer(stream.get_mut(), false),
-            // This returns when wrk ends.
+            // This call returns when wrk ends and so closes the connection.
             Fault::Hangs => read_request(&mut stream).map(drop),
         }
     }

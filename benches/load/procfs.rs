@@ -1,4 +1,4 @@
-//! Facts about a process from /proc.
+//! Reads facts about a process from /proc.
 
 use std::{fs, io};
 
@@ -13,12 +13,12 @@ pub fn children(pid: Pid) -> io::Result<Vec<Pid>> {
 /// Returns the state of the process as in proc(5): R, S, T, Z and so on.
 pub fn state(pid: Pid) -> io::Result<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The state follows the name, which is in parentheses and may contain anything.
+    // The state follows the process name, which is in parentheses and may contain anything.
     let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next());
     state.ok_or_else(|| io::Error::other("no state in /proc"))
 }
 
-/// Returns the descriptors that are sockets.
+/// Returns the descriptors of the process that are sockets.
 pub fn sockets(pid: Pid) -> io::Result<Vec<i32>> {
     let mut sockets = Vec::new();
     for file in fs::read_dir(format!("/proc/{pid}/fd"))? {

@@ -1,5 +1,6 @@
--- For `wrk -tN -cN`: a thread has one connection, so what was asked and not answered before the next request was lost, and
--- it is known when. wrk itself has no more than totals, and does not count who waits for ever.
+-- Records the requests that got no answer, with their times. Requires `wrk -tN -cN`, so that each thread has one
+-- connection. Then a request is lost if its thread sends the next request before it has received an answer. wrk itself
+-- only counts totals, and does not count requests that wait for an answer for ever.
 
 local ffi = require("ffi")
 ffi.cdef [[
@@ -9,7 +10,7 @@ ffi.cdef [[
 local CLOCK_MONOTONIC = 1
 local moment = ffi.new("moment")
 
--- In microseconds, which a double holds exactly.
+-- Returns the time in microseconds. Lua's numbers are doubles, which hold this integer exactly.
 local function now()
     ffi.C.clock_gettime(CLOCK_MONOTONIC, moment)
     return tonumber(moment.seconds) * 1000000 + math.floor(tonumber(moment.nanoseconds) / 1000)
@@ -18,9 +19,9 @@ end
 local threads = {}
 
 function setup(thread)
-    -- wrk asks the first thread once for a request that it does not send.
+    -- Before the run, wrk calls request() once in the first thread, and does not send the returned request.
     thread:set("rehearses", #threads == 0)
-    -- Every second connection is kept, the others are made anew for each request.
+    -- Every second thread keeps its connection. Each other thread opens a new connection for each request.
     thread:set("keeps", #threads % 2 == 0)
     table.insert(threads, thread)
 end

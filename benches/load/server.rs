@@ -54,7 +54,7 @@ impl Mode {
 }
 
 impl Program {
-    /// Builds the example from the current source.
+    /// Builds the example `http` from the current source.
     pub fn taskfork() -> io::Result<Program> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
@@ -76,7 +76,7 @@ impl Program {
         example.map(Program::Taskfork).ok_or_else(|| io::Error::other("the example `http` was not built"))
     }
 
-    /// Makes a directory for the files of this nginx.
+    /// Creates the directory for nginx's configuration and temporary files.
     pub fn nginx(program: &Path) -> io::Result<Program> {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load-nginx");
         fs::create_dir_all(&directory)?;
@@ -90,7 +90,7 @@ impl Program {
         }
     }
 
-    /// Returns the command, and the address if the server does not log it.
+    /// Returns the command that starts the server. Also returns the address for nginx, because nginx does not log it.
     fn command(&self, mode: Mode) -> io::Result<(Command, Option<SocketAddr>)> {
         match self {
             Program::Taskfork(example) => {
@@ -109,7 +109,7 @@ impl Program {
         }
     }
 
-    /// Returns the text that the log contains once for each worker.
+    /// Returns the text that the server logs once for each worker that it starts.
     fn started(&self) -> &'static str {
         match self {
             Program::Taskfork(_) => " is serving",
@@ -164,7 +164,7 @@ impl Server {
         procfs::children(self.pid())
     }
 
-    /// Returns how many workers the server has started after the first ones.
+    /// Returns the number of workers that the server has started after the first `WORKERS`.
     pub fn replaced(&mut self) -> usize {
         self.log.extend(self.lines.try_iter());
         self.count() - WORKERS
@@ -230,8 +230,8 @@ impl Drop for Server {
     }
 }
 
-/// Makes the command end with the driver, however that ends. Also resets SIGHUP, because a server leaves signals
-/// ignored that were ignored at its start, and under nohup SIGHUP is.
+/// Makes the kernel send the command SIGTERM when the driver ends for any reason. Also resets SIGHUP to its default
+/// action. nohup makes a program ignore SIGHUP. The server would inherit this, and then never handle SIGHUP.
 pub fn end_with_driver(command: &mut Command) {
     let prepare = || {
         prctl::set_pdeathsig(Signal::SIGTERM)?;

@@ -3,11 +3,11 @@
 use crate::disturbance::{Disturbance, Kill};
 use crate::generator::{Loss, Report};
 
-/// Microseconds. For this long after a kill, a client may send a request on a connection of which it has not seen the
-/// end yet.
+/// The time in microseconds for which a client may continue to send requests to a killed worker, because the client has
+/// not noticed the closed connection yet.
 const UNSEEN: u64 = 50_000;
 
-/// Returns the reasons why the bound does not hold.
+/// Returns the reasons why the losses of a run exceed their bound. Returns no reasons if the losses are within it.
 pub fn broken(disturbance: Option<Disturbance>, report: &Report, kills: &[Kill]) -> Vec<String> {
     match disturbance {
         Some(Disturbance::Kill) => beyond_the_accepted(report, kills),
@@ -18,8 +18,9 @@ pub fn broken(disturbance: Option<Disturbance>, report: &Report, kills: &[Kill])
     }
 }
 
-/// Returns reasons if more was lost than the killed workers had accepted: in total, or by kill for the losses with a
-/// known time. (A connection that was closed between two requests is only in wrk's counters, without a time.)
+/// Returns the reasons if the run lost more requests than the killed workers had accepted connections. Compares the
+/// totals of the run, and then the losses of each kill. Only losses with a known time can be compared with a kill. (If
+/// a connection was closed between two requests, wrk counts a loss, but its time is unknown.)
 fn beyond_the_accepted(report: &Report, kills: &[Kill]) -> Vec<String> {
     let lost = report.lost();
     let accepted = kills.iter().map(|kill| kill.accepted).sum::<u64>();
@@ -29,9 +30,11 @@ fn beyond_the_accepted(report: &Report, kills: &[Kill]) -> Vec<String> {
     too_many.into_iter().chain(unexplained_reasons).collect()
 }
 
-/// Returns the losses that no kill explains. A kill explains as many losses as its worker had accepted connections, and
-/// only requests that were open at that time. A client that gets no CPU time may notice a loss only after the next
-/// kill. So the losses noticed first are assigned first: if a loss is left then, one is left however they are assigned.
+/// Returns the losses that no kill can have caused. A kill can have caused at most as many losses as its worker had
+/// accepted connections. It can only have caused the loss of a request that was under way at the time of the kill. A
+/// loss may match several kills, because a client that gets no CPU time may notice the loss only after the next kill.
+/// So each kill gets the losses first that were noticed first. If a loss is left over then, every other assignment
+/// leaves one over too.
 fn unexplained(mut losses: Vec<Loss>, kills: &[Kill]) -> Vec<Loss> {
     losses.sort_by_key(|loss| loss.noticed);
     for kill in kills {

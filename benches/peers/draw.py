@@ -24,7 +24,7 @@ plt.rcParams.update(
         "axes.spines.left": False,
         "axes.titlesize": 12,
         "axes.titlelocation": "left",
-        # With this salt, the same figures give the same file. Without fonts in the file, text stays text.
+        # The fixed salt makes equal figures give equal files. "none" stores text as text, not as outlines of letters.
         "svg.hashsalt": "peers",
         "svg.fonttype": "none",
     }
@@ -55,7 +55,7 @@ def panel(axes: Axes, title: str, peers: dict, samples: dict[str, list[float]], 
 def logarithmic(axes: Axes, samples: dict[str, list[float]]) -> None:
     values = [value for some in samples.values() for value in some]
     axes.set_xscale("log")
-    # Leaves room for the labels.
+    # Leaves room for the labels at the right of the lines.
     axes.set_xlim(min(values) / 1.5, max(values) * 3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 THREADS = 4
-# Seconds between two requests of a thread. With a fast service, the threads send 1,000 requests per second together.
+# Seconds between two requests of a thread. If the service is fast, all threads together send 1,000 requests a second.
 PERIOD = 0.004
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -29,7 +29,7 @@ class Load:
             thread.join()
 
     def counts(self) -> dict[str, int]:
-        """Returns the number of answered requests, and of the others by reason. Call it after the end of the load."""
+        """Returns how many requests were answered, and how many failed for each reason. Call it after the load."""
         return dict(sum(self._counts, Counter()))
 
     def _run(self, counts: Counter) -> None:

@@ -38,7 +38,7 @@ ROLLS = 8
 ROLL_PERIOD = 0.25
 ROLL_LIMIT = 30
 KILLS = 2
-# The most starts, as a multiple of the wanted number, if other work on the machine disturbs some of them.
+# If other work on the machine disturbs some starts, at most this many times the wanted number of starts are made.
 MORE = 3
 
 # The exit status if some samples are missing and everything else went well.
@@ -91,7 +91,7 @@ class Measurement:
     def append(self, peer: Peer, key: str, value: object) -> None:
         self.results[peer.name].setdefault(key, []).append(value)
 
-    # Start-up, memory, replacement and TERM. Measured for one supervisor at a time, several times.
+    # Start-up, memory, replacement and TERM are measured for one supervisor at a time, several times.
 
     def life(self, peer: Peer) -> None:
         began, others_s = time.monotonic(), procfs.cpu_of_others_s()
@@ -112,7 +112,7 @@ class Measurement:
     def kill_workers(self, peer: Peer, service: Service) -> list[float]:
         taken_ms = []
         for pid, _ in service.workers()[:KILLS]:
-            # Some supervisors check twice a second. A random delay avoids a constant distance to their last check.
+            # Some supervisors check for missing workers twice a second. The kill comes at a random time between checks.
             time.sleep(random.uniform(0.2, 1.2))
             killed = time.monotonic_ns()
             os.kill(pid, signal.SIGKILL)
@@ -128,7 +128,7 @@ class Measurement:
     def lacks_lives(self, peer: Peer, rounds: int) -> bool:
         return len([life for life in self.results[peer.name].get("lives", []) if is_undisturbed(life)]) < rounds
 
-    # The idle parent, and kill -9 of the parent. Measured for all supervisors at once, because they only wait.
+    # The idle parent, and kill -9 of the parent, are measured for all supervisors at once, because they only wait.
 
     def idle(self) -> None:
         with self.together(self.peers) as services:
@@ -171,11 +171,11 @@ class Measurement:
             for service in waiting:
                 self.results[service.peer.name]["hang_s"] = None
 
-    # Workers that fail again and again. Measured for one supervisor at a time.
+    # Workers that fail again and again are measured for one supervisor at a time.
 
     def crash_loop(self, peer: Peer, fate: str) -> None:
         if fate == "broken" and peer.worker_title:
-            return  # Its workers run no code of ours that could fail.
+            return  # nginx's workers run no code of ours that could fail.
         with self.alone(peer, fate="" if peer.worker_title else fate) as service:
             service.next_lines(1, START_LIMIT)
             end = time.monotonic() + CRASH_LOOP
@@ -190,7 +190,7 @@ class Measurement:
                 found["left"] = len(service.workers())
             self.results[peer.name][fate] = found
 
-    # HUP under load.
+    # Rolling restarts by HUP are measured under load, for one supervisor at a time.
 
     def roll(self, peer: Peer, patient: bool) -> None:
         if not peer.reloads:
@@ -208,7 +208,7 @@ class Measurement:
 
 
 class NotBegun(Exception):
-    """The workers did not start. This sample is left out, and the others are still measured."""
+    """The workers did not start. This sample is left out, and all other samples are still measured."""
 
 
 def begun(service: Service) -> list[Line]:
@@ -247,7 +247,7 @@ def left(workers: list, others: list) -> dict:
 
 
 def kill_all_workers(service: Service, after_seconds: float) -> None:
-    """Kills all workers after this time, in place of workers that exit by themselves."""
+    """Waits for this time, and then kills all workers. nginx's workers cannot exit by themselves as the others do."""
     time.sleep(after_seconds)
     for pid, _ in service.workers():
         os.kill(pid, signal.SIGKILL)

@@ -6,21 +6,21 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# The timeout for supervisors that can detect a hung worker, in seconds. It is uvicorn's default.
+# The timeout, in seconds, for supervisors that can detect a hung worker. 5 is uvicorn's default.
 HANG_TIMEOUT = 5
 
 
 @dataclass(frozen=True)
 class Peer:
     name: str
-    # May contain {place}, {port} and {directory}, which argv() fills in.
+    # The words of the command. They may contain {place}, {port} and {directory}, which argv() fills in.
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
-    # Arguments or variables with which it detects a hung worker. None if it cannot.
+    # Arguments or environment variables that make the supervisor detect a hung worker. None if it cannot detect one.
     hang: list[str] | dict[str, str] | None = None
-    # Whether HUP replaces the workers.
+    # Whether HUP to the parent replaces the workers.
     reloads: bool = False
-    # If its workers run no code of ours: the process title that they set at the end of their start.
+    # If the workers run no code of ours, this is the process title that each sets at the end of its start.
     worker_title: str = ""
 
     def argv(self, watched: bool, **places: object) -> list[str]:
@@ -73,6 +73,6 @@ PEERS = [
 
 
 def base_environment(place: Path) -> dict[str, str]:
-    """Returns the common environment. HOME is the place, so that nothing is written to the user's home directory."""
+    """Returns the variables for all supervisors. HOME is `place`, so that none writes to the user's home directory."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     return {**kept, "HOME": str(place), "PYTHONDONTWRITEBYTECODE": "1"}

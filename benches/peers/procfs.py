@@ -1,4 +1,4 @@
-"""Reads facts about processes from the kernel, and kills all processes that were started."""
+"""Reads facts about processes from the kernel, and kills all processes that the measurement has started."""
 
 import ctypes
 import os
@@ -57,7 +57,7 @@ def is_alive(process: tuple[int, str]) -> bool:
 
 
 def wakeups(pid: int) -> int:
-    """Returns how often its threads went to sleep voluntarily, and so how often they were woken."""
+    """Returns how often the threads of the process went to sleep, and so how often they were woken."""
     return sum(_value(_read(task / "status"), "voluntary_ctxt_switches:") for task in _tasks(pid))
 
 
@@ -66,7 +66,7 @@ def cpu_ns(pid: int) -> int:
 
 
 def memory_kib(pid: int) -> tuple[int, int]:
-    """Returns the PSS, and the private memory, which would be free again if only this process ended."""
+    """Returns the PSS and the private memory. Private memory would be freed if only this process ended."""
     rollup = _read(f"/proc/{pid}/smaps_rollup")
     return _value(rollup, "Pss:"), _value(rollup, "Private_Clean:") + _value(rollup, "Private_Dirty:")
 
@@ -100,7 +100,7 @@ def cpu_of_others_s() -> float:
 
 
 def _cpu_times() -> list[int]:
-    """Returns user, nice, system, idle, iowait, irq, softirq and steal. The fields after these are included in them."""
+    """Returns user, nice, system, idle, iowait, irq, softirq and steal. They include the times in the later fields."""
     return [int(ticks) for ticks in _read("/proc/stat").splitlines()[0].split()[1:]]
 
 

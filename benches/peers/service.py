@@ -38,9 +38,11 @@ class Service:
         env |= {"PEERS_LINES": str(directory / "lines"), "PEERS_FATE": fate}
         log = (directory / "log").open("wb")
         to_log = [(os.POSIX_SPAWN_DUP2, log.fileno(), fd) for fd in (1, 2)]
-        # Restores the default dispositions, because Python ignores SIGPIPE and nohup ignores SIGHUP.
+        # Restores the default signal actions. Otherwise the service would ignore SIGPIPE, as Python does, and SIGHUP,
+        # as programs under nohup do.
         defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-        # Gives it a process group and no session: supertrees changes its process group, and a session leader cannot.
+        # Puts the service into a new process group, but not into a new session. supertrees changes its own process
+        # group, which a session leader cannot do.
         self.started_ns = time.monotonic_ns()
         self.pid = os.posix_spawn(argv[0], argv, env, file_actions=to_log, setpgroup=0, setsigdef=defaults)
         log.close()
@@ -48,7 +50,8 @@ class Service:
 
     def _prepare(self, directory: Path) -> None:
         os.mkfifo(directory / "lines")
-        # Opened for writing too, so that reading does not end with the last writer.
+        # The pipe is opened for writing too. Otherwise a read would return the end of the file as soon as no worker has
+        # the pipe open.
         self._pipe = os.open(directory / "lines", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._rest = b""
         template = (HERE / "programs" / "nginx.conf").read_text()
@@ -76,7 +79,7 @@ class Service:
             pass
 
     def next_lines(self, count: int, seconds: float) -> list[Line]:
-        """Waits for the next `count` workers to begin. Returns fewer if the time is up or the parent ends."""
+        """Waits for the next `count` workers to begin. Returns fewer lines if the time is up or the parent ends."""
         end = time.monotonic() + seconds
         while True:
             ended = self.has_ended()
@@ -120,7 +123,7 @@ class Service:
         return [process for process in living if process]
 
     def others(self) -> list[tuple[int, str]]:
-        """Returns the other living descendants of the parent: helpers, supervisors in between."""
+        """Returns the living descendants of the parent that are no workers: helpers, supervisors in between."""
         workers = {line.pid for line in self.lines}
         living = [procfs.identity(pid) for pid in procfs.descendants(self.pid) if pid not in workers]
         return [process for process in living if process]

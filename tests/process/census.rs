@@ -1,21 +1,22 @@
-//! The living processes of a service, according to its log.
+//! Derives the living processes of a service from its log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::os::Signal;
 
-/// The processes of a service. Pass every line of the output to [`note`](Census::note), from the first one on.
+/// The processes of a service. The test passes every line of the output to [`note`](Census::note), from the first one
+/// on.
 #[derive(Debug)]
 pub struct Census {
-    /// The number of workers that the log announced last.
+    /// The last number of workers that the log announced.
     wanted: usize,
     is_rolling: bool,
     /// The living processes by pid.
     living: BTreeMap<u32, Process>,
-    /// The ids that have had a process that was up.
+    /// The ids that have had at least one process that was up.
     proven: BTreeSet<usize>,
     up_source: UpSource,
-    /// An id that has had more than two processes at a time.
+    /// An id that has had more than two processes at the same time, if any.
     crowded: Option<usize>,
 }
 
@@ -33,9 +34,9 @@ struct Process {
     id: usize,
     generation: u32,
     is_up: bool,
-    /// The operator has sent SIGSTOP.
+    /// Whether the test has sent SIGSTOP to the process.
     is_stopped: bool,
-    /// The operator has sent a signal that ends it.
+    /// Whether the test has sent a signal that ends the process.
     is_doomed: bool,
 }
 
@@ -68,15 +69,15 @@ impl Census {
         }
     }
 
-    /// Returns the entry of a process, and makes a new one for its first line. A worker's line may come before the
-    /// parent's line about the start.
+    /// Returns the entry of a process, and adds one if there is none yet. Any line may be the first about a process,
+    /// because the worker's line may come before the parent's line about the start.
     fn process(&mut self, id: usize, pid: u32) -> &mut Process {
         let others = self.living.iter().filter(|(other, process)| process.id == id && **other != pid).count();
         self.crowded = self.crowded.or((others >= 2).then_some(id));
         self.living.entry(pid).or_insert(Process { id, ..Process::default() })
     }
 
-    /// Returns an id that had more than two processes at a time, which must never happen.
+    /// Returns an id that had more than two processes at the same time. There must never be one.
     pub fn crowded(&self) -> Option<usize> {
         self.crowded
     }
@@ -105,20 +106,20 @@ impl Census {
         self.living.keys().copied().collect()
     }
 
-    /// Returns the id and the generation of each process. They identify it for good, but its pid may be reused.
+    /// Returns the id and the generation of each process. This pair is never reused, but a pid may be.
     pub fn names(&self) -> BTreeSet<(usize, u32)> {
         self.living.values().map(|process| (process.id, process.generation)).collect()
     }
 
-    /// Returns the pids whose exit leads to a restart. With `UpSource::Parent`, an id that was never ready is left out,
-    /// because the exit of its process fails the startup and ends the service.
+    /// Returns the pids of the processes that the parent restarts if they exit. With `UpSource::Parent`, leaves out ids
+    /// that were never ready, because then an exit fails the startup and ends the service.
     pub fn restartable(&self) -> Vec<u32> {
         let may_fail = |process: &Process| self.up_source == UpSource::Worker || self.proven.contains(&process.id);
         let is_restartable = |process: &Process| !process.is_doomed && may_fail(process);
         self.living.iter().filter(|(_, process)| is_restartable(process)).map(|(&pid, _)| pid).collect()
     }
 
-    /// Returns the pids of the newer process of each id that has two.
+    /// For each id that has two processes, returns the pid of the newer process.
     pub fn replacements(&self) -> Vec<u32> {
         let is_younger =
             |process: &Process, than: &Process| process.id == than.id && process.generation > than.generation;
@@ -127,7 +128,7 @@ impl Census {
         living.filter(|(_, process)| is_replacement(process)).map(|(&pid, _)| pid).collect()
     }
 
-    /// Notes that the operator has sent a signal to this process.
+    /// Records that the test has sent a signal to this process.
     pub fn was_sent(&mut self, pid: u32, signal: Signal) {
         let Some(process) = self.living.get_mut(&pid) else { return };
         match signal {
@@ -138,7 +139,7 @@ impl Census {
     }
 }
 
-/// Returns a number that stands for the pid of a thread.
+/// Returns a number that the census uses as the pid of a thread.
 fn pid_of_thread(id: usize, generation: u32) -> u32 {
     (id as u32) << 24 | generation
 }

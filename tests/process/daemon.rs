@@ -1,4 +1,5 @@
-//! The operator's side: starts a program, reads its output, sends signals, and leaves no process behind.
+//! The test's side of a scenario, which acts as the operator: starts a program, reads its output, sends signals, and
+//! leaves no process behind.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -13,8 +14,8 @@ use crate::os::{self, Group, KILLED, KILLED_EXIT, Reader, Signal};
 
 /// A program and all its workers, in a process group of their own.
 ///
-/// Standard output and standard error are one pipe, so printed lines and log lines have one order. Every process holds
-/// the pipe, so the end of the file means that all processes are gone.
+/// Standard output and standard error are one pipe, so printed lines and log lines have one order. Every process has
+/// the pipe open, so the reader gets the end of the file only when all processes are gone.
 pub struct Daemon {
     child: Child,
     group: Group,
@@ -40,7 +41,7 @@ pub struct Up {
 }
 
 impl Up {
-    /// Returns the pid in the printed events, where 0 stands for a thread.
+    /// Returns the pid as printed events show it. For a thread, this is 0.
     pub fn event_pid(&self) -> u32 {
         if self.is_thread { 0 } else { self.pid }
     }
@@ -69,7 +70,7 @@ impl Daemon {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let scratch = std::env::temp_dir().join(format!("taskfork-test-{}-{number}", std::process::id()));
-        // The directory may exist already: a killed test leaves its own behind, and pids are reused.
+        // The directory may exist already: a killed test leaves its directory behind, and its pid may be reused.
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir(&scratch).expect("a directory");
         let (reader, writer) = os::pipe();
@@ -99,13 +100,13 @@ impl Daemon {
         }
     }
 
-    /// Removes this directory at the end of the test. The program makes it.
+    /// Removes this directory at the end of the test. The program creates the directory.
     #[cfg(target_os = "linux")]
     pub fn remove_at_end(&mut self, directory: PathBuf) {
         self.leftover = Some(directory);
     }
 
-    /// Returns the scratch directory of the program and its workers. It is removed at the end of the test.
+    /// Returns the scratch directory of the program and its workers. The directory is removed at the end of the test.
     pub fn scratch(&self) -> &Path {
         &self.scratch
     }
@@ -114,7 +115,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Returns the next line, or `None` if all processes are gone. The watchdog ends a program that hangs.
+    /// Returns the next line, or `None` if all processes are gone. If the program hangs, its watchdog ends it.
     fn read_line(&mut self) -> Option<&str> {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("a line");
@@ -135,8 +136,8 @@ impl Daemon {
         }
     }
 
-    /// Returns the next line if its first byte comes within this time. The rest of the line is there too, because each
-    /// line is one write.
+    /// Returns the next line if its first byte arrives within this time. The rest of the line arrives with the first
+    /// byte, because each line is one write.
     #[cfg(target_os = "linux")]
     pub fn line_within(&mut self, time: Duration) -> Option<String> {
         let is_there = !self.lines.buffer().is_empty() || os::is_readable_within(self.lines.get_ref(), time);
@@ -184,8 +185,8 @@ impl Daemon {
         kill(self.pid(), signal);
     }
 
-    /// Sends a signal to a worker. A thread finds SIGKILL and SIGUSR2 as files while it waits. Every other signal goes
-    /// to the whole program.
+    /// Sends a signal to a worker. For a worker thread, creates a file instead of SIGKILL and SIGUSR2, and the thread
+    /// checks for this file. Sends every other signal to the whole program.
     pub fn send(&self, up: Up, signal: Signal) {
         if !self.has_threads {
             kill(up.pid, signal);
@@ -201,7 +202,7 @@ impl Daemon {
         format!("exited with status {}", if self.has_threads { crate::PANICKED } else { status })
     }
 
-    /// Returns the log's text for a worker that the operator has killed.
+    /// Returns the log's text for a worker that the test has killed.
     pub fn killed(&self) -> String {
         if self.has_threads { self.failed(9) } else { KILLED.to_owned() }
     }
@@ -211,13 +212,13 @@ impl Daemon {
         format!("Code({})", if self.has_threads { crate::PANICKED } else { status })
     }
 
-    /// Returns the `Debug` text of the exit of a worker that the operator has killed.
+    /// Returns the `Debug` text of the exit of a worker that the test has killed.
     pub fn killed_exit(&self) -> String {
         if self.has_threads { self.failed_exit(9) } else { KILLED_EXIT.to_owned() }
     }
 
-    /// Returns the log's text for a worker that the parent has ended: `process` for a process that was killed, and
-    /// another text for a thread, which is abandoned.
+    /// Returns the log's text for a worker that the parent has ended. For a process, which the parent kills, this is
+    /// `process`. For a thread, which the parent abandons, it is another text.
     pub fn ended_by_parent<'a>(&self, process: &'a str) -> &'a str {
         if self.has_threads { "is stale" } else { process }
     }
@@ -259,7 +260,7 @@ impl Daemon {
         self.said.iter().map(|line| line.matches(text).count()).sum()
     }
 
-    /// Returns whether the first line with `first` came before the first line with `then`.
+    /// Returns whether the first line that contains `first` came before the first line that contains `then`.
     pub fn said_before(&self, first: &str, then: &str) -> bool {
         let position = |text: &str| self.said.iter().position(|line| line.contains(text));
         matches!((position(first), position(then)), (Some(first), Some(then)) if first < then)
@@ -271,7 +272,7 @@ impl Daemon {
     }
 }
 
-/// Kills the processes that a failed test has left.
+/// Kills the processes that a failed test has left running.
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.ended.is_none() {

@@ -34,8 +34,8 @@ const SCRATCH: &str = "TASKFORK_TEST_SCRATCH";
 /// The exit status of a worker that panics.
 const PANICKED: i32 = 101;
 
-/// Returns the file that the operator creates to send a signal to the worker thread of this name, because a thread has
-/// no pid.
+/// Returns the path of a file. A worker thread has no pid, so the test creates this file to signal the thread of this
+/// name.
 fn signal_file(scratch: &Path, thread: &str, signal: Signal) -> PathBuf {
     scratch.join(format!("{thread}-{signal:?}"))
 }
@@ -44,7 +44,7 @@ struct Scenario {
     name: &'static str,
     program: Program,
     check: fn(&mut Daemon),
-    /// Returns what the machine lacks for this scenario, if anything.
+    /// Returns what the machine lacks to run this scenario, or `None` if it lacks nothing.
     lacks: fn() -> Option<&'static str>,
     /// The kinds of workers that the scenario runs with.
     backends: Vec<&'static str>,
@@ -61,8 +61,8 @@ impl Scenario {
         Scenario { name, program: Program::Plain(program), check, lacks: || None, backends: vec![BACKENDS[0]] }
     }
 
-    /// Makes a scenario whose parent prints the reason of its report and exits with the report's status. It runs with
-    /// every kind of worker.
+    /// Makes a scenario for every kind of worker. The parent prints the reason in its report, and exits with the
+    /// report's status.
     fn reporting(name: &'static str, program: fn() -> taskfork::Report, check: fn(&mut Daemon)) -> Scenario {
         Scenario { name, program: Program::Reports(program), check, lacks: || None, backends: BACKENDS.to_vec() }
     }
@@ -71,8 +71,8 @@ impl Scenario {
         Scenario { lacks, ..self }
     }
 
-    /// Runs the scenario with forked workers only, because it requires them, or takes long and tests the same code with
-    /// every kind of worker.
+    /// Runs the scenario with forked workers only. Used if the scenario requires forked workers, or if it takes long
+    /// and tests the same code with every kind of worker.
     #[cfg(target_os = "linux")]
     fn forking(self) -> Scenario {
         Scenario { backends: vec![BACKENDS[0]], ..self }
@@ -88,14 +88,15 @@ impl Scenario {
         Scenario { backends: vec![THREAD], ..Scenario::reporting(name, program, check) }
     }
 
-    /// Leaves out worker threads, because the scenario requires workers with their own pids, exit statuses, signals or
+    /// Leaves out worker threads. Used if the scenario requires workers with their own pids, exit statuses, signals or
     /// memory.
     fn for_processes(mut self) -> Scenario {
         self.backends.retain(|&backend| backend != THREAD);
         self
     }
 
-    /// Leaves out forked workers, because the scenario's parent has threads and taskfork then refuses to fork.
+    /// Leaves out forked workers. Used if the scenario's parent has several threads, because taskfork then refuses to
+    /// fork.
     fn for_parents_with_threads(mut self) -> Scenario {
         self.backends.retain(|&backend| backend != "fork");
         self
@@ -143,7 +144,7 @@ fn main() -> ExitCode {
     }
     let trials = scenarios::all().into_iter().flat_map(Scenario::into_trials).collect();
     let mut arguments = Arguments::from_args();
-    // Most scenarios wait most of the time, so eight run at a time even with few CPUs.
+    // Runs eight scenarios at the same time even with few CPUs, because most scenarios wait most of the time.
     arguments.test_threads.get_or_insert(8);
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,4 +1,4 @@
-//! Processes as proc(5) shows them.
+//! Reads facts about processes from /proc (proc(5)).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ pub fn children(parent: u32) -> BTreeSet<u32> {
 /// Returns whether `pid` is a living child of `parent`.
 pub fn is_living_child(pid: u32, parent: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // The name may contain any character, and ends at the last parenthesis.
+    // The process name may contain any character. It ends at the last parenthesis of the line.
     let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
     let mut fields = fields.split(' ');
     let state = fields.next();
@@ -32,7 +32,7 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Waits until this process has one thread. A thread is listed for a moment after it was joined.
+/// Waits until /proc lists only one thread of this process. It may list a thread for a moment after the join.
 pub fn wait_until_alone() {
     while fs::read_dir("/proc/self/task").expect("the threads").count() > 1 {
         std::thread::yield_now();

@@ -15,7 +15,7 @@ use crate::os::{self, Signal, watch};
 
 /// The watchdog ends a process after this many seconds, unless the scenario sets another time.
 const WATCHDOG: u32 = 60;
-/// A timeout that never expires, because it is longer than the watchdog's time.
+/// A timeout that never expires, because the watchdog ends the process earlier.
 pub const EVER: Duration = Duration::from_secs(600);
 
 /// Calls `fork_processes`, with the log on standard error and a watchdog. Prints an error and exits with status 1 if
@@ -34,12 +34,12 @@ pub fn try_fork(n: usize, max_restarts: u32) -> taskfork::Result<usize> {
     Ok(id)
 }
 
-/// Runs a service with the kind of worker under test, and `work` in each worker. Returns the report in the parent.
+/// Runs a service with the kind of worker under test. Each worker calls `work`. Returns the report in the parent.
 pub fn serve(prefork: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     serve_watched(prefork, WATCHDOG, work)
 }
 
-/// Runs a service like `serve`, with a longer time for the watchdog.
+/// Runs a service like `serve`, but sets the watchdog to `seconds`.
 pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     prepare();
     watch(seconds);
@@ -89,7 +89,7 @@ pub fn serve_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     assert!(report.is_success(), "{report:?}");
 }
 
-/// Runs `n` workers that enable graceful stop and then ignore every request.
+/// Runs `n` workers that enable graceful stop and then ignore every stop request.
 pub fn serve_unresponsive(n: usize) {
     let report = serve(Prefork::new().workers(n), |worker| {
         assert!(!worker.stop_requested());
@@ -127,11 +127,11 @@ pub fn drain(worker: &Worker) {
     say(&format!("drained {}", worker.id()));
 }
 
-/// The interval at which a thread looks for the operator's signals.
+/// The interval at which a worker thread checks for the files that stand for signals.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Returns whether the operator has sent this signal to this worker thread, which a file shows. If the operator
-/// has sent SIGKILL, the thread fails, because a process would be killed.
+/// Returns whether the test has sent this signal to this worker thread by creating a file. If there is a file for
+/// SIGKILL, ends the thread with a failure, because SIGKILL would kill a process.
 fn was_sent(signal: Signal) -> bool {
     let thread = thread::current();
     let is_there = |signal| is_sent(thread.name().expect("a worker"), signal);
@@ -145,7 +145,7 @@ fn is_sent(thread: &str, signal: Signal) -> bool {
     crate::signal_file(&scratch(), thread, signal).exists()
 }
 
-/// Waits until the operator has sent this signal to the thread of this name. The thread may have ended before.
+/// Waits until the test has sent this signal to the thread of this name, even if that thread has already ended.
 #[cfg(unix)]
 pub fn wait_for_signal(name: &str, awaited: Signal) {
     while !is_sent(name, awaited) {
@@ -164,7 +164,8 @@ pub fn up_until_signal(id: usize, awaited: Signal) {
     }
 }
 
-/// Prints that the worker is up, and waits until `done` returns true. A signal to this process may cause that.
+/// Prints that the worker is up, and waits until `done` returns true. A signal to this process may change what `done`
+/// returns.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     if !has_threads() {
         return os::up_until(id, done);
@@ -195,26 +196,26 @@ type Hook = (&'static str, fn());
 
 static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
 
-/// Makes the logger call `hook` before each line that contains `part`, as a program's own logger could. This also
-/// happens in forked workers.
+/// Makes the logger call `hook` before each line that contains `part`, in the parent and in forked workers. A program's
+/// own logger could run such code too.
 pub fn on_log(part: &'static str, hook: fn()) {
     HOOKS.lock().expect("hooks").push((part, hook));
 }
 
-/// Prints a line in one write, past every buffer, so that lines of several processes do not mix.
+/// Prints a line by one unbuffered write, so that lines of several processes do not mix.
 pub fn say(line: &str) {
     let line = format!("{line}\n");
     let written = std::io::stderr().write(line.as_bytes());
     assert_eq!(written.expect("a reader"), line.len());
 }
 
-/// Prints that this worker is up, with its pid, or with the generation of a thread.
+/// Prints that this worker is up, with the pid of a process or the generation of a thread.
 pub fn up(id: usize) {
     let number = if has_threads() { generation() } else { std::process::id() };
     say(&format!("up {id} {number}"));
 }
 
-/// Returns the generation, with which the name of a worker thread ends.
+/// Returns the generation of this worker thread, which is the end of its name.
 fn generation() -> u32 {
     let thread = thread::current();
     let generation = thread.name().and_then(|name| name.rsplit('.').next()?.parse().ok());
@@ -227,7 +228,7 @@ pub fn scratch() -> PathBuf {
 }
 
 /// Returns a loopback address that only the program with this parent uses. On a shared address, another test could take
-/// a free port before it is bound. macOS and FreeBSD have only 127.0.0.1.
+/// a port between the moment it is found free and the moment it is bound. macOS and FreeBSD have only 127.0.0.1.
 pub fn own_host(pid: u32) -> Ipv4Addr {
     if cfg!(not(any(target_os = "linux", windows))) {
         return Ipv4Addr::LOCALHOST;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 
-/// Returns what this machine lacks to run `tasks` processes and threads, which use `memory` bytes together.
+/// Returns what this machine lacks to run `tasks` processes and threads that use `memory` bytes in total, or `None` if
+/// it lacks nothing.
 pub fn lacks_room(tasks: u64, memory: u64) -> Option<&'static str> {
     let groups = own_cgroups();
     if ["pid_max", "threads-max"].iter().any(|name| system_limit(name) < 2 * tasks) {
@@ -26,7 +27,7 @@ fn system_limit(name: &str) -> u64 {
     number(&Path::new("/proc/sys/kernel").join(name)).unwrap_or(u64::MAX)
 }
 
-/// Returns `RLIMIT_NPROC`, which does not apply to root.
+/// Returns the limit `RLIMIT_NPROC` of this user. For root there is no limit.
 fn user_limit() -> u64 {
     if geteuid().is_root() { u64::MAX } else { getrlimit(Resource::RLIMIT_NPROC).expect("a limit").0 }
 }
@@ -36,7 +37,7 @@ fn tasks_left(group: &Path) -> u64 {
     most.saturating_sub(number(&group.join("pids.current")).unwrap_or(0))
 }
 
-/// Returns the memory limit, of cgroup v2 or v1.
+/// Returns the memory limit of a cgroup (v2 or v1).
 fn memory_limit(group: &Path) -> u64 {
     ["memory.max", "memory.limit_in_bytes"].iter().filter_map(|name| number(&group.join(name))).fold(u64::MAX, u64::min)
 }
@@ -47,7 +48,7 @@ fn available_memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
-/// Returns the cgroup directories of this process, v1 or v2, and those above them.
+/// Returns the cgroup directories of this process (v1 or v2), and all their parent directories.
 fn own_cgroups() -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let groups = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
@@ -55,7 +56,8 @@ fn own_cgroups() -> Vec<PathBuf> {
     groups.flat_map(|group| group.ancestors().map(Path::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Returns the number in this file, or `None` if there is no limit: the file contains a word, or does not exist.
+/// Returns the number in this file. Returns `None` if the file does not exist or contains a word, which both mean that
+/// there is no limit.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -1,6 +1,6 @@
-"""The first step of each worker in Python: it writes its pid and the clock to the pipe that the measurement reads.
+"""The first step of each worker in Python: it writes its pid and the time to the pipe that the measurement reads.
 
-For two measurements, the worker then fails: PEERS_FATE is "broken" or "dies".
+If PEERS_FATE is "broken", the worker then fails to start. If it is "dies", the worker exits after 0.1 s.
 """
 
 import os

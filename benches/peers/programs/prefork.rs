@@ -1,4 +1,4 @@
-//! The crate prefork with `fork()`, as in its documentation.
+//! The service with the crate prefork. It calls `fork()`, as in prefork's documentation.
 
 mod worker;
 

@@ -1,5 +1,6 @@
-//! supertrees: the workers of one supervisor are tasks of one process, so here each worker has its own supervisor. One
-//! worker belongs to the root, because a root that finds no process in its group to wait for ends.
+//! The service with the crate supertrees. supertrees runs all workers of one supervisor as tasks of one process. So
+//! here each worker has its own supervisor, and runs in its own process. One worker belongs to the root supervisor.
+//! Without a worker, the root supervisor would end, because it would find no process in its process group to wait for.
 
 mod worker;
 

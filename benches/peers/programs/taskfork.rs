@@ -1,5 +1,5 @@
-//! taskfork: `start()`, one listener for all workers, readiness, and heartbeats if a measurement has a worker that
-//! hangs.
+//! The service with taskfork. It calls `start()`, and has one listener for all workers. Each worker calls `ready`. The
+//! workers send heartbeats only for the measurement of a hung worker.
 
 mod worker;
 

@@ -1,4 +1,4 @@
-"""FastStream with the supervisor of its command line. It does not connect to its broker, so that none has to run."""
+"""FastStream with the supervisor of its command line. It connects to no message broker, so that none has to run."""
 
 from faststream import FastStream
 

@@ -13,8 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 
 pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n";
 
-/// Writes the pid and the time to the pipe that the measurement reads. Then, if PEERS_FATE is `broken`, the worker
-/// fails, and if it is `dies`, the worker exits after 100 ms.
+/// Writes the pid and the time to the pipe that the measurement reads. If PEERS_FATE is `broken`, this function then
+/// returns an error. If it is `dies`, the worker exits after 100 ms.
 pub fn begin() -> io::Result<()> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let line = format!("{} {}{:09}\n", process::id(), now.tv_sec(), now.tv_nsec());
@@ -40,7 +40,8 @@ pub fn setting(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// Answers the clients one after the other until `stop` is readable. Calls `beat` before each wait.
+/// Answers the clients one after the other until `stop` is readable. Calls `beat` before each wait for a client. `beat`
+/// returns the timeout of that wait.
 #[allow(dead_code, reason = "one of the programs is asynchronous")]
 pub fn serve(
     listener: &TcpListener,
@@ -51,14 +52,14 @@ pub fn serve(
     let awaited: Vec<_> = [Some(listener.as_fd()), stop].into_iter().flatten().collect();
     loop {
         let mut awaited: Vec<_> = awaited.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        // A signal that is a request to stop makes `stop` readable as well.
+        // A signal interrupts the wait. If the signal is a stop request, `stop` is readable at the next wait.
         if poll(&mut awaited, beat()) == Err(Errno::EINTR) {
             continue;
         }
         if awaited.get(1).is_some_and(|stop| stop.any() == Some(true)) {
             return Ok(());
         }
-        // The call fails if another worker was quicker, or if the client has left.
+        // `accept` fails if another worker has accepted the connection, or if the client has closed it.
         if let Ok((connection, _)) = listener.accept() {
             let _ = answer(connection);
         }

@@ -36,19 +36,19 @@ pub fn backend(name: &str) -> Option<Backend> {
 pub const KILLED: &str = "killed by signal 9";
 /// The `Debug` text of the exit of a process that was killed.
 pub const KILLED_EXIT: &str = "Signal(9)";
-/// The log's text for a process that gets a stop request without graceful stop enabled.
+/// The log's text for a process that has not enabled graceful stop and gets a stop request.
 pub const TERMINATED: &str = "killed by signal 15";
 /// The log's text for a process that is aborted because its heartbeats stopped.
 pub const ABORTED: &str = "killed by signal 6";
-/// The log lines, in order, about a process that sends no heartbeats because it is stopped by SIGSTOP.
+/// The log lines, in this order, about a process that the test has stopped by SIGSTOP, so that it sends no heartbeats.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not stop in time, killing it"];
 /// The system's text for a path that does not exist.
 pub const NOT_FOUND: &str = "No such file or directory";
 
-/// A timeout that a process misses only if it waits on purpose, because a start takes less time.
+/// A timeout that a process misses only if it waits on purpose. A normal start takes less time.
 pub const SOON: Duration = Duration::from_secs(2);
 
-/// Returns `None`, because the operator can always interrupt a group on Unix.
+/// Returns `None`, because on Unix the test can always interrupt a process group.
 pub fn no_terminal() -> Option<&'static str> {
     None
 }
@@ -68,7 +68,7 @@ impl Group {
         signal::killpg(self.0, Signal::SIGINT).expect("the group");
     }
 
-    /// Kills all processes of the group, which may outlive its leader.
+    /// Kills all processes of the group, also if the group's leader has already exited.
     pub fn kill(&self) {
         let _ = signal::killpg(self.0, Signal::SIGKILL);
     }
@@ -81,13 +81,13 @@ pub fn kill(pid: u32, signal: Signal) {
 
 pub type Reader = UnixStream;
 
-/// Returns a pipe. The reader reaches the end of the file once every process that holds the writer is gone.
+/// Returns a pipe. The reader gets the end of the file once every process that has the writer open is gone.
 pub fn pipe() -> (Reader, OwnedFd) {
     let (reader, writer) = UnixStream::pair().expect("a pipe");
     (reader, writer.into())
 }
 
-/// Returns whether there is something to read within this time.
+/// Returns whether there is something to read now or within this time.
 #[cfg(target_os = "linux")]
 pub fn is_readable_within(reader: &Reader, time: Duration) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -117,8 +117,8 @@ extern "C" fn out_of_time(_: libc::c_int) {
     }
 }
 
-/// Ends this process after this many seconds. The line that it prints then fails the test. A fork does not inherit the
-/// alarm (alarm(2)).
+/// Ends this process after this many seconds, and prints a line that makes the test fail. A forked child does not
+/// inherit the alarm (alarm(2)).
 pub fn watch(seconds: u32) {
     // SAFETY: the handler calls only functions that are async-signal-safe (signal-safety(7)).
     unsafe { signal(Signal::SIGALRM, SigHandler::Handler(out_of_time)) }.expect("a handler");
@@ -126,13 +126,13 @@ pub fn watch(seconds: u32) {
 }
 
 /// A gate at which a process waits until another process of the program opens it. Each opening lets one process pass.
-/// The program must make the gate before it starts the workers.
+/// The program must create the gate before it starts the workers.
 pub struct Gate(File);
 
 impl Gate {
     pub fn new() -> Gate {
         let path = scratch().join("gate");
-        // In a spawned worker it exists already.
+        // In a spawned worker, the fifo exists already, because the parent has created it.
         let _ = mkfifo(&path, Mode::S_IRWXU);
         Gate(File::options().read(true).write(true).open(path).expect("a gate"))
     }
@@ -154,21 +154,21 @@ pub fn up_until_signal(id: usize, awaited: Signal) {
     awaited.wait().expect("a signal");
 }
 
-/// Copies a program by cp(1). If this process wrote the copy, programs that other tests start meanwhile could inherit
-/// the descriptor, and a file that is open for writing cannot be executed (`ETXTBSY`, execve(2)).
+/// Copies a program by cp(1). This process does not write the copy itself, because programs that other tests start
+/// meanwhile could inherit its descriptor. A file that is open for writing cannot be executed (`ETXTBSY`, execve(2)).
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().expect("cp(1)").success());
 }
 
-/// Waits until the process is ended from outside.
+/// Waits until another process ends this one.
 pub fn idle() -> ! {
     loop {
         pause();
     }
 }
 
-/// Prints that the worker is up, and waits for SIGTERM or SIGINT until `done` returns true. Both are blocked between
-/// the check and the wait, so none is missed.
+/// Prints that the worker is up, and waits until `done` returns true. Checks `done` after each SIGTERM or SIGINT.
+/// Blocks both signals between a check and the next wait, so that it misses none.
 pub fn up_until(id: usize, done: impl Fn() -> bool) {
     let open = SigSet::thread_get_mask().expect("the mask");
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block().expect("a mask");
@@ -199,7 +199,7 @@ pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     drained(id);
 }
 
-/// Runs `n` workers that ignore this signal or, as threads, every stop request.
+/// Runs `n` workers that ignore this signal. Worker threads ignore every stop request instead.
 pub fn fork_unresponsive(n: usize, signal: Signal) {
     if has_threads() {
         return serve_unresponsive(n);
@@ -236,8 +236,8 @@ const SA_RESTORER: libc::c_int = 0x0400_0000;
 #[cfg(not(target_os = "linux"))]
 const SA_RESTORER: libc::c_int = 0;
 
-/// The number of descriptors, and of threads, with which a worker notices the end of its parent. It needs none on Linux
-/// and FreeBSD, where the kernel sends a signal.
+/// The number of descriptors, and also of threads, that a worker needs to detect the end of its parent. On Linux and
+/// FreeBSD it needs none, because the kernel sends a signal.
 pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
 
 /// Returns the signal mask, and every disposition with its flags, as text.
@@ -256,7 +256,8 @@ pub fn state() -> String {
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         // SAFETY: sigaction(2) writes one sigaction. It changes nothing, because the new action is null.
         if unsafe { libc::sigaction(number, std::ptr::null(), &mut action) } == 0 {
-            // The C library sets this flag with every action, so it shows no change of the program.
+            // The C library adds this flag to every action, so the flag does not show that the program has changed the
+            // action.
             let flags = action.sa_flags & !SA_RESTORER;
             state += &format!(" {number}:{:x}/{flags:x}", action.sa_sigaction);
         }
@@ -266,7 +267,7 @@ pub fn state() -> String {
 
 /// Returns the numbers of the open descriptors of this process.
 pub fn own_descriptors() -> BTreeSet<String> {
-    // The list includes its own descriptor. `is_open` removes it, because it is closed by then.
+    // The list includes the descriptor that reads the list. `is_open` removes it, because it is closed by then.
     let entries = fs::read_dir("/dev/fd").expect("the descriptors");
     let names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.into_iter().filter(|name| is_open(name)).collect()

@@ -47,19 +47,20 @@ pub fn backend(name: &str) -> Option<Backend> {
 pub const KILLED: &str = "exited with status 1";
 /// The `Debug` text of the exit of a process that was killed.
 pub const KILLED_EXIT: &str = "Code(1)";
-/// The log's text for a process that gets a stop request without graceful stop enabled.
+/// The log's text for a process that has not enabled graceful stop and gets a stop request.
 pub const TERMINATED: &str = KILLED;
 /// The log's text for a process that is aborted because its heartbeats stopped.
 pub const ABORTED: &str = KILLED;
-/// The log lines, in order, about a process that sends no heartbeats because it is stopped by SIGSTOP.
+/// The log lines, in this order, about a process that the test has stopped by SIGSTOP, so that it sends no heartbeats.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life"];
-/// Empty, because the system's text for a path that does not exist is in the user's language.
+/// The system's text for a path that does not exist. It is empty here, because that text depends on the user's
+/// language.
 pub const NOT_FOUND: &str = "";
 
-/// A timeout that a process misses only if it waits on purpose, because a start takes less time.
+/// A timeout that a process misses only if it waits on purpose. A normal start takes less time.
 pub const SOON: Duration = Duration::from_secs(3);
 
-/// The counterparts of Unix signals: the operator's requests, and what the tests do to a process.
+/// The Windows counterparts of Unix signals: an operator's requests, and the ways in which tests act on a process.
 #[allow(clippy::upper_case_acronyms, reason = "the names of the signals")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -75,14 +76,15 @@ pub enum Signal {
     SIGCONT,
 }
 
-/// Returns `a console` if this process has none, because only a console can interrupt a group.
+/// Returns `a console` if this process has no console, because a process group can be interrupted only through a
+/// console.
 pub fn no_terminal() -> Option<&'static str> {
     // SAFETY: see above.
     (unsafe { GetConsoleCP() } == 0).then_some("a console")
 }
 
-/// A process and the processes that it starts: a process group for the console, and a job. Closing the job's handle
-/// kills all of them.
+/// A process and the processes that it starts: a process group for the console, and a job. When the job's handle is
+/// closed, Windows kills all of these processes.
 pub struct Group {
     leader: u32,
     job: OwnedHandle,
@@ -91,7 +93,7 @@ pub struct Group {
 impl Group {
     pub fn start(command: &mut Command) -> (Child, Group) {
         let job = job();
-        // The process must be in the job before it can start others.
+        // The process starts suspended, so that it is in the job before it can start other processes.
         let child = command.creation_flags(CREATE_NEW_PROCESS_GROUP | CREATE_SUSPENDED).spawn().expect("the program");
         // SAFETY: see above.
         let assigned = unsafe { AssignProcessToJobObject(job.as_raw_handle(), child.as_raw_handle()) };
@@ -101,8 +103,8 @@ impl Group {
         (child, Group { leader, job })
     }
 
-    /// Interrupts the parent and its workers, as a console does for ^C. Windows can send only Ctrl-Break to a single
-    /// group, and Wine only Ctrl-C.
+    /// Interrupts the parent and its workers, as a console does for ^C. To a single process group, Windows can send
+    /// only Ctrl-Break, and Wine can send only Ctrl-C.
     pub fn interrupt(&self) {
         let event = if is_wine() { CTRL_C_EVENT } else { CTRL_BREAK_EVENT };
         // SAFETY: see above.
@@ -180,7 +182,8 @@ fn open(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> io::Result<OwnedHandle> {
     if process.is_null() { Err(io::Error::last_os_error()) } else { Ok(owned(process)) }
 }
 
-/// Calls `NtSuspendProcess` or `NtResumeProcess`, which no import library has.
+/// Calls `NtSuspendProcess` or `NtResumeProcess`. Looks the function up at run time, because no import library contains
+/// it.
 fn change_process(call: &std::ffi::CStr, process: HANDLE) {
     let function = ntdll(call).expect("a function of ntdll.dll");
     // SAFETY: both functions take a handle and return a status.
@@ -210,7 +213,7 @@ fn owned(handle: HANDLE) -> OwnedHandle {
 
 pub type Reader = File;
 
-/// Returns a pipe. The reader reaches the end of the file once every process that holds the writer is gone.
+/// Returns a pipe. The reader gets the end of the file once every process that has the writer open is gone.
 pub fn pipe() -> (Reader, OwnedHandle) {
     /// The size in bytes: large enough that no process blocks while the test does something else.
     const ROOM: u32 = 1 << 20;
@@ -222,8 +225,8 @@ pub fn pipe() -> (Reader, OwnedHandle) {
     (owned(reader).into(), owned(writer))
 }
 
-/// Enables ^C for this process and the processes that it starts, because a new process group ignores ^C. Turns off the
-/// dialogs that Windows shows after a fault.
+/// Enables ^C for this process and the processes that it starts, because processes in a new process group ignore ^C.
+/// Also disables the dialogs that Windows shows after a crash.
 pub fn begin() {
     // SAFETY: see above.
     unsafe {
@@ -239,13 +242,14 @@ fn is_wine() -> bool {
     ntdll(c"wine_get_version").is_some()
 }
 
-/// Ends the process as Windows does after a console event without a handler, because Wine exits with status 0 then.
+/// Ends the process with the status that Windows uses for a console event without a handler. Wine would use status 0
+/// instead.
 unsafe extern "system" fn end_as_by_default(_: u32) -> i32 {
     // SAFETY: see above.
     unsafe { TerminateProcess(GetCurrentProcess(), STATUS_CONTROL_C_EXIT as u32) }
 }
 
-/// Ends this process after this many seconds. The line that it prints then fails the test. A further call sets a new
+/// Ends this process after this many seconds, and prints a line that makes the test fail. A further call replaces the
 /// time.
 pub fn watch(seconds: u32) {
     static DEADLINE: Mutex<Option<Instant>> = Mutex::new(None);
@@ -262,13 +266,13 @@ pub fn watch(seconds: u32) {
             thread::sleep(left);
         }
         let _ = io::stderr().write(b"watchdog: the process still runs\n");
-        // SAFETY: see above. (Unlike an exit, this runs no code that could wait for a thread that hangs.)
+        // SAFETY: see above. (Unlike ExitProcess, this call runs no code that could wait for a hanging thread.)
         unsafe { TerminateProcess(GetCurrentProcess(), 99) };
     });
 }
 
 /// A gate at which a process waits until another process of the program opens it. Each opening lets one process pass.
-/// The program must make the gate before it starts the workers.
+/// The program must create the gate before it starts the workers.
 pub struct Gate(OwnedHandle);
 
 impl Gate {
@@ -308,7 +312,7 @@ pub fn copy_program(from: &Path, to: &Path) {
     std::fs::copy(from, to).expect("a copy");
 }
 
-/// Waits until the process is ended from outside.
+/// Waits until another process ends this one.
 pub fn idle() -> ! {
     loop {
         thread::park();
@@ -323,8 +327,8 @@ pub fn up_until(id: usize, done: impl Fn() -> bool) {
     }
 }
 
-/// Runs `n` workers. Each calls `first`, and then waits for a stop request. `fork_processes` is not used here, because
-/// only a `Worker` gets stop requests on Windows.
+/// Runs `n` workers. Each calls `first`, and then waits for a stop request. Does not call `fork_processes`, because on
+/// Windows only a `Worker` gets stop requests.
 pub fn fork_drained(n: usize, first: impl Fn() + Send + Sync + 'static) {
     serve_drained(n, first);
 }
@@ -334,7 +338,7 @@ pub fn fork_unresponsive(n: usize, _: Signal) {
     serve_unresponsive(n);
 }
 
-/// Sends a signal to this process, if the process waits for it.
+/// Sends a signal to this process, if the process has created the event for this signal.
 pub fn raise(signal: Signal) {
     let _ = set(&event_name(std::process::id(), signal));
 }

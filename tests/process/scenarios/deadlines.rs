@@ -1,4 +1,4 @@
-//! Events before a deadline that the parent finds after it. Linux only.
+//! Events that happen before a deadline, but that the parent reads only after the deadline. Linux only.
 
 use std::os::unix::process::parent_id;
 use std::thread;
@@ -52,7 +52,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Long enough for the worker to pause the parent before it.
+/// The deadline is long enough that the worker can stop the parent by SIGSTOP before the deadline.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 fn pause_parent_past_the_deadline() {
@@ -79,7 +79,7 @@ fn ready_past_the_deadline() -> Report {
     })
 }
 
-/// The worker closes all descriptors of the supervisor, the doorbell too.
+/// The worker closes all descriptors that taskfork uses, including the one that wakes the parent after `ready`.
 fn ready_without_doorbell() -> Report {
     serve(Prefork::new().workers(1).ready_timeout(Duration::from_secs(1)), |worker| {
         for fd in 3..256 {
@@ -91,7 +91,7 @@ fn ready_without_doorbell() -> Report {
     })
 }
 
-/// The program ignores SIGCHLD while it has workers. Then the system reaps them and sends no signal.
+/// The program ignores SIGCHLD while it has workers. Then the kernel reaps the workers and sends no SIGCHLD.
 fn exits_without_sigchld() -> Report {
     let service = Prefork::new().workers(1).graceful_timeout(Duration::from_secs(1)).on_event(|event| {
         if matches!(event, Event::Started { .. }) {

@@ -1,4 +1,4 @@
-//! Exits of workers, and their consequences.
+//! Tests of what the parent does when a worker exits.
 
 use crate::Scenario;
 use crate::daemon::kill;

@@ -1,4 +1,5 @@
-//! The state of a fork and of its parent: signals, descriptors, task ids, buffers, and children of the program.
+//! Tests of the state of forked workers and of their parent: signals, descriptors, task ids, buffers, and children of
+//! the program.
 
 use std::io::Write;
 use std::process::Command;
@@ -64,8 +65,8 @@ fn buffered() {
     std::io::stdout().flush().expect("a reader");
 }
 
-/// Starts a child that taskfork does not know. It exits before the workers start, so a wait for any child finds it
-/// before them.
+/// Starts a child without taskfork. This child exits before the workers start, so a call that waits for any child would
+/// return this child first.
 fn own_child() {
     let mut child = Command::new("sh").args(["-c", "exit 5"]).spawn().expect("sh(1)");
     wait_for_end(child.id());

@@ -64,7 +64,7 @@ pub fn ticks(daemon: &mut Daemon, n: usize) {
     }
 }
 
-/// Returns a service whose ready timeout never expires. The heartbeats of a worker are due once it is ready.
+/// Returns a service whose ready timeout never expires. A worker must send heartbeats once it is ready.
 pub fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).ready_timeout(EVER).heartbeat_timeout(TIMEOUT)
 }
@@ -108,8 +108,8 @@ fn two_with_heartbeats() -> Report {
     })
 }
 
-/// The parent blocks in `on_event` when worker 1 is ready, and worker 1 sends no heartbeats meanwhile. Worker 0
-/// releases both after 30 heartbeats, which take three timeouts.
+/// The parent blocks in `on_event` when worker 1 is ready. Worker 1 sends no heartbeats while the parent is blocked.
+/// Worker 0 releases the parent and worker 1 after 30 heartbeats, which take three heartbeat timeouts.
 fn blocked_parent() -> Report {
     let gate = Gate::new();
     let parent_gate = Gate::new();

@@ -90,7 +90,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.workers(64);
             let now = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count();
             // Three descriptors: epoll, signalfd, and the counter of out-of-memory kills. With `taskfork_portable`, a
-            // pair for the signals replaces the signalfd, and the lifeline adds another pair.
+            // pair of descriptors for signals replaces the signalfd, and another pair lets workers detect the parent's
+            // exit.
             assert!(now <= before + 6, "{before} before, now {now}");
         }),
         Scenario::new("an_idle_parent_sleeps_without_a_timeout", three_that_drain, |daemon| {
@@ -103,12 +104,14 @@ pub fn scenarios() -> Vec<Scenario> {
             let began = Instant::now();
             let before = wakeups(daemon.pid());
             ticks(daemon, 20);
-            // The count is read before the time, so a delay between them lengthens the time and loses no wakeup.
+            // The number of wakeups is read before the time. A delay between the two reads only lengthens the measured
+            // time, so no wakeup exceeds the limit because of it.
             let times = wakeups(daemon.pid()) - before;
             let passed = began.elapsed();
-            // The parent checks once per timeout, so one check may fall on each end of the measured time.
+            // The parent checks heartbeats once per timeout, so the measured time may include one check more than it
+            // has timeouts.
             let checks = passed.as_millis() as u64 / TIMEOUT.as_millis() as u64 + 1;
-            // The first sleep counts as well, if it began only after the first reading.
+            // The parent's first sleep also counts as a wakeup, if it began only after the first read of the number.
             assert!(times <= checks + 1, "{times} wakeups in {passed:?}");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -145,7 +148,8 @@ fn no_cpu_cgroup() -> Option<&'static str> {
     if cgroup("cpu").is_none() { Some("the cpu controller of cgroup v1") } else { cannot_make_cgroup("cpu") }
 }
 
-/// A cgroup whose memory can be limited, and the name of the file with the limit: of v1's memory controller, or of v2.
+/// A cgroup whose memory can be limited, and the name of the file that contains the limit. The name differs between
+/// cgroup v2 and v1's memory controller.
 struct MemoryCgroup {
     path: PathBuf,
     limit: &'static str,
@@ -156,7 +160,7 @@ impl MemoryCgroup {
         self.path.join(format!("taskfork-test-{pid}"))
     }
 
-    /// Returns whether a cgroup made in this one can be limited.
+    /// Returns whether the memory of a new cgroup inside this one can be limited.
     fn works(&self) -> bool {
         let probe = self.path.join(format!("taskfork-probe-{}", std::process::id()));
         let works = fs::create_dir(&probe).is_ok() && probe.join(self.limit).exists();
@@ -219,7 +223,8 @@ fn exhausts_memory() {
     idle()
 }
 
-/// Waits until the process sleeps, and returns the timeout: the fourth argument of epoll_wait(2) or epoll_pwait(2).
+/// Waits until the process sleeps in epoll_wait(2) or epoll_pwait(2), and returns the timeout, which is the fourth
+/// argument of the call.
 fn timeout_of_sleep(pid: u32) -> String {
     let sleeps = [
         // Other architectures have only epoll_pwait.
@@ -263,7 +268,8 @@ fn blocked_real_time() {
     idle();
 }
 
-/// Lowers the process limit before the first attempt to restart, which fails. Raises it before the second attempt.
+/// Lowers the process limit before the parent first tries to restart a worker, so that this attempt fails. Raises the
+/// limit before the second attempt.
 fn restarts_beyond_the_limit() {
     prepare();
     become_lone_user(20);

@@ -1,4 +1,4 @@
-//! Sockets that the parent makes before its workers. They stay open when workers exit.
+//! Sockets that the parent opens before it starts its workers. They stay open when workers exit.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -69,7 +69,8 @@ fn first(worker: &Worker) -> &TcpListener {
     worker.listeners()[0].as_tcp().expect("a TCP listener")
 }
 
-/// The first process of each worker answers no clients. A replacement answers them in a thread until it exits.
+/// The first process of each worker answers no clients. A replacement answers clients in a thread until the replacement
+/// exits.
 fn two_on_one_port() -> Report {
     let own = SocketAddr::from((own_host(std::process::id()), 0));
     serve(Prefork::new().workers(2).listen(own), |worker| {
@@ -90,7 +91,7 @@ fn two_on_one_port() -> Report {
     })
 }
 
-/// The first listener is a UDP socket. The program itself has made the second and the third one.
+/// The first listener is a UDP socket. The program itself has opened the second and the third listener.
 fn three_ports() -> Report {
     let own = TcpListener::bind("127.0.0.1:0").expect("a port");
     let v6 = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.3:0")).expect("a port");

@@ -59,7 +59,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// The parent is pid 1 of a namespace. Its worker makes an orphan, which becomes a child of pid 1.
+/// The parent is pid 1 of a namespace. Its worker creates an orphaned process, which the kernel makes a child of pid 1.
 fn as_init() {
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     let status = in_child(|| {
@@ -75,7 +75,7 @@ fn as_init() {
     std::process::exit(status);
 }
 
-/// Makes a process whose parent has exited, and returns its pid. The process exits when this function returns.
+/// Creates a process whose parent has exited, and returns its pid. The process exits once this function has returned.
 fn orphan() -> nix::unistd::Pid {
     let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
     let (hold, release) = UnixStream::pair().expect("a pipe");
@@ -101,7 +101,8 @@ fn new_namespace() {
 }
 
 fn spawned_in_namespace() -> Report {
-    // The spawned worker runs this too. It is in the namespace already, where its parent has pid 0.
+    // A spawned worker executes this code too, but it is in the pid namespace already. Its parent is outside, so
+    // getppid(2) returns 0 there.
     if getppid().as_raw() != 0 {
         unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     }

@@ -64,7 +64,8 @@ fn two_that_drain() {
     fork_drained(2, || ());
 }
 
-/// The second process fails before it is ready. The ready timeout never expires, so only the failure counts.
+/// The second process of the worker fails before it is ready. The ready timeout never expires, so only the failure can
+/// end the rolling restart.
 fn second_fails() {
     let starts = start_count();
     let report = serve(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {

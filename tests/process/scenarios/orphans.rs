@@ -1,4 +1,4 @@
-//! Parents that are killed at various moments, or that panic. Every worker must exit then.
+//! Tests with parents that are killed at various moments, or that panic. Then every worker must exit.
 
 use super::ends::three_idle;
 use crate::Scenario;

@@ -17,7 +17,8 @@ use crate::daemon::Daemon;
 use crate::os::Signal;
 use crate::program::{has_threads, say, serve, up, up_until_signal};
 
-/// Enough clients that each of two sockets gets some. The probability that all go to the same socket is 1 in 2^39.
+/// The number of clients is so large that each of two sockets gets some. The probability that all clients get the same
+/// socket is 1 in 2^39.
 const CLIENTS: usize = 40;
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -54,7 +55,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let workers = daemon.workers(2);
             let before = connect(daemon);
             daemon.signal(Signal::SIGTTOU);
-            // The rolling restart takes longer than worker 1 would take to exit if its queue were not drained.
+            // Without draining its queue, worker 1 would exit before this rolling restart is done.
             daemon.signal(Signal::SIGHUP);
             daemon.wait_for("log Rolling restart done");
             for answer in connect(daemon).into_iter().map(answer) {
@@ -141,8 +142,8 @@ fn stops(daemon: &mut Daemon) {
     daemon.ends_with(0);
 }
 
-/// Runs `run` on this CPU, because a packet on loopback is received on the CPU that sends it. Starts a thread for this,
-/// because the calling thread runs other tests later.
+/// Runs `run` on this CPU, because the kernel receives a loopback packet on the CPU that has sent it. Uses a new
+/// thread, because the calling thread runs other tests later and must not stay on this CPU.
 fn on_cpu<T: Send>(cpu: usize, run: impl FnOnce() -> T + Send) -> T {
     let mut set = CpuSet::new();
     set.set(cpu).expect("a CPU");
@@ -162,8 +163,8 @@ fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).listen(ListenConfig::from("127.0.0.1:0").per_worker())
 }
 
-/// Answers every client with the id and the generation until a stop request. It never blocks in accept(2) or
-/// recvfrom(2), because an earlier or later process of the id has the same socket and may be faster.
+/// Answers every client with the id and the generation until a stop request. Never blocks in accept(2) or recvfrom(2):
+/// another process with the same worker id has the same socket, and may take the client first.
 fn answer_clients(worker: &Worker) {
     let listener = &worker.listeners()[0];
     let (socket, nonblocking) = match listener {
@@ -209,8 +210,8 @@ fn three() -> Report {
     })
 }
 
-/// Returns the number of listening TCP sockets that this process has. The standard streams and the library's
-/// descriptors are no such sockets.
+/// Returns the number of listening TCP sockets that this process has. Descriptors of the standard streams and of
+/// taskfork do not count, because they are no listening sockets.
 fn sockets() -> usize {
     let inodes = fs::read_to_string("/proc/self/net/tcp").expect("the sockets of the system");
     let listening: Vec<String> = inodes
@@ -223,7 +224,8 @@ fn sockets() -> usize {
     own.filter(|link| listening.iter().any(|socket| link.as_os_str() == socket.as_str())).count()
 }
 
-/// Two listeners are shared: a socket of the program, and an address. The other two have one socket for each worker.
+/// All workers share the sockets of two listeners: a socket that the program has opened, and a UDP address. The other
+/// two listeners have one socket for each worker.
 fn mixed() -> Report {
     let made = TcpListener::bind("127.0.0.2:0").expect("a port");
     let service = Prefork::new().workers(2).listen(made).listen(ListenConfig::from("127.0.0.1:0").per_worker());
@@ -249,7 +251,7 @@ fn second_dies() -> Report {
     })
 }
 
-/// Worker 1 starts to serve when it gets SIGUSR2.
+/// Worker 1 begins to answer clients only when it gets SIGUSR2.
 fn second_is_slow() -> Report {
     serve(service(2), |worker| {
         assert!(!worker.stop_requested());

@@ -242,7 +242,8 @@ fn fails_once_and_never() -> Report {
     })
 }
 
-/// Fails more often than `max_restarts` allows, but each time after the restart window has passed.
+/// The worker fails more often than `max_restarts` allows, but each failure comes after the previous restart window has
+/// ended.
 fn slow_failures() -> Report {
     let window = Duration::from_millis(50);
     serve(
@@ -349,14 +350,15 @@ fn one_that_drains(service: Prefork) -> Report {
     })
 }
 
-/// Runs a second service, and prints its error or the reason of its end.
+/// Runs a second service, and prints its error or the reason in its report.
 fn try_second() {
     let answer = run(Prefork::new().workers(1), |_| Ok(()));
     let answer = answer.map_or_else(|error| error.to_string(), |report| report.reason().to_string());
     say(&format!("second: {answer}"));
 }
 
-/// Starts a second service in another thread once the first one has a worker. A third one follows the first.
+/// Starts a second service in another thread once the first service has a worker. Starts a third service when the first
+/// has ended.
 fn two_at_a_time() -> Report {
     let (started, has_started) = mpsc::channel();
     let second = thread::spawn(move || {
@@ -366,7 +368,7 @@ fn two_at_a_time() -> Report {
     });
     let first = one_that_drains(Prefork::new().on_event(move |event| {
         if let Event::Started { .. } = event {
-            // The other thread waits only for the first start, so sending a later one may fail.
+            // The other thread receives only once, so a later send may fail.
             let _ = started.send(());
         }
     }));

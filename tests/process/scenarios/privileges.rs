@@ -19,11 +19,11 @@ use crate::daemon::Daemon;
 use crate::os::{LIFELINES, Signal, idle};
 use crate::program::{drain, on_log, prepare, say, scratch, serve, up};
 
-/// A user, and a group that is not the user's.
+/// A user, and a group to which this user does not belong.
 const USER: &str = "nobody";
 const GROUP: &str = "daemon";
 
-/// Ports that require root, and that are rarely in use.
+/// Ports that only root may bind, and that are rarely in use.
 const PORTS: RangeInclusive<u16> = 600..=990;
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -162,7 +162,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_is_supervised(daemon, 1);
         })
         .needs(lacks_users)
-        // A spawned worker would execute this program, which this user may not be allowed to do.
+        // A spawned worker would have to execute this program as this user, who may have no permission for that.
         .forking(),
         Scenario::reporting("a_worker_that_keeps_capabilities_does_not_start", keeps_capabilities, |daemon| {
             daemon.ends_with(3);
@@ -246,7 +246,7 @@ fn group() -> Gid {
     Group::from_name(GROUP).expect("the groups").expect("a group").gid
 }
 
-/// Returns the user's groups and `gid`, by getgrouplist(3).
+/// Returns the user's groups and `gid`, as getgrouplist(3) lists them.
 fn groups_of(gid: Gid) -> BTreeSet<u32> {
     let name = CString::new(USER).expect("a name");
     nix::unistd::getgrouplist(&name, gid).expect("the groups").into_iter().map(Gid::as_raw).collect()
@@ -337,7 +337,7 @@ fn as_number() -> Report {
     serve(Prefork::new().workers(1).user("4000000001").group("4711"), |worker| print_ids(&worker))
 }
 
-/// Mounts another file over /etc/group for the program. A spawned worker finds it mounted already.
+/// Mounts another file over /etc/group for this program only. In a spawned worker, the file is already mounted.
 fn in_groups() -> Report {
     join_groups();
     let list = scratch().join("group");
@@ -352,7 +352,7 @@ fn in_groups() -> Report {
 }
 
 fn on_privileged_port() -> Report {
-    // A spawned worker runs this too, but it gets the parent's socket and does not use this one.
+    // A spawned worker executes this code too, but it gets the parent's socket and does not use the new one.
     let free = PORTS.rev().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     serve(Prefork::new().workers(2).listen(free.expect("a port")).user(USER), |worker| {
         assert!(!worker.stop_requested());
@@ -388,14 +388,16 @@ fn without_ipv6() {
     }
 }
 
-/// Makes socket(2) fail for this address family from now on, as in a kernel that was built without it.
+/// Makes every later call of socket(2) fail for this address family, as if the kernel had been built without the
+/// family.
 fn refuse_family(family: u32) {
     let load = 0x20;
     let equal = 0x15;
     let answer = 0x06;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
-        // Offset 0 of seccomp_data (seccomp(2)) has the number of the call, and offset 16 has its first argument.
+        // Offset 0 of seccomp_data (seccomp(2)) has the number of the system call, and offset 16 has the call's first
+        // argument.
         step(load, 0, 0, 0),
         step(equal, 0, 3, libc::SYS_socket as u32),
         step(load, 0, 0, 16),
@@ -473,8 +475,8 @@ fn without_capability() -> Report {
     serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| print_ids(&worker))
 }
 
-/// Worker 0 starts. Then the parent drops `CAP_SETUID`, so worker 1 cannot change its user. It logs this, and the
-/// logger panics.
+/// After the start of worker 0, the parent drops `CAP_SETUID`. So worker 1 cannot change its user. Worker 1 logs this
+/// error, and the logger panics in it.
 fn logger_panics_in_a_fork() -> Report {
     on_log("cannot start worker 1", || panic!("a logger that panics"));
     let service = Prefork::new().workers(2).max_restarts(1).user(USER).on_event(|event| {
@@ -491,7 +493,8 @@ fn logger_panics_in_a_fork() -> Report {
 const CAP_SETUID: u32 = 7;
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
-/// Drops a capability of this thread. A program that root executes gets it back, and a spawned worker drops it again.
+/// Drops a capability of this thread. A spawned worker drops it again, because a program that root executes starts with
+/// all capabilities.
 fn drop_capability(capability: u32) {
     // `_LINUX_CAPABILITY_VERSION_3`
     let mut header = [0x2008_0522_u32, 0];

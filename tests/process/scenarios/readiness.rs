@@ -40,7 +40,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGHUP);
             let mut next = daemon.worker();
             daemon.signal(Signal::SIGHUP);
-            // On Windows, the parent may notice a third request only after the next rolling restart has begun.
+            // On Windows, the parent may notice the third request for a rolling restart only after the second rolling
+            // restart has begun.
             if cfg!(unix) {
                 daemon.signal(Signal::SIGHUP);
             }
@@ -161,7 +162,7 @@ pub fn scenarios() -> Vec<Scenario> {
             },
         ),
         Scenario::reporting("max_lifetime_replacement_is_ready_before_the_old_exits", short_lives, |daemon| {
-            // Either worker may be replaced before the first process of the other one is up.
+            // One worker may already be replaced before the first process of the other worker is up.
             let mut lives = [vec![], vec![]];
             while lives.iter().any(|lives| lives.len() < 3) {
                 let up = daemon.worker();
@@ -181,7 +182,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Workers that become ready on SIGUSR2 and then drain.
+/// The workers become ready when they get SIGUSR2, and then wait for a stop request.
 fn ready_on_signal() -> Report {
     serve(Prefork::new().workers(2).ready_timeout(EVER), |worker| {
         assert!(!worker.stop_requested());
@@ -191,8 +192,8 @@ fn ready_on_signal() -> Report {
     })
 }
 
-/// Returns an event handler that blocks the parent as soon as worker 0 starts its process of this generation. The
-/// handler calls `first` with the process's pid, and then waits until the gate opens.
+/// Returns an event handler that blocks the parent when it has started worker 0's process of this generation. The
+/// handler calls `first` with the pid of this process, and then waits until the gate opens.
 fn block_on_start(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
     let gate = Gate::new();
     move |event| match event {
@@ -204,7 +205,7 @@ fn block_on_start(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
     }
 }
 
-/// A worker that becomes ready while the parent is blocked. It opens the gate after its `ready_timeout` is over.
+/// The worker becomes ready while the parent is blocked. It opens the gate only after its `ready_timeout` is over.
 fn ready_while_parent_is_blocked() -> Report {
     let gate = Gate::new();
     serve(Prefork::new().workers(1).ready_timeout(SOON).on_event(block_on_start(0, |_| ())), move |worker| {
@@ -218,8 +219,8 @@ fn ready_while_parent_is_blocked() -> Report {
     })
 }
 
-/// The replacement exits while the parent is blocked. The old process opens the gate after 1.1 s: a replacement that
-/// has lived for 1 s counts as ready if there is no `ready_timeout`.
+/// The replacement exits while the parent is blocked. Without a `ready_timeout`, a replacement that has run for 1 s
+/// counts as ready. So the old process opens the gate after 1.1 s.
 fn replacement_dies_unnoticed() {
     let gate = Gate::new();
     let report = serve(Prefork::new().workers(1).on_event(block_on_start(1, wait_for_end)), move |worker| {
@@ -236,7 +237,8 @@ fn replacement_dies_unnoticed() {
     assert!(report.is_success());
 }
 
-/// Worker 1 never becomes ready. Worker 0 does while the parent is blocked, so it cannot be late on a slow machine.
+/// Worker 1 never becomes ready. Worker 0 becomes ready while the parent is blocked, so worker 0 cannot miss its
+/// timeout on a slow machine.
 fn second_never_ready() -> Report {
     let gate = Gate::new();
     let service = Prefork::new().workers(2).ready_timeout(SOON).graceful_timeout(SOON);
@@ -273,8 +275,8 @@ fn exits_after_ready() -> Report {
     })
 }
 
-/// The second process is late, and all others become ready at once. The first one does so while the parent is blocked,
-/// so it cannot be late on a slow machine.
+/// The second process never becomes ready, and all other processes become ready at once. The first process does so
+/// while the parent is blocked, so it cannot miss its timeout on a slow machine.
 fn second_process_is_late() -> Report {
     let starts = start_count();
     let gate = Gate::new();

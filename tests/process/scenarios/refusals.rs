@@ -1,4 +1,5 @@
-//! Calls that fail: with other threads, without descriptors, and in the middle of the supervision.
+//! Tests of calls that fail: in a program with several threads, without free descriptors, and while the parent already
+//! supervises workers.
 
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -104,7 +105,8 @@ fn activated_with_thread() {
     thread.join().expect("a thread");
 }
 
-/// The logger starts a thread when a worker is restarted, and joins it when the parent tries the restart again.
+/// The logger starts a thread when the parent first tries to restart a worker, and joins the thread when the parent
+/// tries again.
 fn logger_starts_a_thread() {
     static THREAD: Mutex<Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>> = Mutex::new(None);
     on_log("restarting", || {
@@ -122,7 +124,8 @@ fn logger_starts_a_thread() {
     idle();
 }
 
-/// The system still lists a thread for a moment after it was joined. 200 attempts make it likely to meet such a moment.
+/// Linux may still list a thread for a moment after the join. With 200 attempts, at least one of them probably hits
+/// such a moment.
 fn fork_after_joining_a_thread() {
     for _ in 0..200 {
         // SAFETY: this process has one thread, so the child of fork(2) may call any function.
@@ -137,7 +140,8 @@ fn fork_after_joining_a_thread() {
     }
 }
 
-/// Calls `call`. Prints its error, and whether signal state and descriptors are the same as before.
+/// Calls `call`. Prints the error, and whether the signal state and the open descriptors are the same as before the
+/// call.
 pub fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
     let before = (state(), own_descriptors());
     match call(n) {
@@ -155,11 +159,11 @@ pub fn refuse(n: usize, call: impl FnOnce(usize) -> taskfork::Result<usize>) {
 
 fn call_with_few_descriptors() {
     prepare();
-    // Descriptors 0 to 2 are open.
+    // The first three descriptors, 0 to 2, are open already.
     for limit in 3..5 {
         refuse(3, |n| with_descriptors(limit, || try_fork(n, 0)));
     }
-    // The doorbell of `start` needs at least one descriptor more.
+    // `start` needs at least one descriptor more, with which workers wake the parent.
     for limit in 3..6 {
         refuse(3, |n| with_descriptors(limit, || id_of(Prefork::new().workers(n).start())));
     }
@@ -207,8 +211,8 @@ fn unchanged_by_service() -> Report {
 fn overwrites_its_descriptors() {
     on_log("restarting", || {
         for descriptor in own_descriptors().iter().filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2) {
-            // SAFETY: dup2(2) replaces the descriptor in one step, so its owner still has an open one. That it refers
-            // to another file is the fault that this program provokes.
+            // SAFETY: dup2(2) replaces the descriptor in one step, so its owner still has an open descriptor. It then
+            // refers to another file, and this is the fault that the program provokes.
             unsafe { libc::dup2(0, descriptor) };
         }
     });

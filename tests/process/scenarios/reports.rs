@@ -1,4 +1,4 @@
-//! `on_event` and `Report`: events while the service runs, and a report at its end.
+//! Tests of `on_event` and `Report`: events while the service runs, and the report when it has ended.
 
 use std::sync::Once;
 
@@ -170,7 +170,7 @@ fn exits_while_the_parent_is_blocked() -> Report {
 }
 
 /// The event handler prints between two forks, without a newline, so that the text stays in the buffer of standard
-/// output. The log is off, so that no log line is written in between.
+/// output. Logging is off, so that no log line comes between the printed texts.
 fn prints_in_on_event() -> Report {
     let service = Prefork::new().workers(3).on_event(|event| {
         log::set_max_level(log::LevelFilter::Off);

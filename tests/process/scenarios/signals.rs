@@ -1,4 +1,4 @@
-//! Signals to the parent and to forked workers. Each scenario covers one trap.
+//! Signals to the parent and to forked workers. Each scenario covers one mistake that is easy to make.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -88,9 +88,9 @@ pub fn scenarios() -> Vec<Scenario> {
         .for_processes(),
         Scenario::reporting("signal_to_the_parent_does_not_extend_ready_timeout", added_workers_are_late, |daemon| {
             daemon.wait_for("is ready");
-            // The second SIGTTIN wakes the parent, and must not extend the timeout of the worker that was added first.
-            // So that worker is late first. If the parent itself was delayed, it may extend both timeouts. Then either
-            // worker may be late first, and the next round decides.
+            // The second SIGTTIN wakes the parent. This must not extend the timeout of the worker that was added first,
+            // so that worker is late first. If the parent itself was delayed, it may extend both timeouts, and either
+            // worker may be late first. In that case, the test tries again with two new workers.
             for round in 1.. {
                 let added = [(); 2].map(|()| {
                     daemon.signal(Signal::SIGTTIN);
@@ -127,7 +127,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 let workers = daemon.workers(2);
                 let beating = workers[0];
                 let mut hanging = workers[1];
-                // A worker whose SIGABRT handler takes longer than 1 s is killed. Then the next process is tried.
+                // The parent kills a worker whose SIGABRT handler takes longer than 1 s. Then the test tries again with
+                // the next process.
                 while !daemon.said("exited with status 6, restarting") {
                     kill(hanging.pid, Signal::SIGUSR2);
                     daemon.wait_for(&format!("{hanging} gives no sign of life, aborting it"));
@@ -167,7 +168,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("killed by signal 3"), "{}", daemon.transcript());
             for up in workers {
-                // On a busy machine, the parent may kill a worker before that has died of SIGQUIT.
+                // On a busy machine, the parent may kill a worker before the worker has died of SIGQUIT.
                 let is_late = daemon.said(&format!("{up} did not stop in time"));
                 assert!(is_late || daemon.said(&format!("{up} killed by signal 3")), "{}", daemon.transcript());
             }
@@ -193,7 +194,7 @@ fn fifty_idle() {
     idle();
 }
 
-/// A pthread_atfork(3) handler raises SIGUSR2 in the child before fork(2) returns there.
+/// A pthread_atfork(3) handler raises SIGUSR2 in the child before fork(2) returns in the child.
 fn signalled_during_fork() {
     extern "C" fn raise() {
         let _ = nix::sys::signal::raise(Signal::SIGUSR2);
@@ -310,7 +311,7 @@ fn reaps_workers_itself() -> Report {
     })
 }
 
-/// Only worker 0 becomes ready.
+/// Worker 0 becomes ready. Workers that are added later never become ready.
 fn added_workers_are_late() -> Report {
     serve(Prefork::new().workers(1).ready_timeout(Duration::from_millis(500)), |worker| {
         match worker.id() {
@@ -358,7 +359,8 @@ fn signals_itself_at_exit() {
     idle();
 }
 
-/// SIGUSR2 starts an endless loop. The handler for SIGABRT prints this, and exits with status 6.
+/// On SIGUSR2, a worker enters an endless loop. Its handler for SIGABRT prints that the worker was in a loop, and exits
+/// with status 6.
 fn two_with_sigabrt_handler() -> Report {
     extern "C" fn hang(_: libc::c_int) {
         loop {

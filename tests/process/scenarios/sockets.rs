@@ -1,4 +1,5 @@
-//! Listeners: Unix sockets, UDP, dual-stack sockets, socket activation, and addresses that are refused. Unix only.
+//! Tests of listeners: Unix sockets, UDP, dual-stack sockets, socket activation, and addresses that are refused. Unix
+//! only.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -109,7 +110,7 @@ fn ask_path(daemon: &Daemon) -> String {
     line
 }
 
-/// Serves with workers that answer each client with their id. A thread of the worker does so until the process ends.
+/// Runs a service whose workers send each client their id. A thread of each worker does this until the process exits.
 fn answers(service: Prefork) -> Report {
     serve(service, |worker| {
         assert!(!worker.stop_requested());
@@ -144,7 +145,8 @@ fn on_a_path() -> Report {
 
 fn on_a_stale_path() -> Report {
     let path = scratch().join("socket");
-    // A killed program leaves such a socket file. A spawned worker finds its parent's socket here, and leaves it alone.
+    // Creates a socket file as a killed program would leave it. In a spawned worker, this path has the parent's socket
+    // already, which must not be replaced.
     if !path.exists() {
         drop(UnixListener::bind(&path).expect("a socket"));
     }
@@ -190,8 +192,8 @@ fn dual() -> Report {
     })
 }
 
-/// Executes this program again with `sockets` as its descriptors from 3 on, as systemd does. Returns at once in the
-/// executed program, and in a spawned worker.
+/// Executes this program again, and passes it `sockets` as descriptors from 3 on, as systemd does. In the executed
+/// program and in a spawned worker, this function does nothing.
 fn launch(sockets: &[TcpListener], names: &str) {
     let variables = ["LISTEN_FDS", "LAUNCHED"];
     if variables.iter().any(|name| std::env::var_os(name).is_some()) || taskfork_worker() {
@@ -212,7 +214,8 @@ fn taskfork_worker() -> bool {
 }
 
 fn ports(n: usize) -> Vec<TcpListener> {
-    // Descriptors from 10 on, so that `launch` does not overwrite a socket before it has passed it.
+    // The sockets get descriptors from 10 on, so that `launch` cannot overwrite a socket before it has passed that
+    // socket.
     let sockets = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
     sockets
         .map(|socket| {
@@ -227,7 +230,7 @@ fn ports(n: usize) -> Vec<TcpListener> {
 fn activated() -> Report {
     let passed = ports(2);
     let known: Vec<String> = passed.iter().map(|socket| socket.local_addr().expect("an address").to_string()).collect();
-    // The file gives the addresses to the executed program.
+    // The executed program reads the addresses from this file.
     let file = scratch().join("passed");
     if std::env::var_os("LAUNCHED").is_none() {
         fs::write(&file, known.join(" ")).expect("a file");

@@ -1,4 +1,4 @@
-//! `Backend::Spawn`: each worker is the program, started again.
+//! Tests of `Backend::Spawn`, which starts each worker by executing the program again.
 
 use std::env::consts::EXE_EXTENSION;
 use std::fs;
@@ -106,7 +106,8 @@ pub fn scenarios() -> Vec<Scenario> {
             copy.wait_for(&format!("log cannot start worker 0: cannot run {}: {NOT_FOUND}", path.display()));
             fs::copy(&original, &path).expect("a copy");
             copy.wait_for(&format!("log cannot start worker 0: cannot run {}: it was replaced since", path.display()));
-            // The copy is moved away first: on Windows, a rename cannot replace a file that another process has open.
+            // The old file is renamed first, because on Windows a rename cannot replace a file that another process has
+            // open.
             fs::rename(&path, path.with_extension("other")).expect("a rename");
             fs::rename(&original, &path).expect("a rename");
             assert_eq!(copy.worker().id, 0, "the original executable is back");
@@ -139,7 +140,8 @@ pub fn two() -> Report {
     })
 }
 
-/// Changes the directory before the call. The workers still start in the directory in which the parent was started.
+/// Changes the current directory before the call. The workers still start in the directory in which the parent was
+/// started.
 fn prints_directory_before_the_call() -> Report {
     let here = std::env::current_dir().expect("a directory");
     say(&format!("before: {} in {}", std::env::args().nth(1).expect("an argument"), here.display()));
@@ -174,7 +176,8 @@ fn sets_variable_by_hand() -> Report {
     serve(Prefork::new().workers(1), |_| {})
 }
 
-/// The worker starts the program again before its own call, so that this child inherits the variable.
+/// Before its own call, the worker starts the program again. This child inherits the environment variable that marks a
+/// worker.
 fn passes_variable_to_a_child() -> Report {
     let is_child = std::env::args().any(|argument| argument == "child");
     if std::env::var_os(VARIABLE).is_some() && !is_child {
@@ -189,7 +192,7 @@ fn passes_variable_to_a_child() -> Report {
     serve(Prefork::new().workers(1), |worker| up(worker.id()))
 }
 
-/// The workers close their descriptors from 3 on before the call, as daemons do.
+/// Before the call, the workers close all descriptors from 3 on, as daemons do.
 #[cfg(unix)]
 fn closes_its_descriptors() -> Report {
     if std::env::var_os(VARIABLE).is_some() {
@@ -200,8 +203,8 @@ fn closes_its_descriptors() -> Report {
     serve(Prefork::new().workers(1).max_restarts(1), |_| {})
 }
 
-/// Starts itself as if another user had started a program with the set-user-ID bit of root: only the effective user is
-/// root. That user may have set any variable.
+/// Executes itself with root as the effective user only. So the program runs as if another user had executed a
+/// set-user-ID program of root. That user may have set any environment variable.
 #[cfg(target_os = "linux")]
 fn starts_itself_as_setuid() -> Report {
     use nix::unistd::{Uid, setresuid};
@@ -230,8 +233,8 @@ fn with_threads() -> Report {
     one()
 }
 
-/// The worker waits until its parent has ended, and only then makes the call. The kernel sends SIGUSR2 at that moment
-/// (PR_SET_PDEATHSIG). If the worker has another parent already, it does not wait.
+/// The worker waits until its parent has exited, and only then makes the call. The kernel sends the worker SIGUSR2 when
+/// the parent exits (PR_SET_PDEATHSIG). If the parent has already exited, the worker does not wait.
 #[cfg(target_os = "linux")]
 fn waits_before_the_call() -> Report {
     if let Ok(variable) = std::env::var(VARIABLE) {
@@ -246,7 +249,7 @@ fn waits_before_the_call() -> Report {
     one()
 }
 
-/// Starts one worker and ends. The scenario itself runs a copy of the executable, because the copy can be deleted.
+/// Starts one worker and ends. The test runs a copy of the executable, so that it can delete the executable.
 pub fn starts_and_ends() -> Report {
     serve(Prefork::new().workers(1), |_| {})
 }

@@ -1,4 +1,4 @@
-//! Errors of the system when the parent spawns a worker.
+//! Tests of system errors that occur when the parent spawns a worker.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +56,7 @@ fn print_result(call: impl FnOnce() -> taskfork::Result<taskfork::Role>) {
 
 const DIRECTORY: &str = "gone";
 
-/// Starts itself again in a new directory. The second run removes that directory before it makes the call.
+/// Executes itself again in a new directory. The executed program removes that directory before it makes the call.
 fn starts_in_a_removed_directory() {
     let directory = scratch().join(DIRECTORY);
     if directory.exists() {
@@ -79,7 +79,7 @@ fn spawn_with_a_long_environment() {
 
 fn spawn_with_few_descriptors() {
     prepare();
-    // Descriptors 0 to 2 are open.
+    // The first three descriptors, 0 to 2, are open already.
     for limit in 3..8 {
         print_result(|| {
             setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");

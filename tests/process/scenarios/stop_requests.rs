@@ -67,7 +67,7 @@ fn waits_for_stop() -> Report {
     })
 }
 
-/// The request comes before the first call of `wait_for_stop`.
+/// The stop request comes before the worker first calls `wait_for_stop`.
 fn waits_after_the_request() -> Report {
     one(|worker| {
         assert!(!worker.stop_requested());

@@ -195,8 +195,8 @@ fn with_other_handlers() -> Report {
 fn forks_on_its_own() -> Report {
     one(|worker| {
         assert!(!worker.wait_for_stop(Some(Duration::ZERO)) && worker.stop_fd().is_ok());
-        // SAFETY: the child has only this thread. It uses no lock but the worker's stop flag, which no other thread
-        // holds, because no stop is requested yet.
+        // SAFETY: the child has only this thread. The only lock that it uses is the worker's stop flag. No other thread
+        // holds this lock, because no stop is requested yet.
         match unsafe { nix::unistd::fork() }.expect("fork") {
             ForkResult::Child => {
                 nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
@@ -240,7 +240,8 @@ fn ignores_int() -> Report {
     })
 }
 
-/// A spawned worker inherits two descriptors: the doorbell, and the shared memory, which the call closes.
+/// A spawned worker inherits two descriptors: one that wakes the parent, and one of the shared memory. The call closes
+/// the second descriptor.
 fn counts_descriptors() -> Report {
     let before = own_descriptors().len();
     one(move |_| {
@@ -281,7 +282,7 @@ fn calls_stop_fd_from_threads() -> Report {
     })
 }
 
-/// No other method of the worker runs before the signal, so only `enable_graceful_stop` can have caught it.
+/// The worker calls no other method before the signal, so only `enable_graceful_stop` can have caught the signal.
 fn enables_and_gets_a_term() -> Report {
     one(|worker| {
         worker.enable_graceful_stop();

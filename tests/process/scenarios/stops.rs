@@ -64,7 +64,8 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// The parent cannot start this many workers before the first one prints that it is up.
+/// The number of workers is so large that the first worker prints that it is up before the parent has started all of
+/// them.
 const MANY: usize = 2000;
 
 pub fn three_that_drain() {

@@ -28,8 +28,8 @@ pub fn scenarios() -> Vec<Scenario> {
             watch.storm(&ALL_SIGNALS);
             watch.settle();
             watch.stop();
-            // Forked workers inherit the handler for SIGUSR1 (10). A spawned worker may be killed before it has
-            // installed it.
+            // SIGUSR1 has the number 10. Forked workers inherit the handler for it. A spawned worker has to install
+            // this handler, and SIGUSR1 may kill the worker before that.
             assert!(!daemon.is_forking || !daemon.said("killed by signal 10"), "{}", daemon.transcript());
         })
         .for_processes(),
@@ -76,10 +76,10 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 const MANY: usize = 2000;
-/// The parent has fewer open descriptors than this, however many workers it has.
+/// The parent has fewer open descriptors than this, with any number of workers.
 const DESCRIPTORS: usize = 20;
 
-/// The signals that operators send to a service. `signals` counts those of each operator.
+/// The signals that simulated operators send to a service. Each operator sends `signals` of them.
 struct Storm {
     operators: u64,
     signals: u32,
@@ -112,7 +112,7 @@ fn survives_four_operators(daemon: &mut Daemon) {
     watch.stop();
 }
 
-/// The operator of a daemon. Keeps a census of the processes from the lines of the log.
+/// The test's handle for a daemon under a storm of signals. It derives the living processes from the lines of the log.
 struct Watch<'a> {
     daemon: &'a mut Daemon,
     parent: u32,
@@ -137,8 +137,8 @@ impl Watch<'_> {
         assert!(descriptors(self.parent) < DESCRIPTORS, "{} descriptors", descriptors(self.parent));
     }
 
-    /// Reads lines until the log and the system agree that exactly the wanted processes run. While they differ, a line
-    /// is still to come. If none comes, the daemon's watchdog fails the test.
+    /// Reads lines until the log shows exactly the wanted processes, and /proc lists the same. While the two differ, at
+    /// least one log line is still missing. If no line arrives, the daemon's watchdog makes the test fail.
     fn settle(&mut self) {
         while !(self.census().is_settled() && self.census().pids() == children(self.parent)) {
             if self.up_source == UpSource::Worker {
@@ -149,7 +149,7 @@ impl Watch<'_> {
     }
 
     /// Sends all signals of the storm, and then kills one more worker. The parent handles requests before exits. So
-    /// once it has logged that exit, it has handled every request of the storm.
+    /// when the log has the exit of this worker, the parent has handled every request of the storm.
     fn storm(&mut self, storm: &Storm) {
         let parent = self.parent;
         let census = &self.census;
@@ -180,8 +180,8 @@ impl Watch<'_> {
         }
     }
 
-    /// Aborts a rolling restart by killing its replacement, because without `ready_timeout` each replacement takes a
-    /// second.
+    /// Kills the replacement of a rolling restart, which aborts the rolling restart. This saves time, because without
+    /// `ready_timeout` each replacement takes a second.
     fn end_rolling_restart(&mut self) {
         let mut census = self.census();
         if census.is_rolling() {
@@ -241,13 +241,13 @@ fn send_storm(parent: u32, census: &Mutex<Census>, storm: &Storm, rng: &mut Smal
     }
 }
 
-/// Sends the signal to a random worker that may be restarted. Returns whether it was sent.
+/// Sends the signal to a random worker that the parent restarts if it exits. Returns whether the signal was sent.
 fn send_to_random_worker(parent: u32, census: &mut Census, signal: Signal, rng: &mut SmallRng) -> bool {
     census.restartable().into_iter().choose(rng).is_some_and(|pid| send(parent, census, pid, signal))
 }
 
-/// Sends the signal if the process is a living child of the parent, because the pid may have been reused. Returns
-/// whether it was sent.
+/// Sends the signal if the pid is still that of a living child of the parent. Otherwise another process may have got
+/// the pid. Returns whether the signal was sent.
 fn send(parent: u32, census: &mut Census, pid: u32, signal: Signal) -> bool {
     let is_sent = is_living_child(pid, parent) && nix::sys::signal::kill(Pid::from_raw(pid as i32), signal).is_ok();
     if is_sent {
@@ -256,8 +256,8 @@ fn send(parent: u32, census: &mut Census, pid: u32, signal: Signal) -> bool {
     is_sent
 }
 
-/// The seed of a storm's random numbers. A storm cannot be repeated exactly, because its course also depends on the
-/// daemon's timing.
+/// The seed of a storm's random numbers. The same seed does not repeat a storm exactly, because the storm also depends
+/// on the daemon's timing.
 struct Seed(u64);
 
 const SEED: &str = "TASKFORK_STORM_SEED";
@@ -280,9 +280,9 @@ impl Drop for Seed {
     }
 }
 
-/// The handler for SIGUSR1 is installed before the first fork, because the default action kills. A first process that
-/// misses its `ready_timeout` ends the service. So the parent starts the next worker only when the previous one is
-/// ready.
+/// The program installs a handler for SIGUSR1 before the first fork, because the signal's default action kills a
+/// process. If a worker's first process misses its `ready_timeout`, the service ends. So the parent starts the next
+/// worker only when the previous one is ready.
 fn six_that_beat() -> Report {
     extern "C" fn reopen(_: libc::c_int) {}
     // SAFETY: the handler does nothing.
@@ -299,7 +299,8 @@ fn six_that_beat() -> Report {
         }
     });
     serve(service.graceful_timeout(Duration::from_secs(1)), move |worker| {
-        // Some signals arrive during this wait, before the worker is ready. The call also makes SIGTERM a stop request.
+        // This wait delays `ready`, so that some signals arrive before the worker is ready. The call also makes SIGTERM
+        // a stop request.
         worker.wait_for_stop(Some(Duration::from_millis(rand::random_range(0..50))));
         worker.ready();
         if worker.generation() == 0 {
@@ -311,8 +312,8 @@ fn six_that_beat() -> Report {
     })
 }
 
-/// Threads that fail, return or hang at random until the program gets SIGUSR2. A thread that hangs for too long becomes
-/// stale, and returns later.
+/// Threads that fail, return or hang at random until the program gets SIGUSR2. If a thread hangs for too long, the
+/// parent abandons it as stale. The thread returns later.
 fn six_that_fail() -> Report {
     static IS_CALM: AtomicBool = AtomicBool::new(false);
     extern "C" fn calm_down(_: libc::c_int) {
@@ -359,8 +360,8 @@ fn four_idle_with_a_restart_window() -> Report {
     })
 }
 
-/// The scenario takes a few seconds, but may take 240. The rolling restart makes one process wait for another ten
-/// thousand times, and on a busy machine each of these waits includes a wait for a CPU.
+/// The scenario usually takes a few seconds, but its limit is 240 s. During the rolling restart, one process waits for
+/// another about ten thousand times. On a busy machine, each time the other process first has to wait for a CPU.
 fn two_thousand() -> Report {
     let service = Prefork::new().workers(MANY).max_restarts(MANY as u32);
     serve_watched(service.ready_timeout(Duration::from_secs(60)), 240, |worker| {
@@ -370,9 +371,9 @@ fn two_thousand() -> Report {
 }
 
 fn room_for_many() -> Option<&'static str> {
-    /// Processes and threads: somewhat more than exist at a time.
+    /// The number of processes and threads, somewhat more than exist at the same time.
     const TASKS: u64 = if cfg!(taskfork_portable) { 5000 } else { 2500 };
-    /// Bytes: twice the measured use.
+    /// The bytes of memory, twice the measured use.
     const MEMORY: u64 = 1 << 30;
     lacks_room(TASKS, MEMORY)
 }

@@ -1,4 +1,4 @@
-//! `notify_systemd`: notifications to the service manager. Unix only.
+//! Tests of `notify_systemd`, which sends notifications to the service manager. Unix only.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -24,7 +24,7 @@ const PID: &str = "WATCHDOG_PID";
 const VARIABLES: [&str; 3] = [SOCKET, USEC, PID];
 const FINISHED: &str = "READY=1\nSTATUS=Rolling restart done\n";
 const UNSENT: &str = "log the service manager cannot be notified: ";
-/// A message of another service.
+/// A message that the manager gets from another service.
 const FOREIGN: &str = "STATUS=Of no interest\n";
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -80,7 +80,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGHUP);
             manager.expect_message("RELOADING=1\n");
             daemon.worker();
-            // The replacement of worker 1 waits at the gate.
+            // The replacement of worker 1 waits until the gate opens.
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             manager.expect_message("STOPPING=1\n");
@@ -108,7 +108,8 @@ pub fn scenarios() -> Vec<Scenario> {
             let manager = Manager::of(daemon);
             daemon.worker();
             (0..3).for_each(|_| while manager.next() != "WATCHDOG=1\n" {});
-            // The queue is emptied while the parent is suspended, so that it has room for what follows.
+            // Empties the manager's queue while the parent is stopped, so that the queue has room for the later
+            // messages.
             daemon.signal(Signal::SIGSTOP);
             manager.queued_messages();
             daemon.signal(Signal::SIGTERM);
@@ -123,8 +124,8 @@ pub fn scenarios() -> Vec<Scenario> {
             let manager = Manager::of(daemon);
             daemon.worker();
             manager.expect_message("READY=1\n");
-            // The worker never calls `ready`, so the rolling restart takes a second. A watchdog of 2 ms would send
-            // messages meanwhile.
+            // The worker never calls `ready`, so the rolling restart takes a second. If the watchdog of 2 ms were
+            // enabled, the parent would send watchdog messages during this second.
             manager.expect_rolling_restart(daemon);
             stops_with_notification(daemon, &manager, 1);
         }),
@@ -214,7 +215,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// The service manager: systemd's end of NOTIFY_SOCKET.
+/// A simulated service manager: the receiving end of NOTIFY_SOCKET.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -240,12 +241,12 @@ impl Manager {
 
     fn listening(address: &SocketAddr) -> Manager {
         let socket = UnixDatagram::bind_addr(address).expect("a socket");
-        // The watchdog ends every program before this.
+        // The watchdog ends every program before this timeout expires.
         socket.set_read_timeout(Some(EVER)).expect("a timeout");
         Manager(socket)
     }
 
-    /// Returns the service's next message, and skips those of the other service.
+    /// Returns the next message of the tested service. Skips messages of the other service.
     fn next(&self) -> String {
         let mut messages = std::iter::repeat_with(|| self.receive().expect("a message"));
         messages.find(|message| message != FOREIGN).expect("a message")
@@ -264,7 +265,7 @@ impl Manager {
         assert!(message.starts_with(beginning), "{message}");
     }
 
-    /// Requests a rolling restart, and asserts that the next messages are its begin and its success.
+    /// Requests a rolling restart, and asserts that the next messages report its start and its success.
     fn expect_rolling_restart(&self, daemon: &Daemon) {
         daemon.signal(Signal::SIGHUP);
         self.expect_message("RELOADING=1\n");
@@ -306,15 +307,15 @@ fn start(daemon: &mut Daemon) {
     daemon.signal(Signal::SIGUSR2);
 }
 
-/// Sends a message of another service. Each call uses a new socket, because a sender's buffer limits its share of the
-/// queue.
+/// Sends a message of another service. Each call uses a new socket, because one socket's send buffer limits how much of
+/// the queue it can fill.
 fn send_from_new_socket(address: &SocketAddr) -> std::io::Result<usize> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.send_to_addr(FOREIGN.as_bytes(), address)
 }
 
-/// Runs a daemon through a rolling restart and a stop, and asserts that it warns exactly once.
+/// Lets the daemon do a rolling restart and then stop. Asserts that it warns exactly once.
 fn warns_once(daemon: &mut Daemon) {
     daemon.worker();
     daemon.wait_for_times(UNSENT, 1);
@@ -326,7 +327,7 @@ fn warns_once(daemon: &mut Daemon) {
     assert_eq!(daemon.count(UNSENT), 1, "{}", daemon.transcript());
 }
 
-/// Stops the daemon, and asserts that STOPPING=1 is the only message left.
+/// Stops the daemon, and asserts that the only remaining message is STOPPING=1.
 fn stops_with_notification(daemon: &mut Daemon, manager: &Manager, workers: usize) {
     daemon.signal(Signal::SIGTERM);
     daemon.ends_with(0);
@@ -347,8 +348,8 @@ fn now() -> i128 {
 
 const MANAGED: &str = "MANAGED";
 
-/// Waits for SIGUSR2, and then executes this program again with NOTIFY_SOCKET and `variables` set, as systemd does.
-/// Returns at once in the executed program.
+/// Waits for SIGUSR2, and then executes this program again with NOTIFY_SOCKET and `variables` set, as systemd does. In
+/// the executed program, returns at once.
 fn manage(variables: &[(&str, &str)]) {
     if std::env::var_os(MANAGED).is_some() {
         return;
@@ -361,7 +362,7 @@ fn manage(variables: &[(&str, &str)]) {
     launch(variables);
 }
 
-/// Executes this program again with NOTIFY_SOCKET and `variables` set. Returns at once in the executed program.
+/// Executes this program again with NOTIFY_SOCKET and `variables` set. In the executed program, returns at once.
 fn launch(variables: &[(&str, &str)]) {
     if std::env::var_os(MANAGED).is_some() {
         return;
@@ -386,7 +387,8 @@ fn be_ready_and_drain(worker: &Worker) {
     drain(worker);
 }
 
-/// Worker 0 becomes ready at once, and the others when the gate opens. The parent prints each `Event::Ready`.
+/// Worker 0 becomes ready at once, and the other workers become ready when the gate opens. The parent prints each
+/// `Event::Ready`.
 fn ready_one_by_one() -> Report {
     manage(&[]);
     let gate = Gate::new();
@@ -407,7 +409,7 @@ fn print_ready(event: &Event) {
     }
 }
 
-/// The parent waits at the gate after the first start.
+/// The parent starts worker 0, and then waits until the gate opens.
 fn started_one_by_one() -> Report {
     manage(&[]);
     let gate = Gate::new();
@@ -427,7 +429,7 @@ fn ready() -> Report {
     drained(service(2).ready_timeout(EVER))
 }
 
-/// After a stop request, the worker waits at the gate before it exits.
+/// After a stop request, the worker waits until the gate opens, and then exits.
 fn waits_at_gate_after_stop() -> Report {
     manage(&[]);
     let gate = Gate::new();
@@ -490,7 +492,7 @@ fn watched_by_mistake() -> Report {
     })
 }
 
-/// Without WATCHDOG_PID, the watchdog applies to every process that has WATCHDOG_USEC.
+/// Without WATCHDOG_PID, every process that has WATCHDOG_USEC must send watchdog messages.
 fn watched_closely() -> Report {
     manage(&[(USEC, "2000")]);
     drained(service(1))
@@ -529,7 +531,8 @@ fn compares_descriptors() {
         let before = before.clone();
         move |worker| {
             let open = own_descriptors();
-            // The doorbell, and the lifeline on platforms that need one.
+            // A worker has a descriptor that wakes the parent. On some platforms it needs another one to detect the
+            // parent's exit.
             let own = 1 + LIFELINES;
             let is_as_before = open.is_superset(&before) && open.len() == before.len() + own;
             say(&format!("as before: {is_as_before} {before:?} {open:?}"));

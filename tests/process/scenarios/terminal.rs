@@ -16,13 +16,14 @@ pub fn scenarios() -> Vec<Scenario> {
         let line = daemon.wait_for("parent ");
         let parent = line.rsplit(' ').next().expect("a pid").parse().expect("a pid");
         let worker = daemon.worker();
-        // The kernel sends SIGTTIN to the whole process group. So once the worker is stopped, the parent has the signal
-        // too.
+        // The kernel sends SIGTTIN to the whole process group. So when the worker is stopped, the parent has got the
+        // signal too.
         await_stop(worker.pid);
         kill(worker.pid, Signal::SIGKILL);
         let replacement = daemon.worker();
         assert_eq!(replacement.id, 0);
-        // The first SIGTERM would end a replacement that still runs, and the parent could exit before the second one.
+        // Waits for the replacement to stop. If it were still running, the first SIGTERM would end it, and the parent
+        // could exit before the second SIGTERM.
         await_stop(replacement.pid);
         kill(parent, Signal::SIGTERM);
         daemon.wait_for("log Stopping 1 processes");
@@ -43,7 +44,8 @@ fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
 }
 
-/// Makes a session with a terminal, and starts the service in a background process group, which may not read from it.
+/// Creates a session with a terminal, and starts the service in a background process group. Such a group may not read
+/// from the terminal.
 fn background() {
     prepare();
     let status = in_child(|| {

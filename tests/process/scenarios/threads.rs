@@ -1,4 +1,5 @@
-//! `run_threads`: what worker threads share, and stale threads, because a thread cannot be killed.
+//! Tests of `run_threads`: what worker threads share, and stale threads. A stale thread is one that the parent
+//! abandons, because a thread cannot be killed.
 
 use std::panic::panic_any;
 use std::process::{Command, Stdio};
@@ -51,7 +52,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert!(daemon.said_before(&format!("{old} did not stop in time"), &format!("{old} is stale")));
                 daemon.send(old, Signal::SIGUSR2);
                 daemon.wait_for(&format!("log {old} was stale, and has returned"));
-                // SIGQUIT gives the new worker 2 s, which is more than the graceful timeout.
+                // After SIGQUIT, the new worker has 2 s to stop. This is more than the graceful timeout.
                 daemon.signal(Signal::SIGQUIT);
                 daemon.ends_with(0);
                 for (event, times) in
@@ -224,7 +225,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Serves, and prints the events and the report.
+/// Runs the service, and prints its events and its report.
 fn serve_and_print(service: Prefork, work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     let report = serve(service.on_event(print_event), work);
     print_report(report)
@@ -295,7 +296,7 @@ fn always_panics() -> Report {
     })
 }
 
-/// The first thread ignores the stop request until it gets SIGUSR2. Its replacements drain.
+/// The first thread ignores the stop request until it gets SIGUSR2. Each later thread stops on request.
 fn first_ignores_stop() -> Report {
     serve_and_print(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
         if worker.generation() > 0 {
@@ -309,7 +310,8 @@ fn first_ignores_stop() -> Report {
     })
 }
 
-/// The first thread calls `ready` at once, and again when it is stale. Its replacements call it on SIGUSR2.
+/// The worker's first thread calls `ready` at once, and again when it is stale. Each later thread calls `ready` when it
+/// gets SIGUSR2.
 fn sends_late_ready() -> Report {
     serve_and_print(Prefork::new().workers(1).graceful_timeout(SHORT).ready_timeout(EVER), |worker| {
         if worker.generation() == 0 {
@@ -326,7 +328,8 @@ fn sends_late_ready() -> Report {
     })
 }
 
-/// The first thread sends heartbeats again when it is stale and the second one runs. The second one never sends any.
+/// When the first thread is stale and the second thread runs, the first thread sends heartbeats again. The second
+/// thread never sends heartbeats.
 fn sends_late_heartbeats() -> Report {
     let barrier = Barrier::new(2);
     serve_and_print(heartbeats::service(1), move |worker| match worker.generation() {
@@ -387,7 +390,7 @@ fn holds_stdout() -> Report {
     })
 }
 
-/// An error that prints when it is dropped. That of worker 2 also panics.
+/// An error that prints a line when it is dropped. The error of worker 2 also panics then.
 #[derive(Debug)]
 struct LoudError(usize);
 
@@ -502,7 +505,7 @@ fn run_programs() -> Report {
     })
 }
 
-/// The first thread leaves its `Worker` behind, and its replacement calls methods of it.
+/// The first thread does not drop its `Worker`. The thread that replaces it calls methods of that `Worker`.
 fn leaves_its_worker() -> Report {
     let left = Mutex::new(None);
     serve_and_print(Prefork::new().workers(1).ready_timeout(EVER), move |worker| {
@@ -528,8 +531,8 @@ fn leaves_its_worker() -> Report {
     })
 }
 
-/// The first service leaves a stale thread. The worker of the second service never calls `ready`, so only the stale
-/// thread could cause `Event::Ready`.
+/// When the first service ends, a stale thread is left. The worker of the second service never calls `ready`, so only
+/// the stale thread could cause `Event::Ready`.
 fn leaves_a_stale_thread() -> Report {
     let first = serve(Prefork::new().workers(1).graceful_timeout(SHORT), |worker| {
         up_until_signal(worker.id(), Signal::SIGUSR2);

@@ -1,4 +1,4 @@
-//! Worker threads on Unix: signals, and errors of the system.
+//! Tests of worker threads on Unix: signals, and system errors.
 
 use std::hint;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -96,13 +96,13 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .needs(super::not_root),
-        // Unix only: Windows ends a thread under a lock that every new thread needs, so a slow end blocks all
-        // starts there.
+        // Unix only: on Windows, an exiting thread holds a lock that every new thread needs. So there, a slow exit
+        // delays all new threads.
         Scenario::threading("slow_thread_local_destructor_does_not_block_the_parent", has_slow_destructor, |daemon| {
             let workers = daemon.workers(2);
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("cleaning up");
-            // After some more requests, the parent has noticed the exit.
+            // After some more requests, the parent must have noticed the exit.
             for id in 1..6 {
                 daemon.signal(Signal::SIGTTIN);
                 assert_eq!(daemon.worker().id, id);
@@ -122,7 +122,7 @@ fn serve_and_drain(service: Prefork) -> Report {
     })
 }
 
-/// The program itself blocks SIGUSR2, and SIGHUP, which is also one of the parent's requests.
+/// The program itself blocks SIGUSR2 and SIGHUP. SIGHUP is also a request that the parent handles.
 fn prints_mask() -> Report {
     prepare();
     SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
@@ -138,7 +138,7 @@ fn prints_mask() -> Report {
     report
 }
 
-/// The program has four handlers. One is for SIGTERM, which the parent handles while it supervises.
+/// The program has four signal handlers. One of them is for SIGTERM, which taskfork handles while the service runs.
 fn has_own_handlers() -> Report {
     extern "C" fn handled(number: libc::c_int) {
         let text: &[u8] = match number {
@@ -165,8 +165,8 @@ fn has_own_handlers() -> Report {
 const SERVICES: usize = 300;
 
 /// Sends one SIGTERM at the end of each service, a little later each time. The earliest comes when the service drops
-/// its event handler, when nothing is left to stop. The program's handler counts the signals, and the program waits for
-/// each.
+/// its event handler. At that time, nothing is left to stop. The program's own handler counts the signals, and the
+/// program waits for each of them.
 fn signalled_at_the_end() -> Report {
     static ENDED: AtomicUsize = AtomicUsize::new(0);
     static RECEIVED: AtomicUsize = AtomicUsize::new(0);
@@ -215,7 +215,7 @@ fn ignores_hup() -> Report {
     serve_and_drain(Prefork::new().workers(1))
 }
 
-/// The child inherits the signal mask of the thread, and unblocks all signals before it executes the program.
+/// The child inherits the thread's signal mask, and unblocks all signals before it executes the program.
 fn starts_a_program() -> Report {
     serve(Prefork::new().workers(1), |_| {
         let mut command = Command::new("sleep");
@@ -230,7 +230,7 @@ fn starts_a_program() -> Report {
 
 fn run_with_few_descriptors() -> Report {
     prepare();
-    // Descriptors 0 to 2 are open.
+    // The first three descriptors, 0 to 2, are open already.
     for limit in 3..8 {
         let before = (state(), own_descriptors());
         setrlimit(Resource::RLIMIT_NOFILE, limit, 1024).expect("a limit");
@@ -261,7 +261,7 @@ mod linux {
     pub const LIVES: u32 = 300;
     const AT_ONCE: Duration = Duration::from_millis(1);
 
-    /// The threads end in three ways: with a descriptor for stop requests, with a failure, and after `ready`.
+    /// The threads end in three ways: after `stop_fd`, by a failure, and after `ready`.
     pub fn short_lived_threads() -> Report {
         prepare();
         let before = own_descriptors();
@@ -308,7 +308,7 @@ mod linux {
     }
 }
 
-/// The first thread of worker 1 has a thread-local value. Its destructor waits for SIGUSR2.
+/// The first thread of worker 1 has a thread-local value whose destructor waits for SIGUSR2.
 fn has_slow_destructor() -> Report {
     struct Slow;
     impl Drop for Slow {

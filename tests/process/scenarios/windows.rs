@@ -1,4 +1,4 @@
-//! Windows only: 32-bit exit statuses, handles, jobs, named events, and workers without graceful stop.
+//! Tests for Windows only: 32-bit exit statuses, handles, jobs, named events, and workers without graceful stop.
 
 use std::thread;
 use std::time::Duration;
@@ -132,7 +132,7 @@ fn ends_at_once(daemon: &mut Daemon, signal: Signal) {
     assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
 }
 
-/// The exits in the words of the log, by worker id.
+/// The log's text for the exit of each worker, by worker id.
 const ENDS: [&str; 4] = [
     "exited with status 305419896",
     "exited with status 0xFFFFFFFB",
@@ -145,7 +145,8 @@ fn end_badly(id: usize) -> ! {
         0 => std::process::exit(0x1234_5678),
         1 => std::process::exit(-5),
         2 => {
-            // SAFETY: none. Nothing is mapped at address 8, and the scenario is about the access violation.
+            // SAFETY: this is not safe, but intended. Nothing is mapped at address 8, and the scenario needs an access
+            // violation.
             unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(0) };
             unreachable!("address 8 is mapped");
         }
@@ -202,7 +203,7 @@ fn with_threads() {
 
 const SERVICES: usize = 20;
 
-/// Counts handles only after the first service, which may open some that stay open until the process ends.
+/// Counts the handles only after the first service, because it may open handles that stay open until the process exits.
 fn runs_services_in_turn() -> Report {
     let service = || serve(Prefork::new().workers(2), |worker| up(worker.id()));
     let report = service();
@@ -212,7 +213,8 @@ fn runs_services_in_turn() -> Report {
     report
 }
 
-/// A process younger than 1 s may not be attached to the console yet, and the parent then ends it itself.
+/// The workers are older than 1 s. A younger process may not be attached to the console yet, and then the parent ends
+/// the process itself.
 fn three_older_than_a_second() {
     let id = fork(3, 100);
     up_until_signal(id, Signal::SIGUSR2);
