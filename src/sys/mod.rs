@@ -1,61 +1,77 @@
-//! The layer above the operating system. It contains all unsafe code of this crate, and makes no decisions.
+//! The layer above the operating system: wrappers around system calls. All unsafe code of this crate is in this module.
+//! Decisions, such as when a worker is restarted, are made in other modules.
 //!
-//! A platform exports these:
+//! Each platform exports the following items. An item that has a platform in parentheses works only on that platform.
 //!
-//! - `fork()` (Unix): forks this process. Fails if it has more than one thread. The child has one thread, in which
-//!   every signal is blocked.
-//! - `thread_count()` (Unix): returns whether this process has one thread or several, with their number if it is known.
-//! - `flush_output()` (Unix): writes the output that std and the C library have buffered.
-//! - `Program`: the program that this process runs, to start it again.
-//! - `InheritedFds`: the descriptors that a started program inherits: memory, waker, lifeline and sockets. The program
-//!   knows each by its number.
-//! - `take_env_var()`: returns an environment variable of a spawned worker, and removes it.
+//! - `fork()` (Unix): forks this process. Fails if this process has more than one thread. The child has one thread, in
+//!   which every signal is blocked.
+//! - `thread_count()` (Unix): returns whether this process has one thread or several threads. Also returns the number
+//!   of threads, if it is known.
+//! - `flush_output()` (Unix): writes out the output that is still in the buffers of std and of the C library.
+//! - `Program`: the executable that this process runs. `Program::start()` runs it again in a new process, as a worker.
+//! - `InheritedFds`: the descriptors that a spawned worker inherits: the shared memory, the waker, the lifeline and the
+//!   sockets. Each descriptor has the same number in the worker as in the parent.
+//! - `take_env_var()`: removes an environment variable from this process and returns its value. A spawned worker calls
+//!   this function.
 //! - `parent_id()`: returns the pid of the parent process.
-//! - `is_secure_exec()`: returns whether the environment may come from a user with fewer rights.
-//! - `Signals`: the requests to the parent. Dropping it restores the signal mask and the dispositions, in the parent
-//!   and in a fork. In the parent, unread signals then reach the program.
-//! - `Signals::take()`: takes over the signals of [`Signal::SUPERVISED`]: from now on they wait in this value instead
-//!   of taking effect. Leaves out the signals that the program ignores, except SIGCHLD. Leaves out SIGCHLD and SIGUSR1
-//!   if the workers are threads. On Windows, takes over console events and named events. Requires the
-//!   [`SupervisorLock`].
-//! - `Signals::next()`: returns the next signal, and never blocks. Skips the SIGTTIN and SIGTTOU that the kernel sends
-//!   to a background job which uses its terminal.
-//! - `Signals::interrupts()`: returns whether a signal that arrives makes a waiting call fail.
-//! - `Signals::end()`: ends the takeover. Sends the program the stop requests that were not read, unless the service
-//!   has stopped already. Drops other requests.
-//! - `Signals::exit_notifier()`: returns the notifier of exits. It does nothing on Unix, where SIGCHLD announces an
-//!   exit.
-//! - `ChildHandle`: a child that has not been reaped yet, so that its pid still belongs to it. Sends it signals, or
-//!   their counterparts on Windows.
-//! - `peek_exited()`: returns a child that has exited, without reaping it.
-//! - `reap_as_init()`: reaps a child that is no worker, if this process is pid 1.
-//! - `is_echild()`: returns whether an error means that other code has reaped the child.
+//! - `is_secure_exec()`: returns whether the executable file gives this program more rights than its user has, as with
+//!   set-user-ID. Such a program must not trust its environment variables.
+//! - `Signals`: receives the signals to the parent, or on Windows their counterparts. On Unix, dropping this value
+//!   restores the program's signal mask and signal dispositions, in the parent and in a forked child. In the parent,
+//!   the kernel then delivers the unread signals to the program.
+//! - `Signals::take()`: takes over the signals of [`Signal::SUPERVISED`] from the program. From then on, these signals
+//!   do not take effect, but wait until `Signals::next()` reads them. Does not take over the signals that the program
+//!   ignores, except SIGCHLD. Does not take over SIGCHLD and SIGUSR1 if the workers are threads. On Windows, takes over
+//!   console events and named events. Requires the [`SupervisorLock`].
+//! - `Signals::next()`: returns the next unread signal, or `None`. Never blocks. Skips a SIGTTIN or SIGTTOU that the
+//!   kernel has sent because a background job used its terminal.
+//! - `Signals::interrupts()`: returns whether a signal can interrupt a blocking system call, which then fails with
+//!   `EINTR`.
+//! - `Signals::end()`: ends the takeover. If a stop request is unread and the service has not stopped yet, sends the
+//!   request to the program, or on Windows ends the program. Drops all other unread signals.
+//! - `Signals::exit_notifier()`: returns a handle that notifies the parent when a child exits. The handle does nothing
+//!   on Unix, because the kernel notifies the parent with SIGCHLD.
+//! - `ChildHandle`: a child process that has not been reaped yet. Until the child is reaped, the system cannot give its
+//!   pid to another process. Also sends signals to the child, or on Windows their counterparts.
+//! - `peek_exited()`: returns the pid of a child that has exited, without reaping the child.
+//! - `reap_as_init()`: reaps a child that is not a worker, but only if this process is pid 1. The kernel makes every
+//!   orphan a child of pid 1.
+//! - `is_echild()`: returns whether an error means that other code in this process has already reaped the child.
 //! - `signal_of()`: returns the signal that killed a child.
-//! - `with_requests_blocked()`: runs a closure that starts a thread, so that the requests are blocked in that thread.
-//! - `THREAD_CALL`: the name of the call that starts a thread, for errors.
-//! - `Shared`: memory that this process shares with its children, in status slots that no two processes write to. A new
-//!   one is zeroed. `map_slots()` and `unmap_slots()` are for `Shared` only.
-//! - `doorbell()`: returns a `Waker` for all workers, and the `WakeReceiver` that it wakes.
-//! - `StopRequest`: the listener for stop requests in a worker, from the parent or the terminal.
-//! - `Lifeline`: created in the parent, held in the child. From then on the child ends, or at least gets SIGTERM, when
-//!   the parent ends, also if the parent has ended before.
-//! - `usable_cpus()`: returns the CPUs that this thread may use.
+//! - `with_requests_blocked()`: runs a closure that starts a thread. In that thread, the signals that are requests to
+//!   the parent are blocked, so the kernel delivers them to other threads.
+//! - `THREAD_CALL`: the name of the system's function that starts a thread, for error messages.
+//! - `Shared`: memory that this process shares with its children. It consists of status slots: in its own slot, each
+//!   worker process writes its messages to the parent. New memory is zeroed. Only `Shared` calls `map_slots()` and
+//!   `unmap_slots()`.
+//! - `doorbell()`: returns a `Waker` and a `WakeReceiver`. All workers use the `Waker` to wake the parent, and the
+//!   parent waits on the `WakeReceiver`.
+//! - `StopRequest`: receives stop requests in a worker. They come from the parent or from the terminal (Ctrl-C).
+//! - `Lifeline`: ends the child, or sends SIGTERM to it, when the parent ends. The parent creates the lifeline, and the
+//!   child activates it with `hold()`. The lifeline also works if the parent has ended before that call.
+//! - `usable_cpus()`: returns the CPUs on which this thread may run.
 //! - `pin_to()`: pins this thread to one CPU.
-//! - `share_port()` (Linux): lets several sockets have one port.
-//! - `steer()` (Linux): chooses the socket for each packet by a BPF program.
-//! - `has_waiting()` (Linux): returns whether a socket has something to accept or to receive.
-//! - `drop_privileges()`: changes the user and the groups of this process irrevocably, or fails.
-//! - `own_identity()`, `groups_of()` (Unix): return the user and group of this process, and the groups of a user.
-//! - `exit_now()`: ends this process, on Unix without running any code of the program, for example after half a change
-//!   of user.
-//! - `OomCounter`: the count of processes in this cgroup that the kernel has killed because memory ran out.
-//! - `process_limit()`: returns how many processes the system can have, or on Windows, how many children a process can
-//!   have.
-//! - `POLL_CALLS`: the names of the calls behind mio's `Poll`, and whether a fork inherits it.
+//! - `share_port()` (Linux): lets several sockets use the same port (`SO_REUSEPORT`).
+//! - `steer()` (Linux): installs a BPF program in the kernel. For each packet, the program chooses one of the sockets
+//!   that share the port.
+//! - `has_waiting()` (Linux): returns whether a socket has a connection to accept or data to receive.
+//! - `drop_privileges()`: changes the user and the groups of this process so that the process cannot undo the change.
+//!   Returns an error if any part of the change fails.
+//! - `own_identity()` (Unix): returns the user and the group of this process.
+//! - `groups_of()` (Unix): returns the groups of a user.
+//! - `exit_now()`: ends this process. On Unix, no more code of the program runs. A worker calls this, for example, when
+//!   the change of its user has failed halfway.
+//! - `OomCounter` (Linux): counts the processes in this cgroup that the kernel has killed because memory ran out.
+//! - `process_limit()`: returns how many processes the system allows. On Windows, returns how many children one process
+//!   can have.
+//! - `POLL_CALLS`: the names of the system calls that mio's `Poll` makes, for error messages. On Unix, also contains
+//!   whether a forked child inherits the descriptor of a `Poll`.
 //!
-//! An error is a [`CallError`] with the name of the call. (`StopRequest::fd()` is public API and returns an
-//! `io::Error`.) Every descriptor is close-on-exec, and no handle is inheritable, except while a program is started.
-//! Each is owned from the moment it is opened.
+//! A function that fails returns a [`CallError`], which contains the name of the failed call. (`StopRequest::fd()`
+//! returns an `io::Error` instead, because that method is public API.)
+//!
+//! Every descriptor is close-on-exec, and no handle is inheritable, except while this process starts a program. Each
+//! descriptor and each handle has an owner, such as an `OwnedFd`, from the moment it is opened.
 
 #![allow(unsafe_code)]
 
@@ -87,7 +103,7 @@ pub(crate) use windows::*;
 #[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd", windows)))]
 compile_error!("taskfork supports Linux, macOS, FreeBSD and Windows");
 
-/// An error of the system, and the call that returned it.
+/// An error of the operating system, and the name of the call that failed.
 #[derive(Debug)]
 pub(crate) struct CallError {
     pub call: &'static str,
@@ -99,29 +115,30 @@ impl CallError {
         CallError { call, source: source.into() }
     }
 
-    /// Returns the last error of the system (`errno`, on Windows GetLastError), with the name of the call that has just
-    /// failed.
+    /// Returns the error of the call that has just failed: `errno`, or on Windows the value of GetLastError. `call` is
+    /// the name of that call.
     pub fn last(call: &'static str) -> CallError {
         CallError::new(call, io::Error::last_os_error())
     }
 }
 
-/// The numbers of the descriptors that a spawned worker inherits, and the secret that its status slot must contain.
+/// The numbers of the descriptors that a spawned worker inherits, and a secret. The parent passes this data in an
+/// environment variable. The worker checks that its slot in the shared memory contains the same secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InheritedMemory {
     pub memory: Number,
-    /// The length of the memory, in slots.
+    /// The length of the shared memory, as a number of status slots.
     pub len: usize,
-    /// The index of the worker's slot.
+    /// The index of the worker's status slot in the shared memory.
     pub slot: usize,
-    /// The waker and the lifeline (on Windows, the event that requests a stop).
+    /// The waker and the lifeline. On Windows, the event that requests a stop replaces the lifeline.
     pub passed: [Number; 2],
-    /// The listening sockets.
+    /// The listening sockets that the worker inherits.
     pub sockets: Vec<Number>,
     pub secret: [u32; 4],
 }
 
-/// An instruction of classic BPF, with the field names of `linux/filter.h`.
+/// An instruction of a classic BPF program. The fields have the same names as in `linux/filter.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Instruction {
     pub code: u16,
@@ -133,10 +150,10 @@ pub(crate) struct Instruction {
 /// The user and the groups of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// `None`: keep the user.
+    /// `None` means that the process keeps its user.
     pub uid: Option<u32>,
     pub gid: u32,
-    /// `None`: keep the supplementary groups.
+    /// `None` means that the process keeps its supplementary groups.
     pub groups: Option<Vec<u32>>,
 }
 
@@ -144,7 +161,7 @@ pub(crate) struct Identity {
 #[cfg(unix)]
 #[derive(Debug)]
 pub(crate) enum ForkError {
-    /// This process has other threads. The number counts all its threads, if it is known.
+    /// This process has more than one thread. Contains the number of its threads, if it is known.
     Threads(Option<usize>),
     Call(CallError),
 }
@@ -156,40 +173,41 @@ impl From<CallError> for ForkError {
     }
 }
 
-/// The calls behind mio's `Poll`.
+/// The names of the system calls that mio's `Poll` makes, for error messages.
 #[derive(Debug)]
 pub(crate) struct PollCalls {
     pub create: &'static str,
     pub add: &'static str,
     pub wait: &'static str,
-    /// Set if a forked child inherits the descriptor of the `Poll`, and so must close it. True for epoll(7), false for
-    /// kqueue(2).
+    /// Whether a forked child inherits the descriptor of the `Poll`, so that the child must close it. True for
+    /// epoll(7), false for kqueue(2).
     #[cfg(unix)]
     pub is_inherited: bool,
 }
 
-/// The kind of the workers of this process.
+/// The kind of workers that this process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerKind {
-    /// Forks of the parent, which has only one thread.
+    /// Forked children. The parent must have only one thread.
     #[cfg(unix)]
     Fork,
-    /// Processes that run the parent's program from its beginning.
+    /// Child processes that run the parent's program again, from its beginning.
     Spawn,
-    /// Threads of the parent. They have no signals of their own, and the kernel reports no exit for them.
+    /// Threads of the parent process. All threads share the signals of the process, and the kernel does not report the
+    /// exit of a thread with SIGCHLD.
     Thread,
 }
 
-/// A signal that has arrived.
+/// A signal that this process has received, and its sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignalInfo {
     pub signal: Signal,
-    /// The sender's pid, if it is known. If the kernel has merged several signals into one, this is one of their
-    /// senders. The sender of SIGCHLD is a child that may have exited.
+    /// The pid of the process that sent the signal, if it is known. If the kernel has merged several signals into one,
+    /// this is the pid of one of the senders. For SIGCHLD, this is the pid of a child that may have exited.
     pub sender: Option<u32>,
 }
 
-/// The signals that this crate uses. The supervised ones come first.
+/// The signals that this crate uses. A supervisor takes over the first eight from the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Terminate,
@@ -217,8 +235,9 @@ impl Signal {
         Signal::Child,
     ];
 
-    /// Returns whether a terminal sends this signal to all processes of a background job that reads or writes. Such a
-    /// signal is no request to the parent.
+    /// Returns whether this is SIGTTIN or SIGTTOU. The kernel sends these signals to all processes of a background job
+    /// when the job reads from or writes to its terminal. A signal that the kernel has sent for this reason is not a
+    /// request to the parent.
     pub fn is_job_control(self) -> bool {
         matches!(self, Signal::TerminalInput | Signal::TerminalOutput)
     }

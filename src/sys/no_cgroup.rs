@@ -1,4 +1,5 @@
-//! The replacement for the counter of out-of-memory kills on systems without cgroups.
+//! Replaces `unix/cgroup.rs` on systems without cgroups. On these systems, this crate cannot count the processes that
+//! the kernel has killed because memory ran out.
 
 #[derive(Debug)]
 pub(crate) struct OomCounter;
@@ -8,12 +9,12 @@ impl OomCounter {
         OomCounter
     }
 
-    /// Returns false, because the count is unknown.
+    /// Returns false, because the number of killed processes is unknown.
     pub fn is_zero(&self) -> bool {
         false
     }
 
-    /// Returns `None`, because the count is unknown.
+    /// Returns `None`, because the number of killed processes is unknown.
     pub fn take(&mut self) -> Option<bool> {
         None
     }

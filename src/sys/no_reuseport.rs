@@ -1,4 +1,4 @@
-//! The replacement for `unix/reuseport.rs` on systems that do not distribute packets among sockets with one port.
+//! Replaces `unix/reuseport.rs` on systems that do not distribute packets among several sockets with the same port.
 
 use std::io;
 

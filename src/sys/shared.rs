@@ -1,10 +1,10 @@
-//! Memory that a process shares with its children, forked or spawned.
+//! Memory that a process shares with its forked or spawned children.
 //!
 //! # Safety
-//! The memory is used only as atomics, because other processes may change it at any time. Any bytes are valid for an
-//! atomic integer. A mapping is unmapped when the [`Shared`] that owns it is dropped. The object behind it never
-//! shrinks, which each platform guarantees. (On Unix, an access beyond the end of a shrunk file raises SIGBUS,
-//! mmap(2).)
+//! The memory is accessed only through atomic integers, because other processes may change it at any time. Any bytes
+//! are valid for an atomic integer. Dropping a [`Shared`] unmaps its memory. The code for each platform guarantees that
+//! the file behind the memory never shrinks. (On Unix, an access beyond the end of a file that has shrunk raises
+//! SIGBUS, mmap(2).)
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -13,11 +13,11 @@ use std::sync::atomic::AtomicU32;
 
 use super::{CallError, Number, Owned, map_slots, unmap_slots};
 
-/// One cache line of shared memory, for one worker.
+/// One cache line of shared memory. One worker uses it for its messages to the parent.
 pub(crate) type StatusSlot = [AtomicU32; 16];
 
-/// Memory that is shared with every child that is forked while this value exists, and with every program that inherits
-/// its file.
+/// Memory that this process shares with its children. A forked child shares the memory if it was forked while this
+/// value existed. A spawned program shares the memory if it has inherited the memory's file.
 #[derive(Debug)]
 pub(crate) struct Shared {
     slots: NonNull<StatusSlot>,
@@ -25,25 +25,28 @@ pub(crate) struct Shared {
     file: Option<Owned>,
 }
 
-// SAFETY: a mapping belongs to the process, so any thread may use and unmap it.
+// SAFETY: a mapping belongs to the whole process, so any thread may use it and unmap it.
 unsafe impl Send for Shared {}
-// SAFETY: a reference gives access to atomics only, which any number of threads may use at the same time.
+// SAFETY: a shared reference gives access only to atomics, which several threads may use at the same time.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// Maps `len` slots of the object with this number. `file` owns that object, in the process that has created it.
+    /// Maps `len` status slots. `number` is the descriptor of the memory's file, or on Windows the handle of its
+    /// section. `file` is the owner of that descriptor or handle. `file` is `None` if the memory has no file, or if
+    /// another process has created the file.
     pub(super) fn map(len: usize, number: Number, file: Option<Owned>) -> Result<Shared, CallError> {
         Ok(Shared { slots: map_slots(len, number)?, len, file })
     }
 
-    /// Returns the object behind the memory, which a program can inherit. `None` in a process that has not created it.
+    /// Returns the file behind the memory, which a spawned program can inherit. Returns `None` if the memory has no
+    /// file, or if another process has created the file.
     pub(super) fn file(&self) -> Option<&Owned> {
         self.file.as_ref()
     }
 }
 
-/// Rounds the number of slots up, so that they fill one or more pages of 4096 bytes. A mapping begins at a page
-/// boundary, so each slot of 64 bytes is a whole cache line.
+/// Rounds the number of status slots up, so that the slots fill whole pages of 4096 bytes. A slot has 64 bytes, and a
+/// mapping begins at a page boundary. So each slot is a whole cache line.
 pub(super) fn whole_pages(slots: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<StatusSlot>();
     slots.max(1).next_multiple_of(PAGE)
@@ -53,16 +56,16 @@ impl Deref for Shared {
     type Target = [StatusSlot];
 
     fn deref(&self) -> &[StatusSlot] {
-        // SAFETY: the mapping has `len` slots at a page boundary, exists as long as `self`, and is used only as
-        // atomics.
+        // SAFETY: the mapping has `len` slots, begins at a page boundary, and exists as long as `self`. The slots
+        // consist of atomics, so other processes may change them.
         unsafe { slice::from_raw_parts(self.slots.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: `map_slots` has mapped `len` slots at this address. No borrow of them exists, because it would borrow
-        // `self`.
+        // SAFETY: `map_slots` has mapped `len` slots at this address. No reference to them exists, because such a
+        // reference would borrow `self`.
         unsafe { unmap_slots(self.slots, self.len) };
     }
 }

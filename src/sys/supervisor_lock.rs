@@ -1,19 +1,20 @@
-//! The lock that allows one supervisor in a process, because a process has one disposition for each signal, and one
-//! SIGCHLD for all children.
+//! The lock that allows only one supervisor in a process. Two supervisors would conflict, because a process has only
+//! one disposition for each signal, and because all children of a process share one SIGCHLD.
 
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The pid of the process that supervises. A fork inherits this value, but its own pid differs, so it holds no lock.
+/// The pid of the process that holds the lock, or `NONE`. A forked child inherits this value. The child does not hold
+/// the lock, because its own pid differs from the value.
 static SUPERVISOR: AtomicU32 = AtomicU32::new(NONE);
 const NONE: u32 = 0;
 
-/// The right to supervise, which this process has while this value exists.
+/// Proves that this process holds the lock. Dropping this value releases the lock.
 #[derive(Debug)]
 pub(crate) struct SupervisorLock(());
 
 impl SupervisorLock {
-    /// Returns `None` if a supervisor exists in this process.
+    /// Takes the lock. Returns `None` if this process already holds it.
     pub fn begin() -> Option<SupervisorLock> {
         let own = process::id();
         (SUPERVISOR.swap(own, Ordering::AcqRel) != own).then(|| SupervisorLock(()))
@@ -23,7 +24,8 @@ impl SupervisorLock {
 impl Drop for SupervisorLock {
     #[inline]
     fn drop(&mut self) {
-        // In a fork the lock belongs to the parent. Writing it there would copy its page (copy-on-write).
+        // A forked child does not write to the lock, which belongs to the parent. A write would copy the memory page of
+        // the lock for the child (copy-on-write).
         if SUPERVISOR.load(Ordering::Relaxed) == process::id() {
             SUPERVISOR.store(NONE, Ordering::Release);
         }
@@ -35,13 +37,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_lock_at_a_time() {
+    fn only_one_lock_exists_at_a_time() {
         let first = SupervisorLock::begin().expect("no supervisor yet");
         assert!(SupervisorLock::begin().is_none());
-        assert!(SupervisorLock::begin().is_none(), "a refused call releases nothing");
+        assert!(SupervisorLock::begin().is_none(), "a call that returned `None` must not release the lock");
         drop(first);
         drop(SupervisorLock::begin().expect("the lock was released"));
         SUPERVISOR.store(process::id() + 1, Ordering::Relaxed);
-        drop(SupervisorLock::begin().expect("in a fork of a supervisor"));
+        drop(SupervisorLock::begin().expect("a forked child does not hold the lock of its parent"));
     }
 }

@@ -1,7 +1,8 @@
-//! Child processes, each identified by its handle.
+//! Child processes. The parent identifies each child by a process handle.
 //!
 //! # Safety
-//! The calls take the handle of a process, which is open because an `OwnedHandle` owns it, and write one integer.
+//! The system calls take a process handle, which is open because an `OwnedHandle` owns it. GetExitCodeProcess also
+//! writes one integer.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
@@ -18,25 +19,27 @@ use super::signal::ExitNotifier;
 use super::watch::Watch;
 use crate::sys::{CallError, Shared, Signal};
 
-/// The exit status that a killed process gets. Task Manager and `taskkill /F` set this status too.
+/// The exit status of a process that this module has killed. Task Manager and `taskkill /F` use the same status.
 const KILLED: u32 = 1;
 
-/// A child process. Its pid belongs to it while a handle to it is open.
+/// A child process. Its pid cannot be given to another process while a handle to the child is open.
 #[derive(Debug)]
 pub(crate) struct ChildHandle {
     pid: u32,
     _watch: Watch,
     process: Arc<OwnedHandle>,
-    /// The event that requests a stop.
+    /// The event through which the parent requests a stop.
     stop: EventHandle,
-    /// The status slot in which the worker notes that it listens for stop requests.
+    /// The shared memory, and the index of the child's status slot in it. The child records in the slot that it listens
+    /// for stop requests.
     status_slot: (Arc<Shared>, usize),
     started: Instant,
     exit_notifier: ExitNotifier,
 }
 
 impl ChildHandle {
-    /// Starts to watch a process that was just started, so that its exit is reported. Kills the process if that fails.
+    /// Watches a process that was just started, and reports its exit to the parent. Kills the process if it cannot be
+    /// watched.
     pub(super) fn watch(
         process: OwnedHandle,
         pid: u32,
@@ -69,11 +72,12 @@ impl ChildHandle {
         self.pid
     }
 
-    /// Requests a stop for SIGTERM, SIGINT and SIGQUIT, and kills the process for SIGABRT and SIGKILL. Ignores other
-    /// signals, which have no counterpart on Windows.
+    /// Sends the counterpart of a signal. Requests a stop for SIGTERM, SIGINT and SIGQUIT. Kills the process for
+    /// SIGABRT and SIGKILL. Ignores all other signals, because they have no counterpart on Windows.
     ///
-    /// A stop request kills a process that does not listen for such requests, unless the process has received a console
-    /// event. That event has run the program's own handler or has ended the process.
+    /// If the process does not listen for stop requests, a stop request kills the process. There is one exception: a
+    /// process that has received a console event is not killed. The console event has already run the program's own
+    /// handler or ended the process.
     pub fn send(&self, signal: Signal) -> Result<(), CallError> {
         match signal {
             Signal::Terminate | Signal::Interrupt | Signal::Quit => {
@@ -87,13 +91,13 @@ impl ChildHandle {
         }
     }
 
-    /// Returns whether the process has exited, also if its exit was not reported yet. Returns false for a process that
-    /// a console event has ended, because the parent must handle that event first.
+    /// Returns whether the process has exited, even if its exit was not reported yet. Returns false if a console event
+    /// has ended the process, because the parent must handle that event before the exit.
     pub fn was_reaped_elsewhere(&self) -> bool {
         self.has_ended() && status_of(&self.process).is_ok_and(|status| status != STATUS_CONTROL_C_EXIT as u32)
     }
 
-    /// Returns the exit status, if the process has exited.
+    /// Returns the exit status if the process has exited. Returns `None` if the process still runs.
     pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
         if !self.has_ended() {
             return Ok(None);
@@ -101,15 +105,15 @@ impl ChildHandle {
         Ok(Some(ExitStatus::from_raw(status_of(&self.process)?)))
     }
 
-    /// Waits until the process has exited.
+    /// Waits until the process has exited, and returns the exit status.
     pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
         handle::wait(&self.process, None);
         self.reap()
     }
 
-    /// Kills the process. Succeeds if it has exited or is exiting: then TerminateProcess fails with
-    /// `ERROR_ACCESS_DENIED`. (That error has no other cause here, because the handle from CreateProcessW has every
-    /// right to the process.)
+    /// Kills the process. Also succeeds if the process has exited or is exiting. In that case, TerminateProcess fails
+    /// with `ERROR_ACCESS_DENIED`. (This error has no other cause here, because the handle that CreateProcessW returned
+    /// has every access right to the process.)
     fn kill(&self) -> Result<(), CallError> {
         kill(&self.process).or_else(|error| {
             let is_refused = error.source.raw_os_error() == Some(ERROR_ACCESS_DENIED as i32);
@@ -130,7 +134,7 @@ fn kill(process: &OwnedHandle) -> Result<(), CallError> {
     }
 }
 
-/// Returns all 32 bits of the status of a process that has exited.
+/// Returns all 32 bits of the exit status of a process that has exited.
 fn status_of(process: &OwnedHandle) -> Result<u32, CallError> {
     let mut status = 0;
     // SAFETY: GetExitCodeProcess takes an open handle, and writes one integer.
@@ -140,22 +144,23 @@ fn status_of(process: &OwnedHandle) -> Result<u32, CallError> {
     }
 }
 
-/// Returns `None`, because the [`ExitNotifier`] reports each exit with its pid.
+/// Returns `None`, because on Windows the [`ExitNotifier`] reports each exit together with the pid.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
     Ok(None)
 }
 
-/// Returns false, because orphans get no new parent on Windows.
+/// Returns false, because Windows does not give a new parent to orphaned processes.
 pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
     Ok(false)
 }
 
-/// Returns false, because the exit status of a process exists while a handle to it is open.
+/// Returns false, because other code cannot reap a child on Windows. The exit status of a process exists while a handle
+/// to the process is open.
 pub(crate) fn is_echild(_: &CallError) -> bool {
     false
 }
 
-/// Returns `None`, because Windows has no signals.
+/// Returns `None`, because Windows has no signals that could kill a process.
 pub(crate) fn signal_of(_: ExitStatus) -> Option<i32> {
     None
 }

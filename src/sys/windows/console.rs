@@ -1,8 +1,8 @@
-//! The console's events: Ctrl-C, Ctrl-Break, the closing of the console, and the shutdown of the system.
+//! Receives the console's events: Ctrl-C, Ctrl-Break, the closing of the console, and the shutdown of the system.
 //!
 //! # Safety
-//! The handler is a function that exists until the process ends, and it may run in any thread, because the system
-//! starts a thread for each event (HandlerRoutine).
+//! The handler is a function that exists until the process ends. The system starts a thread for each event
+//! (HandlerRoutine), so the handler may run in any thread.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -16,9 +16,12 @@ pub(super) type Receiver = Arc<dyn Fn(Signal) + Send + Sync>;
 
 static RECEIVER: Mutex<Option<Receiver>> = Mutex::new(None);
 
-/// Sets the receiver of the console's events; `None` leaves each event to the next handler. The handler stays
-/// installed, because removing it could wait forever: the system holds a lock while a handler runs, and once the
-/// console was closed, this handler runs until the process ends.
+/// Sets the closure that receives the console's events. `None` removes the closure, and each event then goes to the
+/// next handler of the process.
+///
+/// The handler itself stays installed, because removing the handler could block forever. The system holds a lock while
+/// a handler runs, and removing a handler needs the same lock. Once the console was closed, this handler runs until the
+/// process ends.
 pub(super) fn set_receiver(receiver: Option<Receiver>) -> Result<(), CallError> {
     static IS_SET: OnceLock<()> = OnceLock::new();
     *RECEIVER.lock().unwrap_or_else(PoisonError::into_inner) = receiver;
@@ -32,7 +35,8 @@ pub(super) fn set_receiver(receiver: Option<Receiver>) -> Result<(), CallError> 
     Ok(())
 }
 
-/// Handles an event, in a thread that the system has started for it. Returns 0 to leave the event to the next handler.
+/// Handles an event of the console. The system calls this function in a thread that it has started for the event.
+/// Returns 0 to leave the event to the next handler.
 unsafe extern "system" fn handle(event: u32) -> BOOL {
     let Some(receiver) = RECEIVER.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return 0 };
     match event {
@@ -40,9 +44,10 @@ unsafe extern "system" fn handle(event: u32) -> BOOL {
             receiver(Signal::Interrupt);
             1
         }
-        // A user has logged off. Only a service gets this event, and it keeps running.
+        // A user has logged off. Only Windows services get this event, and a service continues to run after a logoff.
         CTRL_LOGOFF_EVENT => 0,
-        // The console is being closed, or the system shuts down. The process ends when this function returns.
+        // The console is being closed, or the system shuts down. The system ends the process as soon as this function
+        // returns. So this function never returns, and other threads can stop the process gracefully.
         _ => {
             receiver(Signal::Terminate);
             loop {

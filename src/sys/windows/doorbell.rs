@@ -1,4 +1,5 @@
-//! The doorbell: one event through which any worker wakes the parent. The reason is in the worker's status slot.
+//! The doorbell: an event object through which any worker wakes the parent. The event carries no message, so a worker
+//! first writes its message to shared memory, into its status slot.
 
 use std::os::windows::io::OwnedHandle;
 use std::sync::Mutex;
@@ -7,14 +8,14 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::CallError;
 
-/// The parent's end of the doorbell.
+/// The parent's end of the doorbell, which reports that a worker has woken the parent.
 #[derive(Debug)]
 pub(crate) struct WakeReceiver {
     event: EventHandle,
     watch: Mutex<Option<Watch>>,
 }
 
-/// The workers' end of the doorbell.
+/// The workers' end of the doorbell, which wakes the parent.
 #[derive(Debug)]
 pub(crate) struct Waker(EventHandle);
 
@@ -24,15 +25,16 @@ pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
 }
 
 impl WakeReceiver {
-    /// Calls `wake` in a thread of the system's pool whenever a worker wakes the parent. A second call replaces the
-    /// closure.
+    /// Calls `wake` each time a worker wakes the parent, in a thread of the system's thread pool. A second call of
+    /// `wake_by` replaces the closure.
     pub fn wake_by(&self, wake: impl Fn() + Send + Sync + 'static) -> Result<(), CallError> {
         let watch = Watch::each(self.event.handle(), wake)?;
         *self.watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watch);
         Ok(())
     }
 
-    /// Returns true, because the system resets the event when it calls the closure of `wake_by`.
+    /// Returns true, because the event is already reset. The system resets the event when it calls the closure that was
+    /// given to `wake_by`.
     pub fn drain(&self) -> Result<bool, CallError> {
         Ok(true)
     }
@@ -40,15 +42,15 @@ impl WakeReceiver {
 
 #[cfg(test)]
 impl WakeReceiver {
-    /// Returns whether the event was set, and resets it. Requires that `wake_by` was not called, because the closure's
-    /// call resets the event too.
+    /// Returns whether the event is set, and resets the event. Call this only if `wake_by` was never called. After a
+    /// call of `wake_by`, the system itself resets the event as soon as a worker sets it.
     pub fn has_woken(&self) -> bool {
         self.event.wait(Some(std::time::Duration::ZERO))
     }
 }
 
 impl Waker {
-    /// Wakes the parent. Ignores errors: if the parent has ended, there is nothing to wake.
+    /// Wakes the parent. Ignores errors, because if the parent has ended, there is no process to wake.
     pub fn wake(&self) {
         let _ = self.0.set();
     }
@@ -58,7 +60,7 @@ impl Waker {
     }
 }
 
-/// Makes the waker of a spawned worker.
+/// Creates the waker of a spawned worker from the handle that the worker has inherited.
 impl From<OwnedHandle> for Waker {
     fn from(handle: OwnedHandle) -> Waker {
         Waker(handle.into())

@@ -1,7 +1,8 @@
-//! Event objects: one process sets them, and another one waits for them.
+//! Event objects of Windows. One process sets an event, and another process waits until the event is set.
 //!
 //! # Safety
-//! The calls take handles that are open, because an `OwnedHandle` owns them, and a name that ends with zero.
+//! The calls take handles and a name. The handles are open, because an `OwnedHandle` owns them. The name is null or
+//! ends with zero.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
@@ -25,26 +26,27 @@ impl EventHandle {
         EventHandle::create(true, ptr::null())
     }
 
-    /// Creates an event that the system resets as soon as one wait has ended because of it.
+    /// Creates an event that wakes only one waiting thread each time it is set. The system resets the event when it
+    /// wakes that thread.
     pub fn auto_reset() -> Result<EventHandle, CallError> {
         EventHandle::create(false, ptr::null())
     }
 
-    /// Creates an auto-reset event that other processes can open by its name. Fails if an event with this name exists,
-    /// because that event may not be an auto-reset event.
+    /// Creates an auto-reset event that other processes can open by its name. Fails if an event with this name exists
+    /// already, because the existing event may not be an auto-reset event.
     pub fn named(name: &str) -> Result<EventHandle, CallError> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
         let event = EventHandle::create(false, name.as_ptr())?;
         let last = io::Error::last_os_error();
-        // CreateEventW succeeds if the event exists, and reports that by this error.
+        // If an event with this name exists already, CreateEventW succeeds, but sets the last error to this code.
         let existed = last.raw_os_error() == Some(ERROR_ALREADY_EXISTS as i32);
         if existed { Err(CallError::new("CreateEventW", last)) } else { Ok(event) }
     }
 
-    /// Creates an event. The name must be null or end with zero.
+    /// Creates an event. `name` must be null or a string that ends with zero.
     fn create(is_manual_reset: bool, name: *const u16) -> Result<EventHandle, CallError> {
-        // SAFETY: CreateEventW reads the name, which is null or ends with zero. It returns a new handle, which has no
-        // other owner.
+        // SAFETY: CreateEventW reads the name, which is null or ends with zero. CreateEventW returns a new handle,
+        // which has no other owner.
         let event =
             unsafe { handle::owned(CreateEventW(ptr::null(), is_manual_reset.into(), 0, name), "CreateEventW") };
         Ok(EventHandle(Arc::new(event?)))
@@ -66,7 +68,8 @@ impl EventHandle {
         }
     }
 
-    /// Waits until the event is set, for `timeout` at most; `None` waits without a limit. Returns whether it was set.
+    /// Waits until the event is set or `timeout` has passed. If `timeout` is `None`, waits without a limit. Returns
+    /// whether the event was set.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         handle::wait(&self.0, timeout)
     }
@@ -76,7 +79,7 @@ impl EventHandle {
     }
 }
 
-/// Wraps an inherited handle. If the handle is not one of an event, its calls fail.
+/// Wraps an inherited handle. If the handle does not belong to an event, `set` and `reset` return an error.
 impl From<OwnedHandle> for EventHandle {
     fn from(handle: OwnedHandle) -> EventHandle {
         EventHandle(Arc::new(handle))

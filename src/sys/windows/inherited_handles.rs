@@ -1,4 +1,4 @@
-//! The handles that a spawned worker inherits.
+//! The handles that a spawned worker inherits from its parent.
 
 use std::os::windows::io::{AsRawHandle, AsRawSocket, OwnedHandle, RawHandle};
 pub(crate) use std::os::windows::io::{BorrowedSocket, OwnedSocket};
@@ -10,23 +10,24 @@ use super::handle::{inheritable, set_inheritable};
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
-/// The handles that a worker inherits, which have the same numbers in parent and worker. All but the sockets are
-/// inheritable copies, which the parent closes when it drops this value after the start.
+/// The handles that a spawned worker inherits. Each handle has the same number in the worker as in the parent. The
+/// worker inherits the sockets themselves, and inheritable copies of all other handles. The parent drops this value
+/// after the start of the worker, which closes the copies.
 #[derive(Debug)]
 pub(crate) struct InheritedFds<'a> {
     copies: [OwnedHandle; 3],
     sockets: Vec<BorrowedSocket<'a>>,
-    /// The event that requests a stop.
+    /// The event through which the parent requests a stop.
     pub(super) stop: EventHandle,
     pub(super) status_slot: (Arc<Shared>, usize),
-    /// The job in which the worker starts.
+    /// The job object in which the worker starts.
     pub(super) job: &'a OwnedHandle,
 }
 
 /// The number of an inherited handle.
 pub(crate) type Number = isize;
 
-/// An inherited handle, in the worker.
+/// An inherited handle that the worker owns.
 pub(crate) type Owned = OwnedHandle;
 
 impl<'a> InheritedFds<'a> {
@@ -46,13 +47,14 @@ impl<'a> InheritedFds<'a> {
         ];
         let inherited_handles =
             InheritedFds { copies, sockets, stop, status_slot: (Arc::clone(memory), slot), job: lifeline.job() };
-        // DuplicateHandle does not support sockets: a copy does not work as a socket. So the socket itself becomes
-        // inheritable.
+        // DuplicateHandle cannot copy sockets: the copy of a socket handle does not work as a socket. So the socket
+        // itself becomes inheritable.
         inherited_handles.sockets().try_for_each(|socket| set_inheritable(socket, true))?;
         Ok(inherited_handles)
     }
 
-    /// Returns the numbers of the memory, of the waker and the stop event, and of the sockets.
+    /// Returns the number of the shared memory, the numbers of the waker and the stop event, and the numbers of the
+    /// sockets.
     pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
         let [memory, waker, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
         (memory, [waker, stop], self.sockets().map(|socket| socket as Number).collect())
@@ -71,7 +73,7 @@ impl<'a> InheritedFds<'a> {
 impl Drop for InheritedFds<'_> {
     fn drop(&mut self) {
         for socket in self.sockets() {
-            // This fails only for a socket whose flag could not be set either.
+            // Ignores errors. Clearing this flag fails only for a socket whose flag `new` could not set either.
             let _ = set_inheritable(socket, false);
         }
     }

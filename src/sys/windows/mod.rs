@@ -1,5 +1,5 @@
-//! The implementation for Windows. It uses spawned programs, events, a job object and console events instead of forks
-//! and signals.
+//! The `sys` layer for Windows. Windows has no forks and no signals. So this layer starts programs instead of forking,
+//! and uses events, a job object and console events instead of signals.
 
 mod child;
 mod console;
@@ -32,16 +32,16 @@ pub(crate) const POLL_CALLS: PollCalls = PollCalls {
     wait: "GetQueuedCompletionStatusEx",
 };
 
-/// The call that starts a thread.
+/// The name of the call that starts a thread, for error messages.
 pub(crate) const THREAD_CALL: &str = "CreateThread";
 
-/// Runs the closure. Blocks nothing, because Windows has no signals.
+/// Runs the closure. Does not block anything, because Windows has no signals.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     Ok(run())
 }
 
-/// Returns the largest number of children for which one process can hold handles. A process can have 2^24 handles, and
-/// each child takes two.
+/// Returns how many children one process can have. A process can have 2^24 handles, and the parent holds two handles
+/// for each child.
 pub(crate) fn process_limit() -> usize {
     1 << 23
 }

@@ -1,8 +1,9 @@
-//! Starts this program again.
+//! Starts the program of this process again, in a new process.
 //!
 //! # Safety
-//! The function that runs before `main` calls only GetCurrentDirectoryW, which writes to memory that no other code
-//! reads before it returns. The other calls read strings that end with zero, and write to values of the right size.
+//! `AT_START` contains a function that runs before `main`. That function calls only GetCurrentDirectoryW, which writes
+//! to `START_DIRECTORY`. No other code reads that memory before the function has returned. All other system calls in
+//! this module read strings that end with zero, and write to values of the right size.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -35,25 +36,27 @@ use super::inherited_handles::InheritedFds;
 use super::signal::ExitNotifier;
 use crate::sys::CallError;
 
-/// The longest path that Windows allows, in UTF-16 units.
+/// The length of the longest path that Windows allows, in UTF-16 code units.
 const LONGEST: usize = 1 << 15;
 
-/// The directory in which the program was started. Empty if it is unknown.
+/// The path of the directory in which this program was started. Contains only zeroes if the path is unknown.
 static START_DIRECTORY: [AtomicU16; LONGEST] = [const { AtomicU16::new(0) }; LONGEST];
 
-/// Notes the start directory. Runs before `main`, because the program may change its directory later.
+/// Stores the directory in which this program was started. The C runtime calls this function before `main`, because the
+/// program may change its current directory later.
 #[used]
 #[unsafe(link_section = ".CRT$XCU")]
 static AT_START: extern "C" fn() = {
     extern "C" fn note_directory() {
-        // SAFETY: GetCurrentDirectoryW writes at most LONGEST units. An array of AtomicU16 has the layout of an array
-        // of u16, and may be written through a shared reference.
+        // SAFETY: GetCurrentDirectoryW writes at most LONGEST code units. An array of AtomicU16 has the same layout as
+        // an array of u16, and code may write to it through a shared reference.
         unsafe { GetCurrentDirectoryW(LONGEST as u32, START_DIRECTORY.as_ptr().cast_mut().cast()) };
     }
     note_directory
 };
 
-/// Returns the directory in which this program was started, with a zero at the end.
+/// Returns the path of the directory in which this program was started, as a string that ends with zero. Returns `None`
+/// if the path is unknown.
 fn start_directory() -> Option<Vec<u16>> {
     let path: Vec<u16> =
         START_DIRECTORY.iter().map(|unit| unit.load(Ordering::Relaxed)).take_while(|&unit| unit != 0).collect();
@@ -65,18 +68,18 @@ fn start_directory() -> Option<Vec<u16>> {
 pub(crate) struct Program {
     path: PathBuf,
     id: FileId,
-    /// Kept open, so that the system gives the id to no other file.
+    /// The open executable file. While the file is open, the system gives its id to no other file.
     _file: File,
     exit_notifier: ExitNotifier,
 }
 
-/// The serial number of a file's volume, and the high and the low part of the file's index on it. Together they
-/// identify the file (BY_HANDLE_FILE_INFORMATION).
+/// The identity of a file: the serial number of its volume, and the high and the low part of its index on that volume
+/// (BY_HANDLE_FILE_INFORMATION).
 #[derive(Debug, PartialEq, Eq)]
 struct FileId(u32, u32, u32);
 
 impl Program {
-    /// The call that starts a program.
+    /// The name of the call that starts a program, for error messages.
     pub const CALL: &str = "CreateProcessW";
 
     pub fn this(exit_notifier: ExitNotifier) -> Result<Program, CallError> {
@@ -90,15 +93,12 @@ impl Program {
         &self.path
     }
 
-    /// Starts the program again, with the same arguments and in the directory where this process was started. The new
-    /// process is in the job from its start. It also gets this environment variable, and inherits only the given
-    /// handles and the standard streams.
+    /// Starts the program again, with the same arguments, in the directory in which this process was started. The new
+    /// process gets the environment of this process and the given variable. The new process inherits only the given
+    /// handles and the standard streams. From its start, the new process belongs to the job object that contains all
+    /// workers.
     pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
-        let found = open_without_access(&self.path).and_then(|file| FileId::of(&file));
-        if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
-            let replaced = io::Error::other("it was replaced since this process was started");
-            return Err(CallError::new(Program::CALL, replaced));
-        }
+        self.check_not_replaced()?;
         let streams = inheritable_streams();
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
@@ -118,13 +118,14 @@ impl Program {
         let mut arguments = own_command_line();
         let environment = environment_with(variable);
         let directory = start_directory();
-        // If this process has no console, the new process would get one, with a window. This flag prevents that.
+        // If this process has no console, Windows would create a console with a window for the new process. This flag
+        // prevents that.
         let detached = if has_console() { 0 } else { DETACHED_PROCESS };
         // SAFETY: PROCESS_INFORMATION consists of integers and pointers, for which zeroes are valid.
         let mut started: PROCESS_INFORMATION = unsafe { mem::zeroed() };
         // SAFETY: CreateProcessW reads strings that end with zero, an environment that ends with two zeroes, and
-        // startup information of the size in `cb`. It may write to the arguments, which are a buffer of this function,
-        // and writes one PROCESS_INFORMATION.
+        // startup information whose size is in `cb`. CreateProcessW may write to `arguments`, which is a buffer of this
+        // function, and writes one PROCESS_INFORMATION.
         let is_started = unsafe {
             CreateProcessW(
                 path.as_ptr(),
@@ -142,7 +143,7 @@ impl Program {
         if is_started == 0 {
             return Err(name_start_directory(CallError::last(Program::CALL)));
         }
-        // SAFETY: CreateProcessW has opened both handles, and they have no other owner.
+        // SAFETY: CreateProcessW has opened both handles, so they are open and have no other owner.
         let process = unsafe { [started.hThread, started.hProcess].map(|handle| owned(handle, Program::CALL)) };
         let [_, process] = process;
         process.and_then(|process| {
@@ -155,17 +156,28 @@ impl Program {
             )
         })
     }
+
+    /// Fails if the path of the executable now leads to another file, for example after an update of the program.
+    fn check_not_replaced(&self) -> Result<(), CallError> {
+        let found = open_without_access(&self.path).and_then(|file| FileId::of(&file));
+        if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
+            let replaced = io::Error::other("it was replaced since this process was started");
+            return Err(CallError::new(Program::CALL, replaced));
+        }
+        Ok(())
+    }
 }
 
-/// Returns inheritable copies of the standard streams. A missing or closed stream has no copy, because the number of a
-/// closed stream may belong to another object by now, for example to the job, whose handle no worker may have.
+/// Returns inheritable copies of the standard streams. Returns `None` for a stream that is missing or closed. The
+/// number of a closed stream may by now belong to another object, for example to the job. Then the worker would get a
+/// handle to the job, but only the parent may have one.
 fn inheritable_streams() -> [Option<OwnedHandle>; 3] {
     let streams = [io::stdin().as_raw_handle(), io::stdout().as_raw_handle(), io::stderr().as_raw_handle()];
     streams.map(|stream| inheritable(stream).ok().filter(|_| is_file(stream)))
 }
 
-/// Adds the start directory to the error that CreateProcessW returns if that directory is invalid. Otherwise the error
-/// would seem to be about the executable.
+/// Adds the start directory to the error if CreateProcessW has failed because that directory is invalid. Without this
+/// addition, the error would seem to be about the executable.
 fn name_start_directory(error: CallError) -> CallError {
     if error.source.raw_os_error() != Some(ERROR_DIRECTORY as i32) {
         return error;
@@ -175,21 +187,22 @@ fn name_start_directory(error: CallError) -> CallError {
     CallError::new(error.call, io::Error::other(format!("it was started in {directory}: {}", error.source)))
 }
 
-/// Returns whether the handle is a file, a device or a pipe.
+/// Returns whether the handle belongs to a file, a device or a pipe.
 fn is_file(stream: RawHandle) -> bool {
-    // SAFETY: GetFileType takes a handle, and returns FILE_TYPE_UNKNOWN if that is not open or not one of a file.
+    // SAFETY: GetFileType takes a handle. It returns FILE_TYPE_UNKNOWN if the handle is not open or does not belong to
+    // a file.
     unsafe { GetFileType(stream) != FILE_TYPE_UNKNOWN }
 }
 
 fn has_console() -> bool {
     let mut process = 0;
-    // SAFETY: GetConsoleProcessList writes at most one process id, for which there is room. It returns 0 if this
+    // SAFETY: GetConsoleProcessList writes at most one process id, and `process` has room for one. It returns 0 if this
     // process has no console.
     unsafe { GetConsoleProcessList(&raw mut process, 1) != 0 }
 }
 
-/// Opens the file without requesting any access. So neither the file's permissions nor the sharing mode of another
-/// program that has it open can refuse that (CreateFileW).
+/// Opens the file without requesting any access to its data. So opening succeeds even if the file's permissions forbid
+/// access, or if another program has opened the file without sharing it (CreateFileW).
 fn open_without_access(path: &Path) -> io::Result<File> {
     OpenOptions::new().access_mode(0).open(path)
 }
@@ -206,10 +219,10 @@ impl FileId {
     }
 }
 
-/// The attribute list of a new process. It contains pointers to the inherited handles and to the job, which must exist
-/// until the list is deleted (UpdateProcThreadAttribute).
+/// The attribute list for a new process. The list contains pointers to the inherited handles and to the job handle.
+/// These handles must exist until the list is deleted (UpdateProcThreadAttribute).
 struct Attributes<'a> {
-    /// Memory for the list, in units that have the alignment of a pointer.
+    /// The memory of the list. Its elements are `usize`, so that the list has the alignment of a pointer.
     list: Vec<usize>,
     _handles: (&'a [RawHandle], &'a RawHandle),
 }
@@ -217,10 +230,10 @@ struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     fn new(inherited: &'a [RawHandle], job: &'a RawHandle) -> Result<Attributes<'a>, CallError> {
         let mut size = 0;
-        // SAFETY: without a list, InitializeProcThreadAttributeList writes only the size that the list needs.
+        // SAFETY: if the list is null, InitializeProcThreadAttributeList only writes the size that a list needs.
         unsafe { InitializeProcThreadAttributeList(ptr::null_mut(), 2, 0, &raw mut size) };
         let mut list = vec![0usize; size.div_ceil(size_of::<usize>())];
-        // SAFETY: InitializeProcThreadAttributeList writes at most `size` bytes, for which the list has room.
+        // SAFETY: InitializeProcThreadAttributeList writes at most `size` bytes, and `list` has at least that size.
         if unsafe { InitializeProcThreadAttributeList(list.as_mut_ptr().cast(), 2, 0, &raw mut size) } == 0 {
             return Err(CallError::last("InitializeProcThreadAttributeList"));
         }
@@ -233,8 +246,8 @@ impl<'a> Attributes<'a> {
     fn add(&mut self, attribute: u32, handles: &'a [RawHandle]) -> Result<(), CallError> {
         let value = handles.as_ptr().cast::<c_void>();
         let size = size_of_val(handles);
-        // SAFETY: the list has room for two attributes, and `new` adds two. The handles outlive the list; see the
-        // type's documentation.
+        // SAFETY: the list has room for two attributes, and `new` adds only two. The lifetime `'a` guarantees that the
+        // handles outlive the list.
         let is_added = unsafe {
             let attribute = attribute as usize;
             UpdateProcThreadAttribute(self.list(), 0, attribute, value, size, ptr::null_mut(), ptr::null())
@@ -249,23 +262,24 @@ impl<'a> Attributes<'a> {
 
 impl Drop for Attributes<'_> {
     fn drop(&mut self) {
-        // SAFETY: InitializeProcThreadAttributeList has initialized the list, and it is deleted once.
+        // SAFETY: InitializeProcThreadAttributeList has initialized the list, and only this call deletes the list.
         unsafe { DeleteProcThreadAttributeList(self.list()) };
     }
 }
 
-/// Returns the command line of this process as it is, with a zero at the end.
+/// Returns the unparsed command line of this process, as a string that ends with zero.
 fn own_command_line() -> Vec<u16> {
-    // SAFETY: GetCommandLineW returns a string that ends with zero, exists until the process ends, and must not be
-    // changed.
+    // SAFETY: GetCommandLineW returns a string that ends with zero and exists until the process ends. No code may
+    // change that string.
     unsafe { string_at(GetCommandLineW()) }.iter().copied().chain([0]).collect()
 }
 
-/// Returns the environment of this process with one more variable. It consists of strings sorted by name, each with a
-/// zero at its end, and of a final zero.
+/// Returns the environment of this process with one more variable, in the format that CreateProcessW requires. In this
+/// format, each variable is a string that ends with zero. The strings are sorted by name. After the last string comes
+/// one more zero.
 fn environment_with((name, value): (&str, &str)) -> Vec<u16> {
     let key_of = |entry: &[u16]| {
-        // The search skips the first character, because a name may begin with an equals sign.
+        // The search skips the first character, because the name of a variable may begin with an equals sign.
         let end = entry.iter().skip(1).position(|&unit| unit == u16::from(b'=')).map_or(entry.len(), |at| at + 1);
         String::from_utf16_lossy(&entry[..end]).to_uppercase()
     };
@@ -278,8 +292,8 @@ fn environment_with((name, value): (&str, &str)) -> Vec<u16> {
 
 fn environment() -> Vec<Vec<u16>> {
     let mut entries = Vec::new();
-    // SAFETY: GetEnvironmentStringsW returns null or a block of strings that end with zero, the last of which is empty.
-    // The block is a copy, and exists until FreeEnvironmentStringsW is called.
+    // SAFETY: GetEnvironmentStringsW returns null or a block of strings. Each string ends with zero, and the last
+    // string is empty. The block is a copy, which exists until FreeEnvironmentStringsW is called.
     unsafe {
         let all = GetEnvironmentStringsW();
         let mut next = all;
@@ -295,13 +309,13 @@ fn environment() -> Vec<Vec<u16>> {
     entries
 }
 
-/// Returns the string at this address, without the zero at its end.
+/// Returns the string that begins at this address, without the zero at its end.
 ///
 /// # Safety
-/// The string must end with zero, and must not change while the slice exists.
+/// The string must end with zero, and no code may change the string while the slice exists.
 unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
     let mut len = 0;
-    // SAFETY: every unit up to the zero may be read, as the caller guarantees.
+    // SAFETY: the caller guarantees that all units up to the zero may be read.
     unsafe {
         while *start.add(len) != 0 {
             len += 1;
@@ -310,25 +324,27 @@ unsafe fn string_at<'a>(start: *const u16) -> &'a [u16] {
     }
 }
 
-/// Returns the value of an environment variable and removes the variable, so that programs started by this one do not
-/// inherit it.
+/// Returns the value of an environment variable, and removes the variable from this process. So programs that this
+/// process starts do not inherit the variable.
 pub(crate) fn take_env_var(name: &str) -> Option<String> {
     let value = env::var(name).ok()?;
-    // SAFETY: std documents that `remove_var` is safe on Windows, also if there are other threads.
+    // SAFETY: std documents that on Windows `remove_var` is safe even if there are other threads.
     unsafe { env::remove_var(name) };
     Some(value)
 }
 
-/// Returns false, because on Windows the executable gives a program no rights that its starter does not have.
+/// Returns false. On Windows, an executable file cannot give a program any rights that the starting process does not
+/// have.
 pub(crate) fn is_secure_exec() -> bool {
     false
 }
 
-/// Returns the pid of the process that started this one, or 0 if it is unknown. (That process may have ended since.)
+/// Returns the pid of the process that started this process, or 0 if that pid is unknown. (The process with that pid
+/// may have ended already.)
 pub(crate) fn parent_id() -> u32 {
     // SAFETY: PROCESS_BASIC_INFORMATION consists of integers and pointers, for which zeroes are valid.
     let mut found: PROCESS_BASIC_INFORMATION = unsafe { mem::zeroed() };
-    // SAFETY: NtQueryInformationProcess writes at most `size` bytes, which `found` has.
+    // SAFETY: NtQueryInformationProcess writes at most `size` bytes, which is the size of `found`.
     unsafe {
         let found_ptr = ptr::from_mut(&mut found).cast();
         let size = size_of_val(&found) as u32;

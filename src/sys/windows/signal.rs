@@ -1,4 +1,5 @@
-//! The counterparts of the parent's signals: console events, named events that an operator sets, and exits of children.
+//! The Windows counterparts of the signals to the parent: console events, named events that an operator sets, and exits
+//! of children.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,8 +15,8 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
-/// The requests that an operator makes by setting a named event. The event's name is `taskfork-`, the parent's pid, a
-/// hyphen, and this suffix.
+/// The named events. Each event stands for one signal, and an operator sets an event to send that signal to the parent.
+/// The name of an event consists of `taskfork-`, the parent's pid, a hyphen, and the suffix in this array.
 const NAMED: [(Signal, &str); 5] = [
     (Signal::Terminate, "TERM"),
     (Signal::Quit, "QUIT"),
@@ -24,13 +25,14 @@ const NAMED: [(Signal, &str); 5] = [
     (Signal::TerminalOutput, "TTOU"),
 ];
 
-/// The named events of an earlier service in this process, in the order of `NAMED`. They are kept, because creating an
-/// event fails while its name exists, and the name exists while any process, for example an operator's, has the event
-/// open.
+/// The named events of the previous service in this process, in the order of `NAMED`. The next service uses these
+/// events again, because it may be unable to create events with the same names. [`EventHandle::named`] fails while an
+/// event with the name exists. An event exists while any process has the event open, for example a tool of the
+/// operator.
 static KEPT_EVENTS: Mutex<Vec<EventHandle>> = Mutex::new(Vec::new());
 
-/// The requests to the parent and the exits of its children. While this value exists, a console event does not end the
-/// process, but waits here.
+/// Receives the requests to the parent and the exits of its children. While this value exists, a console event does not
+/// end the process. Instead, the event is queued as a request, which `next` returns.
 #[derive(Debug)]
 pub(crate) struct Signals {
     _watches: Vec<Watch>,
@@ -39,15 +41,16 @@ pub(crate) struct Signals {
     _lock: SupervisorLock,
 }
 
-/// The named events. Dropping this value keeps them for the next service.
+/// The named events of the running service. Dropping this value keeps the events for the next service.
 #[derive(Debug)]
 struct NamedEvents(Vec<EventHandle>);
 
-/// Reports the exits of children to the [`Signals`].
+/// Reports the exits of children to the [`Signals`] of the parent.
 #[derive(Clone, Debug)]
 pub(crate) struct ExitNotifier(Arc<SharedQueue>);
 
-/// The queue, with the lock and the condition through which threads of the system use it.
+/// The queue of requests and exits, with a lock and a condition variable, because several threads use the queue. The
+/// system creates the threads that add to the queue.
 #[derive(Default)]
 struct SharedQueue {
     queue: Mutex<SignalQueue>,
@@ -58,12 +61,12 @@ struct SharedQueue {
 struct SignalQueue {
     arrived: VecDeque<SignalInfo>,
     wake: Option<Box<dyn Fn() + Send>>,
-    /// The time of the first console event. The console sends its events to the children too.
+    /// The time when this process received its first console event. The console sends its events to the children too.
     first_console_event: Option<Instant>,
 }
 
 impl Signals {
-    /// Takes over the requests, in the same way for every kind of worker.
+    /// Takes over the requests from the program. On Windows, the kind of the workers makes no difference.
     pub fn take(lock: SupervisorLock, _: WorkerKind) -> Result<Signals, CallError> {
         let queue = Arc::new(SharedQueue::default());
         let events = NamedEvents::take()?;
@@ -78,7 +81,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Calls `wake` whenever a request or an exit arrives, and at once if one waits already.
+    /// Calls `wake` whenever a request or an exit arrives. Also calls `wake` now if a request or an exit has already
+    /// arrived.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
         let mut queue = self.exit_notifier.0.lock();
         if !queue.arrived.is_empty() {
@@ -91,21 +95,22 @@ impl Signals {
         self.exit_notifier.clone()
     }
 
-    /// Returns false, because a request makes no waiting call fail.
+    /// Returns false, because on Windows a request does not interrupt a blocking system call.
     pub fn interrupts(&self) -> bool {
         false
     }
 
-    /// Returns the next request or exit that has arrived. Returns a request once if it has arrived several times
-    /// meanwhile.
+    /// Returns the next request or exit that was not read yet, or `None`. If the same request has arrived several times
+    /// since it was last read, returns it only once.
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         Ok(self.exit_notifier.0.lock().arrived.pop_front())
     }
 
-    /// Ends the takeover, in the parent. A stop request that was not read ends the program, as it would have done
-    /// without the takeover, unless the service `has_stopped`. Drops other requests.
+    /// Ends the takeover in the parent. If a stop request is unread, ends the program, as the request would have done
+    /// without the takeover. Drops the stop request instead if the service `has_stopped` already. Drops all other
+    /// unread requests.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
-        // From here on, the next handler gets the console's events.
+        // From now on, console events go to the next handler, which is usually that of the program.
         console::set_receiver(None)?;
         while let Some(SignalInfo { signal, .. }) = self.next()? {
             if !has_stopped && matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
@@ -118,13 +123,14 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // This fails only if the handler could not be installed. Then there is nothing to end.
+        // This fails only if the console handler could not be installed. In that case, no receiver needs to be removed.
         let _ = console::set_receiver(None);
     }
 }
 
 impl NamedEvents {
-    /// Returns the kept events after resetting them, which drops old requests. Creates the events if none are kept.
+    /// Returns the events that the previous service has kept. Resets these events first, so that old requests are
+    /// dropped. If no events were kept, creates them.
     fn take() -> Result<NamedEvents, CallError> {
         let kept = mem::take(&mut *kept_events());
         if kept.is_empty() {
@@ -147,8 +153,9 @@ fn kept_events() -> MutexGuard<'static, Vec<EventHandle>> {
 }
 
 impl ExitNotifier {
-    /// Reports the exit of a child. If a console event has ended the child, waits up to a second until this process
-    /// gets the event too, because the console sends it to one process after the other.
+    /// Reports the exit of a child. If a console event has ended the child, first waits until this process has received
+    /// the event too, but at most one second. The console sends an event to one process after the other, so the child
+    /// may get the event before this process.
     pub(super) fn notify(&self, pid: u32, status: u32) {
         if status == STATUS_CONTROL_C_EXIT as u32 {
             let queue = self.0.lock();
@@ -158,10 +165,12 @@ impl ExitNotifier {
         self.0.lock().push(SignalInfo { signal: Signal::Child, sender: Some(pid) });
     }
 
-    /// Returns whether the console has sent an event to a child that was started at this time. Returns false if the
-    /// child was younger than one second then, because it may not have been attached to the console yet.
+    /// Returns whether the console has sent an event to a child that was started at the time `started`. Returns false
+    /// if the child was younger than one second at the time of the event, because the child may not have been attached
+    /// to the console yet.
     pub(super) fn has_sent_console_event(&self, started: Instant) -> bool {
-        /// Longer than the start of a process takes, and shorter than an operator waits before pressing Ctrl-C.
+        /// Starting a process takes less time than this. An operator waits longer than this after a start before
+        /// pressing Ctrl-C.
         const YOUNG: Duration = Duration::from_secs(1);
         self.0.lock().first_console_event.is_some_and(|sent_at| sent_at >= started + YOUNG)
     }
@@ -172,7 +181,8 @@ impl SharedQueue {
         self.lock().push(SignalInfo { signal, sender: None });
     }
 
-    /// Stores the time and the signal under one lock, so that a reader that finds one also finds the other.
+    /// Stores the time of the console event and adds the signal to the queue, both under one lock. So a thread that
+    /// finds the signal in the queue also finds the time.
     fn push_from_console(&self, signal: Signal) {
         let mut queue = self.lock();
         queue.first_console_event.get_or_insert_with(Instant::now);

@@ -1,4 +1,5 @@
-//! Stop requests to a worker: an event that the parent sets, and console events.
+//! Receives stop requests in a worker. The parent requests a stop by setting an event object. The system requests a
+//! stop with a console event.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,26 +11,27 @@ use super::event::EventHandle;
 use super::watch::Watch;
 use crate::sys::Signal;
 
-/// The event through which the parent requests a stop. Set once, and only in a worker.
+/// The event through which the parent requests a stop. This variable is initialized only once, and only in a worker.
 static STOP_EVENT: OnceLock<StopEvent> = OnceLock::new();
 
 #[derive(Debug)]
 struct StopEvent {
     event: EventHandle,
-    /// The watch that sets `is_requested`. Empty before `listen` was called. `None` if the event could not be watched;
-    /// then each call checks the event itself.
+    /// Sets `is_requested` when the parent sets the event. Empty until `listen` is called. Contains `None` if the event
+    /// could not be watched. In that case, each call of `is_made` checks the event itself.
     watch: OnceLock<Option<Watch>>,
     is_requested: Arc<AtomicBool>,
 }
 
-/// The listener for stop requests. It stays registered until the process ends.
+/// The listener for stop requests in a worker. The process listens until it ends, even if this value is dropped.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
-    /// `None` if this process is not a worker. Then no request can arrive.
+    /// `None` if this process is not a worker. In that case, no stop request can arrive.
     stop_event: Option<&'static StopEvent>,
 }
 
-/// Stores, in a worker, the inherited event through which the parent requests a stop.
+/// Stores the event through which the parent requests a stop. A spawned worker calls this with the event that it has
+/// inherited.
 pub(super) fn set_stop_event(event: EventHandle) {
     let is_requested = Arc::new(AtomicBool::new(false));
     STOP_EVENT.get_or_init(|| StopEvent { event, watch: OnceLock::new(), is_requested });
@@ -48,8 +50,8 @@ impl StopRequest {
         self.stop_event.is_some_and(StopEvent::is_made)
     }
 
-    /// Waits for a request, for `timeout` at most. Returns whether there is one. Outside a worker, sleeps for the whole
-    /// time and returns false.
+    /// Waits until a stop is requested or `timeout` has passed. Returns whether a stop is requested. In a process that
+    /// is not a worker, sleeps for the whole `timeout` and returns false.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let Some(stop_event) = self.stop_event else {
             thread::sleep(timeout.unwrap_or(Duration::MAX));
@@ -64,7 +66,7 @@ impl StopEvent {
     fn listen(&'static self) {
         self.watch.get_or_init(|| {
             let is_requested = Arc::clone(&self.is_requested);
-            // If this fails, console events end the process, as they would without this crate.
+            // If no receiver can be set, a console event ends the process, as it would without this crate.
             let _ = console::set_receiver(Some(Arc::new(|signal| self.handle_console(signal))));
             Watch::once(self.event.handle(), move || is_requested.store(true, Ordering::Relaxed)).ok()
         });
@@ -75,8 +77,9 @@ impl StopEvent {
         self.is_requested.load(Ordering::Relaxed) || is_unwatched() && self.event.wait(Some(Duration::ZERO))
     }
 
-    /// Handles a console event. Ignores Ctrl-C and Ctrl-Break, because the parent gets them too and then requests the
-    /// stop. A worker that stopped before that request would seem to have exited on its own.
+    /// Handles a console event. Ignores Ctrl-C and Ctrl-Break, because the console sends them to the parent too, and
+    /// the parent then requests the stop. If the worker stopped before the parent's request, the parent would treat the
+    /// exit as unexpected.
     fn handle_console(&self, signal: Signal) {
         if signal == Signal::Interrupt {
             return;
