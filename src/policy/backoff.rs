@@ -1,36 +1,37 @@
-//! How long an id waits before its next start.
+//! Computes how long a worker waits before its next start.
 
 use std::time::Duration;
 
 use rand::{RngExt, rngs::SmallRng};
 
-/// A process that has lived for less than this makes its id wait before the next start.
+/// If a process fails after less than this time, its worker waits before the next start. The first of several failures
+/// in a row is an exception: the worker then restarts at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// A process that has lived for this long resets the failure count of its id.
+/// A process that has lived for at least this long resets the failure count of its worker.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 
-/// The first and the longest delay, for all ids.
+/// The first and the longest delay before a restart, for all workers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Delays {
     pub first: Duration,
     pub max: Duration,
 }
 
-/// The failures in a row of one id.
+/// The number of failures in a row of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// Resets the failure count if the current process has lived for at least `SOUND_LIFE`.
+    /// Resets the failure count if the current process has lived for at least [`SOUND_LIFE`].
     pub fn note_uptime(&mut self, uptime: Duration) {
         if uptime >= SOUND_LIFE {
             self.failures = 0;
         }
     }
 
-    /// Counts a failure after `uptime`. Returns the delay until the next start.
+    /// Counts a failure of a process that has lived for `uptime`. Returns the delay before the next start.
     pub fn after_life(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.note_uptime(uptime);
         if self.failures == 0 || uptime >= SHORT_LIFE {
@@ -40,15 +41,15 @@ impl Backoff {
         self.next(delays, rng)
     }
 
-    /// Counts a start that the system has refused. Returns the delay until the next try, which is never zero.
+    /// Counts a start that the system has refused. Returns the delay before the next attempt, which is never zero.
     pub fn after_refusal(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.failures = self.failures.max(1);
         self.next(delays, rng)
     }
 
-    /// Returns a random time between half the longest delay and all of it, so that ids which failed together do not
-    /// restart together. The longest delay is `first` at the first call, twice as long at each further call, and at
-    /// most `max`.
+    /// Returns a random delay between half of an upper limit and the limit itself, so that workers that failed together
+    /// do not restart together. The upper limit is `delays.first` at the first call. The limit doubles at each further
+    /// call, up to `delays.max`.
     fn next(&mut self, delays: Delays, rng: &mut SmallRng) -> Duration {
         let doubled = 1u32.checked_shl(self.failures - 1).and_then(|factor| delays.first.checked_mul(factor));
         let whole = doubled.unwrap_or(delays.max).min(delays.max);
@@ -86,7 +87,7 @@ mod tests {
         assert_eq!(backoff.after_life(Duration::from_secs(5), DELAYS, &mut rng), Duration::ZERO);
         assert!(
             backoff.after_life(Duration::ZERO, DELAYS, &mut rng) >= Duration::from_millis(80),
-            "5 s of uptime reset nothing"
+            "5 s of uptime do not reset the count"
         );
         assert_eq!(backoff.after_life(Duration::from_secs(10), DELAYS, &mut rng), Duration::ZERO);
         assert!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng) <= Duration::from_millis(10));

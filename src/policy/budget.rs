@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The restarts of all ids together that are left: in the lifetime of the service, or within a sliding window.
+/// The number of restarts that all workers together may still have, either in the lifetime of the service or within a
+/// sliding time window.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: u32,
     window: Option<Duration>,
     spent: u32,
-    /// With a window, the times of the restarts that may still be in it, in order.
+    /// The times of the restarts that may still be in the window, in ascending order. The list is empty if there is no
+    /// window.
     recent: VecDeque<Instant>,
 }
 
@@ -18,7 +20,7 @@ impl Budget {
         Budget { max, window, spent: 0, recent: VecDeque::new() }
     }
 
-    /// Takes one restart out of the budget. Returns false if none is left.
+    /// Takes one restart out of the budget. Returns false if no restart is left.
     pub fn take(&mut self, now: Instant) -> bool {
         if self.left(now) == 0 {
             return false;
@@ -42,7 +44,7 @@ impl Budget {
         self.max.saturating_sub(counted)
     }
 
-    /// Returns the restarts in the whole lifetime, with or without a window.
+    /// Returns the number of restarts in the whole lifetime of the service, even if the limit applies to a window.
     pub fn spent(&self) -> u32 {
         self.spent
     }

@@ -1,4 +1,4 @@
-//! A process that serves its id, or will once it is ready.
+//! A [`Child`] is a process that serves its worker id, or that will serve it once it is ready.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,11 @@ use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
 
-/// The time from SIGABRT to SIGKILL. SIGABRT alone is not enough: a stopped process dies only of SIGKILL.
+/// The time from SIGABRT to SIGKILL. SIGKILL is necessary because SIGABRT does not end a process that is stopped
+/// (SIGSTOP).
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
-/// A process that has not been told to stop.
+/// A process that the parent has not asked to stop.
 #[derive(Debug)]
 pub(super) struct Child {
     pub process: Process,
@@ -19,26 +20,29 @@ pub(super) struct Child {
     pub epoch: u64,
     pub phase: Phase,
     last_beat: Instant,
-    /// The last check found no heartbeat, but the parent may have been stopped meanwhile.
+    /// Whether the last check found no heartbeat, but spared the process because the parent may have been stopped
+    /// meanwhile.
     suspect: bool,
-    /// The ready timeout was extended once, because the parent may have been stopped meanwhile.
+    /// Whether the ready timeout was extended because the parent may have been stopped meanwhile. The timeout is
+    /// extended only once.
     extended: bool,
-    /// When the process has reached its maximum lifetime.
+    /// The time at which the process reaches its maximum lifetime.
     pub recycle_at: Option<Instant>,
 }
 
-/// How far a process has come.
+/// The phase that a process has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It has until then to report that it is ready.
+    /// The process must report that it is ready before `late_at`.
     NotReady { late_at: Instant },
-    /// A replacement without a ready timeout: it counts as ready if it lives until then.
+    /// The process is a replacement, and no ready timeout is set. The replacement counts as ready if it is still alive
+    /// at `ready_at`.
     Probation { ready_at: Instant },
-    /// It serves.
+    /// The process serves.
     Ready,
-    /// It got SIGABRT because its heartbeats stopped, and gets SIGKILL then.
+    /// The parent has sent SIGABRT because the heartbeats stopped. The parent sends SIGKILL at `kill_at`.
     Aborting { kill_at: Instant },
-    /// It got SIGKILL from the parent.
+    /// The parent has sent SIGKILL.
     Killed,
 }
 
@@ -55,12 +59,13 @@ impl Child {
         self.phase == Phase::Killed
     }
 
-    /// Returns whether the parent has aborted or killed it. Such a process has failed, whatever its exit status.
+    /// Returns whether the parent has aborted or killed the process. Such a process has failed, whatever its exit
+    /// status.
     pub fn was_given_up(&self) -> bool {
         matches!(self.phase, Phase::Aborting { .. } | Phase::Killed)
     }
 
-    /// Returns whether it has not shown yet that it works.
+    /// Returns whether the process is not ready yet.
     pub fn is_starting(&self) -> bool {
         matches!(self.phase, Phase::NotReady { .. } | Phase::Probation { .. })
     }
@@ -87,7 +92,7 @@ impl Child {
         }
     }
 
-    /// Kills a process that SIGABRT has not ended in time.
+    /// Sends SIGKILL if SIGABRT has not ended the process in time.
     pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
         if matches!(self.phase, Phase::Aborting { kill_at } if kill_at <= now) {
             actions.emit(Event::StopTimedOut { process: self.process });
@@ -95,8 +100,8 @@ impl Child {
         }
     }
 
-    /// Sends it `signal`, and SIGKILL at `kill_at` or when its abort is due, whichever is earlier. A process that was
-    /// killed before gets no other signal.
+    /// Sends `signal` to the process, and SIGKILL at `kill_at`. If the process was aborted before and its SIGKILL is
+    /// due earlier, the earlier time stays. A process that was killed before gets no other signal.
     pub fn stop(self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) -> StoppingChild {
         let phase = match self.phase {
             Phase::Killed => StoppingPhase::Killed,
@@ -109,14 +114,15 @@ impl Child {
         StoppingChild { process: self.process, since: self.since, phase }
     }
 
-    /// Notes a heartbeat.
+    /// Records a heartbeat.
     pub fn beat(&mut self, at: Instant) {
         self.last_beat = self.last_beat.max(at);
         self.suspect = false;
     }
 
-    /// Aborts a ready process without a heartbeat for `timeout`. If the check is doubtful, because the parent may have been
-    /// stopped or starved, the process is aborted at the second such check only.
+    /// Aborts the process if it is ready or on probation and has sent no heartbeat for `timeout`. `doubtful` means that
+    /// the parent itself may have been stopped or starved. In this case the first check without a heartbeat only marks
+    /// the process, and the second such check aborts it.
     pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
         if !matches!(self.phase, Phase::Ready | Phase::Probation { .. }) || now < self.last_beat + timeout {
             return;
@@ -130,8 +136,8 @@ impl Child {
         }
     }
 
-    /// Gives a late process the same time once more, and only once, if the parent may have been stopped meanwhile. Returns
-    /// whether it did.
+    /// Extends the ready timeout of a late process by `timeout`, if the parent may have been stopped while the process
+    /// started. Does this only once for each process. Returns whether the timeout was extended.
     pub fn extend(&mut self, now: Instant, timeout: Duration, interrupted_at: Option<Instant>) -> bool {
         let Phase::NotReady { late_at } = self.phase else { return false };
         let late = now.saturating_duration_since(late_at);

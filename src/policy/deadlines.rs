@@ -1,4 +1,4 @@
-//! When something is due, known without a look at every id.
+//! A [`DeadlineQueue`] finds the next deadline without a search through all slots.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use super::slot::Slot;
 
-/// The deadlines of all slots. [`DeadlineQueue::update`] must be called for each slot in which one may have come nearer.
+/// The deadlines of all slots. [`DeadlineQueue::update`] must be called for a slot whenever its deadline may have
+/// become earlier.
 #[derive(Debug)]
 pub(super) struct DeadlineQueue {
     deadlines: Heap,
-    /// When processes have reached their maximum lifetime.
+    /// The times at which processes reach their maximum lifetime.
     ages: Heap,
 }
 
@@ -34,13 +35,14 @@ impl DeadlineQueue {
         self.deadlines.next(slots).map(|(at, _)| at)
     }
 
-    /// Returns the id whose process is too old first, and when.
+    /// Returns the id of the worker whose process reaches its maximum lifetime first, and that time.
     pub fn oldest(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
         self.ages.next(slots)
     }
 }
 
-/// Every time that a slot has had, the earliest first. A time that has changed or gone since stays until it is the earliest.
+/// A heap of times with the earliest on top. Each time belongs to a slot. If the time of a slot changes, the old entry
+/// stays in the heap until it reaches the top.
 #[derive(Debug)]
 struct Heap {
     time_of: fn(&Slot) -> Option<Instant>,
@@ -63,9 +65,10 @@ impl Heap {
         slots.iter().enumerate().for_each(|(id, slot)| self.update(id, slot));
     }
 
-    /// Returns the earliest time that still holds.
+    /// Returns the earliest time that is still valid, and the id of its worker.
     fn next(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
-        // Some outdated entries never become the earliest.
+        // Rebuilds the heap if many of its entries are outdated. Some outdated entries never reach the top, so nothing
+        // else would remove them.
         if self.entries.len() > 2 * slots.len() + 64 {
             self.update_all(slots);
         }
@@ -76,7 +79,8 @@ impl Heap {
             self.entries.pop();
             self.update(id, &slots[id]);
         }
-        // Keeps the heap small: every page that the parent writes between two forks is copied for each worker (copy-on-write).
+        // The heap is empty now. Shrinks the heap's memory, because every page that the parent writes between two forks
+        // is copied for each worker (copy-on-write).
         self.entries.shrink_to(64);
         None
     }

@@ -1,4 +1,4 @@
-//! Acting on the exit of a process.
+//! Handles the exits of processes.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 
 impl Policy {
-    /// Handles the exit of a process. An unknown process is ignored.
+    /// Handles the exit of a process. Ignores a process that the policy does not know.
     pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();

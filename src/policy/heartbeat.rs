@@ -1,15 +1,18 @@
-//! Checking heartbeats.
+//! Checks the heartbeats of all processes.
 
 use std::time::Instant;
 
 use super::Policy;
 
 impl Policy {
-    /// Aborts processes without a heartbeat, if the next check is due.
+    /// Aborts the processes that have sent no heartbeat in time. Does nothing before the next check is due.
     ///
-    /// A parent that wakes up much later than it asked was starved, or the machine was suspended, and the workers with it:
-    /// then every process gets one more period. If it wakes up somewhat later, or was interrupted, that may be so: then a
-    /// silent process gets one more period, but only one.
+    /// If the parent wakes up late, the workers may have been delayed too. The policy distinguishes two cases:
+    ///
+    /// - If the parent wakes up late by half the timeout or more, it was starved, or the machine was suspended. So the
+    ///   workers were delayed as well, and every process gets one more period.
+    /// - If the parent wakes up late by a tenth of the timeout or more, or was interrupted during the period, the
+    ///   workers may have been delayed. A process without a heartbeat then gets one more period, but only once.
     pub(super) fn check_heartbeats(&mut self, now: Instant) {
         let Some(timeout) = self.config.heartbeat_timeout else { return };
         let Some(check_at) = self.check_beats_at else { return };

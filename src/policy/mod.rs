@@ -1,17 +1,20 @@
-//! The decisions of the supervisor: events in, actions out, and the next deadline.
+//! The policy of the supervisor. The policy receives events, and returns actions and the next deadline.
 //!
-//! The policy is pure. Time and seed are arguments, a [`Process`] is only a name for a process, and it asks the system
-//! nothing. So a test can play through whole lives of a service without a process and without waiting, and repeat a run
-//! exactly.
+//! The policy makes no system calls and does not read the clock. The caller passes the time and a random seed as
+//! arguments. A [`Process`] value only identifies a process. So a test can simulate the whole life of a service without
+//! processes and without waiting, and can repeat a run exactly.
 //!
-//! It has four kinds of method:
+//! [`Policy`] has four kinds of methods:
 //!
-//! - `handle_*` takes an event, and the time at which it happened.
-//! - [`Policy::poll_action`] returns what to do next. Call it until it returns `None` after each event.
-//! - [`Policy::next_deadline`] returns when to call [`Policy::handle_timeout`] if no event happens before.
-//! - [`Policy::poll_end`] returns the outcome once the service has ended.
+//! - `handle_*` methods take an event and the time at which the event happened.
+//! - [`Policy::poll_action`] returns the next action to execute. After each event, the caller repeats this call until
+//!   the result is `None`.
+//! - [`Policy::next_deadline`] returns the time at which to call [`Policy::handle_timeout`] if no event happens
+//!   earlier.
+//! - [`Policy::poll_end`] returns the outcome of the service once the service has ended.
 //!
-//! A start that the system refuses is an event too ([`Policy::handle_start_failed`]), so a stop request can overtake it.
+//! If the system refuses to start a process, the caller reports this as an event ([`Policy::handle_start_failed`]). So
+//! a stop request that arrives in the meantime takes effect before the policy tries the start again.
 
 mod backoff;
 mod budget;
@@ -47,11 +50,11 @@ use crate::event::Event;
 use crate::exit::Process;
 use crate::report::{Reason, WorkerReport};
 
-/// The settings that decisions depend on. `prefork` has the defaults and the checks.
+/// The settings that the policy uses. The module `prefork` sets the defaults and checks the values.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub workers: usize,
-    /// The limit for scaling up.
+    /// The largest number of workers that scaling up can reach.
     pub max_workers: usize,
     pub restart_policy: RestartPolicy,
     pub max_restarts: u32,
@@ -62,26 +65,29 @@ pub(crate) struct Config {
     pub ready_timeout: Option<Duration>,
     pub heartbeat_timeout: Option<Duration>,
     pub max_lifetime: Option<Duration>,
-    /// With per-worker sockets: how long a worker that is removed gets no new connections before its queue is looked at,
-    /// and how long its queue must then have been empty.
+    /// The time between two checks of a removed worker's queue, if each worker has its own sockets. The first check
+    /// comes this long after the removal. The worker is asked to stop at the first check that finds the queue empty, or
+    /// after `graceful_timeout`.
     pub drain: Option<Duration>,
 }
 
-/// Which exits of a worker are followed by a restart. Exits that the parent has requested never are.
+/// The rule that decides which exits of a worker lead to a restart. An exit that the parent has requested never leads
+/// to a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RestartPolicy {
-    /// Every abnormal exit: a status other than 0, or a signal. A worker that exits with status 0 is done.
+    /// Every abnormal exit leads to a restart: an exit status other than 0, or death by a signal. A worker that exits
+    /// with status 0 is not restarted.
     #[default]
     OnFailure,
-    /// Every exit. An exit with status 0 counts as a restart like any other.
+    /// Every exit leads to a restart. A restart after status 0 counts towards the restart limit like any other restart.
     Always,
-    /// No exit. The other workers go on. Once all have exited, [`Report::is_success`](crate::Report::is_success) returns
-    /// whether all of them exited normally.
+    /// No exit leads to a restart. The other workers continue. After all workers have exited,
+    /// [`Report::is_success`](crate::Report::is_success) returns whether all of them exited normally.
     Never,
 }
 
-/// A request to the parent.
+/// A request to the parent, which arrives as a signal on Unix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop,
@@ -92,7 +98,7 @@ pub(crate) enum Request {
     Reopen,
 }
 
-/// What a process is sent. The supervisor translates it into a signal.
+/// A message from the parent to a worker process. The supervisor translates the message into a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerSignal {
     Stop,
@@ -102,10 +108,10 @@ pub(crate) enum WorkerSignal {
     Reopen,
 }
 
-/// What the supervisor does next.
+/// The next step that the supervisor must execute.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Start a process. Answer with [`Policy::handle_started`] or [`Policy::handle_start_failed`].
+    /// Start a process. The supervisor then calls [`Policy::handle_started`] or [`Policy::handle_start_failed`].
     Start {
         id: usize,
         generation: u32,
@@ -117,7 +123,8 @@ pub(crate) enum Action {
     Emit(Event),
 }
 
-/// How the service ended. `Err` if the system refused one of the first starts, and the other workers were stopped.
+/// The way in which the service ended. `Err` if the system refused the first start of one of the initial workers. The
+/// policy has then stopped the other workers.
 pub(crate) type Outcome = Result<Reason>;
 
 #[derive(Debug, Default)]
@@ -136,7 +143,8 @@ impl ActionQueue {
         self.push(Action::Emit(event));
     }
 
-    /// Removes starts that have not been taken yet: those of one id, or all.
+    /// Removes the starts that [`Policy::poll_action`] has not returned yet: those of worker `of`, or all if `of` is
+    /// `None`.
     fn cancel_starts(&mut self, of: Option<usize>) {
         self.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
     }
@@ -145,10 +153,10 @@ impl ActionQueue {
 #[derive(Debug)]
 pub(crate) struct Policy {
     config: Config,
-    /// By id. Slots are made when their first start is requested, so the last ones may still be missing.
+    /// One slot per worker, indexed by worker id. The slots of workers that have not been started yet may be missing.
     slots: Vec<Slot>,
     deadlines: DeadlineQueue,
-    /// The number of wanted workers, if it was counted and has not changed since.
+    /// The cached number of workers that should run. `None` if the workers must be counted again.
     wanted: Cell<Option<usize>>,
     begun: Instant,
     budget: Budget,
@@ -156,10 +164,13 @@ pub(crate) struct Policy {
     roll: RollingRestart,
     stop: Option<Stop>,
     check_beats_at: Option<Instant>,
-    /// When the parent was last interrupted, so that it, and the workers too, may have been stopped.
+    /// The time of the last wait that ended early for no known reason. The parent, and the workers too, may have been
+    /// stopped (SIGSTOP) until then.
     interrupted_at: Option<Instant>,
-    /// The ids whose first start is still to come. They are taken one by one, so that every other event comes first, and
-    /// because every page that the parent writes between two forks is copied for each worker (copy-on-write).
+    /// The ids of the workers that have not been started yet. [`Policy::poll_action`] returns their starts one by one,
+    /// whenever no other action is queued. So all other actions come before these starts. The starts are not put into
+    /// `actions`, because that queue would then fill more memory: every page that the parent writes between two forks
+    /// is copied for each worker (copy-on-write).
     first_starts: Range<usize>,
     actions: ActionQueue,
 }
@@ -195,19 +206,21 @@ impl Policy {
                 self.slots.push(Slot::initial(id, self.begun));
             }
             if let Some(start) = self.slots[id].start_initial() {
-                // Returned past the queue, whose memory would be copied for each worker (copy-on-write).
+                // This start is not put into the queue, because the pages of the queue would be copied for each worker
+                // (copy-on-write).
                 return Some(start);
             }
         }
         self.actions.0.pop_front()
     }
 
-    /// Makes the slots of all workers whose first start is still to come.
+    /// Creates the missing slots of the workers that have not been started yet.
     fn complete_slots(&mut self) {
         self.slots.extend((self.slots.len()..self.first_starts.end).map(|id| Slot::initial(id, self.begun)));
     }
 
-    /// Returns the outcome once no process lives, none will start, and every action has been taken.
+    /// Returns the outcome if the service has ended: no process is alive, none will be started, and every action has
+    /// been taken.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<Outcome> {
         let is_busy = !self.actions.0.is_empty() || !self.first_starts.is_empty();
@@ -217,18 +230,19 @@ impl Policy {
         Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.outcome))
     }
 
-    /// Returns the report of each worker, by id.
+    /// Returns the reports of all workers, ordered by worker id.
     pub fn reports(&self) -> Vec<WorkerReport> {
         self.slots.iter().map(Slot::report).collect()
     }
 
-    /// Returns whether the policy has sent SIGKILL to this process.
+    /// Returns whether the policy has sent SIGKILL to this process. Must be called before [`Policy::handle_exited`],
+    /// which removes the process.
     pub fn has_killed(&self, process: Process) -> bool {
         let Some(slot) = self.slots.get(process.id) else { return false };
         slot.processes().any(|known| known == process) && !slot.unkilled_processes().any(|known| known == process)
     }
 
-    /// Returns when to call [`Policy::handle_timeout`] if nothing happens before.
+    /// Returns the time at which to call [`Policy::handle_timeout`] if no event happens earlier.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let deadline = self.deadlines.next(&self.slots);
         deadline.into_iter().chain(self.check_beats_at).chain(self.next_recycling()).min()
@@ -246,8 +260,9 @@ impl Policy {
         self.slots.iter().filter(|slot| slot.is_wanted()).count() + missing
     }
 
-    /// Returns how many workers should run, once each of them has been started and, with a ready timeout, has been ready.
-    /// Returns `None` before, and during a stop.
+    /// Returns the number of workers that should run if all of them are up, and `None` otherwise. A worker is up once
+    /// its first process has been started. If there is a ready timeout, one process of the worker must also have been
+    /// ready. Returns `None` during a stop.
     pub fn up(&self) -> Option<usize> {
         if self.stop.is_some() || !self.first_starts.is_empty() {
             return None;
@@ -257,7 +272,7 @@ impl Policy {
         self.slots.iter().all(|slot| !slot.is_wanted() || has_come_up(slot)).then(|| self.wanted())
     }
 
-    /// Handles a request of an operator. During a stop, only stop requests count.
+    /// Handles a request of an operator. During a stop, only further stop requests have an effect.
     pub fn handle_request(&mut self, now: Instant, request: Request) {
         self.complete_slots();
         match request {
@@ -283,8 +298,9 @@ impl Policy {
         self.after(now, process.id, was_wanted);
     }
 
-    /// Handles a start that the system has refused. If it was one of the first starts, the service is stopped. Any other
-    /// start is tried again, except for that of a replacement.
+    /// Handles a start that the system has refused. If it was the first start of an initial worker, stops the service.
+    /// If the process would have been a replacement, the old process stays, and the start is not tried again. Any other
+    /// start is tried again.
     pub fn handle_start_failed(&mut self, now: Instant, id: usize, error: Error) {
         if self.stop.is_some() {
             return;
@@ -317,12 +333,12 @@ impl Policy {
         }
     }
 
-    /// Handles the request of a worker to stop the service. During a stop it has no effect.
+    /// Handles the request of a worker to stop the service. Has no effect if the service is already stopping.
     pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
         self.stop_because(now, Ok(Reason::StoppedByWorker { process }));
     }
 
-    /// Handles every deadline that is due.
+    /// Handles every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut late = Vec::new();
         for id in 0..self.slots.len() {
@@ -347,13 +363,14 @@ impl Policy {
         self.advance_roll(now);
     }
 
-    /// Handles a wait that ended before its deadline without a reason, so that this process may have been stopped.
+    /// Handles a wait that ended early for no known reason. The parent may have been stopped (SIGSTOP) during that
+    /// wait.
     pub fn handle_interruption(&mut self, now: Instant) {
         self.interrupted_at = Some(now);
     }
 
-    /// Completes every event of one id: what may follow from it for the queue, the deadlines, the number of wanted workers
-    /// and the rolling restart.
+    /// Updates everything that depends on the slot of this worker, after an event has changed the slot. This includes
+    /// the drain of its queue, its deadlines, the number of workers that should run, and the rolling restart.
     fn after(&mut self, now: Instant, id: usize, was_wanted: bool) {
         let slot = &mut self.slots[id];
         slot.drain_relief(now, &self.config, &mut self.actions);

@@ -1,6 +1,6 @@
-//! Replacing processes: all of them in a rolling restart, or one that is too old.
+//! Replaces processes: all of them in a rolling restart, or a single one that has reached its maximum lifetime.
 //!
-//! Only one process is replaced at a time, and its replacement is ready before the old process is stopped.
+//! Only one process is replaced at a time. The old process is stopped only after its replacement is ready.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,20 @@ use crate::event::Event;
 
 #[derive(Debug, Default)]
 pub(super) struct RollingRestart {
-    /// How many rolling restarts have begun. A process remembers the number from its start. With a lower one it is
-    /// outdated.
+    /// The number of rolling restarts that have begun. Each process stores this number when it starts. A process that
+    /// stores a lower number is outdated.
     epoch: u64,
     active: bool,
-    /// Another rolling restart was requested during this one, and follows it.
+    /// Whether another rolling restart was requested during the current one. The requested one begins when the current
+    /// one ends.
     pending: bool,
     replacement: Option<Replacement>,
-    /// No process of a lower id is outdated, because processes that start during a rolling restart are not.
+    /// The id at which the search for outdated processes continues. All processes with lower ids are up to date,
+    /// because every process that starts during a rolling restart is up to date.
     next_id: usize,
 }
 
-/// The id whose process is being replaced, and why.
+/// The id of the worker whose process is being replaced, and the reason.
 #[derive(Clone, Copy, Debug)]
 struct Replacement {
     id: usize,
@@ -41,25 +43,26 @@ impl RollingRestart {
         self.epoch
     }
 
-    /// Cancels the rolling restart and the pending one, because of a stop.
+    /// Cancels the current rolling restart and the pending one, because the service stops.
     pub fn cancel(&mut self) {
         *self = RollingRestart { epoch: self.epoch, ..RollingRestart::default() };
     }
 
-    /// Returns why this id's process is being replaced, if it is.
+    /// Returns the reason why the process of this worker is being replaced, or `None` if it is not being replaced.
     fn reason_for(&self, id: usize) -> Option<ReplacementReason> {
         self.replacement.filter(|replacement| replacement.id == id).map(|replacement| replacement.reason)
     }
 }
 
-/// Returns a random part of the maximum lifetime, from three quarters to all of it, so that processes which were
-/// started together are not replaced together.
+/// Returns a random part of the maximum lifetime, between three quarters and all of it. So processes that were started
+/// together are not replaced at the same time.
 pub(super) fn share_of(lifetime: Duration, rng: &mut SmallRng) -> Duration {
     lifetime.mul_f64(rng.random_range(0.75..=1.0))
 }
 
 impl Policy {
-    /// Begins a rolling restart. During one, requests another, however often this is called.
+    /// Begins a rolling restart. If a rolling restart is in progress, schedules one more after it. Only one is
+    /// scheduled, however often this is called.
     pub(super) fn request_roll(&mut self) {
         if self.roll.active {
             self.roll.pending = true;
@@ -68,8 +71,9 @@ impl Policy {
         }
     }
 
-    /// Begins a rolling restart. A replacement that is under way because of a process's age stays, and
-    /// [`Policy::advance_roll`] waits for it before it replaces the first process.
+    /// Begins a rolling restart. If a process is being replaced because of its age, that replacement continues.
+    /// [`Policy::advance_roll`] waits until that replacement has ended before the rolling restart replaces its first
+    /// process.
     fn begin_roll(&mut self) {
         self.roll.epoch += 1;
         self.roll.active = true;
@@ -78,8 +82,8 @@ impl Policy {
         self.actions.emit(Event::RollingRestartStarted);
     }
 
-    /// Goes on as far as possible: to the next id once the current one has its new process and the old process has
-    /// exited.
+    /// Replaces processes as far as possible now: those of the rolling restart, or those that are too old. Goes on to
+    /// the next worker once the current worker has its new process and the old process has exited.
     pub(super) fn advance_roll(&mut self, now: Instant) {
         loop {
             if self.roll.replacement.is_some_and(|replacement| self.slots[replacement.id].is_in_transition()) {
@@ -118,15 +122,16 @@ impl Policy {
         self.slots[id].start_replacement(&mut self.actions);
     }
 
-    /// Stops the old process, whose replacement is ready.
+    /// Stops the old process after its replacement has become ready.
     pub(super) fn stop_outgoing(&mut self, now: Instant, old: Child) {
         let id = old.process.id;
         let kill_at = now + self.config.graceful_timeout;
         self.slots[id].stop_outgoing(old, kill_at, &mut self.actions);
     }
 
-    /// Handles a replacement of this id that has failed before it took over. The rolling restart is aborted. A process
-    /// that was to be replaced because of its age gets one more lifetime.
+    /// Handles the failure of a replacement that was not ready yet. Aborts the rolling restart that started the
+    /// replacement. If the old process was being replaced because of its age, gives the old process one more lifetime
+    /// instead.
     pub(super) fn handle_failed_replacement(&mut self, now: Instant, id: usize) {
         match self.roll.reason_for(id) {
             Some(ReplacementReason::Age) => {
@@ -139,8 +144,8 @@ impl Policy {
         }
     }
 
-    /// Handles a process of this id that has failed after it took over from an old one. It is restarted like any other,
-    /// but the rolling restart starts no more processes of its kind.
+    /// Handles the failure of a new process that had already taken over from the old one. The worker is restarted like
+    /// any other. But the rolling restart is aborted, because other new processes might fail in the same way.
     pub(super) fn handle_failed_successor(&mut self, id: usize) {
         match self.roll.reason_for(id) {
             Some(ReplacementReason::Age) => self.roll.replacement = None,
@@ -162,7 +167,8 @@ impl Policy {
         }
     }
 
-    /// Returns the time at which the next process is too old, unless a process is being replaced.
+    /// Returns the time at which the next process reaches its maximum lifetime. Returns `None` while any process is
+    /// being replaced.
     pub(super) fn next_recycling(&mut self) -> Option<Instant> {
         if self.roll.active || self.roll.replacement.is_some() {
             return None;

@@ -1,7 +1,7 @@
-//! Scaling, and draining the queues of workers that are not needed any more.
+//! Adds and removes workers, and drains the queues of removed workers.
 //!
-//! A worker with a socket of its own is removed in two steps. At first it gets no new connections, but serves those
-//! that are left. Once its queue is empty, it is told to stop.
+//! A worker with its own sockets is removed in two steps. First it gets no new connections, but serves those that
+//! already wait in its queue. Once the queue is empty, the parent asks the worker to stop.
 
 use std::time::Instant;
 
@@ -10,26 +10,26 @@ use super::slot::Slot;
 use crate::event::Event;
 
 impl Policy {
-    /// Returns the ids whose own sockets should get new connections. An added id is among them once a process serves
-    /// it.
+    /// Returns the ids of the workers whose own sockets should get new connections. An added worker is included once
+    /// one of its processes serves.
     pub fn serving(&self) -> impl Iterator<Item = usize> + Clone {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_serving()).map(|(id, _)| id)
     }
 
-    /// Returns the ids with a process whose drain is due. It is told to stop at the next [`Policy::handle_timeout`],
-    /// unless [`Policy::handle_work_left`] is called for its id before.
+    /// Returns the ids of the draining workers whose queues must be checked now. The next [`Policy::handle_timeout`]
+    /// asks such a worker to stop, unless the caller calls [`Policy::handle_work_left`] for that worker first.
     pub fn draining(&self, now: Instant) -> Vec<usize> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_drain_due(now)).map(|(id, _)| id).collect()
     }
 
-    /// Lets the draining process of this id go on, because connections are left in its queue.
+    /// Lets the draining process of this worker continue, because connections are left in its queue.
     pub fn handle_work_left(&mut self, now: Instant, id: usize) {
         if let (Some(slot), Some(drain)) = (self.slots.get_mut(id), self.config.drain) {
             slot.handle_work_left(now, drain);
         }
     }
 
-    /// Adds one worker, under the lowest id that is free, unless there are `max_workers`.
+    /// Adds one worker, under the lowest free id. Does nothing if there are already `max_workers` workers.
     pub(super) fn scale_up(&mut self, now: Instant) {
         if self.wanted() >= self.config.max_workers {
             return;
@@ -50,7 +50,7 @@ impl Policy {
         self.deadlines.update(id, &self.slots[id]);
     }
 
-    /// Removes the worker with the highest id, unless it is the last one.
+    /// Removes the worker with the highest id. Does nothing if only one worker is left.
     pub(super) fn scale_down(&mut self, now: Instant) {
         if self.wanted() <= 1 {
             return;
@@ -63,7 +63,7 @@ impl Policy {
         }
     }
 
-    /// Reports that an added id was dropped, because no process of it became ready. The other workers go on.
+    /// Reports that an added worker was dropped because none of its processes became ready. The other workers continue.
     pub(super) fn drop_addition(&mut self, id: usize) {
         self.wanted.set(None);
         self.actions.emit(Event::ScalingAborted { id });

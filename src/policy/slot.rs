@@ -1,12 +1,12 @@
-//! What the policy knows about one id.
+//! The [`Slot`] of a worker: everything that the policy knows about this worker and its processes.
 //!
-//! A slot is three small state machines. Each answers one question, and none depends on how the others got where they
-//! are.
+//! A slot combines three small state machines. Each answers one question about the worker. A transition may depend on
+//! the current state of another machine, but never on the history of that machine.
 //!
-//! # State: what serves the id?
+//! # State: which process serves the worker id?
 //!
-//! A process that was told to stop is no longer in the state but in `stopping`, where it is only waited for. So the
-//! next start never depends on how the last process exits.
+//! A process that the parent has asked to stop moves from `state` to the list `stopping`. The policy then only waits
+//! for that process to exit. So the next start never depends on how the previous process exits.
 //!
 //! | state | start due | started | start refused | ready | ready timeout | process exits | scaled down | scaled up | stop |
 //! |---|---|---|---|---|---|---|---|---|---|
@@ -19,12 +19,15 @@
 //!
 //! # Bring-up: what does a failed start mean?
 //!
-//! `Initial` stops the service, `Added` drops the id, `Done` leads to a restart. Initial becomes Added if the id is
-//! scaled up again. Initial and Added become Done once a process of the id is ready.
+//! With a ready timeout, the bring-up decides what the policy does if a process fails before it is ready:
 //!
-//! # Queue: does the id's own queue get connections?
+//! - `Initial`: the policy stops the service. A worker that the service begins with has this value at first.
+//! - `Added`: the policy drops the worker. A worker has this value after it was added, or removed and added again.
+//! - `Done`: the policy restarts the worker. Every worker has this value once one of its processes has been ready.
 //!
-//! This matters only for per-worker sockets.
+//! # Queue: does the worker's own queue get connections?
+//!
+//! This state matters only with per-worker sockets, because only then each worker has its own queue of connections.
 //!
 //! ```text
 //!            started without readiness, or ready
@@ -57,15 +60,16 @@ use super::{Action, ActionQueue, Config};
 use crate::exit::Process;
 use crate::report::WorkerReport;
 
-/// Without a ready timeout, a replacement counts as ready once it has lived this long.
+/// The time that a replacement must live before it counts as ready, if no ready timeout is set.
 const PROBATION: Duration = Duration::from_secs(1);
-/// No id ever has more processes than this: one that serves and one that starts or stops.
+/// The maximum number of processes that one worker has at the same time. Usually one of them serves, and the other
+/// starts or stops.
 const MAX_PROCESSES: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Slot {
     id: usize,
-    /// The generation of the next process.
+    /// The generation that the next process of this worker gets.
     generation: u32,
     state: State,
     bring_up: BringUp,
@@ -73,72 +77,77 @@ pub(super) struct Slot {
     backoff: Backoff,
     stopping: Vec<StoppingChild>,
     report: WorkerReport,
-    /// The generation whose exit the report holds.
+    /// The generation of the process whose exit is in the report.
     reported_generation: u32,
 }
 
 #[derive(Debug)]
 enum State {
-    /// No process serves the id, and none will start.
+    /// No process serves the worker id, and no start is planned.
     Stopped,
-    /// The next process starts then.
+    /// The next process starts at `until`.
     Backoff { until: Instant, reason: StartReason },
-    /// A start was requested and has not been answered yet.
+    /// The policy has requested a start, and the supervisor has not reported the result yet.
     Starting { reason: StartReason },
-    /// This process serves the id, or will once it is ready.
+    /// This process serves the worker id, or will serve it once it is ready.
     Running(Child),
-    /// The old process serves until the new one, once it has been started, is ready.
+    /// The old process serves until its replacement is ready. `new` is `None` until the replacement has been started.
     Replacing {
         old: Child,
-        /// Boxed, because few slots have one, and every slot is as large as the largest state.
+        /// Boxed to keep [`State`] small. Few slots have a replacement, but every slot has the size of the largest
+        /// variant.
         new: Option<Box<Child>>,
     },
 }
 
-/// Why a process is started.
+/// The reason for starting a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StartReason {
-    /// It is one of the first starts. If the system refuses it, the service stops.
+    /// The first start of a worker that the service begins with. If the system refuses this start, the service stops.
     Initial,
-    /// The id was added, or is needed again.
+    /// The worker was added, or was removed and added again.
     ScaleUp,
-    /// The last process failed. Only this counts as a restart in the report.
+    /// The previous process has exited, and the worker must be restarted. Only this kind of start counts as a restart
+    /// in the report.
     Restart,
-    /// It takes the place of a process that was to be replaced.
+    /// The process was requested as a replacement. The old process exited before the replacement was started.
     Replacement,
 }
 
-/// Whether a process of this id has been ready.
+/// Whether any process of this worker has been ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BringUp {
-    /// No process has, and the id was there from the beginning.
+    /// No process has been ready. The service began with this worker.
     Initial,
-    /// No process has since the id was added.
+    /// No process has been ready. The worker was added, or added again, while the service ran.
     Added,
-    /// One has.
+    /// A process of this worker has been ready.
     Done,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
-    /// It has had no process yet that serves it.
+    /// The queue gets no connections yet. It opens once a process of the worker serves.
     Unopened,
-    /// It gets connections.
+    /// The queue gets connections.
     Open,
-    /// The id is not needed any more, but a process is started or restarted to serve what is left.
+    /// The worker was removed, so its queue gets no new connections. But connections may be left in the queue. A
+    /// process that is still starting, or that is started for this purpose, must serve them.
     Draining,
-    /// The id is needed again, and connections from before may still be waiting.
+    /// The worker was added again while its queue was draining. Connections from before the removal may still be
+    /// waiting.
     Reopening,
 }
 
 impl Slot {
-    /// Returns the slot of an id that is there from the beginning.
+    /// Returns the slot of a worker that the service begins with.
     pub fn initial(id: usize, now: Instant) -> Slot {
         let state = State::Backoff { until: now, reason: StartReason::Initial };
         Slot { bring_up: BringUp::Initial, queue: Queue::Open, state, ..Slot::added(id, now) }
     }
 
-    /// Returns the slot of a new id, whose first process is due at once.
+    /// Returns the slot of a worker that is added while the service runs. The first process of this worker is due at
+    /// once.
     pub fn added(id: usize, now: Instant) -> Slot {
         Slot {
             id,
@@ -153,7 +162,7 @@ impl Slot {
         }
     }
 
-    /// Returns whether the id counts as one of the workers that should run.
+    /// Returns whether this worker counts as one of the workers that should run.
     pub fn is_wanted(&self) -> bool {
         !self.is_stopped() && self.queue != Queue::Draining
     }
@@ -162,17 +171,17 @@ impl Slot {
         matches!(self.state, State::Stopped)
     }
 
-    /// Returns whether the id's own queue should get new connections.
+    /// Returns whether the worker's own queue should get new connections.
     pub fn is_serving(&self) -> bool {
         !self.is_stopped() && self.queue == Queue::Open
     }
 
-    /// Returns whether no process lives and none will start.
+    /// Returns whether no process of this worker is alive and no start is planned.
     pub fn is_over(&self) -> bool {
         self.is_stopped() && self.stopping.is_empty()
     }
 
-    /// Returns whether its process is from before the rolling restart `epoch`, and can be replaced.
+    /// Returns whether the worker's process was started before the rolling restart `epoch` and can be replaced.
     pub fn is_outdated(&self, epoch: u64) -> bool {
         match &self.state {
             State::Running(child) => child.epoch < epoch && (child.is_starting() || child.phase == Phase::Ready),
@@ -180,7 +189,8 @@ impl Slot {
         }
     }
 
-    /// Returns the time at which its process is too old, if the process could be replaced now.
+    /// Returns the time at which the worker's process reaches its maximum lifetime. Returns `None` if that process
+    /// cannot be replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
             State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() => child.recycle_at,
@@ -188,14 +198,15 @@ impl Slot {
         }
     }
 
-    /// Gives its process one more lifetime.
+    /// Gives the worker's process one more lifetime.
     pub fn renew_lifetime(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
         if let State::Running(child) = &mut self.state {
             child.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
         }
     }
 
-    /// Returns whether a process is still starting or stopping, so that a rolling restart waits.
+    /// Returns whether a process of this worker is still starting or stopping. A rolling restart waits until such a
+    /// process is ready or has exited.
     pub fn is_in_transition(&self) -> bool {
         let is_starting = match &self.state {
             State::Running(child) => child.is_starting(),
@@ -230,19 +241,19 @@ impl Slot {
         running.chain(stopping).chain(start).min()
     }
 
-    /// Returns every process of this id that has not exited.
+    /// Returns every process of this worker that has not exited.
     pub fn processes(&self) -> impl Iterator<Item = Process> {
         let stopping = self.stopping.iter().map(|child| child.process);
         stopping.chain(self.running().map(|child| child.process))
     }
 
-    /// Returns the processes that have got no SIGKILL from the parent.
+    /// Returns the processes of this worker to which the parent has not sent SIGKILL.
     pub fn unkilled_processes(&self) -> impl Iterator<Item = Process> {
         let stopping = self.stopping.iter().filter(|child| !child.is_killed()).map(|child| child.process);
         stopping.chain(self.running().filter(|child| !child.is_killed()).map(|child| child.process))
     }
 
-    /// Returns the process that serves the id, or will once it is ready.
+    /// Returns the process that serves the worker id, or that will serve it once it is ready.
     pub fn current(&self) -> Option<Process> {
         self.running().next().map(|child| child.process)
     }
@@ -265,7 +276,7 @@ impl Slot {
         current.into_iter().chain(replacement)
     }
 
-    /// Scales the id up again.
+    /// Adds this worker again, after it was removed or has finished.
     pub fn scale_up(&mut self, now: Instant) {
         if self.bring_up == BringUp::Initial {
             self.bring_up = BringUp::Added;
@@ -278,21 +289,23 @@ impl Slot {
         }
     }
 
-    /// Schedules a restart, and returns the delay until then.
+    /// Schedules a restart. Returns the delay before the restart.
     pub fn schedule_restart(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         let delay = self.backoff.after_life(uptime, delays, rng);
         self.state = State::Backoff { until: now + delay, reason: StartReason::Restart };
         delay
     }
 
-    /// Starts the first process, unless the id is not needed any more.
+    /// Returns the action that starts the first process of the worker. Returns `None` if the worker was removed before
+    /// its first start.
     pub fn start_initial(&mut self) -> Option<Action> {
         let State::Backoff { reason: StartReason::Initial, .. } = self.state else { return None };
         self.state = State::Starting { reason: StartReason::Initial };
         Some(self.next_start())
     }
 
-    /// Starts the next process if one is due and fewer than two processes are stopping.
+    /// Requests the next process if its start is due. Waits as long as two earlier processes of this worker are still
+    /// stopping.
     pub fn start_if_due(&mut self, now: Instant, actions: &mut ActionQueue) {
         match self.state {
             State::Backoff { until, reason } if until <= now && !self.is_crowded() => {
@@ -303,7 +316,7 @@ impl Slot {
         }
     }
 
-    /// Starts a replacement for the process that runs.
+    /// Requests a replacement for the running process.
     pub fn start_replacement(&mut self, actions: &mut ActionQueue) {
         self.state = match mem::replace(&mut self.state, State::Stopped) {
             State::Running(old) => {
@@ -318,8 +331,8 @@ impl Slot {
         Action::Start { id: self.id, generation: self.generation }
     }
 
-    /// Takes a process that was started. If the slot is stopped, because the stop came while the start was on its way,
-    /// the caller must stop the process with [`Slot::stop_now`].
+    /// Records a process that was started. If a stop came after the start was requested, the slot is already stopped.
+    /// Then the caller must stop the process with [`Slot::stop_now`].
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
         let is_restart = self.start_reason() == Some(StartReason::Restart);
         self.generation = process.generation + 1;
@@ -342,8 +355,8 @@ impl Slot {
         };
     }
 
-    /// Handles a refused start. Returns the delay until the next try, or `None` if it was a replacement, which is not
-    /// tried again.
+    /// Handles a start that the system has refused. Returns the delay before the next attempt. Returns `None` for a
+    /// replacement, which is not tried again.
     pub fn handle_start_failed(&mut self, now: Instant, delays: Delays, rng: &mut SmallRng) -> Option<Duration> {
         let reason = match mem::replace(&mut self.state, State::Stopped) {
             State::Replacing { old, new: None } => {
@@ -361,10 +374,11 @@ impl Slot {
         Some(delay)
     }
 
-    /// Handles a report of readiness. Returns the old process if a replacement has taken its place.
+    /// Handles a process's report that it is ready. If this process is a replacement, returns the old process.
     #[must_use = "the old process must be stopped"]
     pub fn handle_ready(&mut self, now: Instant, generation: u32, actions: &mut ActionQueue) -> Option<Child> {
-        // A process that has been told to stop since has shown too that this id can be brought up.
+        // A process that was ready but has been asked to stop counts as well: it shows that this worker can become
+        // ready.
         if self.stopping.iter().any(|child| child.is(generation)) {
             self.bring_up = BringUp::Done;
         }
@@ -372,7 +386,8 @@ impl Slot {
         if newest.is(generation) && newest.is_starting() { self.become_ready(now, actions) } else { None }
     }
 
-    /// Returns the process that may still have to show that it works.
+    /// Returns the process that was started last. During a replacement this is the new process, or `None` if the new
+    /// process has not been started yet.
     fn newest(&mut self) -> Option<&mut Child> {
         match &mut self.state {
             State::Running(child) => Some(child),
@@ -410,25 +425,25 @@ impl Slot {
         }
     }
 
-    /// Aborts processes without a heartbeat.
+    /// Aborts the processes of this worker that have sent no heartbeat for `timeout`.
     pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
         self.running_mut().for_each(|child| child.check_beat(now, timeout, doubtful, actions));
     }
 
-    /// Treats every process as if its heartbeat had come just now.
+    /// Treats every process of this worker as if it had just sent a heartbeat.
     pub fn forgive_beats(&mut self, now: Instant) {
         self.running_mut().for_each(|child| child.beat(now));
     }
 
-    /// Resets the failure count if the current process has lived long enough. Call this before the process is replaced
-    /// or removed, for whatever reason.
+    /// Resets the failure count of this worker if its current process has lived long enough ([`Backoff::note_uptime`]).
+    /// Must be called before that process is replaced or removed.
     fn note_uptime(&mut self, now: Instant) {
         if let State::Running(child) | State::Replacing { old: child, .. } = &self.state {
             self.backoff.note_uptime(now.saturating_duration_since(child.since));
         }
     }
 
-    /// Records that no process will follow, and whether the last exit was a failure.
+    /// Records that no further process will be started for this worker, and whether its last exit was a failure.
     pub fn set_failed(&mut self, failed: bool) {
         self.report.failed = failed;
     }

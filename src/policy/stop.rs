@@ -1,4 +1,6 @@
-//! Stopping the service: stop every worker, wait, kill. A second request kills at once.
+//! Stops the service: asks every process to stop, waits, and kills the processes that still run. If an operator
+//! requests a stop twice, the second request kills all remaining processes at once. An exception is a quick stop
+//! request after a graceful one: it only shortens the wait.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +9,16 @@ use crate::event::Event;
 use crate::exit::{Exit, Process};
 use crate::report::Reason;
 
-/// The time from SIGQUIT to SIGKILL.
+/// The time from SIGQUIT to SIGKILL in a quick stop.
 const QUICK_STOP: Duration = Duration::from_secs(2);
 
-/// A stop that has begun.
+/// A stop of the service that has begun.
 #[derive(Debug)]
 pub(super) struct Stop {
-    /// The first reason to stop is the one that counts.
+    /// The outcome of the service. The first reason to stop determines the outcome, and later reasons do not change it.
     pub outcome: Outcome,
-    /// An operator has requested it, so the operator's next request kills.
+    /// Whether an operator has requested the stop. Then the next stop request of the operator kills all remaining
+    /// processes.
     requested: bool,
     quick: bool,
 }
@@ -52,7 +55,8 @@ impl Policy {
         self.stop_because(now, Ok(Reason::RestartLimitReached { process, exit, restarts }));
     }
 
-    /// Stops the service because a worker cannot start. `exit` is `None` if the process lives and was not ready in time.
+    /// Stops the service because a worker cannot start or has exited with a fatal exit code. `exit` is `None` if the
+    /// process is still alive but was not ready in time.
     pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
         if self.stop.is_some() {
             return;
@@ -61,7 +65,7 @@ impl Policy {
         self.stop_because(now, Ok(Reason::StartupFailed { process, exit }));
     }
 
-    /// Begins a graceful stop that no operator has requested.
+    /// Begins a graceful stop for a reason other than a request of the operator.
     pub(super) fn stop_because(&mut self, now: Instant, outcome: Outcome) {
         self.begin_stop(outcome, WorkerSignal::Stop, now + self.config.graceful_timeout, false);
     }

@@ -1,4 +1,4 @@
-//! A process that no longer serves its id.
+//! A [`StoppingChild`] is a process that is draining or stopping.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
 
-/// A process that was told to stop, or will be once it has drained. It is only waited for, so that the next start of its
-/// id does not depend on it.
+/// A process that the parent has asked to stop, or will ask to stop once its queue is empty. The policy only waits for
+/// this process to exit. So the next start of the same worker does not depend on how this process exits.
 #[derive(Debug)]
 pub(super) struct StoppingChild {
     pub process: Process,
@@ -17,12 +17,12 @@ pub(super) struct StoppingChild {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoppingPhase {
-    /// Its own queue gets no new connections. It is told to stop at `stop_at`, which moves on while connections are left,
-    /// but not beyond `last`.
+    /// The worker's own queue gets no new connections. The parent asks the process to stop at `stop_at`. This time is
+    /// postponed while connections are left in the queue, but never beyond `last`.
     Draining { stop_at: Instant, last: Instant },
-    /// It was told to stop, and gets SIGKILL then.
+    /// The parent has asked the process to stop, and sends SIGKILL at `kill_at`.
     Stopping { kill_at: Instant },
-    /// It got SIGKILL from the parent.
+    /// The parent has sent SIGKILL.
     Killed,
 }
 
@@ -39,7 +39,7 @@ impl StoppingChild {
         matches!(self.phase, StoppingPhase::Draining { .. })
     }
 
-    /// Returns whether it would be told to stop now, although it may still go on draining.
+    /// Returns whether `stop_at` has passed but the drain may still be extended.
     pub fn is_drain_due(&self, now: Instant) -> bool {
         matches!(self.phase, StoppingPhase::Draining { stop_at, last } if stop_at <= now && now < last)
     }
@@ -51,7 +51,7 @@ impl StoppingChild {
         }
     }
 
-    /// Continues a drain that is due.
+    /// Postpones `stop_at` by `drain`, but not beyond `last`. Does nothing if `stop_at` has not passed.
     pub fn drain_longer(&mut self, now: Instant, drain: Duration) {
         match &mut self.phase {
             StoppingPhase::Draining { stop_at, last } if *stop_at <= now => *stop_at = (now + drain).min(*last),
@@ -59,7 +59,8 @@ impl StoppingChild {
         }
     }
 
-    /// Sends `signal`, and SIGKILL at `kill_at` or at an earlier deadline that is set already.
+    /// Sends `signal` to the process, and SIGKILL at `kill_at`. If an earlier deadline for SIGKILL is already set, that
+    /// deadline stays.
     pub fn stop(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
         let kill_at = match self.phase {
             StoppingPhase::Killed => return,
@@ -77,7 +78,7 @@ impl StoppingChild {
         }
     }
 
-    /// Kills a process that has not stopped in time, and stops one whose drain is over.
+    /// Kills the process if it has not stopped in time. Asks it to stop if its drain is over.
     pub fn handle_timeout(&mut self, now: Instant, graceful_timeout: Duration, actions: &mut ActionQueue) {
         match self.phase {
             StoppingPhase::Stopping { kill_at } if kill_at <= now => {

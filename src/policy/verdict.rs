@@ -1,33 +1,35 @@
-//! What follows from the exit of a process: a decision, and no action.
+//! Decides what follows from the exit of a process. The caller then acts on this decision.
 
 use super::slot::{BringUp, ExitedChild, ExitedRole, Slot};
 use super::{Config, RestartPolicy};
 use crate::exit::Exit;
 
-/// What to do about an exit that the policy did not ask for.
+/// The decision about an exit that the policy has not requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The service cannot start, or the exit status says that no restart would help: stop it.
+    /// Stop the service, because a worker cannot start or its exit status shows that a restart would not help.
     StopService,
-    /// An added id cannot be brought up: drop the id.
+    /// Drop the worker, because it was added while the service ran and none of its processes became ready.
     DropAddition,
-    /// Its replacement has its place already, or will have it.
+    /// Start no process, because the replacement serves already or will serve once it is ready.
     ReplacementTakesOver,
-    /// No process will follow.
+    /// Start no further process of this worker.
     Finished { failed: bool },
-    /// No restart is left to serve what is in the queue of an id that is not needed any more: leave it.
+    /// Give up the connections that are left in the queue of a removed worker, because the restart limit allows no
+    /// further process that could serve them.
     AbandonDrain,
-    /// No restart is left: stop the service.
+    /// Stop the service, because the restart limit allows no further restart.
     LimitReached,
-    /// Start the next process of the id.
+    /// Start the next process of the worker.
     Restart,
-    /// The id is served, or will be, so nothing is missing.
+    /// Start no process, because the worker does not need one.
     NothingMissing,
 }
 
-/// Judges the exit of a process that was not told to stop.
+/// Decides what to do about the exit of a process.
 ///
-/// `slot` is the slot after the process was taken out of it. `restarts_left` is whether the limit allows one more restart.
+/// `slot` is the slot from which the process has already been removed. `restarts_left` is whether the limit allows one
+/// more restart.
 pub(super) fn verdict(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
     match exited.role {
         ExitedRole::Current | ExitedRole::Outgoing => judge_serving(exited, exit, slot, config, restarts_left),
@@ -44,7 +46,7 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
         RestartPolicy::OnFailure => failed,
         RestartPolicy::Never => false,
     };
-    // On Windows the parent itself sets the exit status of a process that it kills.
+    // Ignores the status of a process that the parent aborted or killed: on Windows the parent itself sets that status.
     let is_fatal = is_fatal(exit, config) && !exited.was_given_up;
     let never_ready = config.ready_timeout.is_some() && slot.bring_up() != BringUp::Done;
     let cannot_start = never_ready && (failed || wants_restart);
@@ -64,7 +66,7 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     }
 }
 
-/// Judges the exit of a process that was serving what was left in the queue of an id that is not needed any more.
+/// Decides about the exit of a process that only served the connections left in the queue of a removed worker.
 fn judge_draining(exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
     let is_served = !slot.is_stopped() || slot.has_draining();
     if exit.is_success() || is_served {

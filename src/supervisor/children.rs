@@ -9,11 +9,14 @@ use crate::sys::{self, ChildHandle, Signal};
 
 /// The child processes that have not been reaped yet, whichever launcher started them.
 ///
-/// A pid belongs to its process until the process is reaped. So signals are sent and children are reaped here only.
+/// A pid belongs to a process until the process is reaped. After that, the system may give the pid to another process.
+/// So that no signal reaches such a process, only this registry sends signals to the children and reaps them.
 ///
-/// The list is unordered: a removal then moves one entry, and every page that the parent writes between two forks is copied
-/// for each worker (copy-on-write). It is not a `HashMap`, because the map would draw its random keys in the parent, and
-/// every worker would inherit these keys for its own maps.
+/// The list is unordered, so that a removal moves only one entry and writes to few pages. Every page that the parent
+/// writes between two forks is copied for each worker (copy-on-write).
+///
+/// The list is not a `HashMap`, because a `HashMap` would draw its random keys in the parent. Every worker would then
+/// inherit these keys for its own maps.
 #[derive(Debug, Default)]
 pub(super) struct Children {
     entries: Vec<(Process, ChildHandle)>,
@@ -24,7 +27,8 @@ impl Children {
         self.entries.push((process, child));
     }
 
-    /// Sends a signal to a process. Does nothing if the process has been reaped, because another process may have its pid.
+    /// Sends a signal to a process. Does nothing if the process has been reaped, because its pid may now belong to
+    /// another process.
     pub fn send(&self, process: Process, signal: Signal) -> Result<()> {
         match self.entries.iter().find(|(known, _)| *known == process) {
             Some((_, child)) => Ok(child.send(signal)?),
@@ -32,7 +36,7 @@ impl Children {
         }
     }
 
-    /// Reaps the child with this pid. Returns `None` if it still runs, or if no worker has this pid.
+    /// Reaps the child with this pid. Returns `None` if the child still runs, or if no worker has this pid.
     pub fn reap(&mut self, pid: u32) -> Result<Option<ChildExit>> {
         let Some(at) = self.entries.iter().rposition(|(_, child)| child.pid() == pid) else { return Ok(None) };
         let exit = match self.entries[at].1.reap() {
@@ -54,18 +58,21 @@ impl Children {
         Ok(())
     }
 
-    /// Returns the pids of the children that have exited without a notification: on Unix those that other code in this
-    /// process has reaped, on Windows those for which the notifying thread is late.
+    /// Returns the pids of the children that have exited without a notification. On Unix, these are the children that
+    /// other code in this process has reaped. On Windows, these are the children whose exits the notifying thread has
+    /// not reported yet.
     pub fn missed(&self) -> Vec<u32> {
         let children = self.entries.iter().map(|(_, child)| child);
         children.filter(|child| child.was_reaped_elsewhere()).map(ChildHandle::pid).collect()
     }
 }
 
-/// Kills and reaps all children, whatever ended the supervision. (A worker forgets the registry and never drops it.)
+/// Kills and reaps all children when the supervision ends, for whatever reason. This runs only in the parent: a forked
+/// worker forgets the registry and never drops it.
 impl Drop for Children {
     fn drop(&mut self) {
-        // A child that changed its user may refuse the signal. The parent does not wait for it.
+        // The kernel may refuse to send the signal to a child that has changed its user. The parent does not wait for
+        // such a child.
         self.entries.retain(|(_, child)| child.send(Signal::Kill).is_ok());
         for (_, child) in &self.entries {
             let _ = child.reap_blocking();

@@ -1,4 +1,5 @@
-//! Everything that the parent has open: the poller, its sources, and the counter of out-of-memory kills.
+//! The descriptors that the parent has open: the poller, the sources that it waits for, and the counter of
+//! out-of-memory kills.
 
 use std::thread;
 use std::time::Duration;
@@ -8,15 +9,16 @@ use crate::error::{Error, Result};
 use crate::scoreboard::Scoreboard;
 use crate::sys::{ExitNotifier, OomCounter, SignalInfo, Signals, SupervisorLock, WakeReceiver, WorkerKind};
 
-/// The parent's open descriptors. A worker closes them, and does nothing else with them.
+/// The parent's open descriptors. A forked worker only closes them.
 ///
-/// The signals are dropped last, because that restores the signal mask.
+/// `signals` is the last field so that it is dropped last, because dropping it restores the signal mask.
 pub(super) struct Descriptors {
     poller: Poller,
     wake_receiver: Option<WakeReceiver>,
-    /// The doorbell could not be drained completely.
+    /// Whether the last read could not drain the doorbell completely. Workers wake the parent through the doorbell.
     is_draining: bool,
-    /// Opened once the first workers run, because opening it takes longer than starting some of them.
+    /// The counter of out-of-memory kills. The counter is opened only after the first workers have been started,
+    /// because opening it takes longer than starting some of them.
     out_of_memory: Option<OomCounter>,
     signals: Signals,
 }
@@ -36,23 +38,25 @@ impl Descriptors {
         Ok(scoreboard)
     }
 
-    /// Returns the notifier of exits on systems where no signal announces them.
+    /// Returns the notifier that reports exits on Windows. The notifier does nothing on Unix, where SIGCHLD announces
+    /// an exit.
     pub fn exit_notifier(&self) -> ExitNotifier {
         self.signals.exit_notifier()
     }
 
-    /// Waits for a poll source, for `timeout` at most; without one, for as long as it takes.
+    /// Waits until a poll source is ready, but at most for `timeout`. Without a timeout, waits without a limit.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
         self.out_of_memory.get_or_insert_with(|| {
-            // The last of the workers may be waiting for this CPU.
+            // Lets the worker that was started last run first, because it may be waiting for this CPU.
             thread::yield_now();
             OomCounter::open()
         });
         self.poller.wait(if self.is_draining { Some(Duration::ZERO) } else { timeout })
     }
 
-    /// Returns whether a signal that arrives interrupts a wait. Then an interruption needs no other explanation. (If this
-    /// process was also stopped at that moment, it wakes up late: a long stop is noticed by that.)
+    /// Returns whether an arriving signal makes the wait fail with `EINTR`. If so, a pending signal explains an
+    /// interrupted wait, and the parent need not assume that it was stopped (SIGSTOP). If the parent was also stopped
+    /// for a long time, the policy notices the late wake-up.
     pub fn signals_interrupt(&self) -> bool {
         self.signals.interrupts()
     }
@@ -62,8 +66,8 @@ impl Descriptors {
         Ok(self.signals.next()?)
     }
 
-    /// Returns whether the last wait found the doorbell ringing, and drains it. If it could not be drained completely, it
-    /// rings in the next wait as well, which then returns at once.
+    /// Returns whether a worker has woken the parent through the doorbell, and drains the doorbell. If the doorbell
+    /// could not be drained completely, the next wait returns at once, and the next call of this function continues.
     pub fn drain_doorbell(&mut self) -> Result<bool> {
         let Some(wake_receiver) = &self.wake_receiver else { return Ok(false) };
         let rings = self.poller.is_ready(PollSource::Doorbell) || self.is_draining;
@@ -73,28 +77,31 @@ impl Descriptors {
         Ok(rings)
     }
 
-    /// Returns whether the kernel has killed a process for lack of memory since the last call. `None`: unknown.
+    /// Returns whether the kernel's out-of-memory killer has killed a process that no earlier call has counted. Returns
+    /// `None` if the number of kills is unknown.
     pub fn take_out_of_memory(&mut self) -> Option<bool> {
         match &mut self.out_of_memory {
             Some(counter) => counter.take(),
-            // The count from before the start is unknown. But a count of zero shows that there was no such kill.
+            // The counter is opened only now, so its value may include old kills. Only a value of zero shows for
+            // certain that no process was killed.
             None => self.out_of_memory.insert(OomCounter::open()).is_zero().then_some(false),
         }
     }
 
-    /// Closes everything in a fork. Inlined, because each page of the program that the fork runs costs it a page fault.
+    /// Closes everything in a forked worker. Inlined, because every further page of code that the worker runs costs a
+    /// page fault.
     #[inline]
     pub fn release_in_child(self) {
         self.poller.release_in_child();
     }
 
-    /// Closes everything in the parent, and restores the program's signal handling. `has_stopped`: stop requests that were
-    /// not taken are obsolete, because the service has stopped.
+    /// Closes everything in the parent, and restores the program's signal handling. If `has_stopped` is true, drops the
+    /// stop requests that the parent has not read, because the service has already stopped.
     pub fn close(self, has_stopped: bool) -> Result<()> {
         Ok(self.signals.end(has_stopped)?)
     }
 
-    /// Closes everything in the parent after an error, and returns that error, whatever else fails.
+    /// Closes everything in the parent after an error. Returns that error, even if closing fails as well.
     pub fn close_after(self, error: Error) -> Error {
         let _ = self.close(false);
         error

@@ -1,12 +1,13 @@
-//! The parent's loop: events go into the policy, and its actions come out.
+//! The parent's loop. It passes events to the policy, and executes the actions that the policy returns.
 //!
 //! # Order
 //!
-//! Requests count before exits: all pending signals are collected before an exit is handled. So a ^C, which the
-//! terminal sends to the workers as well, is known before their exits, and no worker is restarted because of it.
+//! Requests come before exits: the loop reads all pending signals before it handles an exit. For example, on ^C the
+//! terminal sends SIGINT to the parent and to the workers. The parent then knows about the stop request before it
+//! handles the exits of the workers, so the parent does not restart the workers.
 //!
-//! Exits and messages count before timeouts: timeouts run only when all of these are collected and handled. So no
-//! worker is found to be late if it has already exited or become ready.
+//! Exits and messages come before timeouts: the loop runs timeouts only after it has handled all exits and messages. So
+//! a worker that has already exited or become ready does not count as late.
 
 use std::process;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -29,7 +30,7 @@ use crate::scoreboard::{Scoreboard, WorkerMessage};
 use crate::sys::{ChildHandle, Signal, SignalInfo};
 use crate::worker::Worker;
 
-/// How the loop ended.
+/// The way in which the loop ended.
 pub(super) enum LoopExit {
     /// This process is a child that the loop has just forked.
     Child(Worker),
@@ -39,7 +40,8 @@ pub(super) enum LoopExit {
 
 pub(super) struct Supervisor<'a> {
     policy: Policy,
-    /// The children are killed and reaped before anything else is dropped.
+    /// This field is declared before the launcher and the sockets. So dropping the supervisor kills and reaps the
+    /// children before it drops those fields.
     children: Children,
     reaper: Reaper,
     launcher: Box<dyn Launcher>,
@@ -47,13 +49,14 @@ pub(super) struct Supervisor<'a> {
     observers: Observers,
     sockets: Sockets,
     descriptors: &'a mut Descriptors,
-    /// Threads that count as exited, but still run.
+    /// The worker threads that the policy counts as exited, although they still run.
     stale: Vec<Process>,
 }
 
 impl<'a> Supervisor<'a> {
-    /// Makes the supervisor in a box, and in a frame that is gone at the first fork: every page of the stack that is in
-    /// use between two forks is copied for each worker (copy-on-write).
+    /// Creates the supervisor in a box. Not inlined, so that the stack frame of this function is gone before the first
+    /// fork: every page of the stack that the parent writes to between two forks is copied for each worker
+    /// (copy-on-write).
     #[inline(never)]
     pub fn new(
         config: Config,
@@ -76,7 +79,7 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    /// Runs until the service ends, or until this process is a forked child.
+    /// Runs the loop until the service ends. In a forked child, returns right after the fork.
     pub fn run(&mut self) -> Result<LoopExit> {
         self.emit_listening();
         loop {
@@ -102,7 +105,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Returns what the parent reports, and drops the rest.
+    /// Returns the reports of all workers and the list of stale threads, and drops everything else.
     pub fn into_reports(self: Box<Self>) -> (Vec<WorkerReport>, Vec<Process>) {
         let supervisor = *self;
         (supervisor.policy.reports(), supervisor.stale)
@@ -125,7 +128,7 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Waits for a poll source, for the policy's deadline, or for that of an observer or the reaper.
+    /// Waits until a poll source is ready, or until the earliest deadline of the policy, the observers and the reaper.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Waited> {
         let now = Instant::now();
         let deadlines = [deadline, self.observers.next_deadline(), self.reaper.next_deadline(now)];
@@ -133,8 +136,8 @@ impl<'a> Supervisor<'a> {
         self.descriptors.wait(next.map(|next| next.saturating_duration_since(now)))
     }
 
-    /// Passes all pending requests to the policy. Each SIGCHLD reaps the child that it names. Returns whether there
-    /// were any signals.
+    /// Passes all pending requests to the policy. For each SIGCHLD, reaps the child that the signal names. Returns
+    /// whether any signal was pending.
     fn collect_signals(&mut self) -> Result<bool> {
         let mut any = false;
         while let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? {
@@ -149,7 +152,9 @@ impl<'a> Supervisor<'a> {
         Ok(any)
     }
 
-    /// Reads what workers have reported: when the doorbell rang, and before timeouts.
+    /// Reads the messages of the workers if a worker has woken the parent through the doorbell. If timeouts are about
+    /// to run, always reads the messages, because a worker that has closed its descriptors cannot wake the parent. Also
+    /// collects the exits of worker threads.
     fn collect_messages(&mut self, before_timeouts: bool) -> Result<()> {
         let has_rung = self.descriptors.drain_doorbell()?;
         if !has_rung && !before_timeouts {
@@ -163,8 +168,8 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Finds the exits that no signal has announced. If there are any, also collects the pending signals, so that a
-    /// stop request that came before an exit is handled before it.
+    /// Finds the exits that no signal has announced. If there are any such exits, also reads the pending signals, so
+    /// that the policy handles a stop request before the exits.
     fn collect_missed_exits(&mut self, before_timeouts: bool, now: Instant) -> Result<()> {
         self.reaper.collect_missed(before_timeouts, now, &mut self.children)?;
         if self.reaper.has_exits() {
@@ -173,7 +178,8 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Passes the heartbeats to the policy, and then runs its timeouts, so that a heartbeat counts before the timeout.
+    /// Passes the heartbeats to the policy, and then runs the policy's timeouts. In this order, a heartbeat that has
+    /// just arrived prevents a timeout.
     fn run_timers(&mut self, now: Instant) {
         self.extend_drains(now);
         for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
@@ -182,8 +188,9 @@ impl<'a> Supervisor<'a> {
         self.policy.handle_timeout(now);
     }
 
-    /// Extends the drain of a worker if connections still wait at its own sockets. Also extends it if new connections
-    /// still arrive there, because steering has failed; steering is then tried again.
+    /// Extends the drain of a removed worker if connections still wait at its own sockets. Also extends the drain if
+    /// the worker still gets new connections, because the parent could not steer them to the other workers. In this
+    /// case the parent tries the steering again.
     fn extend_drains(&mut self, now: Instant) {
         for id in self.policy.draining(now) {
             let still_serves = !self.sockets.is_left_out(id);
@@ -196,7 +203,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Executes an action. Returns a worker if this process is one now, because the action has forked it.
+    /// Executes an action. Returns the worker if this process is a child that the action has forked. Returns `None` in
+    /// the parent.
     fn execute(&mut self, action: Action) -> Option<Worker> {
         match action {
             Action::Emit(event) => self.emit(&event),
@@ -214,12 +222,14 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Starts a process or thread. Returns a worker if this process is one now.
+    /// Starts a worker process or thread. Returns the worker if this process is a forked child, and `None` in the
+    /// parent.
     fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
         if self.observers.output().take_unflushed() {
             self.launcher.flush();
         }
-        // The parent counts, once. A worker would first have to read the parent's memory, at the cost of page faults.
+        // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
+        // memory inherited from the parent, at the cost of page faults.
         let count = self.policy.wanted();
         match self.try_start(id, generation, count) {
             Ok((slot, listeners, Started::Child)) => {
@@ -233,7 +243,8 @@ impl<'a> Supervisor<'a> {
         None
     }
 
-    /// Inlined, because each frame that is in use at a fork is copied.
+    /// Inlined, so that fewer stack frames are in use at a fork. The kernel copies the pages of these frames
+    /// (copy-on-write).
     #[inline]
     fn try_start(&mut self, id: usize, generation: u32, count: usize) -> Result<(Option<usize>, Listeners, Started)> {
         let refused = |error| Error::from(error).starting(id);
@@ -257,7 +268,8 @@ impl<'a> Supervisor<'a> {
         self.emit(&Event::Started { process });
     }
 
-    /// Steers new connections to the workers that serve. Must come before the others are asked to stop.
+    /// Makes the kernel send new connections only to the workers that serve. Must be called before the parent asks a
+    /// draining worker to stop.
     fn update_steering(&mut self) {
         if let Err(error) = self.sockets.serve(self.policy.serving()) {
             self.observers.output().log(Level::Warn, &format_args!("{error:?}"));
@@ -272,7 +284,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Handles an exit, and before it the last messages of the worker.
+    /// Handles an exit. First handles the last messages that the exited process has written.
     fn handle_exit(&mut self, ChildExit { process, exit, cause, lease }: ChildExit) {
         if cause == ExitCause::ReturnedLate {
             self.handle_late_return(process);
@@ -294,13 +306,13 @@ impl<'a> Supervisor<'a> {
         self.policy.handle_exited(Instant::now(), process, exit, out_of_memory);
     }
 
-    /// Handles the return of a stale thread, which the policy counts as exited already.
+    /// Handles the return of a thread that did not return in time. The policy already counts this thread as exited.
     fn handle_late_return(&mut self, process: Process) {
         self.stale.retain(|stale| *stale != process);
         self.emit(&Event::Returned { process });
     }
 
-    /// Returns whether the kernel has killed this process because memory ran out.
+    /// Returns whether the kernel's out-of-memory killer has killed this process.
     fn was_out_of_memory(&mut self, process: Process, exit: Exit) -> OutOfMemory {
         if exit != Exit::Signal(9) || process.is_thread() || self.policy.has_killed(process) {
             return OutOfMemory::No;
@@ -324,7 +336,8 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// Returns a seed for the jitter of delays, so that services that are started at the same time do not restart in step.
+/// Returns a seed for the random delays. The seed differs between services, so that services that start together do not
+/// also restart their workers together.
 fn seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::from(process::id()) << 32 | u64::from(since.subsec_nanos())

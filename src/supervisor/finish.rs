@@ -1,4 +1,4 @@
-//! The end of the call: the result in the parent, the closure in a worker.
+//! The steps after the loop: the parent returns a result, and a worker runs its closure.
 
 use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
@@ -14,7 +14,7 @@ use crate::policy::Outcome;
 use crate::report::{Reason, Report, WorkerReport};
 use crate::worker::{WorkResult, Worker};
 
-/// The result in the parent. The signals are still taken over.
+/// The result of the service in the parent. The program's own signal handling is not restored yet.
 pub(crate) struct Finished {
     pub(super) end: Outcome,
     pub(super) workers: Vec<WorkerReport>,
@@ -23,8 +23,8 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Exits with 0 if the service has ended normally, and returns an error otherwise. The signals are still taken over at the
-    /// exit, so that no further signal changes the exit status.
+    /// Exits with status 0 if the service has ended normally, and returns an error otherwise. Does not restore the
+    /// program's signal handling before this exit, so that no further signal changes the exit status.
     pub fn exit(self) -> Result<Infallible> {
         let error = match self.end {
             Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => process::exit(0),
@@ -34,7 +34,8 @@ impl Finished {
         Err(self.descriptors.close_after(error))
     }
 
-    /// Returns the report. If the service was stopped, pending stop requests are dropped, because they are fulfilled.
+    /// Returns the report, and restores the program's signal handling. If the service was stopped, drops the pending
+    /// stop requests, because they are fulfilled.
     pub fn report(self) -> Result<Report> {
         let reason = match self.end {
             Ok(reason) => reason,
@@ -46,20 +47,21 @@ impl Finished {
     }
 }
 
-/// Runs the closure of a worker, and exits with its status: 0, 1 after an error, 101 after a panic.
+/// Runs the closure of a worker, and ends the process. The exit status is 0 after success, 1 after an error, and 101
+/// after a panic.
 pub(crate) fn run_and_exit(worker: Worker, work: impl FnOnce(Worker) -> WorkResult) -> ! {
     let id = worker.id();
     let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
         Ok(()) => 0,
         Err(error) => {
             write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
-            // A panic in its destructor would change the status.
+            // Does not drop the error, because a panic in its destructor would change the exit status.
             mem::forget(error);
             1
         }
     }));
     process::exit(status.unwrap_or_else(|payload| {
-        // Its destructor may panic again.
+        // Does not drop the payload, because its destructor may panic again.
         mem::forget(payload);
         101
     }))

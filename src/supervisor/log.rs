@@ -1,5 +1,5 @@
-//! The observer that writes the log. It is called before the other observers, so that a line is in the log before the
-//! program's own code sees the event.
+//! The observer that writes the log. It is called before the other observers, so that the log line of an event is
+//! written before the program's `on_event` closure receives the event.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::observer::{CountUp, Observer, Output};
 use crate::event::Event;
 use crate::exit::Exit;
 
-/// Writes a line for each event that has a level.
+/// The observer that logs every event for which [`level_of`] returns a level.
 pub(super) struct Log;
 
 impl Observer for Log {
@@ -24,7 +24,8 @@ pub(super) fn write(level: Level, line: &dyn fmt::Display) {
     log!(target: "taskfork", level, "{line}");
 }
 
-/// Returns the level of an event, or `None` if the next event logs the same fact.
+/// Returns the level at which an event is logged. Returns `None` if the event is not logged, because the next event
+/// logs the same fact.
 fn level_of(event: &Event) -> Option<Level> {
     match event {
         Event::Exited { restarting: true, .. } | Event::Stale { .. } => None,

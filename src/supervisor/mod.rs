@@ -1,9 +1,11 @@
-//! The parent: it starts the workers, waits for events, and passes them to the policy.
+//! The supervisor, which runs in the parent. It starts the workers, waits for events, and passes the events to the
+//! policy.
 //!
 //! # A forked child returns through the parent's own loop
 //!
-//! fork(2) is called in the middle of the parent's loop, so it returns twice there. The child has a copy of the parent's
-//! stack. It leaves the loop as the parent does when the service ends: it returns, frame by frame, from the call in `main`.
+//! The parent calls fork(2) in the middle of its loop. The call returns twice: in the parent and in the child. The
+//! child has a copy of the parent's stack. So the child leaves the loop in the same way as the parent does when the
+//! service ends: each function on the stack returns, up to the call in `main`.
 //!
 //! ```text
 //! main -> Prefork::start -> supervise -> Supervisor::run -> execute -> start -> Launcher::start -> fork(2)
@@ -13,19 +15,21 @@
 //! child:  Started::Child  -> LoopExit::Child(worker)     -> the supervisor is forgotten -> Supervised::Worker -> main
 //! ```
 //!
-//! The child forgets the supervisor (`mem::forget`) for two reasons. Its destructors act for the parent: they would kill the
-//! other workers. And freeing memory writes to it, but each page that the child writes to is copied first
-//! (copy-on-write). For the same reason the parent writes to few pages between two forks: each is copied for each worker.
+//! The child does not drop the supervisor but forgets it (`mem::forget`), for two reasons. First, the destructors would
+//! kill the other workers. Second, freeing memory writes to that memory, and the kernel copies each page that the child
+//! writes to (copy-on-write). Copy-on-write is also the reason why the parent writes to few pages between two forks:
+//! each of these pages is copied for each worker.
 //!
-//! A spawned worker does not enter the loop, because `Prefork` recognizes it before. A worker thread runs its closure only.
+//! A spawned worker does not enter the loop, because `Prefork` recognizes the worker before the loop begins. A worker
+//! thread runs only its closure.
 //!
 //! # Parts
 //!
-//! - `event_loop`: waits for events, passes them to the policy, executes the policy's actions.
-//! - `children`: the one registry of child processes. `reaper`: their exits, and the searches for more.
-//! - `observer`: what receives every event: the log, systemd, `on_event`.
-//! - `descriptors`, `poller`: everything that the parent has open and waits for.
-//! - `finish`: the end of the call, in the parent and in a worker.
+//! - `event_loop`: waits for events, passes them to the policy, and executes the policy's actions.
+//! - `children`: the registry of child processes. `reaper`: finds the children that have exited.
+//! - `observer`: the receivers of events: the log, systemd, and the program's `on_event` closure.
+//! - `descriptors`: the descriptors that the parent has open. `poller`: the wait for events on these descriptors.
+//! - `finish`: the steps after the loop: the parent returns a result, and a worker runs its closure.
 
 mod children;
 mod descriptors;
@@ -60,19 +64,19 @@ pub(crate) use observer::OnEvent;
 #[cfg(unix)]
 pub(crate) use systemd::Systemd;
 
-/// The process in which the call returns.
+/// The process in which [`supervise`] returns: a worker or the parent.
 pub(crate) enum Supervised {
     Worker(Worker),
     Parent(Box<Finished>),
 }
 
-/// The parts of a service besides the settings of its policy.
+/// Everything that [`supervise`] needs besides the settings of the policy.
 pub(crate) struct SupervisorParts {
-    /// Makes the shared memory by which workers report to the parent.
+    /// Whether to create the shared memory through which workers report to the parent.
     pub with_scoreboard: bool,
     pub lock: SupervisorLock,
     pub kind: WorkerKind,
-    /// The closure that worker threads run; `None` for processes.
+    /// The closure that worker threads run. `None` if the workers are processes.
     pub work: Option<Work>,
     pub on_event: Option<OnEvent>,
     pub sockets: Sockets,
@@ -81,8 +85,8 @@ pub(crate) struct SupervisorParts {
     pub systemd: Option<Systemd>,
 }
 
-/// Starts the workers, and supervises them until the service ends. Returns at once in each forked worker, with the signal
-/// mask and the dispositions from before the call.
+/// Starts the workers and supervises them. In the parent, returns when the service has ended. In each forked worker,
+/// returns right after the fork, with the signal mask and the signal dispositions from before the call.
 pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
     let SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, .. } = parts;
     let (launcher, mut descriptors) = open(lock, kind, work, setup)?;
@@ -111,7 +115,8 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
     }
 }
 
-/// Takes over the signals and makes the launcher. This is not inlined: a frame that is in use at a fork is copied.
+/// Takes over the signals and creates the launcher. Not inlined, so that its stack frame is gone before the first fork:
+/// the kernel copies every page of the stack that the parent writes to between two forks (copy-on-write).
 #[inline(never)]
 fn open(
     lock: SupervisorLock,
@@ -137,7 +142,8 @@ fn open(
     }
 }
 
-/// Turns this process into the worker. An error ends it here, because the parent handles it, not the program.
+/// Turns this process into the worker. If that fails, logs the error and ends this process with status 1. The error
+/// does not reach the program, because the parent handles the exit.
 #[inline]
 pub(crate) fn enter_worker(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {

@@ -1,4 +1,5 @@
-//! The observers: each receives every event of the service, in the order log, systemd, `on_event`.
+//! The observers. Each one receives every event of the service: first the log, then systemd, then the program's
+//! `on_event` closure.
 
 use std::time::Instant;
 use std::{fmt, mem};
@@ -10,26 +11,27 @@ use super::log::{Log, write};
 use super::systemd::Systemd;
 use crate::event::Event;
 
-/// The closure of [`Prefork::on_event`](crate::Prefork::on_event).
+/// The closure that the program passes to [`Prefork::on_event`](crate::Prefork::on_event).
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
 
-/// Counts the workers if all of them are up. Observers that do not need the number do not pay for it.
+/// A function that returns the number of workers if all of them are up, and `None` otherwise. Counting takes time, so
+/// only the observers that need the number call the function.
 pub(super) type CountUp<'a> = &'a dyn Fn() -> Option<usize>;
 
-/// Receives the events of the service.
+/// A receiver of the events of the service.
 pub(super) trait Observer {
     fn handle_event(&mut self, event: &Event, count_up: CountUp<'_>, output: &mut Output);
 
-    /// Returns when [`Observer::flush`] is due, if nothing happens before.
+    /// Returns the time at which to call [`Observer::flush`] if no event happens earlier.
     fn next_deadline(&self) -> Option<Instant> {
         None
     }
 
-    /// Does what was due by `now`.
+    /// Does the work whose deadline has passed at `now`.
     fn flush(&mut self, _now: Instant, _output: &mut Output) {}
 }
 
-/// All observers.
+/// All observers, in the order in which they receive an event.
 pub(super) struct Observers {
     list: Vec<Box<dyn Observer>>,
     output: Output,
@@ -54,7 +56,7 @@ impl Observers {
         self.list.iter().filter_map(|observer| observer.next_deadline()).min()
     }
 
-    /// Flushes the observers for which that is due.
+    /// Flushes the observers whose deadline has passed.
     pub fn flush(&mut self) {
         for observer in &mut self.list {
             let Some(deadline) = observer.next_deadline() else { continue };
@@ -70,7 +72,7 @@ impl Observers {
     }
 }
 
-/// The parent's log, and whether output may be buffered in this process.
+/// The parent's log, and a flag: whether this process may have buffered output since the last flush.
 #[derive(Debug)]
 pub(super) struct Output {
     is_unflushed: bool,
@@ -85,12 +87,12 @@ impl Output {
         }
     }
 
-    /// Notes that code of the program ran and may have written something.
+    /// Records that code of the program has run and may have buffered output.
     pub fn note_write(&mut self) {
         self.is_unflushed = true;
     }
 
-    /// Returns whether something may have been written since the last call.
+    /// Returns whether output may have been buffered since the last call.
     pub fn take_unflushed(&mut self) -> bool {
         mem::take(&mut self.is_unflushed)
     }
@@ -103,7 +105,7 @@ impl Output {
     }
 }
 
-/// Calls the program's closure.
+/// The observer that calls the program's `on_event` closure.
 struct Callback(OnEvent);
 
 impl Observer for Callback {
@@ -152,7 +154,7 @@ mod tests {
             None,
         )
         .output;
-        assert!(output.take_unflushed(), "the program may have written something before the call");
+        assert!(output.take_unflushed(), "the program may have buffered output before the call");
         assert!(!output.take_unflushed());
         let mut without = observers(vec![Box::new(Log)]);
         without.emit(&Event::Started { process: crate::exit::Process { id: 0, generation: 0, pid: None } }, &|| None);

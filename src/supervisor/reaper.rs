@@ -1,15 +1,18 @@
-//! The exits that wait to be handled, and when the parent searches for more.
+//! Finds the children that have exited, and queues their exits.
 //!
-//! SIGCHLD names one child, and that child is reaped at once. Signals coalesce, so other children may have exited as
-//! well. Two searches find them. Both take time for each child, so both are limited to a share of the parent's time:
+//! A SIGCHLD names one child, and the reaper reaps that child at once. But signals coalesce, so other children may have
+//! exited without a signal of their own. Two kinds of searches find these children. The time of such a search grows
+//! with the number of children, so each kind is limited to a share of the parent's time:
 //!
-//! - A *scan* asks the system for exited children until there are none left. The system walks its list of all children
-//!   up to the first one that has exited. A scan is requested by each SIGCHLD and takes at most a tenth of the time.
-//! - A search for *missed* exits finds the children that other code in this process has reaped. No signal is left for
-//!   these, so each child is checked by its pid. This follows each scan, precedes all timeouts, and takes at most a
-//!   hundredth of the time.
+//! - A *scan* asks the system for an exited child again and again, until there is none left. Each time, the system
+//!   walks its list of all children up to the first one that has exited. Each SIGCHLD requests a scan. Scans take at
+//!   most a tenth of the parent's time.
+//! - A search for *missed* exits finds the children that other code in this process has reaped. The system no longer
+//!   lists these children, so the search checks the pid of each worker. The parent requests this search after each scan
+//!   (on Unix) and before timeouts. These searches take at most a hundredth of the parent's time.
 //!
-//! There is one reaper in a process, because a scan finds the children of all launchers, and as pid 1 also strangers.
+//! A process has only one reaper, because a scan finds all children of the process: the children of every launcher, the
+//! children that the program itself has started, and also orphans if this process is pid 1.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,12 +22,13 @@ use crate::backend::ChildExit;
 use crate::error::Result;
 use crate::sys;
 
-/// Limits scans to a tenth of the time. A pause of less than a millisecond is left out, because no wait is that short.
+/// Limits scans to a tenth of the parent's time. Pauses of less than a millisecond are skipped, because the parent
+/// cannot wait for so short a time.
 const SCAN: Limit =
     Limit { factor: 10, shortest_pause: Duration::from_millis(1), longest_pause: Duration::from_millis(100) };
 
-/// Limits searches for missed exits to a hundredth of the time. On Windows they are not limited: the notifying thread
-/// may be late for any exit, and timeouts must not overtake it.
+/// Limits searches for missed exits to a hundredth of the parent's time. On Windows these searches are not limited. The
+/// Windows thread that reports exits may be late, and the parent must find such an exit before it runs timeouts.
 const MISSED: Limit = Limit {
     factor: if cfg!(unix) { 100 } else { 0 },
     shortest_pause: Duration::ZERO,
@@ -52,8 +56,8 @@ impl Reaper {
         self.exits.pop_front()
     }
 
-    /// Handles SIGCHLD: reaps the child that the signal names, and requests a scan. The scan comes later, because it
-    /// takes time, and the first worker can be replaced before it.
+    /// Handles SIGCHLD: reaps the child that the signal names, and requests a scan. The scan does not run at once,
+    /// because it takes time. So the parent can replace the reaped child before the scan.
     pub fn handle_child_signal(&mut self, pid: Option<u32>, children: &mut Children) -> Result<()> {
         self.scan.request();
         if let Some(pid) = pid {
@@ -72,19 +76,20 @@ impl Reaper {
         let before = self.exits.len();
         self.reap_all(children)?;
         let now = Instant::now();
-        // The system walked its list once for each exit, and once more to find none. The pause is in proportion to the
-        // last walk, because the others were not in vain.
+        // The system has walked its list of children once for each exit, and once more to find that there is none left.
+        // Only the last walk has found nothing, so the pause is in proportion to the duration of one walk.
         let walks = (self.exits.len() - before + 1) as u32;
         self.scan.finish((now - begun) / walks, now);
         if cfg!(unix) {
-            // The SIGCHLD that requested this scan may have announced a child that other code has reaped since.
+            // The SIGCHLD that requested this scan may belong to a child that other code has already reaped.
             self.search_missed(now, children)?;
         }
         Ok(())
     }
 
-    /// Searches for missed exits if that is due, or if timeouts are about to run. In the latter case a requested scan
-    /// also stops waiting for the end of its pause.
+    /// Searches for missed exits if a search is requested and the pause after the last search is over.
+    /// `before_timeouts` means that timeouts are about to run. In this case the function requests a search itself. It
+    /// also ends the pause between scans, so that a requested scan runs at once.
     pub fn collect_missed(&mut self, before_timeouts: bool, now: Instant, children: &mut Children) -> Result<()> {
         if before_timeouts {
             self.scan.end_pause();
@@ -99,12 +104,12 @@ impl Reaper {
         !self.exits.is_empty()
     }
 
-    /// Returns whether some exits are not known or not handled yet, so that timeouts must wait.
+    /// Returns whether a scan is requested or an exit is not handled yet. Timeouts must wait as long as this is true.
     pub fn is_busy(&self) -> bool {
         self.scan.is_requested || self.has_exits()
     }
 
-    /// Returns when the next search is due, if one is requested.
+    /// Returns the time at which the next requested search may run, or `None` if no search is requested.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         [&self.scan, &self.missed].into_iter().filter_map(|search| search.next_deadline(now)).min()
     }
@@ -114,8 +119,8 @@ impl Reaper {
             if let Some(exit) = children.reap(pid)? {
                 self.exits.push_back(exit);
             } else if !sys::reap_as_init(pid)? {
-                // The program has started this child itself, and will reap it. Until then
-                // `peek_exited` may return this child each time, and never a worker that has exited.
+                // The program has started this child itself, and must reap it itself. Until then `peek_exited` may
+                // return this child every time, and never an exited worker. So this checks each worker instead.
                 return children.reap_each(&mut self.exits);
             }
         }
@@ -138,17 +143,19 @@ impl Reaper {
     }
 }
 
-/// The share of the time that a search may take: it is followed by a pause of `factor` times its duration.
+/// The limit on the share of time that a kind of search may take. After each search there is a pause of `factor` times
+/// the duration of the search.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     factor: u32,
-    /// A shorter pause is left out.
+    /// A pause that would be shorter than this is skipped.
     shortest_pause: Duration,
-    /// A search may have taken long only because this process was stopped meanwhile, so its pause is limited.
+    /// The upper limit of the pause. It is necessary because a search takes very long if this process is stopped
+    /// (SIGSTOP) during the search.
     longest_pause: Duration,
 }
 
-/// Whether a search is requested, and when it may run.
+/// The state of one kind of search: whether a search is requested, and when it may run.
 #[derive(Debug)]
 struct Search {
     limit: Limit,
@@ -170,7 +177,7 @@ impl Search {
         self.is_requested && self.not_before.is_none_or(|at| at <= now)
     }
 
-    /// Returns when the requested search is due, or `None` if none is requested.
+    /// Returns the time at which the requested search may run, or `None` if none is requested.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         self.is_requested.then(|| self.not_before.unwrap_or(now))
     }
@@ -180,7 +187,7 @@ impl Search {
         self.not_before = None;
     }
 
-    /// Ends a search that took `spent`, at `now`, and begins the pause after it.
+    /// Records that a search has ended at `now` and has taken `spent`, and begins the pause after it.
     fn finish(&mut self, spent: Duration, now: Instant) {
         let pause = (spent * self.limit.factor).min(self.limit.longest_pause);
         self.is_requested = false;
@@ -244,7 +251,7 @@ mod tests {
         let mut search = Search::new(TENTH);
         search.finish(ms(9), now);
         search.end_pause();
-        assert!(!search.is_due(now), "it was not requested");
+        assert!(!search.is_due(now), "no search was requested");
         search.request();
         assert!(search.is_due(now));
     }
@@ -286,7 +293,7 @@ mod tests {
             reaper.handle_child_signal(Some(pid), &mut children).expect("waitpid");
             assert!(reaper.is_busy() && reaper.is_scan_due(Instant::now()));
             assert_eq!(exits(&mut reaper), [(3, Exit::Code(0))]);
-            assert!(reaper.is_busy(), "others may have exited as well");
+            assert!(reaper.is_busy(), "other children may have exited as well");
         }
 
         #[test]
@@ -300,7 +307,7 @@ mod tests {
             reaper.scan(&mut children).expect("waitid");
             assert_eq!(exits(&mut reaper), [(1, Exit::Code(1))]);
             assert!(!reaper.is_busy());
-            assert!(stranger.wait().expect("its status, which is left to the program").success());
+            assert!(stranger.wait().expect("the status, which the reaper has left").success());
         }
 
         #[test]
@@ -313,7 +320,7 @@ mod tests {
             let later = now + ms(1000);
             reaper.missed.finish(ms(1), now + ms(600));
             reaper.collect_missed(false, later, &mut children).expect("no error");
-            assert_eq!(exits(&mut reaper), [], "none was requested");
+            assert_eq!(exits(&mut reaper), [], "no search was requested");
             reaper.collect_missed(true, now, &mut children).expect("no error");
             assert_eq!(exits(&mut reaper), [], "the pause is not over");
             assert_eq!(reaper.next_deadline(now), Some(now + ms(700)));

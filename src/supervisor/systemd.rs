@@ -1,4 +1,4 @@
-//! Notifications for systemd, or for another service manager with the protocol of sd_notify(3).
+//! Notifies systemd, or another service manager with the protocol of sd_notify(3).
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -15,13 +15,13 @@ use super::observer::{CountUp, Observer, Output};
 use crate::event::Event;
 use crate::sys;
 
-/// The shortest watchdog period. The parent does not wake up more often than that.
+/// The shortest period between watchdog notifications, so that the parent does not wake up too often.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// The pause before another attempt, if the service manager's queue is full.
+/// The pause before the next attempt to send if the service manager's queue is full.
 const RETRY: Duration = Duration::from_millis(100);
 const FULL: &str = "its queue is full, so it will be told again";
 
-/// The state of the service as the service manager sees it.
+/// The state of the service that was last reported to the service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Starting,
@@ -33,17 +33,17 @@ enum Stage {
 /// The observer that notifies the service manager.
 #[derive(Debug)]
 pub(crate) struct Systemd {
-    /// `None`: `NOTIFY_SOCKET` is not the address of a Unix socket.
+    /// The address in `NOTIFY_SOCKET`. `None` if the variable does not contain the address of a Unix socket.
     address: Option<SocketAddr>,
     stage: Stage,
     /// The notifications that have not been sent yet, oldest first.
     unsent: VecDeque<Notification>,
-    /// When the unsent notifications are tried again, if no new one comes before.
+    /// The time of the next attempt to send the unsent notifications. A new notification causes an earlier attempt.
     retry_at: Instant,
     watchdog: Option<Watchdog>,
-    /// Why the service is about to stop, if it has failed. This is the last status.
+    /// The reason why the service is about to stop, if it has failed. This reason becomes the last status.
     failure: Option<String>,
-    /// The kinds of errors that have been logged. Each kind is logged once.
+    /// The kinds of errors that have been logged. Each kind is logged only once.
     logged: Vec<ErrorKind>,
 }
 
@@ -60,8 +60,8 @@ struct Watchdog {
 }
 
 impl Systemd {
-    /// Reads `NOTIFY_SOCKET` and the watchdog's variables, and removes them, so that no child notifies for the service.
-    /// Returns `None` without a `NOTIFY_SOCKET`.
+    /// Reads `NOTIFY_SOCKET` and the watchdog's variables, and removes them from the environment. So no child can send
+    /// notifications for the service. Returns `None` if `NOTIFY_SOCKET` is not set.
     pub fn from_environment() -> Option<Systemd> {
         let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
         let [address, _, _] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(sys::take_env_var);
@@ -81,7 +81,7 @@ impl Systemd {
         }
     }
 
-    /// Returns the notification for an event, if there is one. An error: the time could not be read.
+    /// Returns the notification for an event, or `None` if the event needs none. Fails if the clock cannot be read.
     fn notification_for(&mut self, event: &Event, count_up: CountUp<'_>) -> io::Result<Option<Notification>> {
         let (stage, states, status) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
@@ -92,13 +92,13 @@ impl Systemd {
             (_, Event::Stopping { .. }) => {
                 (Stage::Stopping, vec![NotifyState::Stopping], self.failure.take().unwrap_or_else(|| event.to_string()))
             }
-            // A rolling restart before all workers are up is a part of the start.
+            // A rolling restart that begins before all workers are up counts as a part of the startup.
             (Stage::Starting, _) => match count_up() {
                 Some(workers) => (Stage::Ready, vec![NotifyState::Ready], format!("{workers} workers are up")),
                 None => return Ok(None),
             },
             (Stage::Ready, Event::RollingRestartStarted) => {
-                // By this time systemd recognizes the response to its last SIGHUP.
+                // systemd uses this time to recognize the response to its last SIGHUP.
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
@@ -112,9 +112,10 @@ impl Systemd {
         Ok(Some(Notification { states, status: Some(status) }))
     }
 
-    /// Queues a notification. The last rolling restart responds to all SIGHUPs before it, so it replaces the earlier ones in
-    /// the queue; a status replaces the one before it. All other states are kept, because systemd depends on each: a service
-    /// that stops without having been ready has failed.
+    /// Queues a notification. A notification that begins a rolling restart first removes the earlier rolling restarts
+    /// from the queue, because the last rolling restart responds to all SIGHUPs before it. A notification with only a
+    /// status replaces the status of the last notification in the queue. All other notifications stay, because systemd
+    /// depends on each of them. For example, systemd considers a service failed if it stops without having been ready.
     fn enqueue(&mut self, notification: Notification) {
         if notification.begins_reload() {
             let before = self.unsent.iter().position(Notification::begins_reload).unwrap_or(self.unsent.len());
@@ -126,7 +127,7 @@ impl Systemd {
         }
     }
 
-    /// Sends the queue until the service manager's queue is full.
+    /// Sends the queued notifications, until none is left or the service manager's own queue is full.
     fn send_pending(&mut self, output: &mut Output) {
         while let Some(notification) = self.unsent.front() {
             if let Err(error) = self.send(notification) {
@@ -147,7 +148,7 @@ impl Systemd {
         }
     }
 
-    /// Logs an error, unless one of its kind has been logged.
+    /// Logs an error, unless an error of the same kind has already been logged.
     fn log_once(&mut self, error: &io::Error, output: &mut Output) {
         if !self.logged.contains(&error.kind()) {
             self.logged.push(error.kind());
@@ -168,8 +169,9 @@ impl Observer for Systemd {
         }
     }
 
-    /// Returns when unsent notifications are tried again, or else when the next watchdog notification is due. A service that
-    /// stops sends none of the latter, because systemd applies another timeout to it.
+    /// Returns the time of the next attempt to send the unsent notifications. If there are none, returns the time of
+    /// the next watchdog notification. A service that stops sends no watchdog notifications, because systemd then
+    /// applies another timeout.
     fn next_deadline(&self) -> Option<Instant> {
         if !self.unsent.is_empty() {
             return Some(self.retry_at);
@@ -197,8 +199,9 @@ impl Notification {
     }
 }
 
-/// Sends one message. Opens a socket for it, so that no worker inherits one. Never blocks, because the supervision must go on
-/// even if the service manager reads nothing: if its queue is full, the error is `WouldBlock`.
+/// Sends one message. Opens a new socket for each message, so that no worker inherits a socket. Never blocks, because
+/// the supervision must continue even if the service manager reads nothing. If the service manager's queue is full,
+/// returns the error `WouldBlock`.
 fn send(message: &str, address: &SocketAddr) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
@@ -212,7 +215,8 @@ fn is_queue_full(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
-/// Parses an absolute path, or `@` and an abstract name. Returns `None` for addresses of other kinds, such as `vsock:2:1234`.
+/// Parses the address of a Unix socket: an absolute path, or on Linux also `@` followed by an abstract name. Returns
+/// `None` for other kinds of addresses, such as `vsock:2:1234`.
 fn parse(address: &str) -> Option<SocketAddr> {
     #[cfg(target_os = "linux")]
     if let Some(name) = address.strip_prefix('@') {
@@ -233,7 +237,7 @@ mod tests {
         Systemd::new(None, None, Instant::now())
     }
 
-    /// Returns the notifications for these events. The flag: whether all workers are up then.
+    /// Returns the notifications for these events. The flag of each event is whether all workers are up at that time.
     fn notifications(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Notification> {
         let notification =
             |(event, is_up): &(Event, bool)| systemd.notification_for(event, &|| is_up.then_some(2)).expect("the time");
@@ -330,7 +334,7 @@ mod tests {
         systemd.handle_event(&READY, &|| Some(2), &mut output);
         systemd.handle_event(&STOPPING, &|| None, &mut output);
         assert_eq!(systemd.logged, [ErrorKind::Other]);
-        assert!(systemd.unsent.is_empty(), "they cannot be sent later either");
+        assert!(systemd.unsent.is_empty(), "without an address, a later attempt would fail as well");
         let full = io::Error::from(ErrorKind::WouldBlock);
         systemd.log_once(&full, &mut output);
         systemd.log_once(&full, &mut output);
@@ -355,7 +359,7 @@ mod tests {
         let retry_at = systemd.next_deadline().expect("a retry");
         assert!(retry_at > Instant::now() && retry_at <= Instant::now() + RETRY);
         systemd.flush(retry_at, &mut output);
-        assert_eq!(systemd.unsent.len(), 1, "watchdog notifications wait for the others");
+        assert_eq!(systemd.unsent.len(), 1, "no watchdog notification is queued while others are unsent");
         manager.set_nonblocking(true).expect("a socket");
         let mut lines = Vec::new();
         let mut receive = || {

@@ -1,4 +1,4 @@
-//! Taking an exited process out of its slot.
+//! Removes an exited process from its slot.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -6,38 +6,38 @@ use std::time::{Duration, Instant};
 use super::{Slot, StartReason, State};
 use crate::exit::{Exit, Process};
 
-/// A process that has exited, as far as the verdict depends on it.
+/// The facts about an exited process from which the policy decides what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::policy) struct ExitedChild {
     pub process: Process,
     pub role: ExitedRole,
     pub uptime: Duration,
     pub epoch: u64,
-    /// The parent had aborted or killed it.
+    /// Whether the parent had aborted or killed the process.
     pub was_given_up: bool,
 }
 
 /// The role that a process had when it exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::policy) enum ExitedRole {
-    /// It had been told to stop.
+    /// The process no longer served its worker id. The parent had asked it to stop or had killed it.
     Stopping,
-    /// It got no new connections, and had not been told to stop yet.
+    /// The process got no new connections, and the parent had not asked it to stop yet.
     Draining,
-    /// It served the id, and no replacement had been started.
+    /// The process served the worker id or was still starting. No replacement had been requested.
     Current,
-    /// It served the id, and its replacement has its place now.
+    /// The process was being replaced. Its replacement will serve once it is ready.
     Outgoing,
-    /// It was a replacement. The old process still serves.
+    /// The process was a replacement and was not ready yet. The old process still serves.
     Replacement,
 }
 
 impl Slot {
-    /// Takes out the process of this generation. Returns `None` if there is none.
+    /// Removes the process with this generation from the slot. Returns `None` if the slot has no such process.
     pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<ExitedChild> {
         self.note_uptime(now);
         let exited = self.take_out(now, generation)?;
-        // A replacement that failed has never served.
+        // A process that exits in the role of a replacement has never served, so its exit is not reported.
         let has_served = exited.role != ExitedRole::Replacement;
         if has_served && (self.report.exit.is_none() || generation > self.reported_generation) {
             self.report.exit = Some(exit);

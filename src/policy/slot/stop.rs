@@ -1,4 +1,4 @@
-//! Stopping the processes of a slot that is not needed any more.
+//! Stops the processes of a worker that is not needed any more.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -9,8 +9,9 @@ use crate::policy::stopping_child::{StoppingChild, StoppingPhase};
 use crate::policy::{ActionQueue, Config, WorkerSignal};
 
 impl Slot {
-    /// Stops the id: sends `signal` to every process, and SIGKILL at `kill_at`. A process that was told to stop before keeps
-    /// its earlier deadline, and gets only a quick stop in addition.
+    /// Stops the worker: sends `signal` to each of its processes, and SIGKILL at `kill_at` to those that still run. A
+    /// process that was asked to stop before keeps its SIGKILL deadline if that is earlier. Such a process gets
+    /// `signal` only if `signal` requests a quick stop.
     pub fn stop_now(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
         for child in &mut self.stopping {
             let was_told = matches!(child.phase, StoppingPhase::Stopping { .. });
@@ -23,13 +24,14 @@ impl Slot {
         }
     }
 
-    /// Stops one process that its replacement has relieved.
+    /// Stops the old process after its replacement has taken over.
     pub fn stop_outgoing(&mut self, old: Child, kill_at: Instant, actions: &mut ActionQueue) {
         self.stopping.push(old.stop(WorkerSignal::Stop, kill_at, actions));
     }
 
-    /// Scales the id down. With per-worker sockets, a ready process first serves what is left in its queue; if none is ready,
-    /// the next one does.
+    /// Removes the worker because the service is scaled down. Without per-worker sockets, asks its processes to stop.
+    /// With per-worker sockets, a ready process first serves the connections that are left in the queue. If no process
+    /// is ready, the next process that becomes ready serves them.
     pub fn drain(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         self.note_uptime(now);
         let kill_at = now + config.graceful_timeout;
@@ -50,14 +52,15 @@ impl Slot {
         }
     }
 
-    /// Returns whether connections may wait in the id's own queue, no process is ready to serve them, and one may still come.
+    /// Returns whether connections may wait in the worker's own queue, and a process that is not ready yet may still
+    /// become ready to serve them.
     fn has_queue_to_serve(&self, config: &Config) -> bool {
         let is_coming = match &self.state {
             State::Backoff { .. } | State::Starting { .. } => true,
             State::Running(child) => child.phase != Phase::Ready,
             State::Stopped | State::Replacing { .. } => false,
         };
-        // An id that was never brought up may never be.
+        // If no process of this worker has ever been ready, perhaps none will ever be.
         let may_come = self.bring_up == BringUp::Done || config.ready_timeout.is_none() && !self.is_initial_start();
         self.queue != Queue::Unopened && is_coming && may_come
     }
@@ -66,7 +69,7 @@ impl Slot {
         self.queue == Queue::Draining
     }
 
-    /// Keeps the id, which is not needed any more, until a new process has served what is left in its queue.
+    /// Keeps a removed worker until a new process has served the connections that are left in its queue.
     pub fn reserve_for_queue(&mut self) {
         self.queue = Queue::Draining;
     }
@@ -79,7 +82,8 @@ impl Slot {
         self.stopping.iter().any(|child| child.is_drain_due(now))
     }
 
-    /// Lets the process that was started only to serve what is left begin its drain, once it is ready.
+    /// Begins the drain of a process that runs only to serve the connections left in the queue. Does nothing before
+    /// that process is ready.
     pub fn drain_relief(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         let is_ready = matches!(&self.state, State::Running(child) if child.phase == Phase::Ready);
         if self.queue == Queue::Draining && is_ready {
@@ -87,7 +91,7 @@ impl Slot {
         }
     }
 
-    /// Lets a draining process go on, because connections are left in its queue.
+    /// Lets a draining process continue, because connections are left in its queue.
     pub fn handle_work_left(&mut self, now: Instant, drain: Duration) {
         self.stopping.iter_mut().for_each(|child| child.drain_longer(now, drain));
     }
@@ -101,7 +105,8 @@ impl Slot {
         self.stopping.iter().filter(|child| child.is_draining()).map(|child| child.process)
     }
 
-    /// Empties the slot, and returns the processes that were in its state.
+    /// Sets the state to stopped, and cancels a start that was not executed yet. Returns the processes that were in the
+    /// state.
     fn clear(&mut self, actions: &mut ActionQueue) -> impl Iterator<Item = Child> + use<> {
         self.queue = Queue::Unopened;
         let (first, second) = match mem::replace(&mut self.state, State::Stopped) {

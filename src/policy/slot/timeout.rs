@@ -1,4 +1,4 @@
-//! The deadlines of a slot, other than those of heartbeats.
+//! Handles the deadlines of a slot, except those of heartbeats.
 
 use std::mem;
 use std::time::Instant;
@@ -10,27 +10,28 @@ use crate::policy::child::{Child, Phase};
 use crate::policy::stopping_child::{StoppingChild, StoppingPhase};
 use crate::policy::{ActionQueue, Config};
 
-/// The effect of a deadline that the policy must act on.
+/// The result of a passed deadline that the slot leaves to the policy.
 #[derive(Debug)]
 pub(in crate::policy) enum Timeout {
-    /// A replacement has passed its probation. This is the old process.
+    /// A replacement has passed its probation, so the old process must be stopped. The value is the old process.
     Replaced(Child),
     NotReady(ReadyTimeout),
 }
 
-/// Which process was not ready in time.
+/// The kind of process that was not ready in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::policy) enum ReadyTimeout {
-    /// One that is there from the beginning, and no process of its id was ever ready.
+    /// A process of a worker that the service began with. No process of this worker was ever ready.
     Startup(Process),
-    /// A replacement. It was killed, and the old process serves.
+    /// A replacement, which the slot has killed. The old process still serves.
     Replacement,
-    /// One of an added id of which no process was ready. It was killed, and the id is dropped.
+    /// A process of an added worker. No process of this worker was ever ready. The slot has killed the process, and the
+    /// worker is dropped.
     Addition,
 }
 
 impl Slot {
-    /// Handles every deadline of this slot that is due.
+    /// Handles every deadline of this slot that has passed.
     #[must_use]
     pub fn handle_timeout(
         &mut self,

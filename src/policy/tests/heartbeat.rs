@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_silent_worker_is_aborted_killed_and_restarted() {
+fn a_worker_without_heartbeats_is_aborted_killed_and_restarted() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(2) });
     sim.now += 5 * SECOND;
     sim.policy.handle_beat(sim.now, 0, 0);
@@ -32,16 +32,16 @@ fn heartbeats_are_checked_once_per_timeout() {
 }
 
 #[test]
-fn a_parent_that_slept_aborts_no_worker() {
+fn a_parent_that_was_suspended_aborts_no_worker() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
     sim.wake_at(sim.now + 3600 * SECOND);
     assert!(sim.sent(0, 0).is_empty());
     sim.step();
-    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort], "a whole period without a heartbeat after the sleep counts");
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort], "no heartbeat came in the period after the suspension");
 }
 
 #[test]
-fn a_slightly_late_parent_gives_one_more_period() {
+fn a_slightly_late_parent_allows_one_more_heartbeat_period() {
     let timeout = 10 * SECOND;
     let late = |by| {
         let mut sim = Sim::new(Config { heartbeat_timeout: Some(timeout), ..config(1) });
@@ -57,11 +57,11 @@ fn a_slightly_late_parent_gives_one_more_period() {
     let mut sim = late(5 * SECOND);
     let next = sim.now + timeout;
     sim.wake_at(next + 2 * SECOND);
-    assert!(sim.sent(0, 0).is_empty(), "a forgiven silence leaves no suspicion");
+    assert!(sim.sent(0, 0).is_empty(), "after a forgiven check, a first doubtful check does not abort");
 }
 
 #[test]
-fn an_interrupted_parent_gives_one_more_period() {
+fn an_interrupted_parent_allows_one_more_heartbeat_period() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(2) });
     sim.now += 4 * SECOND;
     sim.policy.handle_interruption(sim.now);
@@ -74,7 +74,7 @@ fn an_interrupted_parent_gives_one_more_period() {
     assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort]);
     sim.policy.handle_interruption(sim.now);
     sim.step();
-    assert!(sim.sent(0, 0).is_empty(), "the heartbeat has cleared the suspicion");
+    assert!(sim.sent(0, 0).is_empty(), "the heartbeat has reset the count of doubtful checks");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_stop_does_not_postpone_the_kill_after_abort() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
     sim.step();
     sim.request(Request::Stop);
-    assert_eq!(sim.policy.next_deadline(), Some(sim.now + SECOND), "no other deadline");
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + SECOND), "the only deadline is that of the abort");
     sim.step();
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort, WorkerSignal::Stop, WorkerSignal::Kill]);
 }

@@ -1,4 +1,4 @@
-//! Whole lives of a service, played through on a simulated clock.
+//! Simulations of whole lives of a service, on a simulated clock.
 
 mod heartbeat;
 mod random;

@@ -1,4 +1,4 @@
-//! Random lives of random services, under the invariants of the simulation.
+//! Simulations of services with random settings and random events. They check the invariants of [`Sim`].
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::*;
 
-/// Plays a random life of a random service, to its end.
+/// Simulates one service with random settings and random events, until it ends.
 fn script(seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
@@ -58,7 +58,8 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
     sim.exit_killed();
 }
 
-/// Stops the service: every process exits or is killed within the graceful timeout. Some ignore the request.
+/// Stops the service, and checks that it ends within the graceful timeout. About half of the processes exit at once.
+/// The others ignore the stop request and are killed.
 fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
     sim.actions_per_event = usize::MAX;
     sim.request(Request::Stop);
@@ -71,12 +72,12 @@ fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
     sim.exit_killed();
     let end = sim.outcome().expect("no first start was refused");
     let report = Report::new(end, sim.policy.reports());
-    assert!(report.restarts() <= sim.restarts, "a stop may come before the start");
+    assert!(report.restarts() <= sim.restarts, "a stop may cancel a restart that was already logged");
     assert_eq!(report.workers().iter().map(WorkerReport::processes).sum::<u32>(), sim.starts);
 }
 
 #[test]
-fn random_lives_keep_the_promises() {
+fn random_services_keep_the_invariants() {
     for seed in 0..100_000 {
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| script(seed))) {
             eprintln!("as a test:\n\n#[test]\nfn script_{seed}() {{\n    script({seed});\n}}\n");

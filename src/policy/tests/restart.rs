@@ -16,7 +16,7 @@ fn the_service_ends_once_all_workers_exited_normally() {
 }
 
 #[test]
-fn a_restart_keeps_the_id_and_counts_the_generation() {
+fn a_restart_keeps_the_id_and_increments_the_generation() {
     let mut sim = Sim::new(config(2));
     sim.end(1, 0, Exit::Signal(9));
     sim.end(0, 0, Exit::Code(3));
@@ -67,12 +67,12 @@ fn restart_window_counts_only_recent_restarts() {
 }
 
 #[test]
-fn a_crash_loop_backs_off_without_delaying_its_siblings() {
+fn a_crash_loop_backs_off_without_delaying_other_workers() {
     let mut sim = Sim::new(config(2));
     sim.end(0, 0, Exit::Code(1));
     assert!(sim.alive.contains_key(&(0, 1)), "the first failure restarts at once");
     sim.end(0, 1, Exit::Code(1));
-    assert!(!sim.alive.contains_key(&(0, 2)), "the second one waits");
+    assert!(!sim.alive.contains_key(&(0, 2)), "the restart after the second failure waits");
     sim.end(1, 0, Exit::Code(1));
     assert!(sim.alive.contains_key(&(1, 1)));
     sim.pass(Duration::from_millis(10));
@@ -121,12 +121,12 @@ fn a_long_uptime_resets_the_backoff_however_it_ends() {
         assert!(sim.alive.contains_key(&(1, 9)), "{way}: the first failure restarts at once");
         sim.end(1, 9, Exit::Code(1));
         sim.pass(SECOND);
-        assert!(sim.alive.contains_key(&(1, 10)), "{way}: the second one waits no longer than the first delay");
+        assert!(sim.alive.contains_key(&(1, 10)), "{way}: the second failure waits at most for the first delay");
     }
 }
 
 #[test]
-fn a_refused_restart_is_retried_and_costs_no_restart() {
+fn refused_starts_do_not_count_towards_the_restart_limit() {
     let mut sim = Sim::new(Config { max_restarts: 1, ..config(2) });
     sim.refuses_starts = true;
     sim.end(0, 0, Exit::Code(1));
@@ -150,7 +150,7 @@ fn a_later_normal_exit_clears_the_failure() {
     sim.end(0, 1, Exit::Code(0));
     sim.end(1, 0, Exit::Code(0));
     let report = Report::new(sim.outcome().expect("an end"), sim.policy.reports());
-    assert!(report.is_success(), "a process that was told to stop may exit in any way: {report:?}");
+    assert!(report.is_success(), "a process that was asked to stop may exit in any way: {report:?}");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn the_policy_knows_which_processes_it_has_killed() {
     sim.request(Request::Stop);
     assert!(sim.policy.has_killed(ours) && sim.policy.has_killed(other));
     sim.end(1, 0, Exit::Signal(9));
-    assert!(!sim.policy.has_killed(ours), "a process that has exited is forgotten");
+    assert!(!sim.policy.has_killed(ours), "the policy forgets a process that has exited");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn restart_policy_decides_which_exits_lead_to_restarts() {
     sim.end(0, 0, Exit::Code(1));
     let end = sim.outcome().expect("an end");
     assert_eq!(end, Reason::Finished);
-    assert!(!Report::new(end, sim.policy.reports()).is_success(), "it has finished, but not successfully");
+    assert!(!Report::new(end, sim.policy.reports()).is_success(), "the service has finished, but not successfully");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn without_readiness_a_replacement_is_ready_after_a_second() {
+fn without_ready_timeout_replacements_are_ready_after_one_second() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0)]);
@@ -22,7 +22,7 @@ fn without_readiness_a_replacement_is_ready_after_a_second() {
 }
 
 #[test]
-fn a_roll_kills_an_old_process_after_graceful_timeout() {
+fn a_rolling_restart_kills_old_processes_after_graceful_timeout() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.pass(SECOND + GRACEFUL);
@@ -32,7 +32,7 @@ fn a_roll_kills_an_old_process_after_graceful_timeout() {
 }
 
 #[test]
-fn a_replacement_that_exits_aborts_the_roll() {
+fn a_replacement_that_exits_aborts_the_rolling_restart() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.end(0, 1, Exit::Code(1));
@@ -55,7 +55,7 @@ fn a_replacement_that_is_late_is_killed() {
 }
 
 #[test]
-fn a_replacement_that_cannot_start_aborts_the_roll() {
+fn a_replacement_that_cannot_start_aborts_the_rolling_restart() {
     let mut sim = Sim::new(config(1));
     sim.refuses_starts = true;
     sim.request(Request::Roll);
@@ -64,7 +64,7 @@ fn a_replacement_that_cannot_start_aborts_the_roll() {
 }
 
 #[test]
-fn roll_requests_during_a_roll_coalesce_into_one() {
+fn requests_during_a_rolling_restart_coalesce_into_one() {
     let mut sim = Sim::new(config(1));
     for _ in 0..5 {
         sim.request(Request::Roll);
@@ -90,7 +90,7 @@ fn a_crash_of_the_old_process_causes_no_restart() {
 }
 
 #[test]
-fn a_stop_cancels_a_roll() {
+fn a_stop_cancels_a_rolling_restart() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.request(Request::Stop);
@@ -102,7 +102,7 @@ fn a_stop_cancels_a_roll() {
 }
 
 #[test]
-fn a_ready_replacement_that_exits_aborts_the_roll() {
+fn a_ready_replacement_that_exits_aborts_the_rolling_restart() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
     sim.ready(0, 0);
     sim.ready(1, 0);
@@ -118,7 +118,7 @@ fn a_ready_replacement_that_exits_aborts_the_roll() {
 }
 
 #[test]
-fn the_exit_of_an_outgoing_process_costs_no_restart() {
+fn the_exit_of_an_old_process_costs_no_restart() {
     for restart in [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never] {
         let mut sim = Sim::new(Config { restart_policy: restart, max_restarts: 1, ..config(1) });
         sim.request(Request::Roll);
@@ -134,7 +134,7 @@ fn the_exit_of_an_outgoing_process_costs_no_restart() {
 }
 
 #[test]
-fn an_outgoing_process_that_is_done_ends_its_id() {
+fn an_old_process_that_finishes_ends_its_worker() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
@@ -142,7 +142,7 @@ fn an_outgoing_process_that_is_done_ends_its_id() {
 }
 
 #[test]
-fn rolls_requested_during_recycling_follow_it() {
+fn rolling_restarts_requested_during_recycling_follow_it() {
     let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(1) });
     sim.step();
     sim.request(Request::Roll);
@@ -156,14 +156,14 @@ fn rolls_requested_during_recycling_follow_it() {
 }
 
 #[test]
-fn an_id_that_finished_during_its_replacement_stays_stopped() {
+fn a_worker_that_finishes_during_its_replacement_stays_stopped() {
     let mut sim = Sim::new(config(2));
     sim.actions_per_event = 0;
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
     sim.actions_per_event = usize::MAX;
     sim.run_actions();
-    assert_eq!(sim.alive(), [(1, 0), (1, 1)], "the roll continues with worker 1");
+    assert_eq!(sim.alive(), [(1, 0), (1, 1)], "the rolling restart continues with worker 1");
 }
 
 #[test]
@@ -187,13 +187,14 @@ fn max_lifetime_replaces_one_process_at_a_time() {
     let mut sim = Sim::new(Config { max_lifetime: Some(lifetime), ..config(3) });
     sim.pass(74 * SECOND);
     assert_eq!(sim.alive(), [(0, 0), (1, 0), (2, 0)], "a lifetime is at least three quarters of `max_lifetime`");
-    // More processes become due, but none is replaced while the first old one stops.
+    // The other processes become too old as well, but none of them is replaced while the first old process is still
+    // stopping.
     sim.pass(26 * SECOND);
     assert_eq!(sim.alive.len(), 4);
     assert!(sim.logged("has reached its maximum lifetime, replacing it"));
     for round in 0..3 {
         let old =
-            sim.alive.values().find(|one| one.sent == [WorkerSignal::Stop]).expect("a process that was told to stop");
+            sim.alive.values().find(|one| one.sent == [WorkerSignal::Stop]).expect("a process that was asked to stop");
         let id = old.process.id;
         let generation = old.process.generation;
         assert_eq!(generation, 0);
@@ -233,7 +234,7 @@ fn a_failed_recycling_renews_the_lifetime() {
 }
 
 #[test]
-fn a_roll_waits_for_a_recycling() {
+fn a_rolling_restart_waits_for_a_recycling() {
     let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ..config(2) });
     sim.step();
     let trial = sim.trials();
@@ -241,8 +242,8 @@ fn a_roll_waits_for_a_recycling() {
     assert_eq!(sim.trials(), trial);
     assert_eq!(sim.alive.len(), 3);
     sim.end(trial[0], 1, Exit::Code(1));
-    assert!(!sim.logged("Rolling restart aborted"), "the failed replacement belonged to the recycling");
-    assert_eq!(sim.trials(), [0], "now the roll begins");
+    assert!(!sim.logged("Rolling restart aborted"), "the failed process was a replacement because of age");
+    assert_eq!(sim.trials(), [0], "now the rolling restart begins");
 }
 
 #[test]
@@ -254,24 +255,24 @@ fn ready_ends_the_probation_of_a_replacement() {
 }
 
 #[test]
-fn a_roll_does_not_replace_an_aborting_process() {
+fn a_rolling_restart_does_not_replace_an_aborting_process() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), ..config(1) });
     sim.pass(SECOND);
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort]);
     sim.request(Request::Roll);
-    assert_eq!(sim.alive(), [(0, 0)], "its restart runs the new program anyway");
+    assert_eq!(sim.alive(), [(0, 0)], "the process is restarted after its exit anyway");
     sim.end(0, 0, Exit::Signal(6));
     assert_eq!(sim.alive(), [(0, 1)]);
     assert!(sim.logged("Rolling restart done"));
 }
 
 #[test]
-fn an_outdated_process_may_exit_during_a_roll() {
+fn an_outdated_process_may_exit_during_a_rolling_restart() {
     let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..config(1) });
     sim.ready(0, 0);
     sim.end(0, 0, Exit::Code(1));
     sim.request(Request::Roll);
-    assert_eq!(sim.alive(), [(0, 1)], "the roll waits for a process that starts");
+    assert_eq!(sim.alive(), [(0, 1)], "the rolling restart waits for the starting process");
     sim.end(0, 1, Exit::Code(1));
     sim.pass(SECOND);
     sim.ready(0, 2);
@@ -280,7 +281,7 @@ fn an_outdated_process_may_exit_during_a_roll() {
 }
 
 #[test]
-fn with_always_a_replaced_process_exits_at_no_cost() {
+fn with_always_replaced_processes_exit_without_a_restart() {
     let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(1) });
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
@@ -290,7 +291,7 @@ fn with_always_a_replaced_process_exits_at_no_cost() {
 }
 
 #[test]
-fn a_crash_before_the_replacement_starts_is_no_restart() {
+fn a_crash_before_the_replacement_starts_costs_no_restart() {
     let mut sim = Sim::new(config(1));
     sim.actions_per_event = 0;
     sim.request(Request::Roll);
@@ -311,7 +312,7 @@ fn recycling_waits_until_the_replaced_process_has_exited() {
     assert_eq!(sim.alive(), [(0, 1), (0, 2)]);
 }
 #[test]
-fn a_failed_recycling_successor_aborts_no_roll() {
+fn a_failed_recycling_successor_aborts_no_rolling_restart() {
     let mut sim = Sim::new(Config { max_lifetime: Some(100 * SECOND), ready_timeout: Some(SECOND), ..config(1) });
     sim.ready(0, 0);
     sim.step();
@@ -322,7 +323,7 @@ fn a_failed_recycling_successor_aborts_no_roll() {
 }
 
 #[test]
-fn a_stop_of_the_policys_own_cancels_a_roll() {
+fn a_stop_by_a_worker_cancels_a_rolling_restart() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::Roll);
     sim.stop_all(1, 0);

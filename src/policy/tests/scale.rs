@@ -19,14 +19,14 @@ fn scaling_adds_the_lowest_id_and_removes_the_highest() {
 }
 
 #[test]
-fn an_id_serves_again_while_its_old_process_stops() {
+fn a_readded_worker_serves_while_its_old_process_stops() {
     let mut sim = Sim::new(config(2));
     sim.request(Request::ScaleDown);
     sim.request(Request::ScaleUp);
     assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)]);
     sim.request(Request::ScaleDown);
     sim.request(Request::ScaleUp);
-    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)], "an id has at most two processes");
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)], "a worker has at most two processes");
     sim.end(1, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 0), (1, 1), (1, 2)]);
 }
@@ -79,7 +79,7 @@ fn a_failed_drain_is_finished_by_another_process() {
     sim.pass(SECOND);
     assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop]);
     sim.end(1, 1, Exit::Signal(9));
-    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None), "its exit was requested");
+    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None), "a stopped process is not restarted");
     assert_eq!(sim.restarts, 1);
     sim.request(Request::ScaleUp);
     sim.request(Request::ScaleDown);
@@ -90,7 +90,7 @@ fn a_failed_drain_is_finished_by_another_process() {
 }
 
 #[test]
-fn a_drain_finished_or_replaced_needs_no_further_process() {
+fn a_finished_or_superseded_drain_starts_no_process() {
     let mut sim = Sim::new(with_queues(2));
     sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Code(0));
@@ -156,7 +156,7 @@ fn a_removed_worker_becomes_ready_before_it_drains() {
     sim.ready(1, 0);
     sim.has_work = true;
     sim.end(1, 0, Exit::Signal(9));
-    assert_eq!(serving(&sim), [0, 1], "new connections wait for the next process");
+    assert_eq!(serving(&sim), [0, 1], "worker 1 still gets connections, for its next process");
     sim.request(Request::ScaleDown);
     assert_eq!((sim.policy.wanted(), serving(&sim)), (1, vec![0]));
     assert!(sim.sent(1, 1).is_empty());
@@ -206,7 +206,7 @@ fn a_drain_without_restarts_left_is_abandoned() {
 }
 
 #[test]
-fn an_initial_id_counts_as_added_once_readded() {
+fn an_initial_worker_counts_as_added_once_readded() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
     sim.ready(0, 0);
     sim.request(Request::ScaleDown);
@@ -235,7 +235,7 @@ fn a_fatal_exit_code_ends_a_drain() {
 }
 
 #[test]
-fn two_draining_processes_cause_no_third() {
+fn with_two_draining_processes_no_third_is_started() {
     let mut sim = Sim::new(with_queues(2));
     sim.has_work = true;
     sim.request(Request::ScaleDown);
@@ -310,7 +310,7 @@ fn a_removed_worker_that_never_started_does_not_drain() {
 }
 
 #[test]
-fn an_id_scaled_up_again_gets_connections_once_ready() {
+fn a_readded_worker_gets_connections_once_ready() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
     sim.ready(0, 0);
     sim.ready(1, 0);
@@ -322,7 +322,7 @@ fn an_id_scaled_up_again_gets_connections_once_ready() {
     assert_eq!(serving(&sim), [0, 1]);
 }
 
-/// Begins a rolling restart, up to the replacement of worker 1.
+/// Begins a rolling restart, and continues it until the replacement of worker 1 has been started.
 fn roll_to_worker_1(sim: &mut Sim) {
     sim.request(Request::Roll);
     sim.pass(SECOND);
@@ -350,7 +350,7 @@ fn scaling_down_does_not_drain_an_aborted_process() {
     sim.pass(Duration::from_millis(13_500));
     roll_to_worker_1(&mut sim);
     sim.step();
-    assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort], "during its replacement, after 15 s without a heartbeat");
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort], "the old process is aborted during its replacement");
     sim.request(Request::ScaleDown);
     assert_eq!(sim.sent(1, 0), [WorkerSignal::Abort, WorkerSignal::Stop]);
     sim.pass(SECOND);
@@ -367,7 +367,7 @@ fn a_worker_scaled_down_during_its_probation_drains_afterwards() {
     sim.pass(2 * SECOND - Duration::from_millis(1));
     assert_eq!(sim.sent(1, 1), []);
     sim.pass(Duration::from_millis(1));
-    assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop], "after one second of probation and one of drain");
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Stop], "one second of probation and one second of draining are over");
 }
 #[test]
 fn a_drain_is_not_extended_beyond_graceful_timeout() {
@@ -380,5 +380,5 @@ fn a_drain_is_not_extended_beyond_graceful_timeout() {
     sim.pass(GRACEFUL - 7 * SECOND);
     assert_eq!(sim.policy.next_deadline(), Some(begun + GRACEFUL));
     let left = sim.policy.draining(sim.now + Duration::from_millis(1));
-    assert!(left.is_empty(), "connections that are left cannot extend the drain: {left:?}");
+    assert!(left.is_empty(), "remaining connections cannot extend the drain: {left:?}");
 }

@@ -1,4 +1,4 @@
-//! The simulated world in which the tests of the policy run.
+//! [`Sim`]: the processes and the clock that the policy's tests simulate.
 
 use std::collections::BTreeMap;
 
@@ -25,8 +25,8 @@ pub fn config(workers: usize) -> Config {
     }
 }
 
-/// Returns an arbitrary time to begin with. Only the clock makes an `Instant`, so this is the one place in the tests
-/// that reads it.
+/// Returns an arbitrary time at which a test begins. An `Instant` can be created only by reading the clock. No other
+/// function of the tests reads the clock.
 pub fn some_time() -> Instant {
     Instant::now()
 }
@@ -36,29 +36,29 @@ pub struct Alive {
     pub process: Process,
     pub since: Instant,
     pub ready: bool,
-    /// It drains, and is stopped later.
+    /// Whether the process drains its queue before it is asked to stop.
     pub draining: bool,
     pub sent: Vec<WorkerSignal>,
 }
 
-/// The simulated world around a policy. A process that the policy starts lives until the script lets it exit or until
-/// it is killed. Only the script moves the clock.
+/// A simulation of the processes and the clock around a policy. A process that the policy starts lives until the test
+/// ends it or the policy kills it. Only the test moves the clock.
 pub struct Sim {
     pub policy: Policy,
     pub now: Instant,
     pub alive: BTreeMap<(usize, u32), Alive>,
-    /// The system refuses every start.
+    /// Whether the simulated system refuses every start.
     pub refuses_starts: bool,
     pub log: Vec<String>,
     pub starts: u32,
     pub exits: u32,
     pub restarts: u32,
     pub stopping: bool,
-    /// A worker was removed, and its process may not have got the signal yet.
+    /// Whether a worker was removed, and the stop signal for its process may still be queued.
     pub scaling: bool,
-    /// Connections are left in the queue of every draining process.
+    /// Whether connections are left in the queue of every draining process.
     pub has_work: bool,
-    /// How many actions are carried out after an event. The others wait.
+    /// The maximum number of actions that are executed after an event. Further actions wait in the queue.
     pub actions_per_event: usize,
 }
 
@@ -88,7 +88,7 @@ impl Sim {
         sim
     }
 
-    /// Carries out the actions of the policy, and checks the invariants.
+    /// Executes the actions of the policy, and checks the invariants.
     pub fn run_actions(&mut self) {
         self.note_draining();
         for _ in 0..self.actions_per_event {
@@ -103,9 +103,9 @@ impl Sim {
             }
         }
         let deadline = self.policy.slots.iter().filter_map(Slot::deadline).min();
-        assert_eq!(self.policy.deadlines.next(&self.policy.slots), deadline, "the queue knows the earliest deadline");
+        assert_eq!(self.policy.deadlines.next(&self.policy.slots), deadline, "the queue finds the earliest deadline");
         let ages = self.policy.slots.iter().enumerate().filter_map(|(id, slot)| Some((slot.recycle_at()?, id)));
-        assert_eq!(self.policy.deadlines.oldest(&self.policy.slots), ages.min(), "the queue knows the oldest process");
+        assert_eq!(self.policy.deadlines.oldest(&self.policy.slots), ages.min(), "the queue finds the oldest process");
         assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the cached number is right");
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
@@ -132,11 +132,11 @@ impl Sim {
         let of_this_id = self.alive.range((id, 0)..=(id, u32::MAX)).count();
         assert!(of_this_id <= 2, "{of_this_id} processes of child {id}");
         let trials = self.trials();
-        assert!(trials.len() <= 1, "children {trials:?} are replaced at a time");
+        assert!(trials.len() <= 1, "children {trials:?} are replaced at the same time");
         self.policy.handle_started(self.now, process);
     }
 
-    /// Returns the ids with two processes of which neither was told to stop.
+    /// Returns the ids of the workers that have two processes, neither of which drains or was asked to stop.
     pub fn trials(&self) -> Vec<usize> {
         let ids: Vec<usize> = {
             let staying = self.alive.values().filter(|one| one.sent.is_empty() && !one.draining);
@@ -146,7 +146,7 @@ impl Sim {
     }
 
     pub fn send(&mut self, process: Process, message: WorkerSignal) {
-        // A process that has exited meanwhile gets no signal.
+        // Sends nothing to a process that has already exited.
         let Some(alive) = self.alive.get_mut(&(process.id, process.generation)) else { return };
         assert_eq!(alive.process, process);
         assert!(message == WorkerSignal::Reopen || !alive.sent.contains(&message), "{process} got {message:?} twice");
@@ -199,7 +199,7 @@ impl Sim {
         self.run_actions();
     }
 
-    /// Moves the clock to the next deadline.
+    /// Moves the clock to the next deadline, and lets the policy handle it.
     pub fn step(&mut self) {
         let deadline = self.policy.next_deadline().expect("a deadline");
         self.wake_at(deadline);
@@ -215,10 +215,10 @@ impl Sim {
         self.policy.handle_timeout(self.now);
         self.run_actions();
         let next = self.policy.next_deadline();
-        assert!(next.is_none_or(|next| next > self.now), "the deadline moves on");
+        assert!(next.is_none_or(|next| next > self.now), "the next deadline is in the future");
     }
 
-    /// Moves the clock, and wakes the policy at every deadline on the way.
+    /// Moves the clock by `time`. On the way, lets the policy handle every deadline at its time.
     pub fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(deadline) = self.policy.next_deadline().filter(|&deadline| deadline <= until) {
@@ -239,7 +239,8 @@ impl Sim {
         self.policy.config.max_workers
     }
 
-    /// Returns for each id the time at which its process is too old, if the process could be replaced now.
+    /// Returns, for each worker, the time at which its process reaches its maximum lifetime. `None` stands for a
+    /// process that cannot be replaced now.
     pub fn recycle_times(&self) -> Vec<Option<Instant>> {
         self.policy.slots.iter().map(Slot::recycle_at).collect()
     }
@@ -248,7 +249,7 @@ impl Sim {
         self.log.iter().any(|logged| logged.contains(line))
     }
 
-    /// Lets every process that got SIGKILL exit.
+    /// Ends every process to which the policy has sent SIGKILL.
     pub fn exit_killed(&mut self) {
         let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| alive.sent.contains(&WorkerSignal::Kill)).collect();
         let killed: Vec<_> = killed.into_iter().map(|(&key, _)| key).collect();
@@ -263,12 +264,12 @@ impl Sim {
     }
 }
 
-/// Returns a configuration with per-worker sockets: a removed worker drains its queue before it is stopped.
+/// Returns a configuration with per-worker sockets. A removed worker then drains its queue before it is asked to stop.
 pub fn with_queues(workers: usize) -> Config {
     Config { drain: Some(SECOND), ..config(workers) }
 }
 
-/// Returns the ids whose own queues get new connections.
+/// Returns the ids of the workers whose own queues get new connections.
 pub fn serving(sim: &Sim) -> Vec<usize> {
     sim.policy.serving().collect()
 }

@@ -83,7 +83,7 @@ fn fatal_exit_code_ignores_processes_killed_by_the_parent() {
     while sim.sent(0, 0).is_empty() {
         sim.step();
     }
-    // On Windows an abort kills at once, with this status.
+    // On Windows an abort kills the process at once, and the parent sets this exit status.
     sim.end(0, 0, Exit::Code(1));
     assert_eq!(sim.alive(), [(0, 1)], "a hung process is restarted");
     sim.step();
@@ -95,7 +95,7 @@ fn fatal_exit_code_ignores_processes_killed_by_the_parent() {
     sim.end(0, 2, Exit::Code(1));
     assert!(
         matches!(sim.outcome(), Ok(Reason::StartupFailed { exit: Some(Exit::Code(1)), .. })),
-        "the exit status is its own"
+        "the process itself has exited with this status"
     );
 }
 
@@ -120,7 +120,7 @@ fn a_stopped_parent_extends_ready_timeout_once() {
 }
 
 #[test]
-fn with_always_an_early_exit_is_startup_failure() {
+fn with_always_an_exit_before_readiness_is_startup_failure() {
     let ready_timeout = Some(5 * SECOND);
     let mut sim = Sim::new(Config { ready_timeout, restart_policy: RestartPolicy::Always, ..config(1) });
     sim.end(0, 0, Exit::Code(0));
@@ -140,7 +140,7 @@ fn an_added_worker_that_never_becomes_ready_is_dropped() {
     assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 processes");
     sim.request(Request::ScaleUp);
     sim.pass(5 * SECOND);
-    assert_eq!(sim.sent(1, 1), [WorkerSignal::Kill], "it was not ready in time");
+    assert_eq!(sim.sent(1, 1), [WorkerSignal::Kill], "the added process was not ready in time");
     sim.exit_killed();
     assert_eq!((sim.alive(), sim.policy.wanted(), sim.policy.next_deadline()), (vec![(0, 0)], 1, None));
     sim.request(Request::ScaleUp);
@@ -177,7 +177,7 @@ fn the_service_is_up_once_every_worker_was_ready() {
     sim.ready(1, 0);
     assert_eq!(sim.policy.up(), Some(2));
     sim.end(1, 0, Exit::Code(1));
-    assert_eq!(sim.policy.up(), Some(2), "a restart does not count");
+    assert_eq!(sim.policy.up(), Some(2), "a worker that restarts still counts as up");
     sim.request(Request::Stop);
     assert_eq!(sim.policy.up(), None);
 }

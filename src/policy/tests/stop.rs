@@ -45,7 +45,7 @@ fn a_quick_stop_shortens_a_graceful_one() {
 }
 
 #[test]
-fn the_first_stop_request_while_giving_up_kills_nothing() {
+fn the_first_stop_request_during_a_failure_kills_nothing() {
     let mut sim = Sim::new(Config { max_restarts: 0, ..config(2) });
     sim.end(0, 0, Exit::Code(1));
     sim.request(Request::Stop);
@@ -102,7 +102,7 @@ fn reopen_reaches_every_process() {
 }
 
 #[test]
-fn a_stop_has_no_deadline_but_its_own() {
+fn a_stop_cancels_all_other_deadlines() {
     let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), max_lifetime: Some(SECOND), ..config(2) });
     sim.request(Request::Stop);
     assert_eq!(sim.policy.next_deadline(), Some(sim.now + GRACEFUL));
@@ -147,7 +147,7 @@ fn a_stop_sends_nothing_to_a_killed_process() {
     assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill]);
 }
 #[test]
-fn term_after_quit_kills_though_a_worker_stopped_first() {
+fn a_stop_request_after_a_quick_stop_kills() {
     let mut sim = Sim::new(config(1));
     sim.stop_all(0, 0);
     sim.request(Request::QuickStop);

@@ -1,16 +1,17 @@
-//! How the parent waits: mio's `Poll`, and the table of its poll sources.
+//! The parent's wait for events, by mio's `Poll`, and the list of poll sources.
 
 #[cfg_attr(unix, path = "unix.rs")]
 #[cfg_attr(windows, path = "windows.rs")]
 mod system;
 pub(super) use system::Poller;
 
-/// Something that ends a wait. To add one, add it here and [register](Poller::register) it.
+/// A source of events that can end a wait. To add a source, add a variant here and [register](Poller::register) the
+/// source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PollSource {
-    /// Signals, or what stands for them.
+    /// Signals. On Windows, the events that replace signals.
     Signals,
-    /// A worker rings the doorbell after it has reported something urgent.
+    /// The doorbell. A worker that has written an urgent message wakes the parent through the doorbell.
     Doorbell,
 }
 
@@ -18,12 +19,12 @@ impl PollSource {
     const COUNT: usize = PollSource::Doorbell as usize + 1;
 }
 
-/// How a wait ended.
+/// The way in which a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// A source is ready, or the time is over.
+    /// A source is ready, or the timeout has passed.
     Completed,
-    /// A signal handler, of this crate or of the program, interrupted it; or this process was stopped and continued, and
-    /// perhaps others with it.
+    /// The wait was interrupted by a signal handler of this crate or of the program, or because this process was
+    /// stopped and continued. In the second case other processes may have been stopped as well.
     Interrupted,
 }

@@ -1,4 +1,4 @@
-//! Waits for descriptors.
+//! The poller for Unix, which waits until a descriptor is readable.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Poller {
         registered.map_err(|error| CallError::new(POLL_CALLS.add, error).into())
     }
 
-    /// Waits for a source, for `timeout` at most; without one, for as long as it takes.
+    /// Waits until a source is ready, but at most for `timeout`. Without a timeout, waits without a limit.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => Ok(Waited::Completed),
@@ -43,8 +43,10 @@ impl Poller {
         self.events.iter().any(|event| event.token() == token(source))
     }
 
-    /// Closes the descriptor in a fork, and does nothing else. The parent's memory is not freed, because it would be copied
-    /// first (copy-on-write). Nothing is deregistered, because the parent uses the same epoll(7) instance.
+    /// Closes the inherited descriptor of epoll(7) in a forked worker. A fork does not inherit a kqueue(2), so nothing
+    /// is closed on systems with kqueue(2). Does not free the inherited memory, because freeing writes to pages that
+    /// the kernel would first copy (copy-on-write). Does not deregister the sources, because the parent uses the same
+    /// epoll(7) instance.
     #[inline]
     pub fn release_in_child(self) {
         mem::forget(self.events);

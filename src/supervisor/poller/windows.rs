@@ -1,4 +1,5 @@
-//! Waits for threads of the system's pool, which wait for the sources and wake this thread.
+//! The poller for Windows. Threads of the system's thread pool wait for the sources, and wake the parent's thread when
+//! a source is ready.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ pub(crate) struct Poller {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    /// By [`PollSource`], whether it is ready.
+    /// For each [`PollSource`], whether the source is ready.
     ready: Arc<[AtomicBool; PollSource::COUNT]>,
 }
 
@@ -51,14 +52,15 @@ impl Poller {
         let ready = Arc::clone(&self.ready);
         waited_for.call_when_ready(move || {
             ready[source as usize].store(true, Ordering::Release);
-            // This fails if memory runs out only, and the error could be reported nowhere.
+            // This fails only if memory runs out, and then the error cannot be reported anywhere.
             let _ = waker.wake();
         })
     }
 
-    /// Waits for a source, for `timeout` at most; without one, for as long as it takes.
+    /// Waits until a source is ready, but at most for `timeout`. Without a timeout, waits without a limit.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Waited> {
-        // The system takes more than a month of milliseconds for an infinite time. After an early end the loop waits again.
+        // The system treats a timeout of more than a month as infinite. So no wait is longer than `LONGEST`. If a wait
+        // ends early, the loop waits again.
         match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST))) {
             Ok(()) => Ok(Waited::Completed),
             Err(error) => Err(CallError::new(POLL_CALLS.wait, error).into()),
@@ -70,6 +72,6 @@ impl Poller {
         self.ready[source as usize].swap(false, Ordering::Acquire)
     }
 
-    /// Does nothing, because there is no fork.
+    /// Does nothing, because Windows has no fork.
     pub fn release_in_child(self) {}
 }
