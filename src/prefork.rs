@@ -16,7 +16,7 @@ use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
 use crate::supervisor::{self, Finished, OnEvent, Supervised, SupervisorParts};
-use crate::sys::{self, SupervisorLock, WorkerKind};
+use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
 /// The builder of a service: a pool of workers (processes or threads) and the parent that supervises them.
@@ -623,6 +623,8 @@ impl Prefork {
     /// Checks the settings, opens the listeners, and starts and supervises the workers. If `with_reports` is false,
     /// forked workers share no memory with the parent, because the caller does not give the program a [`Worker`].
     fn supervise(self, with_reports: bool, work: Option<Work>) -> Result<Supervised> {
+        // Made first, so that it covers everything that this call opens.
+        let standard_fds = StandardFds::reserve()?;
         let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
         worker::check_no_worker()?;
         let kind = match (&work, self.backend.unwrap_or(DEFAULT_BACKEND)) {
@@ -652,6 +654,7 @@ impl Prefork {
         let parts = SupervisorParts {
             with_scoreboard,
             lock,
+            standard_fds,
             kind,
             work,
             on_event: self.on_event,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::poller::{PollSource, Poller, Waited};
 use crate::error::{Error, Result};
 use crate::scoreboard::Scoreboard;
-use crate::sys::{ExitNotifier, OomCounter, SignalInfo, Signals, SupervisorLock, WakeReceiver, WorkerKind};
+use crate::sys::{
+    Drained, ExitNotifier, OomCounter, SignalInfo, Signals, StandardFds, SupervisorLock, WakeReceiver, WorkerKind,
+};
 
 /// The parent's open descriptors. A forked worker only closes them.
 ///
@@ -15,20 +17,31 @@ use crate::sys::{ExitNotifier, OomCounter, SignalInfo, Signals, SupervisorLock, 
 pub(super) struct Descriptors {
     poller: Poller,
     wake_receiver: Option<WakeReceiver>,
-    /// Whether the last read could not drain the doorbell completely. Workers wake the parent through the doorbell.
-    is_draining: bool,
+    /// The result of the last drain of the doorbell. Workers wake the parent through the doorbell.
+    drained: Drained,
     /// The counter of out-of-memory kills. The counter is opened only after the first workers have been started,
     /// because opening it takes longer than starting some of them.
     out_of_memory: Option<OomCounter>,
     signals: Signals,
+    _standard_fds: StandardFds,
 }
 
+/// How often the parent reads the messages of the workers if the doorbell is broken.
+const BROKEN_DOORBELL: Duration = Duration::from_millis(100);
+
 impl Descriptors {
-    pub fn open(lock: SupervisorLock, workers: WorkerKind) -> Result<Descriptors> {
+    pub fn open(lock: SupervisorLock, workers: WorkerKind, standard_fds: StandardFds) -> Result<Descriptors> {
         let signals = Signals::take(lock, workers)?;
         let poller = Poller::open()?;
         poller.register(PollSource::Signals, &signals)?;
-        Ok(Descriptors { poller, wake_receiver: None, is_draining: false, out_of_memory: None, signals })
+        Ok(Descriptors {
+            poller,
+            wake_receiver: None,
+            drained: Drained::Empty,
+            out_of_memory: None,
+            signals,
+            _standard_fds: standard_fds,
+        })
     }
 
     pub fn open_scoreboard(&mut self, workers: usize, kind: WorkerKind) -> Result<Scoreboard> {
@@ -51,7 +64,12 @@ impl Descriptors {
             thread::yield_now();
             OomCounter::open()
         });
-        self.poller.wait(if self.is_draining { Some(Duration::ZERO) } else { timeout })
+        let timeout = match self.drained {
+            Drained::Empty => timeout,
+            Drained::Partly => Some(Duration::ZERO),
+            Drained::Broken => Some(timeout.map_or(BROKEN_DOORBELL, |timeout| timeout.min(BROKEN_DOORBELL))),
+        };
+        self.poller.wait(timeout)
     }
 
     /// Returns whether an arriving signal makes the wait fail with `EINTR`. If so, a pending signal explains an
@@ -66,15 +84,20 @@ impl Descriptors {
         Ok(self.signals.next()?)
     }
 
-    /// Returns whether a worker has woken the parent through the doorbell, and drains the doorbell. If the doorbell
-    /// could not be drained completely, the next wait returns at once, and the next call of this function continues.
+    /// Returns whether workers may have sent messages since the last wait, and drains the doorbell. If bytes may be left
+    /// in the doorbell, the next wait returns at once. If the doorbell is broken, the next wait returns after 100 ms.
     pub fn drain_doorbell(&mut self) -> Result<bool> {
         let Some(wake_receiver) = &self.wake_receiver else { return Ok(false) };
-        let rings = self.poller.is_ready(PollSource::Doorbell) || self.is_draining;
-        if rings {
-            self.is_draining = !wake_receiver.drain()?;
+        let rings = self.poller.is_ready(PollSource::Doorbell) || self.drained != Drained::Empty;
+        if rings && !self.is_doorbell_broken() {
+            self.drained = wake_receiver.drain()?;
         }
         Ok(rings)
+    }
+
+    /// Returns whether a worker has shut down the doorbell. It stays so, because the workers cannot get another one.
+    pub fn is_doorbell_broken(&self) -> bool {
+        self.drained == Drained::Broken
     }
 
     /// Returns whether the kernel's out-of-memory killer has killed a process that no earlier call has counted. Returns

@@ -97,6 +97,8 @@ impl<'a> Supervisor<'a> {
             } else if self.reaper.is_scan_due(Instant::now()) {
                 self.reaper.scan(&mut self.children)?;
                 self.collect_signals()?;
+                // A worker that has lost the doorbell sends SIGCHLD instead, and each SIGCHLD requests a scan.
+                self.read_messages();
             } else if let Some(end) = self.policy.poll_end() {
                 return Ok(LoopExit::Finished(end));
             } else {
@@ -156,16 +158,25 @@ impl<'a> Supervisor<'a> {
     /// to run, always reads the messages, because a worker that has closed its descriptors cannot wake the parent. Also
     /// collects the exits of worker threads.
     fn collect_messages(&mut self, before_timeouts: bool) -> Result<()> {
+        let was_broken = self.descriptors.is_doorbell_broken();
         let has_rung = self.descriptors.drain_doorbell()?;
-        if !has_rung && !before_timeouts {
-            return Ok(());
+        if !was_broken && self.descriptors.is_doorbell_broken() {
+            let line = "a worker has shut down the descriptor that wakes the parent; the parent looks for messages \
+                        every 100 ms from now on";
+            self.observers.output().log(Level::Warn, &line);
         }
+        if has_rung || before_timeouts {
+            self.read_messages();
+            self.reaper.add(self.launcher.take_thread_exits());
+        }
+        Ok(())
+    }
+
+    fn read_messages(&mut self) {
         let messages = self.scoreboard.as_mut().map(Scoreboard::read_messages);
         for message in messages.into_iter().flatten() {
             self.handle_message(message);
         }
-        self.reaper.add(self.launcher.take_thread_exits());
-        Ok(())
     }
 
     /// Finds the exits that no signal has announced. If there are any such exits, also reads the pending signals, so

@@ -57,7 +57,7 @@ use crate::error::Result;
 use crate::listener::Sockets;
 use crate::policy::Config;
 use crate::setup::WorkerSetup;
-use crate::sys::{self, SupervisorLock, WorkerKind};
+use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 pub(crate) use finish::{Finished, run_and_exit};
 pub(crate) use observer::OnEvent;
@@ -75,6 +75,7 @@ pub(crate) struct SupervisorParts {
     /// Whether to create the shared memory through which workers report to the parent.
     pub with_scoreboard: bool,
     pub lock: SupervisorLock,
+    pub standard_fds: StandardFds,
     pub kind: WorkerKind,
     /// The closure that worker threads run. `None` if the workers are processes.
     pub work: Option<Work>,
@@ -88,8 +89,8 @@ pub(crate) struct SupervisorParts {
 /// Starts the workers and supervises them. In the parent, returns when the service has ended. In each forked worker,
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
 pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
-    let SupervisorParts { with_scoreboard, lock, kind, work, on_event, sockets, setup, .. } = parts;
-    let (launcher, mut descriptors) = open(lock, kind, work, setup)?;
+    let SupervisorParts { with_scoreboard, lock, standard_fds, kind, work, on_event, sockets, setup, .. } = parts;
+    let (launcher, mut descriptors) = open(lock, standard_fds, kind, work, setup)?;
     let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, kind)).transpose()?;
     let observers = Observers::new(
         #[cfg(unix)]
@@ -120,6 +121,7 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
 #[inline(never)]
 fn open(
     lock: SupervisorLock,
+    standard_fds: StandardFds,
     kind: WorkerKind,
     work: Option<Work>,
     setup: Option<WorkerSetup>,
@@ -129,11 +131,13 @@ fn open(
         (WorkerKind::Fork, _) => {
             let fork = Fork::new(setup)?;
             worker::prepare()?;
-            Ok((Box::new(fork), Descriptors::open(lock, kind)?))
+            Ok((Box::new(fork), Descriptors::open(lock, kind, standard_fds)?))
         }
-        (WorkerKind::Thread, Some(work)) => Ok((Box::new(Thread::new(work, setup)), Descriptors::open(lock, kind)?)),
+        (WorkerKind::Thread, Some(work)) => {
+            Ok((Box::new(Thread::new(work, setup)), Descriptors::open(lock, kind, standard_fds)?))
+        }
         (WorkerKind::Spawn | WorkerKind::Thread, _) => {
-            let descriptors = Descriptors::open(lock, kind)?;
+            let descriptors = Descriptors::open(lock, kind, standard_fds)?;
             match Spawn::new(descriptors.exit_notifier(), setup) {
                 Ok(spawn) => Ok((Box::new(spawn), descriptors)),
                 Err(error) => Err(descriptors.close_after(error)),

@@ -46,6 +46,7 @@
 //!   `unmap_slots()`.
 //! - `doorbell()`: returns a `Waker` and a `WakeReceiver`. All workers use the `Waker` to wake the parent, and the
 //!   parent waits on the `WakeReceiver`.
+//! - `StandardFds`: placeholders that keep descriptors of this crate off the numbers 0, 1 and 2 (Unix).
 //! - `StopRequest`: receives stop requests in a worker. They come from the parent or from the terminal (Ctrl-C).
 //! - `Lifeline`: ends the child, or sends SIGTERM to it, when the parent ends. The parent creates the lifeline, and the
 //!   child activates it with `hold()`. The lifeline also works if the parent has ended before that call.
@@ -136,6 +137,17 @@ pub(crate) struct InheritedMemory {
     /// The listening sockets that the worker inherits.
     pub sockets: Vec<Number>,
     pub secret: [u32; 4],
+}
+
+/// The result of draining the doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    Empty,
+    /// There may be more bytes to read.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "an event is reset as a whole"))]
+    Partly,
+    /// A worker has shut down the workers' end (shutdown(2)), so no worker can wake the parent any more.
+    Broken,
 }
 
 /// An instruction of a classic BPF program. The fields have the same names as in `linux/filter.h`.

@@ -5,8 +5,10 @@
 mod affinity;
 #[cfg(target_os = "linux")]
 mod cgroup;
+mod descriptor;
 mod doorbell;
 mod fork;
+mod guarded_socket;
 mod identity;
 mod inherited_fds;
 mod lifeline;
@@ -23,6 +25,7 @@ use super::PollCalls;
 pub(crate) use affinity::{pin_to, usable_cpus};
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
+pub(crate) use descriptor::StandardFds;
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use fork::{Forked, exit_now, flush_output, fork};
 pub(crate) use identity::{drop_privileges, groups_of, own_identity};

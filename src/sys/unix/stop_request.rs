@@ -2,20 +2,21 @@
 //! the handler for both signals.
 //!
 //! # Safety
-//! The handler uses only lock-free atomics, getpid(2) and write(2), which are async-signal-safe (signal-safety(7)). The
-//! handler restores `errno`. The memory and the descriptor that it uses exist until the process ends.
+//! The handler uses only lock-free atomics, getpid(2), fstat(2) and send(2), which are async-signal-safe
+//! (signal-safety(7)). The handler restores `errno`. The memory that it uses exists until the process ends.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use signal_hook::low_level::register;
 
+use super::guarded_socket::GuardedSocket;
 use super::poll::wait_readable;
 use super::signal::{is_ignored, number};
 use crate::sys::Signal;
@@ -25,7 +26,6 @@ use crate::sys::Signal;
 #[derive(Debug)]
 pub(crate) struct StopRequest {
     handler: &'static Handler,
-    pipe: OnceLock<&'static UnixStream>,
     /// Locked while a thread creates the pipe, so that two threads cannot create two pipes.
     making: Mutex<()>,
 }
@@ -36,21 +36,28 @@ struct Handler {
     /// that process, because its pid differs from this one.
     pid: u32,
     is_requested: AtomicBool,
-    /// The writing end of the pipe, or -1 if the pipe was not created yet.
-    writer: AtomicI32,
+    /// Null if the pipe was not created yet. A pipe is never freed, because the handler may use it at any time.
+    pipe: AtomicPtr<Pipe>,
+}
+
+/// A socket pair, whose reader is readable after a request.
+#[derive(Debug)]
+struct Pipe {
+    reader: GuardedSocket,
+    writer: GuardedSocket,
 }
 
 impl StopRequest {
     pub fn listen() -> StopRequest {
-        let handler =
-            Handler { pid: std::process::id(), is_requested: AtomicBool::new(false), writer: AtomicI32::new(-1) };
+        let pid = std::process::id();
+        let handler = Handler { pid, is_requested: AtomicBool::new(false), pipe: AtomicPtr::new(ptr::null_mut()) };
         let handler: &Handler = Box::leak(Box::new(handler));
         for signal in stop_signals() {
             // SAFETY: the handler uses only what signal-safety(7) allows; see the module's safety section. This ignores
             // errors, because sigaction(2) refuses a handler only for SIGKILL, SIGSTOP and invalid signal numbers.
             let _ = unsafe { register(number(signal), || handler.handle()) };
         }
-        StopRequest { handler, pipe: OnceLock::new(), making: Mutex::new(()) }
+        StopRequest { handler, making: Mutex::new(()) }
     }
 
     pub fn is_made(&self) -> bool {
@@ -67,7 +74,7 @@ impl StopRequest {
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
-            let waited = self.pipe().and_then(|pipe| wait_readable(pipe.as_fd(), left));
+            let waited = self.pipe().and_then(|pipe| wait_readable(pipe.reader.as_fd(), left));
             // Pauses if the pipe could not be created or polled, or if other code has written to it. Without the pause,
             // this would be a busy loop.
             if waited.map_or(true, |is_readable| is_readable && !self.is_made()) {
@@ -79,24 +86,24 @@ impl StopRequest {
 
     /// Returns a descriptor that becomes readable when a stop is requested, and stays readable from then on.
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.pipe().map(AsFd::as_fd)
+        self.pipe().map(|pipe| pipe.reader.as_fd())
     }
 
-    fn pipe(&self) -> io::Result<&'static UnixStream> {
+    /// Returns the pipe. Creates it at the first call, and again if the program has closed one of its descriptors.
+    fn pipe(&self) -> io::Result<&'static Pipe> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipe) = self.pipe.get() {
+        if let Some(pipe) = self.handler.pipe().filter(|pipe| pipe.reader.is_open() && pipe.writer.is_open()) {
             return Ok(pipe);
         }
-        let (reader, writer) = UnixStream::pair()?;
-        writer.set_nonblocking(true)?;
-        let reader: &UnixStream = Box::leak(Box::new(reader));
-        self.handler.writer.store(writer.into_raw_fd(), Ordering::SeqCst);
+        let (reader, writer) = GuardedSocket::pair().map_err(|error| error.source)?;
+        let pipe: &Pipe = Box::leak(Box::new(Pipe { reader, writer }));
+        self.handler.pipe.store(ptr::from_ref(pipe).cast_mut(), Ordering::SeqCst);
         // If a stop was requested before the pipe existed, the handler had no descriptor to write to. So this code
         // writes the byte now.
         if self.handler.is_requested.load(Ordering::SeqCst) {
             self.handler.wake();
         }
-        Ok(self.pipe.get_or_init(|| reader))
+        Ok(pipe)
     }
 }
 
@@ -111,10 +118,15 @@ impl Handler {
 
     fn wake(&self) {
         let errno = Errno::last_raw();
-        // SAFETY: write(2) reads one byte of a static string. If the pipe was not created yet, the descriptor is -1,
-        // and write(2) only fails with EBADF. write(2) raises no SIGPIPE, because the reading end stays open.
-        unsafe { libc::write(self.writer.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
+        if let Some(pipe) = self.pipe() {
+            pipe.writer.send_byte();
+        }
         Errno::set_raw(errno);
+    }
+
+    fn pipe(&self) -> Option<&'static Pipe> {
+        // SAFETY: the pointer is null, or from a pipe that was leaked, so that it is valid until the process ends.
+        unsafe { self.pipe.load(Ordering::SeqCst).as_ref() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::event::EventHandle;
 use super::watch::Watch;
-use crate::sys::CallError;
+use crate::sys::{CallError, Drained};
 
 /// The parent's end of the doorbell, which reports that a worker has woken the parent.
 #[derive(Debug)]
@@ -33,10 +33,10 @@ impl WakeReceiver {
         Ok(())
     }
 
-    /// Returns true, because the event is already reset. The system resets the event when it calls the closure that was
+    /// Does nothing, because the event is already reset. The system resets the event when it calls the closure that was
     /// given to `wake_by`.
-    pub fn drain(&self) -> Result<bool, CallError> {
-        Ok(true)
+    pub fn drain(&self) -> Result<Drained, CallError> {
+        Ok(Drained::Empty)
     }
 }
 

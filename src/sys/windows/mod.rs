@@ -26,6 +26,16 @@ pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
 pub(crate) use stop_request::StopRequest;
 
+/// Does nothing, because on Windows no other handle takes the place of a standard handle.
+#[derive(Debug)]
+pub(crate) struct StandardFds;
+
+impl StandardFds {
+    pub fn reserve() -> Result<StandardFds, super::CallError> {
+        Ok(StandardFds)
+    }
+}
+
 pub(crate) const POLL_CALLS: PollCalls = PollCalls {
     create: "CreateIoCompletionPort",
     add: "PostQueuedCompletionStatus",

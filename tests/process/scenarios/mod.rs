@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 mod deadlines;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod ends;
 #[cfg(unix)]
 mod forks;
@@ -83,6 +85,8 @@ pub fn all() -> Vec<Scenario> {
         threads_unix::scenarios(),
         #[cfg(target_os = "linux")]
         deadlines::scenarios(),
+        #[cfg(target_os = "linux")]
+        descriptors::scenarios(),
         #[cfg(target_os = "linux")]
         limits::scenarios(),
         #[cfg(target_os = "linux")]
