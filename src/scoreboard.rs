@@ -18,6 +18,10 @@ use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver, WorkerKind};
 const READY: usize = 0;
 const STOP_ALL: usize = 1;
 const BEAT: usize = 2;
+/// The token of the process that uses the slot, which a spawned worker reads once.
+const TOKEN: usize = 4;
+/// Set when a spawned worker's call has recognized it. The parent reads this word only after the process has exited.
+const REACHED: usize = 3;
 
 /// A message from a worker to the parent. Heartbeats are not messages: [`Scoreboard::beats`] returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,7 @@ pub(crate) enum WorkerMessage {
 pub(crate) struct SlotHandle<'a> {
     pub memory: &'a Arc<Shared>,
     pub slot: usize,
+    pub token: u32,
     pub waker: &'a Arc<Waker>,
 }
 
@@ -49,6 +54,8 @@ pub(crate) struct Scoreboard {
     /// The numbers of the slots of ended worker threads that another thread may still write to. A new process must not
     /// use these slots until their leases are over.
     leased: Vec<(SlotLease, usize)>,
+    /// The token of the slot that was allocated last.
+    token: u32,
     waker: Arc<Waker>,
 }
 
@@ -65,6 +72,7 @@ struct Occupant {
     process: Process,
     /// Whether the parent has already read the message in the word `READY`, and in the word `STOP_ALL`.
     seen: [bool; BEAT],
+    token: u32,
 }
 
 /// Writes the messages of one worker to its slot. The segment stays mapped while this value exists, even if the
@@ -78,6 +86,9 @@ pub(crate) struct StatusWriter {
     /// process has a copy of the writer. The forked process may outlive the worker, and its messages would then count
     /// for the next worker in this slot.
     pid: u32,
+    /// The value of a heartbeat of this process. Each start has a higher one. So a heartbeat of a process that the
+    /// worker has left behind does not count for the next worker in this slot, and does not hide its heartbeats.
+    token: u32,
     _lease: SlotLease,
 }
 
@@ -103,6 +114,7 @@ impl Scoreboard {
                 occupants: Vec::new(),
                 free: Vec::new(),
                 leased: Vec::new(),
+                token: 0,
                 waker: Arc::new(waker),
             },
             wake_receiver,
@@ -123,15 +135,18 @@ impl Scoreboard {
         if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
-        for word in [READY, STOP_ALL, BEAT] {
+        for word in [READY, STOP_ALL, BEAT, REACHED] {
             self.word(slot, word).store(0, Ordering::Relaxed);
         }
+        // Zero is no token. After 2^32 starts the tokens begin again.
+        self.token = self.token.wrapping_add(1).max(1);
+        self.word(slot, TOKEN).store(self.token, Ordering::Relaxed);
         Ok(slot)
     }
 
     /// Records that `process` uses `slot`, which must be the slot that [`Scoreboard::allocate`] has just returned.
     pub fn assign(&mut self, slot: usize, process: Process) {
-        let occupant = Some(Occupant { process, seen: [false; BEAT] });
+        let occupant = Some(Occupant { process, seen: [false; BEAT], token: self.token });
         if self.free.last() == Some(&slot) {
             self.free.pop();
             self.occupants[slot] = occupant;
@@ -140,17 +155,18 @@ impl Scoreboard {
         }
     }
 
-    /// Returns the writer of a slot. A forked worker calls this for its own slot.
+    /// Returns the writer of the slot that was allocated last. A forked worker calls this for its own slot.
     pub fn writer(&self, slot: usize) -> StatusWriter {
         let (segment, slot) = self.locate(slot);
         let segment = Arc::clone(segment);
-        StatusWriter { segment, slot, waker: Arc::clone(&self.waker), pid: process::id(), _lease: None }
+        let waker = Arc::clone(&self.waker);
+        StatusWriter { segment, slot, waker, pid: process::id(), token: self.token, _lease: None }
     }
 
     /// Returns the handle that gives a worker thread or a spawned worker access to this slot.
     pub fn slot_handle(&self, slot: usize) -> SlotHandle<'_> {
         let (memory, slot) = self.locate(slot);
-        SlotHandle { memory, slot, waker: &self.waker }
+        SlotHandle { memory, slot, token: self.token, waker: &self.waker }
     }
 
     /// Returns the messages that workers have sent since the last call.
@@ -163,6 +179,15 @@ impl Scoreboard {
             );
         }
         messages
+    }
+
+    /// Returns whether this process, a spawned worker, has reached its call. Read this before the slot is
+    /// [released](Scoreboard::release).
+    #[cfg_attr(not(test), expect(dead_code, reason = "the policy does not distinguish these exits yet"))]
+    pub fn has_reached(&self, process: Process) -> bool {
+        let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
+        let slot = self.occupants.iter().position(is_occupant);
+        slot.is_some_and(|slot| self.word(slot, REACHED).load(Ordering::Acquire) != 0)
     }
 
     /// Releases the slot of a process that has ended. Returns the messages of this process that were not read yet. A
@@ -185,7 +210,9 @@ impl Scoreboard {
     pub fn beats(&self) -> impl Iterator<Item = Process> {
         let occupants =
             self.occupants.iter().enumerate().filter_map(|(slot, occupant)| Some((slot, occupant.as_ref()?)));
-        occupants.filter(|(slot, _)| take_flag(self.word(*slot, BEAT))).map(|(_, occupant)| occupant.process)
+        occupants
+            .filter(|(slot, occupant)| take_token(self.word(*slot, BEAT), occupant.token))
+            .map(|(_, occupant)| occupant.process)
     }
 
     fn word(&self, slot: usize, word: usize) -> &AtomicU32 {
@@ -205,12 +232,27 @@ impl StatusWriter {
     pub fn at(slot_handle: &SlotHandle<'_>, lease: &Arc<()>) -> StatusWriter {
         let segment = Arc::clone(slot_handle.memory);
         let waker = Arc::clone(slot_handle.waker);
-        StatusWriter { segment, slot: slot_handle.slot, waker, pid: process::id(), _lease: Some(Arc::clone(lease)) }
+        StatusWriter {
+            segment,
+            slot: slot_handle.slot,
+            waker,
+            pid: process::id(),
+            token: slot_handle.token,
+            _lease: Some(Arc::clone(lease)),
+        }
     }
 
     /// Creates the writer of a spawned worker from the shared memory and the waker that it has inherited.
     pub fn given(memory: Shared, slot: usize, waker: Waker) -> StatusWriter {
-        StatusWriter { segment: Arc::new(memory), slot, waker: Arc::new(waker), pid: process::id(), _lease: None }
+        let token = memory[slot][TOKEN].load(Ordering::Relaxed);
+        StatusWriter {
+            segment: Arc::new(memory),
+            slot,
+            waker: Arc::new(waker),
+            pid: process::id(),
+            token,
+            _lease: None,
+        }
     }
 
     pub fn ready(&self) {
@@ -221,6 +263,11 @@ impl StatusWriter {
         self.send_once(STOP_ALL);
     }
 
+    /// Records that this process, a spawned worker, has reached its call.
+    pub fn reached(&self) {
+        self.segment[self.slot][REACHED].store(1, Ordering::Release);
+    }
+
     /// Records in the slot that this process now listens for stop requests. The parent kills a process that does not
     /// listen, instead of requesting its stop.
     #[cfg(windows)]
@@ -229,7 +276,11 @@ impl StatusWriter {
     }
 
     pub fn beat(&self) {
-        self.segment[self.slot][BEAT].store(1, Ordering::Relaxed);
+        let word = &self.segment[self.slot][BEAT];
+        // Most heartbeats find the word set. A load is faster than a write.
+        if word.load(Ordering::Relaxed) < self.token {
+            word.fetch_max(self.token, Ordering::Relaxed);
+        }
     }
 
     fn send_once(&self, word: usize) {
@@ -241,7 +292,7 @@ impl StatusWriter {
 
 /// Returns the messages in a slot that the parent has not read before.
 fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<WorkerMessage>; BEAT] {
-    let Some(Occupant { process, seen }) = occupant else { return [None; BEAT] };
+    let Some(Occupant { process, seen, .. }) = occupant else { return [None; BEAT] };
     let set = [READY, STOP_ALL].map(|word| slot[word].load(Ordering::Acquire) != 0);
     // Write to `seen` only if it changes. After a fork, the kernel copies each page that the parent writes to
     // (copy-on-write).
@@ -261,8 +312,10 @@ fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
     if kind == WorkerKind::Spawn { Shared::for_programs(slots) } else { Shared::new(slots) }
 }
 
-fn take_flag(word: &AtomicU32) -> bool {
-    word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
+/// Clears the word if it has this token, and returns whether it had.
+fn take_token(word: &AtomicU32, token: u32) -> bool {
+    word.load(Ordering::Relaxed) == token
+        && word.compare_exchange(token, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 #[cfg(test)]
@@ -312,6 +365,38 @@ mod tests {
         assert_eq!(board.beats().count(), 0);
         new.ready();
         assert_eq!(board.read_messages(), [WorkerMessage::Ready(named(0, 1))]);
+    }
+
+    #[test]
+    fn reaching_the_call_is_recorded_for_one_process() {
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let old = start(&mut board, named(0, 0));
+        assert!(!board.has_reached(named(0, 0)));
+        old.reached();
+        assert!(board.has_reached(named(0, 0)) && !board.has_reached(named(0, 1)));
+        board.release(named(0, 0), None);
+        assert!(!board.has_reached(named(0, 0)), "the slot is free");
+        start(&mut board, named(0, 1));
+        assert!(!board.has_reached(named(0, 1)), "the slot was cleared");
+    }
+
+    #[test]
+    fn a_late_heartbeat_neither_counts_nor_hides_the_successors() {
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let old = start(&mut board, named(0, 0));
+        old.beat();
+        assert!(board.beats().eq([named(0, 0)]));
+        board.release(named(0, 0), None);
+        let new = start(&mut board, named(0, 1));
+        old.beat();
+        assert_eq!(board.beats().count(), 0);
+        new.beat();
+        old.beat();
+        assert!(board.beats().eq([named(0, 1)]));
+        old.beat();
+        new.beat();
+        assert!(board.beats().eq([named(0, 1)]));
+        assert_eq!(board.beats().count(), 0);
     }
 
     #[test]

@@ -106,6 +106,7 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
     let listeners: Vec<Listener> = given.collect::<Option<_>>().ok_or_else(closed)?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
+    status.reached();
     Ok(Some(Worker::new(id, generation, count, Some(status), listeners)))
 }
 

@@ -20,6 +20,12 @@ pub fn is_living_child(pid: u32, parent: u32) -> bool {
     !matches!(state, Some("Z" | "X")) && fields.next() == Some(&parent.to_string())
 }
 
+/// Returns whether the process exists and has not exited.
+pub fn runs(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
+}
+
 /// Returns whether this signal is pending for the process.
 pub fn has_pending(pid: u32, signal: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");

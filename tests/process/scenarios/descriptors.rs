@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::process;
+use std::thread;
+use std::time::Duration;
 
 use taskfork::{Event, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::os::idle;
+use crate::os::{Signal, idle};
+use crate::procfs;
 use crate::program::{EVER, drain, say, scratch, serve};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -27,6 +30,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("log a worker has shut down the descriptor that wakes"), "{}", daemon.transcript());
             assert!(daemon.said("report: stopped, as child 1 "), "{}", daemon.transcript());
+        })
+        .for_processes(),
+        Scenario::reporting("an_orphans_heartbeats_do_not_hide_a_hang", leaves_an_orphan, |daemon| {
+            daemon.wait_for("orphan sends heartbeats");
+            daemon.wait_for("gives no sign of life");
+            daemon.wait_for("restarting");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
         })
         .for_processes(),
         Scenario::reporting("standard_numbers_are_never_taken", without_standard_fds, standard_numbers).for_processes(),
@@ -92,6 +103,28 @@ fn attacks() -> Report {
             std::thread::yield_now();
         }
         worker.stop_all();
+    })
+}
+
+/// The first process of the worker leaves a process behind that sends heartbeats. The second one hangs.
+fn leaves_an_orphan() -> Report {
+    let service = Prefork::new().workers(1).ready_timeout(EVER).heartbeat_timeout(Duration::from_millis(500));
+    serve(service, |worker| {
+        worker.ready();
+        if worker.generation() == 0 {
+            let parent = std::os::unix::process::parent_id();
+            // SAFETY: this process has one thread, so the child may run any code.
+            if unsafe { libc::fork() } == 0 {
+                say("orphan sends heartbeats");
+                while procfs::runs(parent) {
+                    worker.heartbeat();
+                    thread::sleep(Duration::from_millis(5));
+                }
+                process::exit(0);
+            }
+            process::exit(1);
+        }
+        idle();
     })
 }
 
