@@ -76,10 +76,13 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 ///
 /// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready) and
 /// [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of the worker. But a call of
-/// [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker.
+/// [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker, until the worker ends.
 ///
-/// A worker must not close descriptors that it has not opened, because it wakes the parent through one of them. Without
-/// this descriptor, the parent notices a call of [`ready`](Worker::ready) or [`stop_all`](Worker::stop_all) late.
+/// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
+/// sends SIGCHLD to the parent instead. The system refuses this signal if the worker runs as another
+/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready) or
+/// [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example at the next timeout. The crate
+/// never writes to a file that the worker has opened under the number of a closed descriptor.
 ///
 /// # Stopping
 ///
