@@ -1,4 +1,4 @@
-//! Users and groups, found by name or number.
+//! Looks up users and groups by name or by number.
 
 use std::ffi::CString;
 use std::io::{self, ErrorKind};
@@ -6,15 +6,16 @@ use std::io::{self, ErrorKind};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 
-/// A user.
+/// A user id, and the user's entry in the system's user database if there is one.
 #[derive(Debug)]
 pub(crate) struct Account {
     pub uid: u32,
-    /// The name and the group of the user's entry. `None` for a number without an entry.
+    /// The user's name and group id from the user database. `None` if the database has no entry for this user id.
     pub record: Option<(CString, u32)>,
 }
 
-/// Finds a user by name, or by number if no user has that name. A number needs no entry.
+/// Finds a user by name. If no user has that name and `name` is a number, this number is the user id. The user database
+/// need not contain an entry for this id.
 pub(crate) fn find_user(name: &str) -> io::Result<Account> {
     if let Some(user) = found(User::from_name(name))? {
         return Account::of(user);
@@ -23,7 +24,8 @@ pub(crate) fn find_user(name: &str) -> io::Result<Account> {
     found(User::from_uid(Uid::from_raw(uid)))?.map_or(Ok(Account { uid, record: None }), Account::of)
 }
 
-/// Finds a group by name, or by number if no group has that name. A number needs no entry.
+/// Finds a group by name, and returns the group id. If no group has that name and `name` is a number, this number is
+/// the group id. The group database need not contain an entry for this id.
 pub(crate) fn find_group(name: &str) -> io::Result<u32> {
     let group = found(Group::from_name(name))?;
     group
@@ -39,13 +41,15 @@ impl Account {
     }
 }
 
-/// Parses an id. Rejects the highest number, because the system takes it for "no id".
+/// Parses a user id or group id. Rejects `u32::MAX`, because system calls such as setresuid(2) and chown(2) interpret
+/// this value as "do not change the id".
 fn parse_id(name: &str) -> Option<u32> {
     let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     name.parse().ok().filter(|&id| is_number && id != u32::MAX)
 }
 
-/// Returns `None` for ENOENT and ESRCH: some systems report these if there is no such entry or no database.
+/// Converts the result of a lookup. Returns `None` for the errors ENOENT and ESRCH, because some systems return these
+/// errors if there is no such entry or no database.
 fn found<T>(answer: nix::Result<Option<T>>) -> io::Result<Option<T>> {
     match answer {
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
@@ -62,14 +66,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accounts_are_found_by_name_or_number_only() {
+    fn lookups_accept_only_existing_names_and_valid_numbers() {
         let root = find_user("root").expect("root");
         assert_eq!((root.uid, root.record.is_some()), (0, true));
         assert!(find_user("0").expect("root").record.is_some_and(|(name, _)| name.as_c_str() == c"root"));
         let unnamed = find_user("4000000001").expect("a number");
         assert_eq!((unnamed.uid, unnamed.record), (4_000_000_001, None));
         assert_eq!(find_group("4000000001").expect("a number"), 4_000_000_001);
-        // setresuid(2) and chown(2) take the first for "unchanged".
+        // The first number is `u32::MAX`, which setresuid(2) and chown(2) interpret as "do not change the id".
         for wrong in ["4294967295", "4294967296", "-1", "+1", " 1", "0x1", "", "nobody-of-this-name", "a\0b"] {
             assert_eq!(find_user(wrong).expect_err(wrong).kind(), ErrorKind::NotFound, "{wrong}");
             assert_eq!(find_group(wrong).expect_err(wrong).kind(), ErrorKind::NotFound, "{wrong}");

@@ -1,16 +1,16 @@
-//! How to write a service with this crate and how to run it. This module contains only documentation.
+//! Documentation that shows how to write a service with this crate and how to run it. This module contains no code.
 //!
 //! | page | content |
 //! |---|---|
-//! | [`fork_safety`] | Work that is safe before the call, and its effect in the workers. |
-//! | [`signals`] | Stopping, reloading and scaling a service by signals, and handling them in a worker. |
-//! | [`systemd`] | Unit files for a service and its socket, with timeouts that fit together. |
-//! | [`containers`] | Running a service as pid 1: signals, zombies, the CPU quota, memory. |
+//! | [`fork_safety`] | The objects that a program may create before the call that forks the workers, and their state in the workers. |
+//! | [`signals`] | How to stop, reload and scale a service with signals, and how to handle signals in a worker. |
+//! | [`systemd`] | Unit files for a service and its socket, with timeouts that match those of the service. |
+//! | [`containers`] | How to run a service as pid 1 of a container: signals, zombie processes, the CPU quota, memory. |
 //! | [`kubernetes`] | A manifest with probes, and the order of events when a pod is stopped. |
-//! | [`migrating`] | The options of Tornado, uvicorn and gunicorn, and their counterparts here. |
+//! | [`migrating`] | The options of Tornado, uvicorn and gunicorn, and the settings of taskfork that replace them. |
 //!
-//! Each setting is described at [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker). The documentation of the
-//! [crate] has [every signal](crate#signals) and every [limitation](crate#limitations).
+//! The methods of [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker) document the settings. The documentation of
+//! the [crate] lists [all signals](crate#signals) and all [limitations](crate#limitations).
 #![doc = include_str!("guide/service.md")]
 
 #[doc = include_str!("guide/fork_safety.md")]
@@ -38,7 +38,7 @@ mod tests {
     const CONTAINERS: &str = include_str!("guide/containers.md");
     const KUBERNETES: &str = include_str!("guide/kubernetes.md");
 
-    /// Returns the word that follows the first occurrence of `key`.
+    /// Returns the word that follows the first occurrence of `key` in `text`.
     fn word_after<'a>(text: &'a str, key: &str) -> &'a str {
         let (_, rest) = text.split_once(key).unwrap_or_else(|| panic!("no {key} in the guide"));
         rest.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default()
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_timeouts_around_the_service_exceed_its_graceful_timeout() {
+    fn outer_stop_timeouts_exceed_the_graceful_timeout() {
         let graceful = seconds("graceful_timeout");
         assert!(number_after(SYSTEMD, "TimeoutStopSec=") > graceful);
         assert!(number_after(CONTAINERS, "--stop-timeout") > graceful);
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn outer_watchdogs_are_slower_than_the_parent() {
+    fn outer_watchdogs_wait_longer_than_the_parent() {
         assert!(number_after(SYSTEMD, "TimeoutStartSec=") > seconds("ready_timeout"));
         let (_, liveness) = KUBERNETES.split_once("livenessProbe:").expect("livenessProbe in the manifest");
         let until_restart = number_after(liveness, "periodSeconds:") * number_after(liveness, "failureThreshold:");
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn all_pages_use_the_same_socket() {
+    fn all_pages_use_the_same_port_and_socket_name() {
         let port = number_after(SERVICE, "ListenConfig::from(\"[::]:");
         let mentions = [
             (SYSTEMD, "ListenStream="),

@@ -3,22 +3,23 @@
 //! ```no_run
 //! fn main() -> taskfork::Result<()> {
 //!     let id = taskfork::fork_processes(4, 100)?;
-//!     // From here on this is worker `id`, one of four.
+//!     // The call has returned in a worker: one of four processes, with its own `id`.
 //!     println!("worker {id}, pid {}", std::process::id());
 //!     Ok(())
 //! }
 //! ```
 //!
-//! [`fork_processes`] works like [Tornado's function of this name][tornado]. It returns in every worker, with the task
-//! id of that worker. In the parent it does not return: the parent supervises the workers, restarts those that exit
-//! abnormally, and exits once all of them have exited.
+//! [`fork_processes`] works like [Tornado's function of the same name][tornado]. In every worker, `fork_processes`
+//! returns the task id of that worker. In the parent, `fork_processes` supervises the workers and restarts those that
+//! exit abnormally. When all workers have exited normally, the parent exits without returning from the call. If the
+//! service fails, the call returns an error in the parent.
 //!
-//! [`Prefork`] does the same with every setting available: readiness, heartbeats, lifetimes, restart policies,
-//! listeners. It differs in what each side gets:
+//! [`Prefork`] starts the same kind of service, but offers all settings: readiness, heartbeats, lifetimes, restart
+//! policies, listeners. The return values of `Prefork` differ from those of `fork_processes`:
 //!
-//! - The parent gets a [`Report`] once the service has ended, and does not exit.
-//! - A worker gets a [`Worker`]. With this handle it reports that it is ready, notices that it should stop, or stops
-//!   the whole service.
+//! - The parent gets a [`Report`] after the service has ended, and does not exit.
+//! - A worker gets a [`Worker`] handle. Through this handle, the worker reports that it is ready, notices stop
+//!   requests, or stops the whole service.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -26,17 +27,18 @@
 //!
 //! fn main() -> taskfork::Result<Report> {
 //!     Prefork::new().workers(4).ready_timeout(Duration::from_secs(10)).run(|worker| {
-//!         worker.enable_graceful_stop(); // from here on SIGTERM is a request and kills no longer
+//!         worker.enable_graceful_stop(); // from here on, SIGTERM is a stop request and does not kill the worker
 //!         worker.ready();
 //!         while !worker.wait_for_stop(Some(Duration::from_secs(1))) {
-//!             // One second's work of worker.id().
+//!             // Work for one second.
 //!         }
 //!         Ok(())
 //!     })
 //! }
 //! ```
 //!
-//! The [guide] shows how to write a service and how to run it under systemd, in a container and under Kubernetes.
+//! The [guide] shows how to write a service, and how to run a service under systemd, in a container and under
+//! Kubernetes.
 //!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
@@ -44,117 +46,129 @@
 //!
 //! | term | meaning |
 //! |---|---|
-//! | worker | A task id and whatever serves it. Ids count from 0. |
-//! | process | One life of a worker, from its start to its exit. A worker that is restarted has the same id and a new process. |
-//! | parent | The process that makes the call. It starts the workers and supervises them. |
-//! | restart | A new process for a worker whose process has exited. |
-//! | replacement | A new process that is started while the old process of the same worker still serves. |
-//! | rolling restart | The replacement of every worker, one after the other. |
-//! | graceful stop | The parent requests an exit, and the worker exits by itself. After a timeout the parent kills it. |
+//! | worker | A task id, and the processes that serve it one after the other. Ids count from 0. |
+//! | process | One life of a worker, from its start to its exit. A restarted worker has the same id and a new process. |
+//! | parent | The process that calls `fork_processes` or a method of `Prefork`. The parent starts the workers and supervises them. |
+//! | restart | The start of a new process for a worker whose process has exited. |
+//! | replacement | A new process that the parent starts while the old process of the same worker still serves. |
+//! | rolling restart | The replacement of the processes of all workers, one worker after the other. |
+//! | graceful stop | The parent requests a stop, and the worker exits by itself. If the worker does not exit within a timeout, the parent kills it. |
 //!
 //! # Why fork is hard to use
 //!
-//! fork(2) copies everything, and some of the copies do harm:
+//! fork(2) copies almost the whole state of a process, and some of the copies cause errors in the child:
 //!
-//! - *Signal handlers and blocked signals.* A worker may ignore the SIGTERM that should end it.
-//! - *Random generators.* Siblings draw the same numbers.
-//! - *Buffered output.* The parent and the worker both print it.
-//! - *Locks.* A lock that another thread holds is copied without that thread, so it is never released.
+//! - *Signal handlers and blocked signals.* The worker inherits the signal handlers and the blocked signals of the
+//!   parent. If the parent handles or blocks SIGTERM, SIGTERM does not end the worker.
+//! - *Random generators.* The worker inherits the state of the generator. So all workers draw the same random numbers.
+//! - *Buffered output.* The parent and the worker both print the output that was in the buffer.
+//! - *Locks.* If another thread holds a lock during the fork, the child gets the locked lock but not the thread. So the
+//!   lock is never released in the child.
 //!
-//! A signal that arrives during the fork is lost or handled by the wrong process. And if the parent is killed, its
-//! workers go on and keep its port.
+//! A signal that arrives during the fork may be lost, or the wrong process may handle it. If the parent is killed, its
+//! workers continue to run and keep its port in use.
 //!
 //! # Guarantees
 //!
 //! ## In a worker
 //!
-//! A worker behaves as if the program had been started alone:
+//! A worker behaves as if the program had been started without a supervisor:
 //!
-//! - Its signal mask and all its signal dispositions are the same as before the call. SIGTERM kills it, or runs the
-//!   handler that it installs with signal-hook, `tokio::signal` or `sigaction`.
-//! - It inherits no descriptor of the supervision, with one exception: a worker with a [`Worker`] handle has one
-//!   descriptor with which it wakes the parent, and shares one page of memory with it. (On macOS every worker has one
-//!   more, which shows the end of the parent.)
-//! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded.
-//! - Output that the parent had buffered for standard output has been written once, before the fork. This includes the
-//!   C library's streams. Output that standard output does not accept stays in the buffer.
-//! - It gets SIGTERM when the parent ends, even by SIGKILL, and even during the fork.
-//! - [`task_id`] returns its id. A second call in it returns an error and starts no workers.
-//! - No signal sent to it is lost, not even one that arrives during the fork.
+//! - The worker has the signal mask and all signal dispositions from before the call. By default, SIGTERM kills the
+//!   worker. A handler that the worker installs with signal-hook, `tokio::signal` or `sigaction` works as usual.
+//! - The worker does not inherit the descriptors that the parent uses for the supervision. There are two exceptions to
+//!   this rule. A worker with a [`Worker`] handle shares some memory with the parent, and has one descriptor through
+//!   which the worker wakes the parent. On macOS, every worker has one more descriptor, through which the worker
+//!   notices the end of the parent.
+//! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded, so each worker draws
+//!   different random numbers.
+//! - Buffered output is not printed twice: before the fork, the parent flushes standard output and the output streams
+//!   of the C library. If the write to standard output fails, the output stays in the buffer.
+//! - The worker gets SIGTERM when the parent ends, even if SIGKILL ends the parent. If the parent ends during the fork,
+//!   the worker gets SIGTERM or exits at once.
+//! - [`task_id`] returns the worker's id. A second call of `fork_processes` in the worker starts no workers and returns
+//!   an error.
+//! - A signal that is sent to the worker is never lost, even if it arrives during the fork.
 //!
 //! ## In the parent
 //!
-//! - A worker is restarted under its id if it exits with a status other than 0 or is killed by a signal, as long as the
-//!   restart limit allows it. A worker that exits with status 0 is done. See [Restarts](#restarts).
-//! - If the restart limit is reached, the parent stops the other workers first. Then it returns an error or a
-//!   [`Report`], so that `main` can end with it.
-//! - The parent sleeps until something happens. With [heartbeats](#heartbeats) it also wakes up once per timeout, and
-//!   with systemd's watchdog twice per timeout.
-//! - It holds no descriptor per worker, except for [sockets of each worker's own](ListenConfig::per_worker).
-//! - No worker outlives it, apart from those that the [limitations](#limitations) name.
-//! - When the call returns in the parent, its signal mask, dispositions and descriptors are the same as before.
+//! - The parent restarts a worker that exits with a status other than 0 or is killed by a signal, until the restart
+//!   limit is reached. The restarted worker has the same id. A worker that exits with status 0 is not restarted. See
+//!   [Restarts](#restarts).
+//! - If the restart limit is reached, the parent first stops the other workers. Then the call returns an error or a
+//!   [`Report`], which `main` can return.
+//! - The parent sleeps until an event happens. With [heartbeats](#heartbeats), the parent also wakes up once per
+//!   heartbeat timeout. With systemd's watchdog, the parent also wakes up twice per watchdog timeout.
+//! - The parent holds no descriptor per worker, unless [each worker has its own sockets](ListenConfig::per_worker).
+//! - No worker outlives the parent, except in the cases that the section [Limitations](#limitations) lists.
+//! - When the call returns in the parent, the signal mask, the signal dispositions and the open descriptors are the
+//!   same as before the call.
 //!
 //! # Restarts
 //!
-//! The parent restarts a worker under the same id when its process exits abnormally:
+//! If a worker's process exits abnormally, the parent starts a new process with the same id:
 //!
-//! - The first failure of an id is followed by a restart at once.
-//! - After later failures, the next start waits if the process lived for less than a second. The delay is 10 ms at
-//!   first and doubles up to 1 s. Of each delay a random part between half and all of it is used, so that ids which
-//!   failed together do not restart together.
-//! - A process that has lived for 10 s resets the delay.
+//! - After the first failure of a worker, the parent restarts the worker at once.
+//! - After each further failure, the parent waits before the restart if the process lived for less than a second. The
+//!   delay is 10 ms at first. The delay doubles with each such failure, up to 1 s.
+//! - The parent waits for a random part of the delay: at least half of it, and at most all of it. So workers that
+//!   failed at the same time do not restart at the same time.
+//! - If the process lived for at least 10 s, the delay is reset. The parent then restarts the worker at once, as after
+//!   the first failure.
 //!
-//! A fork that the system refuses is repeated after the same delays and does not count as a restart. Only the first
-//! start of each initial worker must succeed: otherwise the parent stops all workers and returns the error.
+//! If the system refuses a fork, the parent tries again after the same delays. A refused fork does not count as a
+//! restart. At the start of the service, however, each worker must start at the first attempt. Otherwise the parent
+//! stops all workers and returns the error.
 //!
-//! The settings:
+//! These methods change the restarts:
 //!
 //! | setting | effect |
 //! |---|---|
-//! | [`restart_policy`](Prefork::restart_policy) | Restarts workers after every exit, or never. |
-//! | [`max_restarts`](Prefork::max_restarts) | Limits the restarts of all workers together. |
-//! | [`restart_window`](Prefork::restart_window) | Counts only the recent restarts, for example those of the last minute. |
+//! | [`restart_policy`](Prefork::restart_policy) | Makes the parent restart workers after every exit, or never. |
+//! | [`max_restarts`](Prefork::max_restarts) | Limits the number of restarts, counted over all workers. |
+//! | [`restart_window`](Prefork::restart_window) | Makes only recent restarts count towards the limit, for example those of the last minute. |
 //! | [`restart_backoff`](Prefork::restart_backoff) | Changes the first and the longest delay. |
-//! | [`fatal_exit_code`](Prefork::fatal_exit_code) | Names an exit status after which the whole service stops. |
+//! | [`fatal_exit_code`](Prefork::fatal_exit_code) | Makes the whole service stop if a worker exits with this status. |
 //!
 //! # Readiness
 //!
-//! With [`Prefork::ready_timeout`] a worker calls [`Worker::ready`] once it can do its work. The parent learns of it at
-//! once. This has two effects:
+//! With [`Prefork::ready_timeout`], a worker calls [`Worker::ready`] as soon as it can do its work, and the call wakes
+//! the parent. Readiness has two effects:
 //!
-//! - *A service that cannot start stops.* If a process exits abnormally or is late before any process of its id was
-//!   ready, a restart would not help. So the parent stops everything, and the exit status of the [`Report`] is 3. A
-//!   worker that was added later, by SIGTTIN, is only dropped: the others go on.
-//! - *A rolling restart never has fewer ready workers.* The replacement must be ready before the old process is
-//!   stopped. If the replacement exits or is late, it is dropped, the old process stays, and the rolling restart is
-//!   aborted.
+//! - *A service that cannot start ends.* If a worker fails or is not ready in time, and none of its earlier processes
+//!   was ready, a restart would not help. So the parent stops all workers, and the exit status of the [`Report`] is 3.
+//!   But if the failed worker was added by SIGTTIN, the parent only removes this worker, and the other workers go on.
+//! - *A rolling restart does not reduce the number of ready workers.* The parent stops an old process only after its
+//!   replacement is ready. If the replacement exits or is not ready in time, the old process stays, and the parent
+//!   aborts the rolling restart.
 //!
-//! Readiness concerns the start of a process. Heartbeats show whether it continues to work.
+//! Readiness shows that a process has started. Heartbeats show that a process still works.
 //!
 //! # Heartbeats
 //!
-//! With [`Prefork::heartbeat_timeout`] a worker calls [`Worker::heartbeat`] at least once per timeout. A heartbeat is
-//! one store to the shared page. The parent checks the page once per timeout, however many workers there are, so it
-//! finds a hung worker after one to two timeouts.
+//! With [`Prefork::heartbeat_timeout`], a worker calls [`Worker::heartbeat`] at least once per timeout. A heartbeat is
+//! cheap: the worker writes one value to memory that it shares with the parent. Once per timeout, the parent checks the
+//! heartbeats of all workers. So the parent finds a hung worker one to two timeouts after the worker's last heartbeat.
 //!
-//! A hung worker gets SIGABRT, so that it can write a core dump or a trace. A second later it gets SIGKILL, which also
-//! kills a stopped process. Then the worker is restarted under its id, whatever its exit status, except with
-//! [`RestartPolicy::Never`].
+//! The parent sends SIGABRT to a hung worker, so that the worker can write a core dump or a stack trace. A second later
+//! the parent sends SIGKILL, which also kills a stopped process. Then the parent restarts the worker, whatever its exit
+//! status is, except with [`RestartPolicy::Never`].
 //!
-//! A parent that wakes up late, or has been stopped itself, cannot distinguish a hung worker from a machine that was
-//! suspended. So it gives every worker one more timeout.
+//! If the parent wakes up late to check the heartbeats, the whole machine may have been suspended. In this case, a
+//! missing heartbeat does not show that a worker hangs. So the parent gives the worker one more timeout.
 //!
 //! # Lifetimes
 //!
-//! With [`Prefork::max_lifetime`] each process is replaced when it is old, in the same way as in a rolling restart and
-//! never two at a time. The age is random, between three quarters of the setting and all of it. These replacements do
-//! not count as restarts.
+//! With [`Prefork::max_lifetime`], the parent replaces each process that has reached a certain age. The parent proceeds
+//! as in a rolling restart, and replaces only one process at a time. For each process, the parent chooses a random age
+//! between three quarters of the lifetime and the whole lifetime. These replacements do not count as restarts.
 //!
 //! # Listeners
 //!
-//! [`Prefork::listen`] binds sockets in the parent, before it starts the workers, and passes them to all workers:
-//! forked, spawned or threads. It takes an address for TCP, UDP or a Unix stream socket, or a [`ListenConfig`] with
-//! more settings. [`Worker::tcp`], [`Worker::udp`] and `Worker::unix` (on Unix) return such a socket in a worker.
+//! [`Prefork::listen`] adds a socket. The parent binds the socket before it starts the workers, and passes it to all
+//! workers, whether they are forked, spawned or threads. The argument is the address of a TCP, UDP or Unix stream
+//! socket, or a [`ListenConfig`] with more settings. In a worker, [`Worker::tcp`], [`Worker::udp`] and `Worker::unix`
+//! (on Unix) return the socket.
 //!
 //! ```no_run
 //! use taskfork::{Prefork, Report};
@@ -171,26 +185,30 @@
 //! }
 //! ```
 //!
-//! The sockets outlive every worker. A client that connects during a restart waits for the next process. Only
-//! connections that a worker had already accepted are lost with it.
+//! The parent keeps the sockets open while workers exit and restart. A client that connects during a restart waits
+//! until a process accepts the connection. If a worker dies, only the connections that it had already accepted are
+//! lost.
 //!
-//! - *One socket for all workers* is the default. No connection is left in the queue of a worker that is gone, and none
-//!   waits while another worker is idle. But the load is not balanced: the first worker to accept gets the connection.
-//!   Of workers that sleep in epoll_wait(2), Linux wakes all for one connection, or with `EPOLLEXCLUSIVE` mostly the
-//!   one that came last.
-//! - *One socket for each worker*, [`ListenConfig::per_worker`], uses `SO_REUSEPORT` on Linux. Every worker gets an
-//!   equal share, and all datagrams of one sender go to the same worker as long as the number of workers stays the
-//!   same. If each process made its own socket, as is usual, the socket's queue would be lost when the process exits.
-//!   Here the sockets belong to the parent, so the next process of an id serves what is left in the id's queue. When a
-//!   worker is removed, the kernel sends nothing more to its socket, and the worker is stopped once its queue is empty.
+//! - *One socket for all workers* is the default. If a worker exits, the other workers accept the connections in the
+//!   queue. No connection waits for a busy worker while another worker is idle. But the load is not balanced, because
+//!   the first worker to accept a connection gets it. If workers sleep in epoll_wait(2), Linux wakes all of them for
+//!   each connection. With `EPOLLEXCLUSIVE`, Linux mostly wakes the worker that began to wait last.
+//! - *One socket for each worker* is the setting [`ListenConfig::per_worker`], which uses `SO_REUSEPORT` on Linux. All
+//!   workers get equal shares of the connections. All datagrams of one sender go to the same worker, as long as the
+//!   number of workers does not change. The sockets belong to the parent. So if a process exits, the next process with
+//!   the same id serves the connections that are left in the queue. (In most programs, each process makes its own
+//!   `SO_REUSEPORT` socket. Then the connections in the socket's queue are lost when the process exits.) If a worker is
+//!   removed, the kernel sends no new connections to the worker's socket, and the parent stops the worker when the
+//!   socket's queue is empty.
 //!
-//! The parent removes the path of a Unix socket at the end. At the start it replaces a Unix socket on which no process
-//! answers. Sockets made by systemd are used with `Prefork::socket_activation` (on Unix).
+//! When the service ends, the parent removes the file of a Unix socket. If there is already a socket file at the same
+//! path when the service starts, the parent replaces the file, but only if no process listens on that socket.
+//! `Prefork::socket_activation` (on Unix) uses sockets that systemd has opened.
 //!
 //! # Privileges
 //!
-//! The parent does what requires root, such as binding a port below 1024. The workers run as another user:
-//! [`Prefork::user`] and [`Prefork::group`].
+//! The parent can run as root, for example to bind a port below 1024, while the workers run as another user.
+//! [`Prefork::user`] and [`Prefork::group`] set the user and the group of the workers.
 //!
 //! ```no_run
 //! use taskfork::{Prefork, Report};
@@ -208,72 +226,84 @@
 //! # fn main() {}
 //! ```
 //!
-//! A new worker takes these steps, in this order, before any code of the program runs in it:
+//! A new forked worker takes these steps, in this order, before any code of the program runs in it:
 //!
-//! 1. It moves to its CPU ([`Prefork::pin_cpus`]).
-//! 2. It changes its supplementary groups, its group and its user. The start fails if it could get its old rights back.
-//! 3. It arranges to get SIGTERM when the parent ends, and becomes a worker with an id and random numbers of its own.
-//! 4. It restores the signals. Then `fork_processes` or `start` returns, or `run` calls its closure.
+//! 1. The worker pins itself to its CPU, if [`Prefork::pin_cpus`] is set.
+//! 2. The worker changes its supplementary groups, its group and its user. If it could still change back to its old
+//!    user, it logs an error and exits with status 1.
+//! 3. The worker arranges that it gets SIGTERM when the parent ends. Then it stores its id and reseeds its random
+//!    generator.
+//! 4. The worker restores the signal mask and the signal dispositions from before the call. Then `fork_processes` or
+//!    `start` returns, or `run` calls its closure.
 //!
 //! # systemd
 //!
-//! With `Prefork::notify_systemd` (on Unix) the parent notifies systemd when all workers are ready, when a rolling
-//! restart begins and ends, and when the service stops. It also answers systemd's watchdog.
-//! `Prefork::socket_activation` uses the sockets of a socket unit.
+//! With `Prefork::notify_systemd` (on Unix), the parent notifies systemd when all workers are ready, when a rolling
+//! restart begins and ends, and when the service stops. The parent also sends the messages that systemd's watchdog
+//! requires. With `Prefork::socket_activation`, the service uses the sockets of a systemd socket unit.
 //!
 //! # Data for each worker
 //!
-//! Every worker sees what the program made before the call. Memory is shared until a process writes to it: then the
-//! page that is written to is copied (copy-on-write).
+//! Every forked worker can use all values that the program created before the call. The parent and the workers share
+//! the memory of these values. When a process writes to a page of this memory, the kernel gives that process its own
+//! copy of the page (copy-on-write).
 //!
-//! So data for each worker can be an array that is made once and indexed with [`Worker::id`]. Set
-//! [`Prefork::max_workers`] to its length: then no id is beyond its end, however often SIGTTIN adds a worker. The
-//! example `contexts` shows this.
+//! So a program can create an array before the call, with one element for each worker. Each worker uses its
+//! [`Worker::id`] as the index of its element. Set [`Prefork::max_workers`] to the length of the array. Then every id
+//! is a valid index, even if SIGTTIN adds workers. The example `contexts` is such a program.
 //!
 //! # Fork safety
 //!
-//! fork(2) copies only the calling thread. A lock that another thread holds at that moment, for example the
-//! allocator's, is never released in the child, and a change that it has half finished is never completed. So with more
-//! than one thread, [`fork_processes`] returns an error that names their number. This makes it a safe function. The
-//! parent repeats the check before every restart.
+//! fork(2) copies only the calling thread. If another thread holds a lock during the fork, for example the lock of the
+//! allocator, the lock is never released in the child. If another thread is changing a data structure during the fork,
+//! the change stays half finished in the child.
 //!
-//! Call it first in `main`: before a runtime is created, before a logger that writes from its own thread, before
-//! anything else that starts a thread. A thread that has been joined does not count, although the system lists it for a
-//! moment longer.
+//! So if the process has more than one thread, [`fork_processes`] returns an error with the number of threads. Because
+//! of this check, `fork_processes` is a safe function. The parent repeats the check before every fork.
 //!
-//! All workers share what the program did before the call. Often this is what a program wants: a configuration that was
-//! read, a socket that was bound, a table that was loaded (its pages are copied only when they are written to). But:
+//! Call `fork_processes` as early as possible in `main`: before the program creates an async runtime, sets up a logger
+//! that writes from its own thread, or starts a thread in any other way. The check does not count threads that have
+//! been joined, although the system may list such a thread for a moment longer.
 //!
-//! - *`HashMap`* draws the keys of its `RandomState` once per thread. If the parent makes one, all workers hash with
-//!   the same keys, and std has no function to change that. This crate makes none in the parent.
-//! - *Random generators* are copied, except for rand 0.10's `rng()`. This includes those of other versions of rand.
-//!   Seed them in the worker.
-//! - *Connections*, for example to a database, and *files with a position* are shared. Open them in the worker.
-//! - *epoll(7) descriptors*, and signal handlers that write to a pipe, stay connected to the parent. A runtime that was
-//!   made before the call does not work in a worker.
-//! - *Memory that the kernel or another process shares*, such as an io_uring, stays shared, whatever its type in Rust
-//!   claims. Make it in the worker.
-//! - *Page tables* are copied by every fork. This takes 0.1 ms for a small parent, and about 17 ms for each GiB that
-//!   the parent has touched.
+//! Workers inherit everything that the program has created before the call. This is often useful: for example for a
+//! configuration, a bound socket, or a large table, whose pages the kernel copies only when a process writes to them.
+//! But the following objects need care:
+//!
+//! - *`HashMap`*: std draws random hash keys (`RandomState`) once per thread. If the parent creates a `HashMap` before
+//!   the fork, all workers use the same hash keys, and std has no function to change the keys. This crate itself
+//!   creates no `HashMap` in the parent.
+//! - *Random generators* are copied, including those of other versions of rand. Seed them in the worker. Only `rng()`
+//!   of rand 0.10 is reseeded automatically.
+//! - *Connections*, for example to a database, and *open files with a position* are shared by all workers. Open them in
+//!   the worker.
+//! - *epoll(7) descriptors*, and pipes that signal handlers write to, are shared with the parent. So an async runtime
+//!   that was created before the call does not work in a worker.
+//! - *Memory that is shared with the kernel or another process*, such as an io_uring, stays shared after the fork. The
+//!   Rust type of a value does not show that its memory is shared. Create such memory in the worker.
+//! - *Page tables* are copied by every fork. On the machine of the benchmarks, a fork takes 0.13 to 0.25 ms if the
+//!   parent is small, and 23 to 40 ms if the parent has 1 GiB of memory in pages of 4 KiB.
 //!
 //! The page [`guide::fork_safety`] has the details.
 //!
 //! # Spawn
 //!
-//! With [`Backend::Spawn`] a worker is no fork. The parent starts the program again, it runs from the top of `main` to
-//! the same call, and the call returns there as a worker. The supervision is the same.
+//! With [`Backend::Spawn`], the parent does not fork, but starts the program's executable again for each worker. The
+//! new process runs `main` from its beginning. When it reaches the call that started the service in the parent, it
+//! becomes a worker: `start` returns, or `run` calls its closure. The parent supervises spawned workers in the same way
+//! as forked workers.
 //!
-//! Each start runs the program's beginning again. In return the parent may have threads, and its memory does not slow
-//! down a start.
+//! So each new worker runs the code before this call again. In return, the parent may have several threads, and a start
+//! takes the same time however much memory the parent uses.
 //!
-//! A socket that the program makes before the call is then made once per worker. Use [`Prefork::listen`] instead: it
-//! makes the socket in the parent and passes it to the workers.
+//! If the program creates a socket before the call, each worker creates the socket again. Use [`Prefork::listen`]
+//! instead: then the parent creates the socket once and passes it to the workers.
 //!
 //! # Threads
 //!
-//! With [`Prefork::run_threads`] the workers are threads of this process and share its memory. They have ids, restarts,
-//! readiness, heartbeats and rolling restarts like other workers. But a thread cannot be killed, and a fault in one
-//! ends all of them. The method's page lists the differences.
+//! With [`Prefork::run_threads`], the workers are threads of this process and share its memory. Worker threads have
+//! ids, restarts, readiness, heartbeats and rolling restarts, like worker processes. But the parent cannot kill a
+//! thread, and if one thread crashes, for example with a segmentation fault, the whole process ends. The documentation
+//! of `run_threads` lists the differences from worker processes.
 //!
 //! ```no_run
 //! use std::sync::atomic::{AtomicU64, Ordering};
@@ -293,181 +323,200 @@
 //!
 //! # Signals
 //!
-//! An operator controls the service with signals to the parent. On Windows [events](#windows) replace them.
+//! An operator controls the service with signals to the parent. On Windows, [event objects](#windows) replace the
+//! signals.
 //!
 //! | signal | effect in the parent |
 //! |---|---|
-//! | TERM, INT | **Graceful stop.** All workers get SIGTERM at once, and SIGKILL after one common timeout ([`graceful_timeout`](Prefork::graceful_timeout), 30 s). A second TERM or INT sends SIGKILL at once. |
-//! | QUIT | **Quick stop.** All workers get SIGQUIT, and SIGKILL after 2 s. This also speeds up a graceful stop. A further stop request sends SIGKILL at once. |
+//! | TERM, INT | **Graceful stop.** The parent sends SIGTERM to all workers at once. After the [`graceful_timeout`](Prefork::graceful_timeout) (default: 30 s), it sends SIGKILL to the workers that still run. A second TERM or INT sends SIGKILL at once. |
+//! | QUIT | **Quick stop.** The parent sends SIGQUIT to all workers, and SIGKILL 2 s later. After a TERM or INT, a QUIT shortens the graceful stop in this way. A further stop request sends SIGKILL at once. |
 //! | HUP | **[Rolling restart](#rolling-restarts).** |
-//! | TTIN | **One worker more**, with the lowest free id, up to [`max_workers`](Prefork::max_workers). |
-//! | TTOU | **One worker fewer**: the one with the highest id gets SIGTERM, but never the last worker. A worker with [a queue of its own](ListenConfig::per_worker) gets it a little later. |
-//! | USR1 | **Passed on** to the workers, for example to reopen logs. It kills a worker without a handler for it. |
-//! | CHLD | **Reaps** workers that have exited. Other children of the process are not reaped, except by a parent that is pid 1 and whose workers are not threads. |
+//! | TTIN | **Adds a worker**, with the lowest free id. Has no effect if there are already [`max_workers`](Prefork::max_workers) workers. |
+//! | TTOU | **Removes the worker** with the highest id: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed. |
+//! | USR1 | **Sent on** to all workers, for example to make them reopen their logs. USR1 kills a worker that has no handler for it. |
+//! | CHLD | **Reaps** the workers that have exited. The parent does not reap other children of the process. Exception: if the parent is pid 1 and the workers are processes, it also reaps all other children, such as orphaned processes. |
 //!
-//! - If the program ignored one of these signals before the call, the signal stays ignored: for example HUP under
-//!   `nohup`. SIGCHLD is the exception: the parent does not ignore it, because wait(2) fails otherwise.
-//! - TTIN and TTOU from an operator count. The kernel sends the same signals to a background job that uses its
-//!   terminal; the parent ignores those.
-//! - The program's own handlers for the signals above do not run in the parent. Its handlers for other signals do. With
-//!   worker [threads](Prefork::run_threads), USR1 and CHLD belong to the program too.
+//! - If the program ignored one of these signals before the call, the parent ignores the signal too. For example,
+//!   `nohup` makes a program ignore HUP. SIGCHLD is an exception: the parent does not ignore it, because wait(2) would
+//!   fail.
+//! - The kernel sends TTIN and TTOU to a background job that uses its terminal. The parent ignores such a signal, and
+//!   reacts only to a TTIN or TTOU that a process has sent.
+//! - For the signals in this table, the program's own handlers do not run in the parent. Its handlers for other signals
+//!   run as usual. If the workers are [threads](Prefork::run_threads), the parent does not use USR1 and CHLD, so the
+//!   program's handlers for these two signals run as usual too.
 //!
 //! ## Rolling restarts
 //!
 //! The parent replaces one worker at a time:
 //!
-//! 1. It starts the replacement.
-//! 2. It waits until the replacement is ready. Without a [`ready_timeout`](Prefork::ready_timeout), a replacement that
-//!    has lived for 1 s counts as ready, or one that calls [`Worker::ready`] before.
-//! 3. It sends SIGTERM to the old process and waits for its exit. Then it goes on with the next worker.
+//! 1. The parent starts the replacement.
+//! 2. The parent waits until the replacement is ready. Without a [`ready_timeout`](Prefork::ready_timeout), a
+//!    replacement counts as ready when it calls [`Worker::ready`], or after it has lived for 1 s.
+//! 3. The parent sends SIGTERM to the old process and waits for its exit. Then the parent goes on with the next worker.
 //!
-//! If the replacement exits or is late, the old process stays and the rolling restart is aborted. A HUP during a
-//! rolling restart starts one more after it.
+//! If the replacement exits or is not ready in time, the old process stays, and the parent aborts the rolling restart.
+//! If the parent gets HUP during a rolling restart, it begins another rolling restart after the current one.
 //!
-//! The replacements run the program as the parent loaded it. To run a new version of the program, start the service
-//! anew.
+//! A replacement runs the same version of the program as the parent. To run a new version, stop the service and start
+//! it again.
 //!
 //! ## Signals from a terminal
 //!
-//! ^C sends SIGINT to the parent and to the workers. The parent handles all pending signals before it reaps any worker,
-//! so ^C stops the service and restarts no worker. A worker that wants to finish its work on ^C must handle SIGINT like
-//! SIGTERM; [`Worker`] handles both.
+//! ^C sends SIGINT to the parent and to the workers, so a worker may exit before the parent has read its own SIGINT.
+//! But the parent reads all pending signals before it handles the exit of any worker. So ^C stops the service, and the
+//! parent restarts no worker. A worker that should finish its work after ^C must handle SIGINT like SIGTERM. The
+//! graceful stop of [`Worker`] handles both signals.
 //!
-//! A terminal that is closed sends SIGHUP to all processes. The parent takes it as a request for a rolling restart,
-//! while workers without a handler die of it and are restarted. Start a service that should survive this under `nohup`
-//! or in a session of its own.
+//! When a terminal is closed, the parent and the workers that run in it get SIGHUP. The parent then begins a rolling
+//! restart. SIGHUP also kills the workers that have no handler for SIGHUP, and the parent restarts these workers. If a
+//! service should continue after its terminal is closed, start it with `nohup`, or in its own session with setsid(1).
 //!
 //! ## How the parent reads signals
 //!
-//! A parent of forks blocks these signals and reads them from a signalfd(2). It installs no handler, because
-//! signal-hook, and tokio on top of it, can install their handlers only once: they could not serve the parent and,
-//! after the fork, the worker.
+//! On Linux, a parent with forked workers blocks the signals in the table above and reads them from a signalfd(2). The
+//! parent installs no signal handlers, so that the workers can install theirs. The crate signal-hook, which tokio uses
+//! too, installs its handler for a signal only once. If the parent had installed that handler and removed it again, a
+//! forked worker could not install it a second time.
 //!
-//! A parent of spawned workers or threads may have other threads that do not block the signals. So it installs a
-//! handler, which notes the signal and wakes the parent.
+//! A parent with spawned workers or worker threads may have other threads, which do not block the signals. So this
+//! parent installs a signal handler, which records the signal and wakes the parent.
 //!
 //! # Windows
 //!
-//! Windows has no fork, so workers are spawned, by [`fork_processes`] too: **what precedes the call runs again in each
-//! worker**. All else is the same, except for the following.
+//! Windows has no fork, so every worker process is spawned, even by [`fork_processes`]: **the code before the call runs
+//! again in each worker**. Apart from this, taskfork works as on Unix, with the following differences.
 //!
-//! **Requests to the parent** are events, which the parent creates:
+//! **Requests to the parent** use event objects, which the parent creates:
 //!
-//! - Their names contain the parent's pid. A parent with pid 71 has `taskfork-71-TERM`, `-QUIT`, `-HUP`, `-TTIN` and
-//!   `-TTOU`. USR1 has no counterpart.
-//! - Any program can set them: a service's stop handler, for example, or PowerShell with
+//! - The names of the events contain the parent's pid. For example, a parent with pid 71 creates `taskfork-71-TERM`,
+//!   `taskfork-71-QUIT`, `taskfork-71-HUP`, `taskfork-71-TTIN` and `taskfork-71-TTOU`. There is no event for USR1.
+//! - Any program can set an event, for example the stop handler of a Windows service. In PowerShell:
 //!   `[Threading.EventWaitHandle]::OpenExisting('taskfork-71-HUP').Set()`.
-//! - The names belong to the parent's session. If the parent is a service, programs in other sessions write `Global\`
-//!   before the name.
-//! - The system's default permissions apply: the same user and administrators may open them.
-//! - If another program has already created an event of that name, the call returns an error.
-//! - A process keeps its five events after the service has ended, for its next service. Requests in between have no
-//!   effect.
+//! - The names exist only in the parent's Windows session. If the parent is a Windows service, programs in other
+//!   sessions must write `Global\` before the name.
+//! - The events have the default permissions of the system: programs of the same user and of administrators may open
+//!   them.
+//! - If an event with one of these names already exists when the parent creates its events, the call returns an error.
+//! - After the service has ended, the process keeps its five events for its next service. Requests that arrive between
+//!   the two services have no effect.
 //!
 //! **The console** sends its own events to the parent and to the workers:
 //!
-//! - Ctrl-C and Ctrl-Break are INT. The parent then stops the workers that have called
-//!   [`Worker::enable_graceful_stop`], or a method that implies it, through their events. From that call on, handlers
-//!   that were installed before it do not run for Ctrl-C and Ctrl-Break. In a worker with a handler of its own, that
-//!   handler runs. Any other worker ends with status 0xC000013A, which does not count as a failure then.
-//! - Closing the console or shutting the system down is TERM. Workers with the graceful stop receive it directly. The
-//!   system ends a process about 5 s later in any case, so a longer [`graceful_timeout`](Prefork::graceful_timeout) has
-//!   no effect there.
-//! - Logging off has no effect. (Windows reports it only to services.)
+//! - Ctrl-C and Ctrl-Break have the effect of INT on the parent, which then stops the service. A worker reacts in one
+//!   of three ways:
+//!     - The worker has enabled the graceful stop, by [`Worker::enable_graceful_stop`] or by another method that
+//!       implies it. Such a worker ignores Ctrl-C and Ctrl-Break, and the parent requests the stop through the worker's
+//!       event object. Handlers that were installed before the graceful stop was enabled do not run.
+//!     - The worker has installed its own handler and has not enabled the graceful stop. Then this handler runs.
+//!     - The worker has neither. Then Windows ends the worker with status 0xC000013A. This exit does not count as a
+//!       failure, because the parent is already stopping the service.
+//! - The closing of the console and the shutdown of the system have the effect of TERM on the parent. For a worker that
+//!   has enabled the graceful stop, both events are stop requests too, so the worker does not wait for the parent's
+//!   request. Windows ends a process about 5 s after these events. So a longer
+//!   [`graceful_timeout`](Prefork::graceful_timeout) has no effect there.
+//! - A logoff has no effect. (Windows reports a logoff only to services.)
 //!
-//! **Stopping a worker** needs no console, because each worker has an event for it:
+//! **Stopping a worker** does not require a console, because each worker has an event object for stop requests:
 //!
-//! - A worker that has not enabled the graceful stop is ended at once, as SIGTERM ends a process on Unix. Workers of
-//!   [`fork_processes`] have no handle and cannot enable it. Exception: if the request came from the console and the
-//!   worker is older than a second, the worker has received the console's event itself, and the parent leaves the
-//!   reaction to it.
-//! - A worker that must be killed is ended with status 1, as by `taskkill /F`. So is a worker without a heartbeat,
-//!   because Windows has no counterpart of SIGABRT.
+//! - If a worker has not enabled the graceful stop, a stop request ends the worker at once, as SIGTERM ends a process
+//!   on Unix. Workers of [`fork_processes`] cannot enable the graceful stop, because they have no `Worker` handle.
+//!   There is one exception: the parent does not end workers that were older than a second when the console sent an
+//!   event. These workers have received the event themselves and react to it.
+//! - If the parent must kill a worker, it ends the worker with status 1, as `taskkill /F` does. The parent also ends a
+//!   worker without a heartbeat in this way, because Windows has no counterpart of SIGABRT.
 //!
-//! **Exit statuses** have 32 bits. An access violation or an abort is a status too:
-//! `exited with status 0xC0000005 (access violation)`. While the system shows its dialog about a crash, the worker has
-//! not exited; servers switch the dialog off.
+//! **Exit statuses** have 32 bits. A process that crashes or aborts also has an exit status. The log names the cause of
+//! a common status, for example: `exited with status 0xC0000005 (access violation)`. While Windows shows a dialog about
+//! the crash, the process has not exited yet. So on servers, disable this dialog.
 //!
 //! **Processes:**
 //!
-//! - All workers belong to a job of the parent. When the parent ends, for whatever reason, they are ended at once and
-//!   without a request.
-//! - Processes that a worker starts belong to the job as well, and end with the supervision, unless they are started
-//!   with `CREATE_BREAKAWAY_FROM_JOB`.
-//! - A parent that is itself in a job with limits on its user interface cannot have a job of its own. Every start is
-//!   refused.
-//! - A worker inherits the standard streams, the listeners and three handles that the call needs, and nothing else. It
-//!   has the parent's console, or none. Its command line equals the parent's to the letter.
+//! - All workers belong to a job object of the parent. When the parent ends, for whatever reason, Windows ends the
+//!   workers at once, without a stop request.
+//! - A process that a worker starts belongs to the job too, and ends when the parent ends. To start a process outside
+//!   the job, use the flag `CREATE_BREAKAWAY_FROM_JOB`.
+//! - If the parent itself belongs to a job with user interface limits, it cannot use a job object of its own. Then
+//!   every start of a worker fails.
+//! - A worker inherits the standard streams, the listeners and three handles that the supervision requires, but no
+//!   other handles. It uses the parent's console, or has no console if the parent has none. Its command line is
+//!   identical to the parent's.
 //!
 //! # Log
 //!
-//! The parent logs through the [`log`](https://docs.rs/log) crate with the target `taskfork`. Lines that Tornado
-//! also logs have its words:
+//! The parent logs through the [`log`](https://docs.rs/log) crate, with the target `taskfork`. If Tornado logs the same
+//! event, the line has the same words as Tornado's line:
 //!
 //! - `Starting 4 processes`
 //! - `child 2 (pid 71) killed by signal 9, restarting`
 //! - `child 2 (pid 71) exited with status 3, restarting`
 //! - `child 2 (pid 71) exited normally`
 //!
-//! After a SIGKILL that the parent did not send, the line names the kernel's out-of-memory killer as a cause:
-//! `(out of memory)` if the cgroup's counter of such kills has grown, `(perhaps out of memory)` if the counter cannot
-//! be read.
+//! If SIGKILL kills a worker and the parent has not sent this SIGKILL, the cause may be the kernel's out-of-memory
+//! killer. The kernel counts its out-of-memory kills in each cgroup. If the counter of the parent's cgroup has grown,
+//! the log line contains `(out of memory)`. If the parent cannot read the counter, the line contains `(perhaps out of
+//! memory)`.
 //!
-//! [`Prefork::on_event`] gets the same information as values: an [`Event`] for every transition, also for those that
-//! have no line in the log.
+//! [`Prefork::on_event`] sets a callback that gets the same information as values of the type [`Event`]. The callback
+//! also gets events that are not logged.
 //!
 //! # Limitations
 //!
 //! The death of the parent:
 //!
-//! - After a SIGKILL of the parent, its workers get SIGTERM and nothing more. A worker survives if it ignores or blocks
+//! - If SIGKILL ends the parent, the workers get only SIGTERM. So a worker continues to run if it ignores or blocks
 //!   SIGTERM, is stopped, or is pid 1 of a pid namespace.
-//! - A worker does not get that SIGTERM on Linux if it changes its user or group itself instead of by
-//!   [`Prefork::user`], or executes a program that has other rights (`PR_SET_PDEATHSIG` is cleared, prctl(2)).
+//! - On Linux, some changes in a worker clear its `PR_SET_PDEATHSIG` setting (prctl(2)). Then the worker does not get
+//!   this SIGTERM. The changes are: the worker changes its user or group itself, instead of by [`Prefork::user`], or it
+//!   executes a program with other rights, for example a set-user-ID program.
 //!
 //! Processes that the parent cannot stop or does not know:
 //!
-//! - A worker thread cannot be killed, only abandoned. A fault in one thread ends the whole process.
-//! - A worker that changes to another user can no longer be signalled by a parent without root, and so not be stopped
-//!   by it.
-//! - The parent does not supervise processes that a worker starts.
-//! - Other code in the parent may wait for any child (`waitpid` with -1, in a handler or a thread of the program's own)
-//!   and so take a worker's exit status. The parent notices this within a second of the next SIGCHLD or the next
-//!   deadline. The exit counts as abnormal, with [unknown status](Exit::Unknown). Until then signals to this worker go
-//!   to whichever process has its pid by then.
+//! - The parent cannot kill a worker thread, only abandon it. If one thread crashes, the whole process ends.
+//! - If a worker changes its user itself, a parent without root cannot send signals to the worker. So the parent cannot
+//!   stop this worker.
+//! - The parent does not supervise the processes that a worker starts.
+//! - Other code in the parent may reap a worker, for example a signal handler or a thread that calls waitpid(2) for any
+//!   child. The parent notices the exit within a second after the next SIGCHLD or after the next timeout of its own.
+//!   The exit then counts as abnormal, with [unknown status](Exit::Unknown). Until the parent notices, the system may
+//!   give the worker's pid to another process. The parent's signals to the worker then go to that process.
 //!
-//! Misleading signs:
+//! Wrong conclusions of the parent:
 //!
-//! - A worker that writes to wrong memory may write to the shared page. Then a worker may look ready or alive, or all
-//!   workers may be stopped. Apart from that it cannot harm the parent.
-//! - Two stop requests in quick succession are two requests, so the workers are killed. `timeout` of coreutils may send
-//!   TERM twice to the program that it runs. With `--foreground` it sends it once.
-//! - A process that hangs for less than two heartbeat timeouts may go unnoticed. Workers that were stopped for about
-//!   one timeout while the parent was not look hung.
-//! - The kernel's counter of out-of-memory kills includes processes that a worker has started. After such a kill, the
-//!   log may name this cause for the next worker that gets a SIGKILL.
+//! - A bug in a worker may overwrite the memory that all workers share with the parent. Then the parent may wrongly
+//!   treat a worker as ready or alive, or may stop all workers. A worker cannot harm the parent through this memory in
+//!   any other way.
+//! - Two stop requests in quick succession count as two requests, so the parent kills the workers. For example,
+//!   `timeout` of coreutils may send TERM twice to the program that it runs. `timeout --foreground` sends TERM only
+//!   once.
+//! - If a process hangs for less than two heartbeat timeouts, the parent may not notice it. If only the workers are
+//!   stopped (SIGSTOP) for about one heartbeat timeout and the parent is not, the parent takes them for hung workers.
+//! - The kernel's counter of out-of-memory kills includes processes that a worker has started. If such a process was
+//!   killed, the log may contain `(out of memory)` for the next worker that is killed by SIGKILL.
 //!
 //! Resources:
 //!
-//! - The parent writes the log itself. A log that blocks, such as a pipe that is not read, blocks the supervision.
-//! - The parent keeps everything open that the program had opened. While the workers finish their work, it still holds
-//!   the listening sockets: new clients wait, and are refused when the parent ends.
-//! - If seccomp forbids unshare(2) and there is no `/proc`, the parent cannot count its threads, and the call is
-//!   refused.
+//! - The parent writes the log in the same thread that supervises the workers. If a write blocks, for example to a pipe
+//!   that no process reads, the parent does not react to events.
+//! - The parent keeps all descriptors open that the program has opened. While the workers finish their work at the end
+//!   of the service, the parent still holds the listening sockets. A client that connects during this time waits, and
+//!   its connection fails when the parent ends.
+//! - If seccomp forbids unshare(2) and `/proc` is not mounted, the parent cannot count its threads. Then the call
+//!   returns an error.
 //!
 //! # Platforms
 //!
-//! - *Linux*: built and tested.
-//! - *Windows 10 and later*: built, and tested with Wine 8, by the same tests as Linux. The following is untested,
-//!   because Wine does not have it, or not as Windows does: Ctrl-Break; closing the console, logging off and shutting
-//!   down; whether a handle limit or a job's limit of processes appears as the error of the start; security products
-//!   that watch `CreateProcessW`.
-//! - *macOS and FreeBSD*: written and compiled, but not yet run. A signal handler writes to a
-//!   pipe from which the parent reads. Workers notice the parent's end by procctl(2) on FreeBSD, and on macOS by a
-//!   thread that waits until a pipe from the parent closes. The code for macOS also runs on Linux, where
-//!   `--cfg taskfork_portable` selects it, and passes the tests there.
+//! - *Linux*: tested.
+//! - *Windows 10 and later*: tested with Wine 8, by the same tests as on Linux. Some behaviour is not tested, because
+//!   Wine does not have it or differs from Windows: Ctrl-Break; the closing of the console, a logoff and the shutdown
+//!   of the system; the error of a start if a handle limit or a job's process limit is reached; security products that
+//!   monitor `CreateProcessW`.
+//! - *macOS and FreeBSD*: the code compiles, but has not run yet. There, a signal handler writes to a pipe, and the
+//!   parent reads from the pipe. On FreeBSD, the workers use procctl(2) to get SIGTERM when the parent ends. On macOS,
+//!   each worker has a thread that waits until the parent's end of a socket pair is closed, and then sends SIGTERM to
+//!   its own process. On Linux, `--cfg taskfork_portable` selects the code for macOS, and this code passes the tests
+//!   there.
 //!
-//! On other systems the crate does not compile.
+//! On other systems, the crate does not compile.
 #![deny(unsafe_code)]
 
 #[cfg(unix)]
@@ -501,51 +550,55 @@ pub use worker::{WorkResult, Worker};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Starts `n` workers, returns in each of them with its task id, and supervises them in the parent.
+/// Starts `n` workers. In each worker, returns the worker's task id. In the parent, supervises the workers.
 ///
-/// On Windows the workers are spawned, [which makes a difference](crate#windows): the program starts again in each
-/// worker and runs to this call.
+/// On Windows, each worker is a new process that runs `main` from its beginning until it reaches this call: see [the
+/// differences on Windows](crate#windows).
 ///
-/// - `n` is the number of workers. `None` and 0 mean one per CPU that this process may use, by its affinity and by the
-///   CPU quota of its cgroup.
-/// - `max_restarts` limits the restarts of all workers together, over the whole lifetime of the service. `None` means
-///   100. If one more restart is needed, the parent stops all workers.
+/// - `n` is the number of workers. `None` and 0 mean one worker per CPU that this process may use. The number of usable
+///   CPUs depends on the CPU affinity of the process and on the CPU quota of its cgroup.
+/// - `max_restarts` limits the number of restarts, counted over all workers since the start of the service. `None`
+///   means 100. If a worker needs one more restart, the parent stops all workers.
 ///
-/// Both are as in Tornado.
+/// Both parameters have the same meaning as in Tornado.
 ///
-/// **In a worker** the call returns `Ok` with the id at once. Ids are 0 to `n - 1`. A restarted worker has the id of
-/// its predecessor.
+/// **In a worker**, the call returns `Ok` with the task id as soon as the worker has started. The first `n` workers
+/// have the ids 0 to `n - 1`. A worker that SIGTTIN adds may have a higher id. A worker keeps its id when it is
+/// restarted.
 ///
-/// **In the parent** the call does not return while workers live. If all of them have exited normally, or the service
-/// was stopped by a signal, the process exits with status 0. Destructors of `main` do not run in the parent then.
-/// Functions that are registered with atexit(3) do, while the parent's signals are still blocked. In every other case
-/// the call returns an error.
+/// **In the parent**, the call does not return while workers are running. If all workers have exited normally, or a
+/// signal has stopped the service, the parent exits with status 0. Then the destructors of values in `main` do not run
+/// in the parent. Functions that are registered with atexit(3) run, while the parent's signals are still blocked. In
+/// every other case the call returns an error.
 ///
-/// The documentation of the crate has [the signals that the parent handles](crate#signals) and [the guarantees to a
+/// The documentation of the crate lists [the signals that the parent handles](crate#signals) and [the guarantees to a
 /// worker](crate#in-a-worker).
 ///
 /// # Errors
 ///
-/// The call returns an error only after all workers are gone. The signal mask, the dispositions and the descriptors are
-/// the same as before the call.
+/// Before the call returns an error in the parent, all workers have exited. The signal mask, the signal dispositions
+/// and the open descriptors are then the same as before the call. The errors are:
 ///
-/// - The process has more than one thread: [`Error::thread_count`]. (Not on Windows.)
-/// - This process is a worker already.
-/// - This process supervises workers already: another thread is in such a call, or [`Prefork::on_event`] makes this
-///   one. Only one call at a time is possible, because signals and the exits of children concern the whole process.
-/// - `n` is more than the number of processes that the system can have.
-/// - The system refuses a call, for example fork(2) because of a limit or a lack of memory: [`Error::call`],
-///   [`Error::worker`], [`Error::io_error`]. Workers that were started before have been stopped.
-/// - The restart limit is reached: [`Error::worker`] and [`Error::exit`] name the exit that needed one more restart.
-///   The other workers have been stopped, first gracefully, then by force.
+/// - The process has more than one thread. [`Error::thread_count`] returns the number of threads. (Not on Windows.)
+/// - The calling process is itself a worker.
+/// - The calling process already runs a service: another thread has started the service, or the service's callback
+///   ([`Prefork::on_event`]) makes this call. A process can run only one service at a time, because signals and the
+///   exits of children concern the whole process.
+/// - `n` is greater than the number of processes that the system allows.
+/// - A system call fails, for example fork(2) because of a limit or because memory is short. [`Error::call`],
+///   [`Error::worker`] and [`Error::io_error`] describe the failure. The parent has stopped the workers that it had
+///   started.
+/// - The restart limit is reached. [`Error::worker`] and [`Error::exit`] describe the exit that made one more restart
+///   necessary. The parent has stopped the other workers gracefully, and has killed those that did not exit in time.
 ///
-/// A forked worker never gets an error. If the system has no random numbers for it, the worker logs this and exits with
-/// status
-/// 1. A spawned worker may get one: see [`Backend::Spawn`].
+/// In a forked worker, the call never returns an error. If the system returns no random numbers for the worker's
+/// generator, the worker logs the error and exits with status 1. In a spawned worker, the call may return an error: see
+/// [`Backend::Spawn`].
 ///
 /// # Examples
 ///
-/// All workers accept from one socket. This works on Unix; [`Prefork::listen`] works everywhere.
+/// All workers accept connections from one socket. This example works only on Unix. To share a socket on Windows, use
+/// [`Prefork::listen`].
 ///
 /// ```no_run
 /// use std::io::Write;
@@ -568,11 +621,12 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
     prefork.start_plain()
 }
 
-/// Returns the task id of this worker, as [`fork_processes`] returned it. Returns `None` in every process that is not a
-/// worker, including the parent.
+/// Returns the task id of this worker, or `None` in a process that is not a worker, such as the parent. In a worker of
+/// [`fork_processes`], this is the id that `fork_processes` has returned.
 ///
-/// A process that a worker forks has the worker's id too, until it executes another program. With [worker
-/// threads](Prefork::run_threads), only the worker's own thread has the id, and threads that it starts have none.
+/// If a worker forks a process, the forked process has the worker's id too, until it executes another program. With
+/// [worker threads](Prefork::run_threads), only the worker's own thread has the id. In the threads that this thread
+/// starts, this function returns `None`.
 pub fn task_id() -> Option<usize> {
     worker::task_id()
 }

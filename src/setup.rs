@@ -1,6 +1,8 @@
-//! The CPU, user and group of workers: the settings, their check in the parent, and their use in each worker.
+//! The CPU, the user and the groups of workers. The parent checks these settings before it starts the workers, and each
+//! worker applies them to itself.
 //!
-//! A failure in the worker is logged here, because the parent does not see it.
+//! If a worker cannot apply a setting, this module logs the error in the worker, because the parent sees only the
+//! worker's exit status.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +15,8 @@ use crate::accounts::{find_group, find_user};
 use crate::error::{Error, Result};
 use crate::sys::{self, Identity, WorkerKind};
 
-/// The settings, as the program made them.
+/// The settings as the program passed them to `Prefork`. The user and the group are names or numbers that have not been
+/// looked up yet.
 #[derive(Debug, Default)]
 pub(crate) struct SetupConfig {
     pub pins_cpus: bool,
@@ -23,16 +26,18 @@ pub(crate) struct SetupConfig {
     pub group: Option<String>,
 }
 
-/// The settings of all workers, after the parent has looked up CPUs, user and groups.
+/// The settings for all workers, with the CPUs, the user and the groups that [`SetupConfig::resolve`] has looked up.
 #[derive(Debug)]
 pub(crate) struct WorkerSetup {
-    /// Empty if workers are not pinned.
+    /// The CPUs to which workers are pinned. Empty if workers are not pinned.
     cpus: Vec<usize>,
+    /// The user and the groups of the workers. `None` if workers keep those of the parent.
     identity: Option<Arc<Identity>>,
 }
 
-/// The settings of one worker. A spawned worker gets them as text: CPU, user, group and supplementary groups, as in
-/// `1 65534:65534:65534,4`.
+/// The settings for one worker. The parent passes these settings to a spawned worker as text. For example,
+/// `1 65534:65533:65533,4` means CPU 1, user 65534, group 65533, and the supplementary groups 65533 and 4. A hyphen
+/// stands for a setting that is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChildSetup {
     pub cpu: Option<usize>,
@@ -40,9 +45,10 @@ pub(crate) struct ChildSetup {
 }
 
 impl SetupConfig {
-    /// Checks the settings and looks them up. Returns `None` if there are none.
+    /// Checks the settings, and looks up the CPUs, the user and the groups. Returns `None` if the program has made none
+    /// of these settings.
     ///
-    /// Call this before any worker is started.
+    /// The parent calls this function once, before it starts any worker.
     pub fn resolve(&self, kind: WorkerKind) -> Result<Option<WorkerSetup>> {
         let cpus = self.cpus()?;
         let identity = self.identity(kind)?.map(Arc::new);
@@ -91,7 +97,9 @@ impl SetupConfig {
     }
 }
 
-/// Accepts only the process's own user and group, because it does not run as root. Refuses others with EPERM.
+/// Checks the settings `user` and `group` in a parent that does not run as root. Without root, a worker cannot change
+/// its user or group. So this function accepts only the parent's `own` user and group, and returns EPERM for any other
+/// user or group.
 #[cfg(unix)]
 fn keep_current_identity(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
     let refused = |setting, name| {
@@ -112,6 +120,7 @@ fn not_found(setting: &'static str, name: &str, error: std::io::Error) -> Error 
 }
 
 impl WorkerSetup {
+    /// Returns the settings for worker `id`. If there are more workers than CPUs, several workers get the same CPU.
     pub fn for_worker(&self, id: usize) -> ChildSetup {
         let cpu = (!self.cpus.is_empty()).then(|| self.cpus[id % self.cpus.len()]);
         ChildSetup { cpu, identity: self.identity.clone() }
@@ -119,11 +128,11 @@ impl WorkerSetup {
 }
 
 impl ChildSetup {
-    /// Pins this worker process and changes its user and groups. If the change fails, logs the error and exits with
-    /// status 1.
+    /// Pins this worker process to its CPU, and changes its user and groups. If the change of the user or the groups
+    /// fails, logs the error and exits with status 1.
     ///
-    /// Call this before `Lifeline::hold`: on Linux a change of user clears the parent death signal (`PR_SET_PDEATHSIG`,
-    /// prctl(2)).
+    /// Call this before `Lifeline::hold`, which makes the kernel send SIGTERM to the worker when the parent ends
+    /// (`PR_SET_PDEATHSIG`, prctl(2)). On Linux, a change of the user clears `PR_SET_PDEATHSIG`.
     pub fn apply(&self, id: usize) {
         self.pin(id);
         let Some(identity) = &self.identity else { return };
@@ -134,8 +143,9 @@ impl ChildSetup {
         }
     }
 
-    /// Pins the calling thread to the worker's CPU. Only logs an error, because the CPU may have been taken away since
-    /// the start.
+    /// Pins the calling thread to the worker's CPU. If this fails, logs a warning, and the thread continues unpinned.
+    /// This is not treated as a failure of the worker, because the system may have withdrawn the CPU from the process
+    /// since the start of the service.
     pub fn pin(&self, id: usize) {
         let Some(cpu) = self.cpu else { return };
         if let Err(error) = sys::pin_to(cpu) {

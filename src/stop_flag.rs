@@ -1,4 +1,5 @@
-//! A stop request for one worker thread. (A stop request for a process is a signal, or an event on Windows.)
+//! Stop requests for worker threads. (A worker process gets its stop request as a signal. On Windows, it gets the
+//! request through an event object.)
 
 #[cfg(unix)]
 use std::io;
@@ -10,19 +11,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A stop request that a thread can check, wait for, or poll through a descriptor.
+/// The flag through which the parent requests a stop of one worker thread. The thread can check the flag, wait until it
+/// is set, or poll a descriptor that becomes readable when the flag is set.
 #[derive(Debug, Default)]
 pub(crate) struct StopFlag {
     is_made: AtomicBool,
-    /// Held while the request is made, and while a thread checks it before it waits, so that no wakeup is lost.
+    /// Locked while `make` sets `is_made`. `wait` also locks this mutex, and checks `is_made` before its thread sleeps
+    /// on the condition variable. So `make` cannot set `is_made` between this check and the sleep, and the thread does
+    /// not miss the wakeup.
     changes: Mutex<()>,
     made: Condvar,
-    /// Opened by the first call of `fd`.
+    /// The first call of `fd` creates this pipe.
     #[cfg(unix)]
     pipe: std::sync::OnceLock<Pipe>,
 }
 
-/// A socket pair. The reader is readable once `fill` was called.
+/// A socket pair. After a call of `fill`, `reader` is readable.
 #[cfg(unix)]
 #[derive(Debug)]
 struct Pipe {
@@ -31,6 +35,7 @@ struct Pipe {
 }
 
 impl StopFlag {
+    /// Requests the stop, and wakes all threads that wait for the request. Further calls have no effect.
     pub fn make(&self) {
         let _changes = self.lock();
         if !self.is_made.swap(true, Ordering::Release) {
@@ -42,11 +47,13 @@ impl StopFlag {
         }
     }
 
+    /// Returns whether the stop was requested.
     pub fn is_made(&self) -> bool {
         self.is_made.load(Ordering::Acquire)
     }
 
-    /// Waits for the request, for `timeout` at most. Returns whether it was made.
+    /// Waits until the stop is requested or `timeout` has passed. With `None`, waits without a time limit. Returns
+    /// whether the stop was requested.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let changes = self.lock();
         let is_open = |(): &mut ()| !self.is_made();
@@ -57,7 +64,7 @@ impl StopFlag {
         self.is_made()
     }
 
-    /// Returns a descriptor that becomes readable when the request is made, and stays readable.
+    /// Returns a descriptor that becomes readable when the stop is requested, and then stays readable.
     #[cfg(unix)]
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         let _changes = self.lock();
@@ -80,7 +87,8 @@ impl StopFlag {
 
 #[cfg(unix)]
 impl Pipe {
-    /// Writes the only byte that is ever written, so the buffer has room for it.
+    /// Makes `reader` readable by writing one byte to `writer`. This function is called only once for each pipe, so the
+    /// buffer always has room for the byte.
     fn fill(&self) {
         let _ = io::Write::write(&mut &self.writer, &[0]);
     }
@@ -94,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wait_returns_once_the_request_is_made() {
+    fn wait_returns_after_the_stop_is_requested() {
         let flag = Arc::<StopFlag>::default();
         assert!(!flag.is_made() && !flag.wait(Some(Duration::from_millis(1))));
         let waiting = thread::spawn({
@@ -109,7 +117,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn fd_is_readable_once_the_request_is_made() {
+    fn fd_is_readable_after_the_stop_is_requested() {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
         let is_readable = |flag: &StopFlag| {
@@ -120,7 +128,7 @@ mod tests {
         assert!(!is_readable(&before));
         for flag in [&before, &after] {
             flag.make();
-            assert!(is_readable(flag) && is_readable(flag), "it stays readable");
+            assert!(is_readable(flag) && is_readable(flag), "the descriptor stays readable");
         }
     }
 }
