@@ -195,7 +195,7 @@ impl Prefork {
         self
     }
 
-    /// Sets after which exits the parent restarts a worker. Default: [`RestartPolicy::OnFailure`].
+    /// Sets which kinds of exit make the parent restart a worker. Default: [`RestartPolicy::OnFailure`].
     ///
     /// With the default, the parent does not restart a worker that exits with status 0. For example, if an operator
     /// sends SIGTERM to a worker and the worker then exits with status 0, it is not restarted.
