@@ -13,6 +13,8 @@ mod program;
 #[cfg(target_os = "linux")]
 mod room;
 mod scenarios;
+#[cfg(target_os = "linux")]
+mod seccomp;
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Termination};

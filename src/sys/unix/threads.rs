@@ -21,16 +21,25 @@ impl From<usize> for Threads {
     }
 }
 
-/// Repeats the count for up to 10 ms, until only one thread is left. Some systems still count a thread for a moment
-/// after it was joined.
-fn count_with_retries(count: impl Fn() -> Result<Threads, CallError>) -> Result<Threads, CallError> {
+/// Repeats the count until only one thread is left, because the systems still count a thread for a moment after it was
+/// joined. Gives up after 10 ms if another thread is running. Waits longer if all other threads `are_exiting`: on a
+/// busy machine, such a thread may not get a CPU soon.
+fn count_with_retries(
+    count: impl Fn() -> Result<Threads, CallError>,
+    are_exiting: impl Fn() -> bool,
+) -> Result<Threads, CallError> {
     const PATIENCE: Duration = Duration::from_millis(10);
-    let until = Instant::now() + PATIENCE;
+    const PATIENCE_FOR_EXITING: Duration = Duration::from_millis(500);
+    const PAUSE: Duration = Duration::from_micros(50);
+    let begin = Instant::now();
     loop {
-        match count()? {
-            Threads::Several(_) if Instant::now() < until => thread::yield_now(),
-            threads => return Ok(threads),
+        let threads = count()?;
+        let waited = begin.elapsed();
+        let is_patient = waited < PATIENCE || waited < PATIENCE_FOR_EXITING && are_exiting();
+        if threads == Threads::One || !is_patient {
+            return Ok(threads);
         }
+        thread::sleep(PAUSE);
     }
 }
 
@@ -41,52 +50,35 @@ pub(crate) fn thread_count() -> Result<Threads, CallError> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::{fs, io};
+    use std::fs::{self, File};
+    use std::io::{self, Read};
 
     use super::{CallError, Threads, count_with_retries};
 
     const TASKS: &str = "/proc/self/task";
-    /// The kernel's flag `PF_EXITING`. Field 9 of a thread's `stat` file (proc_pid_stat(5)) contains the flags of the
-    /// thread.
+    const STAT: &str = "/proc/self/stat";
+    /// The kernel's flag `PF_EXITING`.
     const EXITING: u64 = 4;
+    /// The index of the flags among the fields after the name. They are field 9 of a `stat` file (proc_pid_stat(5)).
+    const FLAGS: usize = 6;
+    /// The index of `num_threads` among the fields after the name. It is field 20 of a `stat` file.
+    const NUM_THREADS: usize = 17;
 
-    /// Counts the threads of this process. Tries unshare(2) first, because this function runs before every fork and
-    /// unshare(2) is fast.
-    ///
-    /// If unshare(2) finds other threads, lists the threads in `/proc/self/task` to count them. The list is needed
-    /// because unshare(2) does not return the number of threads, and also detects threads that are exiting. If
-    /// unshare(2) fails, for example because seccomp forbids it, this function lists the threads too.
+    /// Counts the threads of this process. Returns [`Threads::One`] only if the kernel has stated in one call that
+    /// there is no other thread: no list of threads can prove that, because a thread may start its successor and exit
+    /// while the list is read.
     pub fn thread_count() -> Result<Threads, CallError> {
-        match probe_unshare() {
-            Ok(Threads::One) => Ok(Threads::One),
-            several => {
-                count_tasks().map(Threads::from).or_else(|_| several.and_then(|_| count_with_retries(probe_unshare)))
-            }
+        match count_with_retries(count, only_exiting_are_left)? {
+            // unshare(2) does not return the number of threads.
+            Threads::Several(None) => Ok(Threads::Several(num_threads().ok().filter(|&count| count > 1))),
+            threads => Ok(threads),
         }
     }
 
-    /// Counts the threads that are not exiting. The kernel still lists a thread for a moment after it was joined. Such
-    /// a thread runs no more code of the program, and holds no lock.
-    fn count_tasks() -> io::Result<usize> {
-        let mut count = 0;
-        for task in fs::read_dir(TASKS)? {
-            let stat = task?.path().join("stat");
-            match fs::read_to_string(stat) {
-                Ok(stat) if is_exiting(&stat) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                _ => count += 1,
-            }
-        }
-        Ok(count)
-    }
-
-    /// Returns whether the thread is exiting. `stat` is the content of the thread's `stat` file (proc_pid_stat(5)). In
-    /// that file, the thread's name is in parentheses, and may itself contain parentheses. So the fields after the name
-    /// begin at the last closing parenthesis.
-    fn is_exiting(stat: &str) -> bool {
-        let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6));
-        flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
+    /// Asks unshare(2), because it is fast and this function runs before every fork. If unshare(2) is forbidden, for
+    /// example by seccomp, reads the kernel's own count of threads.
+    fn count() -> Result<Threads, CallError> {
+        probe_unshare().or_else(|refused| num_threads().map(Threads::from).map_err(|_| refused))
     }
 
     /// Detects other threads with unshare(2). With the flag `CLONE_SIGHAND`, unshare(2) fails with `EINVAL` if there is
@@ -102,28 +94,56 @@ mod linux {
         }
     }
 
+    /// Returns the kernel's count of this process's threads. A thread is counted from before it runs until after it has
+    /// exited, so the count is 1 only if the calling thread is alone. Reads into the stack, because the parent calls
+    /// this between two forks: each page of the heap that it writes is copied for each worker (copy-on-write).
+    fn num_threads() -> io::Result<usize> {
+        let mut content = [0; 1024];
+        let len = File::open(STAT)?.read(&mut content)?;
+        let count = field(&content[..len], NUM_THREADS).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(count as usize)
+    }
+
+    /// Returns whether all threads but one are exiting. Such a thread runs no more code of the program, and will be
+    /// gone soon. Threads that start their successors may be missed, so the result only justifies a longer wait.
+    fn only_exiting_are_left() -> bool {
+        let Ok(tasks) = fs::read_dir(TASKS) else { return false };
+        let stats = tasks.flatten().map(|task| fs::read(task.path().join("stat")));
+        stats.flatten().filter(|stat| field(stat, FLAGS).is_none_or(|flags| flags & EXITING == 0)).count() <= 1
+    }
+
+    /// Returns a number from the content of a `stat` file (proc_pid_stat(5)). The name of the thread is in parentheses,
+    /// and may itself contain parentheses or bytes that are not UTF-8. So the fields after the name begin at the last
+    /// closing parenthesis.
+    fn field(stat: &[u8], index: usize) -> Option<u64> {
+        let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+        let fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+        fields.split_whitespace().nth(index)?.parse().ok()
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;
 
         #[test]
-        fn is_exiting_accepts_parentheses_in_thread_names() {
-            let stat = |flags| format!("71 (a) b (c) R 1 71 71 0 -1 {flags} 55 0 0 0");
-            assert!(is_exiting(&stat(0x40_0044)));
-            assert!(!is_exiting(&stat(0x40_0040)));
-            assert!(!is_exiting("nonsense"));
+        fn stat_fields_follow_a_name_with_parentheses() {
+            let stat = b"71 (a) \xff (c) R 1 71 71 0 -1 4194372 55 0 0 0 1 2 3 4 20 0 7 0 99";
+            assert_eq!(field(stat, FLAGS), Some(4_194_372));
+            assert_eq!(field(stat, NUM_THREADS), Some(7));
+            assert_eq!(field(b"nonsense", FLAGS), None);
         }
 
         #[test]
-        fn probe_unshare_detects_other_threads() {
+        fn both_ways_detect_other_threads() {
             assert_eq!(probe_unshare().expect("unshare"), Threads::Several(None));
+            assert!(num_threads().expect("/proc") > 1);
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn thread_count() -> Result<Threads, CallError> {
-    count_with_retries(count)
+    count_with_retries(count, || false)
 }
 
 #[cfg(target_os = "macos")]
@@ -140,6 +160,7 @@ fn count() -> Result<Threads, CallError> {
     if written < size {
         return Err(CallError::last("proc_pidinfo"));
     }
+    // XNU copies its counter of threads, under the lock of the task.
     Ok(Threads::from(info.pti_threadnum as usize))
 }
 
@@ -158,5 +179,6 @@ fn count() -> Result<Threads, CallError> {
     if refused != 0 {
         return Err(CallError::last("sysctl"));
     }
+    // FreeBSD copies its counter of threads, under the lock of the process.
     Ok(Threads::from(info.ki_numthreads as usize))
 }

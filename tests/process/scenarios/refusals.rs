@@ -1,6 +1,7 @@
 //! Tests of calls that fail: in a program with several threads, without free descriptors, and while the parent already
 //! supervises workers.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
@@ -22,6 +23,26 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("refused Some(3): 3 threads are running"), "{}", daemon.transcript());
             assert!(!daemon.said("log "), "nothing was started");
         }),
+        Scenario::new("threads_that_start_their_successors_are_refused", with_thread_relay, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("every call was refused"), "{}", daemon.transcript());
+        }),
+        #[cfg(target_os = "linux")]
+        Scenario::new(
+            "threads_are_counted_where_unshare_is_forbidden",
+            || {
+                crate::seccomp::forbid(libc::SYS_unshare);
+                with_thread_relay();
+                with_two_threads();
+                up(fork(1, 0));
+            },
+            |daemon| {
+                daemon.ends_with(0);
+                assert!(daemon.said("every call was refused"), "{}", daemon.transcript());
+                assert!(daemon.said("refused Some(3): 3 threads are running"));
+                assert_eq!(daemon.count("up "), 1);
+            },
+        ),
         Scenario::new("joined_thread_is_not_counted", fork_after_joining_a_thread, |daemon| {
             daemon.ends_with(0);
         }),
@@ -76,6 +97,37 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(line.ends_with("; children left: Err(ECHILD)"), "{line}");
         }),
     ]
+}
+
+/// Calls again and again while there is always another thread, but none for long: each starts its successor and exits.
+fn with_thread_relay() {
+    static RUNNERS: AtomicU32 = AtomicU32::new(0);
+    static IS_OVER: AtomicBool = AtomicBool::new(false);
+    fn run() {
+        if IS_OVER.load(Ordering::Relaxed) {
+            IS_OVER.store(false, Ordering::Relaxed);
+            return;
+        }
+        RUNNERS.fetch_add(1, Ordering::Relaxed);
+        // The successor exists before this thread exits.
+        thread::spawn(run);
+    }
+    prepare();
+    thread::spawn(run);
+    while RUNNERS.load(Ordering::Relaxed) < 20_000 {
+        match Prefork::new().workers(1).max_restarts(0).start() {
+            Err(error) if error.to_string().contains("thread") => {}
+            other => {
+                say(&format!("{other:?} while another thread runs"));
+                std::process::exit(1);
+            }
+        }
+    }
+    IS_OVER.store(true, Ordering::Relaxed);
+    while IS_OVER.load(Ordering::Relaxed) {
+        thread::yield_now();
+    }
+    say("every call was refused");
 }
 
 pub fn with_two_threads() {
