@@ -155,13 +155,29 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     set_size(&file, size).map(|()| file)
 }
 
+/// Sets the size of a new file. Checks the limit on the size of files (`RLIMIT_FSIZE`) first: beyond it, ftruncate(2)
+/// fails with `EFBIG`, but also raises SIGXFSZ, which by default kills the process.
 fn set_size(file: &OwnedFd, size: usize) -> Result<(), CallError> {
+    if size as u64 > file_size_limit() {
+        return Err(CallError::new("ftruncate", io::Error::from_raw_os_error(libc::EFBIG)));
+    }
     let size = libc::off_t::try_from(size).map_err(|_| CallError::new("ftruncate", io::ErrorKind::InvalidInput))?;
     // SAFETY: ftruncate(2) takes integers.
     match unsafe { libc::ftruncate(file.as_raw_fd(), size) } {
         -1 => Err(CallError::last("ftruncate")),
         _ => Ok(()),
     }
+}
+
+/// Returns the size in bytes up to which this process may extend files.
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: getrlimit(2) writes one rlimit. It cannot fail with this resource and a valid address.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    // FreeBSD has signed limits.
+    #[allow(clippy::unnecessary_cast)]
+    let limit = limit.rlim_cur as u64;
+    limit
 }
 
 #[cfg(test)]

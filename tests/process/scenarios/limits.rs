@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
-use taskfork::{Prefork, Report};
+use taskfork::{Backend, Prefork, Report};
 
 use super::ends::three_idle;
 use super::heartbeats::{self, TIMEOUT, ticks};
@@ -42,6 +42,10 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .needs(limit_counts_the_lifeline),
+        Scenario::new("file_size_limit_is_an_error_for_spawned_workers", spawns_without_files, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("refused Some(\"ftruncate\"): "), "{}", daemon.transcript());
+        }),
         Scenario::new("the_default_is_one_worker_per_usable_cpu", one_cpu_by_affinity, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("log Starting 1 processes"), "{}", daemon.transcript());
@@ -253,6 +257,13 @@ fn process_limit_of_prefork() {
     prepare();
     become_lone_user(20);
     refuse(100, |n| id_of(Prefork::new().workers(n).start()));
+}
+
+/// The shared memory of spawned workers is a file, and this process must not write files.
+fn spawns_without_files() {
+    setrlimit(Resource::RLIMIT_FSIZE, 0, 0).expect("a limit");
+    let error = Prefork::new().workers(1).backend(Backend::Spawn).start().expect_err("a refusal");
+    say(&format!("refused {:?}: {error:?}", error.call()));
 }
 
 fn blocked_real_time() {
