@@ -29,8 +29,8 @@ impl Fork {
 }
 
 impl Launcher for Fork {
-    fn flush(&mut self) {
-        sys::flush_output();
+    fn copies_buffers(&self) -> bool {
+        true
     }
 
     fn start(&mut self, StartRequest { id, .. }: StartRequest<'_>) -> Result<Started> {

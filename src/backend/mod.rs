@@ -33,11 +33,12 @@ pub(crate) fn check(kind: WorkerKind) -> Result<()> {
 /// the same way for every launcher. Threads differ from processes: a thread has no pid, and the kernel does not report
 /// its exit. So the launcher of threads also delivers signals to the threads and reports their exits.
 pub(crate) trait Launcher {
-    /// Writes the output that this process has buffered. The supervisor calls this before a start if output may have
-    /// been buffered since the last start. Only the launcher of forks writes the output: a forked worker has a copy of
-    /// the buffers, and would write their contents a second time. Threads and spawned workers have no such copy. Their
-    /// launchers do nothing, because a write can block.
-    fn flush(&mut self) {}
+    /// Returns whether a new worker gets a copy of the output that this process has buffered. A forked worker does, and
+    /// would write the output a second time. So the supervisor writes it before the start. It does not do so for
+    /// threads and spawned workers, because a write can block.
+    fn copies_buffers(&self) -> bool {
+        false
+    }
 
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started>;
 

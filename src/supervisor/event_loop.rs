@@ -236,8 +236,8 @@ impl<'a> Supervisor<'a> {
     /// Starts a worker process or thread. Returns the worker if this process is a forked child, and `None` in the
     /// parent.
     fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
-        if self.observers.output().take_unflushed() {
-            self.launcher.flush();
+        if self.launcher.copies_buffers() {
+            self.observers.output().flush();
         }
         // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
         // memory inherited from the parent, at the cost of page faults.

@@ -27,7 +27,11 @@ impl Finished {
     /// program's signal handling before this exit, so that no further signal changes the exit status.
     pub fn exit(self) -> Result<Infallible> {
         let error = match self.end {
-            Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => process::exit(0),
+            Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => {
+                // At the exit, nothing else writes the lines that the logger has buffered.
+                ::log::logger().flush();
+                process::exit(0)
+            }
             Ok(reason) => Error::ended(reason),
             Err(error) => error,
         };
@@ -55,6 +59,7 @@ pub(crate) fn run_and_exit(worker: Worker, work: impl FnOnce(Worker) -> WorkResu
         Ok(()) => 0,
         Err(error) => {
             write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
+            ::log::logger().flush();
             // Does not drop the error, because a panic in its destructor would change the exit status.
             mem::forget(error);
             1

@@ -10,6 +10,8 @@ use super::log::{Log, write};
 #[cfg(unix)]
 use super::systemd::Systemd;
 use crate::event::Event;
+#[cfg(unix)]
+use crate::sys;
 
 /// The closure that the program passes to [`Prefork::on_event`](crate::Prefork::on_event).
 pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
@@ -92,8 +94,18 @@ impl Output {
         self.is_unflushed = true;
     }
 
+    /// Writes what the logger, std and the C library have buffered, if something may have been buffered since the last
+    /// call. The logger comes first, because it may write to the buffers of the others.
+    pub fn flush(&mut self) {
+        if self.take_unflushed() {
+            ::log::logger().flush();
+            #[cfg(unix)]
+            sys::flush_output();
+        }
+    }
+
     /// Returns whether output may have been buffered since the last call.
-    pub fn take_unflushed(&mut self) -> bool {
+    fn take_unflushed(&mut self) -> bool {
         mem::take(&mut self.is_unflushed)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::process::Command;
+use std::sync::Mutex;
 
 use nix::sys::signal::SigSet;
 
@@ -25,6 +26,12 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("buffered_output_is_printed_once", buffered, |daemon| {
             daemon.ends_with(0);
             assert_eq!((daemon.count("from Rust"), daemon.count("from C")), (1, 1), "{}", daemon.transcript());
+        }),
+        Scenario::new("buffered_log_lines_are_written_once", buffered_log, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("before the call"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("log worker"), 3);
+            assert_eq!(daemon.count("exited normally"), 3, "the parent's last lines are written, too");
         }),
         Scenario::new("the_programs_own_child_is_not_reaped", own_child, |daemon| {
             daemon.ends_with(0);
@@ -63,6 +70,34 @@ fn buffered() {
     fork(3, 100);
     println!();
     std::io::stdout().flush().expect("a reader");
+}
+
+/// A logger that keeps its lines until it is flushed.
+struct BufferedLog(Mutex<String>);
+
+impl log::Log for BufferedLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("the buffer").push_str(&format!("log {}\n", record.args()));
+    }
+
+    fn flush(&self) {
+        let lines = std::mem::take(&mut *self.0.lock().expect("the buffer"));
+        std::io::stderr().write_all(lines.as_bytes()).expect("a reader");
+    }
+}
+
+fn buffered_log() {
+    static LOG: BufferedLog = BufferedLog(Mutex::new(String::new()));
+    log::set_logger(&LOG).expect("the only logger");
+    log::set_max_level(log::LevelFilter::Info);
+    log::info!("before the call");
+    let id = fork(3, 0);
+    log::info!("worker {id}");
+    log::logger().flush();
 }
 
 /// Starts a child without taskfork. This child exits before the workers start, so a call that waits for any child would
