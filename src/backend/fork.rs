@@ -1,7 +1,5 @@
 //! Starts workers as forks of the parent.
 
-use std::panic::{self, AssertUnwindSafe};
-
 use super::{Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::setup::WorkerSetup;
@@ -38,7 +36,7 @@ impl Launcher for Fork {
             Ok(Forked::Parent(child)) => Ok(Started::Parent(Some(child))),
             Ok(Forked::Child) => {
                 if let Some(setup) = &self.setup {
-                    apply_or_exit(setup, id);
+                    setup.for_worker(id).apply(id);
                 }
                 self.lifeline.hold();
                 Ok(Started::Child)
@@ -46,15 +44,5 @@ impl Launcher for Fork {
             Err(ForkError::Threads(count)) => Err(Error::threads(count).starting(id)),
             Err(ForkError::Call(error)) => Err(Error::from(error).starting(id)),
         }
-    }
-}
-
-/// Applies the setup in the forked worker. If the program's logger panics during this, the worker exits. The panic must
-/// not unwind further: the frames of the parent's loop are still on this stack, and their destructors would kill the
-/// other workers.
-fn apply_or_exit(setup: &WorkerSetup, id: usize) {
-    let applied = panic::catch_unwind(AssertUnwindSafe(|| setup.for_worker(id).apply(id)));
-    if applied.is_err() {
-        sys::exit_now(101);
     }
 }

@@ -1,6 +1,6 @@
 //! The registry of child processes.
 
-use std::process::ExitStatus;
+use std::process::{self, ExitStatus};
 
 use crate::backend::{ChildExit, ExitCause};
 use crate::error::Result;
@@ -17,9 +17,17 @@ use crate::sys::{self, ChildHandle, Signal};
 ///
 /// The list is not a `HashMap`, because a `HashMap` would draw its random keys in the parent. Every worker would then
 /// inherit these keys for its own maps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Children {
     entries: Vec<(Process, ChildHandle)>,
+    /// The pid of the process whose children these are. A fork has a copy of this value and must not kill them.
+    parent: u32,
+}
+
+impl Default for Children {
+    fn default() -> Children {
+        Children { entries: Vec::new(), parent: process::id() }
+    }
 }
 
 impl Children {
@@ -67,10 +75,13 @@ impl Children {
     }
 }
 
-/// Kills and reaps all children when the supervision ends, for whatever reason. This runs only in the parent: a forked
-/// worker forgets the registry and never drops it.
+/// Kills and reaps all children, whatever ended the supervision. Does nothing in a fork of the parent: a worker forgets
+/// the registry, but code of the program, such as `on_event`, may also fork, and unwind there.
 impl Drop for Children {
     fn drop(&mut self) {
+        if self.parent != process::id() {
+            return;
+        }
         // The kernel may refuse to send the signal to a child that has changed its user. The parent does not wait for
         // such a child.
         self.entries.retain(|(_, child)| child.send(Signal::Kill).is_ok());

@@ -98,6 +98,10 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
         on_event,
     );
     let mut supervisor = Supervisor::new(config, launcher, scoreboard, observers, sockets, &mut descriptors);
+    // A forked child runs code of the program before the call returns in it, for example the logger. If this code
+    // panics, nothing of the parent must be dropped in the child.
+    #[cfg(unix)]
+    let _guard = sys::ChildPanicGuard::new();
     match supervisor.run() {
         Err(error) => {
             drop(supervisor);

@@ -5,6 +5,7 @@
 //!
 //! - `fork()` (Unix): forks this process. Fails if this process has more than one thread. The child has one thread, in
 //!   which every signal is blocked.
+//! - `ChildPanicGuard` (Unix): ends a forked child that panics before it has left the parent's stack frames.
 //! - `thread_count()` (Unix): returns whether this process has one thread or several threads. Also returns the number
 //!   of threads, if it is known.
 //! - `flush_output()` (Unix): writes out the output that is still in the buffers of std and of the C library.

@@ -8,6 +8,7 @@
 //! each fork.
 
 use std::io::{self, Write};
+use std::{process, thread};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -54,6 +55,32 @@ pub(crate) fn flush_output() {
     let _ = io::stdout().flush();
     // SAFETY: fflush(3) with a null pointer flushes every output stream of the C library.
     unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// Ends a forked child that panics, so that the panic does not unwind through the child's copies of the parent's stack
+/// frames. Their destructors would act for the parent, and the destructors and handlers of `main` would run in the
+/// child. The status is 101, as after any panic.
+///
+/// The guard is a local variable of a frame that is left on both sides of the fork. Declare it after the values that it
+/// protects, because Rust drops local variables in reverse order. It does nothing in the process that has made it.
+#[derive(Debug)]
+pub(crate) struct ChildPanicGuard {
+    pid: u32,
+}
+
+impl ChildPanicGuard {
+    pub fn new() -> ChildPanicGuard {
+        ChildPanicGuard { pid: process::id() }
+    }
+}
+
+impl Drop for ChildPanicGuard {
+    #[inline]
+    fn drop(&mut self) {
+        if thread::panicking() && process::id() != self.pid {
+            exit_now(101);
+        }
+    }
 }
 
 /// Ends this process at once. Runs no more code of the program, such as atexit(3) functions.

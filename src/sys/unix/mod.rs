@@ -27,7 +27,7 @@ pub(crate) use affinity::{pin_to, usable_cpus};
 pub(crate) use cgroup::OomCounter;
 pub(crate) use descriptor::StandardFds;
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
-pub(crate) use fork::{Forked, exit_now, flush_output, fork};
+pub(crate) use fork::{ChildPanicGuard, Forked, exit_now, flush_output, fork};
 pub(crate) use identity::{drop_privileges, groups_of, own_identity};
 pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;

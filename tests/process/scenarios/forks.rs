@@ -6,10 +6,17 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use nix::sys::signal::SigSet;
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
+use taskfork::{Event, Prefork};
 
 use crate::Scenario;
+#[cfg(target_os = "linux")]
+use crate::daemon::kill;
 use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors, state, wait_for_end};
-use crate::program::{fork, prepare, say, try_fork};
+#[cfg(target_os = "linux")]
+use crate::program::on_log;
+use crate::program::{fork, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -32,6 +39,25 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("before the call"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("log worker"), 3);
             assert_eq!(daemon.count("exited normally"), 3, "the parent's last lines are written, too");
+        }),
+        #[cfg(target_os = "linux")]
+        Scenario::new("logger_panic_in_a_new_worker_ends_only_this_worker", logger_panics, |daemon| {
+            let workers = daemon.workers(2);
+            kill(workers[0].pid, Signal::SIGKILL);
+            daemon.wait_for("exited with status 101, restarting");
+            assert!(crate::procfs::is_living_child(workers[1].pid, daemon.pid()), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("dropped in a child"), "{}", daemon.transcript());
+        }),
+        Scenario::new("panic_in_a_fork_by_on_event_kills_no_workers", on_event_forks_and_panics, |daemon| {
+            daemon.workers(2);
+            daemon.wait_for("the fork: Ok(Exited(");
+            assert!(daemon.line("the fork").ends_with(", 101))"), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("killed by signal 9"), "{}", daemon.transcript());
+            assert!(!daemon.said("dropped in a child"), "{}", daemon.transcript());
         }),
         Scenario::new("the_programs_own_child_is_not_reaped", own_child, |daemon| {
             daemon.ends_with(0);
@@ -98,6 +124,55 @@ fn buffered_log() {
     let id = fork(3, 0);
     log::info!("worker {id}");
     log::logger().flush();
+}
+
+/// Prints a line if it is dropped in another process than the one that has made it.
+struct InMain(u32);
+
+impl InMain {
+    fn new() -> InMain {
+        InMain(std::process::id())
+    }
+}
+
+impl Drop for InMain {
+    fn drop(&mut self) {
+        if std::process::id() != self.0 {
+            say("dropped in a child");
+        }
+    }
+}
+
+/// A restarted worker gets no random numbers. It logs this error before the call returns in it, and its logger panics.
+#[cfg(target_os = "linux")]
+fn logger_panics() {
+    prepare();
+    let _in_main = InMain::new();
+    on_log("killed by signal 9, restarting", || crate::seccomp::forbid(libc::SYS_getrandom));
+    on_log("getrandom", || panic!("the logger cannot write"));
+    up(fork(2, 100));
+    idle();
+}
+
+/// The closure forks a process, which panics. The process has copies of everything that the parent has.
+fn on_event_forks_and_panics() {
+    let _in_main = InMain::new();
+    let mut is_first = true;
+    let service = Prefork::new().workers(2).on_event(move |event| {
+        if !matches!(event, Event::Started { process } if process.id == 1) || !std::mem::take(&mut is_first) {
+            return;
+        }
+        // SAFETY: this process has no other thread, so the child inherits no lock that another thread holds (fork(2)).
+        match unsafe { nix::unistd::fork() }.expect("fork") {
+            ForkResult::Child => std::panic::resume_unwind(Box::new("in a fork")),
+            ForkResult::Parent { child } => say(&format!("the fork: {:?}", waitpid(child, None))),
+        }
+    });
+    let report = serve(service, |worker| {
+        up(worker.id());
+        idle();
+    });
+    assert!(report.is_success(), "{report:?}");
 }
 
 /// Starts a child without taskfork. This child exits before the workers start, so a call that waits for any child would
