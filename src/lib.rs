@@ -340,7 +340,8 @@
 //!   `nohup` makes a program ignore HUP. SIGCHLD is an exception: the parent does not ignore it, because wait(2) would
 //!   fail.
 //! - The kernel sends TTIN and TTOU to a background job that uses its terminal. The parent ignores such a signal, and
-//!   reacts only to a TTIN or TTOU that a process has sent.
+//!   reacts only to a TTIN or TTOU that a process has sent. (macOS does not mark the signals of the kernel. There, while
+//!   the parent is in the background, it also ignores TTIN and TTOU from a process of its own process group.)
 //! - For the signals in this table, the program's own handlers do not run in the parent. Its handlers for other signals
 //!   run as usual. If the workers are [threads](Prefork::run_threads), the parent does not use USR1 and CHLD, so the
 //!   program's handlers for these two signals run as usual too.

@@ -470,7 +470,8 @@ impl Prefork {
     ///   workers.
     /// - If workers are forked, the parent blocks the [signals that it handles](crate#signals). A program that the
     ///   callback starts inherits the blocked signals. So SIGTERM does not end this program, unless the callback
-    ///   unblocks SIGTERM for it, for example with `pre_exec`.
+    ///   unblocks SIGTERM for it, for example with `pre_exec`. With other kinds of workers, the parent blocks only
+    ///   SIGTTIN and SIGTTOU.
     /// - If the callback panics, the parent kills all workers, and the panic continues.
     pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));

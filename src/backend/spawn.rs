@@ -26,13 +26,14 @@ const ENV_NAME: &str = "TASKFORK_WORKER";
 #[derive(Debug)]
 pub(crate) struct Spawn {
     program: Program,
+    exit_notifier: ExitNotifier,
     setup: Option<WorkerSetup>,
     lifeline: Lifeline,
 }
 
 impl Spawn {
     pub fn new(exit_notifier: ExitNotifier, setup: Option<WorkerSetup>) -> Result<Spawn> {
-        Ok(Spawn { program: Program::this(exit_notifier)?, setup, lifeline: Lifeline::new()? })
+        Ok(Spawn { program: Program::this(exit_notifier.clone())?, exit_notifier, setup, lifeline: Lifeline::new()? })
     }
 }
 
@@ -53,7 +54,8 @@ impl Launcher for Spawn {
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let kinds = listeners.iter().map(Listener::kind).collect();
         let env = SpawnEnv { parent: process::id(), id, generation, count, setup, inherited, kinds };
-        match self.program.start((ENV_NAME, &env.to_string()), fds) {
+        let start = || self.program.start((ENV_NAME, &env.to_string()), fds);
+        match self.exit_notifier.with_program_mask(start) {
             Ok(child) => {
                 slot_handle.memory.set_expected_pid(slot_handle.slot, child.pid());
                 Ok(Started::Parent(Some(child)))

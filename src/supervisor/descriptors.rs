@@ -69,7 +69,7 @@ impl Descriptors {
             Drained::Partly => Some(Duration::ZERO),
             Drained::Broken => Some(timeout.map_or(BROKEN_DOORBELL, |timeout| timeout.min(BROKEN_DOORBELL))),
         };
-        self.poller.wait(timeout)
+        self.signals.while_waiting(|| self.poller.wait(timeout))
     }
 
     /// Returns whether an arriving signal makes the wait fail with `EINTR`. If so, a pending signal explains an

@@ -26,12 +26,15 @@
 //!   console events and named events. Requires the [`SupervisorLock`].
 //! - `Signals::next()`: returns the next unread signal, or `None`. Never blocks. Skips a SIGTTIN or SIGTTOU that the
 //!   kernel has sent because a background job used its terminal.
+//! - `Signals::while_waiting()`: runs a closure that waits for signals. On Unix, this thread may block SIGTTIN and
+//!   SIGTTOU at other times.
 //! - `Signals::interrupts()`: returns whether a signal can interrupt a blocking system call, which then fails with
 //!   `EINTR`.
 //! - `Signals::end()`: ends the takeover. If a stop request is unread and the service has not stopped yet, sends the
 //!   request to the program, or on Windows ends the program. Drops all other unread signals.
-//! - `Signals::exit_notifier()`: returns a handle that notifies the parent when a child exits. The handle does nothing
-//!   on Unix, because the kernel notifies the parent with SIGCHLD.
+//! - `Signals::exit_notifier()`: returns a handle that notifies the parent when a child exits. On Unix, the kernel
+//!   notifies the parent with SIGCHLD, and the handle only contains the program's signal mask.
+//! - `ExitNotifier::with_program_mask()`: runs a closure that starts a program, so that it inherits this mask.
 //! - `ChildHandle`: a child process that has not been reaped yet. Until the child is reaped, the system cannot give its
 //!   pid to another process. Also sends signals to the child, or on Windows their counterparts.
 //! - `peek_exited()`: returns the pid of a child that has exited, without reaping the child.

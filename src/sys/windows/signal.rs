@@ -65,6 +65,13 @@ struct SignalQueue {
     first_console_event: Option<Instant>,
 }
 
+impl ExitNotifier {
+    /// Runs a closure that starts a program. Windows has no signal mask that the program could inherit.
+    pub fn with_program_mask<T>(&self, start: impl FnOnce() -> T) -> T {
+        start()
+    }
+}
+
 impl Signals {
     /// Takes over the requests from the program. On Windows, the kind of the workers makes no difference.
     pub fn take(lock: SupervisorLock, _: WorkerKind) -> Result<Signals, CallError> {
@@ -98,6 +105,11 @@ impl Signals {
     /// Returns false, because on Windows a request does not interrupt a blocking system call.
     pub fn interrupts(&self) -> bool {
         false
+    }
+
+    /// Runs a closure that waits for requests.
+    pub fn while_waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        wait()
     }
 
     /// Returns the next request or exit that was not read yet, or `None`. If the same request has arrived several times

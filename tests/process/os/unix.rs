@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -97,8 +98,12 @@ pub fn is_readable_within(reader: &Reader, time: Duration) -> bool {
     poll(&mut stream, PollTimeout::try_from(time).expect("a time for poll(2)")).expect("poll(2)") > 0
 }
 
+/// The text of the signal mask with which this process has started.
+pub static INHERITED: OnceLock<String> = OnceLock::new();
+
 /// Resets the signal mask and every disposition, so that the program does not inherit those of the test process.
 pub fn begin() {
+    INHERITED.get_or_init(blocked);
     for number in Signal::iterator() {
         if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
             // SAFETY: signal(2) with SIG_DFL installs no handler.
@@ -240,17 +245,22 @@ const SA_RESTORER: libc::c_int = 0;
 /// FreeBSD it needs none, because the kernel sends a signal.
 pub const LIFELINES: usize = if cfg!(any(target_os = "macos", taskfork_portable)) { 1 } else { 0 };
 
-/// Returns the signal mask, and every disposition with its flags, as text.
-pub fn state() -> String {
+/// Returns the signal mask as text.
+pub fn blocked() -> String {
     let mask = SigSet::thread_get_mask().expect("the mask");
-    let mut state = String::from("blocked");
+    let mut text = String::from("blocked");
     for number in 1..SIGNALS {
         // SAFETY: sigismember(3) only reads the set, which is valid. (nix's iterator leaves out real-time signals.)
         if unsafe { libc::sigismember(mask.as_ref(), number) } == 1 {
-            state += &format!(" {number}");
+            text += &format!(" {number}");
         }
     }
-    state += "; actions";
+    text
+}
+
+/// Returns the signal mask, and every disposition with its flags, as text.
+pub fn state() -> String {
+    let mut state = blocked() + "; actions";
     for number in 1..SIGNALS {
         // SAFETY: zeroes are a valid sigaction.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

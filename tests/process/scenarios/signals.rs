@@ -14,8 +14,8 @@ use super::prefork::signals_itself_at_the_end;
 use super::stops::{drains_on, three_that_drain, three_that_ignore_term};
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::{KILLED, Signal, idle, ignore, state};
-use crate::program::{fork, say, serve, up, up_until};
+use crate::os::{INHERITED, KILLED, Signal, blocked, idle, ignore, state};
+use crate::program::{drain, fork, say, serve, up, up_until};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -51,6 +51,14 @@ pub fn scenarios() -> Vec<Scenario> {
             kill(workers[2].pid, Signal::SIGKILL);
             assert_eq!(daemon.worker().id, 2, "the parent still supervises");
             assert!(!daemon.said("log Stopping"));
+        }),
+        Scenario::spawning("spawned_workers_start_with_the_programs_signal_mask", spawned_with_mask, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("parent: blocked"), 1, "{}", daemon.transcript());
+            let worker = daemon.line("worker: blocked").to_owned();
+            assert_eq!(worker, daemon.line("parent: blocked").replace("parent", "worker"));
         }),
         Scenario::new("programs_own_handler_does_not_disturb_the_parent", own_handler, |daemon| {
             let workers = daemon.workers(3);
@@ -192,6 +200,26 @@ pub fn scenarios() -> Vec<Scenario> {
 fn fifty_idle() {
     fork(50, 100);
     idle();
+}
+
+/// Before the call, the parent blocks two signals. The worker prints the mask that it has inherited.
+fn spawned_with_mask() -> Report {
+    const IN_WORKER: &str = "TASKFORK_TEST_IN_WORKER";
+    let is_worker = std::env::var_os(IN_WORKER).is_some();
+    if !is_worker {
+        SigSet::from_iter([Signal::SIGUSR2, Signal::SIGHUP]).thread_block().expect("a mask");
+        // SAFETY: this process has no other thread that could read the environment.
+        unsafe { std::env::set_var(IN_WORKER, "1") };
+    }
+    match INHERITED.get().filter(|_| is_worker) {
+        Some(mask) => say(&format!("worker: {mask}")),
+        None => say(&format!("parent: {}", blocked())),
+    }
+    serve(Prefork::new().workers(1), |worker| {
+        worker.enable_graceful_stop();
+        up(worker.id());
+        drain(&worker);
+    })
 }
 
 /// A pthread_atfork(3) handler raises SIGUSR2 in the child before fork(2) returns in the child.

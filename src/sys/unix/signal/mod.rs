@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
+mod job_control;
 mod self_pipe;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 mod signalfd;

@@ -21,7 +21,7 @@ use std::{process, thread};
 use nix::sys::signal::SigSet;
 
 use super::takeover::{Dispositions, send_on};
-use super::{native, number};
+use super::{job_control, native, number};
 use crate::sys::{CallError, Signal, SignalInfo};
 
 /// The number of threads that are running the handler.
@@ -64,9 +64,15 @@ impl SelfPipe {
             .try_for_each(|&signal| dispositions.set(signal, handle_signal as *const () as libc::sighandler_t))
     }
 
+    /// Returns the mask `before` without the signals, but with SIGTTIN and SIGTTOU added, which the parent's thread
+    /// blocks except while it waits (see [`job_control`]).
     pub fn mask(mut before: SigSet, signals: &[Signal]) -> SigSet {
         for &signal in signals {
-            before.remove(native(signal));
+            if signal.is_job_control() {
+                before.add(native(signal));
+            } else {
+                before.remove(native(signal));
+            }
         }
         before
     }
@@ -120,15 +126,18 @@ impl Drop for SelfPipe {
     }
 }
 
-extern "C" fn handle_signal(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn handle_signal(signal: libc::c_int, info: *const libc::siginfo_t, context: *mut libc::c_void) {
     IN_HANDLER.fetch_add(1, Ordering::SeqCst);
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
-    let position = Signal::SUPERVISED.iter().position(|&known| number(known) == signal);
-    // SAFETY: with SA_SIGINFO, the handler's second argument points to the signal's siginfo_t (sigaction(2)).
-    let from_kernel = is_from_kernel(unsafe { &*info });
-    if let Some(position) = position.filter(|&position| !(from_kernel && Signal::SUPERVISED[position].is_job_control()))
-    {
-        record(signal, 1 << position);
+    if let Some(position) = Signal::SUPERVISED.iter().position(|&known| number(known) == signal) {
+        // SAFETY: with SA_SIGINFO, the handler's second argument points to the signal's siginfo_t (sigaction(2)).
+        let info = unsafe { &*info };
+        if Signal::SUPERVISED[position].is_job_control() && job_control::is_from_terminal(info) {
+            // SAFETY: `context` is the third argument of this handler, which is installed with SA_SIGINFO.
+            unsafe { job_control::block_in_thread(signal, context) };
+        } else {
+            record(signal, 1 << position);
+        }
     }
     nix::errno::Errno::set_raw(errno);
     IN_HANDLER.fetch_sub(1, Ordering::SeqCst);
@@ -148,23 +157,6 @@ fn record(signal: libc::c_int, bit: u32) {
         // raised signal takes effect only after this handler has returned.
         unsafe { libc::raise(signal) };
     }
-}
-
-#[cfg(target_os = "linux")]
-fn is_from_kernel(info: &libc::siginfo_t) -> bool {
-    info.si_code == libc::SI_KERNEL
-}
-
-#[cfg(target_os = "freebsd")]
-fn is_from_kernel(info: &libc::siginfo_t) -> bool {
-    /// `SI_KERNEL` from `<sys/signal.h>`.
-    const SI_KERNEL: libc::c_int = 0x10006;
-    info.si_code == SI_KERNEL
-}
-
-#[cfg(target_os = "macos")]
-fn is_from_kernel(info: &libc::siginfo_t) -> bool {
-    info.si_pid == 0
 }
 
 fn take_arrived() -> Option<Signal> {

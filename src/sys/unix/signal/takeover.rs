@@ -22,14 +22,28 @@ pub(crate) struct Signals {
     // handles them by its restored dispositions.
     dispositions: Dispositions,
     source: Source,
-    _mask: Mask,
+    mask: Mask,
     _lock: SupervisorLock,
 }
 
-/// A handle that notifies the parent when a worker exits. It does nothing on Unix, because the kernel notifies the
-/// parent with SIGCHLD.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ExitNotifier;
+/// What a launcher of programs needs to know about the parent's signals: the program's signal mask. It notifies the
+/// parent of no exits on Unix, because the kernel does so with SIGCHLD.
+#[derive(Clone, Debug)]
+pub(crate) struct ExitNotifier {
+    program_mask: SigSet,
+}
+
+impl ExitNotifier {
+    /// Runs a closure with the program's signal mask. A program that the closure starts inherits this mask, and not the
+    /// one with which the parent receives its signals.
+    pub fn with_program_mask<T>(&self, start: impl FnOnce() -> T) -> T {
+        // pthread_sigmask(3) cannot fail here, because earlier calls of it have returned both masks.
+        let own = swap_mask(&self.program_mask);
+        let result = start();
+        let _ = own.map(|own| swap_mask(&own));
+        result
+    }
+}
 
 /// The program's signal dispositions that were replaced and must be restored.
 #[derive(Debug, Default)]
@@ -59,7 +73,7 @@ impl Signals {
         let mut dispositions = Dispositions::default();
         source.set_dispositions(&mut dispositions, &taken)?;
         swap_mask(&source.mask(mask.0, &taken))?;
-        Ok(Signals { dispositions, source, _mask: mask, _lock: lock })
+        Ok(Signals { dispositions, source, mask, _lock: lock })
     }
 
     /// Ends the takeover in the parent, and restores the program's dispositions. Sends unread stop requests (SIGTERM,
@@ -67,6 +81,8 @@ impl Signals {
     /// `has_stopped` already. Drops all other unread signals, because most of them would by default kill or suspend the
     /// program, which no longer supervises workers.
     pub fn end(mut self, has_stopped: bool) -> Result<(), CallError> {
+        // A SIGTTIN or SIGTTOU that is pending now is dropped, too.
+        self.while_waiting(|| ());
         self.dispositions.put_back();
         self.source.close();
         let mut stops = Vec::new();
@@ -79,13 +95,29 @@ impl Signals {
     }
 
     pub fn exit_notifier(&self) -> ExitNotifier {
-        ExitNotifier
+        ExitNotifier { program_mask: self.mask.0 }
     }
 
     /// Returns whether a signal can interrupt a blocking system call, which then fails with `EINTR`. Blocked signals
     /// cannot interrupt a call.
     pub fn interrupts(&self) -> bool {
         self.source.interrupts()
+    }
+
+    /// Runs a closure that waits for the descriptor of the signals. If the signals run a handler, unblocks SIGTTIN and
+    /// SIGTTOU meanwhile. At other times the thread blocks them, so that it can write to the terminal of a background
+    /// job.
+    pub fn while_waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        if !self.source.interrupts() {
+            return wait();
+        }
+        let handled = self.dispositions.replaced().filter(|signal| signal.is_job_control());
+        let job_control: SigSet = handled.map(native).collect();
+        // pthread_sigmask(3) cannot fail with these arguments.
+        let _ = job_control.thread_unblock();
+        let result = wait();
+        let _ = job_control.thread_block();
+        result
     }
 
     /// Returns the next signal that was not read yet, or `None`. If the same signal has arrived several times since it
@@ -116,6 +148,10 @@ impl Dispositions {
             Some(_) => self.others.push((signal, old)),
         }
         Ok(())
+    }
+
+    fn replaced(&self) -> impl Iterator<Item = Signal> {
+        self.first.iter().chain(&self.others).map(|&(signal, _)| signal)
     }
 
     /// Restores the program's dispositions. Blocks all signals in this thread first. A signal that arrives now stays
