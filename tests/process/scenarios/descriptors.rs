@@ -103,6 +103,8 @@ fn attacks() -> Report {
             std::thread::yield_now();
         }
         worker.stop_all();
+        // An exit of this worker would make the parent read the message as well.
+        idle();
     })
 }
 
