@@ -97,6 +97,7 @@ mod windows;
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_cgroup::OomCounter;
+pub(crate) use offer::Secret;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
 pub(crate) use shared::{Shared, StatusSlot};
 pub(crate) use supervisor_lock::SupervisorLock;
@@ -127,20 +128,30 @@ impl CallError {
     }
 }
 
-/// The numbers of the descriptors that a spawned worker inherits, and a secret. The parent passes this data in an
-/// environment variable. The worker checks that its slot in the shared memory contains the same secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InheritedMemory {
-    pub memory: Number,
-    /// The length of the shared memory, as a number of status slots.
-    pub len: usize,
-    /// The index of the worker's status slot in the shared memory.
-    pub slot: usize,
-    /// The waker and the lifeline. On Windows, the event that requests a stop replaces the lifeline.
-    pub passed: [Number; 2],
-    /// The listening sockets that the worker inherits.
-    pub sockets: Vec<Number>,
-    pub secret: [u32; 4],
+/// Where this process comes from, as recorded before `main`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// No parent of this program has started it, or this process has become a worker already.
+    Independent,
+    /// A parent has started it as a worker, with this text.
+    Worker(&'static str),
+    /// It is a fork of a process that was started as a worker with this text and has not reached its call.
+    #[cfg(unix)]
+    Fork(&'static str),
+    /// A process that was started as a worker and has not reached its call has executed the same program.
+    Descendant,
+    /// The origin is unknown, because this crate is in a library.
+    Library,
+}
+
+/// The part of the memory, the descriptors and the sockets that a spawned worker owns.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub memory: Shared,
+    pub waker: Owned,
+    /// The lifeline, if it needs a descriptor. On Windows, the event that requests a stop.
+    pub lifeline: Option<Owned>,
+    pub sockets: Vec<OwnedSocket>,
 }
 
 /// The result of draining the doorbell.

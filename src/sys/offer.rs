@@ -1,73 +1,135 @@
-//! Lets a spawned worker check that a status slot belongs to it. A status slot is an array of 16 integers (words) in
-//! the shared memory. Some of these words contain a secret, a claim flag and the pid of the worker.
+//! The offer: the message by which a parent makes a spawned process a worker, and the environment variable that leads to
+//! the message.
 //!
-//! # Safety
-//! A spawned worker reads the numbers of its descriptors from an environment variable. The variable alone proves
-//! nothing, because any program can set it. If the memory contains the same secret as the variable, the parent has
-//! passed the descriptors. The claim flag allows only one caller to take ownership of the descriptors.
+//! Each start has a message of its own, in memory that only the new process inherits. So no other worker can read or
+//! change it. The variable alone proves nothing, because any program can set it or inherit it. It contains a secret that
+//! the message repeats.
 
-use std::sync::atomic::Ordering;
+use std::str::{self, FromStr};
+use std::{fmt, process};
 
-use super::{InheritedMemory, Owned, OwnedSocket, Shared};
+use super::Number;
 
-/// The index of the first word of the secret. The secret has four words, and three more words follow it: the claim
-/// flag, the pid of the process that may claim the slot, and a flag that only Windows uses. That flag is set if the
-/// process listens for stop requests.
-const SECRET: usize = 8;
-const CLAIMED: usize = SECRET + 4;
-const EXPECTED_PID: usize = CLAIMED + 1;
-#[cfg(windows)]
-const LISTENS: usize = EXPECTED_PID + 1;
+/// The environment variable of a spawned worker.
+pub(super) const VARIABLE: &str = "TASKFORK_WORKER";
 
-impl Shared {
-    /// Writes the secret of the worker that will use this slot, and zeroes the words after the secret. The parent calls
-    /// this before it starts the worker.
-    pub fn offer(&self, slot: usize, secret: [u32; 4]) {
-        for (word, part) in self[slot][SECRET..].iter().zip(secret.into_iter().chain([0; 3])) {
-            word.store(part, Ordering::Relaxed);
+/// A random number that no other start has.
+pub(crate) type Secret = [u32; 4];
+
+/// The file that a process executes: the numbers of its file system and of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProgramId(pub u64, pub u64);
+
+/// The value of the environment variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Variable {
+    /// The descriptor or handle of the message.
+    pub number: Number,
+    /// The length of the message in bytes.
+    pub len: usize,
+    pub secret: Secret,
+    /// The program that is started as a worker. A child of that process can inherit the variable, but is no worker.
+    pub program: ProgramId,
+}
+
+/// The content of the message. It is text of four parts, each on a line of its own. Reading it allocates no memory,
+/// because it is read before `main`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offer<'a> {
+    pub secret: Secret,
+    /// The name of the process in hexadecimal digits, or nothing.
+    pub name: &'a str,
+    /// The inherited descriptors, separated by spaces.
+    pub inherited: &'a str,
+    /// The part that the launcher has written.
+    pub text: &'a str,
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Variable { number, len, secret: [a, b, c, d], program: ProgramId(volume, file) } = self;
+        // The pid of the parent comes first, for people who look at the environment of a process.
+        write!(f, "{} {number} {len} {a} {b} {c} {d} {volume} {file}", process::id())
+    }
+}
+
+impl FromStr for Variable {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Variable, ()> {
+        let fields = &mut text.split(' ');
+        next::<u32>(fields)?;
+        let number = next(fields)?;
+        let len = next(fields)?;
+        let secret = [next(fields)?, next(fields)?, next(fields)?, next(fields)?];
+        let program = ProgramId(next(fields)?, next(fields)?);
+        let is_complete = fields.next().is_none() && len > 0;
+        is_complete.then_some(Variable { number, len, secret, program }).ok_or(())
+    }
+}
+
+impl fmt::Display for Offer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Offer { secret: [a, b, c, d], name, inherited, text } = self;
+        write!(f, "{a} {b} {c} {d}\n{name}\n{inherited}\n{text}")
+    }
+}
+
+impl Offer<'_> {
+    /// Parses the message, and checks that it has this secret.
+    pub fn read(message: &[u8], expected: Secret) -> Option<Offer<'_>> {
+        let mut parts = str::from_utf8(message).ok()?.splitn(4, '\n');
+        let fields = &mut parts.next()?.split(' ');
+        let mut part = || next(fields).ok();
+        let secret = [part()?, part()?, part()?, part()?];
+        let offer = Offer { secret, name: parts.next()?, inherited: parts.next()?, text: parts.next()? };
+        (secret == expected).then_some(offer)
+    }
+}
+
+/// Parses the next field.
+fn next<T: FromStr>(fields: &mut str::Split<'_, char>) -> Result<T, ()> {
+    fields.next().ok_or(())?.parse().map_err(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_formatted_variable_can_be_parsed() {
+        let program = ProgramId(u64::MAX, 6);
+        let variable = Variable { number: 7, len: 640064, secret: [u32::MAX, 0, 5, 6], program };
+        let text = variable.to_string();
+        assert_eq!(text.parse(), Ok(variable));
+        for wrong in [
+            "",
+            "1",
+            "yes",
+            &text[..text.len() - 2],
+            &format!("{text} 9"),
+            &format!("{text} "),
+            &text.replace("640064", "-64"),
+            &text.replace("640064", "0"),
+        ] {
+            assert_eq!(wrong.parse::<Variable>(), Err(()), "{wrong}");
         }
     }
 
-    /// Writes the pid of the worker. The parent calls this after it has started the worker, because the pid is unknown
-    /// before.
-    pub fn set_expected_pid(&self, slot: usize, pid: u32) {
-        self[slot][EXPECTED_PID].store(pid, Ordering::Relaxed);
-    }
-
-    /// Returns the pid of the process that may claim the slot. A spawned program calls this. Returns `None` if the
-    /// memory cannot be mapped or the secret is wrong. Returns the pid 0 if the parent ended before it wrote the pid.
-    pub fn expected_pid(inherited: &InheritedMemory) -> Option<u32> {
-        let memory = Shared::map_inherited(inherited)?;
-        memory.has_secret_of(inherited).then(|| memory[inherited.slot][EXPECTED_PID].load(Ordering::Relaxed))
-    }
-
-    /// Claims the slot, and returns the shared memory and the other descriptors that this process inherits. A spawned
-    /// program calls this. Returns `None` if the inherited memory is not that of the parent, if the secret is wrong, or
-    /// if the slot was claimed before.
-    pub fn accept(inherited: &InheritedMemory) -> Option<(Shared, [Option<Owned>; 2], Vec<OwnedSocket>)> {
-        let memory = Shared::map_inherited(inherited)?;
-        if !memory.has_secret_of(inherited) || memory[inherited.slot][CLAIMED].swap(1, Ordering::Relaxed) != 0 {
-            return None;
+    #[test]
+    fn an_offer_is_read_only_with_its_secret() {
+        let secret = [1, u32::MAX, 3, 4];
+        for offer in [
+            Offer { secret, name: "6162", inherited: "3:4:5 -1:0:0", text: "1 2\n3" },
+            Offer { secret, name: "", inherited: "", text: "" },
+        ] {
+            let message = offer.to_string();
+            assert_eq!(Offer::read(message.as_bytes(), secret), Some(offer));
+            assert_eq!(Offer::read(message.as_bytes(), [1, u32::MAX, 3, 5]), None);
         }
-        // SAFETY: the secret in the memory is right, so the parent has passed the descriptors with these numbers. The
-        // descriptors have no other owner, because this function succeeds only once for each slot.
-        let (passed, sockets) = unsafe { Shared::own(inherited) }?;
-        Some((memory, passed, sockets))
-    }
-
-    fn has_secret_of(&self, inherited: &InheritedMemory) -> bool {
-        let secret = self[inherited.slot][SECRET..CLAIMED].iter().zip(inherited.secret);
-        secret.into_iter().all(|(word, part)| word.load(Ordering::Relaxed) == part)
-    }
-
-    /// Records that the worker in this slot listens for stop requests.
-    #[cfg(windows)]
-    pub fn note_listener(&self, slot: usize) {
-        self[slot][LISTENS].store(1, Ordering::Release);
-    }
-
-    #[cfg(windows)]
-    pub fn has_listener(&self, slot: usize) -> bool {
-        self[slot][LISTENS].load(Ordering::Acquire) != 0
+        for wrong in ["", "1 2 3", "1 4294967295 3 4\n", "1 4294967295 3 4\n\n", "\n\n\n"] {
+            assert_eq!(Offer::read(wrong.as_bytes(), secret), None, "{wrong:?}");
+        }
+        assert_eq!(Offer::read(b"1 4294967295 3 4\n\n\n\xff", secret), None);
     }
 }

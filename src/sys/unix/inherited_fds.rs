@@ -1,6 +1,6 @@
 //! The descriptors that a spawned worker inherits from its parent.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::doorbell::Waker;
@@ -42,15 +42,12 @@ impl<'a> InheritedFds<'a> {
         })
     }
 
-    /// Returns the number of the shared memory, the numbers of the waker and the lifeline, and the numbers of the
-    /// sockets.
-    pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
-        let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
-        let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        (number(self.memory), [number(Some(self.waker)), number(self.lifeline)], sockets)
+    /// Returns the memory, the waker, the lifeline and the sockets, in this order. `None` means that there is none.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = Option<BorrowedFd<'a>>> {
+        [self.memory, Some(self.waker), self.lifeline].into_iter().chain(self.sockets.iter().copied().map(Some))
     }
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
-        self.memory.into_iter().chain([self.waker]).chain(self.lifeline).chain(self.sockets.iter().copied())
+        self.numbered().flatten()
     }
 }

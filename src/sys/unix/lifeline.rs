@@ -46,6 +46,11 @@ mod kernel {
             Lifeline { parent }
         }
 
+        /// Arms the lifeline of a spawned worker before `main`, in its main thread. If this fails, `hold` fails too.
+        pub fn arm_before_main() {
+            arm();
+        }
+
         /// Arms the lifeline. The child calls this. Ends the child if the lifeline cannot be armed. Also ends the child
         /// if getppid(2) no longer returns the pid of the parent, because then the parent ended before the lifeline was
         /// armed. (getppid(2) returns 0 if the parent is outside the pid namespace of the child. Then the parent's pid
@@ -109,6 +114,9 @@ mod pipe {
         pub fn inherited(_: u32, passed: Option<OwnedFd>) -> Lifeline {
             Lifeline { reader: passed.map(UnixStream::from), writer: None }
         }
+
+        /// Does nothing, because a thread can only be started after `main` has begun.
+        pub fn arm_before_main() {}
 
         /// Starts the thread that waits until the parent ends. The child calls this. The thread blocks all signals, so
         /// that the kernel delivers them to the program's own threads.

@@ -1,92 +1,60 @@
 //! Starts this program again, in a new process.
 //!
 //! # Safety
-//! One function of this module runs before `main`. It calls only getcwd(3), which writes to static memory, and no other
-//! code reads that memory before the function returns. `take_env_var` removes an environment variable only if the
-//! process has one thread, because another thread could read the environment at the same time.
+//! `take_env_var` removes an environment variable only if the process
+//! has one thread, because another thread could read the environment at the same time.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::inherited_fds::InheritedFds;
 use super::shm::close_on_exec;
 use super::signal::ExitNotifier;
+use super::start_offer::write_offer;
+use super::start_record;
 use super::threads::{Threads, thread_count};
 use super::wait::ChildHandle;
 use crate::sys::CallError;
-
-/// The size of the longest path, including the zero byte at its end.
-const LONGEST: usize = libc::PATH_MAX as usize;
-
-/// The working directory in which the program was started, as a C string. Empty if the directory is unknown.
-static START_DIRECTORY: [AtomicU8; LONGEST] = [const { AtomicU8::new(0) }; LONGEST];
-
-/// Records the start directory. Runs before `main`, because the program may change its working directory later.
-#[used]
-#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
-#[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
-static AT_START: extern "C" fn() = {
-    extern "C" fn note_directory() {
-        let bytes = START_DIRECTORY.as_ptr() as *mut libc::c_char;
-        // SAFETY: getcwd(3) writes at most LONGEST bytes. An array of AtomicU8 has the same layout as an array of
-        // bytes, and may be written through a shared reference.
-        if unsafe { libc::getcwd(bytes, LONGEST) }.is_null() {
-            START_DIRECTORY[0].store(0, Ordering::Relaxed);
-        }
-    }
-    note_directory
-};
-
-/// Returns the working directory in which this program was started, or `None` if it is unknown.
-pub(crate) fn start_directory() -> Option<PathBuf> {
-    let bytes: Vec<u8> =
-        START_DIRECTORY.iter().map(|byte| byte.load(Ordering::Relaxed)).take_while(|&byte| byte != 0).collect();
-    (!bytes.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(&bytes)))
-}
+use crate::sys::offer::{ProgramId, Secret, VARIABLE};
 
 /// The program that this process runs.
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
-    /// Device number and inode number of the executable. Together they identify the file.
-    file: (u64, u64),
+    id: ProgramId,
 }
 
 impl Program {
+    /// The call that starts a program.
+    pub const CALL: &str = "posix_spawn";
+
     pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
-        let refused = |source| CallError { call: "readlink", source };
-        let path = std::env::current_exe().map_err(refused)?;
-        // On Linux, `/proc/self/exe` leads to the file that this process runs, even if another file is at its path now.
-        let running = if cfg!(target_os = "linux") { "/proc/self/exe".as_ref() } else { path.as_path() };
-        let metadata = running.metadata().map_err(|source| CallError { call: "stat", source })?;
-        Ok(Program { file: (metadata.dev(), metadata.ino()), path })
+        let path = std::env::current_exe().map_err(|source| CallError { call: "readlink", source })?;
+        let id = executable_id().map_err(|source| CallError { call: "stat", source })?;
+        Ok(Program { path, id })
     }
 
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Starts the program again in a new process, with the same arguments and in the directory where this process was
-    /// started. The new process also inherits the environment variable `name` and the descriptors in `inherited`.
-    pub fn start(&self, (name, value): (&str, &str), inherited: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
-        let refused = |error: io::Error| CallError::new("posix_spawn", error);
-        let metadata = self.path.metadata().map_err(refused)?;
-        if (metadata.dev(), metadata.ino()) != self.file {
-            return Err(refused(io::Error::other("it was replaced since this process was started")));
-        }
-        let mut arguments = std::env::args_os();
-        let mut command = Command::new(&self.path);
-        command.arg0(arguments.next().unwrap_or_default()).args(arguments).env(name, value);
-        if let Some(directory) = start_directory() {
+    /// started. The new process inherits the descriptors in `inherited` and an offer with this secret and text.
+    pub fn start(&self, secret: Secret, text: &str, inherited: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
+        let refused = |error: io::Error| CallError::new(Program::CALL, error);
+        let (offer, variable) = write_offer(secret, self.id, &inherited, text)?;
+        let mut arguments = start_record::arguments().into_iter();
+        let mut command = Command::new(self.executable().map_err(refused)?);
+        command.arg0(arguments.next().unwrap_or_default()).args(arguments).env(VARIABLE, variable);
+        if let Some(directory) = start_record::directory() {
             command.current_dir(directory);
         }
-        let opened = inherited.descriptors().try_for_each(|fd| close_on_exec(fd, false));
+        let mut descriptors = inherited.descriptors().chain([offer.as_fd()]);
+        let opened = descriptors.try_for_each(|fd| close_on_exec(fd, false));
         let child = opened.and_then(|()| command.spawn().map_err(name_start_directory).map_err(refused));
         for fd in inherited.descriptors() {
             // fcntl(2) fails here only if a descriptor is not open, and these descriptors are open.
@@ -94,12 +62,30 @@ impl Program {
         }
         Ok(ChildHandle::new(child?.id()))
     }
+
+    /// Returns the path of the executable. Fails if another file is there by now.
+    fn executable(&self) -> io::Result<&Path> {
+        if id_of(&self.path)? != self.id {
+            return Err(io::Error::other("it was replaced since this process was started"));
+        }
+        Ok(&self.path)
+    }
+}
+
+/// Returns the numbers of the file that this process executes. On Linux this is right even if another file is at the
+/// path of the executable now.
+pub(super) fn executable_id() -> io::Result<ProgramId> {
+    if cfg!(target_os = "linux") { id_of("/proc/self/exe".as_ref()) } else { id_of(&std::env::current_exe()?) }
+}
+
+fn id_of(path: &Path) -> io::Result<ProgramId> {
+    path.metadata().map(|metadata| ProgramId(metadata.dev(), metadata.ino()))
 }
 
 /// Adds the start directory to `error` if starting the program failed because the new process could not enter that
 /// directory. Without this addition, the error would seem to be about the executable.
 fn name_start_directory(error: io::Error) -> io::Error {
-    let Some(directory) = start_directory() else { return error };
+    let Some(directory) = start_record::directory() else { return error };
     // This checks whether the directory can be entered, because looking up `.` in a directory requires the same
     // permission as entering it.
     match directory.join(".").metadata() {

@@ -5,12 +5,12 @@
 //! not shrink. Memory without a file cannot shrink. On Linux and FreeBSD, a mapped file is sealed against shrinking. On
 //! macOS, a mapped file is unlinked, so that no other program can open and truncate it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::{io, mem};
 
 use crate::sys::shared::whole_pages;
-use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
+use crate::sys::{CallError, Shared, StatusSlot};
 
 impl Shared {
     /// Maps zeroed memory for at least this number of status slots. Forked workers share the memory.
@@ -26,44 +26,13 @@ impl Shared {
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
-    /// Returns whether every descriptor number that this process got from its parent is open. A spawned worker calls
-    /// this.
-    pub fn is_passed(inherited: &InheritedMemory) -> bool {
-        let mut numbers =
-            inherited.passed.iter().chain(&inherited.sockets).chain([&inherited.memory]).filter(|&&fd| fd != -1);
-        // SAFETY: fcntl(2) takes integers here, and fails if the number is not an open descriptor.
-        numbers.all(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
-    }
-
-    /// Maps the memory of the parent through the inherited descriptor. A spawned worker calls this. Returns `None` if
-    /// the descriptor cannot be that of the parent's memory: it is not open, its file could shrink, or its file is too
-    /// short. Also returns `None` if the worker's slot is beyond the end of the memory.
-    pub fn map_inherited(inherited: &InheritedMemory) -> Option<Shared> {
-        let size = inherited.len.checked_mul(size_of::<StatusSlot>())?;
+    /// Maps the memory that a spawned worker inherits. The worker calls this. Returns `None` if the file could shrink or
+    /// is too short.
+    pub(super) fn map_inherited(file: RawFd, slots: usize) -> Option<Shared> {
+        let size = slots.checked_mul(size_of::<StatusSlot>())?;
         // The size is checked last. If the file could shrink, its size could still change after the check.
-        let is_long_enough =
-            never_shrinks(inherited.memory) && stat_of(inherited.memory)?.st_size >= size as libc::off_t;
-        if !is_long_enough || inherited.slot >= inherited.len {
-            return None;
-        }
-        Shared::map(inherited.len, inherited.memory, None).ok()
-    }
-
-    /// Takes ownership of the descriptors that a spawned worker has inherited, and makes them close-on-exec. The worker
-    /// calls this. Closes the descriptor of the memory, because a mapping stays valid without it (mmap(2)).
-    ///
-    /// # Safety
-    /// This process must have inherited these descriptors, and no other code in this process may own them.
-    pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<OwnedFd>; 2], Vec<OwnedFd>)> {
-        // SAFETY: the descriptors are open and have no other owner, as the caller guarantees.
-        let own = |fd: RawFd| (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
-        drop(own(inherited.memory));
-        let passed = inherited.passed.map(own);
-        let sockets: Vec<OwnedFd> = inherited.sockets.iter().copied().filter_map(own).collect();
-        for fd in passed.iter().flatten().chain(&sockets) {
-            close_on_exec(fd.as_fd(), true).ok()?;
-        }
-        Some((passed, sockets))
+        let is_long_enough = never_shrinks(file) && has_length(file, size);
+        if is_long_enough { Shared::map(slots, file, None).ok() } else { None }
     }
 }
 
@@ -104,7 +73,43 @@ fn never_shrinks(fd: RawFd) -> bool {
     seals != -1 && seals & libc::F_SEAL_SHRINK != 0
 }
 
-fn stat_of(fd: RawFd) -> Option<libc::stat> {
+/// Returns whether the file has this length and can never be changed again.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+pub(super) fn never_changes(fd: RawFd, len: usize) -> bool {
+    const SEALS: libc::c_int = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK;
+    // SAFETY: fcntl(2) takes integers here, and fails for a descriptor that cannot be sealed.
+    let seals = unsafe { libc::fcntl(fd, libc::F_GET_SEALS) };
+    seals != -1 && seals & SEALS == SEALS && has_length(fd, len)
+}
+
+/// Returns whether the file is unlinked and long enough. So only a process that holds a descriptor can change it.
+#[cfg(target_os = "macos")]
+pub(super) fn never_changes(fd: RawFd, len: usize) -> bool {
+    never_shrinks(fd) && has_length(fd, len)
+}
+
+fn has_length(fd: RawFd, len: usize) -> bool {
+    stat_of(fd).is_some_and(|stat| usize::try_from(stat.st_size).is_ok_and(|size| size >= len))
+}
+
+/// Makes the file unchangeable. No writable mapping of it may exist.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+pub(super) fn seal(file: BorrowedFd<'_>) -> Result<(), CallError> {
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    // SAFETY: fcntl(2) takes integers here.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        -1 => Err(CallError::last("fcntl")),
+        _ => Ok(()),
+    }
+}
+
+/// Does nothing, because macOS has no seals.
+#[cfg(target_os = "macos")]
+pub(super) fn seal(_: BorrowedFd<'_>) -> Result<(), CallError> {
+    Ok(())
+}
+
+pub(super) fn stat_of(fd: RawFd) -> Option<libc::stat> {
     // SAFETY: all-zero bytes are a valid stat, because it consists of integers.
     let mut stat: libc::stat = unsafe { mem::zeroed() };
     // SAFETY: fstat(2) writes one stat, and fails if the number is not an open descriptor.
@@ -119,7 +124,7 @@ fn never_shrinks(fd: RawFd) -> bool {
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
-fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
+pub(super) fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     // SAFETY: memfd_create(2) reads a C string.
     let fd = unsafe { libc::memfd_create(c"taskfork".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd == -1 {
@@ -137,7 +142,7 @@ fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
 
 /// Creates a file and unlinks it at once, because macOS cannot create a file without a name.
 #[cfg(target_os = "macos")]
-fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
+pub(super) fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     let name = std::ffi::CString::new(format!("/taskfork-{}", std::process::id())).unwrap_or_default();
     // SAFETY: shm_unlink(2) and shm_open(2) read a C string.
     let fd = unsafe {
@@ -182,51 +187,34 @@ fn file_size_limit() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::IntoRawFd;
     use std::sync::atomic::Ordering;
 
     use super::*;
 
-    /// Creates shared memory and writes `secret` to slot 2. Also returns the `InheritedMemory` that a spawned worker in
-    /// this slot would get.
-    fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
+    #[test]
+    fn only_long_enough_memory_that_never_shrinks_is_mapped() {
         let shared = Shared::for_programs(3).expect("memory");
-        shared.offer(2, secret);
-        let memory = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
-        let waker = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
-        let inherited =
-            InheritedMemory { memory, len: shared.len(), slot: 2, passed: [waker, -1], sockets: vec![], secret };
-        (shared, inherited)
-    }
-
-    #[test]
-    fn a_slot_can_be_accepted_only_once() {
-        let (shared, inherited) = offered([1, 2, 3, 4]);
-        let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
-        claimed[2][0].store(71, Ordering::Relaxed);
+        let file = shared.file().expect("a file").as_raw_fd();
+        let mapped = Shared::map_inherited(file, shared.len()).expect("the memory");
+        mapped[2][0].store(71, Ordering::Relaxed);
         assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = InheritedMemory { memory: shared.file().expect("a file").as_raw_fd(), ..inherited.clone() };
-        assert!(Shared::accept(&again).is_none());
+        let other = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
+        for (file, slots) in
+            [(file, shared.len() + 1), (file, usize::MAX), (-1, 64), (1 << 20, 64), (0, 64), (other.as_raw_fd(), 64)]
+        {
+            assert!(Shared::map_inherited(file, slots).is_none(), "{file} {slots}");
+        }
     }
 
+    #[cfg(not(target_os = "macos"))]
     #[test]
-    fn wrong_inherited_memory_is_refused_and_closes_nothing() {
-        let (shared, inherited) = offered([1, 2, 3, 4]);
-        let file = std::fs::File::open("/proc/self/exe").or_else(|_| std::fs::File::open("/bin/sh")).expect("a file");
-        for wrong in [
-            InheritedMemory { secret: [1, 2, 3, 5], ..inherited.clone() },
-            InheritedMemory { slot: 1, ..inherited.clone() },
-            InheritedMemory { slot: inherited.len, ..inherited.clone() },
-            InheritedMemory { len: inherited.len + 1, ..inherited.clone() },
-            InheritedMemory { len: usize::MAX, ..inherited.clone() },
-            InheritedMemory { memory: -1, ..inherited.clone() },
-            InheritedMemory { memory: 1 << 20, ..inherited.clone() },
-            InheritedMemory { memory: file.as_raw_fd(), len: 64, slot: 0, ..inherited.clone() },
-            InheritedMemory { memory: 0, ..inherited.clone() },
-        ] {
-            assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
-        }
-        assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right `InheritedMemory` is still accepted");
+    fn only_a_sealed_file_never_changes() {
+        use std::os::fd::AsFd;
+
+        let file = nameless_file(5).expect("a file");
+        assert!(!never_changes(file.as_raw_fd(), 5), "it can be written to");
+        seal(file.as_fd()).expect("a seal");
+        assert!(never_changes(file.as_raw_fd(), 5) && !never_changes(file.as_raw_fd(), 6));
+        assert!(!never_changes(-1, 5));
     }
 }

@@ -38,6 +38,7 @@ impl<'a> InheritedFds<'a> {
         lifeline: &'a Lifeline,
         sockets: Vec<BorrowedSocket<'a>>,
     ) -> Result<InheritedFds<'a>, CallError> {
+        memory.clear_listener(slot);
         let stop = EventHandle::manual_reset()?;
         let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
@@ -53,14 +54,7 @@ impl<'a> InheritedFds<'a> {
         Ok(inherited_handles)
     }
 
-    /// Returns the number of the shared memory, the numbers of the waker and the stop event, and the numbers of the
-    /// sockets.
-    pub fn numbers(&self) -> (Number, [Number; 2], Vec<Number>) {
-        let [memory, waker, stop] = self.copies.each_ref().map(|copy| copy.as_raw_handle() as Number);
-        (memory, [waker, stop], self.sockets().map(|socket| socket as Number).collect())
-    }
-
-    /// Returns all handles that the worker inherits.
+    /// Returns all handles that the worker inherits: the memory, the waker, the stop event and the sockets.
     pub(super) fn handles(&self) -> impl Iterator<Item = RawHandle> {
         self.copies.iter().map(AsRawHandle::as_raw_handle).chain(self.sockets())
     }

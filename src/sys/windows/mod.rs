@@ -12,6 +12,7 @@ mod program;
 mod setup;
 mod shm;
 mod signal;
+mod start_offer;
 mod stop_request;
 mod watch;
 
@@ -20,10 +21,11 @@ pub(crate) use child::{ChildHandle, is_echild, peek_exited, reap_as_init, signal
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
-pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
+pub(crate) use program::{Program, is_secure_exec, parent_id};
 pub(crate) use setup::{drop_privileges, exit_now, pin_to, usable_cpus};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
+pub(crate) use start_offer::{become_independent, origin, take_inherited};
 pub(crate) use stop_request::StopRequest;
 
 /// Does nothing, because on Windows no other handle takes the place of a standard handle.

@@ -1,8 +1,9 @@
 //! Starts the program of this process again, in a new process.
 //!
 //! # Safety
-//! `AT_START` contains a function that runs before `main`. That function calls only GetCurrentDirectoryW, which writes
-//! to `START_DIRECTORY`. No other code reads that memory before the function has returned. All other system calls in
+//! `AT_START` contains a function that runs before `main`. That function calls
+//! `start_offer::record` and GetCurrentDirectoryW, which writes to `START_DIRECTORY`. No other code reads that memory
+//! before the function has returned. All other system calls in
 //! this module read strings that end with zero, and write to values of the right size.
 
 use std::ffi::c_void;
@@ -34,7 +35,9 @@ use super::child::ChildHandle;
 use super::handle::{inheritable, owned};
 use super::inherited_handles::InheritedFds;
 use super::signal::ExitNotifier;
+use super::start_offer::{self, write_offer};
 use crate::sys::CallError;
+use crate::sys::offer::{ProgramId, Secret, VARIABLE};
 
 /// The length of the longest path that Windows allows, in UTF-16 code units.
 const LONGEST: usize = 1 << 15;
@@ -42,17 +45,18 @@ const LONGEST: usize = 1 << 15;
 /// The path of the directory in which this program was started. Contains only zeroes if the path is unknown.
 static START_DIRECTORY: [AtomicU16; LONGEST] = [const { AtomicU16::new(0) }; LONGEST];
 
-/// Stores the directory in which this program was started. The C runtime calls this function before `main`, because the
-/// program may change its current directory later.
+/// Records how this program was started: the directory, and the offer of a parent. The C runtime calls this function
+/// before `main`, because the program may change its current directory and its environment later.
 #[used]
 #[unsafe(link_section = ".CRT$XCU")]
 static AT_START: extern "C" fn() = {
-    extern "C" fn note_directory() {
+    extern "C" fn record_start() {
         // SAFETY: GetCurrentDirectoryW writes at most LONGEST code units. An array of AtomicU16 has the same layout as
         // an array of u16, and code may write to it through a shared reference.
         unsafe { GetCurrentDirectoryW(LONGEST as u32, START_DIRECTORY.as_ptr().cast_mut().cast()) };
+        start_offer::record();
     }
-    note_directory
+    record_start
 };
 
 /// Returns the path of the directory in which this program was started, as a string that ends with zero. Returns `None`
@@ -67,16 +71,11 @@ fn start_directory() -> Option<Vec<u16>> {
 #[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
-    id: FileId,
+    id: ProgramId,
     /// The open executable file. While the file is open, the system gives its id to no other file.
     _file: File,
     exit_notifier: ExitNotifier,
 }
-
-/// The identity of a file: the serial number of its volume, and the high and the low part of its index on that volume
-/// (BY_HANDLE_FILE_INFORMATION).
-#[derive(Debug, PartialEq, Eq)]
-struct FileId(u32, u32, u32);
 
 impl Program {
     /// The name of the call that starts a program, for error messages.
@@ -85,7 +84,7 @@ impl Program {
     pub fn this(exit_notifier: ExitNotifier) -> Result<Program, CallError> {
         let path = env::current_exe().map_err(|source| CallError { call: "GetModuleFileNameW", source })?;
         let file = open_without_access(&path).map_err(|source| CallError { call: "CreateFileW", source })?;
-        let id = FileId::of(&file).map_err(|source| CallError { call: "GetFileInformationByHandle", source })?;
+        let id = id_of(&file).map_err(|source| CallError { call: "GetFileInformationByHandle", source })?;
         Ok(Program { path, id, _file: file, exit_notifier })
     }
 
@@ -94,16 +93,25 @@ impl Program {
     }
 
     /// Starts the program again, with the same arguments, in the directory in which this process was started. The new
-    /// process gets the environment of this process and the given variable. The new process inherits only the given
-    /// handles and the standard streams. From its start, the new process belongs to the job object that contains all
+    /// process gets the environment of this process and an offer with this secret and text. The new process inherits
+    /// only the given handles and the standard streams. From its start, the new process belongs to the job object that contains all
     /// workers.
-    pub fn start(&self, variable: (&str, &str), inherited_handles: InheritedFds<'_>) -> Result<ChildHandle, CallError> {
+    pub fn start(
+        &self,
+        secret: Secret,
+        text: &str,
+        inherited_handles: InheritedFds<'_>,
+    ) -> Result<ChildHandle, CallError> {
         self.check_not_replaced()?;
+        let (offer, variable) = write_offer(secret, self.id, &inherited_handles, text)?;
         let streams = inheritable_streams();
         let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
         let [input, output, error] = streams.each_ref().map(raw);
-        let inherited: Vec<RawHandle> =
-            inherited_handles.handles().chain(streams.iter().flatten().map(AsRawHandle::as_raw_handle)).collect();
+        let inherited: Vec<RawHandle> = inherited_handles
+            .handles()
+            .chain([offer.as_raw_handle()])
+            .chain(streams.iter().flatten().map(AsRawHandle::as_raw_handle))
+            .collect();
         let job = inherited_handles.job.as_raw_handle();
         let mut attributes = Attributes::new(&inherited, &job)?;
         // SAFETY: STARTUPINFOEXW consists of integers and pointers, for which zeroes are valid.
@@ -116,7 +124,7 @@ impl Program {
         startup.lpAttributeList = attributes.list();
         let path: Vec<u16> = self.path.as_os_str().encode_wide().chain([0]).collect();
         let mut arguments = own_command_line();
-        let environment = environment_with(variable);
+        let environment = environment_with((VARIABLE, &variable));
         let directory = start_directory();
         // If this process has no console, Windows would create a console with a window for the new process. This flag
         // prevents that.
@@ -159,7 +167,7 @@ impl Program {
 
     /// Fails if the path of the executable now leads to another file, for example after an update of the program.
     fn check_not_replaced(&self) -> Result<(), CallError> {
-        let found = open_without_access(&self.path).and_then(|file| FileId::of(&file));
+        let found = open_without_access(&self.path).and_then(|file| id_of(&file));
         if found.map_err(|error| CallError::new(Program::CALL, error))? != self.id {
             let replaced = io::Error::other("it was replaced since this process was started");
             return Err(CallError::new(Program::CALL, replaced));
@@ -207,16 +215,24 @@ fn open_without_access(path: &Path) -> io::Result<File> {
     OpenOptions::new().access_mode(0).open(path)
 }
 
-impl FileId {
-    fn of(file: &File) -> io::Result<FileId> {
-        // SAFETY: BY_HANDLE_FILE_INFORMATION consists of integers, for which zeroes are valid.
-        let mut found: BY_HANDLE_FILE_INFORMATION = unsafe { mem::zeroed() };
-        // SAFETY: GetFileInformationByHandle takes an open handle, and writes one struct of this type.
-        match unsafe { GetFileInformationByHandle(file.as_raw_handle(), &raw mut found) } {
-            0 => Err(io::Error::last_os_error()),
-            _ => Ok(FileId(found.dwVolumeSerialNumber, found.nFileIndexHigh, found.nFileIndexLow)),
+/// Returns the identity of a file: the serial number of its volume, and its index on that volume
+/// (BY_HANDLE_FILE_INFORMATION).
+fn id_of(file: &File) -> io::Result<ProgramId> {
+    // SAFETY: all-zero bytes are a valid BY_HANDLE_FILE_INFORMATION, because it consists of integers.
+    let mut found: BY_HANDLE_FILE_INFORMATION = unsafe { mem::zeroed() };
+    // SAFETY: GetFileInformationByHandle takes an open handle, and writes one struct of this type.
+    match unsafe { GetFileInformationByHandle(file.as_raw_handle(), &raw mut found) } {
+        0 => Err(io::Error::last_os_error()),
+        _ => {
+            let index = u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow);
+            Ok(ProgramId(found.dwVolumeSerialNumber.into(), index))
         }
     }
+}
+
+/// Returns the identity of the executable of this process.
+pub(super) fn executable_id() -> io::Result<ProgramId> {
+    open_without_access(&env::current_exe()?).and_then(|file| id_of(&file))
 }
 
 /// The attribute list for a new process. The list contains pointers to the inherited handles and to the job handle.

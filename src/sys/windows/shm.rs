@@ -5,8 +5,9 @@
 //! A section keeps the size with which it was created (CreateFileMappingW). So the memory that this module maps never
 //! shrinks.
 
-use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket};
+use std::os::windows::io::{AsRawHandle, RawHandle};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::Ordering;
 use std::{io, mem};
 
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
@@ -17,9 +18,12 @@ use windows_sys::Win32::System::Memory::{
 };
 
 use super::handle;
-use super::inherited_handles::{Number, Owned};
+use super::inherited_handles::Number;
 use crate::sys::shared::whole_pages;
-use crate::sys::{CallError, InheritedMemory, Shared, StatusSlot};
+use crate::sys::{CallError, Shared, StatusSlot};
+
+/// The word of a status slot that is set while the worker listens for stop requests.
+const LISTENS: usize = 15;
 
 impl Shared {
     /// Maps zeroed memory for at least this number of status slots.
@@ -44,46 +48,25 @@ impl Shared {
         Shared::map(len, section.as_raw_handle() as Number, Some(section))
     }
 
-    /// Returns true without a check of the inherited handles. They are open, because programs on Windows do not close
-    /// inherited handles that they do not know.
-    pub fn is_passed(_: &InheritedMemory) -> bool {
-        true
+    /// Records that the worker in this slot listens for stop requests.
+    pub fn note_listener(&self, slot: usize) {
+        self[slot][LISTENS].store(1, Ordering::Release);
     }
 
-    /// Maps the memory of the parent through the inherited handle. A spawned worker calls this. Returns `None` if the
-    /// handle does not belong to a section, or if the section is too short. Also returns `None` if the worker's slot is
-    /// beyond the end of the memory.
-    pub fn map_inherited(inherited: &InheritedMemory) -> Option<Shared> {
-        let shared = Shared::map(inherited.len, inherited.memory, None).ok()?;
-        (inherited.slot < inherited.len).then_some(shared)
+    /// Returns whether the worker in this slot has called `note_listener`.
+    pub fn has_listener(&self, slot: usize) -> bool {
+        self[slot][LISTENS].load(Ordering::Acquire) != 0
     }
 
-    /// Takes ownership of the handles that a spawned worker has inherited, and makes them not inheritable. The worker
-    /// calls this. Closes the handle of the memory, because mapped memory stays valid without it (MapViewOfFile).
-    ///
-    /// # Safety
-    /// This process must have inherited these handles, and no other code in this process may own them.
-    pub unsafe fn own(inherited: &InheritedMemory) -> Option<([Option<Owned>; 2], Vec<OwnedSocket>)> {
-        // SAFETY: the handles are open and have no other owner, as the caller guarantees.
-        let own = |number: Number| unsafe { OwnedHandle::from_raw_handle(number as RawHandle) };
-        drop(own(inherited.memory));
-        let passed = inherited.passed.map(own);
-        let handles = passed.iter().map(AsRawHandle::as_raw_handle);
-        for handle in handles.chain(inherited.sockets.iter().map(|&socket| socket as RawHandle)) {
-            handle::set_inheritable(handle, false).ok()?;
-        }
-        if !inherited.sockets.is_empty() {
-            start_sockets()?;
-        }
-        // SAFETY: the sockets are open and have no other owner, as the caller guarantees.
-        let own = |&number: &Number| unsafe { OwnedSocket::from_raw_socket(number as RawSocket) };
-        Some((passed.map(Some), inherited.sockets.iter().map(own).collect()))
+    /// Resets the slot, for a process that is about to be started.
+    pub fn clear_listener(&self, slot: usize) {
+        self[slot][LISTENS].store(0, Ordering::Relaxed);
     }
 }
 
 /// Initializes Winsock. std initializes Winsock when it creates its first socket, but std does not create the inherited
 /// sockets.
-fn start_sockets() -> Option<()> {
+pub(super) fn start_sockets() -> Option<()> {
     const VERSION: u16 = 0x202;
     // SAFETY: all-zero bytes are a valid WSADATA, because it consists of integers and pointers.
     let mut data: WSADATA = unsafe { mem::zeroed() };
@@ -109,63 +92,4 @@ pub(in crate::sys) fn map_slots(len: usize, section: Number) -> Result<NonNull<S
 pub(in crate::sys) unsafe fn unmap_slots(slots: NonNull<StatusSlot>, _: usize) {
     // SAFETY: the caller guarantees that MapViewOfFile has returned this address.
     unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: slots.as_ptr().cast() }) };
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::windows::io::IntoRawHandle;
-    use std::sync::atomic::Ordering;
-
-    use super::*;
-
-    /// Creates shared memory and writes `secret` to slot 2. Also returns the `InheritedMemory` that a spawned worker in
-    /// this slot would get.
-    fn offered(secret: [u32; 4]) -> (Shared, InheritedMemory) {
-        let shared = Shared::for_programs(3).expect("memory");
-        shared.offer(2, secret);
-        let copy = || shared.file().expect("a section").try_clone().expect("a handle").into_raw_handle() as Number;
-        let inherited = InheritedMemory {
-            memory: copy(),
-            len: shared.len(),
-            slot: 2,
-            passed: [copy(), copy()],
-            sockets: vec![],
-            secret,
-        };
-        (shared, inherited)
-    }
-
-    #[test]
-    fn a_slot_can_be_accepted_only_once() {
-        let (shared, inherited) = offered([1, 2, 3, 4]);
-        let (claimed, ..) = Shared::accept(&inherited).expect("the memory");
-        claimed[2][0].store(71, Ordering::Relaxed);
-        assert_eq!(shared[2][0].load(Ordering::Relaxed), 71);
-        let again = InheritedMemory {
-            memory: shared.file().expect("a section").as_raw_handle() as Number,
-            ..inherited.clone()
-        };
-        assert!(Shared::accept(&again).is_none());
-    }
-
-    #[test]
-    fn wrong_inherited_memory_is_refused_and_closes_nothing() {
-        let (shared, inherited) = offered([1, 2, 3, 4]);
-        let file = std::fs::File::open(std::env::current_exe().expect("this program")).expect("a file");
-        for wrong in [
-            InheritedMemory { secret: [1, 2, 3, 5], ..inherited.clone() },
-            InheritedMemory { slot: 1, ..inherited.clone() },
-            InheritedMemory { slot: inherited.len, ..inherited.clone() },
-            InheritedMemory { len: inherited.len + (1 << 20), ..inherited.clone() },
-            InheritedMemory { len: usize::MAX, ..inherited.clone() },
-            InheritedMemory { memory: -1, ..inherited.clone() },
-            InheritedMemory { memory: 0, ..inherited.clone() },
-            InheritedMemory { memory: 1 << 20, ..inherited.clone() },
-            InheritedMemory { memory: file.as_raw_handle() as Number, len: 64, slot: 0, ..inherited.clone() },
-        ] {
-            assert!(Shared::accept(&wrong).is_none(), "{wrong:?}");
-        }
-        assert!(file.metadata().is_ok() && shared.file().is_some());
-        assert!(Shared::accept(&inherited).is_some(), "the right `InheritedMemory` is still accepted");
-    }
 }

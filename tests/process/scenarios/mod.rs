@@ -30,7 +30,11 @@ mod signals;
 mod sockets;
 mod spawn;
 #[cfg(unix)]
+mod spawn_deviations;
+#[cfg(unix)]
 mod spawn_refusals;
+#[cfg(target_os = "linux")]
+mod spawn_starts;
 mod stop_requests;
 #[cfg(unix)]
 mod stop_signals;
@@ -76,6 +80,8 @@ pub fn all() -> Vec<Scenario> {
         #[cfg(unix)]
         sockets::scenarios(),
         #[cfg(unix)]
+        spawn_deviations::scenarios(),
+        #[cfg(unix)]
         spawn_refusals::scenarios(),
         #[cfg(unix)]
         systemd::scenarios(),
@@ -95,6 +101,8 @@ pub fn all() -> Vec<Scenario> {
         per_worker::scenarios(),
         #[cfg(target_os = "linux")]
         privileges::scenarios(),
+        #[cfg(target_os = "linux")]
+        spawn_starts::scenarios(),
         #[cfg(target_os = "linux")]
         storm::scenarios(),
         #[cfg(target_os = "linux")]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use taskfork::{Backend, Prefork, Report};
+use taskfork::{Prefork, Report};
 
 use crate::daemon::{Daemon, kill};
 use crate::os::{self, NOT_FOUND, Signal};
@@ -46,15 +46,12 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count("log Starting 1 processes"), 4, "{}", daemon.transcript());
             assert_eq!(daemon.count("report: finished"), 4);
         }),
-        Scenario::spawning(
-            "taskfork_worker_variable_inherited_by_a_grandchild_is_ignored",
-            passes_variable_to_a_child,
-            |daemon| {
-                daemon.ends_with(0);
-                assert_eq!(daemon.count("the child is a worker: false"), 1, "{}", daemon.transcript());
-                assert_eq!(daemon.count("up 0"), 1);
-            },
-        ),
+        Scenario::spawning("same_program_started_before_the_call_is_no_parent", passes_variable_to_a_child, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("error backend: a worker has executed its program again before the call"), 1);
+            assert_eq!(daemon.count("log Starting 1 processes"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("up 0"), 1);
+        }),
         #[cfg(unix)]
         Scenario::spawning(
             "spawned_worker_that_closed_its_descriptors_gets_an_error",
@@ -182,12 +179,8 @@ fn passes_variable_to_a_child() -> Report {
     let is_child = std::env::args().any(|argument| argument == "child");
     if std::env::var_os(VARIABLE).is_some() && !is_child {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        assert!(command.args(std::env::args().skip(1)).arg("child").status().expect("a program").success());
-    }
-    if is_child {
-        let error = Prefork::new().workers(1).max_workers(0).backend(Backend::Spawn).start().expect_err("a refusal");
-        say(&format!("the child is a worker: {}", error.setting().is_none()));
-        std::process::exit(0);
+        let status = command.args(std::env::args().skip(1)).arg("child").status().expect("a program");
+        assert_eq!(status.code(), Some(1));
     }
     serve(Prefork::new().workers(1), |worker| up(worker.id()))
 }

@@ -1,0 +1,242 @@
+//! The offer of a parent to a spawned worker, on Unix: a file without a name, which only the new process inherits.
+//!
+//! The process reads the offer before `main`. From then on the program cannot lose it, whatever it does to its
+//! environment and its descriptors before the call.
+//!
+//! # Safety
+//! The function that runs before `main` allocates no memory. fcntl(2), fstat(2) and close(2) take integers and fail for a
+//! number that is no open descriptor. A descriptor is closed or owned only if it is the one that the parent has passed.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::{fmt, ptr, slice};
+
+use super::inherited_fds::InheritedFds;
+use super::lifeline::Lifeline;
+use super::program::{executable_id, take_env_var};
+use super::recorded::Recorded;
+use super::shm::{nameless_file, never_changes, seal, stat_of};
+use super::{mark, start_record};
+use crate::sys::offer::{Offer, ProgramId, Secret, VARIABLE, Variable};
+use crate::sys::{CallError, Inherited, Origin, Shared};
+
+const VARIABLE_C: &CStr = c"TASKFORK_WORKER";
+
+/// The message, if it was valid before `main`.
+static MESSAGE: Recorded = Recorded::new();
+static SECRET: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
+
+/// The program that was started as a worker, as the environment variable names it. Zeroes if there is no variable.
+static PROGRAM: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Whether this process owns what it inherits. And whether it has become a worker.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
+
+/// A descriptor that a spawned worker inherits, identified by the numbers of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Passed {
+    /// -1 if there is no descriptor.
+    number: RawFd,
+    device: u64,
+    inode: u64,
+}
+
+/// Records, before `main`, what the parent has passed, if this process was started as a worker. Then makes the inherited
+/// descriptors close-on-exec, so that no other program keeps them open. Sets the name of the process, its lifeline and
+/// its mark.
+pub(super) fn record() {
+    // SAFETY: getenv(3) reads a C string, and no other thread exists yet that could change the environment.
+    let value = unsafe { libc::getenv(VARIABLE_C.as_ptr()) };
+    if value.is_null() {
+        return;
+    }
+    // SAFETY: getenv(3) has returned a C string, and no other thread exists yet that could change it.
+    let value = unsafe { CStr::from_ptr(value) }.to_str();
+    let Some(variable) = value.ok().and_then(|value| Variable::from_str(value).ok()) else { return };
+    PROGRAM[0].store(variable.program.0, Ordering::Relaxed);
+    PROGRAM[1].store(variable.program.1, Ordering::Relaxed);
+    for (word, part) in SECRET.iter().zip(variable.secret) {
+        word.store(part, Ordering::Relaxed);
+    }
+    let is_valid = never_changes(variable.number, variable.len)
+        && MESSAGE.record(variable.len, |bytes| {
+            copy_file(variable.number, bytes) && Offer::read(bytes, variable.secret).is_some()
+        });
+    let Some(offer) = offer().filter(|_| is_valid) else { return };
+    // SAFETY: the file has the secret of this start, so the parent has passed it, and only this function uses it.
+    unsafe { libc::close(variable.number) };
+    for passed in parse_list(offer.inherited).filter(|passed| passed.number != -1) {
+        // SAFETY: fcntl(2) takes integers here.
+        unsafe { libc::fcntl(passed.number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    if let Some(name) = name_of(offer.name) {
+        start_record::set_name(&name);
+    }
+    mark::set(variable.program);
+    Lifeline::arm_before_main();
+}
+
+/// Returns where this process comes from.
+pub(crate) fn origin() -> Origin {
+    let Some(recorded_pid) = start_record::pid() else { return Origin::Library };
+    if IS_WORKER.load(Ordering::Relaxed) {
+        return Origin::Independent;
+    }
+    match offer() {
+        Some(offer) if std::process::id() == recorded_pid => Origin::Worker(offer.text),
+        Some(offer) => Origin::Fork(offer.text),
+        None => match executable_id() {
+            Ok(program) if mark::is_set(program) || !mark::is_reliable() && is_in_variable(program) => {
+                Origin::Descendant
+            }
+            // If the executable is unknown, no worker can be started either.
+            _ => Origin::Independent,
+        },
+    }
+}
+
+/// Takes ownership, in a spawned worker, of what it inherits. Returns `None` if a descriptor was closed or replaced, or
+/// if this was called before.
+pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {
+    let passed: Vec<Passed> = parse_list(offer()?.inherited).collect();
+    let [memory, waker, lifeline, sockets @ ..] = &passed[..] else { return None };
+    let is_complete = passed.iter().all(Passed::is_unchanged) && start_record::pid() == Some(std::process::id());
+    if !is_complete || slot >= slots || IS_TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the descriptor is the one that the parent has passed, because its file has the same numbers. This function
+    // takes it once, so it has no other owner.
+    let own = |passed: &Passed| (passed.number != -1).then(|| unsafe { OwnedFd::from_raw_fd(passed.number) });
+    // A mapping does not need its descriptor (mmap(2)), so this one is closed here.
+    let memory = own(memory)?;
+    let memory = Shared::map_inherited(memory.as_raw_fd(), slots)?;
+    Some(Inherited {
+        memory,
+        waker: own(waker)?,
+        lifeline: own(lifeline),
+        sockets: sockets.iter().filter_map(own).collect(),
+    })
+}
+
+/// Removes the traces of the start, when this process has become a worker. Programs that it starts from now on are
+/// independent of its parent.
+pub(crate) fn become_independent() {
+    IS_WORKER.store(true, Ordering::Relaxed);
+    mark::remove();
+    take_env_var(VARIABLE);
+}
+
+/// Writes an offer into a file without a name. Returns the file and the value of the environment variable.
+pub(super) fn write_offer(
+    secret: Secret,
+    program: ProgramId,
+    inherited: &InheritedFds<'_>,
+    text: &str,
+) -> Result<(OwnedFd, String), CallError> {
+    let passed: Result<Vec<String>, _> = inherited.numbered().map(|fd| Ok(Passed::of(fd)?.to_string())).collect();
+    let name: String = start_record::name().iter().map(|byte| format!("{byte:02x}")).collect();
+    let offer = Offer { secret, name: &name, inherited: &passed?.join(" "), text }.to_string();
+    let file = nameless_file(offer.len())?;
+    write_file(file.as_fd(), offer.as_bytes())?;
+    seal(file.as_fd())?;
+    let variable = Variable { number: file.as_raw_fd(), len: offer.len(), secret, program };
+    Ok((file, variable.to_string()))
+}
+
+fn offer() -> Option<Offer<'static>> {
+    Offer::read(MESSAGE.get()?, SECRET.each_ref().map(|word| word.load(Ordering::Relaxed)))
+}
+
+/// Returns whether the environment variable of this process was made for a process of this program.
+fn is_in_variable(program: ProgramId) -> bool {
+    let [volume, file] = PROGRAM.each_ref().map(|number| number.load(Ordering::Relaxed));
+    program == ProgramId(volume, file)
+}
+
+fn parse_list(list: &str) -> impl Iterator<Item = Passed> {
+    list.split(' ').filter_map(|passed| passed.parse().ok())
+}
+
+/// Returns the name of the process, with zeroes after it, from its hexadecimal digits.
+fn name_of(digits: &str) -> Option<[u8; 16]> {
+    let mut name = [0; 16];
+    for (at, byte) in name.iter_mut().enumerate().take(digits.len() / 2) {
+        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    (name[0] != 0).then_some(name)
+}
+
+/// Copies the beginning of a file that can be mapped. Returns whether this has succeeded.
+fn copy_file(file: RawFd, into: &mut [u8]) -> bool {
+    // macOS can map shared memory only with MAP_SHARED. Older versions of Linux refuse that for a sealed file.
+    let flags = if cfg!(target_os = "macos") { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    // SAFETY: without MAP_FIXED, mmap(2) does not touch an existing mapping.
+    let mapped = unsafe { libc::mmap(ptr::null_mut(), into.len(), libc::PROT_READ, flags, file, 0) };
+    if mapped == libc::MAP_FAILED {
+        return false;
+    }
+    // SAFETY: mmap(2) has mapped these bytes of a file that is long enough and never changes. They are unmapped after
+    // the last use.
+    unsafe {
+        into.copy_from_slice(slice::from_raw_parts(mapped.cast(), into.len()));
+        libc::munmap(mapped, into.len());
+    }
+    true
+}
+
+/// Writes to the beginning of a file that can be mapped. macOS cannot write to shared memory in another way.
+fn write_file(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), CallError> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: without MAP_FIXED, mmap(2) does not touch an existing mapping.
+    let mapped = unsafe { libc::mmap(ptr::null_mut(), bytes.len(), access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(CallError::last("mmap"));
+    }
+    // SAFETY: mmap(2) has mapped these bytes of a file that is long enough, and no other process has the file. They are
+    // unmapped after the last use.
+    unsafe {
+        ptr::copy_nonoverlapping(bytes.as_ptr(), mapped.cast(), bytes.len());
+        libc::munmap(mapped, bytes.len());
+    }
+    Ok(())
+}
+
+impl Passed {
+    fn of(fd: Option<BorrowedFd<'_>>) -> Result<Passed, CallError> {
+        let Some(fd) = fd else { return Ok(Passed { number: -1, device: 0, inode: 0 }) };
+        Passed::at(fd.as_raw_fd()).ok_or_else(|| CallError::last("fstat"))
+    }
+
+    #[allow(clippy::unnecessary_cast, reason = "the types depend on the system")]
+    fn at(number: RawFd) -> Option<Passed> {
+        let stat = stat_of(number)?;
+        Some(Passed { number, device: stat.st_dev as u64, inode: stat.st_ino as u64 })
+    }
+
+    /// Returns whether the descriptor is still the one that the parent has passed.
+    fn is_unchanged(&self) -> bool {
+        self.number == -1 || Passed::at(self.number) == Some(*self)
+    }
+}
+
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Passed { number, device, inode } = self;
+        write!(f, "{number}:{device}:{inode}")
+    }
+}
+
+impl FromStr for Passed {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Passed, ()> {
+        let mut fields = text.splitn(3, ':');
+        let mut field = || fields.next().ok_or(());
+        let number = field()?.parse().map_err(|_| ())?;
+        let device = field()?.parse().map_err(|_| ())?;
+        Ok(Passed { number, device, inode: field()?.parse().map_err(|_| ())? })
+    }
+}
