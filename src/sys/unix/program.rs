@@ -1,16 +1,20 @@
 //! Starts this program again, in a new process.
 //!
 //! # Safety
-//! `take_env_var` removes an environment variable only if the process
+//! open(2) returns a new descriptor or -1. `take_env_var` removes an environment variable only if the process
 //! has one thread, because another thread could read the environment at the same time.
 
 use std::io;
-use std::os::fd::AsFd;
+#[cfg(target_os = "linux")]
+use std::os::fd::FromRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[cfg(target_os = "linux")]
+use super::descriptor::above_standard;
 use super::inherited_fds::InheritedFds;
 use super::shm::close_on_exec;
 use super::signal::ExitNotifier;
@@ -26,6 +30,9 @@ use crate::sys::offer::{ProgramId, Secret, VARIABLE};
 pub(crate) struct Program {
     path: PathBuf,
     id: ProgramId,
+    /// The executable, kept open so that it can still be started after it was deleted or replaced. `None` if this system
+    /// cannot start a program by a descriptor.
+    file: Option<OwnedFd>,
 }
 
 impl Program {
@@ -35,7 +42,7 @@ impl Program {
     pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
         let path = std::env::current_exe().map_err(|source| CallError { call: "readlink", source })?;
         let id = executable_id().map_err(|source| CallError { call: "stat", source })?;
-        Ok(Program { path, id })
+        Ok(Program { path, id, file: open_executable()? })
     }
 
     pub fn path(&self) -> &Path {
@@ -63,13 +70,35 @@ impl Program {
         Ok(ChildHandle::new(child?.id()))
     }
 
-    /// Returns the path of the executable. Fails if another file is there by now.
-    fn executable(&self) -> io::Result<&Path> {
+    /// Returns a path that leads to the executable, even after the file was deleted or replaced if the system has such a
+    /// path.
+    fn executable(&self) -> io::Result<PathBuf> {
+        let by_descriptor = self.file.as_ref().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
+        if let Some(path) = by_descriptor.filter(|path| id_of(path).is_ok_and(|id| id == self.id)) {
+            return Ok(path);
+        }
         if id_of(&self.path)? != self.id {
             return Err(io::Error::other("it was replaced since this process was started"));
         }
-        Ok(&self.path)
+        Ok(self.path.clone())
     }
+}
+
+/// Opens the executable of this process, under a number above those of the standard streams.
+#[cfg(target_os = "linux")]
+fn open_executable() -> Result<Option<OwnedFd>, CallError> {
+    // SAFETY: open(2) reads a C string.
+    let file = unsafe { libc::open(c"/proc/self/exe".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    if file == -1 {
+        return Err(CallError::last("open"));
+    }
+    // SAFETY: the descriptor was just opened and has no other owner.
+    above_standard(unsafe { OwnedFd::from_raw_fd(file) }).map(Some)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_executable() -> Result<Option<OwnedFd>, CallError> {
+    Ok(None)
 }
 
 /// Returns the numbers of the file that this process executes. On Linux this is right even if another file is at the

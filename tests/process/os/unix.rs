@@ -44,6 +44,7 @@ pub const ABORTED: &str = "killed by signal 6";
 /// The log lines, in this order, about a process that the test has stopped by SIGSTOP, so that it sends no heartbeats.
 pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not stop in time, killing it"];
 /// The system's text for a path that does not exist.
+#[cfg(not(target_os = "linux"))]
 pub const NOT_FOUND: &str = "No such file or directory";
 
 /// A timeout that a process misses only if it waits on purpose. A normal start takes less time.

@@ -9,7 +9,9 @@ use std::thread;
 use taskfork::{Prefork, Report};
 
 use crate::daemon::{Daemon, kill};
-use crate::os::{self, NOT_FOUND, Signal};
+#[cfg(not(target_os = "linux"))]
+use crate::os::NOT_FOUND;
+use crate::os::{self, Signal};
 use crate::program::{drain, say, serve, up};
 use crate::{PROGRAM, Scenario};
 
@@ -94,6 +96,22 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.end();
             assert!(!daemon.said("up 0"), "{}", daemon.transcript());
         }),
+        #[cfg(target_os = "linux")]
+        Scenario::spawning("restarts_do_not_need_the_executable_at_its_path", starts_and_ends, |daemon| {
+            let (mut copy, path) = copy_of(daemon, "two_spawned_workers_stop_on_term");
+            let workers = copy.workers(2);
+            fs::remove_file(&path).expect("a file");
+            kill(workers[0].pid, Signal::SIGKILL);
+            assert_eq!(copy.worker().id, 0, "the executable was deleted");
+            fs::write(&path, "replaced").expect("a file");
+            kill(workers[1].pid, Signal::SIGKILL);
+            assert_eq!(copy.worker().id, 1, "the executable was replaced");
+            copy.signal(Signal::SIGTERM);
+            copy.ends_with(0);
+            assert_eq!(copy.count("cannot start"), 0, "{}", copy.transcript());
+            daemon.ends_with(0);
+        }),
+        #[cfg(not(target_os = "linux"))]
         Scenario::spawning("deleted_or_replaced_executable_only_delays_restarts", starts_and_ends, |daemon| {
             let (mut copy, path) = copy_of(daemon, "two_spawned_workers_stop_on_term");
             let workers = copy.workers(2);
