@@ -101,30 +101,54 @@ pub enum Backend {
     /// greeting. A process becomes a worker in the first call with this backend that it reaches. So the program must
     /// not make another such call before the call that starts the workers.
     ///
-    /// Until a worker reaches the call, it behaves like any other program: SIGTERM kills it, and it keeps running if
-    /// the parent ends. It inherits the parent's signal mask. In this mask the [signals that the parent
-    /// handles](crate#signals) are not blocked.
+    /// Until a worker reaches the call, it behaves like any other program: SIGTERM kills it. On Linux and FreeBSD it
+    /// gets SIGTERM when the parent ends. On other systems it keeps running until the call, and then exits. It inherits
+    /// the parent's signal mask. In this mask the [signals that the parent handles](crate#signals) are not blocked.
     ///
-    /// **Recognition.** Two things mark a process as a worker: the environment variable `TASKFORK_WORKER`, and memory
-    /// that the process inherits from the parent. The variable alone has no effect, for example if a user sets it by
-    /// hand or if another program inherits it. The call removes the variable, so that programs that the worker starts
-    /// do not inherit it. On Unix the variable stays if the process has more than one thread, because another thread
-    /// may be reading the environment.
+    /// **A worker never becomes a parent.** Otherwise its workers would do the same, without end. The parent passes
+    /// each worker a message that no other process can read or change. This crate reads the message before `main`, and
+    /// records the pid. So it does not matter if the program changes its environment before the call. The environment
+    /// variable `TASKFORK_WORKER` leads to the message. The variable alone has no effect, for example if a user sets it
+    /// by hand. The call removes the variable. On Unix the variable stays if the process has more than one thread,
+    /// because another thread may be reading the environment.
     ///
-    /// **Inherited descriptors** must still be open when a worker reaches the call. Otherwise the call returns an error
-    /// in the worker. So a program that closes all unknown descriptors, as daemons do, must close them after the call.
-    /// If another thread of the parent starts a program while the parent starts a worker, that program also inherits
-    /// the worker's descriptors, including the listeners.
+    /// The call returns an error, whose [`setting`](crate::Error::setting) is `backend`, in these cases:
+    ///
+    /// - The program has forked since it was started as a worker, and the call is made in the child. `daemon(3)` does
+    ///   this.
+    /// - The program has closed or replaced an inherited descriptor. A program that closes all unknown descriptors, as
+    ///   daemons do, must close them after the call.
+    /// - The program has executed itself again, or has started itself as another program, with or without its
+    ///   environment.
+    /// - This crate is in a library (`cdylib`, `dylib`) and not in the main program. A library can be loaded after
+    ///   `main` has begun, when this crate can no longer record the start. This is an error in the parent too.
+    ///
+    /// The third case is detected by a mark that exec keeps and a fork inherits: the soft limit for file locks
+    /// (`RLIMIT_LOCKS`, which Linux ignores), on other Unix systems the soft limit for resident memory (`RLIMIT_RSS`).
+    /// The worker has this mark from its start to the call. Programs that it starts before the call inherit the mark,
+    /// which affects only this program. The mark cannot be set if the hard limit is not unlimited, or on other systems
+    /// than Linux if the soft limit is not unlimited. Then, and on Windows, only the variable `TASKFORK_WORKER` shows
+    /// that the program was started by a worker before the call. So a program that executes itself again without this
+    /// variable becomes a parent there. It also becomes one on every system if it resets the limit before that.
+    ///
+    /// **Inherited descriptors** are close-on-exec before `main` begins. So programs that the worker starts before the
+    /// call do not inherit them. If another thread of the parent starts a program while the parent starts a worker,
+    /// that program also inherits the worker's descriptors, including the listeners.
     ///
     /// **Extra rights.** An executable with a set-user-ID bit or with file capabilities has more rights than the user
     /// that starts it. In such a program the call returns an error, in the parent too. The reason is that any user can
     /// set `TASKFORK_WORKER`, so the program cannot trust this variable.
     ///
-    /// **The executable** must still be the file from which the parent was started. If this file was deleted or
-    /// replaced, or can no longer be executed, the parent cannot start a worker, and the error names the file. The
-    /// parent also cannot start a worker if the directory in which the parent was started was deleted or can no longer
-    /// be entered. Then the error names the directory. In both cases the running workers go on. The parent tries again
-    /// after a delay, as after any restart that the system refuses.
+    /// **The executable.** On Linux the parent keeps its executable open from the call on. So workers can be started
+    /// after the file was deleted, replaced or renamed, and they run the same program as the parent. Without `/proc`,
+    /// and on other systems, the file must still be at its path. Otherwise the parent cannot start a worker, and the
+    /// error names the file. A file that can no longer be executed, or a start directory that was deleted or can no
+    /// longer be entered, is an error on every system. The running workers go on. The parent tries again after a delay,
+    /// as after any restart that the system refuses.
+    ///
+    /// A worker gets the arguments that the parent got from the system, even if the parent has overwritten them with a
+    /// title. A program that was started as an argument of the dynamic linker (`ld.so program`) is started in the same
+    /// way again. A Unix system other than Linux, or Linux without `/proc`, has only the arguments of `main`.
     Spawn,
 }
 

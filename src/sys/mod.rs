@@ -9,11 +9,14 @@
 //! - `thread_count()` (Unix): returns whether this process has one thread or several threads. Also returns the number
 //!   of threads, if it is known.
 //! - `flush_output()` (Unix): writes out the output that is still in the buffers of std and of the C library.
-//! - `Program`: the executable that this process runs. `Program::start()` runs it again in a new process, as a worker.
-//! - `InheritedFds`: the descriptors that a spawned worker inherits: the shared memory, the waker, the lifeline and the
-//!   sockets. Each descriptor has the same number in the worker as in the parent.
-//! - `take_env_var()`: removes an environment variable from this process and returns its value. A spawned worker calls
-//!   this function.
+//! - `Program`: the executable of this process. Starts it again as a worker, with an offer.
+//! - `InheritedFds`: the descriptors that a spawned program inherits: the shared memory, the waker, the lifeline and the
+//!   sockets. The offer contains their numbers.
+//! - `origin()`: returns whether a parent has started this process as a worker, as recorded before `main`, or whether
+//!   this process descends from such a process.
+//! - `take_inherited()`: takes ownership of what a spawned worker inherits.
+//! - `become_independent()`: removes the traces of the start, when this process has become a worker.
+//! - `take_env_var()` (Unix): returns the value of an environment variable, and removes the variable.
 //! - `parent_id()`: returns the pid of the parent process.
 //! - `is_secure_exec()`: returns whether the executable file gives this program more rights than its user has, as with
 //!   set-user-ID. Such a program must not trust its environment variables.
