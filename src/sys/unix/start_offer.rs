@@ -240,3 +240,70 @@ impl FromStr for Passed {
         Ok(Passed { number, device, inode: field()?.parse().map_err(|_| ())? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::IntoRawFd;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sys::doorbell;
+
+    #[test]
+    fn a_closed_or_replaced_descriptor_is_noticed() {
+        let shared = Shared::for_programs(1).expect("memory");
+        let number = shared.file().expect("a file").try_clone().expect("a descriptor").into_raw_fd();
+        let passed = Passed::at(number).expect("an open descriptor");
+        assert_eq!(passed.to_string().parse(), Ok(passed));
+        assert!(passed.is_unchanged());
+        let other = File::open("/dev/null").expect("a file");
+        // SAFETY: dup2(2) takes integers. Only this test uses the number.
+        assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), number) }, number);
+        assert!(!passed.is_unchanged(), "it was replaced");
+        let closed = Passed { number: 1 << 20, ..passed };
+        assert!(!closed.is_unchanged());
+        // SAFETY: close(2) takes an integer. Only this test uses the number.
+        unsafe { libc::close(number) };
+        let none = Passed::of(None).expect("no descriptor");
+        assert_eq!(none.to_string().parse(), Ok(none));
+        assert!(none.is_unchanged());
+        for wrong in ["", "3", "3:4", "3:4:x", "3:4:5:6", "x:4:5", "3:-4:5"] {
+            assert_eq!(wrong.parse::<Passed>(), Err(()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_written_offer_is_sealed_and_complete() {
+        let memory = Arc::new(Shared::for_programs(1).expect("memory"));
+        let (_receiver, waker) = doorbell().expect("a doorbell");
+        let lifeline = Lifeline::new().expect("a lifeline");
+        let fds = InheritedFds::new(&memory, 0, &waker, &lifeline, vec![memory.file().expect("a file").as_fd()]);
+        let program = ProgramId(5, 6);
+        let (file, variable) =
+            write_offer([1, 2, 3, 4], program, &fds.expect("descriptors"), "a text").expect("a file");
+        let variable: Variable = variable.parse().expect("a variable");
+        assert_eq!((variable.number, variable.program), (file.as_raw_fd(), program));
+        assert!(never_changes(variable.number, variable.len));
+        let recorded = Recorded::new();
+        assert!(recorded.record(variable.len, |bytes| copy_file(variable.number, bytes)));
+        let offer = Offer::read(recorded.get().expect("the message"), variable.secret).expect("the offer");
+        assert_eq!(offer.text, "a text");
+        let passed: Vec<Passed> = parse_list(offer.inherited).collect();
+        assert_eq!(passed.len(), 4, "memory, waker, lifeline and a socket");
+        assert_eq!((passed[0], passed[1].is_unchanged()), (passed[3], true));
+    }
+
+    #[test]
+    fn a_name_is_read_from_its_digits() {
+        let padded = |name: &[u8]| {
+            let mut padded = [0; 16];
+            padded[..name.len()].copy_from_slice(name);
+            Some(padded)
+        };
+        assert_eq!(name_of("6120629f"), padded(b"a b\x9f"));
+        assert_eq!(name_of(&"61".repeat(15)), padded(&[b'a'; 15]));
+        assert_eq!(name_of(""), None);
+        assert_eq!(name_of("6x"), None);
+    }
+}
