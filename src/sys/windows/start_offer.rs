@@ -215,3 +215,34 @@ fn is_in_main_program() -> bool {
     // SAFETY: without a name, GetModuleHandleW returns the handle of the main program, which needs no closing.
     is_found && module == unsafe { GetModuleHandleW(ptr::null()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::lifeline::Lifeline;
+    use super::*;
+    use crate::sys::doorbell;
+
+    #[test]
+    fn a_written_offer_can_only_be_read() {
+        let memory = Arc::new(Shared::for_programs(1).expect("memory"));
+        let (_receiver, waker) = doorbell().expect("a doorbell");
+        let lifeline = Lifeline::new().expect("a lifeline");
+        let handles = InheritedFds::new(&memory, 0, &waker, &lifeline, vec![]).expect("handles");
+        let program = ProgramId(5, 6);
+        let (section, variable) = write_offer([1, 2, 3, 4], program, &handles, "a text").expect("a section");
+        let variable: Variable = variable.parse().expect("a variable");
+        assert_eq!((variable.number, variable.program), (section.as_raw_handle() as Number, program));
+        // SAFETY: MapViewOfFile chooses an unused address, or returns null.
+        let view = unsafe { MapViewOfFile(section.as_raw_handle(), FILE_MAP_READ, 0, 0, variable.len) };
+        assert!(!view.Value.is_null());
+        // SAFETY: MapViewOfFile has mapped these bytes, and they are never unmapped.
+        let message = unsafe { slice::from_raw_parts(view.Value.cast(), variable.len) };
+        let offer = Offer::read(message, variable.secret).expect("the offer");
+        assert_eq!((offer.text, parse_list(offer.inherited).count()), ("a text", 3));
+        // SAFETY: as above.
+        let writable = unsafe { MapViewOfFile(section.as_raw_handle(), FILE_MAP_WRITE, 0, 0, variable.len) };
+        assert!(writable.Value.is_null(), "the handle allows only reading");
+    }
+}
