@@ -40,7 +40,7 @@ impl Program {
     pub const CALL: &str = "posix_spawn";
 
     pub fn this(_: ExitNotifier) -> Result<Program, CallError> {
-        let path = std::env::current_exe().map_err(|source| CallError { call: "readlink", source })?;
+        let path = executable_path().map_err(|source| CallError { call: "readlink", source })?;
         let id = executable_id().map_err(|source| CallError { call: "stat", source })?;
         Ok(Program { path, id, file: open_executable()? })
     }
@@ -101,10 +101,17 @@ fn open_executable() -> Result<Option<OwnedFd>, CallError> {
     Ok(None)
 }
 
+/// Returns the path of the executable of this process. On macOS, the system's path can be relative to the directory in
+/// which the process was started.
+fn executable_path() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    Ok(start_record::directory().map_or_else(|| path.clone(), |directory| directory.join(&path)))
+}
+
 /// Returns the numbers of the file that this process executes. On Linux this is right even if another file is at the
 /// path of the executable now.
 pub(super) fn executable_id() -> io::Result<ProgramId> {
-    if cfg!(target_os = "linux") { id_of("/proc/self/exe".as_ref()) } else { id_of(&std::env::current_exe()?) }
+    if cfg!(target_os = "linux") { id_of("/proc/self/exe".as_ref()) } else { id_of(&executable_path()?) }
 }
 
 fn id_of(path: &Path) -> io::Result<ProgramId> {
