@@ -464,8 +464,13 @@
 //!
 //! The death of the parent:
 //!
-//! - If SIGKILL ends the parent, the workers get only SIGTERM. So a worker continues to run if it ignores or blocks
-//!   SIGTERM, is stopped, or is pid 1 of a pid namespace.
+//! - If SIGKILL ends the parent, the workers get SIGTERM. A worker that has enabled the [graceful
+//!   stop](Worker#stopping) also gets SIGKILL after the [`graceful_timeout`](Prefork::graceful_timeout). But a worker
+//!   continues to run if it ignores or blocks SIGTERM, handles SIGTERM without this crate, or is stopped (SIGSTOP). A
+//!   program that a worker executes in its place (execve(2)) gets no SIGKILL.
+//! - If the parent is in another pid namespace than a worker, the worker does not know the pid of its parent. So this
+//!   worker gets SIGTERM, but no SIGKILL. If such a worker is pid 1 of its pid namespace, the kernel drops SIGTERM too,
+//!   unless the worker handles SIGTERM.
 //! - On Linux, some changes in a worker clear its `PR_SET_PDEATHSIG` setting (prctl(2)). Then the worker does not get
 //!   this SIGTERM. The changes are: the worker changes its user or group itself, instead of by [`Prefork::user`], or it
 //!   executes a program with other rights, for example a set-user-ID program.

@@ -254,6 +254,9 @@ impl Prefork {
     /// Sets how long a worker has to exit after a stop request. After this time the parent sends SIGKILL. When the
     /// service stops, the parent sends the request to all workers at once, so the time ends for all of them at once. In
     /// a rolling restart, the time of each worker begins with its own stop request. Default: 30 s.
+    ///
+    /// If the parent itself is killed, a worker that has enabled the [graceful stop](crate::Worker#stopping) has the same
+    /// time to exit, from the death of the parent on. On Windows it has no time.
     pub fn graceful_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.graceful_timeout = timeout;
         self

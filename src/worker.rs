@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use log::{Level, log};
 #[cfg(unix)]
 use rand::{Rng, rngs::SysRng};
 
@@ -100,6 +101,12 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// [`graceful_timeout`](crate::Prefork::graceful_timeout). A SIGTERM that arrives before the first call kills the
 /// worker. So a worker that must always finish its work should call `enable_graceful_stop` before it does anything
 /// else.
+///
+/// If the parent ends without stopping its workers, for example by SIGKILL, each worker gets a stop request. A worker that
+/// does not exit within the [`graceful_timeout`](crate::Prefork::graceful_timeout) then kills itself by SIGKILL, even if
+/// all of its threads hang. On Linux and FreeBSD, the first call creates a timer (timer_create(2)) for this. If the
+/// system refuses the timer, the worker logs a warning and ignores the error. See the
+/// [limitations](crate#limitations). On Windows, the system ends all workers at once when the parent ends.
 ///
 /// - The graceful stop installs signal handlers through [signal-hook](https://docs.rs/signal-hook). Handlers that the
 ///   program installs through signal-hook or `tokio::signal` run as well. If the program installs a handler with
@@ -338,7 +345,11 @@ impl Worker {
 
     fn stop_request<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
         stop.get_or_init(|| {
-            let stop = StopRequest::listen();
+            let stop = StopRequest::listen(|error| {
+                let error = Error::from(error);
+                let id = self.id;
+                log!(target: "taskfork", Level::Warn, "worker {id} is not killed if it hangs after the end of the parent: {error:?}");
+            });
             // On Windows, report to the parent that this worker reads stop requests. The parent kills all other workers
             // at once instead of sending a request.
             #[cfg(windows)]

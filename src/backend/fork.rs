@@ -1,5 +1,7 @@
 //! Starts workers as forks of the parent.
 
+use std::time::Duration;
+
 use super::{Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::setup::WorkerSetup;
@@ -21,8 +23,8 @@ impl Fork {
         }
     }
 
-    pub fn new(setup: Option<WorkerSetup>) -> Result<Fork> {
-        Ok(Fork { setup, lifeline: Lifeline::new()? })
+    pub fn new(setup: Option<WorkerSetup>, graceful_timeout: Duration) -> Result<Fork> {
+        Ok(Fork { setup, lifeline: Lifeline::new(graceful_timeout)? })
     }
 }
 

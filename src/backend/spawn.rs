@@ -11,6 +11,7 @@
 use std::fmt;
 use std::process;
 use std::str::FromStr;
+use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -29,11 +30,13 @@ pub(crate) struct Spawn {
     exit_notifier: ExitNotifier,
     setup: Option<WorkerSetup>,
     lifeline: Lifeline,
+    graceful_timeout: Duration,
 }
 
 impl Spawn {
-    pub fn new(exit_notifier: ExitNotifier, setup: Option<WorkerSetup>) -> Result<Spawn> {
-        Ok(Spawn { program: Program::this(exit_notifier.clone())?, exit_notifier, setup, lifeline: Lifeline::new()? })
+    pub fn new(exit_notifier: ExitNotifier, setup: Option<WorkerSetup>, graceful_timeout: Duration) -> Result<Spawn> {
+        let lifeline = Lifeline::new(graceful_timeout)?;
+        Ok(Spawn { program: Program::this(exit_notifier.clone())?, exit_notifier, setup, lifeline, graceful_timeout })
     }
 }
 
@@ -51,7 +54,9 @@ impl Launcher for Spawn {
         let kinds = listeners.iter().map(Listener::kind).collect();
         let slots = slot_handle.memory.len();
         let slot = slot_handle.slot;
-        let text = SpawnText { parent: process::id(), id, generation, count, setup, slots, slot, kinds };
+        let graceful_timeout = self.graceful_timeout;
+        let text =
+            SpawnText { parent: process::id(), id, generation, count, graceful_timeout, setup, slots, slot, kinds };
         let start = || self.program.start(secret, &text.to_string(), fds);
         match self.exit_notifier.with_program_mask(start) {
             Ok(child) => Ok(Started::Parent(Some(child))),
@@ -92,7 +97,7 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
 
 /// Turns this process into the worker that its parent has started.
 fn accept(text: SpawnText) -> Result<Worker> {
-    let SpawnText { parent, id, generation, count, setup, slots, slot, kinds } = text;
+    let SpawnText { parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds } = text;
     let started_by = sys::parent_id();
     // `started_by` is 0 if the pid of the parent is unknown, for example because the parent is outside this pid
     // namespace.
@@ -107,7 +112,7 @@ fn accept(text: SpawnText) -> Result<Worker> {
     // Nothing can fail from here on. The lifeline may start a thread, and then the variable could not be removed.
     sys::become_independent();
     setup.apply(id);
-    Lifeline::inherited(started_by, lifeline).hold();
+    Lifeline::inherited(started_by, graceful_timeout, lifeline).hold();
     let status = StatusWriter::given(memory, slot, waker.into());
     status.reached();
     Ok(Worker::new(id, generation, count, Some(status), listeners))
@@ -124,6 +129,7 @@ struct SpawnText {
     id: usize,
     generation: u32,
     count: usize,
+    graceful_timeout: Duration,
     setup: ChildSetup,
     /// The length of the shared memory, in slots, and the worker's slot.
     slots: usize,
@@ -134,8 +140,9 @@ struct SpawnText {
 
 impl fmt::Display for SpawnText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SpawnText { parent, id, generation, count, setup, slots, slot, kinds } = self;
-        write!(f, "{parent} {id} {generation} {count} {setup} {slots} {slot} {kinds}")
+        let SpawnText { parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds } = self;
+        let graceful_timeout = graceful_timeout.as_nanos();
+        write!(f, "{parent} {id} {generation} {count} {graceful_timeout} {setup} {slots} {slot} {kinds}")
     }
 }
 
@@ -151,12 +158,14 @@ impl FromStr for SpawnText {
         let id = next(fields)?;
         let generation = next(fields)?;
         let count = next(fields)?;
+        let graceful_timeout = Duration::from_nanos(next(fields)?);
         let setup = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
         let text = SpawnText {
             parent,
             id,
             generation,
             count,
+            graceful_timeout,
             setup,
             slots: next(fields)?,
             slot: next(fields)?,
@@ -181,8 +190,18 @@ mod tests {
     #[test]
     fn only_a_formatted_text_can_be_parsed() {
         let setup = ChildSetup { cpu: Some(1), identity: None };
-        let text =
-            SpawnText { parent: 71, id: 2, generation: 3, count: 4, setup, slots: 64, slot: 5, kinds: String::new() };
+        let graceful_timeout = Duration::from_nanos(7);
+        let text = SpawnText {
+            parent: 71,
+            id: 2,
+            generation: 3,
+            count: 4,
+            graceful_timeout,
+            setup,
+            slots: 64,
+            slot: 5,
+            kinds: String::new(),
+        };
         let formatted = text.to_string();
         assert_eq!(formatted.parse(), Ok(text.clone()));
         let text = SpawnText { kinds: "tux".into(), ..text };

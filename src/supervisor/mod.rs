@@ -43,6 +43,7 @@ mod reaper;
 mod systemd;
 
 use std::mem;
+use std::time::Duration;
 
 use ::log::Level;
 
@@ -90,7 +91,7 @@ pub(crate) struct SupervisorParts {
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
 pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
     let SupervisorParts { with_scoreboard, lock, standard_fds, kind, work, on_event, sockets, setup, .. } = parts;
-    let (launcher, mut descriptors) = open(lock, standard_fds, kind, work, setup)?;
+    let (launcher, mut descriptors) = open(lock, standard_fds, kind, work, setup, config.graceful_timeout)?;
     let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, kind)).transpose()?;
     let observers = Observers::new(
         #[cfg(unix)]
@@ -129,11 +130,12 @@ fn open(
     kind: WorkerKind,
     work: Option<Work>,
     setup: Option<WorkerSetup>,
+    graceful_timeout: Duration,
 ) -> Result<(Box<dyn Launcher>, Descriptors)> {
     match (kind, work) {
         #[cfg(unix)]
         (WorkerKind::Fork, _) => {
-            let fork = Fork::new(setup)?;
+            let fork = Fork::new(setup, graceful_timeout)?;
             worker::prepare()?;
             Ok((Box::new(fork), Descriptors::open(lock, kind, standard_fds)?))
         }
@@ -142,7 +144,7 @@ fn open(
         }
         (WorkerKind::Spawn | WorkerKind::Thread, _) => {
             let descriptors = Descriptors::open(lock, kind, standard_fds)?;
-            match Spawn::new(descriptors.exit_notifier(), setup) {
+            match Spawn::new(descriptors.exit_notifier(), setup, graceful_timeout) {
                 Ok(spawn) => Ok((Box::new(spawn), descriptors)),
                 Err(error) => Err(descriptors.close_after(error)),
             }

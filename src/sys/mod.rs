@@ -56,7 +56,8 @@
 //! - `StandardFds`: placeholders that keep descriptors of this crate off the numbers 0, 1 and 2 (Unix).
 //! - `StopRequest`: receives stop requests in a worker. They come from the parent or from the terminal (Ctrl-C).
 //! - `Lifeline`: ends the child, or sends SIGTERM to it, when the parent ends. The parent creates the lifeline, and the
-//!   child activates it with `hold()`. The lifeline also works if the parent has ended before that call.
+//!   child activates it with `hold()`. The lifeline also works if the parent has ended before that call. On Unix, a
+//!   child that then hangs is killed after the graceful timeout, if it has created a `StopRequest`.
 //! - `usable_cpus()`: returns the CPUs on which this thread may run.
 //! - `pin_to()`: pins this thread to one CPU.
 //! - `share_port()` (Linux): lets several sockets use the same port (`SO_REUSEPORT`).

@@ -6,10 +6,14 @@
 use crate::sys::CallError;
 
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
+pub(super) use kernel::Held;
+#[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 pub(crate) use kernel::Lifeline;
 
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(crate) use pipe::Lifeline;
+#[cfg(any(target_os = "macos", taskfork_portable))]
+pub(super) use pipe::kill_after_timeout;
 
 /// Ends the child at once. The child calls this if its parent has ended already, or if it could not arm its lifeline.
 /// The child has not begun its work yet, and must run no more code of the program.
@@ -22,17 +26,39 @@ fn exit_now() -> ! {
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 mod kernel {
     use std::os::fd::{BorrowedFd, OwnedFd};
+    use std::sync::OnceLock;
+    use std::time::Duration;
 
     use super::{CallError, exit_now};
 
     #[derive(Debug)]
     pub(crate) struct Lifeline {
         parent: u32,
+        graceful_timeout: Duration,
+    }
+
+    /// The facts about the lifeline that this process holds. The timer that kills an orphaned worker needs them.
+    #[derive(Clone, Copy, Debug)]
+    pub(in crate::sys::unix) struct Held {
+        /// `None` if the pid of the parent is unknown.
+        pub parent: Option<u32>,
+        pub graceful_timeout: Duration,
+    }
+
+    static HELD: OnceLock<(u32, Held)> = OnceLock::new();
+
+    impl Held {
+        /// Returns `None` in a process that holds no lifeline. A process that a worker has forked holds none.
+        pub fn get() -> Option<Held> {
+            HELD.get().filter(|(pid, _)| *pid == std::process::id()).map(|(_, held)| *held)
+        }
     }
 
     impl Lifeline {
-        pub fn new() -> Result<Lifeline, CallError> {
-            Ok(Lifeline { parent: std::process::id() })
+        /// Creates the lifeline of all workers, in the parent. A worker that has enabled the graceful stop has this much
+        /// time to exit after the death of the parent.
+        pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
+            Ok(Lifeline { parent: std::process::id(), graceful_timeout })
         }
 
         /// Returns `None`: a spawned worker needs no descriptor for its lifeline, because the lifeline is a kernel
@@ -42,8 +68,8 @@ mod kernel {
         }
 
         /// Creates the lifeline in a spawned worker. `parent` is the pid of the worker's parent.
-        pub fn inherited(parent: u32, _: Option<OwnedFd>) -> Lifeline {
-            Lifeline { parent }
+        pub fn inherited(parent: u32, graceful_timeout: Duration, _: Option<OwnedFd>) -> Lifeline {
+            Lifeline { parent, graceful_timeout }
         }
 
         /// Arms the lifeline of a spawned worker before `main`, in its main thread. If this fails, `hold` fails too.
@@ -61,6 +87,9 @@ mod kernel {
             if !armed || (parent != self.parent && parent != 0) {
                 exit_now();
             }
+            let parent = Some(parent).filter(|&parent| parent != 0);
+            // This process holds no other lifeline, because it becomes a worker only once.
+            let _ = HELD.set((std::process::id(), Held { parent, graceful_timeout: self.graceful_timeout }));
         }
     }
 
@@ -79,16 +108,20 @@ mod kernel {
 
 /// The lifeline as a socket pair that carries no data. Only the parent keeps the writing end open. When the parent
 /// ends, the kernel closes that end, and a read in the child returns end-of-file. A thread in the child waits for the
-/// end-of-file, and then sends SIGTERM to its own process. The lifeline is a socket pair and not a pipe, because std
+/// end-of-file, and then sends SIGTERM to its own process. If the process has enabled the graceful stop and still runs
+/// after the graceful timeout, the thread sends SIGKILL. The lifeline is a socket pair and not a pipe, because std
 /// makes a socket pair close-on-exec on every system.
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
     use std::io::{self, Read};
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
+    use std::time::Duration;
 
-    use nix::sys::signal::{SigSet, SigmaskHow};
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+    use nix::unistd::getpid;
 
     use super::{CallError, exit_now};
 
@@ -97,12 +130,24 @@ mod pipe {
         reader: Option<UnixStream>,
         /// The writing end, which only the parent keeps open. `None` in a spawned worker.
         writer: Option<UnixStream>,
+        graceful_timeout: Duration,
+    }
+
+    /// Set if this process is killed when it does not exit after the death of its parent.
+    static IS_KILLED: AtomicBool = AtomicBool::new(false);
+
+    /// Makes the thread of the lifeline kill this process if it still runs when the graceful timeout has passed after
+    /// the death of its parent.
+    pub(in crate::sys::unix) fn kill_after_timeout() {
+        IS_KILLED.store(true, Ordering::Relaxed);
     }
 
     impl Lifeline {
-        pub fn new() -> Result<Lifeline, CallError> {
+        /// Creates the lifeline of all workers, in the parent. A worker that has enabled the graceful stop has this much
+        /// time to exit after the death of the parent.
+        pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
             let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
-            Ok(Lifeline { reader: Some(reader), writer: Some(writer) })
+            Ok(Lifeline { reader: Some(reader), writer: Some(writer), graceful_timeout })
         }
 
         /// Returns the descriptor that a spawned worker must inherit for its lifeline.
@@ -111,8 +156,8 @@ mod pipe {
         }
 
         /// Creates the lifeline in a spawned worker, from the descriptor that the worker has inherited.
-        pub fn inherited(_: u32, passed: Option<OwnedFd>) -> Lifeline {
-            Lifeline { reader: passed.map(UnixStream::from), writer: None }
+        pub fn inherited(_: u32, graceful_timeout: Duration, passed: Option<OwnedFd>) -> Lifeline {
+            Lifeline { reader: passed.map(UnixStream::from), writer: None, graceful_timeout }
         }
 
         /// Does nothing, because a thread can only be started after `main` has begun.
@@ -125,7 +170,8 @@ mod pipe {
             self.writer = None;
             let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
-            if watch.spawn(move || watch_parent(reader)).is_err() {
+            let graceful_timeout = self.graceful_timeout;
+            if watch.spawn(move || watch_parent(reader, graceful_timeout)).is_err() {
                 exit_now();
             }
             // This restores the mask that pthread_sigmask(3) has returned above, so it cannot fail.
@@ -133,8 +179,12 @@ mod pipe {
         }
     }
 
-    fn watch_parent(mut reader: UnixStream) {
+    fn watch_parent(mut reader: UnixStream, graceful_timeout: Duration) {
         while reader.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
-        let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGTERM);
+        let _ = kill(getpid(), Signal::SIGTERM);
+        thread::sleep(graceful_timeout);
+        if IS_KILLED.load(Ordering::Relaxed) {
+            let _ = kill(getpid(), Signal::SIGKILL);
+        }
     }
 }

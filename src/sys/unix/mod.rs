@@ -15,6 +15,7 @@ mod lifeline;
 mod limit;
 mod main_program;
 mod mark;
+mod orphan_timer;
 mod poll;
 mod program;
 mod recorded;

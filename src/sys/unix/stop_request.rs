@@ -2,8 +2,8 @@
 //! the handler for both signals.
 //!
 //! # Safety
-//! The handler uses only lock-free atomics, getpid(2), fstat(2) and send(2), which are async-signal-safe
-//! (signal-safety(7)). The handler restores `errno`. The memory that it uses exists until the process ends.
+//! The handler uses only lock-free atomics, getpid(2), getppid(2), timer_settime(2), fstat(2) and send(2), which are
+//! async-signal-safe (signal-safety(7)). The handler restores `errno`. The memory that it uses exists until the process ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,9 +17,10 @@ use nix::errno::Errno;
 use signal_hook::low_level::register;
 
 use super::guarded_socket::GuardedSocket;
+use super::orphan_timer::OrphanTimer;
 use super::poll::wait_readable;
 use super::signal::{is_ignored, number};
-use crate::sys::Signal;
+use crate::sys::{CallError, Signal};
 
 /// The listener for stop requests in a worker. Its signal handlers stay installed until the process ends. The pipe that
 /// the handlers write to also stays open until then.
@@ -38,6 +39,8 @@ struct Handler {
     is_requested: AtomicBool,
     /// Null if the pipe was not created yet. A pipe is never freed, because the handler may use it at any time.
     pipe: AtomicPtr<Pipe>,
+    /// `None` if the death of the parent does not lead to a SIGKILL.
+    orphan_timer: Option<OrphanTimer>,
 }
 
 /// A socket pair, whose reader is readable after a request.
@@ -48,14 +51,31 @@ struct Pipe {
 }
 
 impl StopRequest {
-    pub fn listen() -> StopRequest {
-        let pid = std::process::id();
-        let handler = Handler { pid, is_requested: AtomicBool::new(false), pipe: AtomicPtr::new(ptr::null_mut()) };
-        let handler: &Handler = Box::leak(Box::new(handler));
+    /// Enables the graceful stop. Calls `on_error` if the system refuses the timer that kills this process when it does
+    /// not exit after the death of its parent. The graceful stop works without the timer.
+    pub fn listen(on_error: impl FnOnce(CallError)) -> StopRequest {
+        // Created before the handlers: once they are installed, the death of the parent no longer kills this process.
+        let (orphan_timer, refused) = match OrphanTimer::new() {
+            Ok(timer) => (timer, None),
+            Err(error) => (None, Some(error)),
+        };
+        let handler: &Handler = Box::leak(Box::new(Handler {
+            pid: std::process::id(),
+            is_requested: AtomicBool::new(false),
+            pipe: AtomicPtr::new(ptr::null_mut()),
+            orphan_timer,
+        }));
         for signal in stop_signals() {
             // SAFETY: the handler uses only what signal-safety(7) allows; see the module's safety section. This ignores
             // errors, because sigaction(2) refuses a handler only for SIGKILL, SIGSTOP and invalid signal numbers.
             let _ = unsafe { register(number(signal), || handler.handle()) };
+        }
+        // The parent may have ended before, when this process ignored SIGTERM.
+        if handler.orphan_timer.as_ref().is_some_and(OrphanTimer::is_orphaned) {
+            handler.handle();
+        }
+        if let Some(error) = refused {
+            on_error(error);
         }
         StopRequest { handler, making: Mutex::new(()) }
     }
@@ -108,20 +128,26 @@ impl StopRequest {
 }
 
 impl Handler {
-    /// Records a stop request and makes the pipe readable. Runs in the signal handler.
+    /// Records a stop request and makes the pipe readable. If the parent has ended, also starts the timer that kills
+    /// this process. Runs in the signal handler.
     fn handle(&self) {
-        if std::process::id() == self.pid {
-            self.is_requested.store(true, Ordering::SeqCst);
-            self.wake();
+        if std::process::id() != self.pid {
+            return;
         }
+        let errno = Errno::last_raw();
+        if let Some(timer) = &self.orphan_timer {
+            timer.start_if_orphaned();
+        }
+        self.is_requested.store(true, Ordering::SeqCst);
+        self.wake();
+        Errno::set_raw(errno);
     }
 
+    /// Makes the pipe readable. Changes `errno`.
     fn wake(&self) {
-        let errno = Errno::last_raw();
         if let Some(pipe) = self.pipe() {
             pipe.writer.send_byte();
         }
-        Errno::set_raw(errno);
     }
 
     fn pipe(&self) -> Option<&'static Pipe> {

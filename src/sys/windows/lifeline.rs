@@ -6,6 +6,7 @@
 //! The system calls read a struct of the right size, and take handles that are open.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::time::Duration;
 use std::{mem, ptr};
 
 use windows_sys::Win32::System::JobObjects::{
@@ -33,7 +34,9 @@ pub(crate) struct Inherited {
 impl Lifeline {
     /// Creates the job object. `JOB_OBJECT_LIMIT_BREAKAWAY_OK` allows a worker to start a process outside the job, with
     /// the flag `CREATE_BREAKAWAY_FROM_JOB`. A process outside the job continues to run when the parent ends.
-    pub fn new() -> Result<Lifeline, CallError> {
+    ///
+    /// The workers have no time to exit after the end of the parent, because the system ends them at once.
+    pub fn new(_graceful_timeout: Duration) -> Result<Lifeline, CallError> {
         // SAFETY: CreateJobObjectW accepts null for the attributes and the name. CreateJobObjectW returns a new handle,
         // which has no other owner.
         let job = unsafe { handle::owned(CreateJobObjectW(ptr::null(), ptr::null()), "CreateJobObjectW")? };
@@ -54,7 +57,7 @@ impl Lifeline {
     }
 
     /// Creates the lifeline in a spawned worker. `passed` is the stop event that the worker has inherited.
-    pub fn inherited(_: u32, passed: Option<OwnedHandle>) -> Inherited {
+    pub fn inherited(_: u32, _: Duration, passed: Option<OwnedHandle>) -> Inherited {
         Inherited { stop: passed.map(EventHandle::from) }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::console;
 use super::event::EventHandle;
 use super::watch::Watch;
-use crate::sys::Signal;
+use crate::sys::{CallError, Signal};
 
 /// The event through which the parent requests a stop. This variable is initialized only once, and only in a worker.
 static STOP_EVENT: OnceLock<StopEvent> = OnceLock::new();
@@ -38,7 +38,8 @@ pub(super) fn set_stop_event(event: EventHandle) {
 }
 
 impl StopRequest {
-    pub fn listen() -> StopRequest {
+    /// Enables the graceful stop. Never calls the function, which is for Unix.
+    pub fn listen(_on_error: impl FnOnce(CallError)) -> StopRequest {
         let stop_event = STOP_EVENT.get();
         if let Some(stop_event) = stop_event {
             stop_event.listen();
