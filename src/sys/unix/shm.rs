@@ -140,18 +140,28 @@ pub(super) fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     }
 }
 
-/// Creates a file and unlinks it at once, because macOS cannot create a file without a name.
+/// Creates a file and unlinks it at once, because macOS cannot create a file without a name. The name is random, because
+/// all users share these names: another user could create a file under a name that can be guessed, and this function
+/// would fail.
 #[cfg(target_os = "macos")]
 pub(super) fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
-    let name = std::ffi::CString::new(format!("/taskfork-{}", std::process::id())).unwrap_or_default();
-    // SAFETY: shm_unlink(2) and shm_open(2) read a C string.
-    let fd = unsafe {
-        libc::shm_unlink(name.as_ptr());
-        libc::shm_open(name.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600 as libc::c_uint)
+    let (name, fd) = loop {
+        // SAFETY: arc4random(3) takes nothing and always succeeds.
+        let [a, b] = unsafe { [libc::arc4random(), libc::arc4random()] };
+        // macOS allows at most 30 characters.
+        let name = std::ffi::CString::new(format!("/taskfork-{a:08x}{b:08x}")).unwrap_or_default();
+        // SAFETY: shm_open(2) reads a C string.
+        let fd = unsafe {
+            libc::shm_open(name.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600 as libc::c_uint)
+        };
+        if fd != -1 {
+            break (name, fd);
+        }
+        let error = CallError::last("shm_open");
+        if error.source.kind() != io::ErrorKind::AlreadyExists {
+            return Err(error);
+        }
     };
-    if fd == -1 {
-        return Err(CallError::last("shm_open"));
-    }
     // SAFETY: shm_unlink(2) reads a C string. The descriptor was just opened and has no other owner.
     let file = unsafe {
         libc::shm_unlink(name.as_ptr());
