@@ -411,7 +411,9 @@ impl Prefork {
     /// prctl(2) with `PR_SET_DUMPABLE` allows them for the worker that makes this call.
     ///
     /// With [`Backend::Spawn`], a worker runs the code before the call of [`start`](Prefork::start) or
-    /// [`run`](Prefork::run) as root.
+    /// [`run`](Prefork::run) as root. On Linux the call must be made in the main thread, in the parent and in the worker.
+    /// Otherwise it returns an error, because the change of user would clear the setting by which the worker gets
+    /// SIGTERM when its parent ends (`PR_SET_PDEATHSIG` of the main thread, prctl(2)).
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Prefork {
         self.setup.user = Some(name.into());
@@ -670,7 +672,7 @@ impl Prefork {
         let mut config = self.config.checked()?;
         let setup = self.setup.resolve(kind)?;
         let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
-        backend::check(kind)?;
+        backend::check(kind, setup.as_ref())?;
         let listens = self.listens;
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };

@@ -15,15 +15,18 @@ use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
 use crate::scoreboard::{SlotHandle, SlotLease};
+use crate::setup::WorkerSetup;
 use crate::sys::{ChildHandle, Signal, WorkerKind};
 
-/// Returns an error if the workers would be forks and this process has more than one thread. The caller checks this
-/// before it opens the sockets of the service.
-pub(crate) fn check(kind: WorkerKind) -> Result<()> {
+/// Returns an error if the workers would be forks and this process has more than one thread. Also returns an error if the
+/// workers would be spawned and this thread must not change its user. The caller checks this before it opens the sockets
+/// of the service.
+pub(crate) fn check(kind: WorkerKind, setup: Option<&WorkerSetup>) -> Result<()> {
     match kind {
         #[cfg(unix)]
         WorkerKind::Fork => Fork::check(),
-        WorkerKind::Spawn | WorkerKind::Thread => Ok(()),
+        WorkerKind::Spawn => setup.map_or(Ok(()), |setup| Spawn::check(&setup.for_worker(0))),
+        WorkerKind::Thread => Ok(()),
     }
 }
 

@@ -38,6 +38,17 @@ impl Spawn {
         let lifeline = Lifeline::new(graceful_timeout)?;
         Ok(Spawn { program: Program::this(exit_notifier.clone())?, exit_notifier, setup, lifeline, graceful_timeout })
     }
+
+    /// Returns an error if a worker that changes its user in this thread would lose its lifeline.
+    pub fn check(setup: &ChildSetup) -> Result<()> {
+        match &setup.identity {
+            Some(identity) if !Lifeline::can_be_armed() => {
+                let setting = if identity.uid.is_some() { "user" } else { "group" };
+                Err(Error::unfit(setting, "the call that spawns workers is not made in the main thread"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Launcher for Spawn {
@@ -103,6 +114,10 @@ fn accept(text: SpawnText) -> Result<Worker> {
     // namespace.
     if started_by != parent && started_by != 0 {
         process::exit(1);
+    }
+    Spawn::check(&setup)?;
+    if !Lifeline::can_be_armed() && !Lifeline::is_armed() {
+        return Err(unfit("a worker has changed its user before the call, which is not made in the main thread"));
     }
     let closed = || unfit(format!("what worker {id} was passed by its parent was closed or replaced before the call"));
     let Inherited { memory, waker, lifeline, sockets } = sys::take_inherited(slots, slot).ok_or_else(closed)?;

@@ -65,7 +65,7 @@ pub fn serve_watched(prefork: Prefork, seconds: u32, work: impl Fn(Worker) + Sen
     }
 }
 
-fn end_with(error: &Error) -> ! {
+pub fn end_with(error: &Error) -> ! {
     say(&format!("error {error:?}"));
     std::process::exit(1)
 }

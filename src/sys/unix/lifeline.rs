@@ -27,6 +27,7 @@ fn exit_now() -> ! {
 mod kernel {
     use std::os::fd::{BorrowedFd, OwnedFd};
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use super::{CallError, exit_now};
@@ -44,6 +45,13 @@ mod kernel {
         pub parent: Option<u32>,
         pub graceful_timeout: Duration,
     }
+
+    /// The effective user and group of this process when its lifeline was armed before `main`. All bits are set if it
+    /// was not armed.
+    static ARMED_AS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+    /// Set if the lifeline is a setting of a thread and not of the process.
+    const IS_OF_THREAD: bool = cfg!(target_os = "linux");
 
     static HELD: OnceLock<(u32, Held)> = OnceLock::new();
 
@@ -72,17 +80,33 @@ mod kernel {
             Lifeline { parent, graceful_timeout }
         }
 
-        /// Arms the lifeline of a spawned worker before `main`, in its main thread. If this fails, `hold` fails too.
+        /// Arms the lifeline of a spawned worker before `main`, in its main thread. On Linux the setting belongs to one
+        /// thread. If another thread than the main thread makes the setting, the setting ends with that thread. The
+        /// setting of the main thread stays until the process ends. Only makes calls that are async-signal-safe.
         pub fn arm_before_main() {
-            arm();
+            if arm() {
+                ARMED_AS.store(own_ids(), Ordering::Relaxed);
+            }
         }
 
-        /// Arms the lifeline. The child calls this. Ends the child if the lifeline cannot be armed. Also ends the child
-        /// if getppid(2) no longer returns the pid of the parent, because then the parent ended before the lifeline was
-        /// armed. (getppid(2) returns 0 if the parent is outside the pid namespace of the child. Then the parent's pid
-        /// is unknown in the child and cannot be compared.)
+        /// Returns whether this thread can arm the lifeline for as long as the process runs.
+        pub fn can_be_armed() -> bool {
+            !IS_OF_THREAD || nix::unistd::getpid() == own_thread()
+        }
+
+        /// Returns whether the lifeline that was armed before `main` still exists. Linux clears it if the process
+        /// changes its effective user or group (prctl(2)).
+        pub fn is_armed() -> bool {
+            ARMED_AS.load(Ordering::Relaxed) == own_ids()
+        }
+
+        /// Arms the lifeline. The child calls this. If this thread cannot arm it, the lifeline must be armed already. It
+        /// is not armed a second time, because the child would get a second SIGTERM. Ends the child if the lifeline is
+        /// not armed. Also ends the child if getppid(2) no longer returns the pid of the parent, because then the parent
+        /// ended before the lifeline was armed. (getppid(2) returns 0 if the parent is outside the pid namespace of the
+        /// child. Then the parent's pid is unknown in the child and cannot be compared.)
         pub fn hold(&mut self) {
-            let armed = arm();
+            let armed = if Lifeline::can_be_armed() { arm() } else { Lifeline::is_armed() };
             let parent = nix::unistd::getppid().as_raw() as u32;
             if !armed || (parent != self.parent && parent != 0) {
                 exit_now();
@@ -91,6 +115,20 @@ mod kernel {
             // This process holds no other lifeline, because it becomes a worker only once.
             let _ = HELD.set((std::process::id(), Held { parent, graceful_timeout: self.graceful_timeout }));
         }
+    }
+
+    fn own_ids() -> u64 {
+        u64::from(nix::unistd::geteuid().as_raw()) << 32 | u64::from(nix::unistd::getegid().as_raw())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn own_thread() -> nix::unistd::Pid {
+        nix::unistd::gettid()
+    }
+
+    #[cfg(target_os = "freebsd")]
+    fn own_thread() -> nix::unistd::Pid {
+        nix::unistd::getpid()
     }
 
     #[cfg(target_os = "linux")]
@@ -162,6 +200,16 @@ mod pipe {
 
         /// Does nothing, because a thread can only be started after `main` has begun.
         pub fn arm_before_main() {}
+
+        /// Returns true: the lifeline has a thread of its own.
+        pub fn can_be_armed() -> bool {
+            true
+        }
+
+        /// Returns true: a change of the user does not affect the lifeline.
+        pub fn is_armed() -> bool {
+            true
+        }
 
         /// Starts the thread that waits until the parent ends. The child calls this. The thread blocks all signals, so
         /// that the kernel delivers them to the program's own threads.

@@ -277,7 +277,7 @@ mod tests {
     fn a_written_offer_is_sealed_and_complete() {
         let memory = Arc::new(Shared::for_programs(1).expect("memory"));
         let (_receiver, waker) = doorbell().expect("a doorbell");
-        let lifeline = Lifeline::new().expect("a lifeline");
+        let lifeline = Lifeline::new(std::time::Duration::ZERO).expect("a lifeline");
         let fds = InheritedFds::new(&memory, 0, &waker, &lifeline, vec![memory.file().expect("a file").as_fd()]);
         let program = ProgramId(5, 6);
         let (file, variable) =

@@ -52,6 +52,16 @@ impl Lifeline {
         if is_set == 0 { Err(CallError::last("SetInformationJobObject")) } else { Ok(Lifeline { job }) }
     }
 
+    /// Returns true: the job contains the whole process.
+    pub fn can_be_armed() -> bool {
+        true
+    }
+
+    /// Returns true: the worker is in the job from its start.
+    pub fn is_armed() -> bool {
+        true
+    }
+
     pub(super) fn job(&self) -> &OwnedHandle {
         &self.job
     }

@@ -228,7 +228,7 @@ mod tests {
     fn a_written_offer_can_only_be_read() {
         let memory = Arc::new(Shared::for_programs(1).expect("memory"));
         let (_receiver, waker) = doorbell().expect("a doorbell");
-        let lifeline = Lifeline::new().expect("a lifeline");
+        let lifeline = Lifeline::new(std::time::Duration::ZERO).expect("a lifeline");
         let handles = InheritedFds::new(&memory, 0, &waker, &lifeline, vec![]).expect("handles");
         let program = ProgramId(5, 6);
         let (section, variable) = write_offer([1, 2, 3, 4], program, &handles, "a text").expect("a section");

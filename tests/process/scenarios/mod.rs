@@ -15,6 +15,8 @@ mod listeners;
 mod namespaces;
 mod operations;
 mod orphans;
+#[cfg(unix)]
+mod orphans_unix;
 #[cfg(target_os = "linux")]
 mod per_worker;
 mod prefork;
@@ -73,6 +75,8 @@ pub fn all() -> Vec<Scenario> {
     let here = [
         #[cfg(unix)]
         forks::scenarios(),
+        #[cfg(unix)]
+        orphans_unix::scenarios(),
         #[cfg(unix)]
         refusals::scenarios(),
         #[cfg(unix)]
