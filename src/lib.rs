@@ -398,6 +398,8 @@
 //! - The events have the default permissions of the system: programs of the same user and of administrators may open
 //!   them.
 //! - If an event with one of these names already exists when the parent creates its events, the call returns an error.
+//!   Another user can create such an event for a pid that it guesses. This prevents the start, but gives no control over
+//!   the service.
 //! - After the service has ended, the process keeps its five events for its next service. Requests that arrive between
 //!   the two services have no effect.
 //!

@@ -32,12 +32,22 @@ pub(super) unsafe fn owned(handle: HANDLE, call: &'static str) -> Result<OwnedHa
 
 /// Returns an inheritable copy of the handle. The copy refers to the same object.
 pub(super) fn inheritable(handle: RawHandle) -> Result<OwnedHandle, CallError> {
+    copy_of(handle, 0, DUPLICATE_SAME_ACCESS)
+}
+
+/// Returns an inheritable copy of the handle that allows only this access. So a worker can use the object only in the way
+/// that the worker needs.
+pub(super) fn inheritable_for(handle: RawHandle, access: u32) -> Result<OwnedHandle, CallError> {
+    copy_of(handle, access, 0)
+}
+
+fn copy_of(handle: RawHandle, access: u32, options: u32) -> Result<OwnedHandle, CallError> {
     let mut copy = ptr::null_mut();
     // SAFETY: DuplicateHandle writes one handle, and fails for a handle that is not open. GetCurrentProcess returns a
     // pseudo handle, which does not need to be closed.
     let copied = unsafe {
         let this = GetCurrentProcess();
-        DuplicateHandle(this, handle, this, &raw mut copy, 0, 1, DUPLICATE_SAME_ACCESS)
+        DuplicateHandle(this, handle, this, &raw mut copy, access, 1, options)
     };
     if copied == 0 {
         return Err(CallError::last("DuplicateHandle"));

@@ -4,9 +4,11 @@ use std::os::windows::io::{AsRawHandle, AsRawSocket, OwnedHandle, RawHandle};
 pub(crate) use std::os::windows::io::{BorrowedSocket, OwnedSocket};
 use std::sync::Arc;
 
+use windows_sys::Win32::System::Threading::EVENT_MODIFY_STATE;
+
 use super::doorbell::Waker;
 use super::event::EventHandle;
-use super::handle::{inheritable, set_inheritable};
+use super::handle::{inheritable, inheritable_for, set_inheritable};
 use super::lifeline::Lifeline;
 use crate::sys::{CallError, Shared};
 
@@ -43,7 +45,8 @@ impl<'a> InheritedFds<'a> {
         let section = memory.file().map_or(std::ptr::null_mut(), AsRawHandle::as_raw_handle);
         let copies = [
             inheritable(section)?,
-            inheritable(waker.event().handle().as_raw_handle())?,
+            // A worker that could wait for this event would take the wakeups of other workers.
+            inheritable_for(waker.event().handle().as_raw_handle(), EVENT_MODIFY_STATE)?,
             inheritable(stop.handle().as_raw_handle())?,
         ];
         let inherited_handles =
@@ -70,5 +73,26 @@ impl Drop for InheritedFds<'_> {
             // Ignores errors. Clearing this flag fails only for a socket whose flag `new` could not set either.
             let _ = set_inheritable(socket, false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::doorbell::doorbell;
+    use super::*;
+
+    #[test]
+    fn workers_cannot_take_the_wakeups_of_other_workers() {
+        let memory = Arc::new(Shared::for_programs(1).expect("memory"));
+        let (receiver, waker) = doorbell().expect("a doorbell");
+        let lifeline = Lifeline::new(Duration::ZERO).expect("a lifeline");
+        let inherited = InheritedFds::new(&memory, 0, &waker, &lifeline, vec![]).expect("handles");
+        let [_, waker, _] = &inherited.copies;
+        let waker = EventHandle::from(waker.try_clone().expect("a handle"));
+        waker.set().expect("a wakeup");
+        assert!(!waker.wait(Some(Duration::ZERO)), "a worker cannot wait for the event");
+        assert!(receiver.has_woken());
     }
 }
