@@ -31,12 +31,14 @@ fn count_with_retries(
     const PATIENCE: Duration = Duration::from_millis(10);
     const PATIENCE_FOR_EXITING: Duration = Duration::from_millis(500);
     const PAUSE: Duration = Duration::from_micros(50);
-    let begin = Instant::now();
+    let mut begin = None;
     loop {
         let threads = count()?;
-        let waited = begin.elapsed();
-        let is_patient = waited < PATIENCE || waited < PATIENCE_FOR_EXITING && are_exiting();
-        if threads == Threads::One || !is_patient {
+        if threads == Threads::One {
+            return Ok(threads);
+        }
+        let waited = begin.get_or_insert_with(Instant::now).elapsed();
+        if waited >= PATIENCE && (waited >= PATIENCE_FOR_EXITING || !are_exiting()) {
             return Ok(threads);
         }
         thread::sleep(PAUSE);
