@@ -334,7 +334,7 @@
 //! | TTIN | **Adds a worker**, with the lowest free id. Has no effect if there are already [`max_workers`](Prefork::max_workers) workers. |
 //! | TTOU | **Removes the worker** with the highest id: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed. |
 //! | USR1 | **Sent on** to all workers, for example to make them reopen their logs. USR1 kills a worker that has no handler for it. |
-//! | CHLD | **Reaps** the workers that have exited. The parent does not reap other children of the process. Exception: if the parent is pid 1 and the workers are processes, it also reaps all other children, such as orphaned processes. |
+//! | CHLD | **Reaps** the workers that have exited. The parent does not reap other children of the process. Exception: if the parent is pid 1 or a subreaper (prctl(2)) and the workers are processes, it also reaps all other children, such as orphaned processes, [about a second after they have exited](guide::containers#zombies). |
 //!
 //! - If the program ignored one of these signals before the call, the parent ignores the signal too. For example,
 //!   `nohup` makes a program ignore HUP. SIGCHLD is an exception: the parent does not ignore it, because wait(2) would

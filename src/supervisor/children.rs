@@ -57,6 +57,11 @@ impl Children {
         Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, lease: None }))
     }
 
+    /// Returns whether a worker has this pid.
+    pub fn contains(&self, pid: u32) -> bool {
+        self.entries.iter().any(|(_, child)| child.pid() == pid)
+    }
+
     /// Tries to reap every child, one by one.
     pub fn reap_each(&mut self, exits: &mut impl Extend<ChildExit>) -> Result<()> {
         let pids: Vec<u32> = self.entries.iter().map(|(_, child)| child.pid()).collect();

@@ -39,6 +39,7 @@ mod log;
 mod observer;
 mod poller;
 mod reaper;
+mod strangers;
 #[cfg(unix)]
 mod systemd;
 

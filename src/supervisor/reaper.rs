@@ -12,12 +12,13 @@
 //!   (on Unix) and before timeouts. These searches take at most a hundredth of the parent's time.
 //!
 //! A process has only one reaper, because a scan finds all children of the process: the children of every launcher, the
-//! children that the program itself has started, and also orphans if this process is pid 1.
+//! children that the program itself has started, and also orphans (see [`strangers`](super::strangers)).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::children::Children;
+use super::strangers::Strangers;
 use crate::backend::ChildExit;
 use crate::error::Result;
 use crate::sys;
@@ -40,11 +41,17 @@ pub(super) struct Reaper {
     exits: VecDeque<ChildExit>,
     scan: Search,
     missed: Search,
+    strangers: Strangers,
 }
 
 impl Reaper {
     pub fn new() -> Reaper {
-        Reaper { exits: VecDeque::new(), scan: Search::new(SCAN), missed: Search::new(MISSED) }
+        Reaper {
+            exits: VecDeque::new(),
+            scan: Search::new(SCAN),
+            missed: Search::new(MISSED),
+            strangers: Strangers::default(),
+        }
     }
 
     /// Queues exits that a launcher has reported.
@@ -67,7 +74,7 @@ impl Reaper {
     }
 
     pub fn is_scan_due(&self, now: Instant) -> bool {
-        self.scan.is_due(now)
+        self.scan.is_due(now) || self.strangers.is_due(now)
     }
 
     /// Reaps every child that has exited.
@@ -111,16 +118,19 @@ impl Reaper {
 
     /// Returns the time at which the next requested search may run, or `None` if no search is requested.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        [&self.scan, &self.missed].into_iter().filter_map(|search| search.next_deadline(now)).min()
+        let searches = [&self.scan, &self.missed].into_iter().filter_map(|search| search.next_deadline(now));
+        searches.chain(self.strangers.next_deadline()).min()
     }
 
     fn reap_all(&mut self, children: &mut Children) -> Result<()> {
+        self.strangers.reap_due(Instant::now(), children)?;
         while let Some(pid) = sys::peek_exited()? {
             if let Some(exit) = children.reap(pid)? {
                 self.exits.push_back(exit);
-            } else if !sys::reap_as_init(pid)? {
-                // The program has started this child itself, and must reap it itself. Until then `peek_exited` may
-                // return this child every time, and never an exited worker. So this checks each worker instead.
+            } else {
+                // Until this stranger is reaped, `peek_exited` may return it every time, and never an exited worker. So
+                // this checks each worker instead.
+                self.strangers.note(Instant::now());
                 return children.reap_each(&mut self.exits);
             }
         }

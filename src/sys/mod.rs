@@ -41,8 +41,9 @@
 //! - `ChildHandle`: a child process that has not been reaped yet. Until the child is reaped, the system cannot give its
 //!   pid to another process. Also sends signals to the child, or on Windows their counterparts.
 //! - `peek_exited()`: returns the pid of a child that has exited, without reaping the child.
-//! - `reap_as_init()`: reaps a child that is not a worker, but only if this process is pid 1. The kernel makes every
-//!   orphan a child of pid 1.
+//! - `adopts_orphans()`: returns whether the kernel makes orphaned processes children of this process.
+//! - `exited_children()`: returns the children that have exited, if the system lists them.
+//! - `reap_stranger()`: reaps a child that is not a worker.
 //! - `is_echild()`: returns whether an error means that other code in this process has already reaped the child.
 //! - `signal_of()`: returns the signal that killed a child.
 //! - `with_requests_blocked()`: runs a closure that starts a thread. In that thread, the signals that are requests to

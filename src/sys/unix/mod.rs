@@ -44,7 +44,7 @@ pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};
 pub(crate) use start_offer::{become_independent, origin, take_inherited};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
-pub(crate) use wait::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
+pub(crate) use wait::{ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of};
 
 /// The name of the call that starts a thread, for error messages.
 pub(crate) const THREAD_CALL: &str = "pthread_create";

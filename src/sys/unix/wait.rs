@@ -68,13 +68,18 @@ impl ChildHandle {
 
 /// Returns the pid of a child that has exited, without reaping the child.
 pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
+    exited(libc::P_ALL, 0)
+}
+
+/// Returns the pid of a selected child that has exited, without reaping the child (waitid(2)).
+fn exited(which: libc::idtype_t, id: u32) -> Result<Option<u32>, CallError> {
     // SAFETY: all-zero bytes are a valid siginfo_t, because it consists of integers and pointers.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: waitid(2) writes one siginfo_t. With WNOWAIT it reaps nothing.
-    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } != 0 {
+    if unsafe { libc::waitid(which, id as libc::id_t, &raw mut info, flags) } != 0 {
         let error = CallError::last("waitid");
-        // ECHILD means that this process has no children.
+        // ECHILD means that this process has no such child.
         return if is_echild(&error) { Ok(None) } else { Err(error) };
     }
     // SAFETY: waitid(2) fills in the fields that a siginfo_t for SIGCHLD has, and the pid is one of these fields. If no
@@ -88,17 +93,55 @@ pub(crate) fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-/// Reaps a child that is not a worker, but only if this process is pid 1. The kernel makes every orphan a child of pid
-/// 1, and the orphan stays a zombie until pid 1 reaps it. Returns whether the child was reaped, here or by other code
-/// in this process.
-pub(crate) fn reap_as_init(pid: u32) -> Result<bool, CallError> {
-    if std::process::id() != 1 {
-        return Ok(false);
-    }
+/// Returns whether the kernel makes orphaned processes children of this process: if it is pid 1, or on Linux if it is a
+/// subreaper.
+pub(crate) fn adopts_orphans() -> bool {
+    std::process::id() == 1 || is_subreaper()
+}
+
+#[cfg(target_os = "linux")]
+fn is_subreaper() -> bool {
+    let mut flag: libc::c_int = 0;
+    // SAFETY: prctl(2) with PR_GET_CHILD_SUBREAPER writes one int.
+    let got = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut flag) };
+    got == 0 && flag != 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_subreaper() -> bool {
+    false
+}
+
+/// Reaps a child that has exited and is not a worker. Does nothing if other code in this process has reaped it.
+pub(crate) fn reap_stranger(pid: u32) -> Result<(), CallError> {
     match wait_for(pid, libc::WNOHANG) {
-        Err(error) if is_echild(&error) => Ok(true),
-        result => Ok(result?.is_some()),
+        Err(error) if is_echild(&error) => Ok(()),
+        result => result.map(|_| ()),
     }
+}
+
+/// Returns the children that have exited and were not reaped. Returns `None` if the system does not list them: the kernel
+/// may lack the lists, and /proc may show another pid namespace, with other pids.
+#[cfg(target_os = "linux")]
+pub(crate) fn exited_children() -> Option<Vec<u32>> {
+    use std::fs;
+
+    let own = std::process::id().to_string();
+    let is_own = fs::read_link("/proc/self").is_ok_and(|pid| pid.to_str() == Some(&own));
+    if !is_own || !fs::exists(format!("/proc/self/task/{own}/children")).is_ok_and(|exists| exists) {
+        return None;
+    }
+    // Each thread has a list of the children that it has created or adopted. A thread may have exited meanwhile, and
+    // then another thread has its children.
+    let tasks = fs::read_dir("/proc/self/task").ok()?.flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids = lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>());
+    Some(pids.filter(|&pid| matches!(exited(libc::P_PID, pid), Ok(Some(_)))).collect())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn exited_children() -> Option<Vec<u32>> {
+    None
 }
 
 /// Returns whether the error is `ECHILD`, which means that there is no such child to wait for. After a wait for a

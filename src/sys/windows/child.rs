@@ -150,8 +150,18 @@ pub(crate) fn peek_exited() -> Result<Option<u32>, CallError> {
 }
 
 /// Returns false, because Windows does not give a new parent to orphaned processes.
-pub(crate) fn reap_as_init(_: u32) -> Result<bool, CallError> {
-    Ok(false)
+pub(crate) fn adopts_orphans() -> bool {
+    false
+}
+
+/// Does nothing, because Windows removes a process that has exited when its last handle is closed.
+pub(crate) fn reap_stranger(_: u32) -> Result<(), CallError> {
+    Ok(())
+}
+
+/// Returns `None`, because Windows has no such list.
+pub(crate) fn exited_children() -> Option<Vec<u32>> {
+    None
 }
 
 /// Returns false, because other code cannot reap a child on Windows. The exit status of a process exists while a handle

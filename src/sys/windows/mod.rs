@@ -17,7 +17,9 @@ mod stop_request;
 mod watch;
 
 use super::{CallError, PollCalls};
-pub(crate) use child::{ChildHandle, is_echild, peek_exited, reap_as_init, signal_of};
+pub(crate) use child::{
+    ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of,
+};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;

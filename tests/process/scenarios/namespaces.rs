@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -12,6 +13,7 @@ use super::heartbeats::second_hangs;
 use super::not_root;
 use super::refusals::{refuse, with_two_threads};
 use crate::Scenario;
+use crate::daemon::kill;
 use crate::os::{Signal, idle, in_child};
 use crate::program::{fork, prepare, say, serve, try_fork, up};
 
@@ -22,6 +24,17 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("the orphan is reaped") && daemon.said("log Stopping 1 processes"));
         })
         .needs(not_root),
+        Scenario::new("subreaper_reaps_orphans", as_subreaper, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("the orphans are reaped"), "{}", daemon.transcript());
+        }),
+        Scenario::spawning("subreaper_leaves_the_program_its_own_children", waits_as_subreaper, |daemon| {
+            let parent = daemon.pid();
+            daemon.wait_for("waited for 1000 children");
+            kill(parent, Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("lost"), "{}", daemon.transcript());
+        }),
         Scenario::new("a_worker_starts_in_its_own_pid_namespace", new_namespace, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("pid 1, parent 0"), "{}", daemon.transcript());
@@ -91,6 +104,38 @@ fn orphan() -> nix::unistd::Pid {
     let mut pid = [0; 4];
     reader.read_exact(&mut pid).expect("a pid");
     nix::unistd::Pid::from_raw(i32::from_ne_bytes(pid))
+}
+
+/// The parent is a subreaper. Its worker makes orphans, which become children of the parent.
+fn as_subreaper() {
+    prepare();
+    nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+    let id = fork(1, 100);
+    let orphans: Vec<_> = (0..20).map(|_| orphan()).collect();
+    while orphans.iter().any(|&orphan| nix::sys::signal::kill(orphan, None).is_ok()) {
+        std::thread::yield_now();
+    }
+    say("the orphans are reaped");
+    up(id);
+}
+
+/// The parent is a subreaper, and one of its threads starts programs and waits for them.
+fn waits_as_subreaper() -> Report {
+    const IN_WORKER: &str = "TASKFORK_TEST_IN_WORKER";
+    if std::env::var_os(IN_WORKER).is_none() {
+        // SAFETY: this process has no other thread that could read the environment.
+        unsafe { std::env::set_var(IN_WORKER, "1") };
+        nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+        std::thread::spawn(|| {
+            for _ in 0..1000 {
+                if let Err(error) = Command::new("true").status() {
+                    say(&format!("a status was lost: {error}"));
+                }
+            }
+            say("waited for 1000 children");
+        });
+    }
+    serve(Prefork::new().workers(1), |worker| assert!(worker.wait_for_stop(None)))
 }
 
 fn new_namespace() {
