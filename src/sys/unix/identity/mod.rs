@@ -22,15 +22,22 @@ pub(crate) fn own_identity() -> Identity {
 /// undo the change. After an error, the process has an unknown mix of old and new rights, so the caller must end the
 /// process.
 ///
-/// This function changes the user last, because the other changes require the rights of the old user.
+/// This function changes the user last, because the other changes require the rights of the old user. It skips a call
+/// that would change nothing, because the system may refuse even such a call. For example, setgroups(2) fails in a user
+/// namespace that maps one id.
 pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     let &Identity { uid, gid, ref groups } = identity;
-    if let Some(groups) = groups {
+    if let Some(groups) = groups.as_ref().filter(|groups| !has_groups(gid, groups)) {
         set_groups(groups)?;
     }
-    ids::set_group(Gid::from_raw(gid))?;
+    let gid = Gid::from_raw(gid);
+    if !ids::has_group(gid)? {
+        ids::set_group(gid)?;
+    }
     let Some(uid) = uid.map(Uid::from_raw) else { return Ok(()) };
-    ids::set_user(uid)?;
+    if !ids::has_user(uid)? {
+        ids::set_user(uid)?;
+    }
     if uid.is_root() {
         return Ok(());
     }
@@ -38,6 +45,23 @@ pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
         return Err(CallError::new("setuid", io::Error::other("it could become root again")));
     }
     check_capabilities()
+}
+
+/// Returns whether this process has exactly these groups. The group `gid` counts as one of them in any case, because
+/// the process gets it as its own group.
+#[cfg(target_os = "linux")]
+fn has_groups(gid: u32, groups: &[u32]) -> bool {
+    use std::collections::BTreeSet;
+
+    let Ok(current) = nix::unistd::getgroups() else { return false };
+    let current: BTreeSet<u32> = current.into_iter().map(Gid::as_raw).chain([gid]).collect();
+    current == groups.iter().copied().chain([gid]).collect()
+}
+
+/// Returns false, because root may always call setgroups(2) on these systems.
+#[cfg(not(target_os = "linux"))]
+fn has_groups(_: u32, _: &[u32]) -> bool {
+    false
 }
 
 /// Sets the real, the effective and the saved id, and then checks that all three have changed.
@@ -49,14 +73,22 @@ mod ids {
 
     pub fn set_group(gid: Gid) -> Result<(), CallError> {
         setresgid(gid, gid, gid).map_err(|error| CallError::new("setresgid", error))?;
+        if has_group(gid)? { Ok(()) } else { Err(incomplete("setresgid")) }
+    }
+
+    pub fn has_group(gid: Gid) -> Result<bool, CallError> {
         let now = getresgid().map_err(|error| CallError::new("getresgid", error))?;
-        if [now.real, now.effective, now.saved] == [gid; 3] { Ok(()) } else { Err(incomplete("setresgid")) }
+        Ok([now.real, now.effective, now.saved] == [gid; 3])
     }
 
     pub fn set_user(uid: Uid) -> Result<(), CallError> {
         setresuid(uid, uid, uid).map_err(|error| CallError::new("setresuid", error))?;
+        if has_user(uid)? { Ok(()) } else { Err(incomplete("setresuid")) }
+    }
+
+    pub fn has_user(uid: Uid) -> Result<bool, CallError> {
         let now = getresuid().map_err(|error| CallError::new("getresuid", error))?;
-        if [now.real, now.effective, now.saved] == [uid; 3] { Ok(()) } else { Err(incomplete("setresuid")) }
+        Ok([now.real, now.effective, now.saved] == [uid; 3])
     }
 }
 
@@ -73,9 +105,19 @@ mod ids {
         if [getgid(), getegid()] == [gid; 2] { Ok(()) } else { Err(incomplete("setgid")) }
     }
 
+    /// Returns false, because macOS has no call that returns the saved id.
+    pub fn has_group(_: Gid) -> Result<bool, CallError> {
+        Ok(false)
+    }
+
     pub fn set_user(uid: Uid) -> Result<(), CallError> {
         setuid(uid).map_err(|error| CallError::new("setuid", error))?;
         if [getuid(), geteuid()] == [uid; 2] { Ok(()) } else { Err(incomplete("setuid")) }
+    }
+
+    /// Returns false, because macOS has no call that returns the saved id.
+    pub fn has_user(_: Uid) -> Result<bool, CallError> {
+        Ok(false)
     }
 }
 
