@@ -378,8 +378,9 @@ impl Prefork {
     /// have the same user.
     ///
     /// The parent keeps its own user. So it can still bind port 80 for the workers, and can stop and replace the
-    /// workers as usual. A change of the user requires that the parent runs as root. Without root, the parent accepts
-    /// only its own user and group, and the workers keep the parent's supplementary groups.
+    /// workers as usual. A change of the user requires that the parent runs as root or, on Linux, that its workers have
+    /// the capabilities `CAP_SETUID` and `CAP_SETGID`. Without these rights, the parent accepts only its own user and
+    /// group, and the workers keep the parent's supplementary groups.
     ///
     /// **Names.** `name` is the name of a user or, if no user has that name, a user id. A worker gets that user's
     /// group, or the group that [`group`](Prefork::group) sets. It also gets the user's supplementary groups, and does
@@ -387,11 +388,21 @@ impl Prefork {
     /// `group`, and the worker gets no other groups. The parent looks up the user and the groups once, before it starts
     /// the first worker. If the user database changes later, restarted workers still use the old ids.
     ///
+    /// **Checks.** The parent returns an error with `user` or `group` as its [`setting`](crate::Error::setting), and
+    /// starts nothing, in these cases:
+    ///
+    /// - There is no such user or group.
+    /// - The parent lacks the right to change the user or the groups of its workers.
+    /// - On Linux: the user or a group has no mapping in the parent's user namespace, or this namespace forbids
+    ///   setgroups(2) (user_namespaces(7)). An example is a container that maps a single user.
+    /// - On Linux: the system refuses setresuid(2) or setresgid(2), for example because of a seccomp filter.
+    ///
     /// **How a worker changes its user.** If [`pin_cpus`](Prefork::pin_cpus) is set, a worker pins itself first. Then,
     /// before it does anything else, it changes its user in three steps:
     ///
     /// 1. The worker calls setgroups(2), setresgid(2) and setresuid(2). On systems without setresgid(2) and
-    ///    setresuid(2), it calls setgid(2) and setuid(2) instead.
+    ///    setresuid(2), it calls setgid(2) and setuid(2) instead. On Linux it skips a call that would change nothing,
+    ///    because the system may refuse even such a call.
     /// 2. The worker checks that its real, effective and saved ids have the requested values.
     /// 3. The worker tries to become root again and checks that this fails. On Linux it also checks that it has lost
     ///    the capability `CAP_SETUID`, because `PR_SET_KEEPCAPS` (prctl(2)) can preserve this capability.
@@ -424,7 +435,8 @@ impl Prefork {
     /// the group of the workers' [`user`](Prefork::user), or the parent's group if no user is set. Unix only.
     ///
     /// If no `user` is set and the parent runs as root, the workers have this group and no supplementary groups. But
-    /// such workers still run as root, so they can change their group back.
+    /// such workers still run as root, so they can change their group back. The parent makes the same
+    /// [checks](Prefork::user) as for a user.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> Prefork {
         self.setup.group = Some(name.into());

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use log::{Level, log};
 
 #[cfg(unix)]
-use crate::accounts::{find_group, find_user};
+use crate::accounts::{Account, find_group, find_user};
 use crate::error::{Error, Result};
 use crate::sys::{self, Identity, WorkerKind};
+#[cfg(unix)]
+use crate::sys::{IdentityPart, IdentityRefusal};
 
 /// The settings as the program passed them to `Prefork`. The user and the group are names or numbers that have not been
 /// looked up yet.
@@ -82,24 +84,49 @@ impl SetupConfig {
         let account = user.map(|name| find_user(name).map_err(|error| not_found("user", name, error))).transpose()?;
         let gid = group.map(|name| find_group(name).map_err(|error| not_found("group", name, error))).transpose()?;
         let own = sys::own_identity();
-        if own.uid != Some(0) {
+        if !sys::may_change_identity(kind) {
             return keep_current_identity(own, user.zip(account.map(|account| account.uid)), group.zip(gid)).map(Some);
         }
-        let Some(account) = account else {
-            return Ok(gid.map(|gid| Identity { uid: None, gid, groups: Some(vec![gid]) }));
-        };
-        let Some(gid) = gid.or(account.record.as_ref().map(|&(_, gid)| gid)) else {
-            let problem = format!("no user has the number {}, so a group must be set", account.uid);
-            return Err(Error::unfit("group", problem));
-        };
-        let groups = account.record.map_or(Ok(vec![gid]), |(name, _)| sys::groups_of(&name, gid))?;
-        Ok(Some(Identity { uid: Some(account.uid), gid, groups: Some(groups) }))
+        let Some(identity) = wanted_identity(account, gid)? else { return Ok(None) };
+        match sys::check_identity(&identity, kind) {
+            Ok(()) => Ok(Some(identity)),
+            // The process cannot change its groups. But it has this user and this group already.
+            Err(_) if identity.gid == own.gid && identity.uid.is_none_or(|uid| Some(uid) == own.uid) => {
+                Ok(Some(Identity { groups: None, ..identity }))
+            }
+            Err(refusal) => Err(unfit_identity(refusal, user, group)),
+        }
     }
 }
 
-/// Checks the settings `user` and `group` in a parent that does not run as root. Without root, a worker cannot change
-/// its user or group. So this function accepts only the parent's `own` user and group, and returns EPERM for any other
-/// user or group.
+/// Returns the identity of workers that have this user, this group or both. Without a group, workers get the user's
+/// group.
+#[cfg(unix)]
+fn wanted_identity(account: Option<Account>, gid: Option<u32>) -> Result<Option<Identity>> {
+    let Some(account) = account else {
+        return Ok(gid.map(|gid| Identity { uid: None, gid, groups: Some(vec![gid]) }));
+    };
+    let Some(gid) = gid.or(account.record.as_ref().map(|&(_, gid)| gid)) else {
+        let problem = format!("no user has the number {}, so a group must be set", account.uid);
+        return Err(Error::unfit("group", problem));
+    };
+    let groups = account.record.map_or(Ok(vec![gid]), |(name, _)| sys::groups_of(&name, gid))?;
+    Ok(Some(Identity { uid: Some(account.uid), gid, groups: Some(groups) }))
+}
+
+/// Returns the error for an identity that workers cannot have. It names the setting that requires the refused part.
+#[cfg(unix)]
+fn unfit_identity(refusal: IdentityRefusal, user: Option<&str>, group: Option<&str>) -> Error {
+    let IdentityRefusal { part, reason, error } = refusal;
+    let (setting, name) = match (part, user, group) {
+        (IdentityPart::Group, _, Some(group)) | (_, None, Some(group)) => ("group", group),
+        (_, user, _) => ("user", user.unwrap_or_default()),
+    };
+    Error::unfit_for(setting, format!("workers cannot change to {name}: {reason}"), error)
+}
+
+/// Checks the settings `user` and `group` in a parent that has no right to change its user or its groups. So this
+/// function accepts only the parent's `own` user and group, and returns EPERM for any other user or group.
 #[cfg(unix)]
 fn keep_current_identity(own: Identity, user: Option<(&str, u32)>, group: Option<(&str, u32)>) -> Result<Identity> {
     let refused = |setting, name| {

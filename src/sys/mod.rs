@@ -68,6 +68,9 @@
 //! - `drop_privileges()`: changes the user and the groups of this process so that the process cannot undo the change.
 //!   Returns an error if any part of the change fails.
 //! - `own_identity()` (Unix): returns the user and the group of this process.
+//! - `may_change_identity()` (Unix): returns whether workers may have the right to change their user or groups.
+//! - `check_identity()` (Unix): returns an `IdentityRefusal` if workers cannot change to this user and these groups. The
+//!   parent calls it before it starts a worker.
 //! - `groups_of()` (Unix): returns the groups of a user.
 //! - `exit_now()`: ends this process. On Unix, no more code of the program runs. A worker calls this, for example, when
 //!   the change of its user has failed halfway.

@@ -34,7 +34,9 @@ pub(crate) use cgroup::OomCounter;
 pub(crate) use descriptor::StandardFds;
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use fork::{ChildPanicGuard, Forked, exit_now, flush_output, fork};
-pub(crate) use identity::{drop_privileges, groups_of, own_identity};
+pub(crate) use identity::{
+    IdentityPart, IdentityRefusal, check_identity, drop_privileges, groups_of, may_change_identity, own_identity,
+};
 pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;

@@ -9,6 +9,8 @@ mod ends;
 mod forks;
 mod heartbeats;
 #[cfg(target_os = "linux")]
+mod identities;
+#[cfg(target_os = "linux")]
 mod limits;
 mod listeners;
 #[cfg(target_os = "linux")]
@@ -103,6 +105,8 @@ pub fn all() -> Vec<Scenario> {
         namespaces::scenarios(),
         #[cfg(target_os = "linux")]
         per_worker::scenarios(),
+        #[cfg(target_os = "linux")]
+        identities::scenarios(),
         #[cfg(target_os = "linux")]
         privileges::scenarios(),
         #[cfg(target_os = "linux")]

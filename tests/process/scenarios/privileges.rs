@@ -17,11 +17,11 @@ use super::not_root;
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{LIFELINES, Signal, idle};
-use crate::program::{drain, on_log, prepare, say, scratch, serve, up};
+use crate::program::{backend, drain, on_log, prepare, say, scratch, serve, up};
 
 /// A user, and a group to which this user does not belong.
-const USER: &str = "nobody";
-const GROUP: &str = "daemon";
+pub const USER: &str = "nobody";
+pub const GROUP: &str = "daemon";
 
 /// Ports that only root may bind, and that are rarely in use.
 const PORTS: RangeInclusive<u16> = 600..=990;
@@ -226,7 +226,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn lacks_users() -> Option<&'static str> {
+pub fn lacks_users() -> Option<&'static str> {
     let known = matches!(User::from_name(USER), Ok(Some(_))) && matches!(Group::from_name(GROUP), Ok(Some(_)));
     not_root().or((!known).then_some("a user 'nobody' and a group 'daemon'"))
 }
@@ -381,30 +381,31 @@ fn on_port_without_rights() {
 
 fn without_ipv6() {
     prepare();
-    refuse_family(libc::AF_INET6 as u32);
+    // As if the kernel had been built without IPv6.
+    deny(libc::SYS_socket, Some(libc::AF_INET6 as u32), libc::EAFNOSUPPORT);
     for listen in [ListenConfig::from("[::1]:0"), ListenConfig::from("[::1]:0").per_worker()] {
         let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
         say(&format!("{} {error:?}", error.io_error().and_then(std::io::Error::raw_os_error).expect("an error")));
     }
 }
 
-/// Makes every later call of socket(2) fail for this address family, as if the kernel had been built without the
-/// family.
-fn refuse_family(family: u32) {
+/// Makes every later call of this system call fail with this error, as a seccomp filter of a container does. With
+/// `argument`, only calls with this first argument fail.
+pub fn deny(call: libc::c_long, argument: Option<u32>, error: libc::c_int) {
     let load = 0x20;
     let equal = 0x15;
     let answer = 0x06;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut filter = [
-        // Offset 0 of seccomp_data (seccomp(2)) has the number of the system call, and offset 16 has the call's first
-        // argument.
-        step(load, 0, 0, 0),
-        step(equal, 0, 3, libc::SYS_socket as u32),
-        step(load, 0, 0, 16),
-        step(equal, 0, 1, family),
-        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
-        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+    // Offset 0 of seccomp_data (seccomp(2)) has the number of the system call, and offset 16 has the call's first
+    // argument.
+    let mut filter = match argument {
+        Some(argument) => {
+            vec![step(load, 0, 0, 0), step(equal, 0, 3, call as u32), step(load, 0, 0, 16), step(equal, 0, 1, argument)]
+        }
+        None => vec![step(load, 0, 0, 0), step(equal, 0, 1, call as u32)],
+    };
+    filter.push(step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32));
+    filter.push(step(answer, 0, 0, libc::SECCOMP_RET_ALLOW));
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: prctl(2) with PR_SET_NO_NEW_PRIVS takes integers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
@@ -464,14 +465,17 @@ fn keeps_capabilities() -> Report {
     serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| print_ids(&worker))
 }
 
-/// The parent has no `CAP_SETUID`, as in a container without that capability.
+/// The parent loses `CAP_SETUID` after it has checked the settings. A spawned worker drops the capability itself.
 fn without_capability() -> Report {
     extern "C" fn at_exit() {
         say("at exit");
     }
     // SAFETY: atexit(3) keeps a pointer to this function, which exists until the process ends.
     assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
-    drop_capability(CAP_SETUID);
+    match backend() {
+        Some(Backend::Spawn) => drop_capability(CAP_SETUID),
+        _ => on_log("Starting 1 processes", || drop_capability(CAP_SETUID)),
+    }
     serve(Prefork::new().workers(1).max_restarts(2).user(USER), |worker| print_ids(&worker))
 }
 
@@ -490,12 +494,13 @@ fn logger_panics_in_a_fork() -> Report {
     })
 }
 
-const CAP_SETUID: u32 = 7;
+pub const CAP_SETGID: u32 = 6;
+pub const CAP_SETUID: u32 = 7;
 const CAP_NET_BIND_SERVICE: u32 = 10;
 
 /// Drops a capability of this thread. A spawned worker drops it again, because a program that root executes starts with
 /// all capabilities.
-fn drop_capability(capability: u32) {
+pub fn drop_capability(capability: u32) {
     // `_LINUX_CAPABILITY_VERSION_3`
     let mut header = [0x2008_0522_u32, 0];
     let mut sets = [[0_u32; 3]; 2];

@@ -5,9 +5,15 @@
 //! this process. The functions of the C library make this change in all threads of the process. The bare system calls
 //! on Linux would change only the calling thread (nptl(7)).
 
+#[cfg(target_os = "linux")]
+mod capability;
+mod refusal;
+
 use std::io;
 
 use nix::unistd::{Gid, Uid, setuid};
+
+pub(crate) use refusal::{IdentityPart, IdentityRefusal, check_identity, may_change_identity};
 
 use crate::sys::{CallError, Identity};
 
@@ -129,20 +135,8 @@ fn incomplete(call: &'static str) -> CallError {
 /// A thread keeps its capabilities through the change of user if the program has set `PR_SET_KEEPCAPS`.
 #[cfg(target_os = "linux")]
 fn check_capabilities() -> Result<(), CallError> {
-    /// `_LINUX_CAPABILITY_VERSION_3`, capget(2).
-    const VERSION: u32 = 0x2008_0522;
-    const CAP_SETUID: u32 = 7;
-    let mut header = [VERSION, 0];
-    // Each inner array holds the effective, the permitted and the inheritable set. The first inner array is for the
-    // capabilities 0 to 31, the second for the capabilities 32 to 63.
-    let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: capget(2) writes two structs of three 32-bit values for this version, and `sets` has room for both. Pid 0
-    // means the calling thread.
-    if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
-        return Err(CallError::last("capget"));
-    }
-    let [[_, permitted, _], _] = sets;
-    if permitted & (1 << CAP_SETUID) == 0 {
+    const CAP_SETUID: u64 = 1 << 7;
+    if capability::Sets::of_this_thread()?.permitted & CAP_SETUID == 0 {
         return Ok(());
     }
     Err(CallError::new("setresuid", io::Error::other("it has kept the capability to change its user")))

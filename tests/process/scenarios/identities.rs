@@ -1,0 +1,128 @@
+//! Rights that workers of another user do not have, and identities that the parent refuses. Linux only.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, getgroups, getresuid, setgroups};
+use taskfork::{Backend, Prefork, Report, Worker};
+
+use super::privileges::{CAP_SETGID, CAP_SETUID, GROUP, USER, deny, drop_capability, lacks_users};
+use crate::Scenario;
+use crate::os::{Signal, in_child};
+use crate::program::{backend, drain, prepare, say, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("root_of_a_namespace_with_one_id_is_accepted", as_root_of_a_namespace, |daemon| {
+            daemon.workers(2);
+            assert_eq!(daemon.count("uid 0 0 0, groups {0}"), 2, "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_namespaces)
+        .for_processes(),
+        Scenario::new("impossible_identities_are_refused_before_any_start", refusals, |daemon| {
+            daemon.ends_with(0);
+            let denied = "Operation not permitted (os error 1)";
+            let unmapped = "Invalid argument (os error 22)";
+            for (case, setting, problem, error) in [
+                ("namespace", "user", "nobody: this user namespace forbids setgroups", denied),
+                ("namespace", "group", "4711: this user namespace forbids setgroups", denied),
+                ("namespace", "user", "4711: user 4711 has no mapping in this user namespace", unmapped),
+                ("no SETGID", "user", "nobody: the process lacks CAP_SETGID", denied),
+                ("no SETGID", "group", "daemon: the process lacks CAP_SETGID", denied),
+                ("no SETUID", "user", "nobody: the process lacks CAP_SETUID", denied),
+                ("seccomp", "user", "nobody: setresuid is not permitted", denied),
+            ] {
+                let refusal = format!("{case}: {setting}: workers cannot change to {problem}: {error}");
+                assert_eq!(daemon.count(&refusal), 2, "{refusal}:\n{}", daemon.transcript());
+            }
+            assert!(!daemon.said("log "), "nothing was started:\n{}", daemon.transcript());
+        })
+        .needs(lacks_namespaces),
+        Scenario::spawning("a_spawned_worker_has_root_capabilities_again", without_capability, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_users),
+    ]
+}
+
+fn lacks_namespaces() -> Option<&'static str> {
+    let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").ok();
+    let most = most.and_then(|most| most.trim().parse().ok()).unwrap_or(0_u32);
+    lacks_users().or((most == 0).then_some("user namespaces"))
+}
+
+/// Moves this process to a new user namespace that maps only root. A process in such a namespace cannot change its
+/// supplementary groups. Does nothing if the process is already in such a namespace.
+fn enter_namespace() {
+    let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
+    if map.split_whitespace().nth(2) == Some("1") {
+        return;
+    }
+    setgroups(&[Gid::from_raw(0)]).expect("groups");
+    unshare(CloneFlags::CLONE_NEWUSER).expect("a user namespace");
+    for (file, content) in [("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")] {
+        fs::write(format!("/proc/self/{file}"), content).expect(file);
+    }
+}
+
+fn as_root_of_a_namespace() -> Report {
+    enter_namespace();
+    serve(Prefork::new().workers(2).user("root"), |worker| {
+        let uid = getresuid().expect("its user");
+        let groups: BTreeSet<u32> = getgroups().expect("its groups").into_iter().map(Gid::as_raw).collect();
+        say(&format!("uid {} {} {}, groups {groups:?}", uid.real, uid.effective, uid.saved));
+        wait_for_the_end(&worker);
+    })
+}
+
+fn wait_for_the_end(worker: &Worker) {
+    assert!(!worker.stop_requested());
+    up(worker.id());
+    worker.ready();
+    drain(worker);
+}
+
+fn refusals() {
+    prepare();
+    let try_each = |case: &str, prepare: fn(), services: &[fn() -> Prefork]| {
+        in_child(|| {
+            prepare();
+            for service in services {
+                for backend in [Backend::Fork, Backend::Spawn] {
+                    let error = service().workers(1).backend(backend).start().expect_err("a refusal");
+                    say(&format!("{case}: {error:?}"));
+                }
+            }
+        });
+    };
+    let to_user: fn() -> Prefork = || Prefork::new().user(USER);
+    let to_group: fn() -> Prefork = || Prefork::new().group(GROUP);
+    let to_unmapped: [fn() -> Prefork; 2] =
+        [|| Prefork::new().group("4711"), || Prefork::new().user("4711").group("0")];
+    try_each("namespace", enter_namespace, &[to_user, to_unmapped[0], to_unmapped[1]]);
+    try_each("no SETGID", || drop_capability_for_good(CAP_SETGID), &[to_user, to_group]);
+    try_each("no SETUID", || drop_capability_for_good(CAP_SETUID), &[to_user]);
+    try_each("seccomp", || deny(libc::SYS_setresuid, None, libc::EPERM), &[to_user]);
+}
+
+/// Drops a capability so that a program which this process executes does not get it back.
+fn drop_capability_for_good(capability: u32) {
+    // SAFETY: prctl(2) with PR_CAPBSET_DROP takes integers.
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    assert_eq!(dropped, 0, "{}", std::io::Error::last_os_error());
+    drop_capability(capability);
+}
+
+/// The parent has no `CAP_SETUID`. But a program that root executes gets all capabilities in the bounding set.
+fn without_capability() -> Report {
+    if std::env::var_os("TASKFORK_WORKER").is_none() {
+        drop_capability(CAP_SETUID);
+    }
+    assert_eq!(backend(), Some(Backend::Spawn));
+    serve(Prefork::new().workers(1).user(USER), |worker| wait_for_the_end(&worker))
+}
