@@ -378,9 +378,10 @@ impl Prefork {
     /// have the same user.
     ///
     /// The parent keeps its own user. So it can still bind port 80 for the workers, and can stop and replace the
-    /// workers as usual. A change of the user requires that the parent runs as root or, on Linux, that its workers have
-    /// the capabilities `CAP_SETUID` and `CAP_SETGID`. Without these rights, the parent accepts only its own user and
-    /// group, and the workers keep the parent's supplementary groups.
+    /// workers as usual. A change of the user requires that the parent runs as root. On Linux, the capabilities `CAP_SETUID`,
+    /// `CAP_SETGID` and `CAP_KILL` suffice, and root needs them too. The parent requires `CAP_KILL` because it sends
+    /// signals to workers of another user. Without these rights, the parent accepts only its own user and group, and
+    /// the workers keep the parent's supplementary groups.
     ///
     /// **Names.** `name` is the name of a user or, if no user has that name, a user id. A worker gets that user's
     /// group, or the group that [`group`](Prefork::group) sets. It also gets the user's supplementary groups, and does
@@ -404,8 +405,15 @@ impl Prefork {
     ///    setresuid(2), it calls setgid(2) and setuid(2) instead. On Linux it skips a call that would change nothing,
     ///    because the system may refuse even such a call.
     /// 2. The worker checks that its real, effective and saved ids have the requested values.
-    /// 3. The worker tries to become root again and checks that this fails. On Linux it also checks that it has lost
-    ///    the capability `CAP_SETUID`, because `PR_SET_KEEPCAPS` (prctl(2)) can preserve this capability.
+    /// 3. On Linux, the worker gives up all capabilities: the effective, permitted, inheritable and ambient sets are
+    ///    empty afterwards, even if the program has set `PR_SET_KEEPCAPS` (prctl(2)).
+    /// 4. The worker tries to become root again and checks that this fails.
+    /// 5. On Linux, a spawned worker whose program has already started threads checks that each thread has the new user
+    ///    and group and no capability. Such a thread keeps capabilities if it has set `PR_SET_KEEPCAPS`, and inherits
+    ///    the inheritable set of the parent. The worker repeats this check for up to 1 s, because a thread that is
+    ///    exiting keeps its rights until it is gone.
+    ///
+    /// A worker that runs as root, because no user or the user root is set, skips the steps 3 to 5.
     ///
     /// If a step fails, the worker logs the name of the failed call and exits with status 1. Of the program's code,
     /// only the logger runs in this case. Functions that are registered with atexit(3) do not run, and buffered output

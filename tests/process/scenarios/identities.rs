@@ -1,13 +1,18 @@
 //! Rights that workers of another user do not have, and identities that the parent refuses. Linux only.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{fs, thread};
 
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, getgroups, getresuid, setgroups};
+use nix::unistd::{Gid, Uid, getgroups, getresuid, setgroups};
 use taskfork::{Backend, Prefork, Report, Worker};
 
-use super::privileges::{CAP_SETGID, CAP_SETUID, GROUP, USER, deny, drop_capability, lacks_users};
+use super::privileges::{
+    CAP_KILL, CAP_NET_BIND_SERVICE, CAP_SETGID, CAP_SETUID, GROUP, USER, change_capabilities, deny, drop_capability,
+    lacks_users, print_ids,
+};
 use crate::Scenario;
 use crate::os::{Signal, in_child};
 use crate::program::{backend, drain, prepare, say, serve, up};
@@ -33,6 +38,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 ("no SETGID", "user", "nobody: the process lacks CAP_SETGID", denied),
                 ("no SETGID", "group", "daemon: the process lacks CAP_SETGID", denied),
                 ("no SETUID", "user", "nobody: the process lacks CAP_SETUID", denied),
+                ("no KILL", "user", "nobody: the process lacks CAP_KILL", denied),
                 ("seccomp", "user", "nobody: setresuid is not permitted", denied),
             ] {
                 let refusal = format!("{case}: {setting}: workers cannot change to {problem}: {error}");
@@ -45,6 +51,39 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+        })
+        .needs(lacks_users),
+        Scenario::reporting("workers_of_another_user_have_no_capabilities", with_capabilities, |daemon| {
+            daemon.workers(4);
+            let none = "0000000000000000";
+            let sets = format!("CapInh {none} CapPrm {none} CapEff {none} CapAmb {none}");
+            assert_eq!(daemon.count(&sets), 4, "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_users)
+        .for_processes(),
+        Scenario::reporting("capabilities_without_root_suffice_for_a_change", with_rights_of_root, |daemon| {
+            daemon.worker();
+            assert!(daemon.said("back: EPERM EPERM EPERM"), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_users)
+        // A spawned worker would have to execute this program as a user who may have no permission for that.
+        .forking(),
+        Scenario::spawning("a_thread_that_keeps_capabilities_prevents_the_start", thread_with_capabilities, |daemon| {
+            daemon.ends_with(3);
+            let refusal = "log cannot start worker 0: setresuid failed: thread ";
+            let line = daemon.line(refusal);
+            assert!(line.ends_with(" still has capabilities"), "{line}");
+            assert!(!daemon.said("is a worker"), "{}", daemon.transcript());
+        })
+        .needs(lacks_users),
+        Scenario::spawning("threads_that_hand_over_capabilities_prevent_the_start", relay, |daemon| {
+            daemon.ends_with(3);
+            assert!(daemon.said("log cannot start worker 0: setresuid failed: thread"), "{}", daemon.transcript());
+            assert!(!daemon.said("is a worker"), "{}", daemon.transcript());
         })
         .needs(lacks_users),
     ]
@@ -82,6 +121,7 @@ fn as_root_of_a_namespace() -> Report {
 
 fn wait_for_the_end(worker: &Worker) {
     assert!(!worker.stop_requested());
+    say(&format!("{} is a worker", worker.id()));
     up(worker.id());
     worker.ready();
     drain(worker);
@@ -107,6 +147,7 @@ fn refusals() {
     try_each("namespace", enter_namespace, &[to_user, to_unmapped[0], to_unmapped[1]]);
     try_each("no SETGID", || drop_capability_for_good(CAP_SETGID), &[to_user, to_group]);
     try_each("no SETUID", || drop_capability_for_good(CAP_SETUID), &[to_user]);
+    try_each("no KILL", || drop_capability(CAP_KILL), &[to_user]);
     try_each("seccomp", || deny(libc::SYS_setresuid, None, libc::EPERM), &[to_user]);
 }
 
@@ -125,4 +166,77 @@ fn without_capability() -> Report {
     }
     assert_eq!(backend(), Some(Backend::Spawn));
     serve(Prefork::new().workers(1).user(USER), |worker| wait_for_the_end(&worker))
+}
+
+/// The parent has full inheritable and ambient sets. It also has `PR_SET_KEEPCAPS`.
+fn with_capabilities() -> Report {
+    change_capabilities(|[effective, permitted, _]| [effective, permitted, permitted]);
+    for capability in [CAP_SETUID, CAP_NET_BIND_SERVICE] {
+        raise_ambient(capability);
+    }
+    nix::sys::prctl::set_keepcaps(true).expect("an attribute");
+    serve(Prefork::new().workers(4).user(USER), |worker| {
+        let status = fs::read_to_string("/proc/thread-self/status").expect("a status");
+        let sets = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|name| {
+            let line = status.lines().find(|line| line.starts_with(name)).expect(name);
+            line.replace(":\t", " ")
+        });
+        say(&sets.join(" "));
+        wait_for_the_end(&worker);
+    })
+}
+
+fn raise_ambient(capability: u32) {
+    let capability = libc::c_ulong::from(capability);
+    // SAFETY: prctl(2) with PR_CAP_AMBIENT takes integers.
+    let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
+    assert_eq!(raised, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// The parent is not root. It has the capabilities that a change of the user and its supervision require.
+fn with_rights_of_root() -> Report {
+    let uid = Uid::from_raw(4_000_000_001);
+    let gid = Gid::from_raw(4711);
+    nix::sys::prctl::set_keepcaps(true).expect("an attribute");
+    setgroups(&[gid]).expect("groups");
+    nix::unistd::setresgid(gid, gid, gid).expect("a group");
+    nix::unistd::setresuid(uid, uid, uid).expect("a user");
+    let rights = [CAP_SETUID, CAP_SETGID, CAP_KILL].map(|capability| 1_u64 << capability).iter().sum();
+    change_capabilities(|_| [rights, rights, 0]);
+    serve(Prefork::new().workers(1).user(USER), |worker| print_ids(&worker))
+}
+
+fn thread_with_capabilities() -> Report {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        nix::sys::prctl::set_keepcaps(true).expect("an attribute");
+        sender.send(()).expect("a receiver");
+        loop {
+            thread::park();
+        }
+    });
+    receiver.recv().expect("a thread");
+    serve_failing()
+}
+
+/// Runs threads that keep their capabilities. Each thread starts the next one and exits, so a list of the threads can
+/// miss them.
+fn relay() -> Report {
+    fn next() {
+        while thread::Builder::new().stack_size(32 << 10).spawn(next).is_err() {}
+    }
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        nix::sys::prctl::set_keepcaps(true).expect("an attribute");
+        sender.send(()).expect("a receiver");
+        next();
+    });
+    receiver.recv().expect("a thread");
+    serve_failing()
+}
+
+/// Runs a worker that must be ready before it may fail, so that its first failure ends the service.
+fn serve_failing() -> Report {
+    let time = Duration::from_secs(20);
+    serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| wait_for_the_end(&worker))
 }

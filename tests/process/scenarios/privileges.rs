@@ -164,19 +164,6 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(lacks_users)
         // A spawned worker would have to execute this program as this user, who may have no permission for that.
         .forking(),
-        Scenario::reporting("a_worker_that_keeps_capabilities_does_not_start", keeps_capabilities, |daemon| {
-            daemon.ends_with(3);
-            assert!(
-                daemon.said("log cannot start worker 0: setresuid failed: \
-                    it has kept the capability to change its user"),
-                "{}",
-                daemon.transcript()
-            );
-            assert!(!daemon.transcript().lines().any(|line| line.starts_with("uid ")));
-            assert!(daemon.said("report: failed to start: child 0"));
-        })
-        .needs(lacks_users)
-        .for_processes(),
         Scenario::reporting("a_worker_that_cannot_change_user_fails", without_capability, |daemon| {
             daemon.ends_with(1);
             assert_eq!(daemon.count("log cannot start worker 0: setresuid failed: Operation not permitted"), 3);
@@ -238,7 +225,7 @@ fn lacks_privileged_port() -> Option<&'static str> {
     lacks_users().or((!takes_root).then_some("a port that requires root"))
 }
 
-fn user() -> User {
+pub fn user() -> User {
     User::from_name(USER).expect("the users").expect("a user")
 }
 
@@ -279,7 +266,7 @@ fn assert_is_supervised(daemon: &mut Daemon, n: usize) {
 }
 
 /// Prints the worker's ids and, unless it runs as root, the errors of its attempts to become root.
-fn print_ids(worker: &Worker) {
+pub fn print_ids(worker: &Worker) {
     assert!(!worker.stop_requested());
     let uid = getresuid().expect("its user");
     let gid = getresgid().expect("its group");
@@ -459,12 +446,6 @@ fn as_oneself() -> Report {
     serve(Prefork::new().workers(1).user(USER), |worker| print_ids(&worker))
 }
 
-fn keeps_capabilities() -> Report {
-    nix::sys::prctl::set_keepcaps(true).expect("an attribute");
-    let time = std::time::Duration::from_secs(20);
-    serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| print_ids(&worker))
-}
-
 /// The parent loses `CAP_SETUID` after it has checked the settings. A spawned worker drops the capability itself.
 fn without_capability() -> Report {
     extern "C" fn at_exit() {
@@ -494,24 +475,32 @@ fn logger_panics_in_a_fork() -> Report {
     })
 }
 
+pub const CAP_KILL: u32 = 5;
 pub const CAP_SETGID: u32 = 6;
 pub const CAP_SETUID: u32 = 7;
-const CAP_NET_BIND_SERVICE: u32 = 10;
+pub const CAP_NET_BIND_SERVICE: u32 = 10;
 
 /// Drops a capability of this thread. A spawned worker drops it again, because a program that root executes starts with
 /// all capabilities.
 pub fn drop_capability(capability: u32) {
+    change_capabilities(|[effective, permitted, inheritable]| {
+        [effective, permitted, inheritable].map(|set| set & !(1 << capability))
+    });
+}
+
+/// Replaces the effective, the permitted and the inheritable set of this thread by those that `change` makes of them.
+pub fn change_capabilities(change: impl Fn([u64; 3]) -> [u64; 3]) {
     // `_LINUX_CAPABILITY_VERSION_3`
     let mut header = [0x2008_0522_u32, 0];
-    let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: capget(2) and capset(2) of this version write or read two sets of three integers, for the calling thread.
-    unsafe {
-        assert_eq!(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()), 0);
-        for set in &mut sets[0] {
-            *set &= !(1 << capability);
-        }
-        assert_eq!(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()), 0);
-    }
+    let mut halves = [[0_u32; 3]; 2];
+    // SAFETY: capget(2) of this version writes two sets of three integers, for the calling thread.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), halves.as_mut_ptr()) }, 0);
+    let [low, high] = halves;
+    let changed = change([0, 1, 2].map(|at| u64::from(low[at]) | u64::from(high[at]) << 32));
+    let halves = [changed.map(|set| set as u32), changed.map(|set| (set >> 32) as u32)];
+    // SAFETY: capset(2) of this version reads two sets of three integers, for the calling thread.
+    let set = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), halves.as_ptr()) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn cpus_of(pid: u32) -> Vec<usize> {

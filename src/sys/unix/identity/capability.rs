@@ -3,11 +3,13 @@
 //! # Safety
 //! The system calls read and write integers and arrays of the right size. They concern only the calling thread.
 
+use std::io;
+
 use nix::unistd::geteuid;
 
 use crate::sys::{CallError, WorkerKind};
 
-/// A capability that a change of the user or the groups requires.
+/// A capability that a parent or its workers require if the workers run as another user.
 #[derive(Clone, Copy)]
 pub(super) struct Capability {
     number: u32,
@@ -15,6 +17,7 @@ pub(super) struct Capability {
 }
 
 impl Capability {
+    pub const KILL: Capability = Capability { number: 5, name: "CAP_KILL" };
     pub const SETGID: Capability = Capability { number: 6, name: "CAP_SETGID" };
     pub const SETUID: Capability = Capability { number: 7, name: "CAP_SETUID" };
 
@@ -41,19 +44,41 @@ impl Capability {
     }
 }
 
+/// Empties the effective, the permitted and the inheritable set of the calling thread. The kernel then empties the
+/// ambient set too, because it is a part of the permitted and the inheritable set.
+///
+/// A change of the user does not do this for a thread that has set `PR_SET_KEEPCAPS` or `SECBIT_NO_SETUID_FIXUP`, or
+/// that did not run as root. No change of the user empties the inheritable set.
+pub(super) fn drop_all() -> Result<(), CallError> {
+    const NONE: Sets = Sets { effective: 0, permitted: 0, inheritable: 0 };
+    if Sets::of_this_thread()? == NONE {
+        return Ok(());
+    }
+    let header = [VERSION, 0];
+    let halves = [[0_u32; 3]; 2];
+    // SAFETY: capset(2) reads two structs of three 32-bit values for this version. Pid 0 means the calling thread.
+    if unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), halves.as_ptr()) } != 0 {
+        return Err(CallError::last("capset"));
+    }
+    if Sets::of_this_thread()? == NONE {
+        return Ok(());
+    }
+    Err(CallError::new("capset", io::Error::other("it has kept capabilities")))
+}
+
 /// The capability sets of a thread, one bit for each capability.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sets {
-    pub effective: u64,
-    pub permitted: u64,
-    pub inheritable: u64,
+#[derive(PartialEq, Eq)]
+struct Sets {
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
 }
 
 /// `_LINUX_CAPABILITY_VERSION_3`, capget(2).
 const VERSION: u32 = 0x2008_0522;
 
 impl Sets {
-    pub fn of_this_thread() -> Result<Sets, CallError> {
+    fn of_this_thread() -> Result<Sets, CallError> {
         let mut header = [VERSION, 0];
         // Each inner array holds the effective, the permitted and the inheritable set. The first inner array is for the
         // capabilities 0 to 31, the second for the capabilities 32 to 63.

@@ -8,10 +8,12 @@
 #[cfg(target_os = "linux")]
 mod capability;
 mod refusal;
+#[cfg(target_os = "linux")]
+mod thread_check;
 
 use std::io;
 
-use nix::unistd::{Gid, Uid, setuid};
+use nix::unistd::{Gid, Uid};
 
 pub(crate) use refusal::{IdentityPart, IdentityRefusal, check_identity, may_change_identity};
 
@@ -47,10 +49,28 @@ pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     if uid.is_root() {
         return Ok(());
     }
-    if setuid(Uid::from_raw(0)).is_ok() {
+    finish(uid, gid)
+}
+
+/// Gives up what a change from root to another user leaves. Then tries to become root again, and checks all threads.
+#[cfg(target_os = "linux")]
+fn finish(uid: Uid, gid: Gid) -> Result<(), CallError> {
+    capability::drop_all()?;
+    // The function of the C library would make this call in all threads, and would end the process if only some succeed.
+    // SAFETY: setuid(2) takes an integer.
+    if unsafe { libc::syscall(libc::SYS_setuid, 0) } == 0 {
         return Err(CallError::new("setuid", io::Error::other("it could become root again")));
     }
-    check_capabilities()
+    thread_check::check_threads(uid, gid)
+}
+
+/// Tries to become root again. Returns an error if the process has become root.
+#[cfg(not(target_os = "linux"))]
+fn finish(_: Uid, _: Gid) -> Result<(), CallError> {
+    match nix::unistd::setuid(Uid::from_raw(0)) {
+        Ok(()) => Err(CallError::new("setuid", io::Error::other("it could become root again"))),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Returns whether this process has exactly these groups. The group `gid` counts as one of them in any case, because
@@ -129,22 +149,6 @@ mod ids {
 
 fn incomplete(call: &'static str) -> CallError {
     CallError::new(call, io::Error::other("not all ids were changed"))
-}
-
-/// Returns an error if this thread still has `CAP_SETUID`, because with that capability it could change its user again.
-/// A thread keeps its capabilities through the change of user if the program has set `PR_SET_KEEPCAPS`.
-#[cfg(target_os = "linux")]
-fn check_capabilities() -> Result<(), CallError> {
-    const CAP_SETUID: u64 = 1 << 7;
-    if capability::Sets::of_this_thread()?.permitted & CAP_SETUID == 0 {
-        return Ok(());
-    }
-    Err(CallError::new("setresuid", io::Error::other("it has kept the capability to change its user")))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn check_capabilities() -> Result<(), CallError> {
-    Ok(())
 }
 
 #[cfg(not(target_os = "macos"))]

@@ -77,6 +77,9 @@ mod linux {
         if !ids::has_user(Uid::from_raw(uid)).unwrap_or(false) {
             let refusal = refused(IdentityPart::User);
             check_capability(Capability::SETUID, kind).map_err(&refusal)?;
+            // Without CAP_KILL, the parent could not stop a worker of another user (kill(2)). The parent forks its
+            // workers with its own capabilities, so `Fork` stands for the parent itself.
+            check_capability(Capability::KILL, WorkerKind::Fork).map_err(&refusal)?;
             check_mapping("uid_map", "user", &[uid]).map_err(&refusal)?;
             check_call("setresuid", libc::SYS_setresuid).map_err(&refusal)?;
         }
