@@ -399,21 +399,23 @@ impl Prefork {
     /// - On Linux: the system refuses setresuid(2) or setresgid(2), for example because of a seccomp filter.
     ///
     /// **How a worker changes its user.** If [`pin_cpus`](Prefork::pin_cpus) is set, a worker pins itself first. Then,
-    /// before it does anything else, it changes its user in three steps:
+    /// before it does anything else, it changes its user in these steps:
     ///
-    /// 1. The worker calls setgroups(2), setresgid(2) and setresuid(2). On systems without setresgid(2) and
+    /// 1. On Linux, the worker replaces its session keyring (keyrings(7)) by a new and empty one. If the system has no
+    ///    keyrings, or forbids every use of them, the worker skips this step.
+    /// 2. The worker calls setgroups(2), setresgid(2) and setresuid(2). On systems without setresgid(2) and
     ///    setresuid(2), it calls setgid(2) and setuid(2) instead. On Linux it skips a call that would change nothing,
     ///    because the system may refuse even such a call.
-    /// 2. The worker checks that its real, effective and saved ids have the requested values.
-    /// 3. On Linux, the worker gives up all capabilities: the effective, permitted, inheritable and ambient sets are
+    /// 3. The worker checks that its real, effective and saved ids have the requested values.
+    /// 4. On Linux, the worker gives up all capabilities: the effective, permitted, inheritable and ambient sets are
     ///    empty afterwards, even if the program has set `PR_SET_KEEPCAPS` (prctl(2)).
-    /// 4. The worker tries to become root again and checks that this fails.
-    /// 5. On Linux, a spawned worker whose program has already started threads checks that each thread has the new user
+    /// 5. The worker tries to become root again and checks that this fails.
+    /// 6. On Linux, a spawned worker whose program has already started threads checks that each thread has the new user
     ///    and group and no capability. Such a thread keeps capabilities if it has set `PR_SET_KEEPCAPS`, and inherits
     ///    the inheritable set of the parent. The worker repeats this check for up to 1 s, because a thread that is
     ///    exiting keeps its rights until it is gone.
     ///
-    /// A worker that runs as root, because no user or the user root is set, skips the steps 3 to 5.
+    /// A worker that runs as root, because no user or the user root is set, skips the steps 1, 4, 5 and 6.
     ///
     /// If a step fails, the worker logs the name of the failed call and exits with status 1. Of the program's code,
     /// only the logger runs in this case. Functions that are registered with atexit(3) do not run, and buffered output
@@ -422,7 +424,10 @@ impl Prefork {
     /// Otherwise the parent restarts the worker until the restart limit is reached.
     ///
     /// **What does not change.** The workers still get SIGTERM when the parent ends. They keep the environment
-    /// (including `HOME`), the working directory, the resource limits and all open descriptors.
+    /// (including `HOME`), the working directory, the resource limits, the securebits and all open descriptors. In a
+    /// spawned worker, a thread that the program has started before the call keeps the parent's session keyring, because
+    /// Linux can replace it only for the calling thread. The worker logs a warning in this case. To avoid it, start
+    /// threads after the call.
     ///
     /// **Files and core dumps.** A worker opens files as the new user, for example when it reopens a log. By default,
     /// Linux writes no core dump of a process that has changed its user, even if the process [is

@@ -163,10 +163,14 @@ impl ChildSetup {
     pub fn apply(&self, id: usize) {
         self.pin(id);
         let Some(identity) = &self.identity else { return };
-        if let Err(error) = sys::drop_privileges(identity) {
-            log!(target: "taskfork", Level::Error, "{:?}", Error::from(error).starting(id));
-            log::logger().flush();
-            sys::exit_now(1);
+        match sys::drop_privileges(identity) {
+            Ok(None) => {}
+            Ok(Some(remains)) => log!(target: "taskfork", Level::Warn, "worker {id}: {remains}"),
+            Err(error) => {
+                log!(target: "taskfork", Level::Error, "{:?}", Error::from(error).starting(id));
+                log::logger().flush();
+                sys::exit_now(1);
+            }
         }
     }
 

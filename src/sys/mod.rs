@@ -66,7 +66,8 @@
 //!   that share the port.
 //! - `has_waiting()` (Linux): returns whether a socket has a connection to accept or data to receive.
 //! - `drop_privileges()`: changes the user and the groups of this process so that the process cannot undo the change.
-//!   Returns an error if any part of the change fails.
+//!   Returns an error if any part of the change fails. Returns a sentence if other threads keep a part of the old rights
+//!   that is not dangerous enough for an error.
 //! - `own_identity()` (Unix): returns the user and the group of this process.
 //! - `may_change_identity()` (Unix): returns whether workers may have the right to change their user or groups.
 //! - `check_identity()` (Unix): returns an `IdentityRefusal` if workers cannot change to this user and these groups. The

@@ -14,7 +14,7 @@ pub(crate) fn pin_to(_: usize) -> Result<(), CallError> {
     Err(CallError::new("SetThreadAffinityMask", io::ErrorKind::Unsupported))
 }
 
-pub(crate) fn drop_privileges(_: &Identity) -> Result<(), CallError> {
+pub(crate) fn drop_privileges(_: &Identity) -> Result<Option<&'static str>, CallError> {
     Err(CallError::new("setuid", io::ErrorKind::Unsupported))
 }
 

@@ -1,10 +1,13 @@
 //! Rights that workers of another user do not have, and identities that the parent refuses. Linux only.
 
 use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{fs, thread};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, getgroups, getresuid, setgroups};
 use taskfork::{Backend, Prefork, Report, Worker};
@@ -86,6 +89,39 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("is a worker"), "{}", daemon.transcript());
         })
         .needs(lacks_users),
+        Scenario::reporting("workers_of_another_user_leave_the_session_keyring", with_secret, |daemon| {
+            daemon.workers(2);
+            assert!(daemon.said("before: true"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("secret: Err(ENOKEY)"), 2, "{}", daemon.transcript());
+            assert_eq!(daemon.count("own key: true"), 2, "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_keyrings)
+        .for_processes(),
+        Scenario::reporting("a_filter_that_forbids_keyrings_prevents_no_start", without_keyrings, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_keyrings)
+        .for_processes(),
+        Scenario::reporting("a_session_keyring_that_remains_prevents_the_start", without_new_keyring, |daemon| {
+            daemon.ends_with(3);
+            let refusal = "log cannot start worker 0: keyctl failed: Operation not permitted";
+            assert!(daemon.said(refusal), "{}", daemon.transcript());
+            assert!(!daemon.said("is a worker"), "{}", daemon.transcript());
+        })
+        .needs(lacks_keyrings)
+        .for_processes(),
+        Scenario::spawning("a_keyring_that_other_threads_keep_is_logged", thread_with_keyring, |daemon| {
+            daemon.worker();
+            let warning = "log worker 0: the threads that the program has started before the call keep";
+            assert!(daemon.said(warning), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .needs(lacks_keyrings),
     ]
 }
 
@@ -239,4 +275,75 @@ fn relay() -> Report {
 fn serve_failing() -> Report {
     let time = Duration::from_secs(20);
     serve(Prefork::new().workers(1).user(USER).ready_timeout(time), |worker| wait_for_the_end(&worker))
+}
+
+/// The parent's session keyring contains a secret. Each worker searches for it, and creates a key of its own.
+fn with_secret() -> Report {
+    if std::env::var_os("TASKFORK_WORKER").is_none() {
+        assert!(keyctl(JOIN_SESSION_KEYRING, 0, 0, 0).is_ok());
+        add_key(c"secret").expect("a key");
+    }
+    say(&format!("before: {:?}", search(c"secret").is_ok()));
+    serve(Prefork::new().workers(2).user(USER), |worker| {
+        say(&format!("secret: {:?}", search(c"secret")));
+        say(&format!("own key: {:?}", add_key(c"own").and_then(|_| search(c"own")).is_ok()));
+        wait_for_the_end(&worker);
+    })
+}
+
+/// A filter forbids keyctl(2), as that of Docker does.
+fn without_keyrings() -> Report {
+    deny(libc::SYS_keyctl, None, libc::EPERM);
+    serve(Prefork::new().workers(1).user(USER), |worker| wait_for_the_end(&worker))
+}
+
+/// A filter forbids only a new session keyring. The old one stays usable.
+fn without_new_keyring() -> Report {
+    deny(libc::SYS_keyctl, Some(JOIN_SESSION_KEYRING as u32), libc::EPERM);
+    serve_failing()
+}
+
+fn thread_with_keyring() -> Report {
+    thread::spawn(|| {
+        loop {
+            thread::park();
+        }
+    });
+    serve(Prefork::new().workers(1).user(USER), |worker| wait_for_the_end(&worker))
+}
+
+// The numbers of keyctl(2), from `linux/keyctl.h`.
+const JOIN_SESSION_KEYRING: libc::c_long = 1;
+const SEARCH: libc::c_long = 10;
+const SESSION_KEYRING: libc::c_long = -3;
+
+fn keyctl(operation: libc::c_long, first: libc::c_long, second: usize, third: usize) -> nix::Result<libc::c_long> {
+    let unused: libc::c_long = 0;
+    // SAFETY: keyctl(2) reads integers and, at the addresses of C strings, those strings.
+    Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, operation, first, second, third, unused) })
+}
+
+/// Searches the session keyring for a key.
+fn search(name: &CStr) -> nix::Result<libc::c_long> {
+    keyctl(SEARCH, SESSION_KEYRING, c"user".as_ptr().addr(), name.as_ptr().addr())
+}
+
+/// Adds a key to the session keyring.
+fn add_key(name: &CStr) -> nix::Result<libc::c_long> {
+    let content = *b"content";
+    // SAFETY: add_key(2) reads two C strings, and as many bytes as the content has.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            c"user".as_ptr(),
+            name.as_ptr(),
+            content.as_ptr(),
+            content.len(),
+            SESSION_KEYRING,
+        )
+    })
+}
+
+fn lacks_keyrings() -> Option<&'static str> {
+    lacks_users().or((!Path::new("/proc/keys").exists()).then_some("keyrings"))
 }

@@ -7,6 +7,8 @@
 
 #[cfg(target_os = "linux")]
 mod capability;
+#[cfg(target_os = "linux")]
+mod keyring;
 mod refusal;
 #[cfg(target_os = "linux")]
 mod thread_check;
@@ -33,8 +35,12 @@ pub(crate) fn own_identity() -> Identity {
 /// This function changes the user last, because the other changes require the rights of the old user. It skips a call
 /// that would change nothing, because the system may refuse even such a call. For example, setgroups(2) fails in a user
 /// namespace that maps one id.
-pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
+///
+/// Returns a sentence if a part of the old rights remains that the calling thread cannot take from other threads.
+pub(crate) fn drop_privileges(identity: &Identity) -> Result<Option<&'static str>, CallError> {
     let &Identity { uid, gid, ref groups } = identity;
+    let becomes_unprivileged = uid.is_some_and(|uid| uid != 0);
+    let remains = if becomes_unprivileged { leave_keyring()? } else { None };
     if let Some(groups) = groups.as_ref().filter(|groups| !has_groups(gid, groups)) {
         set_groups(groups)?;
     }
@@ -42,14 +48,28 @@ pub(crate) fn drop_privileges(identity: &Identity) -> Result<(), CallError> {
     if !ids::has_group(gid)? {
         ids::set_group(gid)?;
     }
-    let Some(uid) = uid.map(Uid::from_raw) else { return Ok(()) };
+    let Some(uid) = uid.map(Uid::from_raw) else { return Ok(remains) };
     if !ids::has_user(uid)? {
         ids::set_user(uid)?;
     }
-    if uid.is_root() {
-        return Ok(());
+    if becomes_unprivileged {
+        finish(uid, gid)?;
     }
-    finish(uid, gid)
+    Ok(remains)
+}
+
+/// Leaves the session keyring. Returns a sentence if other threads keep it.
+#[cfg(target_os = "linux")]
+fn leave_keyring() -> Result<Option<&'static str>, CallError> {
+    use super::threads::{Threads, thread_count};
+
+    let is_left = keyring::leave_session()? && thread_count()? != Threads::One;
+    Ok(is_left.then_some("the threads that the program has started before the call keep the parent's session keyring"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn leave_keyring() -> Result<Option<&'static str>, CallError> {
+    Ok(None)
 }
 
 /// Gives up what a change from root to another user leaves. Then tries to become root again, and checks all threads.

@@ -16,6 +16,7 @@ pub(crate) struct IdentityRefusal {
 }
 
 /// The part of an identity that workers cannot have.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only the check on Linux refuses an identity"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IdentityPart {
     User,
