@@ -13,12 +13,13 @@ use nix::unistd::{Gid, Uid, getgroups, getresuid, setgroups};
 use taskfork::{Backend, Prefork, Report, Worker};
 
 use super::privileges::{
-    CAP_KILL, CAP_NET_BIND_SERVICE, CAP_SETGID, CAP_SETUID, GROUP, USER, change_capabilities, deny, drop_capability,
+    CAP_KILL, CAP_NET_BIND_SERVICE, CAP_SETGID, CAP_SETUID, GROUP, USER, change_capabilities, drop_capability,
     lacks_users, print_ids,
 };
 use crate::Scenario;
 use crate::os::{Signal, in_child};
 use crate::program::{backend, drain, prepare, say, serve, up};
+use crate::seccomp::{deny, forbid};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -184,7 +185,7 @@ fn refusals() {
     try_each("no SETGID", || drop_capability_for_good(CAP_SETGID), &[to_user, to_group]);
     try_each("no SETUID", || drop_capability_for_good(CAP_SETUID), &[to_user]);
     try_each("no KILL", || drop_capability(CAP_KILL), &[to_user]);
-    try_each("seccomp", || deny(libc::SYS_setresuid, None, libc::EPERM), &[to_user]);
+    try_each("seccomp", || forbid(libc::SYS_setresuid), &[to_user]);
 }
 
 /// Drops a capability so that a program which this process executes does not get it back.
@@ -293,7 +294,7 @@ fn with_secret() -> Report {
 
 /// A filter forbids keyctl(2), as that of Docker does.
 fn without_keyrings() -> Report {
-    deny(libc::SYS_keyctl, None, libc::EPERM);
+    forbid(libc::SYS_keyctl);
     serve(Prefork::new().workers(1).user(USER), |worker| wait_for_the_end(&worker))
 }
 

@@ -18,6 +18,7 @@ use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{LIFELINES, Signal, idle};
 use crate::program::{backend, drain, on_log, prepare, say, scratch, serve, up};
+use crate::seccomp::deny;
 
 /// A user, and a group to which this user does not belong.
 pub const USER: &str = "nobody";
@@ -374,31 +375,6 @@ fn without_ipv6() {
         let error = Prefork::new().workers(2).listen("127.0.0.1:0").listen(listen).start().expect_err("a refusal");
         say(&format!("{} {error:?}", error.io_error().and_then(std::io::Error::raw_os_error).expect("an error")));
     }
-}
-
-/// Makes every later call of this system call fail with this error, as a seccomp filter of a container does. With
-/// `argument`, only calls with this first argument fail.
-pub fn deny(call: libc::c_long, argument: Option<u32>, error: libc::c_int) {
-    let load = 0x20;
-    let equal = 0x15;
-    let answer = 0x06;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // Offset 0 of seccomp_data (seccomp(2)) has the number of the system call, and offset 16 has the call's first
-    // argument.
-    let mut filter = match argument {
-        Some(argument) => {
-            vec![step(load, 0, 0, 0), step(equal, 0, 3, call as u32), step(load, 0, 0, 16), step(equal, 0, 1, argument)]
-        }
-        None => vec![step(load, 0, 0, 0), step(equal, 0, 1, call as u32)],
-    };
-    filter.push(step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32));
-    filter.push(step(answer, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: prctl(2) with PR_SET_NO_NEW_PRIVS takes integers.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: the kernel copies the program, whose length is right (seccomp(2)).
-    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn ready() -> Report {
