@@ -343,15 +343,27 @@ impl Prefork {
     ///
     /// Each socket that systemd passes is used for one of the listeners that [`listen`](Prefork::listen) adds. If a
     /// listener has the same [name](ListenConfig::name) as the socket, this listener gets the socket. The other sockets
-    /// go to the remaining listeners in order. Listeners without a socket from systemd are bound as usual. Two cases
-    /// are errors: systemd passes more sockets than there are listeners, or it passes a socket for a listener with [one
-    /// socket for each worker](ListenConfig::per_worker).
+    /// go to the remaining listeners in order. Listeners without a socket from systemd are bound as usual. A
+    /// `LISTEN_PID` that is the pid of another process means that the sockets are not for this process. Then they are
+    /// ignored. If `LISTEN_PID` is not set, the sockets are used.
     ///
-    /// [`start`](Prefork::start), [`run`](Prefork::run) and [`run_threads`](Prefork::run_threads) remove these
-    /// variables from the environment, but `LISTEN_FDNAMES` only if the process has a single thread. **Meanwhile other
-    /// threads must not read the environment, except through std.** Otherwise there is a data race, for example if a C
-    /// library calls getenv(3) while a variable is removed. If you cannot exclude this, start the service before the
-    /// program starts a thread. ([`Backend::Fork`] requires this in any case.)
+    /// # Errors
+    ///
+    /// These cases are errors of [`start`](Prefork::start), [`run`](Prefork::run) and
+    /// [`run_threads`](Prefork::run_threads). The passed sockets then stay open.
+    ///
+    /// - `LISTEN_FDS` is not a number, or there are more sockets than listeners. [`Error::setting`] is
+    ///   `socket_activation`.
+    /// - A socket is neither a TCP socket, nor a UDP socket, nor a Unix stream socket.
+    /// - A TCP or Unix socket does not listen. With `Accept=yes`, systemd passes a connection instead. Set `Accept=no`.
+    /// - The listener for a socket has [one socket for each worker](ListenConfig::per_worker).
+    ///
+    /// # The environment
+    ///
+    /// The parent removes the variables, so that no other program mistakes the sockets for its own. If the process has
+    /// more than one thread, the variables stay, because other threads may be reading the environment. Other programs
+    /// ignore variables that stay, because `LISTEN_PID` is not their pid. A process uses its passed sockets once: if it
+    /// starts a second service later, that service binds its own sockets.
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Prefork {
         self.is_activated = true;

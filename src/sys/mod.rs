@@ -65,6 +65,8 @@
 //! - `steer()` (Linux): installs a BPF program in the kernel. For each packet, the program chooses one of the sockets
 //!   that share the port.
 //! - `has_waiting()` (Linux): returns whether a socket has a connection to accept or data to receive.
+//! - `take_passed()` (Unix): takes over a descriptor that a service manager has passed.
+//! - `is_listening()` (Unix): returns whether a socket listens.
 //! - `drop_privileges()`: changes the user and the groups of this process so that the process cannot undo the change.
 //!   Returns an error if any part of the change fails. Returns a sentence if other threads keep a part of the old rights
 //!   that is not dangerous enough for an error.

@@ -16,6 +16,7 @@ mod limit;
 mod main_program;
 mod mark;
 mod orphan_timer;
+mod passed_socket;
 mod poll;
 mod program;
 mod recorded;
@@ -40,6 +41,7 @@ pub(crate) use identity::{
 pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
+pub(crate) use passed_socket::{is_listening, take_passed};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -14,8 +14,8 @@ use taskfork::{ListenConfig, Listener, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
-use crate::os::Signal;
-use crate::program::{drain, own_host, prepare, say, scratch, serve, up};
+use crate::os::{Signal, idle};
+use crate::program::{drain, own_host, prepare, run, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -92,6 +92,35 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
+        Scenario::reporting("an_activated_connection_is_an_error", activated_with_a_connection, |daemon| {
+            daemon.ends_with(1);
+            let error = "error cannot listen on the activated socket 1 (): the socket is a connection";
+            assert!(daemon.said(error), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("an_activated_socket_must_listen", activated_with_a_bound_socket, |daemon| {
+            daemon.ends_with(1);
+            let error = "error cannot listen on the activated socket 0 (web): the socket does not listen";
+            assert!(daemon.said(error), "{}", daemon.transcript());
+        }),
+        Scenario::new("a_nonsensical_number_of_activated_sockets_is_an_error", prints_listen_fds_errors, |daemon| {
+            daemon.ends_with(0);
+            for value in ["abc", "-1", "", "4294967295"] {
+                let line = format!("{value}: socket_activation: LISTEN_FDS is \"{value}\", which is not a number");
+                assert_eq!(daemon.count(&line), 1, "{line}: {}", daemon.transcript());
+            }
+            let surplus = "2147483644: socket_activation: 2147483644 sockets were passed for 1 listeners";
+            assert!(daemon.said(surplus), "{}", daemon.transcript());
+            assert!(daemon.said("of another process: cannot listen on unix:"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("activation_with_other_threads_keeps_the_environment", activated_with_a_thread, |daemon| {
+            daemon.worker();
+            assert!(daemon.said("in the environment: Some(\"1\")"), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            let second = "the second service: cannot listen on unix:/no/such/directory";
+            assert!(daemon.said(second), "{}", daemon.transcript());
+        })
+        .for_parents_with_threads(),
         Scenario::reporting("surplus_activated_sockets_are_an_error", activated_with_surplus_sockets, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said("error socket_activation: 2 sockets were passed for 1"), "{}", daemon.transcript());
@@ -194,7 +223,7 @@ fn dual() -> Report {
 
 /// Executes this program again, and passes it `sockets` as descriptors from 3 on, as systemd does. In the executed
 /// program and in a spawned worker, this function does nothing.
-fn launch(sockets: &[TcpListener], names: &str) {
+fn launch(sockets: &[OwnedFd], names: &str) {
     let variables = ["LISTEN_FDS", "LAUNCHED"];
     if variables.iter().any(|name| std::env::var_os(name).is_some()) || taskfork_worker() {
         return;
@@ -214,17 +243,18 @@ fn taskfork_worker() -> bool {
 }
 
 fn ports(n: usize) -> Vec<TcpListener> {
-    // The sockets get descriptors from 10 on, so that `launch` cannot overwrite a socket before it has passed that
-    // socket.
-    let sockets = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    sockets
-        .map(|socket| {
-            // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC makes a new descriptor, and changes no other one.
-            let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
-            // SAFETY: the descriptor is new, and nothing else owns it.
-            unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
-        })
-        .collect()
+    (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect()
+}
+
+/// Returns copies with numbers from 10 on, so that `launch` does not overwrite a socket before it has passed it.
+fn high<S: AsRawFd>(sockets: &[S]) -> Vec<OwnedFd> {
+    let copy = |socket: &S| {
+        // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC makes a new descriptor, and changes no other one.
+        let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
+        // SAFETY: the descriptor is new, and nothing else owns it.
+        unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+    };
+    sockets.iter().map(copy).collect()
 }
 
 fn activated() -> Report {
@@ -235,7 +265,7 @@ fn activated() -> Report {
     if std::env::var_os("LAUNCHED").is_none() {
         fs::write(&file, known.join(" ")).expect("a file");
     }
-    launch(&passed, "first:second");
+    launch(&high(&passed), "first:second");
     let mut text = String::new();
     fs::File::open(&file).expect("a file").read_to_string(&mut text).expect("a text");
     let known: Vec<String> = text.split(' ').map(str::to_owned).collect();
@@ -256,6 +286,56 @@ fn activated() -> Report {
 }
 
 fn activated_with_surplus_sockets() -> Report {
-    launch(&ports(2), "");
+    launch(&high(&ports(2)), "");
     serve(Prefork::new().workers(1).listen("127.0.0.1:0").socket_activation(), |_| {})
+}
+
+/// The second passed socket is a connection, as with `Accept=yes`.
+fn activated_with_a_connection() -> Report {
+    let ports = ports(2);
+    let client = TcpStream::connect(ports[1].local_addr().expect("an address")).expect("a connection");
+    let server = ports[1].accept().expect("a connection").0;
+    launch(&high(&[ports[0].as_raw_fd(), server.as_raw_fd()]), "");
+    drop(client);
+    serve(Prefork::new().workers(1).listen("127.0.0.1:0").listen("127.0.0.1:0").socket_activation(), |_| {})
+}
+
+/// The passed socket is bound, but does not listen.
+fn activated_with_a_bound_socket() -> Report {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    launch(&high(&[socket]), "web");
+    serve(Prefork::new().workers(1).listen("127.0.0.1:0").socket_activation(), |_| {})
+}
+
+fn prints_listen_fds_errors() {
+    prepare();
+    let refused = |count: &str, pid: u32| {
+        for (name, value) in [("LISTEN_FDS", count), ("LISTEN_PID", &pid.to_string())] {
+            // SAFETY: this program has a single thread.
+            unsafe { std::env::set_var(name, value) };
+        }
+        let service = Prefork::new().workers(1).listen(ListenConfig::unix("/no/such/directory/socket"));
+        service.socket_activation().start().expect_err("a refusal")
+    };
+    for value in ["abc", "-1", "", "4294967295", "2147483644"] {
+        say(&format!("{value}: {:?}", refused(value, std::process::id())));
+    }
+    say(&format!("of another process: {:?}", refused("abc", std::process::id() + 1)));
+}
+
+/// The program starts a second service after the first one. The variables still describe the sockets of the first one.
+fn activated_with_a_thread() -> Report {
+    launch(&high(&ports(1)), "");
+    std::thread::spawn(idle);
+    let service = |listen: ListenConfig| Prefork::new().workers(1).listen(listen).socket_activation();
+    let report = serve(service("127.0.0.1:0".into()), |worker| {
+        assert!(!worker.stop_requested());
+        say(&format!("in the environment: {:?}", std::env::var("LISTEN_FDS").ok()));
+        up(worker.id());
+        drain(&worker);
+    });
+    let second = run(service("unix:/no/such/directory/socket".into()), |_| Ok(()));
+    say(&format!("the second service: {:?}", second.expect_err("a refusal")));
+    report
 }
