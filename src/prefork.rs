@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::{self, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::listener::{ListenConfig, ListenerNames, Sockets};
+use crate::listener::{ListenConfig, ListenerNames, Retry, Sockets};
 use crate::policy::{Config, Delays, RestartPolicy};
 use crate::report::Report;
 use crate::setup::SetupConfig;
@@ -327,6 +327,10 @@ impl Prefork {
     /// If the port is 0, the system chooses a port when the parent binds the socket. All workers use this port, and
     /// [`Event::Listening`] reports it. While a worker is restarted, new connections wait in the socket's queue. Only
     /// connections that the worker had already accepted are lost.
+    ///
+    /// If the address is in use, the parent logs a warning and tries again for up to 3 s. The reason is that the workers
+    /// of a killed parent keep the address in use for as long as they drain. The parent handles no signals meanwhile, so
+    /// SIGTERM has the effect that the program has chosen: by default, it ends the program.
     ///
     /// The first worker to accept a connection gets it, so the load is not always balanced. Workers that sleep in
     /// accept(2) take turns. If workers sleep in epoll_wait(2), Linux wakes all of them for each connection. With
@@ -713,7 +717,7 @@ impl Prefork {
         let listens = self.listens;
         #[cfg(unix)]
         let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
-        let sockets = Sockets::open(listens, config.workers)?;
+        let sockets = Sockets::open(listens, config.workers, &mut Retry::new(&mut supervisor::warn_of_wait))?;
         config.drain = sockets.are_per_worker().then_some(DRAIN);
         let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         #[cfg(unix)]

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 #[cfg(unix)]
 use super::path::{self, Owner};
+use super::retry::{Attempt, Retry};
 use super::{Listener, borrow, steering};
 use crate::error::{Error, Result};
 use crate::sys::{self, CallError};
@@ -47,11 +48,16 @@ pub struct ListenConfig {
     per_worker: bool,
     /// Whether the kernel chooses the worker by the CPU that handles the incoming packet.
     by_cpu: bool,
+    /// `None`: [`DEFAULT_MODE`].
     #[cfg(unix)]
-    mode: u32,
+    mode: Option<u32>,
     #[cfg(unix)]
     owner: Owner,
 }
+
+/// The mode of a socket file: every user may connect.
+#[cfg(unix)]
+const DEFAULT_MODE: u32 = 0o666;
 
 #[derive(Clone, Copy, Debug)]
 struct SocketOptions {
@@ -65,6 +71,7 @@ enum Source {
     Address(SocketAddr),
     #[cfg(unix)]
     Path(PathBuf),
+    /// A socket that is bound already.
     Bound(Listener),
 }
 
@@ -104,7 +111,7 @@ impl ListenConfig {
             per_worker: false,
             by_cpu: false,
             #[cfg(unix)]
-            mode: 0o666,
+            mode: None,
             #[cfg(unix)]
             owner: Owner::default(),
         }
@@ -112,10 +119,31 @@ impl ListenConfig {
 
     /// Creates the settings for a Unix stream socket at this path. Unix only.
     ///
-    /// At the start, the path may already have a socket file. If no process listens on that socket, the file is
-    /// replaced. If a process listens on it, the start fails. The start also fails if the file at this path is not a
-    /// socket. The parent removes the socket file when the service ends. A worker never removes the file. If the parent
-    /// is killed, the file stays, and the next start replaces it.
+    /// # Files
+    ///
+    /// The parent sets the owner and the mode of the file before another user can connect. It removes the file when the
+    /// service ends, unless another service has the path by then. A worker never removes the file.
+    ///
+    /// The path may already have a file when the service starts:
+    ///
+    /// - If the file is not a socket, the start fails.
+    /// - If no process has the socket open, the file is replaced. A killed parent leaves such a file.
+    /// - If a process listens on the socket, the start tries again for 3 s, and then fails. Exception, on Linux: if the
+    ///   process that called listen(2) has ended, and no other process accepts a connection in these 3 s, the file is
+    ///   replaced. So a new service can start while the workers of a killed parent drain. If the queue of the socket is
+    ///   full, the socket counts as used.
+    ///
+    /// While the parent opens or removes the socket, a lock file is in the same directory. Its name is `.NAME.taskfork`
+    /// for a socket with the name `NAME`. So of two services that start at the same time, only one gets the path. If
+    /// the parent is killed at this moment, the lock file stays, and the next start removes it. If the lock file belongs
+    /// to another user, remove it by hand.
+    ///
+    /// # Directories of other users
+    ///
+    /// The user who owns the directory can replace the file at any time. On Linux with a mounted `/proc`, the parent
+    /// changes the owner and the mode through a descriptor of the file, after it has checked that the file is its own
+    /// socket. So no other file can get them. Other systems have no such descriptors. There the start fails if another
+    /// user than root can replace files in the directory.
     #[cfg(unix)]
     pub fn unix(path: impl Into<PathBuf>) -> ListenConfig {
         ListenConfig::new(Source::Path(path.into()))
@@ -198,7 +226,7 @@ impl ListenConfig {
     /// `0o666`, which allows all users to connect. Unix only.
     #[cfg(unix)]
     pub fn mode(mut self, mode: u32) -> ListenConfig {
-        self.mode = mode;
+        self.mode = Some(mode);
         self
     }
 
@@ -243,12 +271,29 @@ impl ListenConfig {
         self.source = Source::Bound(listener);
     }
 
-    pub(super) fn open(self) -> Result<Opened> {
+    /// Opens the socket. If the address is in use, tries again until `retry` ends.
+    pub(super) fn open(self, retry: &mut Retry<'_>) -> Result<Opened> {
         let address = self.to_string();
-        if self.per_worker {
-            self.check_per_worker(&address)?;
+        self.check(&address)?;
+        if let Source::Bound(listener) = self.source {
+            return Ok(Opened { listener, file: None, group: None });
         }
-        self.try_open().map_err(|error| Error::listen(address, error))
+        let mut attempt = Attempt::default();
+        retry.begin();
+        loop {
+            attempt.is_last = retry.has_ended();
+            match self.try_open(&mut attempt) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && retry.wait(&address) => {}
+                opened => return opened.map_err(|error| Error::listen(address, error)),
+            }
+        }
+    }
+
+    fn check(&self, address: &str) -> Result<()> {
+        if self.per_worker {
+            self.check_per_worker(address)?;
+        }
+        Ok(())
     }
 
     fn check_per_worker(&self, address: &str) -> Result<()> {
@@ -264,21 +309,23 @@ impl ListenConfig {
         }
     }
 
-    fn try_open(self) -> io::Result<Opened> {
-        let ListenConfig { options, per_worker, by_cpu, .. } = self;
+    #[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix sockets need it"))]
+    fn try_open(&self, attempt: &mut Attempt) -> io::Result<Opened> {
+        let &ListenConfig { options, per_worker, by_cpu, .. } = self;
         let bind = |address, kind| options.bind(address, kind, per_worker.then_some(GroupPosition::First));
-        let listener = match self.source {
+        let listener = match &self.source {
             #[cfg(unix)]
             Source::Path(path) => {
-                let (listener, file) = path::listen(&path, self.mode, &self.owner, options.backlog)?;
+                let mode = self.mode.unwrap_or(DEFAULT_MODE);
+                let (listener, file) = path::listen(path, mode, &self.owner, options.backlog, attempt)?;
                 return Ok(Opened { listener: Listener::Unix(listener), file: Some(file), group: None });
             }
             Source::Name(name) => match name.strip_prefix("udp:") {
                 Some(name) => bind_first(name, |address| bind(address, Type::DGRAM))?,
-                None => bind_first(&name, |address| bind(address, Type::STREAM))?,
+                None => bind_first(name, |address| bind(address, Type::STREAM))?,
             },
-            Source::Address(address) => bind(address, Type::STREAM)?,
-            Source::Bound(listener) => listener,
+            Source::Address(address) => bind(*address, Type::STREAM)?,
+            Source::Bound(listener) => listener.try_clone()?,
         };
         let kind = if listener.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
         let group = match per_worker {

@@ -7,6 +7,7 @@ mod config;
 mod index;
 #[cfg(unix)]
 mod path;
+mod retry;
 mod sockets;
 mod steering;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 pub(crate) use activation::take_over;
 pub use config::ListenConfig;
 pub use index::ListenerIndex;
+pub(crate) use retry::Retry;
 pub(crate) use sockets::Sockets;
 
 use crate::sys::{BorrowedSocket, OwnedSocket};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{ListenConfig, SocketFile, SocketGroup};
+use super::retry::Retry;
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -33,6 +34,9 @@ use crate::sys;
 ///   the next process with the same worker id.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
+    /// The files of Unix sockets. When the parent drops this value, it removes these files. They come before the
+    /// sockets, because a [`SocketFile`] must be dropped before its listener.
+    _files: Vec<SocketFile>,
     /// The listeners of each worker. The index is the worker id. If all workers share all listeners, there is only one
     /// entry.
     by_worker: Vec<Arc<[Listener]>>,
@@ -47,18 +51,16 @@ pub(crate) struct Sockets {
     refused: Option<Vec<usize>>,
     /// Whether each group has a BPF program that chooses among the ids in `serving`.
     is_steered: bool,
-    /// The files of Unix sockets. When the parent drops this value, it removes these files.
-    _files: Vec<SocketFile>,
 }
 
 impl Sockets {
     /// Opens the sockets for this number of workers. If this fails, closes the sockets that are open already, and
     /// removes their files.
-    pub fn open(listens: Vec<ListenConfig>, workers: usize) -> Result<Sockets> {
+    pub fn open(listens: Vec<ListenConfig>, workers: usize, retry: &mut Retry<'_>) -> Result<Sockets> {
         let mut firsts = Vec::new();
         let mut sockets = Sockets::default();
         for listen in listens {
-            let opened = listen.open()?;
+            let opened = listen.open(retry)?;
             firsts.push(opened.listener);
             sockets.groups.push(opened.group);
             sockets._files.extend(opened.file);
@@ -204,7 +206,11 @@ mod tests {
     use super::*;
 
     fn open(listen: ListenConfig, workers: usize) -> Sockets {
-        Sockets::open(vec![listen], workers).expect("sockets")
+        try_open(vec![listen], workers).expect("sockets")
+    }
+
+    fn try_open(listens: Vec<ListenConfig>, workers: usize) -> Result<Sockets> {
+        Sockets::open(listens, workers, &mut Retry::never(&mut |_, _| {}))
     }
 
     fn bound(sockets: &Sockets) -> std::net::SocketAddr {
@@ -307,7 +313,7 @@ mod tests {
             let first = open(ListenConfig::from(format!("{transport}127.0.0.1:0")).per_worker(), 2);
             let address = format!("{transport}{}", bound(&first));
             for second in [ListenConfig::from(&*address), ListenConfig::from(&*address).per_worker()] {
-                let error = Sockets::open(vec![second], 2).expect_err("a refusal");
+                let error = try_open(vec![second], 2).expect_err("a refusal");
                 assert_eq!(error.io_error().map(std::io::Error::kind), Some(ErrorKind::AddrInUse), "{error}");
             }
         }
@@ -344,7 +350,7 @@ mod tests {
     #[test]
     fn a_refused_listener_leaves_the_other_listeners_unchanged() {
         let [first, second] = ["udp:127.0.0.1:0"; 2].map(ListenConfig::from);
-        let mut sockets = Sockets::open(vec![first.per_worker(), second.steer_by_cpu()], 2).expect("sockets");
+        let mut sockets = try_open(vec![first.per_worker(), second.steer_by_cpu()], 2).expect("sockets");
         let senders = senders("127.0.0.1");
         let before = shares(&sockets, &senders);
         // The program of the second listener chooses by CPU, so it is about twice as long as that of the first
@@ -357,7 +363,7 @@ mod tests {
     fn per_worker_is_refused_for_bound_and_unix_sockets() {
         let bound = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         for listen in [ListenConfig::from(bound), ListenConfig::from("unix:/nowhere/at/all")] {
-            let error = Sockets::open(vec![listen.per_worker()], 2).expect_err("a refusal");
+            let error = try_open(vec![listen.per_worker()], 2).expect_err("a refusal");
             assert_eq!(error.setting(), Some("per_worker"), "{error}");
         }
     }
@@ -401,7 +407,7 @@ mod tests {
     fn per_worker_is_refused_outside_linux() {
         for listen in [ListenConfig::from("127.0.0.1:0").per_worker(), ListenConfig::from("127.0.0.1:0").steer_by_cpu()]
         {
-            let error = Sockets::open(vec![listen], 1).expect_err("a refusal");
+            let error = Sockets::open(vec![listen], 1, &mut Retry::never(&mut |_, _| {})).expect_err("a refusal");
             assert_eq!(error.setting(), Some("per_worker"), "{error}");
         }
     }

@@ -2,6 +2,7 @@
 //! written before the program's `on_event` closure receives the event.
 
 use std::fmt;
+use std::time::Duration;
 
 use log::{Level, log};
 
@@ -22,6 +23,12 @@ impl Observer for Log {
 
 pub(super) fn write(level: Level, line: &dyn fmt::Display) {
     log!(target: "taskfork", level, "{line}");
+}
+
+/// Logs that the start waits for an address that is in use.
+pub(crate) fn warn_of_wait(address: &str, longest: Duration) {
+    let seconds = longest.as_secs_f32();
+    write(Level::Warn, &format_args!("{address} is in use, trying again for up to {seconds:.1} s"));
 }
 
 /// Returns the level at which an event is logged. Returns `None` if the event is not logged, because the next event

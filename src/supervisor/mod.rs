@@ -50,6 +50,7 @@ use ::log::Level;
 
 use self::descriptors::Descriptors;
 use self::event_loop::{LoopExit, Supervisor};
+pub(crate) use self::log::warn_of_wait;
 use self::log::write;
 use self::observer::Observers;
 #[cfg(unix)]

@@ -65,8 +65,14 @@
 //! - `steer()` (Linux): installs a BPF program in the kernel. For each packet, the program chooses one of the sockets
 //!   that share the port.
 //! - `has_waiting()` (Linux): returns whether a socket has a connection to accept or data to receive.
+//! - `is_shut_down()` (Linux): returns whether shutdown(2) was called on a socket, in whichever process.
 //! - `take_passed()` (Unix): takes over a descriptor that a service manager has passed.
 //! - `is_listening()` (Unix): returns whether a socket listens.
+//! - `Directory` (Unix): a directory that is opened once, with its files and locks. `FileHandle`: one of these files,
+//!   opened without reading it. `FileStatus`: what kind of file it is.
+//! - `limit_future_mode()` (Unix): limits the mode of the file that bind(2) creates for a socket. Linux only.
+//! - `has_ended()`, `is_accepted()` (Unix): return whether the process that listens at the other end of a connection has
+//!   ended, and whether a process has accepted the connection. Linux only.
 //! - `drop_privileges()`: changes the user and the groups of this process so that the process cannot undo the change.
 //!   Returns an error if any part of the change fails. Returns a sentence if other threads keep a part of the old rights
 //!   that is not dangerous enough for an error.
@@ -100,6 +106,9 @@ mod offer;
 #[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
 mod reuseport;
 mod shared;
+#[cfg_attr(target_os = "linux", path = "unix/shutdown.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_shutdown.rs")]
+mod shutdown;
 mod supervisor_lock;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 mod unix;
@@ -111,6 +120,7 @@ pub(crate) use no_cgroup::OomCounter;
 pub(crate) use offer::Secret;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
 pub(crate) use shared::{Shared, StatusSlot};
+pub(crate) use shutdown::is_shut_down;
 pub(crate) use supervisor_lock::SupervisorLock;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
 pub(crate) use unix::*;

@@ -6,6 +6,7 @@ mod affinity;
 #[cfg(target_os = "linux")]
 mod cgroup;
 mod descriptor;
+mod directory;
 mod doorbell;
 mod fork;
 mod guarded_socket;
@@ -17,6 +18,7 @@ mod main_program;
 mod mark;
 mod orphan_timer;
 mod passed_socket;
+mod peer;
 mod poll;
 mod program;
 mod recorded;
@@ -33,6 +35,7 @@ pub(crate) use affinity::{pin_to, usable_cpus};
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
 pub(crate) use descriptor::StandardFds;
+pub(crate) use directory::{Directory, FileHandle, FileStatus, limit_future_mode};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use fork::{ChildPanicGuard, Forked, exit_now, flush_output, fork};
 pub(crate) use identity::{
@@ -42,6 +45,7 @@ pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, Owne
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use passed_socket::{is_listening, take_passed};
+pub(crate) use peer::{has_ended, is_accepted};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};

@@ -49,7 +49,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("refused Some(\"listen\"): cannot listen on 127.0.0.1:"), "{}", daemon.transcript());
             assert!(daemon.said("refused Some(\"listen\"): cannot listen on nonsense: "), "{}", daemon.transcript());
-            assert!(!daemon.said("log "), "nothing was started");
+            assert!(!daemon.said("log Starting"), "nothing was started");
+            assert_eq!(daemon.count("is in use, trying again"), 1, "{}", daemon.transcript());
         }),
     ]
 }

@@ -12,6 +12,8 @@ mod heartbeats;
 mod identities;
 #[cfg(target_os = "linux")]
 mod limits;
+#[cfg(target_os = "linux")]
+mod linux_sockets;
 mod listeners;
 #[cfg(target_os = "linux")]
 mod namespaces;
@@ -101,6 +103,8 @@ pub fn all() -> Vec<Scenario> {
         descriptors::scenarios(),
         #[cfg(target_os = "linux")]
         limits::scenarios(),
+        #[cfg(target_os = "linux")]
+        linux_sockets::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
         #[cfg(target_os = "linux")]

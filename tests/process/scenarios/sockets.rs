@@ -54,7 +54,7 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             assert!(daemon.said("there is no user nobody-of-this-name"));
             assert!(daemon.said("left: [\"file\", \"live\"]"), "{}", daemon.transcript());
-            assert!(!daemon.said("log "), "nothing was started");
+            assert!(!daemon.said("log Starting"), "nothing was started");
         }),
         Scenario::reporting("udp_datagram_is_answered_by_a_worker", on_udp, |daemon| {
             daemon.workers(2);

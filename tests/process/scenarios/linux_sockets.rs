@@ -1,0 +1,126 @@
+//! Listeners: sockets that the workers of a killed
+//! parent still have. Linux only.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
+use taskfork::{ListenConfig, Listener, Prefork, Report, Worker};
+
+use crate::Scenario;
+use crate::os::{Gate, Signal};
+use crate::program::{drain, on_log, own_host, prepare, say, scratch, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("a_port_is_bound_after_workers_of_a_killed_parent", after_a_killed_parent, |daemon| {
+            daemon.worker();
+            let wait = "is in use, trying again for up to 3.0 s";
+            assert_eq!(daemon.count(wait), 1, "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .forking(),
+        Scenario::reporting("a_path_is_taken_over_from_workers_that_drain", beside_draining_workers, |daemon| {
+            daemon.worker();
+            let client = UnixStream::connect(daemon.scratch().join("socket")).expect("a listening socket");
+            assert_eq!(answer(client), "worker 0\n");
+            assert!(!daemon.said("the orphan has ended"), "{}", daemon.transcript());
+            std::fs::write(daemon.scratch().join("gate"), [0]).expect("a gate");
+            daemon.wait_for("the orphan has ended");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.scratch().join("socket").exists());
+        })
+        .forking(),
+    ]
+}
+
+fn answer(client: impl Read) -> String {
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line).expect("an answer");
+    line
+}
+
+/// Answers the clients of the first listener in a thread, until the process ends.
+fn answer_clients(worker: &Worker) {
+    fn serve<C: Write>(id: usize, mut accept: impl FnMut() -> std::io::Result<C> + Send + 'static) {
+        std::thread::spawn(move || {
+            while let Ok(mut client) = accept() {
+                let _ = writeln!(client, "worker {id}");
+            }
+        });
+    }
+    match &worker.listeners()[0] {
+        Listener::Tcp(listener) => {
+            let listener = listener.try_clone().expect("a descriptor");
+            serve(worker.id(), move || Ok(listener.accept()?.0));
+        }
+        Listener::Unix(listener) => {
+            let listener = listener.try_clone().expect("a descriptor");
+            serve(worker.id(), move || Ok(listener.accept()?.0));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn answers(service: Prefork) -> Report {
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        answer_clients(&worker);
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+/// Starts a service, and kills its parent. Its worker stays until the gate opens, and accepts no connection.
+fn kill_first_parent(listen: ListenConfig) -> File {
+    prepare();
+    let gate = Gate::new();
+    let (reader, mut writer) = UnixStream::pair().expect("a pipe");
+    // SAFETY: the child may do anything, because this process has a single thread.
+    match unsafe { fork() }.expect("a child") {
+        ForkResult::Child => {
+            let worker = taskfork::Prefork::new().workers(1).listen(listen).run(|worker| {
+                assert!(!worker.stop_requested());
+                writer.write_all(b".").expect("a reader");
+                gate.pass();
+                say("the orphan has ended");
+                Ok(())
+            });
+            panic!("{worker:?}");
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut reader = File::from(std::os::fd::OwnedFd::from(reader));
+            reader.read_exact(&mut [0]).expect("a worker");
+            nix::sys::signal::kill(child, Signal::SIGKILL).expect("a signal");
+            waitpid(child, None).expect("an exit");
+            reader
+        }
+    }
+}
+
+/// The pipe that the orphaned worker has open until it ends.
+static ORPHAN: OnceLock<File> = OnceLock::new();
+
+fn after_a_killed_parent() -> Report {
+    let host = own_host(std::process::id());
+    let port = std::net::TcpListener::bind((host, 0)).expect("a port").local_addr().expect("an address");
+    ORPHAN.set(kill_first_parent(port.into())).expect("one service");
+    on_log("is in use", || {
+        Gate::new().open(1);
+        let mut orphan = ORPHAN.get().expect("an orphan");
+        assert_eq!(orphan.read(&mut [0]).expect("the end of the orphan"), 0);
+    });
+    answers(Prefork::new().workers(1).listen(port))
+}
+
+fn beside_draining_workers() -> Report {
+    let listen = || ListenConfig::unix(scratch().join("socket"));
+    let _orphan = kill_first_parent(listen());
+    answers(Prefork::new().workers(1).listen(listen()))
+}
