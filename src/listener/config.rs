@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use socket2::{Domain, Protocol, Socket, Type};
 
 #[cfg(unix)]
+use super::abstract_name;
+#[cfg(unix)]
 use super::path::{self, Owner};
 use super::retry::{Attempt, Retry};
 use super::{Listener, borrow, steering};
@@ -26,6 +28,8 @@ use crate::sys::{self, CallError};
 ///   used.
 /// - `"udp:0.0.0.0:53"`: a UDP socket at this address.
 /// - `"unix:/run/service.sock"`: a Unix stream socket at this path. Unix only.
+/// - `"unix:@service"`: a Unix stream socket with this abstract name, which has no file (unix(7)). Every process in the
+///   same network namespace can connect. Linux only.
 /// - A `TcpListener`, `UdpSocket` or `UnixListener`, which is bound already: the service uses this socket.
 ///
 /// # Examples
@@ -71,6 +75,9 @@ enum Source {
     Address(SocketAddr),
     #[cfg(unix)]
     Path(PathBuf),
+    /// An abstract name, without the `@` before it.
+    #[cfg(unix)]
+    Abstract(String),
     /// A socket that is bound already.
     Bound(Listener),
 }
@@ -118,6 +125,8 @@ impl ListenConfig {
     }
 
     /// Creates the settings for a Unix stream socket at this path. Unix only.
+    ///
+    /// In the text form, `"unix:@name"` is an abstract name and not a path.
     ///
     /// # Files
     ///
@@ -293,6 +302,10 @@ impl ListenConfig {
         if self.per_worker {
             self.check_per_worker(address)?;
         }
+        #[cfg(unix)]
+        if let Source::Abstract(_) = self.source {
+            self.check_abstract(address)?;
+        }
         Ok(())
     }
 
@@ -309,6 +322,19 @@ impl ListenConfig {
         }
     }
 
+    #[cfg(unix)]
+    fn check_abstract(&self, address: &str) -> Result<()> {
+        if !cfg!(target_os = "linux") {
+            return Err(Error::unfit("listen", format!("{address} is an abstract name, which only Linux has")));
+        }
+        let Owner { user, group } = &self.owner;
+        let settings = [("mode", self.mode.is_some()), ("user", user.is_some()), ("group", group.is_some())];
+        match settings.into_iter().find(|(_, is_set)| *is_set) {
+            Some((name, _)) => Err(Error::unfit(name, format!("{address} has no file whose {name} could be set"))),
+            None => Ok(()),
+        }
+    }
+
     #[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix sockets need it"))]
     fn try_open(&self, attempt: &mut Attempt) -> io::Result<Opened> {
         let &ListenConfig { options, per_worker, by_cpu, .. } = self;
@@ -320,6 +346,8 @@ impl ListenConfig {
                 let (listener, file) = path::listen(path, mode, &self.owner, options.backlog, attempt)?;
                 return Ok(Opened { listener: Listener::Unix(listener), file: Some(file), group: None });
             }
+            #[cfg(unix)]
+            Source::Abstract(name) => Listener::Unix(abstract_name::listen(name, options.backlog)?),
             Source::Name(name) => match name.strip_prefix("udp:") {
                 Some(name) => bind_first(name, |address| bind(address, Type::DGRAM))?,
                 None => bind_first(name, |address| bind(address, Type::STREAM))?,
@@ -426,7 +454,10 @@ impl From<String> for ListenConfig {
     fn from(address: String) -> ListenConfig {
         #[cfg(unix)]
         if let Some(path) = address.strip_prefix("unix:") {
-            return ListenConfig::unix(path);
+            return match path.strip_prefix('@') {
+                Some(name) => ListenConfig::new(Source::Abstract(name.to_owned())),
+                None => ListenConfig::unix(path),
+            };
         }
         ListenConfig::new(Source::Name(address))
     }
@@ -465,6 +496,8 @@ impl fmt::Display for ListenConfig {
             Source::Address(address) => write!(f, "{address}"),
             #[cfg(unix)]
             Source::Path(path) => write!(f, "unix:{}", path.display()),
+            #[cfg(unix)]
+            Source::Abstract(name) => write!(f, "unix:@{name}"),
             Source::Bound(listener) => write!(f, "{listener}"),
         }
     }

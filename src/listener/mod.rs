@@ -2,6 +2,8 @@
 //! outlive each worker.
 
 #[cfg(unix)]
+mod abstract_name;
+#[cfg(unix)]
 mod activation;
 mod config;
 mod index;
@@ -151,13 +153,23 @@ impl fmt::Display for Listener {
                 Err(error) => write!(f, "udp:an unknown address ({error})"),
             },
             #[cfg(unix)]
-            Listener::Unix(listener) => {
-                let address = listener.local_addr().ok();
-                match address.as_ref().and_then(|address| address.as_pathname()) {
-                    Some(path) => write!(f, "unix:{}", path.display()),
-                    None => f.write_str("unix:a socket without a path"),
-                }
-            }
+            Listener::Unix(listener) => match listener.local_addr() {
+                Ok(address) => write_unix_address(&address, f),
+                Err(error) => write!(f, "unix:an unknown address ({error})"),
+            },
         }
+    }
+}
+
+/// Writes `unix:` and a path, or `unix:@` and an abstract name.
+#[cfg(unix)]
+fn write_unix_address(address: &std::os::unix::net::SocketAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(address) {
+        return write!(f, "unix:@{}", String::from_utf8_lossy(name));
+    }
+    match address.as_pathname() {
+        Some(path) => write!(f, "unix:{}", path.display()),
+        None => f.write_str("unix:a socket without a path"),
     }
 }

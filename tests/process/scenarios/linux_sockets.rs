@@ -1,9 +1,10 @@
-//! Listeners: sockets that the workers of a killed
+//! Listeners: abstract names, and sockets that the workers of a killed
 //! parent still have. Linux only.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::OnceLock;
 
 use nix::sys::wait::waitpid;
@@ -16,6 +17,25 @@ use crate::program::{drain, on_log, own_host, prepare, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
+        Scenario::reporting("an_abstract_name_accepts_connections_without_a_file", at_abstract_name, |daemon| {
+            daemon.worker();
+            let name = abstract_name(daemon.pid());
+            assert!(daemon.said(&format!("log Listening on unix:@{name}")), "{}", daemon.transcript());
+            let address = SocketAddr::from_abstract_name(name).expect("an address");
+            let client = UnixStream::connect_addr(&address).expect("a listening socket");
+            assert_eq!(answer(client), "worker 0\n");
+            assert_eq!(std::fs::read_dir(daemon.scratch()).expect("a directory").count(), 0);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
+        Scenario::new("an_abstract_name_has_no_mode_and_no_owner", prints_abstract_refusals, |daemon| {
+            daemon.ends_with(0);
+            for setting in ["mode", "user", "group"] {
+                let line = format!("refused Some(\"{setting}\"): {setting}: unix:@name has no file");
+                assert_eq!(daemon.count(&line), 1, "{line}: {}", daemon.transcript());
+            }
+            assert!(daemon.said("refused Some(\"listen\"): cannot listen on unix:@: "), "{}", daemon.transcript());
+        }),
         Scenario::reporting("a_port_is_bound_after_workers_of_a_killed_parent", after_a_killed_parent, |daemon| {
             daemon.worker();
             let wait = "is in use, trying again for up to 3.0 s";
@@ -74,6 +94,24 @@ fn answers(service: Prefork) -> Report {
         up(worker.id());
         drain(&worker);
     })
+}
+
+/// The name contains the pid of the parent, because all programs share the names.
+fn abstract_name(parent: u32) -> String {
+    format!("taskfork-test-listener-{parent}")
+}
+
+fn at_abstract_name() -> Report {
+    answers(Prefork::new().workers(1).listen(format!("unix:@{}", abstract_name(std::process::id()))))
+}
+
+fn prints_abstract_refusals() {
+    prepare();
+    let named = || ListenConfig::from("unix:@name");
+    for listen in [named().mode(0o600), named().user("root"), named().group("root"), ListenConfig::from("unix:@")] {
+        let error = Prefork::new().workers(1).listen(listen).start().expect_err("a refusal");
+        say(&format!("refused {:?}: {error:?}", error.setting()));
+    }
 }
 
 /// Starts a service, and kills its parent. Its worker stays until the gate opens, and accepts no connection.
