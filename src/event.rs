@@ -20,6 +20,19 @@ pub enum Event {
         /// was 0, the address contains the port that the system has chosen.
         address: String,
     },
+    /// A listener has been shut down by shutdown(2), most likely in a worker: all workers share its socket. So no worker
+    /// could accept connections from it. The parent finds this before it starts a worker, except before the initial
+    /// starts. Linux only.
+    ListenerShutDown {
+        /// The position of the listener, as in [`Event::Listening`].
+        listener: usize,
+        /// The address of the listener.
+        address: String,
+        /// Whether the parent has let the socket listen again. This works for TCP listeners, unless they are
+        /// [per worker](crate::ListenConfig::per_worker). Connections that were waiting were reset. If `false`, the
+        /// listener stays unusable until the service is restarted, and the event is not reported again.
+        restored: bool,
+    },
     /// The workers are about to be started.
     Starting {
         /// The number of workers.
@@ -194,6 +207,7 @@ impl Event {
             | Event::StartupFailed { process, .. } => Some(*process),
             Event::Stopping { by, .. } => *by,
             Event::Listening { .. }
+            | Event::ListenerShutDown { .. }
             | Event::Starting { .. }
             | Event::StartFailed { .. }
             | Event::Scaled { .. }
@@ -212,6 +226,12 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Listening { address, .. } => write!(f, "Listening on {address}"),
+            Event::ListenerShutDown { address, restored: true, .. } => {
+                write!(f, "The listener {address} was shut down, probably by a worker; it listens again")
+            }
+            Event::ListenerShutDown { address, restored: false, .. } => {
+                write!(f, "The listener {address} was shut down, probably by a worker; restart the service to use it")
+            }
             Event::Starting { workers } => write!(f, "Starting {workers} processes"),
             Event::Started { process } => write!(f, "{process} started, generation {}", process.generation),
             Event::Ready { process } => write!(f, "{process} is ready"),

@@ -203,6 +203,8 @@
 //!
 //! When the service ends, the parent removes the file of a Unix socket. If there is already a socket file at the same
 //! path when the service starts, the parent replaces the file, but only if no process listens on that socket.
+//! `"unix:@name"` is an abstract name, which has no file (Linux only). If an address is in use, the start tries again for
+//! up to 3 s.
 //! `Prefork::socket_activation` (on Unix) uses sockets that systemd has opened.
 //!
 //! # Privileges

@@ -332,6 +332,9 @@ impl Prefork {
     /// of a killed parent keep the address in use for as long as they drain. The parent handles no signals meanwhile, so
     /// SIGTERM has the effect that the program has chosen: by default, it ends the program.
     ///
+    /// All workers share a socket, so no worker may call shutdown(2) on it. On Linux, the parent finds this when it
+    /// starts a worker, and reports [`Event::ListenerShutDown`].
+    ///
     /// The first worker to accept a connection gets it, so the load is not always balanced. Workers that sleep in
     /// accept(2) take turns. If workers sleep in epoll_wait(2), Linux wakes all of them for each connection. With
     /// `EPOLLEXCLUSIVE`, Linux mostly wakes the worker that began to wait last, and this worker gets most connections.

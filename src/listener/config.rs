@@ -265,6 +265,10 @@ impl ListenConfig {
         self
     }
 
+    pub(super) fn backlog_len(&self) -> i32 {
+        self.options.backlog
+    }
+
     pub(crate) fn own_name(&self) -> Option<&str> {
         self.name.as_deref()
     }

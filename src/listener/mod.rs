@@ -25,14 +25,15 @@ pub(crate) use activation::take_over;
 pub use config::ListenConfig;
 pub use index::ListenerIndex;
 pub(crate) use retry::Retry;
-pub(crate) use sockets::Sockets;
+pub(crate) use sockets::{ShutDown, Sockets};
 
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
 /// A socket on which workers accept connections or receive datagrams. [`Worker::listeners`](crate::Worker::listeners)
 /// returns the listeners of a worker.
 ///
-/// `Display` writes the address, for example `127.0.0.1:8000`, `unix:/run/service.sock` or `udp:[::]:53`.
+/// `Display` writes the address, for example `127.0.0.1:8000`, `unix:/run/service.sock`,
+/// `unix:@service` or `udp:[::]:53`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Listener {

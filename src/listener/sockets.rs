@@ -1,8 +1,12 @@
 //! The sockets that the parent opens for the workers.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::config::{ListenConfig, SocketFile, SocketGroup};
+use socket2::SockRef;
+
+use super::config::{ListenConfig, Opened, SocketFile, SocketGroup};
 use super::retry::Retry;
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
@@ -51,6 +55,29 @@ pub(crate) struct Sockets {
     refused: Option<Vec<usize>>,
     /// Whether each group has a BPF program that chooses among the ids in `serving`.
     is_steered: bool,
+    /// What is known about each listener.
+    states: Vec<ListenerState>,
+}
+
+/// A listener on which shutdown(2) was called, most likely by a worker.
+#[derive(Debug)]
+pub(crate) struct ShutDown {
+    /// The position of the listener.
+    pub listener: usize,
+    pub address: String,
+    /// Whether the socket listens again.
+    pub is_restored: bool,
+}
+
+/// What the parent needs to restore a listener after shutdown(2).
+#[derive(Debug)]
+struct ListenerState {
+    /// The address of a TCP socket that all workers share. `None` for other sockets.
+    tcp: Option<SocketAddr>,
+    text: String,
+    backlog: i32,
+    /// Whether it was reported that the socket cannot be restored.
+    is_lost: bool,
 }
 
 impl Sockets {
@@ -60,7 +87,9 @@ impl Sockets {
         let mut firsts = Vec::new();
         let mut sockets = Sockets::default();
         for listen in listens {
+            let backlog = listen.backlog_len();
             let opened = listen.open(retry)?;
+            sockets.states.push(ListenerState::of(&opened, backlog));
             firsts.push(opened.listener);
             sockets.groups.push(opened.group);
             sockets._files.extend(opened.file);
@@ -165,6 +194,23 @@ impl Sockets {
         own.any(|socket| sys::has_waiting(socket.as_passed()))
     }
 
+    /// Finds the listeners of this worker on which shutdown(2) was called, and lets them listen again if possible. A
+    /// listener that cannot be restored is returned once.
+    pub fn restore(&mut self, id: usize) -> Vec<ShutDown> {
+        let shared = self.by_worker.first();
+        let Some(sockets) = self.by_worker.get(id).or(shared) else { return Vec::new() };
+        let mut found = Vec::new();
+        for (listener, (socket, state)) in sockets.iter().zip(&mut self.states).enumerate() {
+            if state.is_lost || !sys::is_shut_down(socket.as_passed()) {
+                continue;
+            }
+            let is_restored = state.restore(socket).is_ok();
+            state.is_lost = !is_restored;
+            found.push(ShutDown { listener, address: state.text.clone(), is_restored });
+        }
+        found
+    }
+
     /// Opens the sockets of the next worker id.
     fn open_next(&mut self) -> Result<()> {
         let sockets = self.by_worker[0].iter().zip(&self.groups).map(|(first, group)| {
@@ -196,10 +242,34 @@ impl Sockets {
     }
 }
 
+impl ListenerState {
+    fn of(opened: &Opened, backlog: i32) -> ListenerState {
+        let tcp = match (&opened.listener, &opened.group) {
+            (Listener::Tcp(listener), None) => listener.local_addr().ok(),
+            // Listening again would give the socket another index in its group, which must be the worker id.
+            _ => None,
+        };
+        ListenerState { tcp, text: opened.listener.to_string(), backlog, is_lost: false }
+    }
+
+    /// Lets a TCP socket listen again. A UDP or Unix socket cannot be restored, because shutdown(2) is final for it.
+    fn restore(&self, socket: &Listener) -> io::Result<()> {
+        let (Listener::Tcp(listener), Some(address)) = (socket, self.tcp) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let socket = SockRef::from(listener);
+        // If the system has chosen the port, shutdown(2) gives up the port. Otherwise the socket is still bound, and
+        // bind(2) fails.
+        let _ = socket.bind(&address.into());
+        socket.listen(self.backlog)?;
+        if listener.local_addr()? == address { Ok(()) } else { Err(io::ErrorKind::AddrInUse.into()) }
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::io::ErrorKind;
-    use std::net::{TcpStream, UdpSocket};
+    use std::net::{Shutdown, TcpStream, UdpSocket};
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -305,6 +375,41 @@ mod tests {
         let own = |stream: &TcpStream| stream.local_addr().expect("an address");
         assert!(!second.is_empty() && !after.iter().any(|stream| second.contains(&own(stream))));
         assert!(!sockets.has_waiting(1));
+    }
+
+    #[test]
+    fn shared_tcp_sockets_listen_again_after_shutdown() {
+        let free = std::net::TcpListener::bind("127.13.0.1:0").expect("a port");
+        let fixed = free.local_addr().expect("an address");
+        drop(free);
+        for listen in [ListenConfig::from(fixed), ListenConfig::from("127.0.0.1:0")] {
+            let mut sockets = open(listen, 1);
+            assert!(sockets.restore(0).is_empty());
+            let address = bound(&sockets);
+            for _ in 0..2 {
+                SockRef::from(sockets.by_worker[0][0].as_tcp().expect("TCP"))
+                    .shutdown(Shutdown::Read)
+                    .expect("shutdown");
+                TcpStream::connect(address).expect_err("the socket does not listen");
+                let restored = sockets.restore(0);
+                assert!(matches!(restored[..], [ShutDown { listener: 0, is_restored: true, .. }]), "{restored:?}");
+                TcpStream::connect(address).expect("the socket listens");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_listener_is_returned_once() {
+        let listens = ["udp:127.0.0.1:0", "127.0.0.1:0"].map(|on| ListenConfig::from(on).per_worker());
+        let mut sockets = try_open(listens.into(), 2).expect("sockets");
+        for socket in sockets.by_worker[1].iter() {
+            // For a UDP socket, this reports ENOTCONN and takes effect nevertheless.
+            let _ = SockRef::from(&socket.as_passed()).shutdown(Shutdown::Both);
+        }
+        assert!(sockets.restore(0).is_empty(), "worker 0 has other sockets");
+        let lost = sockets.restore(1);
+        assert!(lost.len() == 2 && lost.iter().all(|lost| !lost.is_restored), "{lost:?}");
+        assert!(sockets.restore(1).is_empty());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::backend::{ChildExit, ExitCause, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
-use crate::listener::{Listeners, Sockets};
+use crate::listener::{Listeners, ShutDown, Sockets};
 use crate::policy::{Action, Config, Outcome, Policy, Request, WorkerSignal};
 use crate::report::WorkerReport;
 use crate::scoreboard::{Scoreboard, WorkerMessage};
@@ -39,6 +39,8 @@ pub(super) enum LoopExit {
 }
 
 pub(super) struct Supervisor<'a> {
+    /// The number of workers that the service starts with.
+    initial_workers: usize,
     policy: Policy,
     /// This field is declared before the launcher and the sockets. So dropping the supervisor kills and reaps the
     /// children before it drops those fields.
@@ -66,7 +68,9 @@ impl<'a> Supervisor<'a> {
         sockets: Sockets,
         descriptors: &'a mut Descriptors,
     ) -> Box<Supervisor<'a>> {
+        let initial_workers = config.workers;
         Box::new(Supervisor {
+            initial_workers,
             policy: Policy::new(config, seed(), Instant::now()),
             children: Children::default(),
             reaper: Reaper::new(),
@@ -236,6 +240,9 @@ impl<'a> Supervisor<'a> {
     /// Starts a worker process or thread. Returns the worker if this process is a forked child, and `None` in the
     /// parent.
     fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
+        if generation > 0 || id >= self.initial_workers {
+            self.restore_listeners(id);
+        }
         if self.launcher.copies_buffers() {
             self.observers.output().flush();
         }
@@ -338,6 +345,15 @@ impl<'a> Supervisor<'a> {
     fn emit_listening(&mut self) {
         for (listener, address) in self.sockets.addresses().into_iter().enumerate() {
             self.emit(&Event::Listening { listener, address });
+        }
+    }
+
+    /// Reports the worker's listeners on which shutdown(2) was called, and lets them listen again if possible. The
+    /// initial starts do without it, because no worker had a socket before them.
+    #[inline(never)]
+    fn restore_listeners(&mut self, id: usize) {
+        for ShutDown { listener, address, is_restored } in self.sockets.restore(id) {
+            self.emit(&Event::ListenerShutDown { listener, address, restored: is_restored });
         }
     }
 

@@ -55,11 +55,13 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::HeartbeatTimedOut { .. }
         | Event::ReadyTimedOut { .. }
         | Event::StopTimedOut { .. }
-        | Event::KillingAll { .. } => Some(Level::Warn),
+        | Event::KillingAll { .. }
+        | Event::ListenerShutDown { restored: true, .. } => Some(Level::Warn),
         Event::RollingRestartAborted { .. }
         | Event::ScalingAborted { .. }
         | Event::RecyclingAborted { .. }
         | Event::StartupFailed { .. }
+        | Event::ListenerShutDown { restored: false, .. }
         | Event::RestartLimitReached { .. } => Some(Level::Error),
     }
 }

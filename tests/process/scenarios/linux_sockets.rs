@@ -1,8 +1,10 @@
-//! Listeners: abstract names, and sockets that the workers of a killed
+//! Listeners: abstract names, sockets on which a worker calls shutdown(2), and sockets that the workers of a killed
 //! parent still have. Linux only.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::OnceLock;
@@ -13,7 +15,7 @@ use taskfork::{ListenConfig, Listener, Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal};
-use crate::program::{drain, on_log, own_host, prepare, say, scratch, serve, up};
+use crate::program::{drain, fail, on_log, own_host, prepare, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -35,6 +37,19 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(daemon.count(&line), 1, "{line}: {}", daemon.transcript());
             }
             assert!(daemon.said("refused Some(\"listen\"): cannot listen on unix:@: "), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("a_shut_down_listener_is_reported_and_restored", shuts_listeners_down, |daemon| {
+            let worker = daemon.worker();
+            let restored = daemon.line("it listens again").to_owned();
+            let address = restored.split(' ').nth(3).expect("an address").to_owned();
+            assert_eq!(answer(TcpStream::connect(&address).expect("a listening socket")), "worker 0\n");
+            daemon.send(worker, Signal::SIGKILL);
+            daemon.worker();
+            assert_eq!(answer(TcpStream::connect(&address).expect("a listening socket")), "worker 0\n");
+            assert_eq!(daemon.count("log The listener "), 2, "{}", daemon.transcript());
+            assert!(daemon.said(&format!("log The listener unix:{}", daemon.scratch().join("socket").display())));
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
         }),
         Scenario::reporting("a_port_is_bound_after_workers_of_a_killed_parent", after_a_killed_parent, |daemon| {
             daemon.worker();
@@ -112,6 +127,32 @@ fn prints_abstract_refusals() {
         let error = Prefork::new().workers(1).listen(listen).start().expect_err("a refusal");
         say(&format!("refused {:?}: {error:?}", error.setting()));
     }
+}
+
+/// The first process shuts down both listeners and fails.
+fn shuts_listeners_down() -> Report {
+    let service = Prefork::new().workers(1).listen("127.0.0.1:0").listen(ListenConfig::unix(scratch().join("socket")));
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        if worker.generation() == 0 {
+            for listener in worker.listeners() {
+                shut_down(match listener {
+                    Listener::Tcp(listener) => listener.as_fd(),
+                    Listener::Unix(listener) => listener.as_fd(),
+                    other => panic!("{other}"),
+                });
+            }
+            fail(1);
+        }
+        answer_clients(&worker);
+        up(worker.id());
+        drain(&worker);
+    })
+}
+
+fn shut_down(socket: BorrowedFd<'_>) {
+    // SAFETY: shutdown(2) takes integers.
+    assert_eq!(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) }, 0);
 }
 
 /// Starts a service, and kills its parent. Its worker stays until the gate opens, and accepts no connection.
