@@ -151,16 +151,18 @@ mod kernel {
 /// makes a socket pair close-on-exec on every system.
 #[cfg(any(target_os = "macos", taskfork_portable))]
 mod pipe {
-    use std::io::{self, Read};
-    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::io::Read;
+    use std::mem::ManuallyDrop;
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 
     use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
-    use nix::unistd::getpid;
+    use nix::unistd::{getpid, getppid};
 
+    use super::super::descriptor::FdIdentity;
     use super::{CallError, exit_now};
 
     #[derive(Debug)]
@@ -168,8 +170,13 @@ mod pipe {
         reader: Option<UnixStream>,
         /// The writing end, which only the parent keeps open. `None` in a spawned worker.
         writer: Option<UnixStream>,
+        /// The pid of the parent, or 0 for a parent outside this pid namespace.
+        parent: u32,
         graceful_timeout: Duration,
     }
+
+    /// How often a worker looks at its parent's pid if the socket cannot show the death of the parent any more.
+    const LOOK: Duration = Duration::from_secs(1);
 
     /// Set if this process is killed when it does not exit after the death of its parent.
     static IS_KILLED: AtomicBool = AtomicBool::new(false);
@@ -185,7 +192,8 @@ mod pipe {
         /// time to exit after the death of the parent.
         pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
             let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
-            Ok(Lifeline { reader: Some(reader), writer: Some(writer), graceful_timeout })
+            let parent = std::process::id();
+            Ok(Lifeline { reader: Some(reader), writer: Some(writer), parent, graceful_timeout })
         }
 
         /// Returns the descriptor that a spawned worker must inherit for its lifeline.
@@ -194,8 +202,8 @@ mod pipe {
         }
 
         /// Creates the lifeline in a spawned worker, from the descriptor that the worker has inherited.
-        pub fn inherited(_: u32, graceful_timeout: Duration, passed: Option<OwnedFd>) -> Lifeline {
-            Lifeline { reader: passed.map(UnixStream::from), writer: None, graceful_timeout }
+        pub fn inherited(parent: u32, graceful_timeout: Duration, passed: Option<OwnedFd>) -> Lifeline {
+            Lifeline { reader: passed.map(UnixStream::from), writer: None, parent, graceful_timeout }
         }
 
         /// Does nothing, because a thread can only be started after `main` has begun.
@@ -218,8 +226,13 @@ mod pipe {
             self.writer = None;
             let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
-            let graceful_timeout = self.graceful_timeout;
-            if watch.spawn(move || watch_parent(reader, graceful_timeout)).is_err() {
+            let &mut Lifeline { parent, graceful_timeout, .. } = self;
+            let identity = FdIdentity::of(reader.as_fd());
+            let body = move || {
+                wait_for_death(ManuallyDrop::new(reader), identity, parent);
+                end_worker(graceful_timeout);
+            };
+            if watch.spawn(body).is_err() {
                 exit_now();
             }
             // This restores the mask that pthread_sigmask(3) has returned above, so it cannot fail.
@@ -227,8 +240,25 @@ mod pipe {
         }
     }
 
-    fn watch_parent(mut reader: UnixStream, graceful_timeout: Duration) {
-        while reader.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+    /// Waits until the parent has ended. Looks at the parent's pid as well, because a worker can shut down the socket,
+    /// which all workers share. If the program has closed the descriptor, or if the socket was shut down, only the pid
+    /// remains. Never closes the descriptor, because its number may be that of a file of the program by then.
+    fn wait_for_death(mut reader: ManuallyDrop<UnixStream>, identity: Option<FdIdentity>, parent: u32) {
+        loop {
+            let is_open = identity.is_some_and(|identity| identity.is_behind(reader.as_raw_fd()));
+            let is_at_end = is_open && matches!(reader.read(&mut [0]), Ok(0));
+            match getppid().as_raw() as u32 {
+                // The pid of a parent outside this namespace does not change.
+                0 if is_at_end => return,
+                0 => {}
+                now if now != parent => return,
+                _ => {}
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn end_worker(graceful_timeout: Duration) {
         let _ = kill(getpid(), Signal::SIGTERM);
         thread::sleep(graceful_timeout);
         if IS_KILLED.load(Ordering::Relaxed) {

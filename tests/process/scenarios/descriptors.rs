@@ -69,6 +69,7 @@ fn closes_all() -> Report {
         }
         close_from_three();
         let files = files();
+        worker.enable_graceful_stop();
         worker.stop_all();
         assert!(worker.wait_for_stop(None));
         say(&format!("files empty: {}", are_empty(&files)));
