@@ -86,7 +86,9 @@ pub fn scenarios() -> Vec<Scenario> {
         .needs(lacks_users),
         Scenario::spawning("threads_that_hand_over_capabilities_prevent_the_start", relay, |daemon| {
             daemon.ends_with(3);
-            assert!(daemon.said("log cannot start worker 0: setresuid failed: thread"), "{}", daemon.transcript());
+            // The check has found a thread, or it has found no moment at which it could check all threads.
+            let line = daemon.line("log cannot start worker 0: setresuid failed: ");
+            assert!(line.ends_with("still has capabilities") || line.ends_with("changed too often"), "{line}");
             assert!(!daemon.said("is a worker"), "{}", daemon.transcript());
         })
         .needs(lacks_users),
