@@ -74,7 +74,7 @@ fn known_cause(status: u32) -> Option<&'static str> {
 pub struct Process {
     /// The task id of the worker.
     pub id: usize,
-    /// The number of earlier processes of this worker: 0 for its first process.
+    /// The number of earlier processes of this worker: 0 for its first process. After `u32::MAX` comes 0 again.
     pub generation: u32,
     /// The process id. `None` for a worker [thread](crate::Prefork::run_threads).
     pub pid: Option<u32>,

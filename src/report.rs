@@ -87,7 +87,7 @@ impl Report {
     /// Returns the number of restarts, added up over all workers. Replacements do not count, neither in a rolling
     /// restart nor because of a process's age.
     pub fn restarts(&self) -> u32 {
-        self.workers.iter().map(|worker| worker.restarts).sum()
+        self.workers.iter().fold(0, |sum: u32, worker| sum.saturating_add(worker.restarts))
     }
 
     /// Returns the reason why the service ended.
@@ -186,5 +186,16 @@ impl fmt::Display for Reason {
                 write!(f, "failed to start: {process} was not ready in time")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_of_restarts_does_not_overflow() {
+        let worker = WorkerReport { restarts: u32::MAX, ..WorkerReport::new(0) };
+        assert_eq!(Report::new(Reason::Finished, vec![worker, worker]).restarts(), u32::MAX);
     }
 }

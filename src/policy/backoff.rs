@@ -97,9 +97,14 @@ mod tests {
     fn refused_starts_always_wait_and_never_overflow() {
         let mut backoff = Backoff::default();
         let mut rng = SmallRng::seed_from_u64(1);
-        for _ in 0..100 {
+        for attempt in 0..200 {
+            if attempt == 100 {
+                backoff.failures = u32::MAX - 50;
+            }
             let delay = backoff.after_refusal(DELAYS, &mut rng);
             assert!(delay >= DELAYS.first / 2 && delay <= DELAYS.max, "{delay:?}");
         }
+        assert!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng) >= DELAYS.max / 2);
+        assert_eq!(backoff.failures, u32::MAX);
     }
 }

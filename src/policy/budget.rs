@@ -25,7 +25,7 @@ impl Budget {
         if self.left(now) == 0 {
             return false;
         }
-        self.spent += 1;
+        self.spent = self.spent.saturating_add(1);
         if let Some(window) = self.window {
             while self.recent.front().is_some_and(|&then| now.duration_since(then) > window) {
                 self.recent.pop_front();
@@ -72,5 +72,13 @@ mod tests {
         assert!(!budget.take(now + Duration::from_secs(60)));
         assert!(budget.take(now + Duration::from_secs(61)), "the first restart has left the window");
         assert_eq!((budget.spent(), budget.left(now + Duration::from_secs(61))), (3, 0));
+    }
+
+    #[test]
+    fn the_number_of_restarts_does_not_overflow() {
+        let mut budget = Budget::new(1, Some(Duration::from_secs(60)));
+        budget.spent = u32::MAX;
+        assert!(budget.take(some_time()));
+        assert_eq!(budget.spent(), u32::MAX);
     }
 }

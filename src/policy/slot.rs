@@ -335,9 +335,9 @@ impl Slot {
     /// Then the caller must stop the process with [`Slot::stop_now`].
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
         let is_restart = self.start_reason() == Some(StartReason::Restart);
-        self.generation = process.generation + 1;
-        self.report.processes += 1;
-        self.report.restarts += u32::from(is_restart);
+        self.generation = process.generation.wrapping_add(1);
+        self.report.processes = self.report.processes.saturating_add(1);
+        self.report.restarts = self.report.restarts.saturating_add(u32::from(is_restart));
         self.report.failed = false;
         if config.ready_timeout.is_none() {
             self.open_queue();

@@ -39,7 +39,7 @@ impl Slot {
         let exited = self.take_out(now, generation)?;
         // A process that exits in the role of a replacement has never served, so its exit is not reported.
         let has_served = exited.role != ExitedRole::Replacement;
-        if has_served && (self.report.exit.is_none() || generation > self.reported_generation) {
+        if has_served && (self.report.exit.is_none() || is_newer(generation, self.reported_generation)) {
             self.report.exit = Some(exit);
             self.reported_generation = generation;
         }
@@ -72,4 +72,10 @@ impl Slot {
         let was_given_up = child.was_given_up();
         Some(ExitedChild { process: child.process, role, uptime, epoch: child.epoch, was_given_up })
     }
+}
+
+/// Returns whether a process of `generation` was started after one of `than`. Generations wrap around, so the smaller
+/// distance counts.
+fn is_newer(generation: u32, than: u32) -> bool {
+    (generation.wrapping_sub(than) as i32) > 0
 }

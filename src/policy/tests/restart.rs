@@ -231,3 +231,20 @@ fn reports_ignore_replacements_that_never_served() {
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.policy.reports()[0].exit(), Some(Exit::Code(0)));
 }
+
+#[test]
+fn the_generation_wraps_around_without_an_overflow() {
+    let now = some_time();
+    let mut policy = Policy::new(config(1), 1, now);
+    let mut generation = u32::MAX - 1;
+    for exit in [Exit::Code(1), Exit::Code(2), Exit::Code(3), Exit::Code(4)] {
+        policy.handle_timeout(now + SECOND);
+        let started = std::iter::from_fn(|| policy.poll_action()).any(|action| matches!(action, Action::Start { .. }));
+        assert!(started);
+        let process = Process { id: 0, generation, pid: Some(71) };
+        policy.handle_started(now, process);
+        policy.handle_exited(now, process, exit, OutOfMemory::No);
+        assert_eq!(policy.reports()[0].exit(), Some(exit), "generation {generation}");
+        generation = generation.wrapping_add(1);
+    }
+}
