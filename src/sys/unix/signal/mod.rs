@@ -44,3 +44,29 @@ fn native(signal: Signal) -> Native {
 pub(super) fn number(signal: Signal) -> libc::c_int {
     native(signal) as libc::c_int
 }
+
+/// Returns the index of the next signal to read in [`Signal::SUPERVISED`]. `pending` has one bit for each signal, and
+/// `last` is the index of the signal that was read last. The signals take turns, so that a process that sends one
+/// signal in a loop does not keep the parent from reading the others.
+fn next_in_turn(pending: u32, last: usize) -> Option<usize> {
+    let len = Signal::SUPERVISED.len();
+    (1..=len).map(|step| (last + step) % len).find(|index| pending & 1 << index != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_arrive_all_the_time_take_turns() {
+        let mut last = 0;
+        let mut read = Vec::new();
+        for _ in 0..6 {
+            last = next_in_turn(0b1000_0101, last).expect("a signal");
+            read.push(last);
+        }
+        assert_eq!(read, [2, 7, 0, 2, 7, 0]);
+        assert_eq!(next_in_turn(0b100, 2), Some(2));
+        assert_eq!(next_in_turn(0, 2), None);
+    }
+}

@@ -21,7 +21,7 @@ use std::{process, thread};
 use nix::sys::signal::SigSet;
 
 use super::takeover::{Dispositions, send_on};
-use super::{job_control, native, number};
+use super::{job_control, native, next_in_turn, number};
 use crate::sys::{CallError, Signal, SignalInfo};
 
 /// The number of threads that are running the handler.
@@ -45,6 +45,8 @@ pub(super) struct SelfPipe {
     /// The pid of the process that opened the pipe. A forked child has a copy of the recorded signals. It must not send
     /// them to itself, because they were sent to its parent.
     pid: u32,
+    /// The index in [`Signal::SUPERVISED`] of the signal that was read last.
+    last: usize,
 }
 
 impl SelfPipe {
@@ -55,7 +57,7 @@ impl SelfPipe {
         }
         ARRIVED.store(0, Ordering::Relaxed);
         WAKE_FD.store(writer.as_raw_fd(), Ordering::SeqCst);
-        Ok(SelfPipe { reader, _writer: writer, pid: process::id() })
+        Ok(SelfPipe { reader, _writer: writer, pid: process::id(), last: 0 })
     }
 
     pub fn set_dispositions(dispositions: &mut Dispositions, signals: &[Signal]) -> Result<(), CallError> {
@@ -88,22 +90,30 @@ impl SelfPipe {
     }
 
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
-        if let Some(signal) = take_arrived() {
+        if let Some(signal) = self.take_arrived() {
             return Ok(Some(SignalInfo { signal, sender: None }));
         }
-        // This reads all bytes before it checks the recorded signals. A signal that arrives between these two steps
+        // This empties the pipe before it checks the recorded signals. A signal that arrives between these two steps
         // writes another byte, and that byte wakes the parent again.
         let mut bytes = [0; 64];
         loop {
             match self.reader.read(&mut bytes) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(take_arrived().map(|signal| SignalInfo { signal, sender: None }));
-                }
+                Ok(read) if read == bytes.len() => {}
+                // A read that does not fill the buffer has emptied the pipe.
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(CallError::new("read", error)),
             }
         }
+        Ok(self.take_arrived().map(|signal| SignalInfo { signal, sender: None }))
+    }
+
+    /// Takes one of the recorded signals. The kinds of signals take turns.
+    fn take_arrived(&mut self) -> Option<Signal> {
+        self.last = next_in_turn(ARRIVED.load(Ordering::Relaxed), self.last)?;
+        ARRIVED.fetch_and(!(1 << self.last), Ordering::Relaxed);
+        Some(Signal::SUPERVISED[self.last])
     }
 }
 
@@ -119,7 +129,7 @@ impl Drop for SelfPipe {
     fn drop(&mut self) {
         self.close();
         if self.pid == process::id() {
-            while let Some(signal) = take_arrived() {
+            while let Some(signal) = self.take_arrived() {
                 let _ = send_on(signal);
             }
         }
@@ -157,11 +167,4 @@ fn record(signal: libc::c_int, bit: u32) {
         // raised signal takes effect only after this handler has returned.
         unsafe { libc::raise(signal) };
     }
-}
-
-fn take_arrived() -> Option<Signal> {
-    let lowest = ARRIVED.load(Ordering::Relaxed).trailing_zeros();
-    let signal = Signal::SUPERVISED.get(lowest as usize)?;
-    ARRIVED.fetch_and(!(1 << lowest), Ordering::Relaxed);
-    Some(*signal)
 }

@@ -86,7 +86,9 @@ impl Signals {
         self.dispositions.put_back();
         self.source.close();
         let mut stops = Vec::new();
-        while let Some(SignalInfo { signal, .. }) = self.next()? {
+        // Signals may arrive faster than this loop reads them. Each kind is read at least once, because they take turns.
+        for _ in 0..2 * Signal::SUPERVISED.len() {
+            let Some(SignalInfo { signal, .. }) = self.next()? else { break };
             if matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
                 stops.push(signal);
             }
