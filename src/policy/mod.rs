@@ -22,6 +22,7 @@ mod child;
 mod deadlines;
 mod exit;
 mod heartbeat;
+mod request;
 mod rolling_restart;
 mod scale;
 mod slot;
@@ -41,6 +42,8 @@ use rand::{SeedableRng, rngs::SmallRng};
 pub(crate) use backoff::Delays;
 use budget::Budget;
 use deadlines::DeadlineQueue;
+use request::PendingRequests;
+pub(crate) use request::Request;
 use rolling_restart::RollingRestart;
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
 use stop::Stop;
@@ -85,17 +88,6 @@ pub enum RestartPolicy {
     /// No exit leads to a restart. The other workers continue. After all workers have exited,
     /// [`Report::is_success`](crate::Report::is_success) returns whether all of them exited normally.
     Never,
-}
-
-/// A request to the parent, which arrives as a signal on Unix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    Stop,
-    QuickStop,
-    Roll,
-    ScaleUp,
-    ScaleDown,
-    Reopen,
 }
 
 /// A message from the parent to a worker process. The supervisor translates the message into a signal.
@@ -148,6 +140,12 @@ impl ActionQueue {
     fn cancel_starts(&mut self, of: Option<usize>) {
         self.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
     }
+
+    /// Removes the actions that a stop makes unnecessary, so that the stop does not wait for them.
+    fn cancel_for_stop(&mut self) {
+        self.cancel_starts(None);
+        self.0.retain(|action| !matches!(action, Action::Send { message: WorkerSignal::Reopen, .. }));
+    }
 }
 
 #[derive(Debug)]
@@ -172,6 +170,7 @@ pub(crate) struct Policy {
     /// `actions`, because that queue would then fill more memory: every page that the parent writes between two forks
     /// is copied for each worker (copy-on-write).
     first_starts: Range<usize>,
+    requests: PendingRequests,
     actions: ActionQueue,
 }
 
@@ -191,6 +190,7 @@ impl Policy {
             wanted: Cell::new(None),
             begun: now,
             first_starts: 0..config.workers,
+            requests: PendingRequests::default(),
             config,
             actions,
         }
@@ -272,17 +272,39 @@ impl Policy {
         self.slots.iter().all(|slot| !slot.is_wanted() || has_come_up(slot)).then(|| self.wanted())
     }
 
-    /// Handles a request of an operator. During a stop, only further stop requests have an effect.
+    /// Handles a request of an operator. A stop request takes effect at once. Any other request waits for the next call
+    /// of [`Policy::execute_requests`], and several requests of one kind count as one until then. During a stop, only
+    /// further stop requests have an effect.
     pub fn handle_request(&mut self, now: Instant, request: Request) {
-        self.complete_slots();
         match request {
             Request::Stop => self.stop_gracefully(now),
             Request::QuickStop => self.stop_quickly(now),
             _ if self.stop.is_some() => {}
-            Request::Roll => self.request_roll(),
-            Request::ScaleUp => self.scale_up(now),
-            Request::ScaleDown => self.scale_down(now),
-            Request::Reopen => self.send_to_all(WorkerSignal::Reopen),
+            Request::Roll | Request::ScaleUp | Request::ScaleDown | Request::Reopen => self.requests.add(request),
+        }
+    }
+
+    /// Returns whether a call of [`Policy::execute_requests`] is due.
+    pub fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// Executes the requests that have arrived since the last call. Call this once per round of the supervisor's loop,
+    /// when [`Policy::poll_action`] has returned all actions of the last round. Then the number of queued actions is
+    /// bounded, however many requests arrive, and exits and timeouts are handled between two calls.
+    pub fn execute_requests(&mut self, now: Instant) {
+        if self.requests.is_empty() {
+            return;
+        }
+        self.complete_slots();
+        for request in self.requests.take() {
+            match request {
+                Request::Roll => self.request_roll(),
+                Request::ScaleUp => self.scale_up(now),
+                Request::ScaleDown => self.scale_down(now),
+                Request::Reopen => self.send_to_all(WorkerSignal::Reopen),
+                Request::Stop | Request::QuickStop => {}
+            }
         }
         self.advance_roll(now);
     }

@@ -76,7 +76,8 @@ impl Policy {
         }
         let quick = signal == WorkerSignal::QuickStop;
         self.complete_slots();
-        self.actions.cancel_starts(None);
+        self.requests.clear();
+        self.actions.cancel_for_stop();
         self.roll.cancel();
         self.check_beats_at = None;
         let workers = self.slots.iter().flat_map(Slot::processes).count();

@@ -38,6 +38,10 @@ pub(super) enum LoopExit {
     Finished(Outcome),
 }
 
+/// The largest number of signals that the parent reads at once. The limit keeps a process that sends signals in a loop
+/// from keeping the parent busy. The kinds of signals take turns, so the parent still reads each signal that is pending.
+const MAX_SIGNALS: usize = 64;
+
 pub(super) struct Supervisor<'a> {
     /// The number of workers that the service starts with.
     initial_workers: usize,
@@ -51,6 +55,8 @@ pub(super) struct Supervisor<'a> {
     observers: Observers,
     sockets: Sockets,
     descriptors: &'a mut Descriptors,
+    /// Whether the last call of `collect_signals` may have left signals.
+    has_unread_signals: bool,
     /// The worker threads that the policy counts as exited, although they still run.
     stale: Vec<Process>,
 }
@@ -79,6 +85,7 @@ impl<'a> Supervisor<'a> {
             observers,
             sockets,
             descriptors,
+            has_unread_signals: false,
             stale: Vec::new(),
         })
     }
@@ -88,6 +95,9 @@ impl<'a> Supervisor<'a> {
         self.emit_listening();
         loop {
             self.observers.flush();
+            if self.policy.has_requests() {
+                self.policy.execute_requests(Instant::now());
+            }
             while let Some(action) = self.policy.poll_action() {
                 if let Some(worker) = self.execute(action) {
                     return Ok(LoopExit::Child(worker));
@@ -135,18 +145,26 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Waits until a poll source is ready, or until the earliest deadline of the policy, the observers and the reaper.
+    /// Does not wait if signals or requests are left.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Waited> {
         let now = Instant::now();
-        let deadlines = [deadline, self.observers.next_deadline(), self.reaper.next_deadline(now)];
+        let has_work = self.has_unread_signals || self.policy.has_requests();
+        let work = has_work.then_some(now);
+        let deadlines = [work, deadline, self.observers.next_deadline(), self.reaper.next_deadline(now)];
         let next = deadlines.into_iter().flatten().min();
         self.descriptors.wait(next.map(|next| next.saturating_duration_since(now)))
     }
 
     /// Passes all pending requests to the policy. For each SIGCHLD, reaps the child that the signal names. Returns
-    /// whether any signal was pending.
+    /// whether any signal was pending. If signals arrive faster than this method reads them, it leaves some of them to
+    /// the next call.
     fn collect_signals(&mut self) -> Result<bool> {
         let mut any = false;
-        while let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? {
+        for _ in 0..MAX_SIGNALS {
+            let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? else {
+                self.has_unread_signals = false;
+                return Ok(any);
+            };
             any = true;
             if let Some(request) = request_of(signal) {
                 self.policy.handle_request(Instant::now(), request);
@@ -155,6 +173,7 @@ impl<'a> Supervisor<'a> {
                 self.reaper.handle_child_signal(sender, &mut self.children)?;
             }
         }
+        self.has_unread_signals = true;
         Ok(any)
     }
 

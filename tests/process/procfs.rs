@@ -33,6 +33,13 @@ pub fn has_pending(pid: u32, signal: i32) -> bool {
     u64::from_str_radix(pending.trim(), 16).expect("a mask") >> (signal - 1) & 1 != 0
 }
 
+/// Returns the largest amount of memory that the process has had resident so far, in bytes.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).expect("memory");
+    peak.parse::<u64>().expect("a number") << 10
+}
+
 /// Returns the number of open descriptors of a process, or 0 if it is gone.
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)

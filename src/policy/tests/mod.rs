@@ -2,6 +2,7 @@
 
 mod heartbeat;
 mod random;
+mod request;
 mod restart;
 mod roll;
 mod scale;

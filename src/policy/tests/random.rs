@@ -47,7 +47,8 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         (7, _) => sim.has_work = !sim.has_work,
         (8, _) => {
             let requests = [Request::Roll, Request::Roll, Request::ScaleUp, Request::ScaleDown, Request::Reopen];
-            sim.request(requests[rng.random_range(0..requests.len())]);
+            let request = requests[rng.random_range(0..requests.len())];
+            if rng.random_bool(0.2) { sim.request_now(request) } else { sim.request(request) }
         }
         (9, Some((id, generation))) if rng.random_bool(0.05) => sim.stop_all(id, generation),
         (9, _) if rng.random_bool(0.1) => sim.request([Request::Stop, Request::QuickStop][rng.random_range(0..2)]),

@@ -173,8 +173,8 @@ fn a_cancelled_replacement_starts_no_second_process() {
     sim.pass(SECOND);
     sim.actions_per_event = 0;
     sim.end(0, 0, Exit::Code(0));
-    sim.request(Request::ScaleDown);
-    sim.request(Request::ScaleUp);
+    sim.request_now(Request::ScaleDown);
+    sim.request_now(Request::ScaleUp);
     sim.actions_per_event = usize::MAX;
     sim.run_actions();
     assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);

@@ -260,7 +260,7 @@ fn a_cancelled_start_starts_no_second_process() {
     sim.actions_per_event = 0;
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
-    sim.request(Request::ScaleUp);
+    sim.request_now(Request::ScaleUp);
     sim.actions_per_event = usize::MAX;
     sim.run_actions();
     assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
@@ -271,6 +271,7 @@ fn a_cancelled_initial_start_is_not_initial_later() {
     let now = some_time();
     let mut policy = Policy::new(config(2), 1, now);
     policy.handle_request(now, Request::ScaleDown);
+    policy.execute_requests(now);
     let mut started = 0;
     let mut drain = |policy: &mut Policy, refuses_starts: bool| {
         while let Some(action) = policy.poll_action() {
@@ -290,6 +291,7 @@ fn a_cancelled_initial_start_is_not_initial_later() {
     };
     drain(&mut policy, false);
     policy.handle_request(now, Request::ScaleUp);
+    policy.execute_requests(now);
     drain(&mut policy, true);
     assert_eq!((policy.wanted(), policy.poll_end().is_none()), (2, true), "the start is tried again");
 }
@@ -299,6 +301,7 @@ fn a_removed_worker_that_never_started_does_not_drain() {
     let now = some_time();
     let mut policy = Policy::new(with_queues(2), 1, now);
     policy.handle_request(now, Request::ScaleDown);
+    policy.execute_requests(now);
     let mut starts = Vec::new();
     while let Some(action) = policy.poll_action() {
         if let Action::Start { id, generation } = action {

@@ -91,6 +91,11 @@ impl Sim {
     /// Executes the actions of the policy, and checks the invariants.
     pub fn run_actions(&mut self) {
         self.note_draining();
+        if self.policy.actions.0.is_empty() {
+            self.scaling |= self.policy.requests.contains(Request::ScaleDown);
+            self.policy.execute_requests(self.now);
+            self.note_draining();
+        }
         for _ in 0..self.actions_per_event {
             match self.policy.poll_action() {
                 Some(Action::Start { id, generation }) => self.start(id, generation),
@@ -110,6 +115,9 @@ impl Sim {
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.exits + self.alive.len() as u32);
+        let queued = self.policy.actions.0.len();
+        let max_queued = 8 * (self.policy.slots.len() + self.alive.len()) + 8;
+        assert!(queued <= max_queued, "{queued} actions are queued for {} processes", self.alive.len());
     }
 
     pub fn note_draining(&mut self) {
@@ -171,8 +179,15 @@ impl Sim {
     }
 
     pub fn request(&mut self, request: Request) {
+        self.policy.handle_request(self.now, request);
+        self.run_actions();
+    }
+
+    /// Executes a request although actions of an earlier event are still queued.
+    pub fn request_now(&mut self, request: Request) {
         self.scaling |= request == Request::ScaleDown;
         self.policy.handle_request(self.now, request);
+        self.policy.execute_requests(self.now);
         self.run_actions();
     }
 

@@ -5,6 +5,8 @@ mod deadlines;
 #[cfg(target_os = "linux")]
 mod descriptors;
 mod ends;
+#[cfg(target_os = "linux")]
+mod floods;
 #[cfg(unix)]
 mod forks;
 mod heartbeats;
@@ -99,6 +101,8 @@ pub fn all() -> Vec<Scenario> {
         threads_unix::scenarios(),
         #[cfg(target_os = "linux")]
         deadlines::scenarios(),
+        #[cfg(target_os = "linux")]
+        floods::scenarios(),
         #[cfg(target_os = "linux")]
         descriptors::scenarios(),
         #[cfg(target_os = "linux")]
