@@ -58,6 +58,10 @@ pub enum Event {
         exit: Exit,
         /// Whether the kernel's out-of-memory killer killed the process.
         out_of_memory: OutOfMemory,
+        /// Whether the process had reached the call that starts the service. This is false only for a
+        /// [spawned](crate::Backend::Spawn) worker that exited in the code before this call, for example because the
+        /// program forks there and exits, as a daemon does.
+        reached_call: bool,
         /// Whether the parent caused the exit. This is true after a stop request. It is also true if the parent killed
         /// a replacement or an added worker that was not ready in time.
         asked: bool,
@@ -93,6 +97,8 @@ pub enum Event {
         exit: Exit,
         /// Whether the kernel's out-of-memory killer killed the process.
         out_of_memory: OutOfMemory,
+        /// Whether the process had reached the call that starts the service: see [`Event::Exited`].
+        reached_call: bool,
         /// The delay before the restart.
         delay: Duration,
         /// The number of restarts that the limit still allows after this restart.
@@ -238,11 +244,11 @@ impl fmt::Display for Event {
             Event::Failed { process, message } => write!(f, "{process}: {message}"),
             Event::Stale { process } => write!(f, "{process} is stale"),
             Event::Returned { process } => write!(f, "{process} was stale, and has returned"),
-            Event::Exited { process, exit, out_of_memory, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}")
+            Event::Exited { process, exit, out_of_memory, reached_call, .. } => {
+                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
             }
-            Event::Restarting { process, exit, out_of_memory, delay, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}, restarting")?;
+            Event::Restarting { process, exit, out_of_memory, reached_call, delay, .. } => {
+                write!(f, "{process} {exit}{out_of_memory}{}, restarting", suffix(*reached_call))?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry: Some(delay) } => {
@@ -271,6 +277,9 @@ impl fmt::Display for Event {
                     None => f.write_str(if *quick { " quickly" } else { "" }),
                 }
             }
+            Event::StartupFailed { process, exit: Some(exit) } if exit.is_success() => {
+                write!(f, "Startup failed: {process} {exit} before it was ready")
+            }
             Event::StartupFailed { process, exit: Some(exit) } => {
                 write!(f, "Startup failed: {process} {exit}")
             }
@@ -280,4 +289,9 @@ impl fmt::Display for Event {
             Event::RestartLimitReached { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
         }
     }
+}
+
+/// Returns the end of the phrase that describes an exit.
+fn suffix(reached_call: bool) -> &'static str {
+    if reached_call { "" } else { " before it reached the call" }
 }

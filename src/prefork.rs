@@ -105,6 +105,12 @@ pub enum Backend {
     /// gets SIGTERM when the parent ends. On other systems it keeps running until the call, and then exits. It inherits
     /// the parent's signal mask. In this mask the [signals that the parent handles](crate#signals) are not blocked.
     ///
+    /// **An exit before the call** is a failure, even with status 0. It may mean that the program has started another
+    /// process and left it running, as a daemon does. If no process of the worker has reached the call before, the
+    /// service stops, and [`Report::reason`] is [`StartupFailed`](crate::Reason::StartupFailed). A worker that SIGTTIN
+    /// added is removed instead. If an earlier process of the worker has reached the call, the parent restarts the
+    /// worker after a delay, or keeps the old process if the exited one was a replacement.
+    ///
     /// **A worker never becomes a parent.** Otherwise its workers would do the same, without end. The parent passes
     /// each worker a message that no other process can read or change. This crate reads the message before `main`, and
     /// records the pid. So it does not matter if the program changes its environment before the call. The environment

@@ -40,12 +40,14 @@ pub enum Reason {
         /// The number of restarts so far.
         restarts: u32,
     },
-    /// The parent stopped the service because one worker failed and a restart would not have helped. There are two
+    /// The parent stopped the service because one worker failed and a restart would not have helped. There are three
     /// cases:
     ///
     /// - The worker exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code).
     /// - A [`ready_timeout`](crate::Prefork::ready_timeout) is set, and the worker failed or was late before any of its
     ///   processes was ready.
+    /// - A [spawned](crate::Backend::Spawn) worker exited before it reached the call that starts the service, and none
+    ///   of its processes had reached this call before.
     StartupFailed {
         /// The process that failed.
         process: Process,
@@ -178,6 +180,9 @@ impl fmt::Display for Reason {
             Reason::StoppedByWorker { process } => write!(f, "stopped, as {process} asked"),
             Reason::RestartLimitReached { process, exit, restarts } => {
                 write!(f, "gave up after {restarts} restarts: {process} {exit}")
+            }
+            Reason::StartupFailed { process, exit: Some(exit) } if exit.is_success() => {
+                write!(f, "failed to start: {process} {exit} before it was ready")
             }
             Reason::StartupFailed { process, exit: Some(exit) } => {
                 write!(f, "failed to start: {process} {exit}")

@@ -181,10 +181,12 @@ impl Scoreboard {
         messages
     }
 
-    /// Returns whether this process, a spawned worker, has reached its call. Read this before the slot is
-    /// [released](Scoreboard::release).
-    #[cfg_attr(not(test), expect(dead_code, reason = "the policy does not distinguish these exits yet"))]
+    /// Returns whether this process has reached its call. A forked worker and a worker thread are started in the call, so
+    /// they have always reached it. Read this before the slot is [released](Scoreboard::release).
     pub fn has_reached(&self, process: Process) -> bool {
+        if self.kind != WorkerKind::Spawn {
+            return true;
+        }
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let slot = self.occupants.iter().position(is_occupant);
         slot.is_some_and(|slot| self.word(slot, REACHED).load(Ordering::Acquire) != 0)
@@ -369,7 +371,7 @@ mod tests {
 
     #[test]
     fn reaching_the_call_is_recorded_for_one_process() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Spawn).expect("memory");
         let old = start(&mut board, named(0, 0));
         assert!(!board.has_reached(named(0, 0)));
         old.reached();

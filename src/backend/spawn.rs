@@ -126,10 +126,11 @@ fn accept(text: SpawnText) -> Result<Worker> {
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
     // Nothing can fail from here on. The lifeline may start a thread, and then the variable could not be removed.
     sys::become_independent();
+    let status = StatusWriter::given(memory, slot, waker.into());
+    // Before the setup: a worker whose setup fails has reached the call, and is restarted as a forked one is.
+    status.reached();
     setup.apply(id);
     Lifeline::inherited(started_by, graceful_timeout, lifeline).hold();
-    let status = StatusWriter::given(memory, slot, waker.into());
-    status.reached();
     Ok(Worker::new(id, generation, count, Some(status), listeners))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::slot::{ExitedChild, ExitedRole};
+use super::slot::{ExitedChild, ExitedRole, Slot};
 use super::verdict::{Verdict, verdict};
 use super::{Policy, WorkerSignal};
 use crate::event::Event;
@@ -10,15 +10,24 @@ use crate::exit::{Exit, OutOfMemory, Process};
 
 impl Policy {
     /// Handles the exit of a process. Ignores a process that the policy does not know.
-    pub fn handle_exited(&mut self, now: Instant, process: Process, exit: Exit, out_of_memory: OutOfMemory) {
+    /// `reached_call` is whether the process had reached the call that starts the service. A spawned worker may exit
+    /// before.
+    pub fn handle_exited(
+        &mut self,
+        now: Instant,
+        process: Process,
+        exit: Exit,
+        out_of_memory: OutOfMemory,
+        reached_call: bool,
+    ) {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
-        let Some(exited) = slot.handle_exited(now, process.generation, exit) else { return };
+        let Some(exited) = slot.handle_exited(now, process.generation, exit, reached_call) else { return };
         let restarts_left = self.budget.left(now) > 0;
         let verdict = verdict(&exited, exit, slot, &self.config, restarts_left);
         let asked = exited.role == ExitedRole::Stopping;
         let restarting = verdict == Verdict::Restart;
-        self.actions.emit(Event::Exited { process, exit, out_of_memory, asked, restarting });
+        self.actions.emit(Event::Exited { process, exit, out_of_memory, reached_call, asked, restarting });
         match verdict {
             Verdict::StopService => self.fail_startup(now, process, Some(exit)),
             Verdict::DropAddition => self.drop_addition(process.id),
@@ -35,6 +44,19 @@ impl Policy {
         self.after(now, process.id, was_wanted);
     }
 
+    /// Returns the processes of worker `id` that have not exited.
+    pub fn processes_of(&self, id: usize) -> Vec<Process> {
+        self.slots.get(id).into_iter().flat_map(Slot::processes).collect()
+    }
+
+    /// Records that a process of worker `id` has reached the call that starts the service. Must be called before
+    /// [`Policy::handle_exited`] for a process that has not reached this call.
+    pub fn handle_reached_call(&mut self, id: usize) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.handle_reached_call();
+        }
+    }
+
     fn restart(&mut self, now: Instant, exited: &ExitedChild, exit: Exit, out_of_memory: OutOfMemory) {
         let process = exited.process;
         self.budget.take(now);
@@ -44,7 +66,8 @@ impl Policy {
         }
         let delay = slot.schedule_restart(now, exited.uptime, self.config.delays, &mut self.rng);
         let left = self.budget.left(now);
-        self.actions.emit(Event::Restarting { process, exit, out_of_memory, delay, left });
+        let reached_call = exited.reached_call;
+        self.actions.emit(Event::Restarting { process, exit, out_of_memory, reached_call, delay, left });
         if exited.role == ExitedRole::Current && exited.epoch == self.roll.epoch() {
             self.handle_failed_successor(process.id);
         }

@@ -73,6 +73,8 @@ pub(super) struct Slot {
     generation: u32,
     state: State,
     bring_up: BringUp,
+    /// Whether a process of this worker is known to have reached the call that starts the service.
+    reached_call: bool,
     queue: Queue,
     backoff: Backoff,
     stopping: Vec<StoppingChild>,
@@ -154,6 +156,7 @@ impl Slot {
             generation: 0,
             state: State::Backoff { until: now, reason: StartReason::ScaleUp },
             bring_up: BringUp::Added,
+            reached_call: false,
             queue: Queue::Unopened,
             backoff: Backoff::default(),
             stopping: Vec::new(),
@@ -225,6 +228,15 @@ impl Slot {
             State::Backoff { reason, .. } | State::Starting { reason } => Some(reason),
             _ => None,
         }
+    }
+
+    /// Returns whether a process of this worker is known to have reached the call that starts the service.
+    pub fn reached_call(&self) -> bool {
+        self.reached_call
+    }
+
+    pub fn handle_reached_call(&mut self) {
+        self.reached_call = true;
     }
 
     pub fn bring_up(&self) -> BringUp {

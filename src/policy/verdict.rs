@@ -33,14 +33,15 @@ pub(super) enum Verdict {
 pub(super) fn verdict(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
     match exited.role {
         ExitedRole::Current | ExitedRole::Outgoing => judge_serving(exited, exit, slot, config, restarts_left),
-        ExitedRole::Draining => judge_draining(exit, slot, config, restarts_left),
+        ExitedRole::Draining => judge_draining(exited, exit, slot, config, restarts_left),
         ExitedRole::Stopping | ExitedRole::Replacement => Verdict::NothingMissing,
     }
 }
 
 fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
-    // A process that the parent aborted or killed has failed, whatever its exit status.
-    let failed = !exit.is_success() || exited.was_given_up;
+    // A process that the parent aborted or killed has failed, whatever its exit status. So has a process that has not
+    // reached the call: for example, the program may have become a daemon, and then its process exits with status 0.
+    let failed = !exit.is_success() || exited.was_given_up || !exited.reached_call;
     let wants_restart = match config.restart_policy {
         RestartPolicy::Always => true,
         RestartPolicy::OnFailure => failed,
@@ -49,7 +50,8 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     // Ignores the status of a process that the parent aborted or killed: on Windows the parent itself sets that status.
     let is_fatal = is_fatal(exit, config) && !exited.was_given_up;
     let never_ready = config.ready_timeout.is_some() && slot.bring_up() != BringUp::Done;
-    let cannot_start = never_ready && (failed || wants_restart);
+    let never_reached_call = !exited.reached_call && !slot.reached_call();
+    let cannot_start = never_reached_call || never_ready && (failed || wants_restart);
     if is_fatal {
         return Verdict::StopService;
     }
@@ -67,12 +69,13 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
 }
 
 /// Decides about the exit of a process that only served the connections left in the queue of a removed worker.
-fn judge_draining(exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
+fn judge_draining(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
     let is_served = !slot.is_stopped() || slot.has_draining();
-    if exit.is_success() || is_served {
+    if exit.is_success() && exited.reached_call || is_served {
         return Verdict::NothingMissing;
     }
-    let may_restart = config.restart_policy != RestartPolicy::Never && !is_fatal(exit, config);
+    let may_start = exited.reached_call || slot.reached_call();
+    let may_restart = may_start && config.restart_policy != RestartPolicy::Never && !is_fatal(exit, config);
     if may_restart && restarts_left { Verdict::Restart } else { Verdict::Finished { failed: true } }
 }
 

@@ -327,6 +327,7 @@ impl<'a> Supervisor<'a> {
             self.handle_late_return(process);
             return;
         }
+        let reached_call = self.note_reached_call(process);
         let last_messages = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease));
         for message in last_messages.into_iter().flatten().flatten() {
             self.handle_message(message);
@@ -340,7 +341,19 @@ impl<'a> Supervisor<'a> {
             ExitCause::Exited | ExitCause::ReturnedLate => {}
         }
         let out_of_memory = self.was_out_of_memory(process, exit);
-        self.policy.handle_exited(Instant::now(), process, exit, out_of_memory);
+        self.policy.handle_exited(Instant::now(), process, exit, out_of_memory, reached_call);
+    }
+
+    /// Returns whether this process has reached the call that starts the service. If it has not, but another
+    /// process of the same worker has, also reports that to the policy.
+    fn note_reached_call(&mut self, process: Process) -> bool {
+        let Some(scoreboard) = &self.scoreboard else { return true };
+        let reached_call = scoreboard.has_reached(process);
+        if !reached_call && self.policy.processes_of(process.id).into_iter().any(|other| scoreboard.has_reached(other))
+        {
+            self.policy.handle_reached_call(process.id);
+        }
+        reached_call
     }
 
     /// Handles the return of a thread that did not return in time. The policy already counts this thread as exited.

@@ -36,7 +36,9 @@ pub(crate) fn warn_of_wait(address: &str, longest: Duration) {
 fn level_of(event: &Event) -> Option<Level> {
     match event {
         Event::Exited { restarting: true, .. } | Event::Stale { .. } => None,
-        Event::Exited { process, exit, asked, .. } if exit.is_success() || *asked && *exit != Exit::Stale => {
+        Event::Exited { exit, asked, reached_call, .. }
+            if exit.is_success() && *reached_call || *asked && *exit != Exit::Stale =>
+        {
             Some(Level::Info)
         }
         Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),

@@ -13,6 +13,8 @@ pub(in crate::policy) struct ExitedChild {
     pub role: ExitedRole,
     pub uptime: Duration,
     pub epoch: u64,
+    /// Whether the process had reached the call that starts the service.
+    pub reached_call: bool,
     /// Whether the parent had aborted or killed the process.
     pub was_given_up: bool,
 }
@@ -34,9 +36,16 @@ pub(in crate::policy) enum ExitedRole {
 
 impl Slot {
     /// Removes the process with this generation from the slot. Returns `None` if the slot has no such process.
-    pub fn handle_exited(&mut self, now: Instant, generation: u32, exit: Exit) -> Option<ExitedChild> {
+    pub fn handle_exited(
+        &mut self,
+        now: Instant,
+        generation: u32,
+        exit: Exit,
+        reached_call: bool,
+    ) -> Option<ExitedChild> {
         self.note_uptime(now);
-        let exited = self.take_out(now, generation)?;
+        let exited = ExitedChild { reached_call, ..self.take_out(now, generation)? };
+        self.reached_call |= reached_call;
         // A process that exits in the role of a replacement has never served, so its exit is not reported.
         let has_served = exited.role != ExitedRole::Replacement;
         if has_served && (self.report.exit.is_none() || is_newer(generation, self.reported_generation)) {
@@ -51,7 +60,14 @@ impl Slot {
             let child = self.stopping.swap_remove(at);
             let role = if child.is_draining() { ExitedRole::Draining } else { ExitedRole::Stopping };
             let uptime = now.saturating_duration_since(child.since);
-            return Some(ExitedChild { process: child.process, role, uptime, epoch: 0, was_given_up: false });
+            return Some(ExitedChild {
+                process: child.process,
+                role,
+                uptime,
+                epoch: 0,
+                reached_call: true,
+                was_given_up: false,
+            });
         }
         let (next, role, child) = match mem::replace(&mut self.state, State::Stopped) {
             State::Running(child) if child.is(generation) => (State::Stopped, ExitedRole::Current, child),
@@ -70,7 +86,7 @@ impl Slot {
         self.state = next;
         let uptime = now.saturating_duration_since(child.since);
         let was_given_up = child.was_given_up();
-        Some(ExitedChild { process: child.process, role, uptime, epoch: child.epoch, was_given_up })
+        Some(ExitedChild { process: child.process, role, uptime, epoch: child.epoch, reached_call: true, was_given_up })
     }
 }
 

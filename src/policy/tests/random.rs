@@ -39,7 +39,8 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
     match (rng.random_range(0..12), someone) {
         (0..3, Some((id, generation))) => {
             let exits = [Exit::Code(0), Exit::Code(1), Exit::Code(78), Exit::Signal(9), Exit::Signal(11)];
-            sim.end(id, generation, exits[rng.random_range(0..exits.len())]);
+            let exit = exits[rng.random_range(0..exits.len())];
+            if rng.random_bool(0.1) { sim.end_before_call(id, generation, exit) } else { sim.end(id, generation, exit) }
         }
         (3..6, Some((id, generation))) => sim.ready(id, generation),
         (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),

@@ -243,7 +243,7 @@ fn the_generation_wraps_around_without_an_overflow() {
         assert!(started);
         let process = Process { id: 0, generation, pid: Some(71) };
         policy.handle_started(now, process);
-        policy.handle_exited(now, process, exit, OutOfMemory::No);
+        policy.handle_exited(now, process, exit, OutOfMemory::No, true);
         assert_eq!(policy.reports()[0].exit(), Some(exit), "generation {generation}");
         generation = generation.wrapping_add(1);
     }

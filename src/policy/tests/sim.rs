@@ -208,9 +208,18 @@ impl Sim {
     }
 
     pub fn end_with(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory) {
+        self.end_process(id, generation, exit, out_of_memory, true);
+    }
+
+    /// Ends a spawned worker that has not reached its call.
+    pub fn end_before_call(&mut self, id: usize, generation: u32, exit: Exit) {
+        self.end_process(id, generation, exit, OutOfMemory::No, false);
+    }
+
+    fn end_process(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory, reached_call: bool) {
         let alive = self.alive.remove(&(id, generation)).expect("alive");
         self.exits += 1;
-        self.policy.handle_exited(self.now, alive.process, exit, out_of_memory);
+        self.policy.handle_exited(self.now, alive.process, exit, out_of_memory, reached_call);
         self.run_actions();
     }
 

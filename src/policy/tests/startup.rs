@@ -24,7 +24,13 @@ fn a_refused_first_start_stops_the_service() {
     }
     assert_eq!(sent, [(0, WorkerSignal::Stop), (1, WorkerSignal::Stop)]);
     for (id, pid) in [(0, 1), (1, 2)] {
-        policy.handle_exited(now, Process { id, generation: 0, pid: Some(pid) }, Exit::Signal(15), OutOfMemory::No);
+        policy.handle_exited(
+            now,
+            Process { id, generation: 0, pid: Some(pid) },
+            Exit::Signal(15),
+            OutOfMemory::No,
+            true,
+        );
     }
     while policy.poll_action().is_some() {}
     match policy.poll_end() {
@@ -195,4 +201,66 @@ fn without_readiness_up_waits_for_every_start() {
         }
     }
     assert_eq!(policy.up(), Some(2));
+}
+
+#[test]
+fn an_exit_before_the_call_stops_the_service() {
+    for restart_policy in [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never] {
+        for exit in [Exit::Code(0), Exit::Code(1), Exit::Signal(9)] {
+            let mut sim = Sim::new(Config { restart_policy, ..config(2) });
+            sim.end_before_call(1, 0, exit);
+            assert!(sim.logged(&format!("child 1 (pid 2) {exit} before it reached the call")));
+            assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+            sim.end(0, 0, Exit::Signal(15));
+            let outcome = sim.outcome().expect("a reason");
+            assert!(matches!(outcome, Reason::StartupFailed { process: Process { id: 1, .. }, .. }), "{outcome}");
+            assert!(!outcome.to_string().ends_with("exited normally"), "{outcome}");
+        }
+    }
+}
+
+#[test]
+fn an_added_worker_that_exits_before_the_call_is_dropped() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::ScaleUp);
+    sim.end_before_call(1, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 0)]);
+    assert!(sim.logged("Child 1 could not be brought up, giving it up"));
+}
+
+#[test]
+fn an_exit_before_the_call_after_a_sound_process_is_a_failure() {
+    let mut sim = Sim::new(config(1));
+    sim.end(0, 0, Exit::Code(1));
+    for generation in 1..4 {
+        sim.end_before_call(0, generation, Exit::Code(0));
+        let expected =
+            format!("child 0 (pid {}) exited normally before it reached the call, restarting", generation + 1);
+        assert!(sim.logged(&expected), "{:?}", sim.log);
+        assert!(sim.alive().is_empty(), "the backoff delays the restart");
+        sim.step();
+    }
+    assert_eq!(sim.policy.reports()[0].restarts(), 4);
+}
+
+#[test]
+fn a_replacement_that_exits_before_the_call_aborts_the_rolling_restart() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.end_before_call(0, 1, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 0)]);
+    assert!(sim.sent(0, 0).is_empty());
+    assert!(sim.logged("Rolling restart aborted"));
+}
+
+#[test]
+fn an_older_process_that_reached_the_call_prevents_a_startup_failure() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    sim.policy.handle_reached_call(0);
+    sim.end_before_call(0, 1, Exit::Code(0));
+    assert!(sim.logged("restarting") && sim.logged("Rolling restart aborted"));
+    assert!(!sim.stopping);
 }

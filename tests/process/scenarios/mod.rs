@@ -37,6 +37,7 @@ mod signals;
 #[cfg(unix)]
 mod sockets;
 mod spawn;
+mod spawn_exits;
 #[cfg(unix)]
 mod spawn_deviations;
 #[cfg(unix)]
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Scenario> {
         readiness::scenarios(),
         reports::scenarios(),
         spawn::scenarios(),
+        spawn_exits::scenarios(),
         stop_requests::scenarios(),
         stops::scenarios(),
         threads::scenarios(),
