@@ -84,9 +84,10 @@ pub enum Event {
         /// The worker thread.
         process: Process,
     },
-    /// A worker thread that the parent had abandoned ([`Event::Stale`]) has returned after all.
+    /// A worker thread or a process that the parent had abandoned ([`Event::Stale`], [`Event::KillTimedOut`]) has ended
+    /// after all.
     Returned {
-        /// The worker thread.
+        /// The worker thread or the process.
         process: Process,
     },
     /// A process has exited, and its worker will be restarted.
@@ -127,6 +128,14 @@ pub enum Event {
     /// A process did not exit in time after a stop request or a SIGABRT. The parent now sends SIGKILL to it. If the
     /// worker is a thread, the parent abandons the thread instead ([`Event::Stale`]).
     StopTimedOut {
+        /// The process.
+        process: Process,
+    },
+    /// A process did not exit within 10 s after SIGKILL, so the parent abandons it. Such a process is blocked inside the
+    /// kernel, for example by a network file system that does not respond. [`Event::Exited`] follows, with
+    /// [`Exit::Stale`], although the process still exists. Another process takes its place, and a stop does not wait for
+    /// it. But a worker with two abandoned processes gets no further process until one of them has exited.
+    KillTimedOut {
         /// The process.
         process: Process,
     },
@@ -209,6 +218,7 @@ impl Event {
             | Event::HeartbeatTimedOut { process }
             | Event::ReadyTimedOut { process }
             | Event::StopTimedOut { process }
+            | Event::KillTimedOut { process }
             | Event::Recycling { process }
             | Event::StartupFailed { process, .. } => Some(*process),
             Event::Stopping { by, .. } => *by,
@@ -243,7 +253,8 @@ impl fmt::Display for Event {
             Event::Ready { process } => write!(f, "{process} is ready"),
             Event::Failed { process, message } => write!(f, "{process}: {message}"),
             Event::Stale { process } => write!(f, "{process} is stale"),
-            Event::Returned { process } => write!(f, "{process} was stale, and has returned"),
+            Event::Returned { process } if process.is_thread() => write!(f, "{process} was stale, and has returned"),
+            Event::Returned { process } => write!(f, "{process} was stale, and has exited"),
             Event::Exited { process, exit, out_of_memory, reached_call, .. } => {
                 write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
             }
@@ -260,6 +271,9 @@ impl fmt::Display for Event {
             Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
             Event::StopTimedOut { process } if process.is_thread() => write!(f, "{process} did not stop in time"),
             Event::StopTimedOut { process } => write!(f, "{process} did not stop in time, killing it"),
+            Event::KillTimedOut { process } => {
+                write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
+            }
             Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
             Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
             Event::KillingAll { workers } => write!(f, "Second stop request, killing {workers} processes"),

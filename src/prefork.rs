@@ -263,6 +263,9 @@ impl Prefork {
     ///
     /// If the parent itself is killed, a worker that has enabled the [graceful stop](crate::Worker#stopping) has the same
     /// time to exit, from the death of the parent on. On Windows it has no time.
+    ///
+    /// A process that does not exit within 10 s after SIGKILL is blocked inside the kernel. The parent then
+    /// [abandons](crate::Event::KillTimedOut) the process, so the stop does not wait for it any longer.
     pub fn graceful_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.graceful_timeout = timeout;
         self

@@ -99,7 +99,7 @@ impl Report {
 
     /// Returns the worker threads that still ran when the service ended. The parent abandons a thread that hangs or
     /// does not return in time after a stop request. An abandoned thread runs until it returns or the process ends.
-    /// Without [worker threads](crate::Prefork::run_threads), this list is empty.
+    /// The list also contains the processes that the parent abandoned because they did not exit within 10 s after SIGKILL.
     pub fn stale(&self) -> &[Process] {
         &self.stale
     }

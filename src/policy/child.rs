@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::stopping_child::{StoppingChild, StoppingPhase};
+use super::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
 use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
@@ -43,7 +43,8 @@ pub(super) enum Phase {
     /// The parent has sent SIGABRT because the heartbeats stopped. The parent sends SIGKILL at `kill_at`.
     Aborting { kill_at: Instant },
     /// The parent has sent SIGKILL.
-    Killed,
+    /// If it has not exited at `give_up_at`, the policy abandons it. `None` if the policy already has.
+    Killed { give_up_at: Option<Instant> },
 }
 
 impl Child {
@@ -56,13 +57,13 @@ impl Child {
     }
 
     pub fn is_killed(&self) -> bool {
-        self.phase == Phase::Killed
+        matches!(self.phase, Phase::Killed { .. })
     }
 
     /// Returns whether the parent has aborted or killed the process. Such a process has failed, whatever its exit
     /// status.
     pub fn was_given_up(&self) -> bool {
-        matches!(self.phase, Phase::Aborting { .. } | Phase::Killed)
+        matches!(self.phase, Phase::Aborting { .. } | Phase::Killed { .. })
     }
 
     /// Returns whether the process is not ready yet.
@@ -75,7 +76,8 @@ impl Child {
             Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } | Phase::Aborting { kill_at: at } => {
                 Some(at)
             }
-            Phase::Ready | Phase::Killed => None,
+            Phase::Killed { give_up_at } => give_up_at,
+            Phase::Ready => None,
         }
     }
 
@@ -85,9 +87,9 @@ impl Child {
         self.beat(now);
     }
 
-    pub fn kill(&mut self, actions: &mut ActionQueue) {
-        if self.phase != Phase::Killed {
-            self.phase = Phase::Killed;
+    pub fn kill(&mut self, now: Instant, actions: &mut ActionQueue) {
+        if !self.is_killed() {
+            self.phase = Phase::Killed { give_up_at: Some(now + KILL_TIMEOUT) };
             actions.send(self.process, WorkerSignal::Kill);
         }
     }
@@ -96,7 +98,15 @@ impl Child {
     pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
         if matches!(self.phase, Phase::Aborting { kill_at } if kill_at <= now) {
             actions.emit(Event::StopTimedOut { process: self.process });
-            self.kill(actions);
+            self.kill(now, actions);
+        }
+    }
+
+    /// Abandons the process if SIGKILL has not ended it in time.
+    pub fn abandon_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
+        if matches!(self.phase, Phase::Killed { give_up_at: Some(at) } if at <= now) {
+            self.phase = Phase::Killed { give_up_at: None };
+            actions.abandon(self.process);
         }
     }
 
@@ -104,11 +114,11 @@ impl Child {
     /// due earlier, the earlier time stays. A process that was killed before gets no other signal.
     pub fn stop(self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) -> StoppingChild {
         let phase = match self.phase {
-            Phase::Killed => StoppingPhase::Killed,
+            Phase::Killed { give_up_at } => StoppingPhase::Killed { give_up_at },
             Phase::Aborting { kill_at: earlier } => StoppingPhase::Stopping { kill_at: earlier.min(kill_at) },
             _ => StoppingPhase::Stopping { kill_at },
         };
-        if phase != StoppingPhase::Killed {
+        if !matches!(phase, StoppingPhase::Killed { .. }) {
             actions.send(self.process, signal);
         }
         StoppingChild { process: self.process, since: self.since, phase }

@@ -44,6 +44,16 @@ impl Policy {
         self.after(now, process.id, was_wanted);
     }
 
+    /// Handles the exit of a process that the supervisor had abandoned. [`Policy::handle_exited`] was called for this
+    /// process before.
+    pub fn handle_abandoned_exited(&mut self, now: Instant, process: Process) {
+        let Some(slot) = self.slots.get_mut(process.id) else { return };
+        let was_wanted = slot.is_wanted();
+        slot.handle_abandoned_exited();
+        slot.start_if_due(now, &mut self.actions);
+        self.after(now, process.id, was_wanted);
+    }
+
     /// Returns the processes of worker `id` that have not exited.
     pub fn processes_of(&self, id: usize) -> Vec<Process> {
         self.slots.get(id).into_iter().flat_map(Slot::processes).collect()

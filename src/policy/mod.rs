@@ -112,6 +112,11 @@ pub(crate) enum Action {
         process: Process,
         message: WorkerSignal,
     },
+    /// Count a process as exited although it has not exited. If the process still exists, the supervisor then calls
+    /// [`Policy::handle_exited`] with [`Exit::Stale`](crate::Exit::Stale).
+    Abandon {
+        process: Process,
+    },
     Emit(Event),
 }
 
@@ -129,6 +134,11 @@ impl ActionQueue {
 
     fn send(&mut self, process: Process, message: WorkerSignal) {
         self.push(Action::Send { process, message });
+    }
+
+    fn abandon(&mut self, process: Process) {
+        self.emit(Event::KillTimedOut { process });
+        self.push(Action::Abandon { process });
     }
 
     fn emit(&mut self, event: Event) {

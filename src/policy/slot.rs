@@ -17,6 +17,9 @@
 //! | Running, ready | - | - | - | - | - | by verdict | to `stopping`, draining or stopping | - | to `stopping` |
 //! | Replacing | - | new process | Running (old) | old to `stopping`, Running (new) | kill new, Running (old) | old: new takes over; new: Running (old) | both to `stopping` | - | both to `stopping` |
 //!
+//! A process that does not exit within [`KILL_TIMEOUT`](super::stopping_child::KILL_TIMEOUT) after SIGKILL is abandoned:
+//! the policy handles this as an exit.
+//!
 //! # Bring-up: what does a failed start mean?
 //!
 //! With a ready timeout, the bring-up decides what the policy does if a process fails before it is ready:
@@ -66,6 +69,10 @@ const PROBATION: Duration = Duration::from_secs(1);
 /// starts or stops.
 const MAX_PROCESSES: usize = 2;
 
+/// A worker with this many abandoned processes gets no further process until one of them has exited. Otherwise the
+/// number of processes would grow without limit, because each new process may be blocked in the same way.
+const MAX_ABANDONED: usize = 2;
+
 #[derive(Debug)]
 pub(super) struct Slot {
     id: usize,
@@ -78,6 +85,9 @@ pub(super) struct Slot {
     queue: Queue,
     backoff: Backoff,
     stopping: Vec<StoppingChild>,
+    /// The number of processes that SIGKILL has not ended, and that the supervisor has abandoned. The policy does not wait
+    /// for them.
+    abandoned: usize,
     report: WorkerReport,
     /// The generation of the process whose exit is in the report.
     reported_generation: u32,
@@ -160,6 +170,7 @@ impl Slot {
             queue: Queue::Unopened,
             backoff: Backoff::default(),
             stopping: Vec::new(),
+            abandoned: 0,
             report: WorkerReport::new(id),
             reported_generation: 0,
         }
@@ -187,7 +198,9 @@ impl Slot {
     /// Returns whether the worker's process was started before the rolling restart `epoch` and can be replaced.
     pub fn is_outdated(&self, epoch: u64) -> bool {
         match &self.state {
-            State::Running(child) => child.epoch < epoch && (child.is_starting() || child.phase == Phase::Ready),
+            State::Running(child) if self.abandoned < MAX_ABANDONED => {
+                child.epoch < epoch && (child.is_starting() || child.phase == Phase::Ready)
+            }
             _ => false,
         }
     }
@@ -196,7 +209,9 @@ impl Slot {
     /// cannot be replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
-            State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() => child.recycle_at,
+            State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() && !self.is_crowded() => {
+                child.recycle_at
+            }
             _ => None,
         }
     }
@@ -465,6 +480,6 @@ impl Slot {
     }
 
     fn is_crowded(&self) -> bool {
-        self.stopping.len() >= MAX_PROCESSES
+        self.stopping.len() >= MAX_PROCESSES || self.abandoned >= MAX_ABANDONED
     }
 }

@@ -31,7 +31,7 @@ impl Policy {
                 self.begin_stop(Ok(Reason::Stopped), WorkerSignal::Stop, kill_at, true);
             }
             Some(stop) if !stop.requested => stop.requested = true,
-            Some(_) => self.kill_all(),
+            Some(_) => self.kill_all(now),
         }
     }
 
@@ -44,7 +44,7 @@ impl Policy {
                 stop.quick = true;
                 self.stop_all_now(WorkerSignal::QuickStop, kill_at);
             }
-            Some(_) => self.kill_all(),
+            Some(_) => self.kill_all(now),
         }
     }
 
@@ -98,13 +98,14 @@ impl Policy {
         self.deadlines.update_all(&self.slots);
     }
 
-    fn kill_all(&mut self) {
+    fn kill_all(&mut self, now: Instant) {
         let workers = self.slots.iter().flat_map(Slot::unkilled_processes).count();
         if workers > 0 {
             self.actions.emit(Event::KillingAll { workers });
         }
         for slot in &mut self.slots {
-            slot.kill_all(&mut self.actions);
+            slot.kill_all(now, &mut self.actions);
         }
+        self.deadlines.update_all(&self.slots);
     }
 }

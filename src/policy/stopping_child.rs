@@ -15,6 +15,10 @@ pub(super) struct StoppingChild {
     pub phase: StoppingPhase,
 }
 
+/// The longest time that the policy waits for the exit of a process after SIGKILL. Only a process that is blocked inside
+/// the kernel takes longer, for example one that waits for a network file system (state D in ps(1)).
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoppingPhase {
     /// The worker's own queue gets no new connections. The parent asks the process to stop at `stop_at`. This time is
@@ -23,7 +27,8 @@ pub(super) enum StoppingPhase {
     /// The parent has asked the process to stop, and sends SIGKILL at `kill_at`.
     Stopping { kill_at: Instant },
     /// The parent has sent SIGKILL.
-    Killed,
+    /// If it has not exited at `give_up_at`, the policy abandons it. `None` if the policy already has.
+    Killed { give_up_at: Option<Instant> },
 }
 
 impl StoppingChild {
@@ -32,7 +37,7 @@ impl StoppingChild {
     }
 
     pub fn is_killed(&self) -> bool {
-        self.phase == StoppingPhase::Killed
+        matches!(self.phase, StoppingPhase::Killed { .. })
     }
 
     pub fn is_draining(&self) -> bool {
@@ -47,7 +52,7 @@ impl StoppingChild {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             StoppingPhase::Draining { stop_at: at, .. } | StoppingPhase::Stopping { kill_at: at } => Some(at),
-            StoppingPhase::Killed => None,
+            StoppingPhase::Killed { give_up_at } => give_up_at,
         }
     }
 
@@ -63,7 +68,7 @@ impl StoppingChild {
     /// deadline stays.
     pub fn stop(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
         let kill_at = match self.phase {
-            StoppingPhase::Killed => return,
+            StoppingPhase::Killed { .. } => return,
             StoppingPhase::Stopping { kill_at: earlier } => earlier.min(kill_at),
             StoppingPhase::Draining { .. } => kill_at,
         };
@@ -71,22 +76,27 @@ impl StoppingChild {
         actions.send(self.process, signal);
     }
 
-    pub fn kill(&mut self, actions: &mut ActionQueue) {
-        if self.phase != StoppingPhase::Killed {
-            self.phase = StoppingPhase::Killed;
+    pub fn kill(&mut self, now: Instant, actions: &mut ActionQueue) {
+        if !self.is_killed() {
+            self.phase = StoppingPhase::Killed { give_up_at: Some(now + KILL_TIMEOUT) };
             actions.send(self.process, WorkerSignal::Kill);
         }
     }
 
-    /// Kills the process if it has not stopped in time. Asks it to stop if its drain is over.
+    /// Kills the process if it has not stopped in time. Asks it to stop if its drain is over. Abandons it if SIGKILL has
+    /// not ended it in time.
     pub fn handle_timeout(&mut self, now: Instant, graceful_timeout: Duration, actions: &mut ActionQueue) {
         match self.phase {
             StoppingPhase::Stopping { kill_at } if kill_at <= now => {
                 actions.emit(Event::StopTimedOut { process: self.process });
-                self.kill(actions);
+                self.kill(now, actions);
             }
             StoppingPhase::Draining { stop_at, .. } if stop_at <= now => {
                 self.stop(WorkerSignal::Stop, now + graceful_timeout, actions);
+            }
+            StoppingPhase::Killed { give_up_at: Some(at) } if at <= now => {
+                self.phase = StoppingPhase::Killed { give_up_at: None };
+                actions.abandon(self.process);
             }
             _ => {}
         }

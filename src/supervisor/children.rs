@@ -1,11 +1,16 @@
 //! The registry of child processes.
 
 use std::process::{self, ExitStatus};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 use crate::backend::{ChildExit, ExitCause};
 use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::sys::{self, ChildHandle, Signal};
+
+/// The longest time that the end of the supervision waits for the exit of processes that it has killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The child processes that have not been reaped yet, whichever launcher started them.
 ///
@@ -20,13 +25,15 @@ use crate::sys::{self, ChildHandle, Signal};
 #[derive(Debug)]
 pub(super) struct Children {
     entries: Vec<(Process, ChildHandle)>,
+    /// The processes that SIGKILL has not ended. The end of the supervision does not wait for them.
+    abandoned: Vec<Process>,
     /// The pid of the process whose children these are. A fork has a copy of this value and must not kill them.
     parent: u32,
 }
 
 impl Default for Children {
     fn default() -> Children {
-        Children { entries: Vec::new(), parent: process::id() }
+        Children { entries: Vec::new(), abandoned: Vec::new(), parent: process::id() }
     }
 }
 
@@ -44,6 +51,15 @@ impl Children {
         }
     }
 
+    /// Records that the end of the supervision does not wait for this process. Returns false if it has been reaped.
+    pub fn abandon(&mut self, process: Process) -> bool {
+        let is_known = self.entries.iter().any(|(known, _)| *known == process);
+        if is_known {
+            self.abandoned.push(process);
+        }
+        is_known
+    }
+
     /// Reaps the child with this pid. Returns `None` if the child still runs, or if no worker has this pid.
     pub fn reap(&mut self, pid: u32) -> Result<Option<ChildExit>> {
         let Some(at) = self.entries.iter().rposition(|(_, child)| child.pid() == pid) else { return Ok(None) };
@@ -54,6 +70,7 @@ impl Children {
             Err(error) => return Err(error.into()),
         };
         let process = self.entries.swap_remove(at).0;
+        self.abandoned.retain(|abandoned| *abandoned != process);
         Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, lease: None }))
     }
 
@@ -82,6 +99,8 @@ impl Children {
 
 /// Kills and reaps all children, whatever ended the supervision. Does nothing in a fork of the parent: a worker forgets
 /// the registry, but code of the program, such as `on_event`, may also fork, and unwind there.
+///
+/// The loop does not wait in waitpid(2), because a process that is blocked inside the kernel does not exit after SIGKILL.
 impl Drop for Children {
     fn drop(&mut self) {
         if self.parent != process::id() {
@@ -90,8 +109,14 @@ impl Drop for Children {
         // The kernel may refuse to send the signal to a child that has changed its user. The parent does not wait for
         // such a child.
         self.entries.retain(|(_, child)| child.send(Signal::Kill).is_ok());
-        for (_, child) in &self.entries {
-            let _ = child.reap_blocking();
+        let abandoned = mem::take(&mut self.abandoned);
+        self.entries.retain(|(process, child)| !abandoned.contains(process) && matches!(child.reap(), Ok(None)));
+        let give_up_at = Instant::now() + KILL_TIMEOUT;
+        let mut pause = Duration::from_micros(100);
+        while !self.entries.is_empty() && Instant::now() < give_up_at {
+            thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_millis(50));
+            self.entries.retain(|(_, child)| matches!(child.reap(), Ok(None)));
         }
     }
 }
@@ -141,6 +166,17 @@ pub(super) mod tests {
         drop(children);
         let error = cat.wait().expect_err("it has been reaped");
         assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn a_dropped_registry_does_not_wait_for_abandoned_children() {
+        let mut cat = spawn("cat");
+        let mut children = Children::default();
+        let process = register(&mut children, 0, &cat);
+        assert!(children.abandon(process));
+        assert!(!children.abandon(Process { id: 1, ..process }), "no such child");
+        drop(children);
+        assert_eq!(cat.wait().expect("a child that was not reaped").signal(), Some(9));
     }
 
     #[test]

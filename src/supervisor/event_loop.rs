@@ -242,10 +242,18 @@ impl<'a> Supervisor<'a> {
     fn execute(&mut self, action: Action) -> Option<Worker> {
         match action {
             Action::Emit(event) => self.emit(&event),
+            Action::Abandon { process } => self.abandon(process),
             Action::Send { process, message } => self.send(process, signal_for(message)),
             Action::Start { id, generation } => return self.start(id, generation),
         }
         None
+    }
+
+    /// Counts a process as exited although SIGKILL has not ended it. Does nothing if it has been reaped meanwhile.
+    fn abandon(&mut self, process: Process) {
+        if self.children.abandon(process) {
+            self.reaper.add([ChildExit { process, exit: Exit::Stale, cause: ExitCause::Stale, lease: None }]);
+        }
     }
 
     fn send(&mut self, process: Process, signal: Signal) {
@@ -323,7 +331,8 @@ impl<'a> Supervisor<'a> {
 
     /// Handles an exit. First handles the last messages that the exited process has written.
     fn handle_exit(&mut self, ChildExit { process, exit, cause, lease }: ChildExit) {
-        if cause == ExitCause::ReturnedLate {
+        let was_abandoned = cause == ExitCause::Exited && self.stale.contains(&process);
+        if cause == ExitCause::ReturnedLate || was_abandoned {
             self.handle_late_return(process);
             return;
         }
@@ -336,7 +345,9 @@ impl<'a> Supervisor<'a> {
             ExitCause::Failed(message) => self.emit(&Event::Failed { process, message }),
             ExitCause::Stale => {
                 self.stale.push(process);
-                self.emit(&Event::Stale { process });
+                if process.is_thread() {
+                    self.emit(&Event::Stale { process });
+                }
             }
             ExitCause::Exited | ExitCause::ReturnedLate => {}
         }
@@ -356,9 +367,12 @@ impl<'a> Supervisor<'a> {
         reached_call
     }
 
-    /// Handles the return of a thread that did not return in time. The policy already counts this thread as exited.
+    /// Handles the end of a thread or process that did not end in time. The policy already counts it as exited.
     fn handle_late_return(&mut self, process: Process) {
         self.stale.retain(|stale| *stale != process);
+        if !process.is_thread() {
+            self.policy.handle_abandoned_exited(Instant::now(), process);
+        }
         self.emit(&Event::Returned { process });
     }
 

@@ -36,6 +36,8 @@ pub(crate) fn warn_of_wait(address: &str, longest: Duration) {
 fn level_of(event: &Event) -> Option<Level> {
     match event {
         Event::Exited { restarting: true, .. } | Event::Stale { .. } => None,
+        // The event before, `KillTimedOut`, has logged the same fact.
+        Event::Exited { process, exit: Exit::Stale, .. } if !process.is_thread() => None,
         Event::Exited { exit, asked, reached_call, .. }
             if exit.is_success() && *reached_call || *asked && *exit != Exit::Stale =>
         {
@@ -57,6 +59,7 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::HeartbeatTimedOut { .. }
         | Event::ReadyTimedOut { .. }
         | Event::StopTimedOut { .. }
+        | Event::KillTimedOut { .. }
         | Event::KillingAll { .. }
         | Event::ListenerShutDown { restored: true, .. } => Some(Level::Warn),
         Event::RollingRestartAborted { .. }

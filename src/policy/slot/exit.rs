@@ -46,6 +46,7 @@ impl Slot {
         self.note_uptime(now);
         let exited = ExitedChild { reached_call, ..self.take_out(now, generation)? };
         self.reached_call |= reached_call;
+        self.abandoned += usize::from(exit == Exit::Stale && !exited.process.is_thread());
         // A process that exits in the role of a replacement has never served, so its exit is not reported.
         let has_served = exited.role != ExitedRole::Replacement;
         if has_served && (self.report.exit.is_none() || is_newer(generation, self.reported_generation)) {
@@ -53,6 +54,11 @@ impl Slot {
             self.reported_generation = generation;
         }
         Some(exited)
+    }
+
+    /// Handles the exit of a process that was abandoned before.
+    pub fn handle_abandoned_exited(&mut self) {
+        self.abandoned = self.abandoned.saturating_sub(1);
     }
 
     fn take_out(&mut self, now: Instant, generation: u32) -> Option<ExitedChild> {

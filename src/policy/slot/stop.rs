@@ -96,8 +96,8 @@ impl Slot {
         self.stopping.iter_mut().for_each(|child| child.drain_longer(now, drain));
     }
 
-    pub fn kill_all(&mut self, actions: &mut ActionQueue) {
-        self.stopping.iter_mut().for_each(|child| child.kill(actions));
+    pub fn kill_all(&mut self, now: Instant, actions: &mut ActionQueue) {
+        self.stopping.iter_mut().for_each(|child| child.kill(now, actions));
     }
 
     #[cfg(test)]

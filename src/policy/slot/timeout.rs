@@ -7,7 +7,7 @@ use super::{BringUp, Slot, State};
 use crate::event::Event;
 use crate::exit::Process;
 use crate::policy::child::{Child, Phase};
-use crate::policy::stopping_child::{StoppingChild, StoppingPhase};
+use crate::policy::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
 use crate::policy::{ActionQueue, Config};
 
 /// The result of a passed deadline that the slot leaves to the policy.
@@ -43,7 +43,10 @@ impl Slot {
         for child in &mut self.stopping {
             child.handle_timeout(now, config.graceful_timeout, actions);
         }
-        self.running_mut().for_each(|child| child.kill_overdue(now, actions));
+        for child in self.running_mut() {
+            child.kill_overdue(now, actions);
+            child.abandon_overdue(now, actions);
+        }
         self.start_if_due(now, actions);
         let newest = self.newest()?;
         match newest.phase {
@@ -53,17 +56,17 @@ impl Slot {
                     return None;
                 }
                 actions.emit(Event::ReadyTimedOut { process: newest.process });
-                self.handle_late(actions).map(Timeout::NotReady)
+                self.handle_late(now, actions).map(Timeout::NotReady)
             }
             _ => None,
         }
     }
 
-    fn handle_late(&mut self, actions: &mut ActionQueue) -> Option<ReadyTimeout> {
+    fn handle_late(&mut self, now: Instant, actions: &mut ActionQueue) -> Option<ReadyTimeout> {
         let state = mem::replace(&mut self.state, State::Stopped);
         let (next, late) = match (state, self.bring_up) {
             (State::Running(child), BringUp::Added) => {
-                self.kill_dropped(child, actions);
+                self.kill_dropped(now, child, actions);
                 (State::Stopped, Some(ReadyTimeout::Addition))
             }
             (State::Running(child), BringUp::Initial) => {
@@ -71,11 +74,11 @@ impl Slot {
                 (State::Running(child), Some(ReadyTimeout::Startup(process)))
             }
             (State::Running(mut child), BringUp::Done) => {
-                child.kill(actions);
+                child.kill(now, actions);
                 (State::Running(child), None)
             }
             (State::Replacing { old, new: Some(new) }, _) => {
-                self.kill_dropped(*new, actions);
+                self.kill_dropped(now, *new, actions);
                 (State::Running(old), Some(ReadyTimeout::Replacement))
             }
             (other, _) => (other, None),
@@ -84,9 +87,10 @@ impl Slot {
         late
     }
 
-    fn kill_dropped(&mut self, mut child: Child, actions: &mut ActionQueue) {
-        child.kill(actions);
+    fn kill_dropped(&mut self, now: Instant, mut child: Child, actions: &mut ActionQueue) {
+        child.kill(now, actions);
         let Child { process, since, .. } = child;
-        self.stopping.push(StoppingChild { process, since, phase: StoppingPhase::Killed });
+        let phase = StoppingPhase::Killed { give_up_at: Some(now + KILL_TIMEOUT) };
+        self.stopping.push(StoppingChild { process, since, phase });
     }
 }

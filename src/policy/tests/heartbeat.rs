@@ -162,3 +162,22 @@ fn an_aborted_process_has_failed_even_with_status_0() {
     sim.end(0, 0, Exit::Code(0));
     assert_eq!((sim.alive(), sim.restarts), (vec![(0, 1)], 1));
 }
+
+#[test]
+fn a_process_that_survives_sigkill_is_replaced() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), ..config(1) });
+    sim.blocked = vec![(0, 0), (0, 1)];
+    sim.pass(2 * SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort, WorkerSignal::Kill]);
+    sim.pass(9 * SECOND);
+    assert_eq!(sim.alive(), [(0, 0)]);
+    sim.pass(SECOND);
+    assert_eq!(sim.alive(), [(0, 1)]);
+    assert!(sim.logged("child 0 (pid 1) is stale, restarting"));
+    sim.pass(14 * SECOND);
+    assert_eq!(sim.abandoned.len(), 2);
+    assert!(sim.alive().is_empty(), "two abandoned processes are the limit");
+    sim.end_abandoned(0);
+    assert_eq!(sim.alive(), [(0, 2)]);
+    assert!(!sim.policy.has_killed(sim.abandoned[0]));
+}

@@ -57,6 +57,12 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         (10, _) => sim.now += rng.random_range(0..5000) * Duration::from_millis(1),
         _ => sim.pass(rng.random_range(0..3000) * Duration::from_millis(1)),
     }
+    if let Some(key) = sim.alive().into_iter().next().filter(|_| rng.random_bool(0.02)) {
+        sim.blocked.push(key);
+    }
+    if !sim.abandoned.is_empty() && rng.random_bool(0.1) {
+        sim.end_abandoned(0);
+    }
     sim.exit_killed();
 }
 
@@ -72,6 +78,7 @@ fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
     }
     sim.pass(GRACEFUL);
     sim.exit_killed();
+    sim.pass(10 * SECOND);
     let end = sim.outcome().expect("no first start was refused");
     let report = Report::new(end, sim.policy.reports());
     assert!(report.restarts() <= sim.restarts, "a stop may cancel a restart that was already logged");

@@ -285,7 +285,7 @@ fn a_cancelled_initial_start_is_not_initial_later() {
                     policy.handle_started(now, Process { id, generation, pid: Some(started) });
                 }
                 Action::Send { message, .. } => panic!("{message:?}"),
-                Action::Emit(_) => {}
+                Action::Abandon { .. } | Action::Emit(_) => {}
             }
         }
     };

@@ -50,6 +50,10 @@ pub struct Sim {
     /// Whether the simulated system refuses every start.
     pub refuses_starts: bool,
     pub log: Vec<String>,
+    /// The abandoned processes, which SIGKILL does not end.
+    pub abandoned: Vec<Process>,
+    /// The processes that SIGKILL will not end.
+    pub blocked: Vec<(usize, u32)>,
     pub starts: u32,
     pub exits: u32,
     pub restarts: u32,
@@ -76,6 +80,8 @@ impl Sim {
             alive: BTreeMap::new(),
             refuses_starts: false,
             log: Vec::new(),
+            abandoned: Vec::new(),
+            blocked: Vec::new(),
             starts: 0,
             exits: 0,
             restarts: 0,
@@ -100,6 +106,7 @@ impl Sim {
             match self.policy.poll_action() {
                 Some(Action::Start { id, generation }) => self.start(id, generation),
                 Some(Action::Send { process, message }) => self.send(process, message),
+                Some(Action::Abandon { process }) => self.abandon(process),
                 Some(Action::Emit(event)) => self.note_event(event),
                 None => {
                     self.scaling = false;
@@ -167,6 +174,24 @@ impl Sim {
             let settled = self.policy.config.ready_timeout.is_none() && self.now >= newer.since + SECOND;
             assert!(newer.ready || settled, "{process} is stopped for {}, which is not ready", newer.process);
         }
+    }
+
+    fn abandon(&mut self, process: Process) {
+        // A process that has exited meanwhile is not abandoned.
+        let Some(alive) = self.alive.remove(&(process.id, process.generation)) else { return };
+        assert!(alive.sent.contains(&WorkerSignal::Kill), "{process} was not killed");
+        self.exits += 1;
+        self.abandoned.push(process);
+        let of_this_id = self.abandoned.iter().filter(|other| other.id == process.id).count();
+        assert!(of_this_id <= 3, "{of_this_id} abandoned processes of child {}", process.id);
+        self.policy.handle_exited(self.now, process, Exit::Stale, OutOfMemory::No, true);
+    }
+
+    /// Lets an abandoned process exit.
+    pub fn end_abandoned(&mut self, at: usize) {
+        let process = self.abandoned.swap_remove(at);
+        self.policy.handle_abandoned_exited(self.now, process);
+        self.run_actions();
     }
 
     pub fn note_event(&mut self, event: Event) {
@@ -275,8 +300,9 @@ impl Sim {
 
     /// Ends every process to which the policy has sent SIGKILL.
     pub fn exit_killed(&mut self) {
-        let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| alive.sent.contains(&WorkerSignal::Kill)).collect();
-        let killed: Vec<_> = killed.into_iter().map(|(&key, _)| key).collect();
+        let is_killed = |alive: &Alive| alive.sent.contains(&WorkerSignal::Kill);
+        let killed: Vec<_> = self.alive.iter().filter(|(_, alive)| is_killed(alive)).map(|(&key, _)| key).collect();
+        let killed: Vec<_> = killed.into_iter().filter(|key| !self.blocked.contains(key)).collect();
         for (id, generation) in killed {
             self.end(id, generation, Exit::Signal(9));
         }

@@ -155,3 +155,18 @@ fn a_stop_request_after_a_quick_stop_kills() {
     sim.request(Request::Stop);
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::QuickStop, WorkerSignal::Kill]);
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_process_that_survives_sigkill() {
+    let mut sim = Sim::new(config(2));
+    sim.blocked.push((0, 0));
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    sim.exit_killed();
+    assert_eq!(sim.alive(), [(0, 0)]);
+    assert_eq!(sim.policy.next_deadline(), Some(sim.now + 10 * SECOND));
+    sim.pass(10 * SECOND);
+    assert_eq!(sim.log.iter().filter(|line| line.contains("did not exit within 10 s of SIGKILL")).count(), 1);
+    assert!(matches!(sim.outcome(), Ok(Reason::Stopped)));
+    assert_eq!(sim.policy.reports()[0].exit(), Some(Exit::Stale));
+}

@@ -6,9 +6,9 @@
 //! # Safety
 //! waitid(2) and waitpid(2) write a status into memory of the right size. They affect only children of this process.
 
+use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::{io, mem};
 
 use super::signal::number;
 use crate::sys::{CallError, Signal};
@@ -53,16 +53,6 @@ impl ChildHandle {
     /// must drop this handle, once the child was reaped, because the kernel may then give the pid to another process.
     pub fn reap(&self) -> Result<Option<ExitStatus>, CallError> {
         wait_for(self.pid, libc::WNOHANG)
-    }
-
-    /// Waits until the child has exited, reaps it, and returns its status.
-    pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
-        loop {
-            match wait_for(self.pid, 0) {
-                Err(error) if error.source.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
     }
 }
 

@@ -105,12 +105,6 @@ impl ChildHandle {
         Ok(Some(ExitStatus::from_raw(status_of(&self.process)?)))
     }
 
-    /// Waits until the process has exited, and returns the exit status.
-    pub fn reap_blocking(&self) -> Result<Option<ExitStatus>, CallError> {
-        handle::wait(&self.process, None);
-        self.reap()
-    }
-
     /// Kills the process. Also succeeds if the process has exited or is exiting. In that case, TerminateProcess fails
     /// with `ERROR_ACCESS_DENIED`. (This error has no other cause here, because the handle that CreateProcessW returned
     /// has every access right to the process.)

@@ -1,6 +1,8 @@
 //! All scenarios, one module for each subject.
 
 #[cfg(target_os = "linux")]
+mod blocked;
+#[cfg(target_os = "linux")]
 mod deadlines;
 #[cfg(target_os = "linux")]
 mod descriptors;
@@ -37,9 +39,9 @@ mod signals;
 #[cfg(unix)]
 mod sockets;
 mod spawn;
-mod spawn_exits;
 #[cfg(unix)]
 mod spawn_deviations;
+mod spawn_exits;
 #[cfg(unix)]
 mod spawn_refusals;
 #[cfg(target_os = "linux")]
@@ -101,6 +103,8 @@ pub fn all() -> Vec<Scenario> {
         stop_signals::scenarios(),
         #[cfg(unix)]
         threads_unix::scenarios(),
+        #[cfg(target_os = "linux")]
+        blocked::scenarios(),
         #[cfg(target_os = "linux")]
         deadlines::scenarios(),
         #[cfg(target_os = "linux")]
