@@ -114,7 +114,8 @@ pub enum Event {
         /// parent does not try again, and the old process stays.
         retry: Option<Duration>,
     },
-    /// A process sent no heartbeat in time. The parent now sends SIGABRT to it, and SIGKILL a second later. If the
+    /// A process sent no heartbeat in time. The parent now sends SIGABRT to it, and SIGKILL after the
+    /// [`abort_timeout`](crate::Prefork::abort_timeout). If the
     /// worker is a thread, the parent abandons the thread instead ([`Event::Stale`]).
     HeartbeatTimedOut {
         /// The process.

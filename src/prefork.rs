@@ -174,6 +174,7 @@ impl Prefork {
             graceful_timeout: Duration::from_secs(30),
             ready_timeout: None,
             heartbeat_timeout: None,
+            abort_timeout: Duration::from_secs(1),
             max_lifetime: None,
             drain: None,
         };
@@ -297,8 +298,8 @@ impl Prefork {
     ///
     /// The parent checks the heartbeats of all workers once per timeout. So it finds a hung worker between one and
     /// about two timeouts after the worker's last heartbeat. The parent then sends SIGABRT to the hung worker, so that
-    /// the worker can write a core dump or stop in a debugger. A second later the parent sends SIGKILL, which also
-    /// kills a stopped process. Then the parent restarts the worker, except with [`RestartPolicy::Never`].
+    /// the worker can write a core dump or stop in a debugger. After the [`abort_timeout`](Prefork::abort_timeout) the
+    /// parent sends SIGKILL, which also kills a stopped process. Then the parent restarts the worker, except with [`RestartPolicy::Never`].
     ///
     /// A worker that sends no heartbeat does not always hang:
     ///
@@ -312,6 +313,19 @@ impl Prefork {
     ///   time between two heartbeats.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.heartbeat_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long a worker has to exit after SIGABRT, which the parent sends if a worker [sends no
+    /// heartbeat](Prefork::heartbeat_timeout) in time. After this time the parent sends SIGKILL, which also ends a
+    /// stopped process. Default: 1 s. Without a `heartbeat_timeout`, this setting has no effect.
+    ///
+    /// On Linux the parent does not cut off a core dump. While the kernel writes one, the parent delays SIGKILL, by at
+    /// most a minute, whether the deadline is this one or the [`graceful_timeout`](Prefork::graceful_timeout). A second
+    /// stop request kills at once. On other systems, choose a time in which the system can write the whole core dump. For
+    /// worker threads this setting has no effect, because the parent abandons a hung thread at once.
+    pub fn abort_timeout(mut self, timeout: Duration) -> Prefork {
+        self.config.abort_timeout = timeout;
         self
     }
 
@@ -819,6 +833,7 @@ impl Config {
             ("restart_window", self.restart_window),
             ("ready_timeout", self.ready_timeout),
             ("heartbeat_timeout", self.heartbeat_timeout),
+            ("abort_timeout", Some(self.abort_timeout)),
             ("max_lifetime", self.max_lifetime),
         ];
         for (name, time) in times.into_iter().filter_map(|(name, time)| Some((name, time?))) {
@@ -867,6 +882,8 @@ mod tests {
             ("ready_timeout", new().ready_timeout(endless)),
             ("heartbeat_timeout", new().heartbeat_timeout(Duration::from_nanos(1))),
             ("heartbeat_timeout", new().heartbeat_timeout(endless)),
+            ("abort_timeout", new().abort_timeout(zero)),
+            ("abort_timeout", new().abort_timeout(endless)),
             ("restart_window", new().restart_window(zero)),
             ("restart_window", new().restart_window(endless)),
             ("max_lifetime", new().max_lifetime(zero)),
@@ -943,6 +960,7 @@ mod tests {
             (100, RestartPolicy::OnFailure, usize::MAX)
         );
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
+        assert_eq!(config.abort_timeout, Duration::from_secs(1));
         assert_eq!((config.delays.first, config.delays.max), (Duration::from_millis(10), Duration::from_secs(1)));
         let off = [config.restart_window, config.ready_timeout, config.heartbeat_timeout, config.max_lifetime];
         assert!(off.iter().all(Option::is_none) && config.fatal_exit_codes.is_empty());

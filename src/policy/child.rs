@@ -2,14 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::kill_deadline::KillDeadline;
 use super::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
-use super::{ActionQueue, WorkerSignal};
+use super::{ActionQueue, Config, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
-
-/// The time from SIGABRT to SIGKILL. SIGKILL is necessary because SIGABRT does not end a process that is stopped
-/// (SIGSTOP).
-const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 /// A process that the parent has not asked to stop.
 #[derive(Debug)]
@@ -40,8 +37,8 @@ pub(super) enum Phase {
     Probation { ready_at: Instant },
     /// The process serves.
     Ready,
-    /// The parent has sent SIGABRT because the heartbeats stopped. The parent sends SIGKILL at `kill_at`.
-    Aborting { kill_at: Instant },
+    /// The parent has sent SIGABRT because the heartbeats stopped. The parent sends SIGKILL at `kill`.
+    Aborting { kill: KillDeadline },
     /// The parent has sent SIGKILL.
     /// If it has not exited at `give_up_at`, the policy abandons it. `None` if the policy already has.
     Killed { give_up_at: Option<Instant> },
@@ -73,9 +70,8 @@ impl Child {
 
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } | Phase::Aborting { kill_at: at } => {
-                Some(at)
-            }
+            Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } => Some(at),
+            Phase::Aborting { kill } => Some(kill.at()),
             Phase::Killed { give_up_at } => give_up_at,
             Phase::Ready => None,
         }
@@ -94,9 +90,21 @@ impl Child {
         }
     }
 
+    /// Returns whether SIGKILL is due, but would be delayed by a core dump.
+    pub fn is_kill_due(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::Aborting { kill } if kill.may_wait(now))
+    }
+
+    /// Delays a SIGKILL that is due, because the kernel is writing a core dump of the process.
+    pub fn handle_core_dump(&mut self, now: Instant) {
+        if let Phase::Aborting { kill } = &mut self.phase {
+            kill.wait(now);
+        }
+    }
+
     /// Sends SIGKILL if SIGABRT has not ended the process in time.
     pub fn kill_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
-        if matches!(self.phase, Phase::Aborting { kill_at } if kill_at <= now) {
+        if matches!(self.phase, Phase::Aborting { kill } if kill.at() <= now) {
             actions.emit(Event::StopTimedOut { process: self.process });
             self.kill(now, actions);
         }
@@ -115,8 +123,8 @@ impl Child {
     pub fn stop(self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) -> StoppingChild {
         let phase = match self.phase {
             Phase::Killed { give_up_at } => StoppingPhase::Killed { give_up_at },
-            Phase::Aborting { kill_at: earlier } => StoppingPhase::Stopping { kill_at: earlier.min(kill_at) },
-            _ => StoppingPhase::Stopping { kill_at },
+            Phase::Aborting { kill } => StoppingPhase::Stopping { kill: kill.or_earlier(kill_at) },
+            _ => StoppingPhase::Stopping { kill: KillDeadline::new(kill_at) },
         };
         if !matches!(phase, StoppingPhase::Killed { .. }) {
             actions.send(self.process, signal);
@@ -130,10 +138,11 @@ impl Child {
         self.suspect = false;
     }
 
-    /// Aborts the process if it is ready or on probation and has sent no heartbeat for `timeout`. `doubtful` means that
+    /// Aborts the process if it is ready or on probation and has sent no heartbeat for the heartbeat timeout. `doubtful` means that
     /// the parent itself may have been stopped or starved. In this case the first check without a heartbeat only marks
     /// the process, and the second such check aborts it.
-    pub fn check_beat(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
+    pub fn check_beat(&mut self, now: Instant, config: &Config, doubtful: bool, actions: &mut ActionQueue) {
+        let Some(timeout) = config.heartbeat_timeout else { return };
         if !matches!(self.phase, Phase::Ready | Phase::Probation { .. }) || now < self.last_beat + timeout {
             return;
         }
@@ -141,7 +150,7 @@ impl Child {
             self.suspect = true;
         } else {
             actions.emit(Event::HeartbeatTimedOut { process: self.process });
-            self.phase = Phase::Aborting { kill_at: now + ABORT_GRACE };
+            self.phase = Phase::Aborting { kill: KillDeadline::new(now + config.abort_timeout) };
             actions.send(self.process, WorkerSignal::Abort);
         }
     }

@@ -23,7 +23,7 @@ impl Policy {
             if late >= timeout / 2 {
                 slot.forgive_beats(now);
             } else {
-                slot.check_beats(now, timeout, doubtful, &mut self.actions);
+                slot.check_beats(now, &self.config, doubtful, &mut self.actions);
             }
         }
         self.check_beats_at = Some(now + timeout);

@@ -22,6 +22,7 @@ mod child;
 mod deadlines;
 mod exit;
 mod heartbeat;
+mod kill_deadline;
 mod request;
 mod rolling_restart;
 mod scale;
@@ -67,6 +68,7 @@ pub(crate) struct Config {
     pub graceful_timeout: Duration,
     pub ready_timeout: Option<Duration>,
     pub heartbeat_timeout: Option<Duration>,
+    pub abort_timeout: Duration,
     pub max_lifetime: Option<Duration>,
     /// The time between two checks of a removed worker's queue, if each worker has its own sockets. The first check
     /// comes this long after the removal. The worker is asked to stop at the first check that finds the queue empty, or
@@ -253,6 +255,20 @@ impl Policy {
     }
 
     /// Returns the time at which to call [`Policy::handle_timeout`] if no event happens earlier.
+    /// Returns the processes that get SIGKILL at the next call of [`Policy::handle_timeout`], unless the supervisor calls
+    /// [`Policy::handle_core_dump`] before.
+    pub fn kills_due(&self, now: Instant) -> Vec<Process> {
+        self.slots.iter().flat_map(|slot| slot.kills_due(now)).collect()
+    }
+
+    /// Delays the SIGKILL of a process, because the kernel is writing a core dump of it.
+    pub fn handle_core_dump(&mut self, now: Instant, process: Process) {
+        if let Some(slot) = self.slots.get_mut(process.id) {
+            slot.handle_core_dump(now, process.generation);
+            self.deadlines.update(process.id, slot);
+        }
+    }
+
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let deadline = self.deadlines.next(&self.slots);
         deadline.into_iter().chain(self.check_beats_at).chain(self.next_recycling()).min()

@@ -453,8 +453,8 @@ impl Slot {
     }
 
     /// Aborts the processes of this worker that have sent no heartbeat for `timeout`.
-    pub fn check_beats(&mut self, now: Instant, timeout: Duration, doubtful: bool, actions: &mut ActionQueue) {
-        self.running_mut().for_each(|child| child.check_beat(now, timeout, doubtful, actions));
+    pub fn check_beats(&mut self, now: Instant, config: &Config, doubtful: bool, actions: &mut ActionQueue) {
+        self.running_mut().for_each(|child| child.check_beat(now, config, doubtful, actions));
     }
 
     /// Treats every process of this worker as if it had just sent a heartbeat.

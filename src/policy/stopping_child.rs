@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::kill_deadline::KillDeadline;
 use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
 use crate::exit::Process;
@@ -24,8 +25,8 @@ pub(super) enum StoppingPhase {
     /// The worker's own queue gets no new connections. The parent asks the process to stop at `stop_at`. This time is
     /// postponed while connections are left in the queue, but never beyond `last`.
     Draining { stop_at: Instant, last: Instant },
-    /// The parent has asked the process to stop, and sends SIGKILL at `kill_at`.
-    Stopping { kill_at: Instant },
+    /// The parent has asked the process to stop, and sends SIGKILL at `kill`.
+    Stopping { kill: KillDeadline },
     /// The parent has sent SIGKILL.
     /// If it has not exited at `give_up_at`, the policy abandons it. `None` if the policy already has.
     Killed { give_up_at: Option<Instant> },
@@ -51,7 +52,8 @@ impl StoppingChild {
 
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            StoppingPhase::Draining { stop_at: at, .. } | StoppingPhase::Stopping { kill_at: at } => Some(at),
+            StoppingPhase::Draining { stop_at: at, .. } => Some(at),
+            StoppingPhase::Stopping { kill } => Some(kill.at()),
             StoppingPhase::Killed { give_up_at } => give_up_at,
         }
     }
@@ -67,13 +69,25 @@ impl StoppingChild {
     /// Sends `signal` to the process, and SIGKILL at `kill_at`. If an earlier deadline for SIGKILL is already set, that
     /// deadline stays.
     pub fn stop(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
-        let kill_at = match self.phase {
+        let kill = match self.phase {
             StoppingPhase::Killed { .. } => return,
-            StoppingPhase::Stopping { kill_at: earlier } => earlier.min(kill_at),
-            StoppingPhase::Draining { .. } => kill_at,
+            StoppingPhase::Stopping { kill } => kill.or_earlier(kill_at),
+            StoppingPhase::Draining { .. } => KillDeadline::new(kill_at),
         };
-        self.phase = StoppingPhase::Stopping { kill_at };
+        self.phase = StoppingPhase::Stopping { kill };
         actions.send(self.process, signal);
+    }
+
+    /// Returns whether SIGKILL is due, but would be delayed by a core dump.
+    pub fn is_kill_due(&self, now: Instant) -> bool {
+        matches!(self.phase, StoppingPhase::Stopping { kill } if kill.may_wait(now))
+    }
+
+    /// Delays a SIGKILL that is due, because the kernel is writing a core dump of the process.
+    pub fn handle_core_dump(&mut self, now: Instant) {
+        if let StoppingPhase::Stopping { kill } = &mut self.phase {
+            kill.wait(now);
+        }
     }
 
     pub fn kill(&mut self, now: Instant, actions: &mut ActionQueue) {
@@ -87,7 +101,7 @@ impl StoppingChild {
     /// not ended it in time.
     pub fn handle_timeout(&mut self, now: Instant, graceful_timeout: Duration, actions: &mut ActionQueue) {
         match self.phase {
-            StoppingPhase::Stopping { kill_at } if kill_at <= now => {
+            StoppingPhase::Stopping { kill } if kill.at() <= now => {
                 actions.emit(Event::StopTimedOut { process: self.process });
                 self.kill(now, actions);
             }

@@ -51,6 +51,11 @@ impl Children {
         }
     }
 
+    /// Returns whether the kernel is writing a core dump of this process.
+    pub fn is_dumping_core(&self, process: Process) -> bool {
+        self.entries.iter().any(|(known, child)| *known == process && child.is_dumping_core())
+    }
+
     /// Records that the end of the supervision does not wait for this process. Returns false if it has been reaped.
     pub fn abandon(&mut self, process: Process) -> bool {
         let is_known = self.entries.iter().any(|(known, _)| *known == process);

@@ -216,6 +216,7 @@ impl<'a> Supervisor<'a> {
     /// just arrived prevents a timeout.
     fn run_timers(&mut self, now: Instant) {
         self.extend_drains(now);
+        self.wait_for_core_dumps(now);
         for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
             self.policy.handle_beat(now, id, generation);
         }
@@ -233,6 +234,15 @@ impl<'a> Supervisor<'a> {
             }
             if still_serves || self.sockets.has_waiting(id) {
                 self.policy.handle_work_left(now, id);
+            }
+        }
+    }
+
+    /// Delays the SIGKILL of a process while the kernel is writing a core dump of it.
+    fn wait_for_core_dumps(&mut self, now: Instant) {
+        for process in self.policy.kills_due(now) {
+            if self.children.is_dumping_core(process) {
+                self.policy.handle_core_dump(now, process);
             }
         }
     }

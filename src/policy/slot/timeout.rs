@@ -62,6 +62,22 @@ impl Slot {
         }
     }
 
+    /// Returns the processes that get SIGKILL at the next timeout, unless a core dump delays it.
+    pub fn kills_due(&self, now: Instant) -> impl Iterator<Item = Process> {
+        let stopping = self.stopping.iter().filter(move |child| child.is_kill_due(now)).map(|child| child.process);
+        stopping.chain(self.running().filter(move |child| child.is_kill_due(now)).map(|child| child.process))
+    }
+
+    /// Delays the SIGKILL of the process with this generation.
+    pub fn handle_core_dump(&mut self, now: Instant, generation: u32) {
+        for child in self.stopping.iter_mut().filter(|child| child.is(generation)) {
+            child.handle_core_dump(now);
+        }
+        for child in self.running_mut().filter(|child| child.is(generation)) {
+            child.handle_core_dump(now);
+        }
+    }
+
     fn handle_late(&mut self, now: Instant, actions: &mut ActionQueue) -> Option<ReadyTimeout> {
         let state = mem::replace(&mut self.state, State::Stopped);
         let (next, late) = match (state, self.bring_up) {

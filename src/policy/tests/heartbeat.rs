@@ -181,3 +181,54 @@ fn a_process_that_survives_sigkill_is_replaced() {
     assert_eq!(sim.alive(), [(0, 2)]);
     assert!(!sim.policy.has_killed(sim.abandoned[0]));
 }
+
+#[test]
+fn abort_timeout_is_the_time_from_sigabrt_to_sigkill() {
+    let config = Config { heartbeat_timeout: Some(SECOND), abort_timeout: 5 * SECOND, ..config(1) };
+    let mut sim = Sim::new(config);
+    sim.pass(SECOND + 5 * SECOND - Duration::from_millis(1));
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort]);
+    sim.pass(Duration::from_millis(1));
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort, WorkerSignal::Kill]);
+}
+
+#[test]
+fn a_core_dump_delays_sigkill() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), ..config(1) });
+    sim.dumping.push((0, 0));
+    sim.pass(50 * SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort]);
+    sim.end(0, 0, Exit::Signal(6));
+    assert!(sim.logged("killed by signal 6, restarting"));
+    assert!(!sim.logged("did not stop in time"));
+}
+
+#[test]
+fn sigkill_follows_soon_after_a_core_dump() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), ..config(1) });
+    sim.dumping.push((0, 0));
+    sim.pass(10 * SECOND);
+    sim.dumping.clear();
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort, WorkerSignal::Kill]);
+}
+
+#[test]
+fn a_core_dump_delays_sigkill_by_a_minute_at_most() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(SECOND), ..config(1) });
+    sim.dumping.push((0, 0));
+    sim.pass(2 * SECOND + 60 * SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort, WorkerSignal::Kill]);
+}
+
+#[test]
+fn a_stop_also_waits_for_a_core_dump_and_a_second_stop_does_not() {
+    let mut sim = Sim::new(config(2));
+    sim.dumping = vec![(0, 0), (1, 0)];
+    sim.request(Request::Stop);
+    sim.pass(GRACEFUL + 10 * SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    sim.end(0, 0, Exit::Signal(6));
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+}

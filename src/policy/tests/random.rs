@@ -18,6 +18,7 @@ fn script(seed: u64) {
         fatal_exit_codes: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
         ready_timeout: optional(&mut rng, 10),
         heartbeat_timeout: optional(&mut rng, 10),
+        abort_timeout: rng.random_range(1..=3) * SECOND,
         max_lifetime: optional(&mut rng, 30),
         drain: rng.random_bool(0.3).then_some(SECOND),
         ..config(rng.random_range(1..5))

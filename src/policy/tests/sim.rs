@@ -20,6 +20,7 @@ pub fn config(workers: usize) -> Config {
         graceful_timeout: GRACEFUL,
         ready_timeout: None,
         heartbeat_timeout: None,
+        abort_timeout: SECOND,
         max_lifetime: None,
         drain: None,
     }
@@ -54,6 +55,8 @@ pub struct Sim {
     pub abandoned: Vec<Process>,
     /// The processes that SIGKILL will not end.
     pub blocked: Vec<(usize, u32)>,
+    /// The processes of which the kernel is writing a core dump.
+    pub dumping: Vec<(usize, u32)>,
     pub starts: u32,
     pub exits: u32,
     pub restarts: u32,
@@ -82,6 +85,7 @@ impl Sim {
             log: Vec::new(),
             abandoned: Vec::new(),
             blocked: Vec::new(),
+            dumping: Vec::new(),
             starts: 0,
             exits: 0,
             restarts: 0,
@@ -259,6 +263,11 @@ impl Sim {
         for id in self.policy.draining(self.now) {
             if self.has_work {
                 self.policy.handle_work_left(self.now, id);
+            }
+        }
+        for process in self.policy.kills_due(self.now) {
+            if self.dumping.contains(&(process.id, process.generation)) {
+                self.policy.handle_core_dump(self.now, process);
             }
         }
         self.policy.handle_timeout(self.now);

@@ -6,9 +6,9 @@
 //! # Safety
 //! waitid(2) and waitpid(2) write a status into memory of the right size. They affect only children of this process.
 
-use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::{fs, mem};
 
 use super::signal::number;
 use crate::sys::{CallError, Signal};
@@ -38,6 +38,13 @@ impl ChildHandle {
         // SAFETY: waitid(2) writes one siginfo_t. With WNOWAIT it reaps nothing.
         let result = unsafe { libc::waitid(libc::P_PID, self.pid as libc::id_t, &raw mut info, flags) };
         result != 0 && is_echild(&CallError::last("waitid"))
+    }
+
+    /// Returns whether the kernel is writing a core dump of the child. Linux shows this in /proc (proc_pid_status(5)). On
+    /// other systems, and without /proc, returns false.
+    pub fn is_dumping_core(&self) -> bool {
+        let is_linux = cfg!(target_os = "linux");
+        is_linux && fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| is_dump(&status))
     }
 
     /// Sends a signal to the child. Has no effect if the child has exited but was not reaped.
@@ -148,4 +155,8 @@ fn wait_for(pid: u32, flags: libc::c_int) -> Result<Option<ExitStatus>, CallErro
         -1 => Err(CallError::last("waitpid")),
         _ => Ok(Some(ExitStatus::from_raw(status))),
     }
+}
+
+fn is_dump(status: &str) -> bool {
+    status.lines().filter_map(|line| line.strip_prefix("CoreDumping:")).any(|value| value.trim() == "1")
 }

@@ -105,6 +105,11 @@ impl ChildHandle {
         Ok(Some(ExitStatus::from_raw(status_of(&self.process)?)))
     }
 
+    /// Returns false, because the parent does not wait for error reports of Windows.
+    pub fn is_dumping_core(&self) -> bool {
+        false
+    }
+
     /// Kills the process. Also succeeds if the process has exited or is exiting. In that case, TerminateProcess fails
     /// with `ERROR_ACCESS_DENIED`. (This error has no other cause here, because the handle that CreateProcessW returned
     /// has every access right to the process.)
