@@ -222,7 +222,7 @@ fn a_core_dump_delays_sigkill_by_a_minute_at_most() {
 }
 
 #[test]
-fn a_stop_also_waits_for_a_core_dump_and_a_second_stop_does_not() {
+fn only_the_first_stop_waits_for_core_dumps() {
     let mut sim = Sim::new(config(2));
     sim.dumping = vec![(0, 0), (1, 0)];
     sim.request(Request::Stop);

@@ -34,7 +34,7 @@ fn pending_requests_of_one_kind_count_as_one() {
 }
 
 #[test]
-fn the_queue_stays_short_when_each_action_is_followed_by_a_request() {
+fn a_request_after_each_action_keeps_the_queue_short() {
     let mut sim = busy(16);
     for number in 0..FLOOD {
         sim.request([Request::Reopen, Request::Roll, Request::ScaleUp, Request::ScaleDown][number % 4]);

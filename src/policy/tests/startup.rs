@@ -229,7 +229,7 @@ fn an_added_worker_that_exits_before_the_call_is_dropped() {
 }
 
 #[test]
-fn an_exit_before_the_call_after_a_sound_process_is_a_failure() {
+fn a_later_exit_before_the_call_is_a_failure() {
     let mut sim = Sim::new(config(1));
     sim.end(0, 0, Exit::Code(1));
     for generation in 1..4 {
@@ -244,7 +244,7 @@ fn an_exit_before_the_call_after_a_sound_process_is_a_failure() {
 }
 
 #[test]
-fn a_replacement_that_exits_before_the_call_aborts_the_rolling_restart() {
+fn a_replacement_exit_before_the_call_aborts_the_roll() {
     let mut sim = Sim::new(config(1));
     sim.request(Request::Roll);
     sim.end_before_call(0, 1, Exit::Code(0));
@@ -254,7 +254,7 @@ fn a_replacement_that_exits_before_the_call_aborts_the_rolling_restart() {
 }
 
 #[test]
-fn an_older_process_that_reached_the_call_prevents_a_startup_failure() {
+fn an_older_process_in_the_call_prevents_startup_failure() {
     let mut sim = Sim::new(config(1));
     sim.request(Request::Roll);
     sim.pass(SECOND);

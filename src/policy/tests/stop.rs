@@ -157,7 +157,7 @@ fn a_stop_request_after_a_quick_stop_kills() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_a_process_that_survives_sigkill() {
+fn a_stop_abandons_processes_that_survive_sigkill() {
     let mut sim = Sim::new(config(2));
     sim.blocked.push((0, 0));
     sim.request(Request::Stop);
