@@ -52,7 +52,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::new("panic_in_a_fork_by_on_event_kills_no_workers", on_event_forks_and_panics, |daemon| {
             daemon.workers(2);
-            daemon.wait_for("the fork: Ok(Exited(");
+            daemon.wait_for_times("the fork: Ok(Exited(", 1);
             assert!(daemon.line("the fork").ends_with(", 101))"), "{}", daemon.transcript());
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
