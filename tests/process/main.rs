@@ -6,6 +6,8 @@
 #[cfg(target_os = "linux")]
 mod census;
 mod daemon;
+#[cfg(target_os = "linux")]
+mod interposed;
 mod os;
 #[cfg(target_os = "linux")]
 mod procfs;

@@ -218,6 +218,18 @@ mod tests {
 
     #[cfg(not(target_os = "macos"))]
     #[test]
+    fn memory_that_can_shrink_is_not_mapped() {
+        let shared = Shared::for_programs(3).expect("memory");
+        // SAFETY: memfd_create(2) reads a C string.
+        let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING) };
+        // SAFETY: the descriptor was just opened and has no other owner.
+        let unsealed = unsafe { OwnedFd::from_raw_fd(fd) };
+        set_size(&unsealed, shared.len() * size_of::<StatusSlot>()).expect("a size");
+        assert!(Shared::map_inherited(fd, shared.len()).is_none());
+    }
+
+    #[cfg(not(target_os = "macos"))]
+    #[test]
     fn only_a_sealed_file_never_changes() {
         use std::os::fd::AsFd;
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use taskfork::{Event, Prefork, Report};
 
+use super::limits::timeout_of_sleep;
+use super::privileges::{USER, lacks_users};
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Signal, idle, ignore};
-use crate::procfs::has_pending;
+use crate::os::{KILLED, Signal, idle, ignore};
+use crate::procfs::{has_pending, is_stopped};
 use crate::program::{say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -40,6 +42,42 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+        })
+        .for_processes(),
+        // Without the doorbell, the worker sends SIGCHLD instead. The kernel refuses this signal here, because the worker
+        // runs as another user.
+        Scenario::reporting("ready_without_any_signal_is_found_at_the_deadline", ready_as_another_user, |daemon| {
+            daemon.wait_for(" is ready");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
+        })
+        .for_processes()
+        .needs(lacks_users),
+        Scenario::reporting("an_interrupted_parent_extends_ready_timeout", added_are_never_ready, |daemon| {
+            daemon.wait_for("is ready");
+            // The parent is interrupted between the starts of two workers. So the first of them gets more time, and is
+            // late last. If the parent was not waiting at that moment, or was delayed for another reason, the test tries
+            // again with two new workers.
+            for round in 1.. {
+                daemon.signal(Signal::SIGTTIN);
+                daemon.worker();
+                timeout_of_sleep(daemon.pid());
+                daemon.signal(Signal::SIGSTOP);
+                while !is_stopped(daemon.pid()) {
+                    thread::yield_now();
+                }
+                daemon.signal(Signal::SIGCONT);
+                daemon.signal(Signal::SIGTTIN);
+                let second = daemon.worker();
+                let late = [(); 2].map(|()| daemon.wait_for("is not ready in time"));
+                daemon.wait_for_times(KILLED, 2 * round);
+                if late[0].contains(&second.to_string()) {
+                    break;
+                }
+            }
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
         })
         .for_processes(),
         Scenario::reporting("an_exit_without_sigchld_is_found_at_the_deadline", exits_without_sigchld, |daemon| {
@@ -81,13 +119,33 @@ fn ready_past_the_deadline() -> Report {
 
 /// The worker closes all descriptors that taskfork uses, including the one that wakes the parent after `ready`.
 fn ready_without_doorbell() -> Report {
-    serve(Prefork::new().workers(1).ready_timeout(Duration::from_secs(1)), |worker| {
+    close_descriptors_before_ready(Prefork::new())
+}
+
+fn ready_as_another_user() -> Report {
+    close_descriptors_before_ready(Prefork::new().user(USER))
+}
+
+fn close_descriptors_before_ready(service: Prefork) -> Report {
+    serve(service.workers(1).ready_timeout(Duration::from_secs(1)), |worker| {
         for fd in 3..256 {
             // SAFETY: close(2) takes an integer. This process uses none of these descriptors again.
             unsafe { libc::close(fd) };
         }
         worker.ready();
         idle()
+    })
+}
+
+/// Worker 0 becomes ready. Workers that are added later never become ready. The parent also extends the timeout of a
+/// worker if it is late itself by a tenth of the timeout. The timeout is so long that this is rare.
+fn added_are_never_ready() -> Report {
+    serve(Prefork::new().workers(1).ready_timeout(Duration::from_secs(2)), |worker| {
+        match worker.id() {
+            0 => worker.ready(),
+            id => up(id),
+        }
+        idle();
     })
 }
 

@@ -1,7 +1,7 @@
 //! Descriptors that the program closes, clears or shuts down, and the numbers 0, 1 and 2.
 
 use std::fs::File;
-use std::process;
+use std::process::{self, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +38,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for("restarting");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+        })
+        .for_processes(),
+        Scenario::reporting("programs_started_by_workers_inherit_no_descriptors", starts_a_program, |daemon| {
+            daemon.ends_with(0);
+            let inherited = |process: &str| daemon.line(process).replacen(process, "", 1);
+            assert_eq!(inherited("worker starts with "), inherited("parent starts with "), "{}", daemon.transcript());
         })
         .for_processes(),
         Scenario::reporting("standard_numbers_are_never_taken", without_standard_fds, standard_numbers).for_processes(),
@@ -129,6 +135,25 @@ fn leaves_an_orphan() -> Report {
         }
         idle();
     })
+}
+
+/// Prints the descriptors that a program gets from this process.
+fn print_inherited(process: &str) {
+    let output = Command::new("ls").arg("/proc/self/fd").output().expect("ls(1)");
+    let numbers = String::from_utf8(output.stdout).expect("numbers");
+    say(&format!("{process} starts with {}", numbers.split_whitespace().collect::<Vec<_>>().join(" ")));
+}
+
+/// The worker starts a program while all descriptors of taskfork are open. The parent does the same after the service,
+/// when all of them are closed.
+fn starts_a_program() -> Report {
+    let report = serve(Prefork::new().workers(1).listen("127.0.0.1:0").ready_timeout(EVER), |worker| {
+        worker.stop_fd().expect("a descriptor");
+        worker.ready();
+        print_inherited("worker");
+    });
+    print_inherited("parent");
+    report
 }
 
 /// A copy of standard error, which spawned workers inherit.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Uid, setuid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Uid, setuid};
 use taskfork::{Backend, Prefork, Report};
 
 use super::ends::three_idle;
@@ -14,7 +15,7 @@ use super::refusals::{id_of, refuse};
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Signal, idle, own_descriptors, up_until_signal};
+use crate::os::{Signal, idle, ignore, own_descriptors, up_until_signal};
 use crate::program::{fork, on_log, prepare, say, serve, start_count, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -71,6 +72,20 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(&format!("child 0 (pid {}) killed by signal 9, restarting", second.pid)));
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+        })
+        .needs(no_memory_cgroup),
+        Scenario::new("kills_by_the_parent_are_no_out_of_memory_kills", child_exhausts_memory, |daemon| {
+            daemon.remove_at_end(memory_cgroup().expect("a cgroup").own(daemon.pid()));
+            let worker = daemon.worker();
+            timeout_of_sleep(daemon.pid());
+            kill(worker.pid, Signal::SIGUSR2);
+            daemon.wait_for("its child was killed by Some(9)");
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("log Stopping 1 processes");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            let exit = format!("log child 0 (pid {}) killed by signal 9", worker.pid);
+            assert!(daemon.transcript().lines().any(|line| line == exit), "{}", daemon.transcript());
         })
         .needs(no_memory_cgroup),
         Scenario::new("start_returns_the_error_of_a_refused_fork", process_limit_of_prefork, |daemon| {
@@ -218,18 +233,41 @@ fn exhausts_memory() {
     let id = fork(1, 100);
     if starts() == 1 {
         up_until_signal(id, Signal::SIGUSR2);
-        let mut hoard = Vec::new();
-        loop {
-            hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
-        }
+        exhaust_memory();
     }
     up(id);
     idle()
 }
 
+/// After SIGUSR2, a child of the worker allocates memory without end. The worker itself ignores SIGTERM.
+fn child_exhausts_memory() {
+    let cgroup = memory_cgroup().expect("a cgroup");
+    enter_cgroup(&cgroup.own(std::process::id()), &[(cgroup.limit, "64M")]);
+    let id = fork(1, 100);
+    ignore(Signal::SIGTERM);
+    up_until_signal(id, Signal::SIGUSR2);
+    // SAFETY: this process has no other thread.
+    match unsafe { nix::unistd::fork() }.expect("a fork") {
+        ForkResult::Child => exhaust_memory(),
+        ForkResult::Parent { child } => {
+            let status = waitpid(child, None).expect("its status");
+            let signal = if let WaitStatus::Signaled(_, signal, _) = status { Some(signal as i32) } else { None };
+            say(&format!("its child was killed by {signal:?}"));
+        }
+    }
+    idle()
+}
+
+fn exhaust_memory() -> ! {
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
+    }
+}
+
 /// Waits until the process sleeps in epoll_wait(2) or epoll_pwait(2), and returns the timeout, which is the fourth
 /// argument of the call.
-fn timeout_of_sleep(pid: u32) -> String {
+pub fn timeout_of_sleep(pid: u32) -> String {
     let sleeps = [
         // Other architectures have only epoll_pwait.
         #[cfg(target_arch = "x86_64")]

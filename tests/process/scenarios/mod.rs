@@ -30,6 +30,8 @@ mod per_worker;
 mod prefork;
 #[cfg(target_os = "linux")]
 mod privileges;
+#[cfg(target_os = "linux")]
+mod races;
 mod readiness;
 #[cfg(unix)]
 mod refusals;
@@ -52,6 +54,8 @@ mod stop_signals;
 mod stops;
 #[cfg(target_os = "linux")]
 mod storm;
+#[cfg(unix)]
+mod strangers;
 #[cfg(unix)]
 mod systemd;
 #[cfg(target_os = "linux")]
@@ -102,6 +106,8 @@ pub fn all() -> Vec<Scenario> {
         #[cfg(unix)]
         stop_signals::scenarios(),
         #[cfg(unix)]
+        strangers::scenarios(),
+        #[cfg(unix)]
         threads_unix::scenarios(),
         #[cfg(target_os = "linux")]
         blocked::scenarios(),
@@ -125,6 +131,8 @@ pub fn all() -> Vec<Scenario> {
         privileges::scenarios(),
         #[cfg(target_os = "linux")]
         spawn_starts::scenarios(),
+        #[cfg(target_os = "linux")]
+        races::scenarios(),
         #[cfg(target_os = "linux")]
         storm::scenarios(),
         #[cfg(target_os = "linux")]

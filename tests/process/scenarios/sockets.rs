@@ -40,6 +40,17 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.scratch().join("socket").exists());
         }),
+        Scenario::reporting("another_services_socket_file_is_left_in_place", on_a_path, |daemon| {
+            daemon.workers(2);
+            let path = daemon.scratch().join("socket");
+            // The other service first opens its socket under another name, because its file must not get the inode
+            // number of the removed file.
+            let _other = UnixListener::bind(daemon.scratch().join("other")).expect("a socket");
+            fs::rename(daemon.scratch().join("other"), &path).expect("a rename");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            UnixStream::connect(&path).expect("the socket of the other service");
+        }),
         Scenario::new("listen_error_names_the_address_and_leaves_no_socket", prints_listen_errors, |daemon| {
             daemon.ends_with(0);
             for refusal in [

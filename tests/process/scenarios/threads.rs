@@ -41,6 +41,13 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.said("report: gave up after 50 restarts: child 0 (thread worker-0.50) exited with status 101")
             );
         }),
+        Scenario::threading("thread_without_heartbeats_is_stale_at_once", heartbeats::second_hangs, |daemon| {
+            daemon.wait_for("child 1 (thread worker-1.0) gives no sign of life");
+            daemon.wait_for("child 1 (thread worker-1.0) is stale");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("(thread worker-1.0) did not stop in time"), "{}", daemon.transcript());
+        }),
         Scenario::threading(
             "thread_that_outlasts_graceful_timeout_is_stale_until_return",
             first_ignores_stop,
