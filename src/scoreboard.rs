@@ -463,4 +463,51 @@ mod tests {
         }
         assert!(board.read_messages().into_iter().eq((0..1000).map(|id| WorkerMessage::Ready(named(id, 0)))));
     }
+
+    #[test]
+    fn a_leased_slot_is_used_again_after_its_lease() {
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let slot = board.allocate().expect("memory");
+        let lease = Arc::new(());
+        let writer = StatusWriter::at(&board.slot_handle(slot), &lease);
+        board.assign(slot, named(0, 0));
+        writer.ready();
+        assert_eq!(board.read_messages(), [WorkerMessage::Ready(named(0, 0))]);
+        board.release(named(0, 0), Some(lease));
+        let other = board.allocate().expect("memory");
+        assert_ne!(other, slot, "the thread's writer may still write to its slot");
+        board.assign(other, named(0, 1));
+        drop(writer);
+        assert_eq!(board.allocate().expect("memory"), slot);
+        board.assign(slot, named(0, 2));
+        assert_eq!(board.allocate().expect("memory"), 2, "the other slots are in use");
+    }
+
+    #[test]
+    fn a_lease_that_is_over_frees_the_slot_at_once() {
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        start(&mut board, named(0, 0));
+        board.release(named(0, 0), Some(Arc::new(())));
+        assert_eq!(board.allocate().expect("memory"), 0);
+    }
+
+    #[test]
+    fn processes_forked_by_a_worker_send_no_messages() {
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let worker = start(&mut board, named(0, 0));
+        let forked = StatusWriter { pid: worker.pid + 1, ..worker };
+        forked.ready();
+        forked.stop_all();
+        assert_eq!(board.read_messages(), []);
+    }
+
+    #[test]
+    fn a_spawned_worker_sends_heartbeats_with_the_token_of_its_slot() {
+        let memory = Shared::new(3).expect("memory");
+        memory[2][TOKEN].store(71, Ordering::Relaxed);
+        let (_receiver, waker) = sys::doorbell().expect("a doorbell");
+        let writer = StatusWriter::given(memory, 2, waker);
+        writer.beat();
+        assert_eq!(writer.segment[2][BEAT].load(Ordering::Relaxed), 71);
+    }
 }

@@ -81,4 +81,14 @@ mod tests {
         assert!(budget.take(some_time()));
         assert_eq!(budget.spent(), u32::MAX);
     }
+
+    #[test]
+    fn a_restart_counts_until_the_window_has_passed() {
+        let mut budget = Budget::new(3, Some(Duration::from_secs(60)));
+        let now = some_time();
+        let last = now + Duration::from_secs(60);
+        assert!(budget.take(now) && budget.take(last));
+        assert_eq!(budget.left(last), 1, "the first restart was exactly one window ago");
+        assert_eq!(budget.left(last + Duration::from_nanos(1)), 2);
+    }
 }

@@ -85,3 +85,28 @@ impl Heap {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::some_time;
+    use super::*;
+
+    /// Returns the number of entries of a heap for 100 slots, after so many entries were added and the earliest time was
+    /// taken.
+    fn entries_left(added: usize) -> usize {
+        let now = some_time();
+        let slots: Vec<Slot> = (0..100).map(|id| Slot::added(id, now)).collect();
+        let mut heap = Heap::new(Slot::deadline);
+        (0..added).for_each(|_| heap.update(0, &slots[0]));
+        assert_eq!(heap.next(&slots), Some((now, 0)));
+        heap.entries.len()
+    }
+
+    #[test]
+    fn a_heap_is_rebuilt_if_most_entries_are_outdated() {
+        assert_eq!(entries_left(180), 180);
+        assert_eq!(entries_left(264), 264);
+        assert_eq!(entries_left(265), 100);
+        assert_eq!(entries_left(10_000), 100);
+    }
+}

@@ -42,3 +42,36 @@ impl KillDeadline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::some_time;
+    use super::*;
+
+    #[test]
+    fn a_kill_is_delayed_from_its_deadline_to_the_limit() {
+        let due = some_time() + CHECK_INTERVAL;
+        let latest = due + MAX_DELAY;
+        let mut deadline = KillDeadline::new(due);
+        assert!(!deadline.may_wait(due - Duration::from_nanos(1)));
+        deadline.wait(due - Duration::from_nanos(1));
+        assert_eq!(deadline.at(), due, "it has not passed yet");
+        assert!(deadline.may_wait(due));
+        deadline.wait(due);
+        assert_eq!(deadline.at(), due + CHECK_INTERVAL);
+        deadline.wait(latest - Duration::from_nanos(1));
+        assert_eq!(deadline.at(), latest);
+        assert!(!deadline.may_wait(latest));
+        deadline.wait(latest);
+        assert_eq!(deadline.at(), latest);
+    }
+
+    #[test]
+    fn only_an_earlier_deadline_replaces_a_delayed_one() {
+        let due = some_time();
+        let mut deadline = KillDeadline::new(due);
+        deadline.wait(due);
+        assert_eq!(deadline.or_earlier(deadline.at()), deadline, "the limit of the delay stays");
+        assert_eq!(deadline.or_earlier(due), KillDeadline::new(due));
+    }
+}

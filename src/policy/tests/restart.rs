@@ -248,3 +248,27 @@ fn the_generation_wraps_around_without_an_overflow() {
         generation = generation.wrapping_add(1);
     }
 }
+
+/// Returns `asked` and `restarting` of the event about the exit of worker 0.
+fn exited(policy: &mut Policy, now: Instant, generation: u32) -> (bool, bool) {
+    while policy.poll_action().is_some() {}
+    let process = Process { id: 0, generation, pid: Some(1) };
+    policy.handle_started(now, process);
+    policy.handle_exited(now, process, Exit::Code(1), OutOfMemory::No, true);
+    let exited = std::iter::from_fn(|| policy.poll_action()).find_map(|action| match action {
+        Action::Emit(Event::Exited { asked, restarting, .. }) => Some((asked, restarting)),
+        _ => None,
+    });
+    exited.expect("an exit")
+}
+
+#[test]
+fn exits_are_reported_as_requested_or_restarting() {
+    let now = some_time();
+    let mut policy = Policy::new(config(1), 1, now);
+    assert_eq!(exited(&mut policy, now, 0), (false, true));
+    policy.handle_timeout(now);
+    while policy.poll_action().is_some() {}
+    policy.handle_request(now, Request::Stop);
+    assert_eq!(exited(&mut policy, now, 1), (true, false));
+}

@@ -333,3 +333,20 @@ fn a_stop_by_a_worker_cancels_a_rolling_restart() {
     assert!(!sim.logged("Rolling restart done"), "{:?}", sim.log);
     assert!(matches!(sim.outcome(), Ok(Reason::StoppedByWorker { .. })));
 }
+
+#[test]
+fn processes_of_a_worker_include_replacements_and_stopping_ones() {
+    let mut sim = Sim::new(config(2));
+    let generations = |sim: &Sim, id| {
+        let mut generations: Vec<u32> = sim.policy.processes_of(id).iter().map(|one| one.generation).collect();
+        generations.sort();
+        generations
+    };
+    assert_eq!(generations(&sim, 0), [0]);
+    sim.request(Request::Roll);
+    assert_eq!((generations(&sim, 0), generations(&sim, 1)), (vec![0, 1], vec![0]));
+    sim.pass(SECOND);
+    assert_eq!(generations(&sim, 0), [0, 1], "the old process is stopping");
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!((generations(&sim, 0), generations(&sim, 7)), (vec![1], vec![]));
+}

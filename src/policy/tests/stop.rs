@@ -170,3 +170,77 @@ fn a_stop_abandons_processes_that_survive_sigkill() {
     assert!(matches!(sim.outcome(), Ok(Reason::Stopped)));
     assert_eq!(sim.policy.reports()[0].exit(), Some(Exit::Stale));
 }
+
+#[test]
+fn the_service_has_not_ended_while_actions_are_queued() {
+    let mut sim = Sim::new(config(1));
+    sim.actions_per_event = 0;
+    sim.end(0, 0, Exit::Code(0));
+    assert!(sim.policy.poll_end().is_none(), "the event of the exit is still queued");
+    sim.actions_per_event = usize::MAX;
+    sim.run_actions();
+    assert!(matches!(sim.outcome(), Ok(Reason::Finished)));
+}
+
+#[test]
+fn the_service_has_not_ended_before_the_first_start() {
+    let mut policy = Policy::new(config(2), 1, some_time());
+    assert!(matches!(policy.poll_action(), Some(Action::Emit(Event::Starting { workers: 2 }))));
+    assert!(policy.poll_end().is_none(), "no process runs, but two starts follow");
+    assert_eq!(policy.wanted(), 2);
+}
+
+#[test]
+fn during_a_stop_other_requests_change_nothing() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::Stop);
+    let log = sim.log.clone();
+    for request in [Request::Roll, Request::ScaleUp, Request::ScaleDown, Request::Reopen] {
+        sim.request(request);
+    }
+    assert_eq!((sim.sent(0, 0), sim.sent(1, 0)), (&[WorkerSignal::Stop][..], &[WorkerSignal::Stop][..]));
+    assert_eq!(sim.log, log);
+}
+
+#[test]
+fn a_process_started_after_the_stop_has_the_graceful_timeout() {
+    let now = some_time();
+    let mut policy = Policy::new(config(1), 1, now);
+    while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
+    policy.handle_request(now, Request::Stop);
+    policy.handle_started(now + SECOND, Process { id: 0, generation: 0, pid: Some(1) });
+    assert_eq!(policy.next_deadline(), Some(now + SECOND + GRACEFUL));
+}
+
+#[test]
+fn has_killed_is_true_only_after_sigkill() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    let killed = |sim: &Sim| sim.alive.values().map(|one| sim.policy.has_killed(one.process)).collect::<Vec<_>>();
+    sim.ready(0, 0);
+    sim.end(0, 0, Exit::Code(1));
+    assert_eq!(killed(&sim), [false]);
+    let process = sim.alive[&(0, 1)].process;
+    sim.step();
+    assert_eq!((sim.sent(0, 1), killed(&sim)), (&[WorkerSignal::Kill][..], vec![true]));
+    sim.end(0, 1, Exit::Signal(9));
+    assert!(!sim.policy.has_killed(process), "the policy knows only living processes");
+    assert!(!sim.policy.has_killed(Process { id: 7, ..process }));
+    sim.pass(SECOND);
+    sim.request(Request::Stop);
+    assert_eq!(killed(&sim), [false]);
+    sim.pass(GRACEFUL);
+    assert_eq!(killed(&sim), [true]);
+}
+
+#[test]
+fn a_second_stop_counts_only_processes_not_killed_before() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(2) });
+    sim.ready(0, 0);
+    sim.ready(1, 0);
+    sim.end(0, 0, Exit::Code(1));
+    sim.step();
+    assert_eq!(sim.sent(0, 1), [WorkerSignal::Kill]);
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    assert!(sim.logged("Second stop request, killing 1 processes"), "{:?}", sim.log);
+}
