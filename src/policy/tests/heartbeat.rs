@@ -232,3 +232,15 @@ fn only_the_first_stop_waits_for_core_dumps() {
     sim.request(Request::Stop);
     assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
 }
+
+#[test]
+fn a_very_late_check_forgives_an_earlier_doubtful_one() {
+    let timeout = 10 * SECOND;
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(timeout), ..config(1) });
+    for late in [SECOND, 5 * SECOND, SECOND] {
+        sim.wake_at(sim.now + timeout + late);
+        assert!(sim.sent(0, 0).is_empty(), "late by {late:?}");
+    }
+    sim.wake_at(sim.now + timeout + SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort]);
+}

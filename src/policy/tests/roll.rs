@@ -350,3 +350,20 @@ fn processes_of_a_worker_include_replacements_and_stopping_ones() {
     sim.end(0, 0, Exit::Code(0));
     assert_eq!((generations(&sim, 0), generations(&sim, 7)), (vec![1], vec![]));
 }
+
+#[test]
+fn a_worker_with_two_abandoned_processes_is_not_replaced() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100_000 * SECOND), ..config(1) });
+    for count in 1..=2 {
+        sim.request(Request::Roll);
+        sim.pass(GRACEFUL + 60 * SECOND);
+        assert_eq!(sim.abandoned.len(), count);
+    }
+    assert_eq!((sim.alive(), sim.recycle_times()), (vec![(0, 2)], vec![None]));
+    sim.request(Request::Roll);
+    assert_eq!(sim.alive(), [(0, 2)], "a further process could be abandoned as well");
+    sim.end_abandoned(0);
+    assert!(sim.recycle_times()[0].is_some());
+    sim.request(Request::Roll);
+    assert_eq!(sim.alive(), [(0, 2), (0, 3)]);
+}

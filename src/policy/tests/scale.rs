@@ -385,3 +385,13 @@ fn a_drain_is_not_extended_beyond_graceful_timeout() {
     let left = sim.policy.draining(sim.now + Duration::from_millis(1));
     assert!(left.is_empty(), "remaining connections cannot extend the drain: {left:?}");
 }
+
+#[test]
+fn work_left_before_the_check_changes_nothing() {
+    let mut sim = Sim::new(with_queues(2));
+    sim.request(Request::ScaleDown);
+    let check_at = sim.now + SECOND;
+    assert_eq!(sim.policy.next_deadline(), Some(check_at));
+    sim.policy.handle_work_left(sim.now + SECOND / 2, 1);
+    assert_eq!(sim.policy.next_deadline(), Some(check_at));
+}

@@ -264,3 +264,19 @@ fn an_older_process_in_the_call_prevents_startup_failure() {
     assert!(sim.logged("restarting") && sim.logged("Rolling restart aborted"));
     assert!(!sim.stopping);
 }
+
+#[test]
+fn ready_of_an_earlier_process_does_not_count_for_the_newest() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.ready(0, 0);
+    sim.ready(0, 0);
+    assert_eq!(sim.log.iter().filter(|line| line.contains("is ready")).count(), 1);
+    sim.request(Request::ScaleUp);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::ScaleUp);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)]);
+    sim.ready(1, 0);
+    assert!(!sim.logged("child 1 (pid 3) is ready"), "{:?}", sim.log);
+    sim.ready(1, 1);
+    assert!(sim.logged("child 1 (pid 3) is ready"), "{:?}", sim.log);
+}

@@ -243,4 +243,27 @@ fn a_second_stop_counts_only_processes_not_killed_before() {
     sim.request(Request::Stop);
     sim.request(Request::Stop);
     assert!(sim.logged("Second stop request, killing 1 processes"), "{:?}", sim.log);
+    sim.request(Request::Stop);
+    assert_eq!(sim.log.iter().filter(|line| line.contains("Second stop request")).count(), 1, "no process is left");
+}
+
+#[test]
+fn a_killed_process_is_not_abandoned_early() {
+    let mut sim = Sim::new(config(1));
+    sim.blocked.push((0, 0));
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    sim.wake_at(sim.now + 9 * SECOND);
+    assert!(sim.abandoned.is_empty());
+    sim.wake_at(sim.now + SECOND);
+    assert_eq!(sim.abandoned.len(), 1);
+}
+
+#[test]
+fn kills_are_due_after_the_graceful_timeout() {
+    let mut sim = Sim::new(config(2));
+    assert!(sim.policy.kills_due(sim.now).is_empty());
+    sim.request(Request::Stop);
+    assert!(sim.policy.kills_due(sim.now).is_empty());
+    assert_eq!(sim.policy.kills_due(sim.now + GRACEFUL).len(), 2);
 }
