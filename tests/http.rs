@@ -132,7 +132,8 @@ fn a_port_in_use_is_a_clear_error() {
     let address = taken.local_addr().unwrap().to_string();
     let mut daemon = Daemon::spawn(&mut command(&["--workers", "2", "--bind", &address]));
     assert_eq!(daemon.wait(), Some(1));
-    let [line] = &daemon.log[..] else { panic!("more or less than one line: {:#?}", daemon.log) };
+    let [warning, line] = &daemon.log[..] else { panic!("more or less than two lines: {:#?}", daemon.log) };
+    assert!(warning.ends_with(&format!("{address} is in use, trying again for up to 3.0 s")), "{warning}");
     assert!(line.starts_with(&format!("Error: cannot listen on {address}: Address already in use")), "{line}");
 }
 
