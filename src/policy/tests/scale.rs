@@ -395,3 +395,17 @@ fn work_left_before_the_check_changes_nothing() {
     sim.policy.handle_work_left(sim.now + SECOND / 2, 1);
     assert_eq!(sim.policy.next_deadline(), Some(check_at));
 }
+
+#[test]
+fn a_drain_that_fails_before_the_call_may_be_finished() {
+    for reached in [true, false] {
+        let mut sim = Sim::new(with_queues(2));
+        if reached {
+            sim.policy.handle_reached_call(1);
+        }
+        sim.request(Request::ScaleDown);
+        sim.end_before_call(1, 0, Exit::Signal(9));
+        let expected = if reached { vec![(0, 0), (1, 1)] } else { vec![(0, 0)] };
+        assert_eq!(sim.alive(), expected, "an earlier process has reached the call: {reached}");
+    }
+}

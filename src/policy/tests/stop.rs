@@ -267,3 +267,16 @@ fn kills_are_due_after_the_graceful_timeout() {
     assert!(sim.policy.kills_due(sim.now).is_empty());
     assert_eq!(sim.policy.kills_due(sim.now + GRACEFUL).len(), 2);
 }
+
+#[test]
+fn an_unknown_exit_during_a_replacement_changes_nothing() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    let log = sim.log.clone();
+    let stranger = Process { id: 0, generation: 7, pid: Some(7) };
+    sim.policy.handle_exited(sim.now, stranger, Exit::Code(0), OutOfMemory::No, true);
+    sim.run_actions();
+    assert_eq!((sim.alive(), &sim.log), (vec![(0, 0), (0, 1)], &log));
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop], "the replacement continues");
+}
