@@ -29,7 +29,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("a_signal_right_before_an_empty_read_is_handled", term_before_read, |daemon| {
             daemon.worker();
-            daemon.wait_for("log Stopping 1 processes");
+            daemon.wait_for_times("log Stopping 1 processes", 1);
             daemon.ends_with(0);
             assert!(!daemon.said("sleeps"), "{}", daemon.transcript());
         })
