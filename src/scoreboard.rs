@@ -314,10 +314,13 @@ fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
     if kind == WorkerKind::Spawn { Shared::for_programs(slots) } else { Shared::new(slots) }
 }
 
-/// Clears the word if it has this token, and returns whether it had.
+/// Returns whether the word has this token, and clears the word if so. Also clears a higher value, which no heartbeat of
+/// this process could replace. Such a value comes from a worker that writes to wrong memory.
 fn take_token(word: &AtomicU32, token: u32) -> bool {
-    word.load(Ordering::Relaxed) == token
-        && word.compare_exchange(token, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    let value = word.load(Ordering::Relaxed);
+    value >= token
+        && word.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        && value == token
 }
 
 #[cfg(test)]
@@ -399,6 +402,17 @@ mod tests {
         new.beat();
         assert!(board.beats().eq([named(0, 1)]));
         assert_eq!(board.beats().count(), 0);
+    }
+
+    #[test]
+    fn an_overwritten_slot_does_not_hide_later_heartbeats() {
+        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let writer = start(&mut board, named(0, 0));
+        board.word(0, BEAT).store(u32::MAX, Ordering::Relaxed);
+        writer.beat();
+        assert_eq!(board.beats().count(), 0);
+        writer.beat();
+        assert!(board.beats().eq([named(0, 0)]));
     }
 
     #[test]
