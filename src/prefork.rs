@@ -131,8 +131,12 @@ pub enum Backend {
     ///
     /// The third case is detected by a mark that exec keeps and a fork inherits: the soft limit for file locks
     /// (`RLIMIT_LOCKS`, which Linux ignores), on other Unix systems the soft limit for resident memory (`RLIMIT_RSS`).
-    /// The worker has this mark from its start to the call. Programs that it starts before the call inherit the mark,
-    /// which affects only this program. The mark cannot be set if the hard limit is not unlimited, or on other systems
+    /// The worker has this mark from its start to the call. The mark contains the pid of the worker and a hash of its
+    /// executable file. So the worker's process is recognized whatever it executes, and another process if it runs the
+    /// same file. A process that the worker has forked is not recognized if it executes another file, for example a
+    /// newer version of the program. Programs that the worker starts before the call inherit the mark, which affects
+    /// only this program. If such a program runs on for a long time and should later start this service anew, it must
+    /// remove the mark first (`ulimit -S -x unlimited` on Linux). The mark cannot be set if the hard limit is not unlimited, or on other systems
     /// than Linux if the soft limit is not unlimited. Then, and on Windows, only the variable `TASKFORK_WORKER` shows
     /// that the program was started by a worker before the call. So a program that executes itself again without this
     /// variable becomes a parent there. It also becomes one on every system if it resets the limit before that.

@@ -318,9 +318,7 @@ fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
 /// this process could replace. Such a value comes from a worker that writes to wrong memory.
 fn take_token(word: &AtomicU32, token: u32) -> bool {
     let value = word.load(Ordering::Relaxed);
-    value >= token
-        && word.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        && value == token
+    value >= token && word.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() && value == token
 }
 
 #[cfg(test)]

@@ -100,7 +100,8 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
             Err(()) => "a worker has forked before the call, and this is the child".into(),
         })),
         Origin::Descendant => Err(unfit(
-            "a worker has executed its program again before the call, with the same pid or as another process",
+            "a worker has executed its program again before the call, with the same pid or as another process; its mark \
+             is the soft limit RLIMIT_LOCKS (on Linux) or RLIMIT_RSS",
         )),
         Origin::Library => Err(unfit("workers can be spawned by a program only, and this code is in a library")),
     }

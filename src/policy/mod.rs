@@ -254,7 +254,6 @@ impl Policy {
         slot.processes().any(|known| known == process) && !slot.unkilled_processes().any(|known| known == process)
     }
 
-    /// Returns the time at which to call [`Policy::handle_timeout`] if no event happens earlier.
     /// Returns the processes that get SIGKILL at the next call of [`Policy::handle_timeout`], unless the supervisor calls
     /// [`Policy::handle_core_dump`] before.
     pub fn kills_due(&self, now: Instant) -> Vec<Process> {
@@ -269,6 +268,7 @@ impl Policy {
         }
     }
 
+    /// Returns the time at which to call [`Policy::handle_timeout`] if no event happens earlier.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let deadline = self.deadlines.next(&self.slots);
         deadline.into_iter().chain(self.check_beats_at).chain(self.next_recycling()).min()

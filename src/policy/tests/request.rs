@@ -53,3 +53,14 @@ fn a_stop_overtakes_pending_requests() {
     assert!(sim.alive.values().all(|alive| alive.sent.last() == Some(&WorkerSignal::Stop)));
     assert!(!sim.policy.has_requests() && !sim.logged("Scaled"));
 }
+
+#[test]
+fn requests_wait_until_they_are_executed() {
+    let now = some_time();
+    let mut policy = Policy::new(config(1), 1, now);
+    assert!(!policy.has_requests());
+    policy.handle_request(now, Request::Reopen);
+    assert!(policy.has_requests());
+    policy.execute_requests(now);
+    assert!(!policy.has_requests());
+}

@@ -30,13 +30,33 @@ pub(crate) struct Waker {
 
 pub(crate) fn doorbell() -> Result<(WakeReceiver, Waker), CallError> {
     let (receiver, socket) = GuardedSocket::pair()?;
+    refuse_descriptors(receiver.as_fd());
     Ok((WakeReceiver(receiver), Waker { socket, parent: std::process::id() as libc::pid_t }))
 }
 
+/// Makes the kernel refuse descriptors that a worker sends along (unix(7)). If the kernel closed them at the parent's
+/// read, the close of a socket with `SO_LINGER` would delay the parent. Linux has this option since 6.16, and the error
+/// of an older kernel is ignored.
+#[cfg(target_os = "linux")]
+fn refuse_descriptors(receiver: BorrowedFd<'_>) {
+    let no: libc::c_int = 0;
+    // SAFETY: setsockopt(2) reads one int.
+    unsafe {
+        let len = size_of_val(&no) as libc::socklen_t;
+        libc::setsockopt(receiver.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const no).cast(), len);
+    }
+}
+
+/// `SO_PASSRIGHTS` from `<asm-generic/socket.h>`, which libc does not have yet.
+#[cfg(target_os = "linux")]
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_descriptors(_: BorrowedFd<'_>) {}
+
 impl WakeReceiver {
     /// Reads up to 4096 bytes. If there may be more, the caller reads the rest after its next wait. So a worker that
-    /// wakes the parent again and again cannot keep the parent in a loop here. The kernel closes descriptors that a
-    /// worker has sent along (unix(7)), because this call has no room for them.
+    /// wakes the parent again and again cannot keep the parent in a loop here.
     pub fn drain(&self) -> Result<Drained, CallError> {
         let mut bytes = [0_u8; 4096];
         let fd = self.0.as_fd().as_raw_fd();
@@ -109,6 +129,24 @@ mod tests {
         }
         while drained(&receiver) == Drained::Partly {}
         assert_eq!(drained(&receiver), Drained::Empty);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_doorbell_refuses_descriptors_where_the_kernel_can() {
+        let (receiver, _waker) = doorbell().expect("a doorbell");
+        let mut value: libc::c_int = 1;
+        let mut len = size_of_val(&value) as libc::socklen_t;
+        let fd = receiver.as_fd().as_raw_fd();
+        // SAFETY: getsockopt(2) writes one int.
+        let result =
+            unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw mut value).cast(), &raw mut len) };
+        if result == 0 {
+            assert_eq!(value, 0);
+        } else {
+            let error = CallError::last("getsockopt").source;
+            assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT), "this kernel has no such option: {error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! not shrink. Memory without a file cannot shrink. On Linux and FreeBSD, a mapped file is sealed against shrinking. On
 //! macOS, a mapped file is unlinked, so that no other program can open and truncate it.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::{io, mem};
 
@@ -23,6 +23,7 @@ impl Shared {
     pub fn for_programs(at_least: usize) -> Result<Shared, CallError> {
         let len = whole_pages(at_least);
         let file = nameless_file(len * size_of::<StatusSlot>())?;
+        forbid_seals(file.as_fd())?;
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
@@ -101,6 +102,22 @@ pub(super) fn seal(file: BorrowedFd<'_>) -> Result<(), CallError> {
         -1 => Err(CallError::last("fcntl")),
         _ => Ok(()),
     }
+}
+
+/// Forbids more seals. A worker could otherwise seal the memory against the writes of later workers.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn forbid_seals(file: BorrowedFd<'_>) -> Result<(), CallError> {
+    // SAFETY: fcntl(2) takes integers here.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW | libc::F_SEAL_SEAL) } {
+        -1 => Err(CallError::last("fcntl")),
+        _ => Ok(()),
+    }
+}
+
+/// Does nothing, because macOS has no seals.
+#[cfg(target_os = "macos")]
+fn forbid_seals(_: BorrowedFd<'_>) -> Result<(), CallError> {
+    Ok(())
 }
 
 /// Does nothing, because macOS has no seals.

@@ -187,7 +187,20 @@ fn copy_file(file: RawFd, into: &mut [u8]) -> bool {
     true
 }
 
+/// Writes to the beginning of a file. Maps nothing, because a thread that forks meanwhile would keep the mapping, and a
+/// file with a writable mapping cannot be sealed against writes (fcntl(2)).
+#[cfg(not(target_os = "macos"))]
+fn write_file(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), CallError> {
+    // SAFETY: pwrite(2) reads as many bytes as the slice has.
+    match unsafe { libc::pwrite(file.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) } {
+        -1 => Err(CallError::last("pwrite")),
+        written if written as usize == bytes.len() => Ok(()),
+        _ => Err(CallError::new("pwrite", std::io::ErrorKind::WriteZero)),
+    }
+}
+
 /// Writes to the beginning of a file that can be mapped. macOS cannot write to shared memory in another way.
+#[cfg(target_os = "macos")]
 fn write_file(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), CallError> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: without MAP_FIXED, mmap(2) does not touch an existing mapping.

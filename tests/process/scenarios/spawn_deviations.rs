@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio, exit};
 use std::thread;
 
@@ -26,7 +27,7 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![Scenario::new("no_deviation_before_the_call_makes_a_second_parent", tests_all_deviations, |daemon| {
         daemon.ends_with(0);
         let steps = STEPS.len();
-        assert_eq!(daemon.count("tested "), steps + steps * steps, "{}", daemon.transcript());
+        assert_eq!(daemon.count("tested "), steps + steps * steps + 1, "{}", daemon.transcript());
         assert_eq!(daemon.count("a second parent"), 0, "{}", daemon.transcript());
     })]
 }
@@ -34,6 +35,10 @@ pub fn scenarios() -> Vec<Scenario> {
 /// The deviations.
 const STEPS: [&str; 7] =
     ["daemonize", "fork-and-wait", "clear-environment", "reopen", "execute-cleanly", "execute", "execute-by-thread"];
+
+/// The worker executes another file with the same program, as after an update. This is tested alone, because a fork that
+/// executes another file cannot be recognized.
+const COPY: &str = "execute-a-copy";
 
 /// Tests each deviation and each combination of two. Each test is a service of its own, with one worker.
 fn tests_all_deviations() {
@@ -43,7 +48,7 @@ fn tests_all_deviations() {
         return;
     }
     let pairs = STEPS.iter().flat_map(|first| STEPS.map(|then| format!("{first},{then}")));
-    for steps in STEPS.map(String::from).into_iter().chain(pairs) {
+    for steps in STEPS.map(String::from).into_iter().chain(pairs).chain([COPY.to_owned()]) {
         let starts = File::create(scratch().join("starts")).expect("a file");
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         // Every process of the test holds the pipes, so the output ends when all of them have ended.
@@ -103,6 +108,11 @@ fn take_step(step: &str, later: &str) {
         }
         "execute-cleanly" => execute(later, true),
         "execute" => execute(later, false),
+        COPY => {
+            let copy = scratch().join("copy");
+            std::fs::copy(std::env::current_exe().expect("this binary"), &copy).expect("a copy");
+            execute_file(&copy, later, true);
+        }
         "execute-by-thread" => {
             let later = later.to_owned();
             let _ = thread::spawn(move || execute(&later, true)).join();
@@ -113,7 +123,11 @@ fn take_step(step: &str, later: &str) {
 
 /// Executes this program again, with the steps that are left.
 fn execute(later: &str, is_clean: bool) {
-    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    execute_file(&std::env::current_exe().expect("this binary"), later, is_clean);
+}
+
+fn execute_file(file: &Path, later: &str, is_clean: bool) {
+    let mut command = Command::new(file);
     command.args(std::env::args().skip(1).take(2)).args([later, AGAIN]);
     if is_clean {
         keep_two_variables(&mut command);

@@ -40,7 +40,9 @@ pub(crate) fn own_identity() -> Identity {
 pub(crate) fn drop_privileges(identity: &Identity) -> Result<Option<&'static str>, CallError> {
     let &Identity { uid, gid, ref groups } = identity;
     let becomes_unprivileged = uid.is_some_and(|uid| uid != 0);
-    let remains = if becomes_unprivileged { leave_keyring()? } else { None };
+    let changes_user = becomes_unprivileged && !uid.map_or(Ok(true), |uid| ids::has_user(Uid::from_raw(uid)))?;
+    // The new keyring counts for the quota of the present user, and a user other than root has a low one.
+    let remains = if changes_user { leave_keyring()? } else { None };
     if let Some(groups) = groups.as_ref().filter(|groups| !has_groups(gid, groups)) {
         set_groups(groups)?;
     }
