@@ -6,6 +6,7 @@ mod abstract_name;
 #[cfg(unix)]
 mod activation;
 mod config;
+mod group;
 mod index;
 #[cfg(unix)]
 mod path;

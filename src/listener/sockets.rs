@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 
-use super::config::{ListenConfig, Opened, SocketFile, SocketGroup};
+use super::config::{ListenConfig, Opened, SocketFile};
+use super::group::SocketGroup;
 use super::retry::Retry;
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
