@@ -505,6 +505,8 @@
 //!
 //! Resources:
 //!
+//! - On Linux before 6.16, a hostile worker can delay the parent. It can send a TCP socket with `SO_LINGER` and unsent
+//!   data through the socket that wakes the parent. The parent then waits for the linger time.
 //! - The parent writes the log in the same thread that supervises the workers. If a write blocks, for example to a pipe
 //!   that no process reads, the parent does not react to events.
 //! - The parent keeps all descriptors open that the program has opened. While the workers finish their work at the end
