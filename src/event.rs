@@ -292,17 +292,18 @@ impl fmt::Display for Event {
                     None => f.write_str(if *quick { " quickly" } else { "" }),
                 }
             }
-            Event::StartupFailed { process, exit: Some(exit) } if exit.is_success() => {
-                write!(f, "Startup failed: {process} {exit} before it was ready")
-            }
-            Event::StartupFailed { process, exit: Some(exit) } => {
-                write!(f, "Startup failed: {process} {exit}")
-            }
-            Event::StartupFailed { process, exit: None } => {
-                write!(f, "Startup failed: {process} was not ready in time")
-            }
+            Event::StartupFailed { process, exit } => write_startup_failure(f, process, *exit),
             Event::RestartLimitReached { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
         }
+    }
+}
+
+fn write_startup_failure(f: &mut fmt::Formatter<'_>, process: &Process, exit: Option<Exit>) -> fmt::Result {
+    write!(f, "Startup failed: {process} ")?;
+    match exit {
+        Some(exit) if exit.is_success() => write!(f, "{exit} before it was ready"),
+        Some(exit) => write!(f, "{exit}"),
+        None => f.write_str("was not ready in time"),
     }
 }
 

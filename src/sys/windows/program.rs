@@ -94,8 +94,8 @@ impl Program {
 
     /// Starts the program again, with the same arguments, in the directory in which this process was started. The new
     /// process gets the environment of this process and an offer with this secret and text. The new process inherits
-    /// only the given handles and the standard streams. From its start, the new process belongs to the job object that contains all
-    /// workers.
+    /// only the given handles and the standard streams. From its start, the new process belongs to the job object that
+    /// contains all workers.
     pub fn start(
         &self,
         secret: Secret,
@@ -105,8 +105,6 @@ impl Program {
         self.check_not_replaced()?;
         let (offer, variable) = write_offer(secret, self.id, &inherited_handles, text)?;
         let streams = inheritable_streams();
-        let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
-        let [input, output, error] = streams.each_ref().map(raw);
         let inherited: Vec<RawHandle> = inherited_handles
             .handles()
             .chain([offer.as_raw_handle()])
@@ -114,13 +112,7 @@ impl Program {
             .collect();
         let job = inherited_handles.job.as_raw_handle();
         let mut attributes = Attributes::new(&inherited, &job)?;
-        // SAFETY: STARTUPINFOEXW consists of integers and pointers, for which zeroes are valid.
-        let mut startup: STARTUPINFOEXW = unsafe { mem::zeroed() };
-        startup.StartupInfo.cb = size_of_val(&startup) as u32;
-        startup.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
-        startup.StartupInfo.hStdInput = input;
-        startup.StartupInfo.hStdOutput = output;
-        startup.StartupInfo.hStdError = error;
+        let mut startup = startup_info(&streams);
         startup.lpAttributeList = attributes.list();
         let path: Vec<u16> = self.path.as_os_str().encode_wide().chain([0]).collect();
         let mut arguments = own_command_line();
@@ -174,6 +166,20 @@ impl Program {
         }
         Ok(())
     }
+}
+
+/// Returns the startup information of a process that gets these standard streams.
+fn startup_info(streams: &[Option<OwnedHandle>; 3]) -> STARTUPINFOEXW {
+    let raw = |handle: &Option<OwnedHandle>| handle.as_ref().map_or(ptr::null_mut(), AsRawHandle::as_raw_handle);
+    let [input, output, error] = streams.each_ref().map(raw);
+    // SAFETY: STARTUPINFOEXW consists of integers and pointers, for which zeroes are valid.
+    let mut startup: STARTUPINFOEXW = unsafe { mem::zeroed() };
+    startup.StartupInfo.cb = size_of_val(&startup) as u32;
+    startup.StartupInfo.dwFlags = STARTF_USESTDHANDLES;
+    startup.StartupInfo.hStdInput = input;
+    startup.StartupInfo.hStdOutput = output;
+    startup.StartupInfo.hStdError = error;
+    startup
 }
 
 /// Returns inheritable copies of the standard streams. Returns `None` for a stream that is missing or closed. The
