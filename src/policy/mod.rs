@@ -16,6 +16,7 @@
 //! If the system refuses to start a process, the caller reports this as an event ([`Policy::handle_start_failed`]). So
 //! a stop request that arrives in the meantime takes effect before the policy tries the start again.
 
+mod action;
 mod backoff;
 mod budget;
 mod child;
@@ -34,12 +35,13 @@ mod tests;
 mod verdict;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rand::{SeedableRng, rngs::SmallRng};
 
+use action::ActionQueue;
+pub(crate) use action::{Action, WorkerSignal};
 pub(crate) use backoff::Delays;
 use budget::Budget;
 use deadlines::DeadlineQueue;
@@ -92,73 +94,9 @@ pub enum RestartPolicy {
     Never,
 }
 
-/// A message from the parent to a worker process. The supervisor translates the message into a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WorkerSignal {
-    Stop,
-    QuickStop,
-    Abort,
-    Kill,
-    Reopen,
-}
-
-/// The next step that the supervisor must execute.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Start a process. The supervisor then calls [`Policy::handle_started`] or [`Policy::handle_start_failed`].
-    Start {
-        id: usize,
-        generation: u32,
-    },
-    Send {
-        process: Process,
-        message: WorkerSignal,
-    },
-    /// Count a process as exited although it has not exited. If the process still exists, the supervisor then calls
-    /// [`Policy::handle_exited`] with [`Exit::Stale`](crate::Exit::Stale).
-    Abandon {
-        process: Process,
-    },
-    Emit(Event),
-}
-
 /// The way in which the service ended. `Err` if the system refused the first start of one of the initial workers. The
 /// policy has then stopped the other workers.
 pub(crate) type Outcome = Result<Reason>;
-
-#[derive(Debug, Default)]
-struct ActionQueue(VecDeque<Action>);
-
-impl ActionQueue {
-    fn push(&mut self, action: Action) {
-        self.0.push_back(action);
-    }
-
-    fn send(&mut self, process: Process, message: WorkerSignal) {
-        self.push(Action::Send { process, message });
-    }
-
-    fn abandon(&mut self, process: Process) {
-        self.emit(Event::KillTimedOut { process });
-        self.push(Action::Abandon { process });
-    }
-
-    fn emit(&mut self, event: Event) {
-        self.push(Action::Emit(event));
-    }
-
-    /// Removes the starts that [`Policy::poll_action`] has not returned yet: those of worker `of`, or all if `of` is
-    /// `None`.
-    fn cancel_starts(&mut self, of: Option<usize>) {
-        self.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
-    }
-
-    /// Removes the actions that a stop makes unnecessary, so that the stop does not wait for them.
-    fn cancel_for_stop(&mut self) {
-        self.cancel_starts(None);
-        self.0.retain(|action| !matches!(action, Action::Send { message: WorkerSignal::Reopen, .. }));
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Policy {
@@ -211,8 +149,8 @@ impl Policy {
     /// Returns the next action, or `None` if there is nothing to do.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {
-        while self.actions.0.is_empty() {
-            self.actions.0.shrink_to(64);
+        while self.actions.is_empty() {
+            self.actions.shrink();
             let id = self.first_starts.next()?;
             if id == self.slots.len() {
                 self.slots.push(Slot::initial(id, self.begun));
@@ -223,7 +161,7 @@ impl Policy {
                 return Some(start);
             }
         }
-        self.actions.0.pop_front()
+        self.actions.pop()
     }
 
     /// Creates the missing slots of the workers that have not been started yet.
@@ -235,7 +173,7 @@ impl Policy {
     /// been taken.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<Outcome> {
-        let is_busy = !self.actions.0.is_empty() || !self.first_starts.is_empty();
+        let is_busy = !self.actions.is_empty() || !self.first_starts.is_empty();
         if is_busy || !self.slots.iter().all(Slot::is_over) {
             return None;
         }
@@ -431,7 +369,7 @@ impl Policy {
 
     fn send_to_all(&mut self, signal: WorkerSignal) {
         for process in self.slots.iter().flat_map(Slot::processes) {
-            self.actions.0.push_back(Action::Send { process, message: signal });
+            self.actions.send(process, signal);
         }
     }
 }

@@ -9,7 +9,7 @@ fn busy(workers: usize) -> Sim {
     let mut sim = Sim::new(config(workers));
     sim.actions_per_event = 1;
     sim.request(Request::Reopen);
-    assert!(!sim.policy.actions.0.is_empty());
+    assert!(!sim.policy.actions.is_empty());
     sim
 }
 
@@ -22,7 +22,7 @@ fn pending_requests_of_one_kind_count_as_one() {
             sim.request(request);
         }
     }
-    assert_eq!(sim.policy.actions.0.len(), 2, "the other two processes have not got the first request yet");
+    assert_eq!(sim.policy.actions.len(), 2, "the other two processes have not got the first request yet");
     sim.actions_per_event = usize::MAX;
     sim.run_actions();
     sim.run_actions();
@@ -39,7 +39,7 @@ fn a_request_after_each_action_keeps_the_queue_short() {
     for number in 0..FLOOD {
         sim.request([Request::Reopen, Request::Roll, Request::ScaleUp, Request::ScaleDown][number % 4]);
     }
-    assert!(sim.policy.actions.0.len() <= 2 * 17 + 8);
+    assert!(sim.policy.actions.len() <= 2 * 17 + 8);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Sim {
     /// Executes the actions of the policy, and checks the invariants.
     pub fn run_actions(&mut self) {
         self.note_draining();
-        if self.policy.actions.0.is_empty() {
+        if self.policy.actions.is_empty() {
             self.scaling |= self.policy.requests.contains(Request::ScaleDown);
             self.policy.execute_requests(self.now);
             self.note_draining();
@@ -126,7 +126,7 @@ impl Sim {
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.exits + self.alive.len() as u32);
-        let queued = self.policy.actions.0.len();
+        let queued = self.policy.actions.len();
         let max_queued = 8 * (self.policy.slots.len() + self.alive.len()) + 8;
         assert!(queued <= max_queued, "{queued} actions are queued for {} processes", self.alive.len());
     }
