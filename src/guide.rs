@@ -12,6 +12,8 @@
 //! The methods of [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker) document the settings. The documentation of
 //! the [crate] lists [all signals](crate#signals) and all [limitations](crate#limitations).
 #![doc = include_str!("guide/service.md")]
+#![doc = concat!("\n```rust,no_run\n", include_str!("../examples/service.rs"), "```\n\n")]
+#![doc = include_str!("guide/service_run.md")]
 
 #[doc = include_str!("guide/fork_safety.md")]
 pub mod fork_safety {}
@@ -33,7 +35,7 @@ pub mod migrating {}
 
 #[cfg(test)]
 mod tests {
-    const SERVICE: &str = include_str!("guide/service.md");
+    const SERVICE: &str = include_str!("../examples/service.rs");
     const SYSTEMD: &str = include_str!("guide/systemd.md");
     const CONTAINERS: &str = include_str!("guide/containers.md");
     const KUBERNETES: &str = include_str!("guide/kubernetes.md");
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn all_pages_use_the_same_port_and_socket_name() {
-        let port = number_after(SERVICE, "ListenConfig::from(\"[::]:");
+        let port = number_after(SERVICE, "unwrap_or(\"[::]:");
         let mentions = [
             (SYSTEMD, "ListenStream="),
             (CONTAINERS, "EXPOSE "),
