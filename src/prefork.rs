@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::backend::{self, Work};
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::handle::Handle;
 use crate::listener::{ListenConfig, ListenerNames, Retry, Sockets};
 use crate::policy::{Config, Delays, RestartPolicy};
 use crate::report::Report;
@@ -572,8 +573,12 @@ impl Prefork {
     ///   callback starts inherits the blocked signals. So SIGTERM does not end this program, unless the callback
     ///   unblocks SIGTERM for it, for example with `pre_exec`. With other kinds of workers, the parent blocks only
     ///   SIGTTIN and SIGTTOU.
-    /// - If the callback panics, the parent kills all workers, and the panic continues.
-    pub fn on_event(mut self, on_event: impl FnMut(&Event) + 'static) -> Prefork {
+    /// - If the callback panics, the parent kills all workers, and the panic continues. Requests that the callback has
+    ///   made through the handle have no effect then.
+    ///
+    /// The second argument is a [`Handle`], with which the callback can control the service, for example stop it. The
+    /// callback can clone the handle and keep it.
+    pub fn on_event(mut self, on_event: impl FnMut(&Event, &Handle) + 'static) -> Prefork {
         self.on_event = Some(Box::new(on_event));
         self
     }

@@ -169,6 +169,11 @@ impl Scoreboard {
         SlotHandle { memory, slot, token: self.token, waker: &self.waker }
     }
 
+    /// Returns the waker, which wakes the parent.
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
     /// Returns the messages that workers have sent since the last call.
     pub fn read_messages(&mut self) -> Vec<WorkerMessage> {
         let mut messages = Vec::new();

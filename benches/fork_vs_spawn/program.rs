@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, Instant};
 
-use taskfork::{Backend, Event, Prefork, Role};
+use taskfork::{Backend, Event, Handle, Prefork, Role};
 
 use crate::memory::{self, Pages};
 
@@ -91,9 +91,9 @@ fn start_up(time: Duration) {
 
 /// Returns an event handler that writes the parent's record of a start. It writes the record only after the worker's
 /// exit, because a write would wake the driver during the measured start.
-fn reporter() -> impl FnMut(&Event) + 'static {
+fn reporter() -> impl FnMut(&Event, &Handle) + 'static {
     let mut about_to_start = 0;
-    move |event| match event {
+    move |event, _| match event {
         Event::Scaled { workers } if *workers > WORKERS => about_to_start = now(),
         Event::Exited { process, .. } => {
             if let Err(error) = write(Record { pid: process.pid.unwrap_or(0).into(), time: about_to_start }) {

@@ -24,7 +24,7 @@ pub fn run(role: Role, workers: usize) -> io::Result<()> {
 
 fn ours(workers: usize, called: u64) -> io::Result<()> {
     let service = Prefork::new().workers(workers).max_restarts(1_000_000).ready_timeout(Duration::from_secs(60));
-    let role = service.on_event(move |event| report_rolling_restart(event, workers)).start();
+    let role = service.on_event(move |event, _| report_rolling_restart(event, workers)).start();
     let ran = now();
     match role.map_err(io::Error::other)? {
         taskfork::Role::Worker(worker) => {

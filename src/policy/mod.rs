@@ -45,8 +45,7 @@ pub(crate) use action::{Action, WorkerSignal};
 pub(crate) use backoff::Delays;
 use budget::Budget;
 use deadlines::DeadlineQueue;
-use request::PendingRequests;
-pub(crate) use request::Request;
+pub(crate) use request::{PendingRequests, Request};
 use rolling_restart::RollingRestart;
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
 use stop::Stop;
@@ -317,6 +316,12 @@ impl Policy {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.handle_beat(generation, at);
         }
+    }
+
+    /// Handles the request of the program in the parent to stop the service. Has no effect if the service is already
+    /// stopping. Unlike [`Request::Stop`], this is not an operator's request, so it never kills processes at once.
+    pub fn handle_program_stop(&mut self, now: Instant) {
+        self.stop_because(now, Ok(Reason::Stopped));
     }
 
     /// Handles the request of a worker to stop the service. Has no effect if the service is already stopping.

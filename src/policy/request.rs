@@ -14,7 +14,7 @@ pub(crate) enum Request {
 /// Requests that wait until all actions of the earlier requests have been executed. Each kind of request is in the
 /// list at most once, so a flood of requests neither fills the memory nor delays a stop.
 #[derive(Debug, Default)]
-pub(super) struct PendingRequests(Vec<Request>);
+pub(crate) struct PendingRequests(Vec<Request>);
 
 impl PendingRequests {
     pub fn add(&mut self, request: Request) {

@@ -23,6 +23,7 @@ use crate::backend::{ChildExit, ExitCause, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
+use crate::handle::HandleReceiver;
 use crate::listener::{Listeners, ShutDown, Sockets};
 use crate::policy::{Action, Config, Outcome, Policy, Request, WorkerSignal};
 use crate::report::WorkerReport;
@@ -53,6 +54,8 @@ pub(super) struct Supervisor<'a> {
     launcher: Box<dyn Launcher>,
     scoreboard: Option<Scoreboard>,
     observers: Observers,
+    /// The requests of the program. `None` if the program has no callback, and so no handle.
+    program_requests: Option<HandleReceiver>,
     sockets: Sockets,
     descriptors: &'a mut Descriptors,
     /// Whether the last call of `collect_signals` may have left signals.
@@ -71,6 +74,7 @@ impl<'a> Supervisor<'a> {
         launcher: Box<dyn Launcher>,
         scoreboard: Option<Scoreboard>,
         observers: Observers,
+        program_requests: Option<HandleReceiver>,
         sockets: Sockets,
         descriptors: &'a mut Descriptors,
     ) -> Box<Supervisor<'a>> {
@@ -83,6 +87,7 @@ impl<'a> Supervisor<'a> {
             launcher,
             scoreboard,
             observers,
+            program_requests,
             sockets,
             descriptors,
             has_unread_signals: false,
@@ -95,6 +100,7 @@ impl<'a> Supervisor<'a> {
         self.emit_listening();
         loop {
             self.observers.flush();
+            self.take_program_requests();
             if self.policy.has_requests() {
                 self.policy.execute_requests(Instant::now());
             }
@@ -148,17 +154,18 @@ impl<'a> Supervisor<'a> {
     /// Does not wait if signals or requests are left.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Waited> {
         let now = Instant::now();
-        let has_work = self.has_unread_signals || self.policy.has_requests();
+        let has_work = self.has_unread_signals || self.policy.has_requests() || self.has_program_requests();
         let work = has_work.then_some(now);
         let deadlines = [work, deadline, self.observers.next_deadline(), self.reaper.next_deadline(now)];
         let next = deadlines.into_iter().flatten().min();
         self.descriptors.wait(next.map(|next| next.saturating_duration_since(now)))
     }
 
-    /// Passes all pending requests to the policy. For each SIGCHLD, reaps the child that the signal names. Returns
+    /// Passes all pending requests to the policy, those of the program as well. For each SIGCHLD, reaps the child that the signal names. Returns
     /// whether any signal was pending. If signals arrive faster than this method reads them, it leaves some of them to
     /// the next call.
     fn collect_signals(&mut self) -> Result<bool> {
+        self.take_program_requests();
         let mut any = false;
         for _ in 0..MAX_SIGNALS {
             let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? else {
@@ -175,6 +182,24 @@ impl<'a> Supervisor<'a> {
         }
         self.has_unread_signals = true;
         Ok(any)
+    }
+
+    fn has_program_requests(&self) -> bool {
+        self.program_requests.as_ref().is_some_and(HandleReceiver::has_requests)
+    }
+
+    /// Passes the requests to the policy that the program has made through its handles.
+    fn take_program_requests(&mut self) {
+        if !self.has_program_requests() {
+            return;
+        }
+        let now = Instant::now();
+        for request in self.program_requests.iter().flat_map(HandleReceiver::take) {
+            match request {
+                Request::Stop => self.policy.handle_program_stop(now),
+                request => self.policy.handle_request(now, request),
+            }
+        }
     }
 
     /// Reads the messages of the workers if a worker has woken the parent through the doorbell. If timeouts are about

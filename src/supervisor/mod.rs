@@ -52,11 +52,12 @@ use self::descriptors::Descriptors;
 use self::event_loop::{LoopExit, Supervisor};
 pub(crate) use self::log::warn_of_wait;
 use self::log::write;
-use self::observer::Observers;
+use self::observer::{Callback, Observers};
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{Launcher, Spawn, Thread, Work};
 use crate::error::Result;
+use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
 use crate::policy::Config;
 use crate::setup::WorkerSetup;
@@ -95,12 +96,19 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
     let SupervisorParts { with_scoreboard, lock, standard_fds, kind, work, on_event, sockets, setup, .. } = parts;
     let (launcher, mut descriptors) = open(lock, standard_fds, kind, work, setup, config.graceful_timeout)?;
     let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, kind)).transpose()?;
+    // A service without a scoreboard has no callback.
+    let callback = on_event.zip(scoreboard.as_ref()).map(|(on_event, scoreboard)| {
+        let requests = HandleReceiver::new(scoreboard.waker());
+        let handle = requests.handle();
+        (Callback { on_event, handle }, requests)
+    });
+    let (callback, requests) = callback.unzip();
     let observers = Observers::new(
         #[cfg(unix)]
         parts.systemd,
-        on_event,
+        callback,
     );
-    let mut supervisor = Supervisor::new(config, launcher, scoreboard, observers, sockets, &mut descriptors);
+    let mut supervisor = Supervisor::new(config, launcher, scoreboard, observers, requests, sockets, &mut descriptors);
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
     #[cfg(unix)]

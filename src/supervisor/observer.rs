@@ -10,11 +10,12 @@ use super::log::{Log, write};
 #[cfg(unix)]
 use super::systemd::Systemd;
 use crate::event::Event;
+use crate::handle::Handle;
 #[cfg(unix)]
 use crate::sys;
 
 /// The closure that the program passes to [`Prefork::on_event`](crate::Prefork::on_event).
-pub(crate) type OnEvent = Box<dyn FnMut(&Event)>;
+pub(crate) type OnEvent = Box<dyn FnMut(&Event, &Handle)>;
 
 /// A function that returns the number of workers if all of them are up, and `None` otherwise. Counting takes time, so
 /// only the observers that need the number call the function.
@@ -40,11 +41,11 @@ pub(super) struct Observers {
 }
 
 impl Observers {
-    pub fn new(#[cfg(unix)] systemd: Option<Systemd>, on_event: Option<OnEvent>) -> Observers {
+    pub fn new(#[cfg(unix)] systemd: Option<Systemd>, callback: Option<Callback>) -> Observers {
         let mut list: Vec<Box<dyn Observer>> = vec![Box::new(Log)];
         #[cfg(unix)]
         list.extend(systemd.map(|systemd| Box::new(systemd) as Box<dyn Observer>));
-        list.extend(on_event.map(|on_event| Box::new(Callback(on_event)) as Box<dyn Observer>));
+        list.extend(callback.map(|callback| Box::new(callback) as Box<dyn Observer>));
         Observers { list, output: Output { is_unflushed: true } }
     }
 
@@ -118,11 +119,14 @@ impl Output {
 }
 
 /// The observer that calls the program's `on_event` closure.
-struct Callback(OnEvent);
+pub(super) struct Callback {
+    pub on_event: OnEvent,
+    pub handle: Handle,
+}
 
 impl Observer for Callback {
     fn handle_event(&mut self, event: &Event, _: CountUp<'_>, output: &mut Output) {
-        (self.0)(event);
+        (self.on_event)(event, &self.handle);
         output.note_write();
     }
 }
@@ -131,9 +135,11 @@ impl Observer for Callback {
 mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
+    use crate::handle::HandleReceiver;
 
     const EVENT: Event = Event::RollingRestartStarted;
 
@@ -171,7 +177,9 @@ mod tests {
         let mut without = observers(vec![Box::new(Log)]);
         without.emit(&Event::Started { process: crate::exit::Process { id: 0, generation: 0, pid: None } }, &|| None);
         assert!(!without.output().take_unflushed());
-        let mut with = observers(vec![Box::new(Callback(Box::new(|_| {})))]);
+        let (_receiver, waker) = crate::sys::doorbell().expect("a doorbell");
+        let handle = HandleReceiver::new(Arc::new(waker)).handle();
+        let mut with = observers(vec![Box::new(Callback { on_event: Box::new(|_, _| {}), handle })]);
         with.emit(&EVENT, &|| None);
         assert!(with.output().take_unflushed());
     }

@@ -151,7 +151,7 @@ fn added_are_never_ready() -> Report {
 
 /// The program ignores SIGCHLD while it has workers. Then the kernel reaps the workers and sends no SIGCHLD.
 fn exits_without_sigchld() -> Report {
-    let service = Prefork::new().workers(1).graceful_timeout(Duration::from_secs(1)).on_event(|event| {
+    let service = Prefork::new().workers(1).graceful_timeout(Duration::from_secs(1)).on_event(|event, _| {
         if matches!(event, Event::Started { .. }) {
             ignore(Signal::SIGCHLD);
         }

@@ -183,7 +183,7 @@ fn without_standard_fds() -> Report {
         }
         (0..3).for_each(|number| assert_eq!(libc::close(number), 0));
     }
-    let service = Prefork::new().workers(1).listen("127.0.0.1:0").on_event(|event| {
+    let service = Prefork::new().workers(1).listen("127.0.0.1:0").on_event(|event, _| {
         if let Event::Started { .. } = event {
             let mut file = [0];
             // SAFETY: read(2) and write(2) access one byte.

@@ -158,7 +158,7 @@ fn logger_panics() {
 fn on_event_forks_and_panics() {
     let _in_main = InMain::new();
     let mut is_first = true;
-    let service = Prefork::new().workers(2).on_event(move |event| {
+    let service = Prefork::new().workers(2).on_event(move |event, _| {
         if !matches!(event, Event::Started { process } if process.id == 1) || !std::mem::take(&mut is_first) {
             return;
         }

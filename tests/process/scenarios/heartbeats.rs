@@ -113,7 +113,7 @@ fn two_with_heartbeats() -> Report {
 fn blocked_parent() -> Report {
     let gate = Gate::new();
     let parent_gate = Gate::new();
-    let service = service(2).on_event(move |event| {
+    let service = service(2).on_event(move |event, _| {
         if matches!(event, Event::Ready { process } if process.id == 1) {
             parent_gate.pass();
         }

@@ -11,6 +11,7 @@ mod ends;
 mod floods;
 #[cfg(unix)]
 mod forks;
+mod handles;
 mod heartbeats;
 #[cfg(target_os = "linux")]
 mod identities;
@@ -72,6 +73,7 @@ use super::Scenario;
 pub fn all() -> Vec<Scenario> {
     let everywhere = [
         ends::scenarios(),
+        handles::scenarios(),
         heartbeats::scenarios(),
         listeners::scenarios(),
         operations::scenarios(),

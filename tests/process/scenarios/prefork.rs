@@ -366,7 +366,7 @@ fn two_at_a_time() -> Report {
             try_second();
         }
     });
-    let first = one_that_drains(Prefork::new().on_event(move |event| {
+    let first = one_that_drains(Prefork::new().on_event(move |event, _| {
         if let Event::Started { .. } = event {
             // The other thread receives only once, so a later send may fail.
             let _ = started.send(());
@@ -378,7 +378,7 @@ fn two_at_a_time() -> Report {
 }
 
 fn one_in_another() -> Report {
-    one_that_drains(Prefork::new().on_event(|event| {
+    one_that_drains(Prefork::new().on_event(|event, _| {
         if let Event::Started { .. } = event {
             try_second();
         }
@@ -396,7 +396,7 @@ pub fn signals_itself_at_the_end(work: fn(&Worker)) -> Report {
         }
     }
     let signals = Signals;
-    let service = Prefork::new().workers(1).on_event(move |_| {
+    let service = Prefork::new().workers(1).on_event(move |_, _| {
         let _ = &signals;
     });
     serve(service, move |worker| work(&worker))

@@ -440,7 +440,7 @@ fn without_capability() -> Report {
 /// error, and the logger panics in it.
 fn logger_panics_in_a_fork() -> Report {
     on_log("cannot start worker 1", || panic!("a logger that panics"));
-    let service = Prefork::new().workers(2).max_restarts(1).user(USER).on_event(|event| {
+    let service = Prefork::new().workers(2).max_restarts(1).user(USER).on_event(|event, _| {
         if matches!(event, Event::Started { process } if process.id == 0) {
             drop_capability(CAP_SETUID);
         }

@@ -121,7 +121,7 @@ fn term_before_read() -> Report {
 static PIDS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 fn service_with_pids(workers: usize) -> Prefork {
-    Prefork::new().workers(workers).on_event(|event| match event {
+    Prefork::new().workers(workers).on_event(|event, _| match event {
         Event::Started { process } if process.generation == 0 => PIDS.lock().expect("pids").extend(process.pid),
         _ => {}
     })

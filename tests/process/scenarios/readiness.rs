@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskfork::{Event, Prefork, Report};
+use taskfork::{Event, Handle, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
@@ -194,9 +194,9 @@ fn ready_on_signal() -> Report {
 
 /// Returns an event handler that blocks the parent when it has started worker 0's process of this generation. The
 /// handler calls `first` with the pid of this process, and then waits until the gate opens.
-fn block_on_start(generation: u32, first: fn(u32)) -> impl Fn(&Event) {
+fn block_on_start(generation: u32, first: fn(u32)) -> impl Fn(&Event, &Handle) {
     let gate = Gate::new();
-    move |event| match event {
+    move |event, _| match event {
         Event::Started { process } if (process.id, process.generation) == (0, generation) => {
             first(process.pid.unwrap_or(0));
             gate.pass();

@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use taskfork::{Event, Prefork, Process, Report, Worker};
+use taskfork::{Event, Handle, Prefork, Process, Report, Worker};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal, wait_for_end};
@@ -91,7 +91,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn print_event(event: &Event) {
+fn print_event(event: &Event, _: &Handle) {
     let one = |process: &Process| format!("{}/{} {}", process.id, process.generation, process.pid.unwrap_or(0));
     match event {
         Event::Starting { workers } => say(&format!("event Starting {workers}")),
@@ -158,7 +158,7 @@ fn gives_up() -> Report {
 /// The event handler blocks the parent until the worker is dead.
 fn exits_while_the_parent_is_blocked() -> Report {
     let service = Prefork::new().workers(1).max_restarts(0).ready_timeout(std::time::Duration::from_secs(600));
-    let service = service.on_event(|event| {
+    let service = service.on_event(|event, _| {
         if let Event::Started { process } = event {
             wait_for_end(process.pid.unwrap_or(0));
         }
@@ -172,7 +172,7 @@ fn exits_while_the_parent_is_blocked() -> Report {
 /// The event handler prints between two forks, without a newline, so that the text stays in the buffer of standard
 /// output. Logging is off, so that no log line comes between the printed texts.
 fn prints_in_on_event() -> Report {
-    let service = Prefork::new().workers(3).on_event(|event| {
+    let service = Prefork::new().workers(3).on_event(|event, _| {
         log::set_max_level(log::LevelFilter::Off);
         if matches!(event, Event::Started { process } if process.id == 0) {
             print!("from the parent ");
@@ -192,7 +192,7 @@ fn prints_in_logger() -> Report {
 
 fn panics_in_on_event() {
     let mut started = 0;
-    let service = Prefork::new().workers(2).on_event(move |event| {
+    let service = Prefork::new().workers(2).on_event(move |event, _| {
         started += usize::from(matches!(event, Event::Ready { .. }));
         assert!(started < 2, "a panic in on_event");
     });

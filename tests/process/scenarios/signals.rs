@@ -327,7 +327,7 @@ fn reaps_workers_itself() -> Report {
         nix::sys::signal::kill(pid, Signal::SIGKILL).expect("a worker");
         waitpid(pid, None).expect("its status");
     };
-    let prefork = Prefork::new().workers(3).on_event(move |event| match event {
+    let prefork = Prefork::new().workers(3).on_event(move |event, _| match event {
         Event::Started { process } => pids[process.id] = Pid::from_raw(process.pid.unwrap_or(0) as i32),
         Event::Exited { process, restarting: true, .. } if process.id == 0 => kill_and_reap(pids[1]),
         Event::Stopping { .. } => kill_and_reap(pids[2]),

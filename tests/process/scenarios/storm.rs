@@ -293,7 +293,7 @@ fn six_that_beat() -> Report {
     let gate = Gate::new();
     let opener = Gate::new();
     let mut first = 0..6;
-    let service = service.on_event(move |event| {
+    let service = service.on_event(move |event, _| {
         if matches!(event, Event::Started { .. }) && first.next().is_some() {
             gate.pass();
         }

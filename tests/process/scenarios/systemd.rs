@@ -11,7 +11,7 @@ use std::process::Command;
 
 use nix::sys::signal::SigSet;
 use sd_notify::NotifyState;
-use taskfork::{Event, Prefork, Report, Worker};
+use taskfork::{Event, Handle, Prefork, Report, Worker};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
@@ -403,7 +403,7 @@ fn ready_one_by_one() -> Report {
     })
 }
 
-fn print_ready(event: &Event) {
+fn print_ready(event: &Event, _: &Handle) {
     if let Event::Ready { process } = event {
         say(&format!("event Ready {}", process.id));
     }
@@ -413,7 +413,7 @@ fn print_ready(event: &Event) {
 fn started_one_by_one() -> Report {
     manage(&[]);
     let gate = Gate::new();
-    let service = service(2).on_event(move |event| {
+    let service = service(2).on_event(move |event, _| {
         if let Event::Started { process } = event {
             say(&format!("event Started {}", process.id));
             if process.id == 0 {

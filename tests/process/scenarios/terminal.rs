@@ -119,7 +119,7 @@ fn reads_in_background() -> Report {
     });
     let service = Prefork::new().workers(1).graceful_timeout(Duration::from_millis(100));
     let go = Mutex::new(go);
-    let service = service.on_event(move |event| {
+    let service = service.on_event(move |event, _| {
         if matches!(event, Event::Started { .. }) {
             let _ = go.lock().expect("the thread").send(());
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Backend, Event, Prefork, Process, Report, WorkResult, Worker};
+use taskfork::{Backend, Event, Handle, Prefork, Process, Report, WorkResult, Worker};
 
 use super::heartbeats;
 use crate::Scenario;
@@ -238,7 +238,7 @@ fn serve_and_print(service: Prefork, work: impl Fn(Worker) + Send + Sync + 'stat
     print_report(report)
 }
 
-fn print_event(event: &Event) {
+fn print_event(event: &Event, _: &Handle) {
     match event {
         Event::Failed { process, message } => say(&format!("event Failed {} {message}", name_of(process))),
         Event::Stale { process } => say(&format!("event Stale {}", name_of(process))),
@@ -447,7 +447,7 @@ fn one_stops() -> Report {
 fn prints_task_ids() -> Report {
     let before = taskfork::task_id();
     let mut was_called = false;
-    let service = Prefork::new().workers(2).on_event(move |_| {
+    let service = Prefork::new().workers(2).on_event(move |_, _| {
         if !std::mem::replace(&mut was_called, true) {
             say(&format!("{:?} in on_event", taskfork::task_id()));
         }

@@ -199,7 +199,7 @@ fn signalled_at_the_end() -> Report {
     let mut report = None;
     for number in 1..=SERVICES {
         let end_of_service = EndOfService;
-        let service = Prefork::new().workers(1).on_event(move |_| {
+        let service = Prefork::new().workers(1).on_event(move |_, _| {
             let _ = &end_of_service;
         });
         report = Some(service.run_threads(|_| Ok(())).expect("a service"));

@@ -67,7 +67,7 @@ fn random_numbers() {
 
 fn parent_draws() -> Report {
     let draw = || say(&format!("drew {}", rand::random::<u64>()));
-    let service = Prefork::new().workers(3).on_event(move |event| {
+    let service = Prefork::new().workers(3).on_event(move |event, _| {
         if matches!(event, Event::Started { .. }) {
             draw();
         }

@@ -1,0 +1,188 @@
+//! Tests of [`Handle`]: the program controls its service from `on_event`, and from other threads of the parent.
+
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use taskfork::{Event, Handle, Prefork, Report};
+
+use crate::Scenario;
+use crate::os::Signal;
+use crate::program::{EVER, drain, fail, has_threads, say, scratch, serve, up};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("handle_rolls_and_stops_from_on_event", rolls_and_stops, |daemon| {
+            daemon.workers(4);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("log Rolling restart done"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 4, "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
+            assert!(!daemon.said("killing"), "further calls of stop() kill no worker:\n{}", daemon.transcript());
+        }),
+        Scenario::reporting("one_sigterm_after_handle_stop_kills_no_worker", stops_slowly, |daemon| {
+            daemon.worker();
+            daemon.wait_for("log Stopping 1 processes");
+            daemon.signal(Signal::SIGTERM);
+            std::fs::write(daemon.scratch().join("go"), "").expect("a file");
+            daemon.ends_with(0);
+            assert!(daemon.said("drained 0") && !daemon.said("killing"), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("handle_wakes_the_parent_from_another_thread", controlled_by_a_thread, |daemon| {
+            daemon.workers(2);
+            std::fs::write(daemon.scratch().join("go"), "").expect("a file");
+            daemon.workers(2);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("log Rolling restart done"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 4, "{}", daemon.transcript());
+            assert!(daemon.said("after the end: Handle"), "{}", daemon.transcript());
+        })
+        .for_parents_with_threads(),
+        Scenario::threading("worker_thread_can_use_a_handle", controlled_by_a_worker, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("drained 0") && daemon.said("report: stopped"), "{}", daemon.transcript());
+        }),
+        Scenario::new("handle_in_a_forked_worker_does_nothing", used_by_a_worker, |daemon| {
+            daemon.worker();
+            daemon.worker();
+            daemon.wait_for("called");
+            daemon.signal(Signal::SIGTTIN);
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("Rolling"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Stopping 2 processes"), 1, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("handle_of_an_ended_service_does_not_stop_the_next", outlives_its_service, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("first: stopped");
+            daemon.worker();
+            daemon.signal(Signal::SIGTTIN);
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("drained "), 3, "{}", daemon.transcript());
+        }),
+    ]
+}
+
+fn serve_ready(service: Prefork) -> Report {
+    serve(service.ready_timeout(EVER), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.ready();
+        drain(&worker);
+    })
+}
+
+/// Stops the service after each event from the end of the rolling restart on, and so also during the stop.
+fn rolls_and_stops() -> Report {
+    let mut ready = 0;
+    let mut is_rolled = false;
+    serve_ready(Prefork::new().workers(2).on_event(move |event, handle| {
+        ready += usize::from(matches!(event, Event::Ready { .. }));
+        is_rolled |= matches!(event, Event::RollingRestartFinished);
+        if ready == 2 && matches!(event, Event::Ready { .. }) {
+            handle.roll();
+        } else if is_rolled {
+            handle.stop();
+        }
+    }))
+}
+
+/// The worker exits only after the test has created the file.
+fn stops_slowly() -> Report {
+    let service = Prefork::new().workers(1).ready_timeout(EVER).on_event(|event, handle| {
+        if matches!(event, Event::Ready { .. }) {
+            handle.stop();
+        }
+    });
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.ready();
+        wait_for_file();
+        drain(&worker);
+    })
+}
+
+fn wait_for_file() {
+    while !scratch().join("go").exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Sends a handle to another thread, which uses it when the parent waits for events without a deadline.
+fn controlled_by_a_thread() -> Report {
+    let (sender, receiver) = mpsc::channel::<Handle>();
+    let (rolled, has_rolled) = mpsc::channel();
+    let controller = thread::spawn(move || {
+        let Ok(handle) = receiver.recv() else { return };
+        wait_for_file();
+        handle.roll();
+        let _ = has_rolled.recv();
+        handle.stop();
+        while has_rolled.recv().is_ok() {}
+        handle.stop();
+        say(&format!("after the end: {handle:?}"));
+    });
+    let report = serve_ready(Prefork::new().workers(2).on_event(move |event, handle| match event {
+        Event::Starting { .. } => sender.send(handle.clone()).expect("the thread"),
+        Event::RollingRestartFinished => rolled.send(()).expect("the thread"),
+        _ => {}
+    }));
+    controller.join().expect("the thread");
+    report
+}
+
+static HANDLE: OnceLock<Handle> = OnceLock::new();
+
+fn keep_handle(_: &Event, handle: &Handle) {
+    HANDLE.get_or_init(|| handle.clone());
+}
+
+fn controlled_by_a_worker() -> Report {
+    serve(Prefork::new().workers(1).on_event(keep_handle), |worker| {
+        assert!(has_threads());
+        up(worker.id());
+        HANDLE.get().expect("a handle").stop();
+        drain(&worker);
+    })
+}
+
+/// The second process has a copy of the handle that the parent keeps.
+fn used_by_a_worker() {
+    let report = serve(Prefork::new().workers(1).on_event(keep_handle), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        if worker.id() == 0 && worker.generation() == 0 {
+            fail(1);
+        }
+        if worker.id() == 0 {
+            let handle = HANDLE.get().expect("a copy of the parent's handle").clone();
+            for _ in 0..10_000 {
+                handle.roll();
+                handle.stop();
+            }
+            say("called");
+        }
+        drain(&worker);
+    });
+    assert!(report.is_success(), "{report:?}");
+}
+
+fn outlives_its_service() -> Report {
+    let first = serve_ready(Prefork::new().workers(1).on_event(keep_handle));
+    say(&format!("first: {}", first.reason()));
+    // A spawned worker runs this too, but has no handle.
+    if let Some(handle) = HANDLE.get() {
+        handle.roll();
+        handle.stop();
+    }
+    serve_ready(Prefork::new().workers(1).on_event(|_, _| {
+        if let Some(handle) = HANDLE.get() {
+            handle.stop();
+        }
+    }))
+}
