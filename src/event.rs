@@ -100,6 +100,8 @@ pub enum Event {
         out_of_memory: OutOfMemory,
         /// Whether the process had reached the call that starts the service: see [`Event::Exited`].
         reached_call: bool,
+        /// The reason for the restart. Only a failure counts towards the restart limit.
+        reason: RestartReason,
         /// The delay before the restart.
         delay: Duration,
         /// The number of restarts that the limit still allows after this restart.
@@ -205,6 +207,27 @@ pub enum Event {
     },
 }
 
+/// The reason why a worker is restarted after the exit of its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RestartReason {
+    /// The process failed. The restart counts towards the [restart limit](crate::Prefork::max_restarts).
+    Failure,
+    /// The process exited with status 0, and the policy is [`RestartPolicy::Always`](crate::RestartPolicy::Always). The
+    /// restart does not count.
+    NormalExit,
+    /// The process exited with status 0 after a stop request that neither the parent nor the terminal made, for example
+    /// by kill(1) with the pid of the worker. The restart does not count.
+    StopRequest,
+}
+
+impl RestartReason {
+    /// Returns whether a restart for this reason counts towards the restart limit and in the report.
+    pub(crate) fn is_counted(self) -> bool {
+        self == RestartReason::Failure
+    }
+}
+
 impl Event {
     /// Returns the process that this event concerns, if there is one.
     pub fn process(&self) -> Option<Process> {
@@ -259,8 +282,12 @@ impl fmt::Display for Event {
             Event::Exited { process, exit, out_of_memory, reached_call, .. } => {
                 write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
             }
-            Event::Restarting { process, exit, out_of_memory, reached_call, delay, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}, restarting", suffix(*reached_call))?;
+            Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, .. } => {
+                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))?;
+                f.write_str(match reason {
+                    RestartReason::StopRequest => " after a stop request from another process, restarting",
+                    RestartReason::Failure | RestartReason::NormalExit => ", restarting",
+                })?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry: Some(delay) } => {

@@ -233,8 +233,11 @@ impl Prefork {
 
     /// Sets which kinds of exit make the parent restart a worker. Default: [`RestartPolicy::OnFailure`].
     ///
-    /// With the default, the parent does not restart a worker that exits with status 0. For example, if an operator
-    /// sends SIGTERM to a worker and the worker then exits with status 0, it is not restarted.
+    /// With the default, the parent does not restart a worker that exits with status 0 by itself. But the parent
+    /// restarts a worker that has enabled the [graceful stop](Worker#stopping) and exits with status 0 because
+    /// another process has sent SIGTERM to it, for example kill(1). Such a restart does not count towards the restart
+    /// limit. It follows at once if the process lived for at least a second, and otherwise after the
+    /// [backoff](Prefork::restart_backoff).
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Prefork {
         self.config.restart_policy = policy;
         self

@@ -86,8 +86,8 @@ impl Report {
         }
     }
 
-    /// Returns the number of restarts, added up over all workers. Replacements do not count, neither in a rolling
-    /// restart nor because of a process's age.
+    /// Returns the number of restarts after failures, added up over all workers. Restarts for another
+    /// [reason](crate::RestartReason) do not count, and neither do replacements.
     pub fn restarts(&self) -> u32 {
         self.workers.iter().fold(0, |sum: u32, worker| sum.saturating_add(worker.restarts))
     }
@@ -142,7 +142,8 @@ impl WorkerReport {
         self.id
     }
 
-    /// Returns the number of restarts of this worker. Replacements do not count as restarts.
+    /// Returns the number of restarts of this worker after failures. Restarts for another
+    /// [reason](crate::RestartReason) do not count, and neither do replacements.
     pub fn restarts(&self) -> u32 {
         self.restarts
     }

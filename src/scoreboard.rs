@@ -22,6 +22,9 @@ const BEAT: usize = 2;
 const TOKEN: usize = 4;
 /// Set when a spawned worker's call has recognized it. The parent reads this word only after the process has exited.
 const REACHED: usize = 3;
+/// Set when the process has got a stop request that neither the parent nor the terminal made. The parent reads this
+/// word only after the process has exited.
+const STOP_NOTED: usize = 5;
 
 /// A message from a worker to the parent. Heartbeats are not messages: [`Scoreboard::beats`] returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +95,15 @@ pub(crate) struct StatusWriter {
     _lease: SlotLease,
 }
 
+/// The messages that the parent reads after the end of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LastMessages {
+    /// The messages that the parent had not read before.
+    pub unread: [Option<WorkerMessage>; BEAT],
+    /// Whether the process had called [`StatusWriter::note_stop`].
+    pub stop_noted: bool,
+}
+
 /// Keeps the slot of a worker thread from being used again. `None` for a worker process.
 ///
 /// The [`StatusWriter`] of a worker thread holds a clone of the lease. The thread may move the writer to another
@@ -135,7 +147,7 @@ impl Scoreboard {
         if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
-        for word in [READY, STOP_ALL, BEAT, REACHED] {
+        for word in [READY, STOP_ALL, BEAT, REACHED, STOP_NOTED] {
             self.word(slot, word).store(0, Ordering::Relaxed);
         }
         // Zero is no token. After 2^32 starts the tokens begin again.
@@ -197,20 +209,21 @@ impl Scoreboard {
         slot.is_some_and(|slot| self.word(slot, REACHED).load(Ordering::Acquire) != 0)
     }
 
-    /// Releases the slot of a process that has ended. Returns the messages of this process that were not read yet. A
-    /// new process can use the slot once no [`StatusWriter`] holds a clone of `lease`.
-    pub fn release(&mut self, process: Process, lease: SlotLease) -> [Option<WorkerMessage>; BEAT] {
+    /// Releases the slot of a process that has ended. Returns the last messages of this process. A new process can use
+    /// the slot once no [`StatusWriter`] holds a clone of `lease`.
+    pub fn release(&mut self, process: Process, lease: SlotLease) -> LastMessages {
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
-        let Some(slot) = self.occupants.iter().position(is_occupant) else { return [None; BEAT] };
+        let Some(slot) = self.occupants.iter().position(is_occupant) else { return LastMessages::default() };
+        let stop_noted = self.word(slot, STOP_NOTED).load(Ordering::Acquire) != 0;
         let (segment, at) = self.locate(slot);
-        let messages = new_messages(&Arc::clone(segment)[at], &mut self.occupants[slot]);
+        let unread = new_messages(&Arc::clone(segment)[at], &mut self.occupants[slot]);
         self.occupants[slot] = None;
         if is_over(&lease) {
             self.free.push(slot);
         } else {
             self.leased.push((lease, slot));
         }
-        messages
+        LastMessages { unread, stop_noted }
     }
 
     /// Returns the processes that have called [`heartbeat`](crate::Worker::heartbeat) since the last call.
@@ -275,6 +288,18 @@ impl StatusWriter {
         self.segment[self.slot][REACHED].store(1, Ordering::Release);
     }
 
+    /// Records that this process has got a stop request that neither the parent nor the terminal made. Does nothing in a
+    /// process that the worker has forked, because its stop request does not concern the worker.
+    ///
+    /// A signal handler may call this method: it only calls getpid(2) and stores one word. It does not wake the parent,
+    /// because the parent reads the word after the process has exited.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the handler of SIGTERM does not call it yet"))]
+    pub fn note_stop(&self) {
+        if process::id() == self.pid {
+            self.segment[self.slot][STOP_NOTED].store(1, Ordering::Release);
+        }
+    }
+
     /// Records in the slot that this process now listens for stop requests. The parent kills a process that does not
     /// listen, instead of requesting its stop.
     #[cfg(windows)]
@@ -331,8 +356,6 @@ mod tests {
     use super::*;
     use crate::sys::Drained;
 
-    const NONE: [Option<WorkerMessage>; BEAT] = [None; BEAT];
-
     fn named(id: usize, generation: u32) -> Process {
         Process { id, generation, pid: Some(71) }
     }
@@ -366,8 +389,9 @@ mod tests {
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        assert_eq!(board.release(named(0, 0), None), [None, Some(WorkerMessage::StopAll(named(0, 0)))]);
-        assert_eq!(board.release(named(0, 0), None), NONE, "the slot is free already");
+        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0)))];
+        assert_eq!(board.release(named(0, 0), None), LastMessages { unread, stop_noted: false });
+        assert_eq!(board.release(named(0, 0), None), LastMessages::default(), "the slot is free already");
         let new = start(&mut board, named(0, 1));
         assert_eq!(board.read_messages(), []);
         assert_eq!(board.beats().count(), 0);
@@ -386,6 +410,18 @@ mod tests {
         assert!(!board.has_reached(named(0, 0)), "the slot is free");
         start(&mut board, named(0, 1));
         assert!(!board.has_reached(named(0, 1)), "the slot was cleared");
+    }
+
+    #[test]
+    fn a_noted_stop_is_read_after_the_end_of_its_process() {
+        let (mut board, wake_receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let old = start(&mut board, named(0, 0));
+        old.note_stop();
+        assert!(!has_woken(&wake_receiver));
+        assert_eq!(board.read_messages(), []);
+        assert_eq!(board.release(named(0, 0), None), LastMessages { unread: [None; BEAT], stop_noted: true });
+        start(&mut board, named(0, 1));
+        assert_eq!(board.release(named(0, 1), None), LastMessages::default(), "the slot was cleared");
     }
 
     #[test]
@@ -515,7 +551,9 @@ mod tests {
         let forked = StatusWriter { pid: worker.pid + 1, ..worker };
         forked.ready();
         forked.stop_all();
+        forked.note_stop();
         assert_eq!(board.read_messages(), []);
+        assert_eq!(board.release(named(0, 0), None), LastMessages::default());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt, rngs::SmallRng};
 
-/// If a process fails after less than this time, its worker waits before the next start. The first of several failures
+/// If a process exits after less than this time, its worker waits before the next start. The first of several failures
 /// in a row is an exception: the worker then restarts at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// A process that has lived for at least this long resets the failure count of its worker.
@@ -32,13 +32,20 @@ impl Backoff {
     }
 
     /// Counts a failure of a process that has lived for `uptime`. Returns the delay before the next start.
-    pub fn after_life(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+    pub fn after_failure(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.note_uptime(uptime);
         if self.failures == 0 || uptime >= SHORT_LIFE {
             self.failures = self.failures.max(1);
             return Duration::ZERO;
         }
         self.next(delays, rng)
+    }
+
+    /// Returns the delay before the next start, after a process has exited without a failure and has lived for `uptime`.
+    /// The delay after a short life keeps a worker that always exits at once from using a whole CPU.
+    pub fn after_normal_exit(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
+        self.note_uptime(uptime);
+        if uptime >= SHORT_LIFE { Duration::ZERO } else { self.after_refusal(delays, rng) }
     }
 
     /// Counts a start that the system has refused. Returns the delay before the next attempt, which is never zero.
@@ -69,9 +76,9 @@ mod tests {
     fn delays_double_after_the_first_failure() {
         let mut backoff = Backoff::default();
         let mut rng = SmallRng::seed_from_u64(1);
-        assert_eq!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng), Duration::ZERO);
+        assert_eq!(backoff.after_failure(Duration::ZERO, DELAYS, &mut rng), Duration::ZERO);
         for whole in [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000] {
-            let delay = backoff.after_life(Duration::from_millis(5), DELAYS, &mut rng);
+            let delay = backoff.after_failure(Duration::from_millis(5), DELAYS, &mut rng);
             let whole = Duration::from_millis(whole);
             assert!(delay >= whole / 2 && delay <= whole, "{delay:?} of {whole:?}");
         }
@@ -82,15 +89,15 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut rng = SmallRng::seed_from_u64(1);
         for _ in 0..5 {
-            backoff.after_life(Duration::ZERO, DELAYS, &mut rng);
+            backoff.after_failure(Duration::ZERO, DELAYS, &mut rng);
         }
-        assert_eq!(backoff.after_life(Duration::from_secs(5), DELAYS, &mut rng), Duration::ZERO);
+        assert_eq!(backoff.after_failure(Duration::from_secs(5), DELAYS, &mut rng), Duration::ZERO);
         assert!(
-            backoff.after_life(Duration::ZERO, DELAYS, &mut rng) >= Duration::from_millis(80),
+            backoff.after_failure(Duration::ZERO, DELAYS, &mut rng) >= Duration::from_millis(80),
             "5 s of uptime do not reset the count"
         );
-        assert_eq!(backoff.after_life(Duration::from_secs(10), DELAYS, &mut rng), Duration::ZERO);
-        assert!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng) <= Duration::from_millis(10));
+        assert_eq!(backoff.after_failure(Duration::from_secs(10), DELAYS, &mut rng), Duration::ZERO);
+        assert!(backoff.after_failure(Duration::ZERO, DELAYS, &mut rng) <= Duration::from_millis(10));
     }
 
     #[test]
@@ -104,7 +111,7 @@ mod tests {
             let delay = backoff.after_refusal(DELAYS, &mut rng);
             assert!(delay >= DELAYS.first / 2 && delay <= DELAYS.max, "{delay:?}");
         }
-        assert!(backoff.after_life(Duration::ZERO, DELAYS, &mut rng) >= DELAYS.max / 2);
+        assert!(backoff.after_failure(Duration::ZERO, DELAYS, &mut rng) >= DELAYS.max / 2);
         assert_eq!(backoff.failures, u32::MAX);
     }
 }

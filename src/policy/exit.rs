@@ -5,28 +5,32 @@ use std::time::Instant;
 use super::slot::{ExitedChild, ExitedRole, Slot};
 use super::verdict::{Verdict, verdict};
 use super::{Policy, WorkerSignal};
-use crate::event::Event;
+use crate::event::{Event, RestartReason};
 use crate::exit::{Exit, OutOfMemory, Process};
+
+/// The facts about an exit that the supervisor knows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExitedProcess {
+    pub process: Process,
+    pub exit: Exit,
+    pub out_of_memory: OutOfMemory,
+    /// Whether the process had reached the call that starts the service. A spawned worker may exit before.
+    pub reached_call: bool,
+    /// Whether the process had got a stop request that neither the parent nor the terminal made.
+    pub stop_noted: bool,
+}
 
 impl Policy {
     /// Handles the exit of a process. Ignores a process that the policy does not know.
-    /// `reached_call` is whether the process had reached the call that starts the service. A spawned worker may exit
-    /// before.
-    pub fn handle_exited(
-        &mut self,
-        now: Instant,
-        process: Process,
-        exit: Exit,
-        out_of_memory: OutOfMemory,
-        reached_call: bool,
-    ) {
+    pub fn handle_exited(&mut self, now: Instant, exited: ExitedProcess) {
+        let ExitedProcess { process, exit, out_of_memory, reached_call, .. } = exited;
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
-        let Some(exited) = slot.handle_exited(now, process.generation, exit, reached_call) else { return };
+        let Some(child) = slot.handle_exited(now, &exited) else { return };
         let restarts_left = self.budget.left(now) > 0;
-        let verdict = verdict(&exited, exit, slot, &self.config, restarts_left);
-        let asked = exited.role == ExitedRole::Stopping;
-        let restarting = verdict == Verdict::Restart;
+        let verdict = verdict(&child, exit, slot, &self.config, restarts_left);
+        let asked = child.role == ExitedRole::Stopping;
+        let restarting = matches!(verdict, Verdict::Restart(_));
         self.actions.emit(Event::Exited { process, exit, out_of_memory, reached_call, asked, restarting });
         match verdict {
             Verdict::StopService => self.fail_startup(now, process, Some(exit)),
@@ -34,10 +38,10 @@ impl Policy {
             Verdict::Finished { failed } => self.finish_slot(now, process.id, failed),
             Verdict::AbandonDrain => self.stop_slot(now, process.id),
             Verdict::LimitReached => self.give_up(now, process, exit),
-            Verdict::Restart => self.restart(now, &exited, exit, out_of_memory),
+            Verdict::Restart(reason) => self.restart(now, &exited, &child, reason),
             Verdict::ReplacementTakesOver | Verdict::NothingMissing => {}
         }
-        if exited.role == ExitedRole::Replacement {
+        if child.role == ExitedRole::Replacement {
             self.handle_failed_replacement(now, process.id);
         }
         self.slots[process.id].start_if_due(now, &mut self.actions);
@@ -67,18 +71,20 @@ impl Policy {
         }
     }
 
-    fn restart(&mut self, now: Instant, exited: &ExitedChild, exit: Exit, out_of_memory: OutOfMemory) {
-        let process = exited.process;
-        self.budget.take(now);
+    fn restart(&mut self, now: Instant, exited: &ExitedProcess, child: &ExitedChild, reason: RestartReason) {
+        let &ExitedProcess { process, exit, out_of_memory, reached_call, .. } = exited;
+        if reason.is_counted() {
+            self.budget.take(now);
+        }
         let slot = &mut self.slots[process.id];
-        if exited.role == ExitedRole::Draining {
+        if child.role == ExitedRole::Draining {
             slot.reserve_for_queue();
         }
-        let delay = slot.schedule_restart(now, exited.uptime, self.config.delays, &mut self.rng);
+        let delay = slot.schedule_restart(now, child.uptime, reason, self.config.delays, &mut self.rng);
         let left = self.budget.left(now);
-        let reached_call = exited.reached_call;
-        self.actions.emit(Event::Restarting { process, exit, out_of_memory, reached_call, delay, left });
-        if exited.role == ExitedRole::Current && exited.epoch == self.roll.epoch() {
+        self.actions.emit(Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, left });
+        let has_failed = reason == RestartReason::Failure;
+        if has_failed && child.role == ExitedRole::Current && child.epoch == self.roll.epoch() {
             self.handle_failed_successor(process.id);
         }
     }

@@ -45,6 +45,7 @@ pub(crate) use action::{Action, WorkerSignal};
 pub(crate) use backoff::Delays;
 use budget::Budget;
 use deadlines::DeadlineQueue;
+pub(crate) use exit::ExitedProcess;
 pub(crate) use request::{PendingRequests, Request};
 use rolling_restart::RollingRestart;
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
@@ -83,12 +84,15 @@ pub(crate) struct Config {
 #[non_exhaustive]
 pub enum RestartPolicy {
     /// Every abnormal exit leads to a restart: an exit status other than 0, or death by a signal. A worker that exits
-    /// with status 0 is not restarted.
+    /// with status 0 is not restarted. There is one exception: a worker that has obeyed a stop request from another
+    /// process than the parent ([`RestartReason::StopRequest`](crate::RestartReason::StopRequest)).
     #[default]
     OnFailure,
-    /// Every exit leads to a restart. A restart after status 0 counts towards the restart limit like any other restart.
+    /// Every exit leads to a restart. A restart after status 0 does not count towards the restart limit. It follows at
+    /// once if the process lived for at least a second, and otherwise after the
+    /// [backoff](crate::Prefork::restart_backoff).
     Always,
-    /// No exit leads to a restart. The other workers continue. After all workers have exited,
+    /// No exit leads to a restart, not even one after a stop request from another process. The other workers continue. After all workers have exited,
     /// [`Report::is_success`](crate::Report::is_success) returns whether all of them exited normally.
     Never,
 }

@@ -121,6 +121,8 @@ enum StartReason {
     /// The previous process has exited, and the worker must be restarted. Only this kind of start counts as a restart
     /// in the report.
     Restart,
+    /// The previous process has exited without a failure, and the worker must be restarted.
+    UncountedRestart,
     /// The process was requested as a replacement. The old process exited before the replacement was started.
     Replacement,
 }

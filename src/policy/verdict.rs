@@ -2,6 +2,7 @@
 
 use super::slot::{BringUp, ExitedChild, ExitedRole, Slot};
 use super::{Config, RestartPolicy};
+use crate::event::RestartReason;
 use crate::exit::Exit;
 
 /// The decision about an exit that the policy has not requested.
@@ -21,7 +22,7 @@ pub(super) enum Verdict {
     /// Stop the service, because the restart limit allows no further restart.
     LimitReached,
     /// Start the next process of the worker.
-    Restart,
+    Restart(RestartReason),
     /// Start no process, because the worker does not need one.
     NothingMissing,
 }
@@ -42,16 +43,12 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     // A process that the parent aborted or killed has failed, whatever its exit status. So has a process that has not
     // reached the call: for example, the program may have become a daemon, and then its process exits with status 0.
     let failed = !exit.is_success() || exited.was_given_up || !exited.reached_call;
-    let wants_restart = match config.restart_policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => failed,
-        RestartPolicy::Never => false,
-    };
+    let reason = restart_reason(failed, exited.stop_noted, config.restart_policy);
     // Ignores the status of a process that the parent aborted or killed: on Windows the parent itself sets that status.
     let is_fatal = is_fatal(exit, config) && !exited.was_given_up;
     let never_ready = config.ready_timeout.is_some() && slot.bring_up() != BringUp::Done;
     let never_reached_call = !exited.reached_call && !slot.reached_call();
-    let cannot_start = never_reached_call || never_ready && (failed || wants_restart);
+    let cannot_start = never_reached_call || never_ready && (failed || reason == Some(RestartReason::NormalExit));
     if is_fatal {
         return Verdict::StopService;
     }
@@ -59,12 +56,23 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
         let is_added = slot.bring_up() == BringUp::Added;
         return if is_added { Verdict::DropAddition } else { Verdict::StopService };
     }
-    match exited.role {
-        ExitedRole::Outgoing if failed || wants_restart => Verdict::ReplacementTakesOver,
-        _ if !wants_restart => Verdict::Finished { failed },
-        _ if restarts_left => Verdict::Restart,
+    match reason {
+        _ if exited.role == ExitedRole::Outgoing && (failed || reason.is_some()) => Verdict::ReplacementTakesOver,
+        None => Verdict::Finished { failed },
+        Some(reason) if restarts_left || !reason.is_counted() => Verdict::Restart(reason),
         _ if slot.is_queue_draining() => Verdict::AbandonDrain,
         _ => Verdict::LimitReached,
+    }
+}
+
+/// Returns the reason for a restart after an exit that the parent has not requested, or `None` if none follows.
+fn restart_reason(failed: bool, stop_noted: bool, policy: RestartPolicy) -> Option<RestartReason> {
+    match policy {
+        RestartPolicy::Never => None,
+        _ if failed => Some(RestartReason::Failure),
+        _ if stop_noted => Some(RestartReason::StopRequest),
+        RestartPolicy::Always => Some(RestartReason::NormalExit),
+        RestartPolicy::OnFailure => None,
     }
 }
 
@@ -76,7 +84,11 @@ fn judge_draining(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config
     }
     let may_start = exited.reached_call || slot.reached_call();
     let may_restart = may_start && config.restart_policy != RestartPolicy::Never && !is_fatal(exit, config);
-    if may_restart && restarts_left { Verdict::Restart } else { Verdict::Finished { failed: true } }
+    if may_restart && restarts_left {
+        Verdict::Restart(RestartReason::Failure)
+    } else {
+        Verdict::Finished { failed: true }
+    }
 }
 
 fn is_fatal(exit: Exit, config: &Config) -> bool {

@@ -25,7 +25,7 @@ use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::handle::HandleReceiver;
 use crate::listener::{Listeners, ShutDown, Sockets};
-use crate::policy::{Action, Config, Outcome, Policy, Request, WorkerSignal};
+use crate::policy::{Action, Config, ExitedProcess, Outcome, Policy, Request, WorkerSignal};
 use crate::report::WorkerReport;
 use crate::scoreboard::{Scoreboard, WorkerMessage};
 use crate::sys::{ChildHandle, Signal, SignalInfo};
@@ -372,8 +372,8 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let reached_call = self.note_reached_call(process);
-        let last_messages = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease));
-        for message in last_messages.into_iter().flatten().flatten() {
+        let last = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease)).unwrap_or_default();
+        for message in last.unread.into_iter().flatten() {
             self.handle_message(message);
         }
         match cause {
@@ -387,7 +387,9 @@ impl<'a> Supervisor<'a> {
             ExitCause::Exited | ExitCause::ReturnedLate => {}
         }
         let out_of_memory = self.was_out_of_memory(process, exit);
-        self.policy.handle_exited(Instant::now(), process, exit, out_of_memory, reached_call);
+        let stop_noted = last.stop_noted;
+        let exited = ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted };
+        self.policy.handle_exited(Instant::now(), exited);
     }
 
     /// Returns whether this process has reached the call that starts the service. If it has not, but another

@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::{Level, log};
 
 use super::observer::{CountUp, Observer, Output};
-use crate::event::Event;
+use crate::event::{Event, RestartReason};
 use crate::exit::Exit;
 
 /// The observer that logs every event for which [`level_of`] returns a level.
@@ -43,6 +43,7 @@ fn level_of(event: &Event) -> Option<Level> {
         {
             Some(Level::Info)
         }
+        Event::Restarting { reason: RestartReason::NormalExit | RestartReason::StopRequest, .. } => Some(Level::Info),
         Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
         Event::Listening { .. }
         | Event::Starting { .. }
@@ -68,5 +69,28 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::StartupFailed { .. }
         | Event::ListenerShutDown { restored: false, .. }
         | Event::RestartLimitReached { .. } => Some(Level::Error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::{OutOfMemory, Process};
+
+    #[test]
+    fn only_restarts_after_failures_are_warnings() {
+        let restarting = |exit, reason| Event::Restarting {
+            process: Process { id: 0, generation: 0, pid: Some(71) },
+            exit,
+            out_of_memory: OutOfMemory::No,
+            reached_call: true,
+            reason,
+            delay: Duration::ZERO,
+            left: 1,
+        };
+        assert_eq!(level_of(&restarting(Exit::Code(1), RestartReason::Failure)), Some(Level::Warn));
+        for reason in [RestartReason::NormalExit, RestartReason::StopRequest] {
+            assert_eq!(level_of(&restarting(Exit::Code(0), reason)), Some(Level::Info));
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Slot, StartReason, State};
 use crate::exit::{Exit, Process};
+use crate::policy::ExitedProcess;
 
 /// The facts about an exited process from which the policy decides what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(in crate::policy) struct ExitedChild {
     pub epoch: u64,
     /// Whether the process had reached the call that starts the service.
     pub reached_call: bool,
+    /// Whether the process had got a stop request that neither the parent nor the terminal made.
+    pub stop_noted: bool,
     /// Whether the parent had aborted or killed the process.
     pub was_given_up: bool,
 }
@@ -35,16 +38,11 @@ pub(in crate::policy) enum ExitedRole {
 }
 
 impl Slot {
-    /// Removes the process with this generation from the slot. Returns `None` if the slot has no such process.
-    pub fn handle_exited(
-        &mut self,
-        now: Instant,
-        generation: u32,
-        exit: Exit,
-        reached_call: bool,
-    ) -> Option<ExitedChild> {
+    /// Removes the exited process from the slot. Returns `None` if the slot has no such process.
+    pub fn handle_exited(&mut self, now: Instant, exited: &ExitedProcess) -> Option<ExitedChild> {
+        let &ExitedProcess { process: Process { generation, .. }, exit, reached_call, stop_noted, .. } = exited;
         self.note_uptime(now);
-        let exited = ExitedChild { reached_call, ..self.take_out(now, generation)? };
+        let exited = ExitedChild { reached_call, stop_noted, ..self.take_out(now, generation)? };
         self.reached_call |= reached_call;
         self.abandoned += usize::from(exit == Exit::Stale && !exited.process.is_thread());
         // A process that exits in the role of a replacement has never served, so its exit is not reported.
@@ -72,6 +70,7 @@ impl Slot {
                 uptime,
                 epoch: 0,
                 reached_call: true,
+                stop_noted: false,
                 was_given_up: false,
             });
         }
@@ -92,7 +91,15 @@ impl Slot {
         self.state = next;
         let uptime = now.saturating_duration_since(child.since);
         let was_given_up = child.was_given_up();
-        Some(ExitedChild { process: child.process, role, uptime, epoch: child.epoch, reached_call: true, was_given_up })
+        Some(ExitedChild {
+            process: child.process,
+            role,
+            uptime,
+            epoch: child.epoch,
+            reached_call: true,
+            stop_noted: false,
+            was_given_up,
+        })
     }
 }
 

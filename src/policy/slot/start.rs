@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 
 use super::{Slot, StartReason, State};
+use crate::event::RestartReason;
 use crate::exit::Process;
 use crate::policy::backoff::Delays;
 use crate::policy::child::{Child, Phase};
@@ -17,9 +18,22 @@ const PROBATION: Duration = Duration::from_secs(1);
 
 impl Slot {
     /// Schedules a restart. Returns the delay before the restart.
-    pub fn schedule_restart(&mut self, now: Instant, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
-        let delay = self.backoff.after_life(uptime, delays, rng);
-        self.state = State::Backoff { until: now + delay, reason: StartReason::Restart };
+    pub fn schedule_restart(
+        &mut self,
+        now: Instant,
+        uptime: Duration,
+        reason: RestartReason,
+        delays: Delays,
+        rng: &mut SmallRng,
+    ) -> Duration {
+        let delay = match reason {
+            RestartReason::Failure => self.backoff.after_failure(uptime, delays, rng),
+            RestartReason::NormalExit | RestartReason::StopRequest => {
+                self.backoff.after_normal_exit(uptime, delays, rng)
+            }
+        };
+        let reason = if reason.is_counted() { StartReason::Restart } else { StartReason::UncountedRestart };
+        self.state = State::Backoff { until: now + delay, reason };
         delay
     }
 

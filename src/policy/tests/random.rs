@@ -41,7 +41,11 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         (0..3, Some((id, generation))) => {
             let exits = [Exit::Code(0), Exit::Code(1), Exit::Code(78), Exit::Signal(9), Exit::Signal(11)];
             let exit = exits[rng.random_range(0..exits.len())];
-            if rng.random_bool(0.1) { sim.end_before_call(id, generation, exit) } else { sim.end(id, generation, exit) }
+            match rng.random_range(0..10) {
+                0 => sim.end_before_call(id, generation, exit),
+                1 => sim.end_on_request(id, generation),
+                _ => sim.end(id, generation, exit),
+            }
         }
         (3..6, Some((id, generation))) => sim.ready(id, generation),
         (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),

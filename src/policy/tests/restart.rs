@@ -181,6 +181,7 @@ fn the_policy_knows_which_processes_it_has_killed() {
 #[test]
 fn restart_policy_decides_which_exits_lead_to_restarts() {
     let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(1) });
+    sim.pass(SECOND);
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 1)]);
     let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..config(1) });
@@ -188,6 +189,103 @@ fn restart_policy_decides_which_exits_lead_to_restarts() {
     let end = sim.outcome().expect("an end");
     assert_eq!(end, Reason::Finished);
     assert!(!Report::new(end, sim.policy.reports()).is_success(), "the service has finished, but not successfully");
+}
+
+#[test]
+fn a_normal_exit_under_always_costs_no_restart() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, max_restarts: 0, ..config(1) });
+    for generation in 0..200 {
+        sim.pass(SECOND);
+        sim.end(0, generation, Exit::Code(0));
+        assert_eq!(sim.alive(), [(0, generation + 1)], "a process that lived for a second is replaced at once");
+    }
+    assert_eq!(sim.policy.reports()[0].restarts(), 0);
+    sim.end(0, 200, Exit::Code(1));
+    assert!(matches!(sim.outcome(), Ok(Reason::RestartLimitReached { restarts: 0, .. })));
+}
+
+#[test]
+fn normal_exits_after_a_short_life_back_off() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(1) });
+    let begun = sim.now;
+    for generation in 0..20 {
+        sim.end(0, generation, Exit::Code(0));
+        assert!(sim.alive().is_empty(), "the restart waits");
+        sim.step();
+        assert_eq!(sim.alive(), [(0, generation + 1)]);
+    }
+    assert!(sim.now - begun > 7 * SECOND, "the delay grows: {:?}", sim.now - begun);
+}
+
+#[test]
+fn a_worker_that_obeys_a_stop_request_is_restarted() {
+    for restart_policy in [RestartPolicy::OnFailure, RestartPolicy::Always] {
+        let mut sim = Sim::new(Config { restart_policy, max_restarts: 0, ..config(4) });
+        sim.pass(SECOND);
+        for id in 0..4 {
+            sim.end_on_request(id, 0);
+        }
+        assert_eq!(sim.alive(), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+        let line = "child 2 (pid 3) exited normally after a stop request from another process, restarting";
+        assert!(sim.logged(line), "{:?}", sim.log);
+        assert_eq!(sim.policy.reports()[2].restarts(), 0);
+        sim.end_on_request(2, 1);
+        assert!(!sim.alive.contains_key(&(2, 2)), "the restart after a short life waits");
+        sim.step();
+        assert!(sim.alive.contains_key(&(2, 2)));
+    }
+}
+
+#[test]
+fn a_stop_request_before_readiness_is_no_startup_failure() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..config(1) });
+    sim.pass(SECOND);
+    sim.end_on_request(0, 0);
+    assert_eq!(sim.alive(), [(0, 1)]);
+    assert!(!sim.stopping);
+}
+
+#[test]
+fn with_never_a_stopped_worker_is_not_restarted() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..config(1) });
+    sim.end_on_request(0, 0);
+    assert!(matches!(sim.outcome(), Ok(Reason::Finished)));
+}
+
+#[test]
+fn a_stop_request_of_the_parent_ends_the_worker() {
+    let mut sim = Sim::new(config(2));
+    sim.request(Request::ScaleDown);
+    sim.end_on_request(1, 0);
+    sim.request(Request::Stop);
+    sim.end_on_request(0, 0);
+    assert!(matches!(sim.outcome(), Ok(Reason::Stopped)), "{:?}", sim.log);
+}
+
+#[test]
+fn a_noted_stop_does_not_excuse_a_failure() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(10 * SECOND), ..config(1) });
+    let failed = |process, exit| ExitedProcess { stop_noted: true, ..exited(process, exit) };
+    let process = sim.alive[&(0, 0)].process;
+    sim.end_process(0, 0, failed(process, Exit::Code(1)));
+    assert_eq!(sim.restarts, 1);
+    sim.step();
+    assert_eq!(sim.sent(0, 1), [WorkerSignal::Abort]);
+    sim.end_on_request(0, 1);
+    assert_eq!(sim.restarts, 2);
+}
+
+#[test]
+fn a_normal_exit_of_a_successor_does_not_abort_the_roll() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..config(2) });
+    sim.request(Request::Roll);
+    sim.pass(SECOND);
+    sim.end(0, 1, Exit::Code(0));
+    assert!(!sim.logged("Rolling restart aborted"));
+    sim.end(0, 0, Exit::Code(0));
+    sim.pass(SECOND);
+    sim.end(1, 0, Exit::Code(0));
+    assert!(sim.logged("Rolling restart done"), "{:?}", sim.log);
 }
 
 #[test]
@@ -243,18 +341,18 @@ fn the_generation_wraps_around_without_an_overflow() {
         assert!(started);
         let process = Process { id: 0, generation, pid: Some(71) };
         policy.handle_started(now, process);
-        policy.handle_exited(now, process, exit, OutOfMemory::No, true);
+        policy.handle_exited(now, exited(process, exit));
         assert_eq!(policy.reports()[0].exit(), Some(exit), "generation {generation}");
         generation = generation.wrapping_add(1);
     }
 }
 
 /// Returns `asked` and `restarting` of the event about the exit of worker 0.
-fn exited(policy: &mut Policy, now: Instant, generation: u32) -> (bool, bool) {
+fn exit_of(policy: &mut Policy, now: Instant, generation: u32) -> (bool, bool) {
     while policy.poll_action().is_some() {}
     let process = Process { id: 0, generation, pid: Some(1) };
     policy.handle_started(now, process);
-    policy.handle_exited(now, process, Exit::Code(1), OutOfMemory::No, true);
+    policy.handle_exited(now, exited(process, Exit::Code(1)));
     let exited = std::iter::from_fn(|| policy.poll_action()).find_map(|action| match action {
         Action::Emit(Event::Exited { asked, restarting, .. }) => Some((asked, restarting)),
         _ => None,
@@ -266,9 +364,9 @@ fn exited(policy: &mut Policy, now: Instant, generation: u32) -> (bool, bool) {
 fn exits_are_reported_as_requested_or_restarting() {
     let now = some_time();
     let mut policy = Policy::new(config(1), 1, now);
-    assert_eq!(exited(&mut policy, now, 0), (false, true));
+    assert_eq!(exit_of(&mut policy, now, 0), (false, true));
     policy.handle_timeout(now);
     while policy.poll_action().is_some() {}
     policy.handle_request(now, Request::Stop);
-    assert_eq!(exited(&mut policy, now, 1), (true, false));
+    assert_eq!(exit_of(&mut policy, now, 1), (true, false));
 }

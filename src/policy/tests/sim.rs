@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::event::RestartReason;
 use crate::exit::{Exit, OutOfMemory};
 use crate::policy::*;
 
@@ -30,6 +31,11 @@ pub fn config(workers: usize) -> Config {
 /// function of the tests reads the clock.
 pub fn some_time() -> Instant {
     Instant::now()
+}
+
+/// Returns the facts about the exit of a process that had reached its call and had got no stop request.
+pub fn exited(process: Process, exit: Exit) -> ExitedProcess {
+    ExitedProcess { process, exit, out_of_memory: OutOfMemory::No, reached_call: true, stop_noted: false }
 }
 
 #[derive(Debug)]
@@ -188,7 +194,7 @@ impl Sim {
         self.abandoned.push(process);
         let of_this_id = self.abandoned.iter().filter(|other| other.id == process.id).count();
         assert!(of_this_id <= 3, "{of_this_id} abandoned processes of child {}", process.id);
-        self.policy.handle_exited(self.now, process, Exit::Stale, OutOfMemory::No, true);
+        self.policy.handle_exited(self.now, exited(process, Exit::Stale));
     }
 
     /// Lets an abandoned process exit.
@@ -200,7 +206,7 @@ impl Sim {
 
     pub fn note_event(&mut self, event: Event) {
         match event {
-            Event::Restarting { .. } => self.restarts += 1,
+            Event::Restarting { reason: RestartReason::Failure, .. } => self.restarts += 1,
             Event::Stopping { .. } => self.stopping = true,
             _ => {}
         }
@@ -237,18 +243,26 @@ impl Sim {
     }
 
     pub fn end_with(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory) {
-        self.end_process(id, generation, exit, out_of_memory, true);
+        let process = self.alive[&(id, generation)].process;
+        self.end_process(id, generation, ExitedProcess { out_of_memory, ..exited(process, exit) });
+    }
+
+    /// Ends a process with status 0 after a stop request that neither the parent nor the terminal made.
+    pub fn end_on_request(&mut self, id: usize, generation: u32) {
+        let process = self.alive[&(id, generation)].process;
+        self.end_process(id, generation, ExitedProcess { stop_noted: true, ..exited(process, Exit::Code(0)) });
     }
 
     /// Ends a spawned worker that has not reached its call.
     pub fn end_before_call(&mut self, id: usize, generation: u32, exit: Exit) {
-        self.end_process(id, generation, exit, OutOfMemory::No, false);
+        let process = self.alive[&(id, generation)].process;
+        self.end_process(id, generation, ExitedProcess { reached_call: false, ..exited(process, exit) });
     }
 
-    fn end_process(&mut self, id: usize, generation: u32, exit: Exit, out_of_memory: OutOfMemory, reached_call: bool) {
+    pub fn end_process(&mut self, id: usize, generation: u32, exit: ExitedProcess) {
         let alive = self.alive.remove(&(id, generation)).expect("alive");
         self.exits += 1;
-        self.policy.handle_exited(self.now, alive.process, exit, out_of_memory, reached_call);
+        self.policy.handle_exited(self.now, ExitedProcess { process: alive.process, ..exit });
         self.run_actions();
     }
 

@@ -24,13 +24,7 @@ fn a_refused_first_start_stops_the_service() {
     }
     assert_eq!(sent, [(0, WorkerSignal::Stop), (1, WorkerSignal::Stop)]);
     for (id, pid) in [(0, 1), (1, 2)] {
-        policy.handle_exited(
-            now,
-            Process { id, generation: 0, pid: Some(pid) },
-            Exit::Signal(15),
-            OutOfMemory::No,
-            true,
-        );
+        policy.handle_exited(now, exited(Process { id, generation: 0, pid: Some(pid) }, Exit::Signal(15)));
     }
     while policy.poll_action().is_some() {}
     match policy.poll_end() {

@@ -67,7 +67,7 @@ fn a_stop_cancels_starts_that_are_due() {
     while let Some(action) = policy.poll_action() {
         assert!(!matches!(action, Action::Start { .. }), "{action:?}");
     }
-    policy.handle_exited(now, Process { id: 0, generation: 0, pid: Some(1) }, Exit::Signal(15), OutOfMemory::No, true);
+    policy.handle_exited(now, exited(Process { id: 0, generation: 0, pid: Some(1) }, Exit::Signal(15)));
     while policy.poll_action().is_some() {}
     assert!(matches!(policy.poll_end(), Some(Ok(Reason::Stopped))));
 }
@@ -129,8 +129,8 @@ fn stop_all_stops_the_service_once() {
 fn events_of_unknown_processes_change_nothing() {
     let mut sim = Sim::new(config(1));
     let stranger = Process { id: 7, generation: 7, pid: Some(7) };
-    sim.policy.handle_exited(sim.now, stranger, Exit::Code(1), OutOfMemory::No, true);
-    sim.policy.handle_exited(sim.now, Process { id: 0, ..stranger }, Exit::Code(1), OutOfMemory::No, true);
+    sim.policy.handle_exited(sim.now, exited(stranger, Exit::Code(1)));
+    sim.policy.handle_exited(sim.now, exited(Process { id: 0, ..stranger }, Exit::Code(1)));
     sim.policy.handle_ready(sim.now, 7, 7);
     sim.policy.handle_beat(sim.now, 7, 7);
     sim.run_actions();
@@ -274,7 +274,7 @@ fn an_unknown_exit_during_a_replacement_changes_nothing() {
     sim.request(Request::Roll);
     let log = sim.log.clone();
     let stranger = Process { id: 0, generation: 7, pid: Some(7) };
-    sim.policy.handle_exited(sim.now, stranger, Exit::Code(0), OutOfMemory::No, true);
+    sim.policy.handle_exited(sim.now, exited(stranger, Exit::Code(0)));
     sim.run_actions();
     assert_eq!((sim.alive(), &sim.log), (vec![(0, 0), (0, 1)], &log));
     sim.pass(SECOND);

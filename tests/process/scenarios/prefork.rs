@@ -64,10 +64,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
-        Scenario::reporting("with_always_a_normal_exit_is_restarted", ends_normally_always, |daemon| {
-            daemon.ends_with(1);
+        Scenario::reporting("with_always_a_normal_exit_costs_no_restart", ends_normally_always, |daemon| {
+            daemon.workers(4);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
             assert_eq!(daemon.count("exited normally, restarting"), 3);
-            assert!(daemon.said("report: gave up after 3 restarts: child 0"), "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
         }),
         Scenario::reporting("with_never_a_failure_is_not_restarted", fails_once_and_never, |daemon| {
             daemon.ends_with(1);
@@ -227,9 +229,14 @@ fn ends_normally_always() -> Report {
         Prefork::new()
             .workers(1)
             .restart_policy(RestartPolicy::Always)
-            .max_restarts(3)
+            .max_restarts(0)
             .restart_backoff(AT_ONCE, AT_ONCE),
-        |_| {},
+        |worker| {
+            up(worker.id());
+            if worker.generation() == 3 {
+                drain(&worker);
+            }
+        },
     )
 }
 
