@@ -165,15 +165,24 @@ pub enum Event {
         /// The id of the worker whose replacement failed.
         id: usize,
     },
-    /// A process has reached its maximum lifetime. The parent now starts its replacement.
+    /// The parent now replaces one process, outside of a rolling restart.
     Recycling {
         /// The old process.
         process: Process,
+        /// The reason for the replacement.
+        reason: RecycleReason,
     },
-    /// A process had reached its maximum lifetime, but its replacement failed. The old process stays for one more
-    /// lifetime.
+    /// The parent has started to replace a process ([`Event::Recycling`]), but the replacement failed. The old process
+    /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, the parent
+    /// tries again after 10 s. A replacement that an operator requested is not tried again.
     RecyclingAborted {
         /// The id of the worker whose replacement failed.
+        id: usize,
+    },
+    /// The replacement of a worker was requested, but there is no such worker: it was never started, has finished, or
+    /// was removed. So the request has no effect.
+    RecyclingRefused {
+        /// The id that the request named.
         id: usize,
     },
     /// The parent begins to stop all workers.
@@ -228,6 +237,28 @@ impl RestartReason {
     }
 }
 
+/// The reason why the parent replaces one process ([`Event::Recycling`]). `Display` writes it as in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RecycleReason {
+    /// The process has reached its maximum lifetime ([`Prefork::max_lifetime`](crate::Prefork::max_lifetime)).
+    Lifetime,
+    /// The process has requested its own replacement.
+    Retired,
+    /// The program has requested the replacement of this worker in the parent.
+    Requested,
+}
+
+impl fmt::Display for RecycleReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RecycleReason::Lifetime => "has reached its maximum lifetime",
+            RecycleReason::Retired => "has retired",
+            RecycleReason::Requested => "was requested to be replaced",
+        })
+    }
+}
+
 impl Event {
     /// Returns the process that this event concerns, if there is one.
     pub fn process(&self) -> Option<Process> {
@@ -243,7 +274,7 @@ impl Event {
             | Event::ReadyTimedOut { process }
             | Event::StopTimedOut { process }
             | Event::KillTimedOut { process }
-            | Event::Recycling { process }
+            | Event::Recycling { process, .. }
             | Event::StartupFailed { process, .. } => Some(*process),
             Event::Stopping { by, .. } => *by,
             Event::Listening { .. }
@@ -257,6 +288,7 @@ impl Event {
             | Event::RollingRestartFinished
             | Event::RollingRestartAborted { .. }
             | Event::RecyclingAborted { .. }
+            | Event::RecyclingRefused { .. }
             | Event::RestartLimitReached { .. } => None,
         }
     }
@@ -310,8 +342,9 @@ impl fmt::Display for Event {
             Event::RollingRestartAborted { id } => {
                 write!(f, "Rolling restart aborted: the replacement of child {id} failed")
             }
-            Event::Recycling { process } => write!(f, "{process} has reached its maximum lifetime, replacing it"),
+            Event::Recycling { process, reason } => write!(f, "{process} {reason}, replacing it"),
             Event::RecyclingAborted { id } => write!(f, "The replacement of child {id} failed, the old one stays"),
+            Event::RecyclingRefused { id } => write!(f, "Child {id} is not replaced, because there is no such worker"),
             Event::Stopping { workers, quick, by } => {
                 write!(f, "Stopping {workers} processes")?;
                 match by {

@@ -551,7 +551,7 @@ mod sys;
 mod worker;
 
 pub use error::{Error, Result};
-pub use event::{Event, RestartReason};
+pub use event::{Event, RecycleReason, RestartReason};
 pub use exit::{Exit, OutOfMemory, Process};
 pub use handle::Handle;
 pub use listener::{ListenConfig, Listener, ListenerIndex};

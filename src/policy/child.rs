@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::kill_deadline::KillDeadline;
 use super::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
 use super::{ActionQueue, Config, WorkerSignal};
-use crate::event::Event;
+use crate::event::{Event, RecycleReason};
 use crate::exit::Process;
 
 /// A process that the parent has not asked to stop.
@@ -23,8 +23,15 @@ pub(super) struct Child {
     /// Whether the ready timeout was extended because the parent may have been stopped meanwhile. The timeout is
     /// extended only once.
     extended: bool,
-    /// The time at which the process reaches its maximum lifetime.
-    pub recycle_at: Option<Instant>,
+    /// The planned replacement of this process alone.
+    pub recycling: Option<Recycling>,
+}
+
+/// A planned replacement of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Recycling {
+    pub at: Instant,
+    pub reason: RecycleReason,
 }
 
 /// The phase that a process has reached.
@@ -45,8 +52,8 @@ pub(super) enum Phase {
 }
 
 impl Child {
-    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycle_at: Option<Instant>) -> Child {
-        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycle_at }
+    pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycling: Option<Recycling>) -> Child {
+        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycling }
     }
 
     pub fn is(&self, generation: u32) -> bool {

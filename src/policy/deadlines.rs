@@ -11,23 +11,23 @@ use super::slot::Slot;
 #[derive(Debug)]
 pub(super) struct DeadlineQueue {
     deadlines: Heap,
-    /// The times at which processes reach their maximum lifetime.
-    ages: Heap,
+    /// The times at which single processes must be replaced.
+    recyclings: Heap,
 }
 
 impl DeadlineQueue {
     pub fn new() -> DeadlineQueue {
-        DeadlineQueue { deadlines: Heap::new(Slot::deadline), ages: Heap::new(Slot::recycle_at) }
+        DeadlineQueue { deadlines: Heap::new(Slot::deadline), recyclings: Heap::new(Slot::recycle_at) }
     }
 
     pub fn update(&mut self, id: usize, slot: &Slot) {
         self.deadlines.update(id, slot);
-        self.ages.update(id, slot);
+        self.recyclings.update(id, slot);
     }
 
     pub fn update_all(&mut self, slots: &[Slot]) {
         self.deadlines.update_all(slots);
-        self.ages.update_all(slots);
+        self.recyclings.update_all(slots);
     }
 
     /// Returns the earliest deadline.
@@ -35,9 +35,9 @@ impl DeadlineQueue {
         self.deadlines.next(slots).map(|(at, _)| at)
     }
 
-    /// Returns the id of the worker whose process reaches its maximum lifetime first, and that time.
-    pub fn oldest(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
-        self.ages.next(slots)
+    /// Returns the id of the worker whose process must be replaced first, and that time.
+    pub fn next_recycling(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
+        self.recyclings.next(slots)
     }
 }
 

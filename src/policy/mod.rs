@@ -247,7 +247,7 @@ impl Policy {
             Request::Stop => self.stop_gracefully(now),
             Request::QuickStop => self.stop_quickly(now),
             _ if self.stop.is_some() => {}
-            Request::Roll | Request::ScaleUp | Request::ScaleDown | Request::Reopen => self.requests.add(request),
+            _ => self.requests.add(request, self.slots.len().max(self.first_starts.end)),
         }
     }
 
@@ -269,6 +269,8 @@ impl Policy {
                 Request::Roll => self.request_roll(),
                 Request::ScaleUp => self.scale_up(now),
                 Request::ScaleDown => self.scale_down(now),
+                Request::Scale(workers) => self.scale_to(now, workers),
+                Request::Replace(id) => self.request_replacement(now, id),
                 Request::Reopen => self.send_to_all(WorkerSignal::Reopen),
                 Request::Stop | Request::QuickStop => {}
             }

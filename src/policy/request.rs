@@ -1,6 +1,9 @@
 //! The requests of operators, other than stop requests, that the policy has not executed yet.
 
-/// A request to the parent, which arrives as a signal on Unix.
+use std::collections::BTreeSet;
+use std::mem;
+
+/// A request to the parent. Most requests arrive as a signal on Unix. The program makes the others in the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop,
@@ -8,36 +11,65 @@ pub(crate) enum Request {
     Roll,
     ScaleUp,
     ScaleDown,
+    /// Run this number of workers.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the handle in the parent will make this request"))]
+    Scale(usize),
+    /// Replace the process of the worker with this id.
+    Replace(usize),
     Reopen,
 }
 
 /// Requests that wait until all actions of the earlier requests have been executed. Each kind of request is in the
 /// list at most once, so a flood of requests neither fills the memory nor delays a stop.
 #[derive(Debug, Default)]
-pub(crate) struct PendingRequests(Vec<Request>);
+pub(crate) struct PendingRequests {
+    requests: Vec<Request>,
+    /// The ids of the workers that must be replaced.
+    replacements: BTreeSet<usize>,
+    /// The first id in a request that no worker had when the request arrived. Further such ids are dropped, because
+    /// their number has no limit.
+    unknown: Option<usize>,
+}
 
 impl PendingRequests {
-    pub fn add(&mut self, request: Request) {
-        if !self.0.contains(&request) {
-            self.0.push(request);
+    /// Adds a request. `ids` is the number of ids that workers have or have had.
+    pub fn add(&mut self, request: Request, ids: usize) {
+        match request {
+            Request::Replace(id) if id < ids => {
+                self.replacements.insert(id);
+            }
+            Request::Replace(id) => {
+                self.unknown.get_or_insert(id);
+            }
+            Request::Scale(_) => {
+                // The last number counts, also if another request to scale arrived between the two numbers.
+                self.requests.retain(|earlier| !matches!(earlier, Request::Scale(_)));
+                self.requests.push(request);
+            }
+            _ if self.requests.contains(&request) => {}
+            _ => self.requests.push(request),
         }
     }
 
-    /// Removes all requests and returns them in the order in which they arrived.
+    /// Removes all requests and returns them: first the others in the order in which they arrived, then the
+    /// replacements of single workers in the order of their ids.
     pub fn take(&mut self) -> Vec<Request> {
-        std::mem::take(&mut self.0)
+        let mut requests = mem::take(&mut self.requests);
+        let ids = mem::take(&mut self.replacements).into_iter().chain(self.unknown.take());
+        requests.extend(ids.map(Request::Replace));
+        requests
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.requests.is_empty() && self.replacements.is_empty() && self.unknown.is_none()
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = PendingRequests::default();
     }
 
     #[cfg(test)]
-    pub fn contains(&self, request: Request) -> bool {
-        self.0.contains(&request)
+    pub fn scales_down(&self) -> bool {
+        self.requests.iter().any(|request| matches!(request, Request::ScaleDown | Request::Scale(_)))
     }
 }

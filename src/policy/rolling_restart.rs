@@ -1,14 +1,16 @@
-//! Replaces processes: all of them in a rolling restart, or a single one that has reached its maximum lifetime.
+//! Replaces processes: all of them in a rolling restart, or a single one that has reached its maximum lifetime, has
+//! retired, or was named in a request.
 //!
 //! Only one process is replaced at a time. The old process is stopped only after its replacement is ready.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::{RngExt, rngs::SmallRng};
 
-use super::Policy;
-use super::child::Child;
-use crate::event::Event;
+use super::child::{Child, Recycling};
+use super::{Config, Policy};
+use crate::event::{Event, RecycleReason};
+use crate::exit::Process;
 
 #[derive(Debug, Default)]
 pub(super) struct RollingRestart {
@@ -35,7 +37,7 @@ struct Replacement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplacementReason {
     RollingRestart,
-    Age,
+    Recycling,
 }
 
 impl RollingRestart {
@@ -54,13 +56,39 @@ impl RollingRestart {
     }
 }
 
-/// Returns a random part of the maximum lifetime, between three quarters and all of it. So processes that were started
-/// together are not replaced at the same time.
-pub(super) fn share_of(lifetime: Duration, rng: &mut SmallRng) -> Duration {
-    lifetime.mul_f64(rng.random_range(0.75..=1.0))
+/// Returns the end of the lifetime of a process that starts `now`. The lifetime is a random part of the maximum,
+/// between three quarters and all of it. So processes that were started together are not replaced at the same time.
+pub(super) fn planned_recycling(now: Instant, config: &Config, rng: &mut SmallRng) -> Option<Recycling> {
+    let lifetime = config.max_lifetime?.mul_f64(rng.random_range(0.75..=1.0));
+    Some(Recycling { at: now + lifetime, reason: RecycleReason::Lifetime })
 }
 
 impl Policy {
+    /// Handles the request of a process to be replaced. Has no effect if the process is being replaced already, or if
+    /// it has been asked to stop.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the worker's handle will make this request"))]
+    pub fn handle_retire(&mut self, now: Instant, process: Process) {
+        if self.stop.is_some() {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(process.id) else { return };
+        let was_wanted = slot.is_wanted();
+        slot.handle_retire(now, process.generation);
+        self.after(now, process.id, was_wanted);
+    }
+
+    /// Plans the replacement of the process of worker `id`, as an operator has requested. If the worker is about to
+    /// start a process anyway, does nothing, because that process starts after the request.
+    pub(super) fn request_replacement(&mut self, now: Instant, id: usize) {
+        match self.slots.get_mut(id).filter(|slot| slot.is_wanted()) {
+            Some(slot) => {
+                slot.request_recycling(now);
+                self.deadlines.update(id, slot);
+            }
+            None => self.actions.emit(Event::RecyclingRefused { id }),
+        }
+    }
+
     /// Begins a rolling restart. If a rolling restart is in progress, schedules one more after it. Only one is
     /// scheduled, however often this is called.
     pub(super) fn request_roll(&mut self) {
@@ -71,7 +99,7 @@ impl Policy {
         }
     }
 
-    /// Begins a rolling restart. If a process is being replaced because of its age, that replacement continues.
+    /// Begins a rolling restart. If a single process is being replaced, that replacement continues.
     /// [`Policy::advance_roll`] waits until that replacement has ended before the rolling restart replaces its first
     /// process.
     fn begin_roll(&mut self) {
@@ -82,7 +110,7 @@ impl Policy {
         self.actions.emit(Event::RollingRestartStarted);
     }
 
-    /// Replaces processes as far as possible now: those of the rolling restart, or those that are too old. Goes on to
+    /// Replaces processes as far as possible now: those of the rolling restart, or single ones that are due. Goes on to
     /// the next worker once the current worker has its new process and the old process has exited.
     pub(super) fn advance_roll(&mut self, now: Instant) {
         loop {
@@ -115,9 +143,9 @@ impl Policy {
     }
 
     fn recycle(&mut self, id: usize) {
-        self.roll.replacement = Some(Replacement { id, reason: ReplacementReason::Age });
-        if let Some(process) = self.slots[id].current() {
-            self.actions.emit(Event::Recycling { process });
+        self.roll.replacement = Some(Replacement { id, reason: ReplacementReason::Recycling });
+        if let Some((process, reason)) = self.slots[id].recycling() {
+            self.actions.emit(Event::Recycling { process, reason });
         }
         self.slots[id].start_replacement(&mut self.actions);
     }
@@ -130,14 +158,13 @@ impl Policy {
     }
 
     /// Handles the failure of a replacement that was not ready yet. Aborts the rolling restart that started the
-    /// replacement. If the old process was being replaced because of its age, gives the old process one more lifetime
-    /// instead.
+    /// replacement. If only the old process was being replaced, plans its next replacement instead.
     pub(super) fn handle_failed_replacement(&mut self, now: Instant, id: usize) {
         match self.roll.reason_for(id) {
-            Some(ReplacementReason::Age) => {
+            Some(ReplacementReason::Recycling) => {
                 self.roll.replacement = None;
                 self.actions.emit(Event::RecyclingAborted { id });
-                self.slots[id].renew_lifetime(now, &self.config, &mut self.rng);
+                self.slots[id].renew_recycling(now, &self.config, &mut self.rng);
             }
             Some(ReplacementReason::RollingRestart) => self.abort_roll(id),
             None => {}
@@ -148,7 +175,7 @@ impl Policy {
     /// any other. But the rolling restart is aborted, because other new processes might fail in the same way.
     pub(super) fn handle_failed_successor(&mut self, id: usize) {
         match self.roll.reason_for(id) {
-            Some(ReplacementReason::Age) => self.roll.replacement = None,
+            Some(ReplacementReason::Recycling) => self.roll.replacement = None,
             Some(ReplacementReason::RollingRestart) => self.abort_roll(id),
             None => {}
         }
@@ -167,7 +194,7 @@ impl Policy {
         }
     }
 
-    /// Returns the time at which the next process reaches its maximum lifetime. Returns `None` while any process is
+    /// Returns the time at which the next single process must be replaced. Returns `None` while any process is
     /// being replaced.
     pub(super) fn next_recycling(&mut self) -> Option<Instant> {
         if self.roll.active || self.roll.replacement.is_some() {
@@ -181,9 +208,6 @@ impl Policy {
     }
 
     fn oldest(&mut self) -> Option<(Instant, usize)> {
-        if self.config.max_lifetime.is_none() || self.stop.is_some() {
-            return None;
-        }
-        self.deadlines.oldest(&self.slots)
+        if self.stop.is_some() { None } else { self.deadlines.next_recycling(&self.slots) }
     }
 }

@@ -29,11 +29,33 @@ impl Policy {
         }
     }
 
-    /// Adds one worker, under the lowest free id. Does nothing if there are already `max_workers` workers.
+    /// Adds one worker. Does nothing if there are already `max_workers` workers.
     pub(super) fn scale_up(&mut self, now: Instant) {
-        if self.wanted() >= self.config.max_workers {
+        self.scale_to(now, self.wanted() + 1);
+    }
+
+    /// Removes one worker. Does nothing if only one worker is left.
+    pub(super) fn scale_down(&mut self, now: Instant) {
+        if self.wanted() > 1 {
+            self.scale_to(now, self.wanted() - 1);
+        }
+    }
+
+    /// Adds or removes workers until there are `workers` of them, but at least one and at most `max_workers`.
+    pub(super) fn scale_to(&mut self, now: Instant, workers: usize) {
+        let workers = workers.clamp(1, self.config.max_workers);
+        let before = self.wanted();
+        if before == workers {
             return;
         }
+        (before..workers).for_each(|_| self.add_worker(now));
+        (workers..before).for_each(|_| self.remove_worker(now));
+        self.wanted.set(None);
+        self.actions.emit(Event::Scaled { workers: self.wanted() });
+    }
+
+    /// Adds a worker under the lowest free id.
+    fn add_worker(&mut self, now: Instant) {
         let id = match self.slots.iter().position(|slot| !slot.is_wanted()) {
             Some(id) => {
                 self.slots[id].scale_up(now);
@@ -44,21 +66,14 @@ impl Policy {
                 self.slots.len() - 1
             }
         };
-        self.wanted.set(None);
-        self.actions.emit(Event::Scaled { workers: self.wanted() });
         self.slots[id].start_if_due(now, &mut self.actions);
         self.deadlines.update(id, &self.slots[id]);
     }
 
-    /// Removes the worker with the highest id. Does nothing if only one worker is left.
-    pub(super) fn scale_down(&mut self, now: Instant) {
-        if self.wanted() <= 1 {
-            return;
-        }
+    /// Removes the worker with the highest id.
+    fn remove_worker(&mut self, now: Instant) {
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
             self.slots[id].drain(now, &self.config, &mut self.actions);
-            self.wanted.set(None);
-            self.actions.emit(Event::Scaled { workers: self.wanted() });
             self.deadlines.update(id, &self.slots[id]);
         }
     }

@@ -44,6 +44,7 @@
 //! ```
 
 mod exit;
+mod recycle;
 mod start;
 mod stop;
 mod timeout;
@@ -54,11 +55,8 @@ pub(super) use timeout::{ReadyTimeout, Timeout};
 use std::mem;
 use std::time::Instant;
 
-use rand::rngs::SmallRng;
-
 use super::backoff::Backoff;
 use super::child::{Child, Phase};
-use super::rolling_restart::share_of;
 use super::stopping_child::StoppingChild;
 use super::{ActionQueue, Config};
 use crate::exit::Process;
@@ -206,24 +204,6 @@ impl Slot {
         }
     }
 
-    /// Returns the time at which the worker's process reaches its maximum lifetime. Returns `None` if that process
-    /// cannot be replaced now.
-    pub fn recycle_at(&self) -> Option<Instant> {
-        match &self.state {
-            State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() && !self.is_crowded() => {
-                child.recycle_at
-            }
-            _ => None,
-        }
-    }
-
-    /// Gives the worker's process one more lifetime.
-    pub fn renew_lifetime(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
-        if let State::Running(child) = &mut self.state {
-            child.recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
-        }
-    }
-
     /// Returns whether a process of this worker is still starting or stopping. A rolling restart waits until such a
     /// process is ready or has exited.
     pub fn is_in_transition(&self) -> bool {
@@ -279,11 +259,6 @@ impl Slot {
     pub fn unkilled_processes(&self) -> impl Iterator<Item = Process> {
         let stopping = self.stopping.iter().filter(|child| !child.is_killed()).map(|child| child.process);
         stopping.chain(self.running().filter(|child| !child.is_killed()).map(|child| child.process))
-    }
-
-    /// Returns the process that serves the worker id, or that will serve it once it is ready.
-    pub fn current(&self) -> Option<Process> {
-        self.running().next().map(|child| child.process)
     }
 
     fn running(&self) -> impl Iterator<Item = &Child> {

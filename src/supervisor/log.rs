@@ -62,6 +62,7 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::StopTimedOut { .. }
         | Event::KillTimedOut { .. }
         | Event::KillingAll { .. }
+        | Event::RecyclingRefused { .. }
         | Event::ListenerShutDown { restored: true, .. } => Some(Level::Warn),
         Event::RollingRestartAborted { .. }
         | Event::ScalingAborted { .. }

@@ -10,7 +10,7 @@ use crate::event::RestartReason;
 use crate::exit::Process;
 use crate::policy::backoff::Delays;
 use crate::policy::child::{Child, Phase};
-use crate::policy::rolling_restart::share_of;
+use crate::policy::rolling_restart::planned_recycling;
 use crate::policy::{Action, ActionQueue, Config};
 
 /// The time that a replacement must live before it counts as ready, if no ready timeout is set.
@@ -83,10 +83,10 @@ impl Slot {
         if config.ready_timeout.is_none() {
             self.open_queue();
         }
-        let recycle_at = config.max_lifetime.map(|lifetime| now + share_of(lifetime, rng));
+        let recycling = planned_recycling(now, config, rng);
         let child = |without_readiness| {
             let not_ready = config.ready_timeout.map(|timeout| Phase::NotReady { late_at: now + timeout });
-            Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycle_at)
+            Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycling)
         };
         self.state = match mem::replace(&mut self.state, State::Stopped) {
             State::Replacing { old, new: None } => {

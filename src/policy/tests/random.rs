@@ -48,11 +48,15 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
             }
         }
         (3..6, Some((id, generation))) => sim.ready(id, generation),
+        (6, Some((id, generation))) if rng.random_bool(0.5) => sim.retire(id, generation),
         (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),
         (7, _) if rng.random_bool(0.5) => sim.refuses_starts = !sim.refuses_starts,
         (7, _) => sim.has_work = !sim.has_work,
         (8, _) => {
+            let scale = Request::Scale(rng.random_range(0..12));
+            let replace = Request::Replace(rng.random_range(0..12));
             let requests = [Request::Roll, Request::Roll, Request::ScaleUp, Request::ScaleDown, Request::Reopen];
+            let requests = [&requests[..], &[scale, replace, replace]].concat();
             let request = requests[rng.random_range(0..requests.len())];
             if rng.random_bool(0.2) { sim.request_now(request) } else { sim.request(request) }
         }

@@ -367,3 +367,94 @@ fn a_worker_with_two_abandoned_processes_is_not_replaced() {
     sim.request(Request::Roll);
     assert_eq!(sim.alive(), [(0, 2), (0, 3)]);
 }
+
+#[test]
+fn a_request_replaces_only_the_named_worker() {
+    let mut sim = Sim::new(config(3));
+    for _ in 0..3 {
+        sim.request(Request::Replace(1));
+    }
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1), (2, 0)]);
+    assert!(sim.logged("child 1 (pid 2) was requested to be replaced, replacing it"), "{:?}", sim.log);
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 0), (1, 1), (1, 2), (2, 0)], "two requests came after the start of process 1");
+    sim.pass(SECOND);
+    sim.end(1, 1, Exit::Code(0));
+    sim.pass(100 * SECOND);
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (1, 2), (2, 0)], 0));
+}
+
+#[test]
+fn a_request_to_replace_an_unknown_worker_is_logged() {
+    let mut sim = Sim::new(config(2));
+    sim.end(1, 0, Exit::Code(0));
+    sim.actions_per_event = 0;
+    (1..100_000).for_each(|id| sim.request(Request::Replace(id)));
+    sim.actions_per_event = usize::MAX;
+    sim.run_actions();
+    sim.run_actions();
+    let refused = sim.log.iter().filter(|line| line.ends_with("is not replaced, because there is no such worker"));
+    assert_eq!(refused.count(), 2, "{:?}", sim.log);
+}
+
+#[test]
+fn a_worker_that_retires_is_replaced() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100_000 * SECOND), ..config(2) });
+    sim.retire(1, 0);
+    sim.retire(1, 0);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)]);
+    assert!(sim.logged("child 1 (pid 2) has retired, replacing it"), "{:?}", sim.log);
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    sim.retire(1, 0);
+    sim.end(1, 0, Exit::Code(0));
+    sim.pass(100 * SECOND);
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (1, 1)], 0));
+}
+
+#[test]
+fn a_process_that_retires_before_it_is_ready_is_replaced_later() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..config(1) });
+    sim.retire(0, 0);
+    assert_eq!(sim.alive(), [(0, 0)]);
+    sim.ready(0, 0);
+    assert_eq!(sim.alive(), [(0, 0), (0, 1)]);
+    sim.retire(0, 1);
+    sim.ready(0, 1);
+    sim.end(0, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 1), (0, 2)]);
+}
+
+#[test]
+fn a_failed_replacement_of_a_retired_process_is_repeated() {
+    let mut sim = Sim::new(Config { max_lifetime: Some(100_000 * SECOND), ..config(1) });
+    sim.retire(0, 0);
+    sim.end(0, 1, Exit::Code(1));
+    assert!(sim.logged("The replacement of child 0 failed, the old one stays"));
+    sim.pass(9 * SECOND);
+    assert_eq!(sim.alive(), [(0, 0)]);
+    sim.pass(SECOND);
+    assert_eq!(sim.alive(), [(0, 0), (0, 2)]);
+    assert_eq!(sim.restarts, 0);
+}
+
+#[test]
+fn a_failed_replacement_that_was_requested_is_not_repeated() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Replace(0));
+    sim.end(0, 1, Exit::Code(1));
+    assert_eq!((sim.alive(), sim.policy.next_deadline()), (vec![(0, 0)], None));
+}
+
+#[test]
+fn nothing_is_replaced_alone_during_a_stop() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Replace(0));
+    sim.end(0, 1, Exit::Code(1));
+    sim.request(Request::Stop);
+    sim.request(Request::Replace(0));
+    sim.retire(0, 0);
+    assert_eq!(sim.alive(), [(0, 0)]);
+}

@@ -409,3 +409,29 @@ fn a_drain_that_fails_before_the_call_may_be_finished() {
         assert_eq!(sim.alive(), expected, "an earlier process has reached the call: {reached}");
     }
 }
+
+#[test]
+fn of_several_numbers_of_workers_the_last_counts() {
+    let mut sim = Sim::new(config(2));
+    for workers in [9, 1, 5] {
+        sim.policy.handle_request(sim.now, Request::Scale(workers));
+        sim.policy.handle_request(sim.now, Request::ScaleUp);
+    }
+    sim.run_actions();
+    assert_eq!(sim.alive(), (0..5).map(|id| (id, 0)).collect::<Vec<_>>());
+    assert_eq!(sim.log.iter().filter(|line| line.starts_with("Scaled")).count(), 2, "{:?}", sim.log);
+    sim.request(Request::Scale(2));
+    assert_eq!((0..5).map(|id| sim.sent(id, 0).len()).collect::<Vec<_>>(), [0, 0, 1, 1, 1]);
+    assert_eq!(sim.log.last().map(String::as_str), Some("Scaled to 2 processes"));
+    sim.request(Request::Scale(2));
+    assert_eq!(sim.log.iter().filter(|line| line.starts_with("Scaled")).count(), 3, "nothing has changed");
+}
+
+#[test]
+fn the_number_of_workers_stays_within_its_limits() {
+    let mut sim = Sim::new(Config { max_workers: 3, ..config(2) });
+    sim.request(Request::Scale(usize::MAX));
+    assert_eq!(sim.policy.wanted(), 3);
+    sim.request(Request::Scale(0));
+    assert_eq!(sim.policy.wanted(), 1);
+}

@@ -108,7 +108,7 @@ impl Sim {
     pub fn run_actions(&mut self) {
         self.note_draining();
         if self.policy.actions.is_empty() {
-            self.scaling |= self.policy.requests.contains(Request::ScaleDown);
+            self.scaling |= self.policy.requests.scales_down();
             self.policy.execute_requests(self.now);
             self.note_draining();
         }
@@ -127,7 +127,11 @@ impl Sim {
         let deadline = self.policy.slots.iter().filter_map(Slot::deadline).min();
         assert_eq!(self.policy.deadlines.next(&self.policy.slots), deadline, "the queue finds the earliest deadline");
         let ages = self.policy.slots.iter().enumerate().filter_map(|(id, slot)| Some((slot.recycle_at()?, id)));
-        assert_eq!(self.policy.deadlines.oldest(&self.policy.slots), ages.min(), "the queue finds the oldest process");
+        assert_eq!(
+            self.policy.deadlines.next_recycling(&self.policy.slots),
+            ages.min(),
+            "the queue finds the oldest process"
+        );
         assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the cached number is right");
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
@@ -220,7 +224,7 @@ impl Sim {
 
     /// Executes a request although actions of an earlier event are still queued.
     pub fn request_now(&mut self, request: Request) {
-        self.scaling |= request == Request::ScaleDown;
+        self.scaling |= matches!(request, Request::ScaleDown | Request::Scale(_));
         self.policy.handle_request(self.now, request);
         self.policy.execute_requests(self.now);
         self.run_actions();
@@ -229,6 +233,12 @@ impl Sim {
     pub fn ready(&mut self, id: usize, generation: u32) {
         self.alive.get_mut(&(id, generation)).expect("alive").ready = true;
         self.policy.handle_ready(self.now, id, generation);
+        self.run_actions();
+    }
+
+    pub fn retire(&mut self, id: usize, generation: u32) {
+        let process = self.alive[&(id, generation)].process;
+        self.policy.handle_retire(self.now, process);
         self.run_actions();
     }
 
@@ -311,7 +321,7 @@ impl Sim {
         self.policy.config.max_workers
     }
 
-    /// Returns, for each worker, the time at which its process reaches its maximum lifetime. `None` stands for a
+    /// Returns, for each worker, the time at which its process must be replaced. `None` stands for a
     /// process that cannot be replaced now.
     pub fn recycle_times(&self) -> Vec<Option<Instant>> {
         self.policy.slots.iter().map(Slot::recycle_at).collect()

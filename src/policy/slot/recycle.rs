@@ -1,0 +1,74 @@
+//! Plans the replacement of one process of a slot.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+
+use super::{Slot, State};
+use crate::event::RecycleReason;
+use crate::exit::Process;
+use crate::policy::Config;
+use crate::policy::child::{Child, Phase, Recycling};
+use crate::policy::rolling_restart::planned_recycling;
+
+/// The time after which the policy tries again to replace a process that has retired.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+
+impl Slot {
+    /// Returns the time of the planned replacement of the worker's process. Returns `None` if that process cannot be
+    /// replaced now.
+    pub fn recycle_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() && !self.is_crowded() => {
+                child.recycling.map(|recycling| recycling.at)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the worker's process, and the reason of its planned replacement.
+    pub fn recycling(&self) -> Option<(Process, RecycleReason)> {
+        match &self.state {
+            State::Running(child) => child.recycling.map(|recycling| (child.process, recycling.reason)),
+            _ => None,
+        }
+    }
+
+    /// Plans the replacement of the process with this generation, because it has retired. Does nothing if that process
+    /// is being replaced already.
+    pub fn handle_retire(&mut self, now: Instant, generation: u32) {
+        if let Some(child) = self.newest().filter(|child| child.is(generation)) {
+            child.recycle(now, RecycleReason::Retired);
+        }
+    }
+
+    /// Plans the replacement of the process that was started last. If the next process is about to start, does nothing,
+    /// because the next process starts after the request.
+    pub fn request_recycling(&mut self, now: Instant) {
+        if let Some(child) = self.newest() {
+            child.recycle(now, RecycleReason::Requested);
+        }
+    }
+
+    /// Plans the next replacement of the worker's process after a replacement has failed.
+    pub fn renew_recycling(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
+        let State::Running(child) = &mut self.state else { return };
+        child.recycling = match child.recycling {
+            Some(Recycling { reason: RecycleReason::Retired, .. }) => {
+                Some(Recycling { at: now + RETRY_DELAY, reason: RecycleReason::Retired })
+            }
+            _ => planned_recycling(now, config, rng),
+        };
+    }
+}
+
+impl Child {
+    /// Plans the replacement of this process at `at`, unless an earlier one is planned for a reason of the same weight.
+    fn recycle(&mut self, at: Instant, reason: RecycleReason) {
+        let is_planned =
+            self.recycling.is_some_and(|planned| planned.at <= at && planned.reason != RecycleReason::Lifetime);
+        if !is_planned {
+            self.recycling = Some(Recycling { at, reason });
+        }
+    }
+}
