@@ -96,7 +96,7 @@ impl Inbox {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let State { requests, waker } = &mut *state;
             let Some(waker) = waker else { return };
-            requests.add(request, usize::MAX);
+            requests.add(request);
             if !self.has_requests.swap(true, Ordering::Release) {
                 waker.wake();
             }

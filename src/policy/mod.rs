@@ -247,7 +247,8 @@ impl Policy {
             Request::Stop => self.stop_gracefully(now),
             Request::QuickStop => self.stop_quickly(now),
             _ if self.stop.is_some() => {}
-            _ => self.requests.add(request, self.slots.len().max(self.first_starts.end)),
+            Request::Replace(id) if id >= self.slots.len().max(self.first_starts.end) => self.requests.add_unknown(id),
+            _ => self.requests.add(request),
         }
     }
 

@@ -19,6 +19,9 @@ pub(crate) enum Request {
     Reopen,
 }
 
+/// No system runs this number of processes. So no worker has this id or a higher one.
+const MAX_IDS: usize = 1 << 22;
+
 /// Requests that wait until all actions of the earlier requests have been executed. Each kind of request is in the
 /// list at most once, so a flood of requests neither fills the memory nor delays a stop.
 #[derive(Debug, Default)]
@@ -27,20 +30,17 @@ pub(crate) struct PendingRequests {
     /// The ids of the workers that must be replaced.
     replacements: BTreeSet<usize>,
     /// The first id in a request that no worker had when the request arrived. Further such ids are dropped, because
-    /// their number has no limit.
+    /// their number has almost no limit.
     unknown: Option<usize>,
 }
 
 impl PendingRequests {
-    /// Adds a request. `ids` is the number of ids that workers have or have had.
-    pub fn add(&mut self, request: Request, ids: usize) {
+    pub fn add(&mut self, request: Request) {
         match request {
-            Request::Replace(id) if id < ids => {
+            Request::Replace(id) if id < MAX_IDS => {
                 self.replacements.insert(id);
             }
-            Request::Replace(id) => {
-                self.unknown.get_or_insert(id);
-            }
+            Request::Replace(id) => self.add_unknown(id),
             Request::Scale(_) => {
                 // The last number counts, also if another request to scale arrived between the two numbers.
                 self.requests.retain(|earlier| !matches!(earlier, Request::Scale(_)));
@@ -49,6 +49,11 @@ impl PendingRequests {
             _ if self.requests.contains(&request) => {}
             _ => self.requests.push(request),
         }
+    }
+
+    /// Adds a request to replace a worker that does not exist.
+    pub fn add_unknown(&mut self, id: usize) {
+        self.unknown.get_or_insert(id);
     }
 
     /// Removes all requests and returns them: first the others in the order in which they arrived, then the
