@@ -1,7 +1,7 @@
-//! Counts the requests that clients of the HTTP example lose while workers are replaced, added, removed and killed. wrk
+//! Counts the requests that clients of the HTTP examples lose while workers are replaced, added, removed and killed. wrk
 //! sends the requests.
 //!
-//! `cargo bench --bench load` makes the runs. The exit status is 1 if a run loses more requests than it may.
+//! `cargo bench --bench load` makes the runs. The exit status is 1 if a run loses more requests than its target allows.
 
 #[cfg(target_os = "linux")]
 mod connection;

@@ -1,4 +1,4 @@
-//! The server under load: the HTTP example, or nginx.
+//! The server under load: an example, or nginx.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -16,9 +16,11 @@ use nix::sys::signal::{self, SigHandler, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::disturbance::Disturbance;
 use crate::procfs;
 
-pub const WORKERS: usize = 4;
+/// The number of workers of every server but the example `service`, which has one per CPU.
+const WORKERS: usize = 4;
 
 /// A server that takes longer than this to start or to end fails the run.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -31,8 +33,17 @@ pub enum Mode {
     PerWorker,
 }
 
+/// An example of taskfork that serves HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Example {
+    /// The example that loses no request
+    Http,
+    /// The service of the guide
+    Service,
+}
+
 pub enum Program {
-    Taskfork(PathBuf),
+    Taskfork { example: Example, path: PathBuf },
     Nginx { program: PathBuf, directory: PathBuf },
 }
 
@@ -42,6 +53,17 @@ pub struct Server {
     lines: Receiver<String>,
     log: Vec<String>,
     started: &'static str,
+    /// The number of workers at the start.
+    workers: usize,
+}
+
+impl Example {
+    fn name(self) -> &'static str {
+        match self {
+            Example::Http => "http",
+            Example::Service => "service",
+        }
+    }
 }
 
 impl Mode {
@@ -54,26 +76,21 @@ impl Mode {
 }
 
 impl Program {
-    /// Builds the example `http` from the current source.
-    pub fn taskfork() -> io::Result<Program> {
+    /// Builds the example from the current source.
+    pub fn taskfork(example: Example) -> io::Result<Program> {
+        let name = example.name();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args([
-            "build",
-            "--release",
-            "--locked",
-            "--example",
-            "http",
-            "--message-format",
-            "json-render-diagnostics",
-        ]);
+        build.args(["build", "--release", "--locked", "--message-format", "json-render-diagnostics"]);
+        build.args(["--example", name]);
         let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit()).output()?;
         let messages = String::from_utf8_lossy(&output.stdout);
-        let example = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).find_map(|message: Value| {
-            let is_http = message["target"]["name"] == "http" && message["target"]["kind"][0] == "example";
-            is_http.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+        let path = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).find_map(|message: Value| {
+            let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "example";
+            is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
         });
-        example.map(Program::Taskfork).ok_or_else(|| io::Error::other("the example `http` was not built"))
+        let path = path.ok_or_else(|| io::Error::other(format!("the example `{name}` was not built")))?;
+        Ok(Program::Taskfork { example, path })
     }
 
     /// Creates the directory for nginx's configuration and temporary files.
@@ -85,7 +102,7 @@ impl Program {
 
     pub fn name(&self) -> &'static str {
         match self {
-            Program::Taskfork(_) => "taskfork",
+            Program::Taskfork { example, .. } => example.name(),
             Program::Nginx { .. } => "nginx",
         }
     }
@@ -93,10 +110,17 @@ impl Program {
     /// Returns the command that starts the server. Also returns the address for nginx, because nginx does not log it.
     fn command(&self, mode: Mode) -> io::Result<(Command, Option<SocketAddr>)> {
         match self {
-            Program::Taskfork(example) => {
-                let mut command = Command::new(example);
+            Program::Taskfork { example: Example::Http, path } => {
+                let mut command = Command::new(path);
+                command.env_remove("RUST_LOG");
                 command.args(["--bind", "127.0.0.1:0", "--max-restarts", "1000000", "--workers", &WORKERS.to_string()]);
                 command.args((mode == Mode::PerWorker).then_some("--per-worker"));
+                Ok((command, None))
+            }
+            Program::Taskfork { example: Example::Service, path } => {
+                let mut command = Command::new(path);
+                // The service itself logs nothing, but the parent logs at this level that a worker is ready.
+                command.arg("127.0.0.1:0").env("RUST_LOG", "taskfork=debug");
                 Ok((command, None))
             }
             Program::Nginx { program, directory } => {
@@ -109,10 +133,32 @@ impl Program {
         }
     }
 
+    /// Returns whether the server can have this kind of listener.
+    pub fn has(&self, mode: Mode) -> bool {
+        mode == Mode::Shared || !matches!(self, Program::Taskfork { example: Example::Service, .. })
+    }
+
+    /// Returns whether the server can do this when it is disturbed.
+    pub fn takes(&self, disturbance: Disturbance) -> bool {
+        disturbance != Disturbance::Scale || !matches!(self, Program::Nginx { .. })
+    }
+
+    /// Returns whether a loss beyond the bound of this disturbance fails the benchmark.
+    pub fn has_target(&self, disturbance: Option<Disturbance>) -> bool {
+        match self {
+            Program::Taskfork { example: Example::Http, .. } => true,
+            Program::Taskfork { example: Example::Service, .. } => {
+                matches!(disturbance, None | Some(Disturbance::Kill))
+            }
+            Program::Nginx { .. } => false,
+        }
+    }
+
     /// Returns the text that the server logs once for each worker that it starts.
     fn started(&self) -> &'static str {
         match self {
-            Program::Taskfork(_) => " is serving",
+            Program::Taskfork { example: Example::Http, .. } => " is serving",
+            Program::Taskfork { example: Example::Service, .. } => " is ready",
             Program::Nginx { .. } => "start worker process ",
         }
     }
@@ -137,7 +183,7 @@ impl Server {
     /// Starts the server, and waits until all workers have started.
     pub fn start(program: &Program, mode: Mode) -> io::Result<Server> {
         let (mut command, known) = program.command(mode)?;
-        command.env_remove("WEB_CONCURRENCY").env_remove("RUST_LOG");
+        command.env_remove("WEB_CONCURRENCY");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         end_with_driver(&mut command);
         let mut child = command.spawn().map_err(|error| io::Error::other(format!("{command:?}: {error}")))?;
@@ -145,14 +191,20 @@ impl Server {
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server = Server { child, address, lines, log: Vec::new(), started: program.started() };
+        let mut server =
+            Server { child, address, lines, log: Vec::new(), started: program.started(), workers: WORKERS };
         server.address = match known {
             Some(address) => address,
             None => server.wait_for(|server| {
                 server.log.iter().find_map(|line| line.split_once("Listening on ")?.1.trim().parse().ok())
             })?,
         };
-        server.wait_for(|server| (server.count() == WORKERS).then_some(()))?;
+        if matches!(program, Program::Taskfork { .. }) {
+            server.workers = server.wait_for(|server| {
+                server.log.iter().find_map(|line| line.split_once("Starting ")?.1.split(' ').next()?.parse().ok())
+            })?;
+        }
+        server.wait_for(|server| (server.count() == server.workers).then_some(()))?;
         Ok(server)
     }
 
@@ -164,10 +216,10 @@ impl Server {
         procfs::children(self.pid())
     }
 
-    /// Returns the number of workers that the server has started after the first `WORKERS`.
+    /// Returns the number of workers that the server has started after those of its start.
     pub fn replaced(&mut self) -> usize {
         self.log.extend(self.lines.try_iter());
-        self.count() - WORKERS
+        self.count() - self.workers
     }
 
     /// Stops the server. Fails if it does not end in time with exit status 0.
