@@ -546,8 +546,11 @@ mod report;
 mod scoreboard;
 mod setup;
 mod stop_flag;
+mod stopped;
 mod supervisor;
 mod sys;
+mod waker_set;
+mod waker_thread;
 mod worker;
 
 pub use error::{Error, Result};
@@ -558,6 +561,7 @@ pub use listener::{ListenConfig, Listener, ListenerIndex};
 pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{Reason, Report, WorkerReport};
+pub use stopped::Stopped;
 pub use worker::{WorkResult, Worker};
 
 #[cfg(doctest)]

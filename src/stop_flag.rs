@@ -8,8 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::sys::CallError;
+use crate::waker_set::WakerSet;
+use crate::waker_thread;
 
 /// The flag through which the parent requests a stop of one worker thread. The thread can check the flag, wait until it
 /// is set, or poll a descriptor that becomes readable when the flag is set.
@@ -19,11 +23,19 @@ pub(crate) struct StopFlag {
     /// Locked while `make` sets `is_made`. `wait` also locks this mutex, and checks `is_made` before its thread sleeps
     /// on the condition variable. So `make` cannot set `is_made` between this check and the sleep, and the thread does
     /// not miss the wakeup.
-    changes: Mutex<()>,
+    changes: Mutex<Changes>,
     made: Condvar,
+    /// The tasks that wait until the flag is set.
+    wakers: Arc<WakerSet>,
     /// The first call of `fd` creates this pipe.
     #[cfg(unix)]
     pipe: std::sync::OnceLock<Pipe>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// Whether the waker thread waits for this flag.
+    is_watched: bool,
 }
 
 /// A socket pair. After a call of `fill`, `reader` is readable.
@@ -35,11 +47,15 @@ struct Pipe {
 }
 
 impl StopFlag {
-    /// Requests the stop, and wakes all threads that wait for the request. Further calls have no effect.
+    /// Requests the stop, and wakes all threads that wait for the request. Further calls have no effect. The waker thread
+    /// then wakes the tasks that wait for the request.
     pub fn make(&self) {
-        let _changes = self.lock();
+        let changes = self.lock();
         if !self.is_made.swap(true, Ordering::Release) {
             self.made.notify_all();
+            if changes.is_watched {
+                waker_thread::wake_soon(Arc::clone(&self.wakers));
+            }
             #[cfg(unix)]
             if let Some(pipe) = self.pipe.get() {
                 pipe.fill();
@@ -56,12 +72,28 @@ impl StopFlag {
     /// whether the stop was requested.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let changes = self.lock();
-        let is_open = |(): &mut ()| !self.is_made();
+        let is_open = |_: &mut Changes| !self.is_made();
         match timeout {
             Some(timeout) => drop(self.made.wait_timeout_while(changes, timeout, is_open)),
             None => drop(self.made.wait_while(changes, is_open)),
         }
         self.is_made()
+    }
+
+    /// Returns the wakers of the tasks that wait for the request.
+    pub fn wakers(&self) -> &WakerSet {
+        &self.wakers
+    }
+
+    /// Makes sure that the waker thread wakes the tasks when the stop is requested. Does nothing if the stop has been
+    /// requested already.
+    pub fn watch(&self) -> Result<(), CallError> {
+        let mut changes = self.lock();
+        if !changes.is_watched && !self.is_made() {
+            waker_thread::expect_request()?;
+            changes.is_watched = true;
+        }
+        Ok(())
     }
 
     /// Returns a descriptor that becomes readable when the stop is requested, and then stays readable.
@@ -80,7 +112,7 @@ impl StopFlag {
         Ok(pipe.reader.as_fd())
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
+    fn lock(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -20,6 +20,7 @@ use crate::exit::Process;
 use crate::listener::{Listener, ListenerIndex, ListenerNames, Listeners};
 use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
+use crate::stopped::{ProcessStop, Source, Stopped};
 use crate::sys::{CallError, StopRequest};
 
 /// The result of the closure that [`Prefork::run`](crate::Prefork::run) or [`run_threads`](crate::Prefork::run_threads)
@@ -94,6 +95,7 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// - [`enable_graceful_stop`](Worker::enable_graceful_stop) only enables the graceful stop.
 /// - [`stop_requested`](Worker::stop_requested) also returns whether a stop was requested.
 /// - [`wait_for_stop`](Worker::wait_for_stop) also waits for a stop request.
+/// - [`stopped`](Worker::stopped) also returns a future that completes when a stop is requested.
 /// - `stop_fd` (on Unix) also returns a descriptor that becomes readable when a stop is requested.
 ///
 /// After this first call, SIGTERM and SIGINT do not kill the worker but are stop requests. (^C in a terminal sends
@@ -131,7 +133,7 @@ pub struct Worker {
 #[derive(Debug)]
 enum StopSource {
     /// The worker is a process. It receives the request as a signal (on Windows, as an event).
-    Process(OnceLock<StopRequest>),
+    Process(OnceLock<Arc<ProcessStop>>),
     /// The worker is a thread. The parent sets this flag to request its stop.
     Thread(Arc<StopFlag>),
 }
@@ -291,8 +293,8 @@ impl Worker {
 
     /// Enables the [graceful stop](Worker#stopping): after this call, SIGTERM and SIGINT do not kill this worker but
     /// are stop requests. The first call of [`stop_requested`](Worker::stop_requested),
-    /// [`wait_for_stop`](Worker::wait_for_stop) or `stop_fd` also enables the graceful stop. Further calls have no
-    /// effect.
+    /// [`wait_for_stop`](Worker::wait_for_stop), [`stopped`](Worker::stopped) or `stop_fd` also enables the graceful
+    /// stop. Further calls have no effect.
     pub fn enable_graceful_stop(&self) {
         if let StopSource::Process(stop) = &self.stop {
             self.stop_request(stop);
@@ -304,7 +306,7 @@ impl Worker {
     /// value in memory.
     pub fn stop_requested(&self) -> bool {
         match &self.stop {
-            StopSource::Process(stop) => self.stop_request(stop).is_made(),
+            StopSource::Process(stop) => self.stop_request(stop).request.is_made(),
             StopSource::Thread(stop) => stop.is_made(),
         }
     }
@@ -314,9 +316,13 @@ impl Worker {
     ///
     /// Other signals do not end the wait. The calling thread sleeps during the wait. On Unix the wait requires two
     /// descriptors. If the system has no more descriptors, the thread wakes up every 10 ms to check for a request.
+    ///
+    /// Async code uses [`stopped`](Worker::stopped) instead. Do not call `wait_for_stop(None)` in a `spawn_blocking` task:
+    /// a tokio runtime waits for such a task when the runtime is dropped. Then a worker that returns an error or panics
+    /// would not exit until its stop is requested, so the parent would not restart it.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         match &self.stop {
-            StopSource::Process(stop) => self.stop_request(stop).wait(timeout),
+            StopSource::Process(stop) => self.stop_request(stop).request.wait(timeout),
             StopSource::Thread(stop) => stop.wait(timeout),
         }
     }
@@ -328,8 +334,7 @@ impl Worker {
     /// Do not read from the descriptor. It stays open until the process ends, even if this handle is dropped. But in a
     /// [worker thread](crate::Prefork::run_threads), the descriptor may be closed as soon as the handle is dropped.
     ///
-    /// In a program that uses tokio, it is often simpler to call [`wait_for_stop`](Worker::wait_for_stop) in a
-    /// `spawn_blocking` task.
+    /// In async code, [`stopped`](Worker::stopped) is simpler.
     ///
     /// # Errors
     ///
@@ -338,12 +343,55 @@ impl Worker {
     #[cfg(unix)]
     pub fn stop_fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.stop {
-            StopSource::Process(stop) => self.stop_request(stop).fd(),
+            StopSource::Process(stop) => self.stop_request(stop).request.fd(),
             StopSource::Thread(stop) => stop.fd(),
         }
     }
 
-    fn stop_request<'a>(&self, stop: &'a OnceLock<StopRequest>) -> &'a StopRequest {
+    /// Returns a future that completes when a stop of this worker is requested. The first call enables the [graceful
+    /// stop](Worker#stopping): the call itself does so, not the first poll of the future.
+    ///
+    /// The future works in every async runtime. It can be cloned and moved to other tasks, and does not borrow the handle.
+    /// It completes at once if the stop has been requested already. If a runtime is dropped while the future is pending,
+    /// the runtime does not wait. See [`Stopped`] for the thread that wakes the tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use taskfork::{Prefork, Report};
+    /// use tokio::net::TcpListener;
+    ///
+    /// fn main() -> taskfork::Result<Report> {
+    ///     Prefork::new().listen("[::]:8000").run(|worker| {
+    ///         // Each worker creates its own runtime, after the fork.
+    ///         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    ///             let mut stopped = worker.stopped();
+    ///             let listener = worker.tcp(0)?;
+    ///             listener.set_nonblocking(true)?;
+    ///             let listener = TcpListener::from_std(listener)?;
+    ///             worker.ready();
+    ///             loop {
+    ///                 tokio::select! {
+    ///                     () = &mut stopped => return Ok(()),
+    ///                     accepted = listener.accept() => {
+    ///                         let (client, address) = accepted?;
+    ///                         // ..
+    /// #                       drop((client, address));
+    ///                     }
+    ///                 }
+    ///             }
+    ///         })
+    ///     })
+    /// }
+    /// ```
+    pub fn stopped(&self) -> Stopped {
+        Stopped::new(match &self.stop {
+            StopSource::Process(stop) => Source::Process(Arc::clone(self.stop_request(stop))),
+            StopSource::Thread(stop) => Source::Thread(Arc::clone(stop)),
+        })
+    }
+
+    fn stop_request<'a>(&self, stop: &'a OnceLock<Arc<ProcessStop>>) -> &'a Arc<ProcessStop> {
         stop.get_or_init(|| {
             let stop = StopRequest::listen(|error| {
                 let error = Error::from(error);
@@ -356,7 +404,7 @@ impl Worker {
             if let Some(status) = &self.status {
                 status.listen();
             }
-            stop
+            Arc::new(ProcessStop::new(stop))
         })
     }
 }

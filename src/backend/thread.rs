@@ -14,6 +14,7 @@ use crate::scoreboard::{StatusWriter, Waker};
 use crate::setup::WorkerSetup;
 use crate::stop_flag::StopFlag;
 use crate::sys::{self, CallError, Signal};
+use crate::waker_thread;
 use crate::worker::{self, WorkResult, Worker};
 
 /// The program's closure, which each worker thread runs.
@@ -139,12 +140,14 @@ impl Launcher for Thread {
 }
 
 /// Requests a stop of all running threads, but does not wait until they return. This happens however the supervision
-/// ends, also after an error.
+/// ends, also after an error. Waits for the waker thread, because a program may fork workers after this call, and fork
+/// requires that the process has no other thread.
 impl Drop for Thread {
     fn drop(&mut self) {
         for thread in &self.running {
             thread.stop.make();
         }
+        waker_thread::join();
     }
 }
 

@@ -48,6 +48,7 @@
 //! - `signal_of()`: returns the signal that killed a child.
 //! - `with_requests_blocked()`: runs a closure that starts a thread. In that thread, the signals that are requests to
 //!   the parent are blocked, so the kernel delivers them to other threads.
+//! - `with_signals_blocked()`: runs a closure that starts a thread. In that thread, all signals are blocked.
 //! - `THREAD_CALL`: the name of the system's function that starts a thread, for error messages.
 //! - `Shared`: memory that this process shares with its children. It consists of status slots: in its own slot, each
 //!   worker process writes its messages to the parent. New memory is zeroed. Only `Shared` calls `map_slots()` and

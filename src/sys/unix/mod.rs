@@ -48,7 +48,7 @@ pub(crate) use passed_socket::{is_listening, take_passed};
 pub(crate) use peer::{has_ended, is_accepted};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(super) use shm::{map_slots, unmap_slots};
-pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked};
+pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
 pub(crate) use start_offer::{become_independent, origin, take_inherited};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};

@@ -54,6 +54,11 @@ pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, Cal
     Ok(run())
 }
 
+/// Runs the closure. Does not block anything, because Windows has no signals.
+pub(crate) fn with_signals_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
+    Ok(run())
+}
+
 /// Returns how many children one process can have. A process can have 2^24 handles, and the parent holds two handles
 /// for each child.
 pub(crate) fn process_limit() -> usize {

@@ -52,6 +52,9 @@ mod spawn_starts;
 mod stop_requests;
 #[cfg(unix)]
 mod stop_signals;
+mod stopped;
+#[cfg(target_os = "linux")]
+mod stopped_threads;
 mod stops;
 #[cfg(target_os = "linux")]
 mod storm;
@@ -84,6 +87,7 @@ pub fn all() -> Vec<Scenario> {
         spawn::scenarios(),
         spawn_exits::scenarios(),
         stop_requests::scenarios(),
+        stopped::scenarios(),
         stops::scenarios(),
         threads::scenarios(),
         worker::scenarios(),
@@ -135,6 +139,8 @@ pub fn all() -> Vec<Scenario> {
         spawn_starts::scenarios(),
         #[cfg(target_os = "linux")]
         races::scenarios(),
+        #[cfg(target_os = "linux")]
+        stopped_threads::scenarios(),
         #[cfg(target_os = "linux")]
         storm::scenarios(),
         #[cfg(target_os = "linux")]

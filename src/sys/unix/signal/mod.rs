@@ -22,7 +22,7 @@ mod signalfd;
 mod source;
 mod takeover;
 pub(super) use takeover::is_ignored;
-pub(crate) use takeover::{ExitNotifier, Signals, with_requests_blocked};
+pub(crate) use takeover::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
 
 type Native = nix::sys::signal::Signal;
 

@@ -209,6 +209,15 @@ pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, Cal
     Ok(result)
 }
 
+/// Runs a closure that starts a thread, while all signals are blocked in this thread. So the kernel delivers no signal to
+/// the new thread, which inherits this signal mask.
+pub(crate) fn with_signals_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
+    let before = swap_mask(&SigSet::all())?;
+    let result = run();
+    swap_mask(&before)?;
+    Ok(result)
+}
+
 fn swap_mask(mask: &SigSet) -> Result<SigSet, CallError> {
     mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|error| CallError::new("pthread_sigmask", error))
 }
