@@ -40,7 +40,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.workers(3);
             daemon.signal(Signal::SIGTTIN);
             assert_eq!(daemon.worker().id, 3);
-            assert!(daemon.said("log Scaled to 4 processes"));
+            daemon.wait_for_times("log Scaled to 4 processes", 1);
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("drained 3");
             daemon.signal(Signal::SIGTTOU);
