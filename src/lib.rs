@@ -557,7 +557,7 @@ pub use error::{Error, Result};
 pub use event::{Event, RecycleReason, RestartReason};
 pub use exit::{Exit, OutOfMemory, Process};
 pub use handle::Handle;
-pub use listener::{ListenConfig, Listener, ListenerIndex};
+pub use listener::{Connection, ListenConfig, Listener, ListenerIndex};
 pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{Reason, Report, WorkerReport};

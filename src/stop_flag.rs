@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::sys::CallError;
+use crate::sys::{CallError, Gate};
 use crate::waker_set::WakerSet;
 use crate::waker_thread;
 
@@ -27,6 +27,8 @@ pub(crate) struct StopFlag {
     made: Condvar,
     /// The tasks that wait until the flag is set.
     wakers: Arc<WakerSet>,
+    /// Ends the waits of the thread for connections and datagrams.
+    gate: Arc<Gate>,
     /// The first call of `fd` creates this pipe.
     #[cfg(unix)]
     pipe: std::sync::OnceLock<Pipe>,
@@ -56,11 +58,16 @@ impl StopFlag {
             if changes.is_watched {
                 waker_thread::wake_soon(Arc::clone(&self.wakers));
             }
+            self.gate.request_stop();
             #[cfg(unix)]
             if let Some(pipe) = self.pipe.get() {
                 pipe.fill();
             }
         }
+    }
+
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Returns whether the stop was requested.
@@ -128,7 +135,6 @@ impl Pipe {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::thread;
 
     use super::*;

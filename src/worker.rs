@@ -17,11 +17,11 @@ use rand::{Rng, rngs::SysRng};
 
 use crate::error::{Error, Result};
 use crate::exit::Process;
-use crate::listener::{Listener, ListenerIndex, ListenerNames, Listeners};
+use crate::listener::{self, Listener, ListenerIndex, ListenerNames, Listeners};
 use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::stopped::{ProcessStop, Source, Stopped};
-use crate::sys::{CallError, StopRequest};
+use crate::sys::{CallError, Gate, StopRequest};
 
 /// The result of the closure that [`Prefork::run`](crate::Prefork::run) or [`run_threads`](crate::Prefork::run_threads)
 /// runs in each worker. The operator `?` converts any error to the error type of this result.
@@ -158,6 +158,7 @@ impl Worker {
         stop: Arc<StopFlag>,
     ) -> Worker {
         let Process { id, generation, .. } = process;
+        let listeners = listener::for_thread(&listeners, stop.gate());
         let stop = StopSource::Thread(stop);
         Worker { id, generation, count, status: Some(status), listeners, listener_names: None, stop }
     }
@@ -187,15 +188,14 @@ impl Worker {
     /// Returns the sockets that [`Prefork::listen`](crate::Prefork::listen) has added, in the order of its calls. Every
     /// worker gets the same sockets. The exception is a listener with [one socket for each
     /// worker](crate::ListenConfig::per_worker): the worker gets the socket of its own id. The parent keeps all sockets
-    /// open, so they outlive the worker.
+    /// open until it stops the service, so they outlive the worker.
     ///
-    /// The parent, all workers and later processes of this worker share these sockets. So note:
+    /// The parent, all workers and later processes of this worker share these sockets. Every socket is
+    /// [non-blocking](Listener#the-socket-is-non-blocking), in all of them.
     ///
-    /// - If one worker calls `set_nonblocking`, the socket becomes non-blocking in all workers.
-    /// - A worker that waits with poll(2) or epoll(7) should make the socket non-blocking. Otherwise its accept(2)
-    ///   blocks if another worker has already accepted the connection.
-    /// - If a worker drops a clone of a socket (`try_clone`), the socket stays open. An epoll(7) instance with this
-    ///   clone would continue to report the socket. So remove the clone from the instance before you drop it.
+    /// If a worker drops a clone of a socket (`try_clone`), the socket stays open. An epoll(7) instance with this clone
+    /// would continue to report the socket. So remove the clone from the instance before you drop it. (mio and tokio do
+    /// so.)
     pub fn listeners(&self) -> &[Listener] {
         self.listeners.as_deref().unwrap_or_default()
     }
@@ -204,14 +204,17 @@ impl Worker {
     /// [name](crate::ListenConfig::name), or its position: 0 for the first call of
     /// [`Prefork::listen`](crate::Prefork::listen), 1 for the second.
     ///
-    /// The clone is another descriptor for the same socket, which all workers share. So `set_nonblocking` on one clone
-    /// affects all clones in all workers.
+    /// The clone is another descriptor for the same socket, which all workers share. It is
+    /// [non-blocking](Listener#the-socket-is-non-blocking), so mio and tokio can use it as it is. A program that wants to
+    /// wait for connections without them calls [`Listener::accept`] instead.
     ///
     /// # Errors
     ///
-    /// Returns `NotFound` if there is no listener with this name or position, and `InvalidInput` if the listener is not
-    /// a TCP listener. Returns the system's error if the descriptor cannot be duplicated, for example because the
-    /// process has too many open descriptors.
+    /// - `NotFound`: there is no listener with this name or position. The error names the listeners that exist.
+    /// - `InvalidInput`: the listener is not a TCP listener. The error names its kind and address.
+    /// - `NotConnected`: the worker has called [`stop_listening`](Worker::stop_listening).
+    /// - The system's error if the descriptor cannot be duplicated, for example because the process has too many open
+    ///   descriptors.
     ///
     /// # Examples
     ///
@@ -230,7 +233,8 @@ impl Worker {
     /// }
     /// ```
     pub fn tcp(&self, which: impl ListenerIndex) -> io::Result<TcpListener> {
-        self.find(&which)?.as_tcp().ok_or_else(|| not_of_kind(&which, "a TCP listener"))?.try_clone()
+        let listener = self.find(&which)?;
+        listener.as_tcp().ok_or_else(|| not_of_kind(&which, listener, "a TCP listener"))?.try_clone()
     }
 
     /// Returns a clone of a UDP socket. See [`tcp`](Worker::tcp).
@@ -239,7 +243,8 @@ impl Worker {
     ///
     /// Returns the same errors as [`tcp`](Worker::tcp), but `InvalidInput` if the listener is not a UDP socket.
     pub fn udp(&self, which: impl ListenerIndex) -> io::Result<UdpSocket> {
-        self.find(&which)?.as_udp().ok_or_else(|| not_of_kind(&which, "a UDP socket"))?.try_clone()
+        let listener = self.find(&which)?;
+        listener.as_udp().ok_or_else(|| not_of_kind(&which, listener, "a UDP socket"))?.try_clone()
     }
 
     /// Returns a clone of a Unix stream listener. Unix only. See [`tcp`](Worker::tcp).
@@ -250,13 +255,64 @@ impl Worker {
     /// listener.
     #[cfg(unix)]
     pub fn unix(&self, which: impl ListenerIndex) -> io::Result<UnixListener> {
-        self.find(&which)?.as_unix().ok_or_else(|| not_of_kind(&which, "a Unix listener"))?.try_clone()
+        let listener = self.find(&which)?;
+        listener.as_unix().ok_or_else(|| not_of_kind(&which, listener, "a Unix listener"))?.try_clone()
     }
 
     fn find(&self, which: &impl ListenerIndex) -> io::Result<&Listener> {
-        let position = which.position(self.listener_names.as_deref().unwrap_or_default());
+        if self.gate().is_closed() {
+            return Err(listener::stopped_listening());
+        }
+        let names = self.listener_names.as_deref().unwrap_or_default();
+        let position = which.position(names);
         let listener = position.and_then(|position| self.listeners().get(position));
-        listener.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no listener {which}")))
+        listener.ok_or_else(|| not_found(which, self.listeners(), names))
+    }
+
+    /// Closes this worker's copies of all [`listeners`](Worker::listeners). Call it when the worker begins to stop and
+    /// has taken the last connection. Further calls have no effect.
+    ///
+    /// The parent closes its own copies as soon as it has requested the stop of every worker of the service. So when the
+    /// last worker has called this method or has exited, the system refuses new clients at once. Without this call, new
+    /// clients would wait in the queue while the workers finish their work, and would be reset at the end. While other
+    /// workers listen, as in a rolling restart, new clients get to them. Connections in the queue wait for them too.
+    ///
+    /// After the call:
+    ///
+    /// - Calls of [`Listener::accept`] and [`Listener::recv_from`] that wait in other threads return an error, and so do
+    ///   later calls.
+    /// - [`tcp`](Worker::tcp), [`udp`](Worker::udp) and `unix` return `NotConnected`.
+    /// - [`listeners`](Worker::listeners) still returns the listeners. On Unix, a socket that is not bound is behind each
+    ///   of their descriptors, so a call on it fails.
+    ///
+    /// This method does not close the clones that [`tcp`](Worker::tcp), [`udp`](Worker::udp) and `unix` have returned,
+    /// or `try_clone`. The program has to drop them. (`axum::serve` drops its listener when its graceful shutdown
+    /// begins.) Remove a listener from an epoll(7) instance before this call: otherwise the instance continues to report
+    /// it while another process has it open.
+    ///
+    /// [Worker threads](crate::Prefork::run_threads) share one descriptor for each socket. There the call affects only
+    /// this worker's listeners, and the last worker that stops listening closes the descriptor.
+    ///
+    /// On Windows, a socket has to stay open until the program drops the `Worker`. There new clients wait until then.
+    ///
+    /// If the system has no descriptor for the replacement of the sockets, the sockets stay open until the worker exits,
+    /// and the call logs a warning. Calls of `Listener::accept` end nevertheless.
+    pub fn stop_listening(&self) {
+        self.gate().close();
+        for listener in self.listeners() {
+            if let Err(error) = listener.close() {
+                let error = Error::from(error);
+                let id = self.id;
+                log!(target: "taskfork", Level::Warn, "worker {id} cannot close {listener} before its end: {error:?}");
+            }
+        }
+    }
+
+    fn gate(&self) -> &Gate {
+        match &self.stop {
+            StopSource::Process(_) => Gate::of_process(),
+            StopSource::Thread(stop) => stop.gate(),
+        }
     }
 
     /// Reports to the parent that this worker can do its work, and wakes the parent. Further calls have no effect.
@@ -409,8 +465,23 @@ impl Worker {
     }
 }
 
-fn not_of_kind(which: &impl ListenerIndex, kind: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("listener {which} is not {kind}"))
+fn not_of_kind(which: &impl ListenerIndex, listener: &Listener, kind: &str) -> io::Error {
+    let problem = format!("listener {which} is {} ({listener}), not {kind}", listener.description());
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
+}
+
+fn not_found(which: &impl ListenerIndex, listeners: &[Listener], names: &[Option<String>]) -> io::Error {
+    let describe = |(position, listener): (usize, &Listener)| {
+        let name = names.get(position).and_then(Option::as_deref);
+        let name = name.map_or_else(String::new, |name| format!(", named {name}"));
+        format!("{position} ({listener}{name})")
+    };
+    let existing: Vec<String> = listeners.iter().enumerate().map(describe).collect();
+    let existing = match existing.is_empty() {
+        true => "the service has none".to_owned(),
+        false => format!("the listeners are {}", existing.join(", ")),
+    };
+    io::Error::new(io::ErrorKind::NotFound, format!("there is no listener {which}: {existing}"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub(super) fn listen(name: &str, backlog: i32) -> io::Result<UnixListener> {
     // In the address of a socket, a zero byte marks an abstract name.
     let address = OsString::from_vec([b"\0", name.as_bytes()].concat());
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(address)?)?;
     socket.listen(backlog)?;
     Ok(socket.into())

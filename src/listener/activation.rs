@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockRef, Type};
 
-use super::Listener;
 use super::config::ListenConfig;
+use super::{BoundSocket, Listener};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -98,11 +98,11 @@ enum Kind {
 
 impl Kind {
     fn listener(self, fd: OwnedFd) -> Listener {
-        match self {
-            Kind::Tcp => Listener::Tcp(fd.into()),
-            Kind::Udp => Listener::Udp(fd.into()),
-            Kind::Unix => Listener::Unix(fd.into()),
-        }
+        Listener::from(match self {
+            Kind::Tcp => BoundSocket::Tcp(fd.into()),
+            Kind::Udp => BoundSocket::Udp(fd.into()),
+            Kind::Unix => BoundSocket::Unix(fd.into()),
+        })
     }
 }
 

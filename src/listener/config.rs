@@ -10,13 +10,13 @@ use std::path::PathBuf;
 
 use socket2::Type;
 
-use super::Listener;
 #[cfg(unix)]
 use super::abstract_name;
 use super::group::{GroupPosition, SocketGroup, SocketOptions};
 #[cfg(unix)]
 use super::path::{self, Owner};
 use super::retry::{Attempt, Retry};
+use super::{BoundSocket, Listener};
 use crate::error::{Error, Result};
 
 /// The address and the settings of a listener, for [`Prefork::listen`](crate::Prefork::listen).
@@ -273,6 +273,7 @@ impl ListenConfig {
         let address = self.to_string();
         self.check(&address)?;
         if let Source::Bound(listener) = self.source {
+            listener.set_nonblocking().map_err(|error| Error::listen(address, error))?;
             return Ok(Opened { listener, file: None, group: None });
         }
         let mut attempt = Attempt::default();
@@ -332,10 +333,10 @@ impl ListenConfig {
             Source::Path(path) => {
                 let mode = self.mode.unwrap_or(DEFAULT_MODE);
                 let (listener, file) = path::listen(path, mode, &self.owner, options.backlog, attempt)?;
-                return Ok(Opened { listener: Listener::Unix(listener), file: Some(file), group: None });
+                return Ok(Opened { listener: BoundSocket::Unix(listener).into(), file: Some(file), group: None });
             }
             #[cfg(unix)]
-            Source::Abstract(name) => Listener::Unix(abstract_name::listen(name, options.backlog)?),
+            Source::Abstract(name) => BoundSocket::Unix(abstract_name::listen(name, options.backlog)?).into(),
             Source::Name(name) => match name.strip_prefix("udp:") {
                 Some(name) => bind_first(name, |address| bind(address, Type::DGRAM))?,
                 None => bind_first(name, |address| bind(address, Type::STREAM))?,
@@ -392,20 +393,20 @@ impl From<SocketAddr> for ListenConfig {
 
 impl From<TcpListener> for ListenConfig {
     fn from(listener: TcpListener) -> ListenConfig {
-        ListenConfig::new(Source::Bound(Listener::Tcp(listener)))
+        ListenConfig::new(Source::Bound(BoundSocket::Tcp(listener).into()))
     }
 }
 
 impl From<UdpSocket> for ListenConfig {
     fn from(socket: UdpSocket) -> ListenConfig {
-        ListenConfig::new(Source::Bound(Listener::Udp(socket)))
+        ListenConfig::new(Source::Bound(BoundSocket::Udp(socket).into()))
     }
 }
 
 #[cfg(unix)]
 impl From<UnixListener> for ListenConfig {
     fn from(listener: UnixListener) -> ListenConfig {
-        ListenConfig::new(Source::Bound(Listener::Unix(listener)))
+        ListenConfig::new(Source::Bound(BoundSocket::Unix(listener).into()))
     }
 }
 

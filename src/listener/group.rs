@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Listener, borrow, steering};
+use super::{BoundSocket, Listener, borrow, steering};
 use crate::sys::{self, CallError};
 
 /// The options of the TCP and UDP sockets of a listener.
@@ -74,6 +74,7 @@ impl SocketOptions {
     pub fn bind(self, address: SocketAddr, kind: Type, position: Option<GroupPosition>) -> io::Result<Listener> {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+        socket.set_nonblocking(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(self.only_v6)?;
         }
@@ -87,9 +88,9 @@ impl SocketOptions {
         socket.bind(&address.into())?;
         position.map_or(Ok(()), |_| sys::share_port(borrow(&socket), true)).map_err(|error| error.source)?;
         if kind == Type::DGRAM {
-            return Ok(Listener::Udp(socket.into()));
+            return Ok(BoundSocket::Udp(socket.into()).into());
         }
         socket.listen(self.backlog)?;
-        Ok(Listener::Tcp(socket.into()))
+        Ok(BoundSocket::Tcp(socket.into()).into())
     }
 }

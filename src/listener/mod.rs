@@ -3,9 +3,11 @@
 
 #[cfg(unix)]
 mod abstract_name;
+mod accept;
 #[cfg(unix)]
 mod activation;
 mod config;
+mod connection;
 mod group;
 mod index;
 #[cfg(unix)]
@@ -20,29 +22,65 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+pub(crate) use accept::stopped_listening;
 #[cfg(unix)]
 pub(crate) use activation::take_over;
 pub use config::ListenConfig;
+pub use connection::Connection;
 pub use index::ListenerIndex;
 pub(crate) use retry::Retry;
 pub(crate) use sockets::{ShutDown, Sockets};
 
-use crate::sys::{BorrowedSocket, OwnedSocket};
+use crate::sys::{self, BorrowedSocket, CallError, Gate, OwnedSocket};
 
 /// A socket on which workers accept connections or receive datagrams. [`Worker::listeners`](crate::Worker::listeners)
 /// returns the listeners of a worker.
 ///
 /// `Display` writes the address, for example `127.0.0.1:8000`, `unix:/run/service.sock`,
 /// `unix:@service` or `udp:[::]:53`.
+///
+/// # The socket is non-blocking
+///
+/// The parent, all workers and later processes of each worker share the socket. Its non-blocking mode (`O_NONBLOCK`) is
+/// a property of the shared socket (open(2), "open file description"), and not of one process. So taskfork makes each
+/// socket non-blocking when it opens the socket, and the socket stays so:
+///
+/// - [`accept`](Listener::accept) and [`recv_from`](Listener::recv_from) wait for a connection or a datagram.
+/// - A clone ([`Worker::tcp`](crate::Worker::tcp)) can be passed to mio or tokio without a call of `set_nonblocking`.
+/// - An accept or a receive on the socket itself returns `WouldBlock` if nothing waits.
+///
+/// Do not make the socket or a clone blocking, because that reaches every worker and every clone: the next accept in
+/// another worker may then block. A call of `set_nonblocking(true)` has no effect. The parent makes the socket
+/// non-blocking again before it restarts a worker.
+///
+/// A socket that the program passes to [`Prefork::listen`](crate::Prefork::listen) becomes non-blocking as well. So does
+/// a socket that systemd has passed, and systemd's own copy of it.
+///
+/// On Windows, each process has its own mode for a socket that all processes share. There, too, the socket is
+/// non-blocking in each worker.
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum Listener {
-    /// A TCP listener.
+pub struct Listener {
+    shared: Arc<SharedSocket>,
+    /// Whether the worker has stopped listening on this socket.
+    is_closed: AtomicBool,
+    /// The gate of a worker thread. `None` in a process, which has only one gate.
+    gate: Option<Arc<Gate>>,
+}
+
+/// A socket that all worker threads of this process share.
+#[derive(Debug)]
+struct SharedSocket {
+    socket: BoundSocket,
+    /// The number of listeners with this socket that are not closed.
+    users: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum BoundSocket {
     Tcp(TcpListener),
-    /// A UDP socket.
     Udp(UdpSocket),
-    /// A Unix stream listener. Unix only.
     #[cfg(unix)]
     Unix(UnixListener),
 }
@@ -53,19 +91,43 @@ pub(crate) type Listeners = Option<Arc<[Listener]>>;
 /// The name of each listener, in the order of the listeners. `None` if there are no listeners.
 pub(crate) type ListenerNames = Option<Arc<[Option<String>]>>;
 
+/// Returns the listeners of a worker thread, which shares the sockets with the other threads.
+pub(crate) fn for_thread(listeners: &Listeners, gate: &Arc<Gate>) -> Listeners {
+    listeners.as_ref().map(|listeners| listeners.iter().map(|listener| listener.for_thread(gate)).collect())
+}
+
 impl Listener {
+    fn new(socket: BoundSocket, gate: Option<Arc<Gate>>) -> Listener {
+        let shared = Arc::new(SharedSocket { socket, users: AtomicUsize::new(1) });
+        Listener { shared, is_closed: AtomicBool::new(false), gate }
+    }
+
+    fn for_thread(&self, gate: &Arc<Gate>) -> Listener {
+        self.shared.users.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::clone(&self.shared);
+        Listener { shared, is_closed: AtomicBool::new(false), gate: Some(Arc::clone(gate)) }
+    }
+
+    fn socket(&self) -> &BoundSocket {
+        &self.shared.socket
+    }
+
+    fn gate(&self) -> &Gate {
+        self.gate.as_deref().unwrap_or(Gate::of_process())
+    }
+
     /// Returns the TCP listener, or `None` if this is another kind of socket.
     pub fn as_tcp(&self) -> Option<&TcpListener> {
-        match self {
-            Listener::Tcp(listener) => Some(listener),
+        match self.socket() {
+            BoundSocket::Tcp(listener) => Some(listener),
             _ => None,
         }
     }
 
     /// Returns the UDP socket, or `None` if this is another kind of socket.
     pub fn as_udp(&self) -> Option<&UdpSocket> {
-        match self {
-            Listener::Udp(socket) => Some(socket),
+        match self.socket() {
+            BoundSocket::Udp(socket) => Some(socket),
             _ => None,
         }
     }
@@ -73,38 +135,58 @@ impl Listener {
     /// Returns the Unix listener, or `None` if this is another kind of socket. Unix only.
     #[cfg(unix)]
     pub fn as_unix(&self) -> Option<&UnixListener> {
-        match self {
-            Listener::Unix(listener) => Some(listener),
+        match self.socket() {
+            BoundSocket::Unix(listener) => Some(listener),
             _ => None,
         }
     }
 
     /// Returns the IP address and port of this socket. Returns an error for a Unix listener.
     fn address(&self) -> io::Result<SocketAddr> {
-        match self {
-            Listener::Tcp(listener) => listener.local_addr(),
-            Listener::Udp(socket) => socket.local_addr(),
+        match self.socket() {
+            BoundSocket::Tcp(listener) => listener.local_addr(),
+            BoundSocket::Udp(socket) => socket.local_addr(),
             #[cfg(unix)]
-            Listener::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            BoundSocket::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     fn try_clone(&self) -> io::Result<Listener> {
-        Ok(match self {
-            Listener::Tcp(listener) => Listener::Tcp(listener.try_clone()?),
-            Listener::Udp(socket) => Listener::Udp(socket.try_clone()?),
+        let socket = match self.socket() {
+            BoundSocket::Tcp(listener) => BoundSocket::Tcp(listener.try_clone()?),
+            BoundSocket::Udp(socket) => BoundSocket::Udp(socket.try_clone()?),
             #[cfg(unix)]
-            Listener::Unix(listener) => Listener::Unix(listener.try_clone()?),
-        })
+            BoundSocket::Unix(listener) => BoundSocket::Unix(listener.try_clone()?),
+        };
+        Ok(Listener::from(socket))
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self.socket() {
+            BoundSocket::Tcp(listener) => listener.set_nonblocking(true),
+            BoundSocket::Udp(socket) => socket.set_nonblocking(true),
+            #[cfg(unix)]
+            BoundSocket::Unix(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    /// Closes the worker's copy of the socket. If other worker threads share the socket, the last of them closes it.
+    pub(crate) fn close(&self) -> Result<(), CallError> {
+        if self.is_last_user() { sys::close_in_place(self.as_passed()) } else { Ok(()) }
+    }
+
+    /// Marks this listener as closed. Returns whether it was open, and no other listener uses the socket.
+    fn is_last_user(&self) -> bool {
+        !self.is_closed.swap(true, Ordering::AcqRel) && self.shared.users.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Returns the descriptor (on Windows, the socket handle) that the parent passes to a spawned worker.
     pub(crate) fn as_passed(&self) -> BorrowedSocket<'_> {
-        match self {
-            Listener::Tcp(listener) => borrow(listener),
-            Listener::Udp(socket) => borrow(socket),
+        match self.socket() {
+            BoundSocket::Tcp(listener) => borrow(listener),
+            BoundSocket::Udp(socket) => borrow(socket),
             #[cfg(unix)]
-            Listener::Unix(listener) => borrow(listener),
+            BoundSocket::Unix(listener) => borrow(listener),
         }
     }
 
@@ -112,24 +194,66 @@ impl Listener {
     /// socket. The worker cannot query the kind from the system, because Wine does not report the kind of an inherited
     /// socket.
     pub(crate) fn kind(&self) -> char {
-        match self {
-            Listener::Tcp(_) => 't',
-            Listener::Udp(_) => 'u',
+        match self.socket() {
+            BoundSocket::Tcp(_) => 't',
+            BoundSocket::Udp(_) => 'u',
             #[cfg(unix)]
-            Listener::Unix(_) => 'x',
+            BoundSocket::Unix(_) => 'x',
         }
     }
 
     /// Creates a listener from a socket that a spawned worker has inherited. `kind` is the [letter](Listener::kind) for
     /// the kind of the socket. Returns `None` if the letter is unknown.
     pub(crate) fn given(kind: char, socket: OwnedSocket) -> Option<Listener> {
-        match kind {
-            't' => Some(Listener::Tcp(socket.into())),
-            'u' => Some(Listener::Udp(socket.into())),
+        let listener = Listener::from(match kind {
+            't' => BoundSocket::Tcp(socket.into()),
+            'u' => BoundSocket::Udp(socket.into()),
             #[cfg(unix)]
-            'x' => Some(Listener::Unix(socket.into())),
-            _ => None,
+            'x' => BoundSocket::Unix(socket.into()),
+            _ => return None,
+        });
+        // On Windows, the socket is non-blocking only in the process that has made it so.
+        if cfg!(windows) {
+            listener.set_nonblocking().ok()?;
         }
+        Some(listener)
+    }
+}
+
+impl From<BoundSocket> for Listener {
+    fn from(socket: BoundSocket) -> Listener {
+        Listener::new(socket, None)
+    }
+}
+
+/// Closes the socket if the other worker threads have stopped listening, but still have their listeners.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.is_last_user() && Arc::strong_count(&self.shared) > 1 {
+            // Without a placeholder, the socket stays open until those listeners are dropped.
+            let _ = sys::close_in_place(self.as_passed());
+        }
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Listener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_passed()
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsRawFd for Listener {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.as_passed().as_raw_fd()
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsSocket for Listener {
+    fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
+        self.as_passed()
     }
 }
 
@@ -145,17 +269,17 @@ fn borrow(socket: &impl std::os::windows::io::AsSocket) -> BorrowedSocket<'_> {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Listener::Tcp(listener) => match listener.local_addr() {
+        match self.socket() {
+            BoundSocket::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => write!(f, "{address}"),
                 Err(error) => write!(f, "an unknown address ({error})"),
             },
-            Listener::Udp(socket) => match socket.local_addr() {
+            BoundSocket::Udp(socket) => match socket.local_addr() {
                 Ok(address) => write!(f, "udp:{address}"),
                 Err(error) => write!(f, "udp:an unknown address ({error})"),
             },
             #[cfg(unix)]
-            Listener::Unix(listener) => match listener.local_addr() {
+            BoundSocket::Unix(listener) => match listener.local_addr() {
                 Ok(address) => write_unix_address(&address, f),
                 Err(error) => write!(f, "unix:an unknown address ({error})"),
             },

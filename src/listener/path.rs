@@ -81,6 +81,7 @@ pub(super) fn listen(
     };
     place.remove_stale(&address, attempt)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
     sys::limit_future_mode(socket.as_fd(), PRIVATE).map_err(to_io)?;
     socket.bind(&address)?;
     let id = place.file()?.ok_or_else(replaced)?.id;
@@ -203,10 +204,9 @@ fn check_leads_to(handle: &FileHandle, socket: &Socket) -> io::Result<()> {
     client.set_nonblocking(true)?;
     client.connect(&SockAddr::unix(handle.path())?)?;
     let name = client.local_addr()?;
-    socket.set_nonblocking(true)?;
     loop {
         match socket.accept() {
-            Ok((_, peer)) if peer == name => return socket.set_nonblocking(false),
+            Ok((_, peer)) if peer == name => return Ok(()),
             // Another process of this user or of root was faster. It has to connect again.
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(replaced()),

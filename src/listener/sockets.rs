@@ -196,12 +196,14 @@ impl Sockets {
     }
 
     /// Finds the listeners of this worker on which shutdown(2) was called, and lets them listen again if possible. A
-    /// listener that cannot be restored is returned once.
+    /// listener that cannot be restored is returned once. Also makes all listeners of this worker non-blocking again.
     pub fn restore(&mut self, id: usize) -> Vec<ShutDown> {
         let shared = self.by_worker.first();
         let Some(sockets) = self.by_worker.get(id).or(shared) else { return Vec::new() };
         let mut found = Vec::new();
         for (listener, (socket, state)) in sockets.iter().zip(&mut self.states).enumerate() {
+            // Ignores errors: this makes no difference unless a worker has changed the socket.
+            let _ = socket.set_nonblocking();
             if state.is_lost || !sys::is_shut_down(socket.as_passed()) {
                 continue;
             }
@@ -245,8 +247,8 @@ impl Sockets {
 
 impl ListenerState {
     fn of(opened: &Opened, backlog: i32) -> ListenerState {
-        let tcp = match (&opened.listener, &opened.group) {
-            (Listener::Tcp(listener), None) => listener.local_addr().ok(),
+        let tcp = match (opened.listener.as_tcp(), &opened.group) {
+            (Some(listener), None) => listener.local_addr().ok(),
             // Listening again would give the socket another index in its group, which must be the worker id.
             _ => None,
         };
@@ -255,7 +257,7 @@ impl ListenerState {
 
     /// Lets a TCP socket listen again. A UDP or Unix socket cannot be restored, because shutdown(2) is final for it.
     fn restore(&self, socket: &Listener) -> io::Result<()> {
-        let (Listener::Tcp(listener), Some(address)) = (socket, self.tcp) else {
+        let (Some(listener), Some(address)) = (socket.as_tcp(), self.tcp) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let socket = SockRef::from(listener);

@@ -57,6 +57,10 @@
 //!   parent waits on the `WakeReceiver`.
 //! - `StandardFds`: placeholders that keep descriptors of this crate off the numbers 0, 1 and 2 (Unix).
 //! - `StopRequest`: receives stop requests in a worker. They come from the parent or from the terminal (Ctrl-C).
+//! - `WakePipe`: ends a wait of `wait_for_socket()`. On Unix, `wake()` is async-signal-safe. Only [`Gate`] uses both.
+//! - `close_in_place()` (Unix): closes a socket, but leaves another file under its number.
+//! - `is_of_connection()`: returns whether accept(2) has failed because of one connection, so that the next call may
+//!   succeed.
 //! - `Lifeline`: ends the child, or sends SIGTERM to it, when the parent ends. The parent creates the lifeline, and the
 //!   child activates it with `hold()`. The lifeline also works if the parent has ended before that call. On Unix, a
 //!   child that then hangs is killed after the graceful timeout, if it has created a `StopRequest`.
@@ -100,6 +104,7 @@
 
 use std::io;
 
+mod gate;
 #[cfg(not(target_os = "linux"))]
 mod no_cgroup;
 mod offer;
@@ -116,6 +121,7 @@ mod unix;
 #[cfg(windows)]
 mod windows;
 
+pub(crate) use gate::Gate;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_cgroup::OomCounter;
 pub(crate) use offer::Secret;

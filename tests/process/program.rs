@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -116,6 +116,26 @@ pub fn fail(status: i32) -> ! {
 /// Returns the status that the parent sees after [`fail`].
 pub fn status_of(status: i32) -> i32 {
     if has_threads() { crate::PANICKED } else { status }
+}
+
+/// Sends the same answer to each client of the first listener, in a thread that ends at a stop request.
+pub fn answer_clients(worker: &Arc<Worker>, answer: String) -> thread::JoinHandle<()> {
+    let worker = Arc::clone(worker);
+    thread::spawn(move || {
+        let listener = &worker.listeners()[0];
+        let answer_one = || match listener.as_udp() {
+            Some(socket) => {
+                let (_, client) = listener.recv_from(&mut [0; 100])?;
+                socket.send_to(answer.as_bytes(), client).map(drop)
+            }
+            None => {
+                let (mut client, _) = listener.accept()?;
+                let _ = writeln!(client, "{answer}");
+                Ok(())
+            }
+        };
+        while answer_one().is_ok() {}
+    })
 }
 
 /// Waits for a stop request, and then prints `drained`.

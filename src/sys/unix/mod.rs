@@ -29,6 +29,7 @@ mod start_record;
 mod stop_request;
 mod threads;
 mod wait;
+mod wake_pipe;
 
 use super::PollCalls;
 pub(crate) use affinity::{pin_to, usable_cpus};
@@ -53,6 +54,8 @@ pub(crate) use start_offer::{become_independent, origin, take_inherited};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of};
+pub(super) use wake_pipe::{WakePipe, wait_for_socket};
+pub(crate) use wake_pipe::{close_in_place, is_of_connection};
 
 /// The name of the call that starts a thread, for error messages.
 pub(crate) const THREAD_CALL: &str = "pthread_create";

@@ -20,7 +20,7 @@ use super::guarded_socket::GuardedSocket;
 use super::orphan_timer::OrphanTimer;
 use super::poll::wait_readable;
 use super::signal::{is_ignored, number};
-use crate::sys::{CallError, Signal};
+use crate::sys::{CallError, Gate, Signal};
 
 /// The listener for stop requests in a worker. Its signal handlers stay installed until the process ends. The pipe that
 /// the handlers write to also stays open until then.
@@ -140,6 +140,7 @@ impl Handler {
         }
         self.is_requested.store(true, Ordering::SeqCst);
         self.wake();
+        Gate::of_process().request_stop();
         Errno::set_raw(errno);
     }
 

@@ -14,6 +14,7 @@ mod shm;
 mod signal;
 mod start_offer;
 mod stop_request;
+mod wake_pipe;
 mod watch;
 
 use super::{CallError, PollCalls};
@@ -29,6 +30,8 @@ pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
 pub(crate) use start_offer::{become_independent, origin, take_inherited};
 pub(crate) use stop_request::StopRequest;
+pub(super) use wake_pipe::{WakePipe, wait_for_socket};
+pub(crate) use wake_pipe::{close_in_place, is_of_connection};
 
 /// Does nothing, because on Windows no other handle takes the place of a standard handle.
 #[derive(Debug)]

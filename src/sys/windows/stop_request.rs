@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::console;
 use super::event::EventHandle;
 use super::watch::Watch;
-use crate::sys::{CallError, Signal};
+use crate::sys::{CallError, Gate, Signal};
 
 /// The event through which the parent requests a stop. This variable is initialized only once, and only in a worker.
 static STOP_EVENT: OnceLock<StopEvent> = OnceLock::new();
@@ -69,7 +69,11 @@ impl StopEvent {
             let is_requested = Arc::clone(&self.is_requested);
             // If no receiver can be set, a console event ends the process, as it would without this crate.
             let _ = console::set_receiver(Some(Arc::new(|signal| self.handle_console(signal))));
-            Watch::once(self.event.handle(), move || is_requested.store(true, Ordering::Relaxed)).ok()
+            let request_stop = move || {
+                is_requested.store(true, Ordering::Relaxed);
+                Gate::of_process().request_stop();
+            };
+            Watch::once(self.event.handle(), request_stop).ok()
         });
     }
 

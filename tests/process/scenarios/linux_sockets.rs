@@ -7,15 +7,15 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
-use taskfork::{ListenConfig, Listener, Prefork, Report, Worker};
+use taskfork::{ListenConfig, Prefork, Report};
 
 use crate::Scenario;
 use crate::os::{Gate, Signal};
-use crate::program::{drain, fail, on_log, own_host, prepare, say, scratch, serve, up};
+use crate::program::{answer_clients, drain, fail, on_log, own_host, prepare, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -80,32 +80,11 @@ fn answer(client: impl Read) -> String {
     line
 }
 
-/// Answers the clients of the first listener in a thread, until the process ends.
-fn answer_clients(worker: &Worker) {
-    fn serve<C: Write>(id: usize, mut accept: impl FnMut() -> std::io::Result<C> + Send + 'static) {
-        std::thread::spawn(move || {
-            while let Ok(mut client) = accept() {
-                let _ = writeln!(client, "worker {id}");
-            }
-        });
-    }
-    match &worker.listeners()[0] {
-        Listener::Tcp(listener) => {
-            let listener = listener.try_clone().expect("a descriptor");
-            serve(worker.id(), move || Ok(listener.accept()?.0));
-        }
-        Listener::Unix(listener) => {
-            let listener = listener.try_clone().expect("a descriptor");
-            serve(worker.id(), move || Ok(listener.accept()?.0));
-        }
-        other => panic!("{other}"),
-    }
-}
-
 fn answers(service: Prefork) -> Report {
     serve(service, |worker| {
         assert!(!worker.stop_requested());
-        answer_clients(&worker);
+        let worker = Arc::new(worker);
+        answer_clients(&worker, format!("worker {}", worker.id()));
         up(worker.id());
         drain(&worker);
     })
@@ -136,15 +115,12 @@ fn shuts_listeners_down() -> Report {
         assert!(!worker.stop_requested());
         if worker.generation() == 0 {
             for listener in worker.listeners() {
-                shut_down(match listener {
-                    Listener::Tcp(listener) => listener.as_fd(),
-                    Listener::Unix(listener) => listener.as_fd(),
-                    other => panic!("{other}"),
-                });
+                shut_down(listener.as_fd());
             }
             fail(1);
         }
-        answer_clients(&worker);
+        let worker = Arc::new(worker);
+        answer_clients(&worker, format!("worker {}", worker.id()));
         up(worker.id());
         drain(&worker);
     })

@@ -1,14 +1,15 @@
 //! Sockets that the parent opens before it starts its workers. They stay open when workers exit.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 
-use taskfork::{ListenConfig, Prefork, Report, Worker};
+use taskfork::{ListenConfig, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::Signal;
-use crate::program::{drain, own_host, prepare, say, serve, up};
+use crate::program::{answer_clients, drain, own_host, prepare, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -37,10 +38,10 @@ pub fn scenarios() -> Vec<Scenario> {
                 "tcp(web) is the first: true",
                 "udp(1) is the second: true",
                 "udp(dns) is the second: true",
-                "tcp(1): InvalidInput listener 1 is not a TCP listener",
-                "udp(web): InvalidInput listener web is not a UDP socket",
-                "tcp(2): NotFound there is no listener 2",
-                "tcp(Web): NotFound there is no listener Web",
+                "tcp(1): InvalidInput listener 1 is a UDP socket (udp:127.0.0.1:",
+                "udp(web): InvalidInput listener web is a TCP listener (127.0.0.1:",
+                "tcp(2): NotFound there is no listener 2: the listeners are 0 (127.0.0.1:",
+                "tcp(Web): NotFound there is no listener Web: the listeners are 0 (127.0.0.1:",
             ] {
                 assert_eq!(daemon.count(line), 2, "{line}: {}", daemon.transcript());
             }
@@ -66,10 +67,6 @@ fn answer(client: TcpStream) -> String {
     line
 }
 
-fn first(worker: &Worker) -> &TcpListener {
-    worker.listeners()[0].as_tcp().expect("a TCP listener")
-}
-
 /// The first process of each worker answers no clients. A replacement answers clients in a thread until the replacement
 /// exits.
 fn two_on_one_port() -> Report {
@@ -77,15 +74,10 @@ fn two_on_one_port() -> Report {
     serve(Prefork::new().workers(2).listen(own), |worker| {
         assert!(!worker.stop_requested());
         let id = worker.id();
-        let generation = worker.generation();
-        let listener = first(&worker).try_clone().expect("a descriptor");
-        say(&format!("address {}", listener.local_addr().expect("an address")));
-        if generation > 0 {
-            std::thread::spawn(move || {
-                while let Ok((mut client, _)) = listener.accept() {
-                    let _ = writeln!(client, "worker {id}");
-                }
-            });
+        let worker = Arc::new(worker);
+        say(&format!("address {}", worker.listeners()[0]));
+        if worker.generation() > 0 {
+            answer_clients(&worker, format!("worker {id}"));
         }
         up(id);
         drain(&worker);

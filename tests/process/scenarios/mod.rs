@@ -1,5 +1,6 @@
 //! All scenarios, one module for each subject.
 
+mod accepts;
 #[cfg(target_os = "linux")]
 mod blocked;
 #[cfg(target_os = "linux")]
@@ -75,6 +76,7 @@ use super::Scenario;
 
 pub fn all() -> Vec<Scenario> {
     let everywhere = [
+        accepts::scenarios(),
         ends::scenarios(),
         handles::scenarios(),
         heartbeats::scenarios(),

@@ -3,11 +3,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use taskfork::{ListenConfig, Listener, Prefork, Report, Worker};
@@ -163,39 +161,20 @@ fn service(workers: usize) -> Prefork {
     Prefork::new().workers(workers).listen(ListenConfig::from("127.0.0.1:0").per_worker())
 }
 
-/// Answers every client with the id and the generation until a stop request. Never blocks in accept(2) or recvfrom(2):
-/// another process with the same worker id has the same socket, and may take the client first.
+/// Answers every client with the id and the generation until a stop request.
 fn answer_clients(worker: &Worker) {
     let listener = &worker.listeners()[0];
-    let (socket, nonblocking) = match listener {
-        Listener::Tcp(listener) => (listener.as_fd(), listener.set_nonblocking(true)),
-        Listener::Udp(socket) => (socket.as_fd(), socket.set_nonblocking(true)),
-        other => panic!("{other}"),
-    };
-    nonblocking.expect("a socket");
-    let stop = worker.stop_fd().expect("a descriptor");
     let answer = format!("worker {} {}\n", worker.id(), worker.generation());
-    while !worker.stop_requested() {
-        let events = &mut [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
-        let _ = poll(events, PollTimeout::NONE);
-        if worker.stop_requested() {
-            break;
+    let answer_one = || match listener.as_udp() {
+        Some(socket) => {
+            let (_, client) = listener.recv_from(&mut [0; 8])?;
+            socket.send_to(answer.as_bytes(), client).map(drop)
         }
-        let answered = match listener {
-            Listener::Tcp(listener) => {
-                listener.accept().and_then(|(mut client, _)| client.write_all(answer.as_bytes()))
-            }
-            Listener::Udp(socket) => {
-                let received = socket.recv_from(&mut [0; 8]);
-                received.and_then(|(_, client)| socket.send_to(answer.as_bytes(), client).map(drop))
-            }
-            other => panic!("{other}"),
-        };
-        match answered {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-            _ => {}
-        }
-    }
+        None => listener.accept()?.0.write_all(answer.as_bytes()),
+    };
+    assert!(!worker.stop_requested());
+    let end = std::iter::repeat_with(answer_one).find_map(Result::err).expect("an end");
+    assert_eq!(end.kind(), ErrorKind::Interrupted, "{end}");
     say(&format!("stops {}", worker.id()));
 }
 

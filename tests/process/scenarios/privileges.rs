@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
@@ -17,7 +18,7 @@ use super::not_root;
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{LIFELINES, Signal, idle};
-use crate::program::{backend, drain, on_log, prepare, say, scratch, serve, up};
+use crate::program::{answer_clients, backend, drain, on_log, prepare, say, scratch, serve, up};
 use crate::seccomp::deny;
 
 /// A user, and a group to which this user does not belong.
@@ -346,12 +347,8 @@ fn on_privileged_port() -> Report {
         assert!(!worker.stop_requested());
         let refused = TcpListener::bind(("127.0.0.1", *PORTS.start())).map_err(|error| error.kind());
         say(&format!("by itself: {:?}", refused.err()));
-        let listener = worker.listeners()[0].as_tcp().expect("a port").try_clone().expect("a descriptor");
-        std::thread::spawn(move || {
-            while let Ok((mut client, _)) = listener.accept() {
-                let _ = writeln!(client, "uid {}", nix::unistd::getuid());
-            }
-        });
+        let worker = Arc::new(worker);
+        answer_clients(&worker, format!("uid {}", nix::unistd::getuid()));
         up(worker.id());
         drain(&worker);
     })

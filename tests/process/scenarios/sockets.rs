@@ -2,23 +2,30 @@
 //! only.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
-use taskfork::{ListenConfig, Listener, Prefork, Report};
+use taskfork::{ListenConfig, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{Signal, idle};
-use crate::program::{drain, own_host, prepare, run, say, scratch, serve, up};
+use crate::program::{answer_clients, drain, fail, own_host, prepare, run, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
+        Scenario::reporting("every_listener_stays_non_blocking", makes_listeners_blocking, |daemon| {
+            daemon.wait_for("non-blocking 1: true");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("non-blocking 0: true"), "{}", daemon.transcript());
+        }),
         Scenario::reporting("unix_socket_outlives_workers_and_is_removed_at_stop", on_a_path, |daemon| {
             let workers = daemon.workers(2);
             let path = daemon.scratch().join("socket");
@@ -100,6 +107,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(lines[1].ends_with("is passed second: true"), "{lines:?}");
             assert!(lines[2].contains("unix:"), "{lines:?}");
             assert!(daemon.said("left in the environment: false"));
+            assert!(daemon.said("non-blocking: true"), "{}", daemon.transcript());
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
@@ -155,28 +163,43 @@ fn answers(service: Prefork) -> Report {
     serve(service, |worker| {
         assert!(!worker.stop_requested());
         let id = worker.id();
-        match &worker.listeners()[0] {
-            Listener::Unix(listener) => {
-                let listener = listener.try_clone().expect("a descriptor");
-                std::thread::spawn(move || {
-                    while let Ok((mut client, _)) = listener.accept() {
-                        let _ = writeln!(client, "worker {id}");
-                    }
-                });
-            }
-            Listener::Udp(socket) => {
-                let socket = socket.try_clone().expect("a descriptor");
-                std::thread::spawn(move || {
-                    while let Ok((_, client)) = socket.recv_from(&mut [0; 100]) {
-                        let _ = socket.send_to(format!("worker {id}").as_bytes(), client);
-                    }
-                });
-            }
-            other => panic!("{other}"),
-        }
+        let worker = Arc::new(worker);
+        answer_clients(&worker, format!("worker {id}"));
         up(id);
         drain(&worker);
     })
+}
+
+/// The first process makes all listeners blocking and fails.
+fn makes_listeners_blocking() -> Report {
+    let own_tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let own_udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let service = Prefork::new().workers(1).listen("127.0.0.1:0").listen("udp:127.0.0.1:0").listen(own_tcp);
+    let service = service.listen(own_udp).listen(ListenConfig::unix(scratch().join("socket")));
+    #[cfg(target_os = "linux")]
+    let service = service
+        .listen(format!("unix:@taskfork-test-blocking-{}", std::process::id()))
+        .listen(ListenConfig::from("127.0.0.1:0").per_worker())
+        .listen(ListenConfig::from("udp:127.0.0.1:0").per_worker());
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        let listeners = worker.listeners();
+        let all = listeners.iter().all(is_non_blocking) && is_non_blocking(&worker.tcp(0).expect("a clone"));
+        say(&format!("non-blocking {}: {all}", worker.generation()));
+        if worker.generation() == 0 {
+            for listener in listeners {
+                // SAFETY: fcntl(2) takes integers here.
+                assert_eq!(unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_SETFL, 0) }, 0);
+            }
+            fail(1);
+        }
+        drain(&worker);
+    })
+}
+
+fn is_non_blocking(socket: &impl AsRawFd) -> bool {
+    // SAFETY: fcntl(2) takes integers here.
+    unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK != 0 }
 }
 
 fn on_a_path() -> Report {
@@ -289,6 +312,7 @@ fn activated() -> Report {
         say(&format!("listener 0 {} is passed first: {}", addresses[0], addresses[0] == known[0]));
         say(&format!("listener 1 {} is passed second: {}", addresses[1], addresses[1] == known[1]));
         say(&format!("listener 2 {}", addresses[2]));
+        say(&format!("non-blocking: {}", worker.listeners().iter().all(is_non_blocking)));
         let left = std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("LISTEN_"));
         say(&format!("left in the environment: {left}"));
         up(worker.id());
