@@ -2,13 +2,11 @@
 
 use std::env;
 use std::process;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use taskfork::{ListenConfig, Prefork, Report, WorkResult, Worker};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 fn main() -> taskfork::Result<Report> {
@@ -28,17 +26,15 @@ fn main() -> taskfork::Result<Report> {
 }
 
 async fn serve(worker: Worker) -> WorkResult {
-    worker.enable_graceful_stop(); // From now on SIGTERM is a request and does not kill the worker.
+    let stopped = worker.stopped(); // From now on SIGTERM is a request and does not kill the worker.
     let listener = worker.tcp("http")?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let name = format!("worker {}, pid {}\n", worker.id(), process::id());
     let router = Router::new().route("/", get(move || async { name }).post(echo));
-    let worker = Arc::new(worker);
-    tokio::spawn(send_heartbeats(Arc::clone(&worker)));
     worker.ready();
-    let stop = spawn_blocking(move || worker.wait_for_stop(None));
-    axum::serve(listener, router).with_graceful_shutdown(async { drop(stop.await) }).await?;
+    tokio::spawn(send_heartbeats(worker));
+    axum::serve(listener, router).with_graceful_shutdown(stopped).await?;
     Ok(())
 }
 
@@ -48,7 +44,7 @@ async fn echo(body: String) -> String {
 }
 
 /// Sends heartbeats. Runs on the event loop, so that the heartbeats stop if the event loop hangs.
-async fn send_heartbeats(worker: Arc<Worker>) {
+async fn send_heartbeats(worker: Worker) {
     loop {
         worker.heartbeat();
         sleep(Duration::from_secs(10)).await;
