@@ -38,6 +38,7 @@ mod readiness;
 #[cfg(unix)]
 mod refusals;
 mod reports;
+mod services;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]
@@ -86,6 +87,7 @@ pub fn all() -> Vec<Scenario> {
         prefork::scenarios(),
         readiness::scenarios(),
         reports::scenarios(),
+        services::scenarios(),
         spawn::scenarios(),
         spawn_exits::scenarios(),
         stop_requests::scenarios(),
