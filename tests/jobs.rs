@@ -154,3 +154,29 @@ fn jobs_of_killed_workers_are_run_again_until_the_limit() {
     assert_eq!(service.read("results/first"), "3000\n");
     assert_eq!(service.names("failed"), ["deadly"]);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn worker_of_a_killed_parent_finishes_its_job() {
+    let mut service = Service::start("orphan", &[]);
+    service.add_job("long", 2);
+    service.wait_for_taker("long");
+    service.signal(Signal::SIGKILL);
+    service.log.extend(service.lines.by_ref().map(Result::unwrap));
+    assert_eq!(service.count("has finished long"), 1, "{:#?}", service.log);
+    assert_eq!(service.read("results/long"), "2000\n");
+}
+
+#[test]
+fn second_stop_request_leaves_the_open_job_for_the_next_start() {
+    let mut service = Service::start("again", &[]);
+    service.add_job("long", 600);
+    service.wait_for_taker("long");
+    service.signal(Signal::SIGTERM);
+    service.wait_for("Stopping ");
+    service.signal(Signal::SIGTERM);
+    service.log.extend(service.lines.by_ref().map(Result::unwrap));
+    assert_eq!(service.child.wait().unwrap().code(), Some(0), "{:#?}", service.log);
+    assert_eq!(service.names("jobs"), ["long"]);
+    assert!(service.names("results").is_empty());
+}
