@@ -134,6 +134,7 @@ fn end_once() -> Report {
     let report = run(service, |worker| {
         prepare();
         if worker.generation() > 0 {
+            worker.enable_graceful_stop();
             up(worker.id());
             drain(&worker);
             return Ok(());
