@@ -230,7 +230,8 @@
 //!
 //! A new forked worker takes these steps, in this order, before any code of the program runs in it:
 //!
-//! 1. The worker pins itself to its CPU, if [`Prefork::pin_cpus`] is set.
+//! 1. The worker names its process, if [`Prefork::name`] is set, and pins itself to its CPU, if [`Prefork::pin_cpus`] is
+//!    set.
 //! 2. The worker changes its supplementary groups, its group and its user. If it could still change back to its old
 //!    user, it logs an error and exits with status 1.
 //! 3. The worker arranges that it gets SIGTERM when the parent ends. Then it stores its id and reseeds its random

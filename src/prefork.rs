@@ -196,6 +196,36 @@ impl Prefork {
         }
     }
 
+    /// Sets the name of the service, and names its processes: the parent is `web`, and worker 3 is `web/3`. Default: the
+    /// processes keep the names that they have, which is the name of the program's file.
+    ///
+    /// On Linux this is the name of the main thread (`PR_SET_NAME`, prctl(2)). Each process of a worker has the worker's
+    /// name, from its start on. A [spawned](Backend::Spawn) worker has the name from the call on. When the service has
+    /// ended, the parent has its previous name again. Worker [threads](Prefork::run_threads) keep their own names, such
+    /// as `worker-3.0`.
+    ///
+    /// | tool | shows the name |
+    /// |---|---|
+    /// | `ps -o comm`, `ps -e`, `ps -C web`, `pstree` | yes |
+    /// | `top`, `htop` (if its setup selects the column `COMM`) | yes |
+    /// | `pgrep web` (all processes), `pgrep -x web` (the parent), `pgrep -x web/3` | yes |
+    /// | `/proc/PID/comm`, `/proc/PID/stat`, the kernel's messages, for example about an out-of-memory kill | yes |
+    /// | `ps aux`, `ps -ef`, `pgrep -f`, `top -c`, `systemctl status`, `/proc/PID/cmdline` | no, they show the arguments |
+    ///
+    /// The kernel keeps 15 bytes. A longer name loses its beginning, so that the id of the worker remains:
+    /// `payment-service/12` becomes `ment-service/12`. A thread that a process starts inherits the name of the thread
+    /// that has started it, unless the program names it.
+    ///
+    /// On FreeBSD the name replaces the arguments in the output of ps(1) and top(1) (setproctitle(3)), and is not cut. On
+    /// macOS and Windows the name has no effect on the processes.
+    ///
+    /// An empty name, and a name with `/` or a control character, is an error of [`start`](Prefork::start). If the system
+    /// refuses the name, the process logs a warning and keeps its old name.
+    pub fn name(mut self, name: impl Into<String>) -> Prefork {
+        self.setup.name = Some(name.into());
+        self
+    }
+
     /// Sets the number of workers. The default is 0, which means one worker per CPU that this process may use, but at
     /// most [`max_workers`](Prefork::max_workers). The number of usable CPUs depends on the CPU affinity of the process
     /// and on the CPU quota of its cgroup.
@@ -761,6 +791,7 @@ impl Prefork {
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
         let parts = SupervisorParts {
+            name: self.setup.name,
             with_scoreboard,
             lock,
             standard_fds,

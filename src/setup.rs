@@ -1,4 +1,4 @@
-//! The CPU, the user and the groups of workers. The parent checks these settings before it starts the workers, and each
+//! The name, the CPU, the user and the groups of workers. The parent checks these settings before it starts the workers, and each
 //! worker applies them to itself.
 //!
 //! If a worker cannot apply a setting, this module logs the error in the worker, because the parent sees only the
@@ -13,7 +13,7 @@ use log::{Level, log};
 #[cfg(unix)]
 use crate::accounts::{Account, find_group, find_user};
 use crate::error::{Error, Result};
-use crate::sys::{self, Identity, WorkerKind};
+use crate::sys::{self, CallError, Identity, ProcessName, WorkerKind};
 #[cfg(unix)]
 use crate::sys::{IdentityPart, IdentityRefusal};
 
@@ -21,6 +21,8 @@ use crate::sys::{IdentityPart, IdentityRefusal};
 /// looked up yet.
 #[derive(Debug, Default)]
 pub(crate) struct SetupConfig {
+    /// The name of the service, which is also the name of the parent's process.
+    pub name: Option<String>,
     pub pins_cpus: bool,
     #[cfg(unix)]
     pub user: Option<String>,
@@ -31,6 +33,8 @@ pub(crate) struct SetupConfig {
 /// The settings for all workers, with the CPUs, the user and the groups that [`SetupConfig::resolve`] has looked up.
 #[derive(Debug)]
 pub(crate) struct WorkerSetup {
+    /// The name of the service. `None` if the processes keep their names.
+    name: Option<String>,
     /// The CPUs to which workers are pinned. Empty if workers are not pinned.
     cpus: Vec<usize>,
     /// The user and the groups of the workers. `None` if workers keep those of the parent.
@@ -38,12 +42,13 @@ pub(crate) struct WorkerSetup {
 }
 
 /// The settings for one worker. The parent passes these settings to a spawned worker as text. For example,
-/// `1 65534:65533:65533,4` means CPU 1, user 65534, group 65533, and the supplementary groups 65533 and 4. A hyphen
-/// stands for a setting that is missing.
+/// `1 65534:65533:65533,4 7765622f33` means CPU 1, user 65534, group 65533, the supplementary groups 65533 and 4, and
+/// the name `web/3`, whose bytes are written in hexadecimal. A hyphen stands for a setting that is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChildSetup {
     pub cpu: Option<usize>,
     pub identity: Option<Arc<Identity>>,
+    pub name: Option<String>,
 }
 
 impl SetupConfig {
@@ -52,9 +57,25 @@ impl SetupConfig {
     ///
     /// The parent calls this function once, before it starts any worker.
     pub fn resolve(&self, kind: WorkerKind) -> Result<Option<WorkerSetup>> {
+        self.check_name()?;
         let cpus = self.cpus()?;
         let identity = self.identity(kind)?.map(Arc::new);
-        Ok((!cpus.is_empty() || identity.is_some()).then_some(WorkerSetup { cpus, identity }))
+        let name = self.name.clone();
+        let is_set = name.is_some() || !cpus.is_empty() || identity.is_some();
+        Ok(is_set.then_some(WorkerSetup { name, cpus, identity }))
+    }
+
+    /// Refuses a name that no tool could show, and a name that would look like the name of a worker.
+    fn check_name(&self) -> Result<()> {
+        let Some(name) = &self.name else { return Ok(()) };
+        if name.is_empty() {
+            return Err(Error::unfit("name", "the name is empty"));
+        }
+        match name.chars().find(|&char| char == '/' || char.is_control()) {
+            Some('/') => Err(Error::unfit("name", format!("{name:?} contains '/', which separates a worker's id"))),
+            Some(char) => Err(Error::unfit("name", format!("{name:?} contains the control character {char:?}"))),
+            None => Ok(()),
+        }
     }
 
     fn cpus(&self) -> Result<Vec<usize>> {
@@ -150,17 +171,25 @@ impl WorkerSetup {
     /// Returns the settings for worker `id`. If there are more workers than CPUs, several workers get the same CPU.
     pub fn for_worker(&self, id: usize) -> ChildSetup {
         let cpu = (!self.cpus.is_empty()).then(|| self.cpus[id % self.cpus.len()]);
-        ChildSetup { cpu, identity: self.identity.clone() }
+        let name = self.name.as_ref().map(|name| format!("{name}/{id}"));
+        ChildSetup { cpu, identity: self.identity.clone(), name }
     }
 }
 
 impl ChildSetup {
-    /// Pins this worker process to its CPU, and changes its user and groups. If the change of the user or the groups
-    /// fails, logs the error and exits with status 1.
+    /// Names this worker process, pins it to its CPU, and changes its user and groups. If the change of the user or the
+    /// groups fails, logs the error and exits with status 1.
     ///
     /// Call this before `Lifeline::hold`, which makes the kernel send SIGTERM to the worker when the parent ends
     /// (`PR_SET_PDEATHSIG`, prctl(2)). On Linux, a change of the user clears `PR_SET_PDEATHSIG`.
     pub fn apply(&self, id: usize) {
+        // Before the change of the user, because that can take away the right to write to files in /proc.
+        if let Some(name) = &self.name {
+            match ProcessName::set(name) {
+                Ok(set) => set.keep(),
+                Err(error) => warn_of_name(name, error),
+            }
+        }
         self.pin(id);
         let Some(identity) = &self.identity else { return };
         match sys::drop_privileges(identity) {
@@ -185,27 +214,45 @@ impl ChildSetup {
     }
 }
 
+/// Logs that this process cannot have this name. This is not treated as a failure, because the process works without
+/// the name too.
+pub(crate) fn warn_of_name(name: &str, error: CallError) {
+    log!(target: "taskfork", Level::Warn, "the process cannot be named {name}: {:?}", Error::from(error));
+}
+
 impl fmt::Display for ChildSetup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cpu {
             Some(cpu) => write!(f, "{cpu} ")?,
             None => f.write_str("- ")?,
         }
-        let Some(Identity { uid, gid, groups }) = self.identity.as_deref() else { return f.write_str("-") };
-        match uid {
-            Some(uid) => write!(f, "{uid}:{gid}:")?,
-            None => write!(f, "-:{gid}:")?,
+        match self.identity.as_deref() {
+            Some(identity) => write_identity(f, identity)?,
+            None => f.write_str("-")?,
         }
-        let Some(groups) = groups else { return f.write_str("-") };
-        groups.iter().enumerate().try_for_each(|(at, group)| write!(f, "{}{group}", if at == 0 { "" } else { "," }))
+        f.write_str(" ")?;
+        match &self.name {
+            Some(name) => name.bytes().try_for_each(|byte| write!(f, "{byte:02x}")),
+            None => f.write_str("-"),
+        }
     }
+}
+
+fn write_identity(f: &mut fmt::Formatter<'_>, Identity { uid, gid, groups }: &Identity) -> fmt::Result {
+    match uid {
+        Some(uid) => write!(f, "{uid}:{gid}:")?,
+        None => write!(f, "-:{gid}:")?,
+    }
+    let Some(groups) = groups else { return f.write_str("-") };
+    groups.iter().enumerate().try_for_each(|(at, group)| write!(f, "{}{group}", if at == 0 { "" } else { "," }))
 }
 
 impl FromStr for ChildSetup {
     type Err = ();
 
     fn from_str(text: &str) -> std::result::Result<ChildSetup, ()> {
-        let (cpu, identity) = text.split_once(' ').ok_or(())?;
+        let (cpu, rest) = text.split_once(' ').ok_or(())?;
+        let (identity, name) = rest.split_once(' ').ok_or(())?;
         let cpu = unless_none(cpu, |cpu| cpu.parse().map_err(|_| ()))?;
         let identity = unless_none(identity, |identity| {
             let mut fields = identity.splitn(3, ':');
@@ -218,8 +265,20 @@ impl FromStr for ChildSetup {
             })?;
             Ok(Arc::new(Identity { uid, gid, groups }))
         })?;
-        Ok(ChildSetup { cpu, identity })
+        let name = unless_none(name, parse_name)?;
+        Ok(ChildSetup { cpu, identity, name })
     }
+}
+
+/// Returns the text whose bytes are written in hexadecimal.
+fn parse_name(hex: &str) -> std::result::Result<String, ()> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let pairs = hex.as_bytes().chunks(2).map(|pair| match pair {
+        &[high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    });
+    let bytes = pairs.collect::<Option<_>>().ok_or(())?;
+    String::from_utf8(bytes).ok().filter(|name| !name.is_empty()).ok_or(())
 }
 
 fn unless_none<T>(
@@ -243,21 +302,40 @@ mod tests {
         ];
         for identity in identities {
             for cpu in [None, Some(3)] {
-                let setup = ChildSetup { cpu, identity: identity.clone().map(Arc::new) };
-                assert_eq!(setup.to_string().parse(), Ok(setup.clone()), "{setup}");
+                for name in [None, Some("web 1ö/3".to_owned())] {
+                    let setup = ChildSetup { cpu, identity: identity.clone().map(Arc::new), name };
+                    assert_eq!(setup.to_string().parse(), Ok(setup.clone()), "{setup}");
+                }
             }
         }
-        for wrong in ["", "-", "- ", "x -", "-1 -", "- 1", "- 1:2", "- 1:-:3", "- 1:2:3,x", "- 1:2:3:4", "- - -"] {
+        for wrong in ["", "- -", "- ", "x - -", "-1 - -", "- 1 -", "- 1:2 -", "- 1:-:3 -", "- 1:2:3,x -", "- 1:2:3:4 -"]
+        {
+            assert_eq!(wrong.parse::<ChildSetup>(), Err(()), "{wrong}");
+        }
+        for wrong in ["- - - -", "- - ", "- - 7", "- - 776", "- - 7x", "- - ff", "- - ööö"] {
             assert_eq!(wrong.parse::<ChildSetup>(), Err(()), "{wrong}");
         }
     }
 
     #[test]
-    fn cpus_are_assigned_round_robin_by_id() {
-        let setup = WorkerSetup { cpus: vec![2, 5, 6], identity: None };
+    fn names_that_tools_cannot_show_are_refused() {
+        let check = |name: &str| SetupConfig { name: Some(name.into()), ..SetupConfig::default() }.check_name();
+        for name in ["", "web/3", "a\0b", "a\nb", "\u{7f}"] {
+            assert_eq!(check(name).expect_err("a refusal").setting(), Some("name"), "{name:?}");
+        }
+        for name in ["web", "größe 7", "-", "a name that is longer than the system can show"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn cpus_and_names_are_assigned_by_id() {
+        let setup = WorkerSetup { name: Some("web".into()), cpus: vec![2, 5, 6], identity: None };
         let assigned: Vec<_> = (0..5).map(|id| setup.for_worker(id).cpu.expect("a CPU")).collect();
         assert_eq!(assigned, [2, 5, 6, 2, 5]);
-        assert_eq!(WorkerSetup { cpus: vec![], identity: None }.for_worker(1).cpu, None);
+        assert_eq!(setup.for_worker(3).name.as_deref(), Some("web/3"));
+        let setup = WorkerSetup { name: None, cpus: vec![], identity: None }.for_worker(1);
+        assert_eq!(setup, ChildSetup::default());
     }
 
     #[cfg(unix)]

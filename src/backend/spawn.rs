@@ -176,7 +176,8 @@ impl FromStr for SpawnText {
         let generation = next(fields)?;
         let count = next(fields)?;
         let graceful_timeout = Duration::from_nanos(next(fields)?);
-        let setup = format!("{} {}", next::<String>(fields)?, next::<String>(fields)?).parse()?;
+        let setup =
+            format!("{} {} {}", next::<String>(fields)?, next::<String>(fields)?, next::<String>(fields)?).parse()?;
         let text = SpawnText {
             parent,
             id,
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn only_a_formatted_text_can_be_parsed() {
-        let setup = ChildSetup { cpu: Some(1), identity: None };
+        let setup = ChildSetup { cpu: Some(1), name: Some("web/2".into()), identity: None };
         let graceful_timeout = Duration::from_nanos(7);
         let text = SpawnText {
             parent: 71,

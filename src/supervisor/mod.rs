@@ -60,8 +60,8 @@ use crate::error::Result;
 use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
 use crate::policy::Config;
-use crate::setup::WorkerSetup;
-use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
+use crate::setup::{WorkerSetup, warn_of_name};
+use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 pub(crate) use finish::{Finished, run_and_exit};
 pub(crate) use observer::OnEvent;
@@ -76,6 +76,8 @@ pub(crate) enum Supervised {
 
 /// Everything that [`supervise`] needs besides the settings of the policy.
 pub(crate) struct SupervisorParts {
+    /// The name of the parent's process, if the program has set one.
+    pub name: Option<String>,
     /// Whether to create the shared memory through which workers report to the parent.
     pub with_scoreboard: bool,
     pub lock: SupervisorLock,
@@ -108,6 +110,8 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
         parts.systemd,
         callback,
     );
+    // Dropped at the end of the service, in the parent only.
+    let process_name = parts.name.and_then(name_parent);
     let mut supervisor = Supervisor::new(config, launcher, scoreboard, observers, requests, sockets, &mut descriptors);
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
@@ -124,11 +128,19 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
         }
         Ok(LoopExit::Child(worker)) => {
             mem::forget(supervisor);
+            if let Some(process_name) = process_name {
+                process_name.keep();
+            }
             let worker = enter_worker(worker);
             descriptors.release_in_child();
             Ok(Supervised::Worker(worker))
         }
     }
+}
+
+/// Names the process of the parent. If that fails, logs a warning and returns `None`.
+fn name_parent(name: String) -> Option<ProcessName> {
+    ProcessName::set(&name).map_err(|error| warn_of_name(&name, error)).ok()
 }
 
 /// Takes over the signals and creates the launcher. Not inlined, so that its stack frame is gone before the first fork:

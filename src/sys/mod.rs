@@ -66,6 +66,7 @@
 //!   child that then hangs is killed after the graceful timeout, if it has created a `StopRequest`.
 //! - `usable_cpus()`: returns the CPUs on which this thread may run.
 //! - `pin_to()`: pins this thread to one CPU.
+//! - `ProcessName` (Linux, FreeBSD): the name of this process. Setting it does nothing on other systems.
 //! - `share_port()` (Linux): lets several sockets use the same port (`SO_REUSEPORT`).
 //! - `steer()` (Linux): installs a BPF program in the kernel. For each packet, the program chooses one of the sockets
 //!   that share the port.
@@ -108,6 +109,10 @@ mod gate;
 #[cfg(not(target_os = "linux"))]
 mod no_cgroup;
 mod offer;
+#[cfg_attr(target_os = "linux", path = "unix/process_name.rs")]
+#[cfg_attr(target_os = "freebsd", path = "unix/process_title.rs")]
+#[cfg_attr(not(any(target_os = "linux", target_os = "freebsd")), path = "no_process_name.rs")]
+mod process_name;
 #[cfg_attr(target_os = "linux", path = "unix/reuseport.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "no_reuseport.rs")]
 mod reuseport;
@@ -125,6 +130,7 @@ pub(crate) use gate::Gate;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_cgroup::OomCounter;
 pub(crate) use offer::Secret;
+pub(crate) use process_name::ProcessName;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
 pub(crate) use shared::{Shared, StatusSlot};
 pub(crate) use shutdown::is_shut_down;

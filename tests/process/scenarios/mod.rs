@@ -22,6 +22,8 @@ mod limits;
 mod linux_sockets;
 mod listeners;
 #[cfg(target_os = "linux")]
+mod names;
+#[cfg(target_os = "linux")]
 mod namespaces;
 mod operations;
 mod orphans;
@@ -131,6 +133,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         linux_sockets::scenarios(),
+        #[cfg(target_os = "linux")]
+        names::scenarios(),
         #[cfg(target_os = "linux")]
         namespaces::scenarios(),
         #[cfg(target_os = "linux")]
