@@ -44,9 +44,10 @@ fn level_of(event: &Event) -> Option<Level> {
             Some(Level::Info)
         }
         Event::Restarting { reason: RestartReason::NormalExit | RestartReason::StopRequest, .. } => Some(Level::Info),
-        Event::Started { .. } | Event::Ready { .. } => Some(Level::Debug),
+        Event::Ready { .. } => Some(Level::Debug),
         Event::Listening { .. }
         | Event::Starting { .. }
+        | Event::Started { .. }
         | Event::Scaled { .. }
         | Event::RollingRestartStarted
         | Event::RollingRestartFinished
@@ -93,5 +94,13 @@ mod tests {
         for reason in [RestartReason::NormalExit, RestartReason::StopRequest] {
             assert_eq!(level_of(&restarting(Exit::Code(0), reason)), Some(Level::Info));
         }
+    }
+
+    #[test]
+    fn every_start_is_logged_at_level_info() {
+        let process = Process { id: 2, generation: 0, pid: Some(71) };
+        let event = Event::Started { process };
+        assert_eq!(level_of(&event), Some(Level::Info));
+        assert_eq!(event.to_string(), "child 2 (pid 71) started, generation 0");
     }
 }
