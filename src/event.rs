@@ -147,6 +147,14 @@ pub enum Event {
         /// The new number of workers.
         workers: usize,
     },
+    /// More workers than [`max_workers`](crate::Prefork::max_workers) were requested, for example by SIGTTIN, or no worker
+    /// at all, by SIGTTOU. If the same request is repeated within a second, the parent does not report it again.
+    ScalingLimited {
+        /// The requested number of workers.
+        asked: usize,
+        /// The allowed number of workers: `max_workers`, or 1.
+        limit: usize,
+    },
     /// A worker that SIGTTIN added could not start. Its process failed or was not ready in time, and no earlier process
     /// of this worker was ready. The parent drops the worker, and [`Event::Scaled`] follows.
     ScalingAborted {
@@ -283,6 +291,7 @@ impl Event {
             | Event::StartFailed { .. }
             | Event::Scaled { .. }
             | Event::ScalingAborted { .. }
+            | Event::ScalingLimited { .. }
             | Event::KillingAll { .. }
             | Event::RollingRestartStarted
             | Event::RollingRestartFinished
@@ -335,6 +344,12 @@ impl fmt::Display for Event {
                 write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
             }
             Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
+            Event::ScalingLimited { asked, limit } if asked > limit => {
+                write!(f, "Not scaled to {asked} processes, because max_workers is {limit}")
+            }
+            Event::ScalingLimited { asked, .. } => {
+                write!(f, "Not scaled to {asked} processes, because one worker always stays")
+            }
             Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
             Event::KillingAll { workers } => write!(f, "Second stop request, killing {workers} processes"),
             Event::RollingRestartStarted => f.write_str("Rolling restart"),

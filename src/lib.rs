@@ -334,8 +334,8 @@
 //! | TERM, INT | **Graceful stop.** The parent sends SIGTERM to all workers at once. After the [`graceful_timeout`](Prefork::graceful_timeout) (default: 30 s), it sends SIGKILL to the workers that still run. A second TERM or INT sends SIGKILL at once. |
 //! | QUIT | **Quick stop.** The parent sends SIGQUIT to all workers, and SIGKILL 2 s later. After a TERM or INT, a QUIT shortens the graceful stop in this way. A further stop request sends SIGKILL at once. |
 //! | HUP | **[Rolling restart](#rolling-restarts).** |
-//! | TTIN | **Adds a worker**, with the lowest free id. Has no effect if there are already [`max_workers`](Prefork::max_workers) workers. |
-//! | TTOU | **Removes the worker** with the highest id: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed. |
+//! | TTIN | **Adds a worker**, with the lowest free id. If there are already [`max_workers`](Prefork::max_workers) workers, the parent only logs a warning. |
+//! | TTOU | **Removes the worker** with the highest id: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed: the parent only logs a warning. |
 //! | USR1 | **Sent on** to all workers, for example to make them reopen their logs. USR1 kills a worker that has no handler for it. |
 //! | CHLD | **Reaps** the workers that have exited. The parent does not reap other children of the process. Exception: if the parent is pid 1 or a subreaper (prctl(2)) and the workers are processes, it also reaps all other children, such as orphaned processes, [about a second after they have exited](guide::containers#zombies). |
 //!

@@ -234,9 +234,9 @@ impl Prefork {
         self
     }
 
-    /// Sets the largest number of workers. SIGTTIN adds a worker only while there are fewer than `max` workers. So
-    /// every [`Worker::id`] is less than `max`. `max` must be at least the number of [`workers`](Prefork::workers).
-    /// Default: no limit.
+    /// Sets the largest number of workers. SIGTTIN adds a worker only while there are fewer than `max` workers, and the
+    /// parent [reports](Event::ScalingLimited) a request for more. So every [`Worker::id`] is less than `max`. `max` must
+    /// be at least the number of [`workers`](Prefork::workers). Default: no limit.
     pub fn max_workers(mut self, max: usize) -> Prefork {
         self.config.max_workers = max;
         self

@@ -48,6 +48,7 @@ use deadlines::DeadlineQueue;
 pub(crate) use exit::ExitedProcess;
 pub(crate) use request::{PendingRequests, Request};
 use rolling_restart::RollingRestart;
+use scale::ScalingLimited;
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
 use stop::Stop;
 
@@ -124,6 +125,8 @@ pub(crate) struct Policy {
     /// is copied for each worker (copy-on-write).
     first_starts: Range<usize>,
     requests: PendingRequests,
+    /// The last reported request for too many or too few workers.
+    scaling_limited: Option<ScalingLimited>,
     actions: ActionQueue,
 }
 
@@ -144,6 +147,7 @@ impl Policy {
             begun: now,
             first_starts: 0..config.workers,
             requests: PendingRequests::default(),
+            scaling_limited: None,
             config,
             actions,
         }

@@ -3,11 +3,22 @@
 //! A worker with its own sockets is removed in two steps. First it gets no new connections, but serves those that
 //! already wait in its queue. Once the queue is empty, the parent asks the worker to stop.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Policy;
 use super::slot::Slot;
 use crate::event::Event;
+
+/// The time during which an equal request for too many or too few workers is not reported again, so that a process that
+/// sends signals in a loop does not fill the log.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A request for more or fewer workers than allowed, which was reported.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScalingLimited {
+    asked: usize,
+    at: Instant,
+}
 
 impl Policy {
     /// Returns the ids of the workers whose own sockets should get new connections. An added worker is included once
@@ -29,21 +40,26 @@ impl Policy {
         }
     }
 
-    /// Adds one worker. Does nothing if there are already `max_workers` workers.
+    /// Adds one worker. Only reports the request if there are already `max_workers` workers.
     pub(super) fn scale_up(&mut self, now: Instant) {
         self.scale_to(now, self.wanted() + 1);
     }
 
-    /// Removes one worker. Does nothing if only one worker is left.
+    /// Removes one worker. Only reports the request if there is one worker. Does nothing if there is none, because then
+    /// the service ends.
     pub(super) fn scale_down(&mut self, now: Instant) {
-        if self.wanted() > 1 {
-            self.scale_to(now, self.wanted() - 1);
+        if let Some(workers) = self.wanted().checked_sub(1) {
+            self.scale_to(now, workers);
         }
     }
 
-    /// Adds or removes workers until there are `workers` of them, but at least one and at most `max_workers`.
-    pub(super) fn scale_to(&mut self, now: Instant, workers: usize) {
-        let workers = workers.clamp(1, self.config.max_workers);
+    /// Adds or removes workers until there are `asked` of them, but at least one and at most `max_workers`. Reports a
+    /// request for more or fewer.
+    pub(super) fn scale_to(&mut self, now: Instant, asked: usize) {
+        let workers = asked.clamp(1, self.config.max_workers);
+        if workers != asked {
+            self.report_scaling_limit(now, asked, workers);
+        }
         let before = self.wanted();
         if before == workers {
             return;
@@ -75,6 +91,16 @@ impl Policy {
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
             self.slots[id].drain(now, &self.config, &mut self.actions);
             self.deadlines.update(id, &self.slots[id]);
+        }
+    }
+
+    /// Reports a request for `asked` workers, of which only `limit` are allowed. Does not report a request that repeats
+    /// the last one within a second.
+    fn report_scaling_limit(&mut self, now: Instant, asked: usize, limit: usize) {
+        let is_repeated = |last: ScalingLimited| last.asked == asked && now < last.at + QUIET;
+        if !self.scaling_limited.is_some_and(is_repeated) {
+            self.scaling_limited = Some(ScalingLimited { asked, at: now });
+            self.actions.emit(Event::ScalingLimited { asked, limit });
         }
     }
 

@@ -64,6 +64,7 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::KillTimedOut { .. }
         | Event::KillingAll { .. }
         | Event::RecyclingRefused { .. }
+        | Event::ScalingLimited { .. }
         | Event::ListenerShutDown { restored: true, .. } => Some(Level::Warn),
         Event::RollingRestartAborted { .. }
         | Event::ScalingAborted { .. }

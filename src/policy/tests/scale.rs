@@ -255,6 +255,27 @@ fn scaling_up_stops_at_max_workers() {
 }
 
 #[test]
+fn requests_beyond_a_limit_are_reported_once_a_second() {
+    let mut sim = Sim::new(Config { max_workers: 2, ..config(2) });
+    let mut reports_of = |requests: &[Request]| {
+        sim.log.clear();
+        requests.iter().for_each(|&request| sim.request(request));
+        sim.pass(SECOND);
+        sim.log.clone()
+    };
+    let above = "Not scaled to 3 processes, because max_workers is 2";
+    let below = "Not scaled to 0 processes, because one worker always stays";
+    assert_eq!(reports_of(&[Request::ScaleUp, Request::ScaleUp]), [above]);
+    assert_eq!(reports_of(&[Request::ScaleUp]), [above], "a second has passed");
+    assert_eq!(reports_of(&[Request::ScaleUp, Request::ScaleDown]), [above, "Scaled to 1 processes"]);
+    assert_eq!(reports_of(&[Request::ScaleDown, Request::ScaleDown]), [below]);
+    assert_eq!(
+        reports_of(&[Request::ScaleDown, Request::ScaleUp, Request::ScaleUp]),
+        [below, "Scaled to 2 processes", above]
+    );
+}
+
+#[test]
 fn a_cancelled_start_starts_no_second_process() {
     let mut sim = Sim::new(config(2));
     sim.actions_per_event = 0;

@@ -1,11 +1,11 @@
 //! Operations on a running service: rolling restart, scaling, and SIGSTOP for a worker.
 
-use taskfork::Prefork;
+use taskfork::{Event, Prefork, Report};
 
 use super::stops::three_that_drain;
 use crate::Scenario;
 use crate::os::{Signal, fork_drained};
-use crate::program::{EVER, drain, fail, serve, start_count, up};
+use crate::program::{EVER, drain, fail, say, serve, start_count, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -49,6 +49,16 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.worker().id, 2);
         })
         .for_threads_too(),
+        Scenario::reporting("requests_to_scale_beyond_a_limit_are_logged", one_of_one, |daemon| {
+            daemon.worker();
+            daemon.signal(Signal::SIGTTIN);
+            daemon.wait_for("log Not scaled to 2 processes, because max_workers is 1");
+            daemon.signal(Signal::SIGTTOU);
+            daemon.wait_for("log Not scaled to 0 processes, because one worker always stays");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("event ScalingLimited 2") && daemon.said("event ScalingLimited 0"));
+        }),
         Scenario::new("a_stopped_and_continued_worker_is_left_alone", three_that_drain, |daemon| {
             let workers = daemon.workers(3);
             crate::daemon::kill(workers[0].pid, Signal::SIGSTOP);
@@ -62,6 +72,19 @@ pub fn scenarios() -> Vec<Scenario> {
 
 fn two_that_drain() {
     fork_drained(2, || ());
+}
+
+fn one_of_one() -> Report {
+    let service = Prefork::new().workers(1).max_workers(1).on_event(|event, _| {
+        if let Event::ScalingLimited { asked, .. } = event {
+            say(&format!("event ScalingLimited {asked}"));
+        }
+    });
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    })
 }
 
 /// The second process of the worker fails before it is ready. The ready timeout never expires, so only the failure can
