@@ -70,7 +70,8 @@ pub enum Event {
         restarting: bool,
     },
     /// A worker thread has returned an error or panicked. [`Event::Exited`] follows. The parent does not report this
-    /// event for worker processes, because they log their failures themselves.
+    /// event for worker processes, because they log their failures themselves, or [print](crate#messages) them if there
+    /// is no logger.
     Failed {
         /// The worker thread.
         process: Process,
@@ -147,8 +148,8 @@ pub enum Event {
         /// The new number of workers.
         workers: usize,
     },
-    /// More workers than [`max_workers`](crate::Prefork::max_workers) were requested, for example by SIGTTIN, or no worker
-    /// at all, by SIGTTOU. If the same request is repeated within a second, the parent does not report it again.
+    /// More workers than [`max_workers`](crate::Prefork::max_workers) were requested, for example by SIGTTIN, or no
+    /// worker at all, by SIGTTOU. If the same request is repeated within a second, the parent does not report it again.
     ScalingLimited {
         /// The requested number of workers.
         asked: usize,

@@ -230,8 +230,8 @@
 //!
 //! A new forked worker takes these steps, in this order, before any code of the program runs in it:
 //!
-//! 1. The worker names its process, if [`Prefork::name`] is set, and pins itself to its CPU, if [`Prefork::pin_cpus`] is
-//!    set.
+//! 1. The worker names its process, if [`Prefork::name`] is set, and pins itself to its CPU, if [`Prefork::pin_cpus`]
+//!    is set.
 //! 2. The worker changes its supplementary groups, its group and its user. If it could still change back to its old
 //!    user, it logs an error and exits with status 1.
 //! 3. The worker arranges that it gets SIGTERM when the parent ends. Then it stores its id and reseeds its random
@@ -384,6 +384,38 @@
 //!
 //! A parent with spawned workers or worker threads may have other threads, which do not block the signals. So this
 //! parent installs a signal handler, which records the signal and wakes the parent.
+//!
+//! # Messages
+//!
+//! The parent writes a line to the log for each [`Event`], with the crate [log](https://docs.rs/log) and the target
+//! `taskfork`. The program chooses the logger and installs it before the call.
+//!
+//! | level | lines |
+//! |---|---|
+//! | error | The service stops because of a failure. A rolling restart, a replacement or an added worker has failed. |
+//! | warn | A worker has failed or has exceeded a timeout. A request has no effect. |
+//! | info | Each start, with the pid: `child 2 (pid 71) started, generation 0`. Normal exits, stops, scaling, rolling restarts, listeners. |
+//! | debug | A process is ready. |
+//!
+//! Worker processes log their own failures: for example, the error that the closure of [`run`](Prefork::run) has
+//! returned.
+//!
+//! **If no logger takes errors** of this target, these lines go to standard error instead, and begin with `taskfork:`.
+//! So a failed start never shows only an exit status:
+//!
+//! ```text
+//! taskfork: worker 0: cannot connect: Connection refused (os error 111)
+//! taskfork: failed to start: child 0 (pid 71) exited with status 1
+//! ```
+//!
+//! - The first line is the failure of a worker that `run` or [`run_threads`](Prefork::run_threads) has started, or
+//!   whose user could not be changed.
+//! - The second line is the reason why the service has failed, if the call returns a [`Report`]. If the service ends
+//!   normally, nothing is printed.
+//! - If the call returns an [`Error`], the crate neither logs nor prints it, because the program gets it. If `main`
+//!   returns the error, Rust prints it.
+//!
+//! With [`Prefork::name`], tools such as ps(1) show which process is the parent, and which worker each process serves.
 //!
 //! # Windows
 //!
@@ -538,6 +570,7 @@ mod backend;
 mod error;
 mod event;
 mod exit;
+mod failure;
 pub mod guide;
 mod handle;
 mod listener;

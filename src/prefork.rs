@@ -196,13 +196,13 @@ impl Prefork {
         }
     }
 
-    /// Sets the name of the service, and names its processes: the parent is `web`, and worker 3 is `web/3`. Default: the
-    /// processes keep the names that they have, which is the name of the program's file.
+    /// Sets the name of the service, and names its processes: the parent is `web`, and worker 3 is `web/3`. Default:
+    /// the processes keep the names that they have, which is the name of the program's file.
     ///
-    /// On Linux this is the name of the main thread (`PR_SET_NAME`, prctl(2)). Each process of a worker has the worker's
-    /// name, from its start on. A [spawned](Backend::Spawn) worker has the name from the call on. When the service has
-    /// ended, the parent has its previous name again. Worker [threads](Prefork::run_threads) keep their own names, such
-    /// as `worker-3.0`.
+    /// On Linux this is the name of the main thread (`PR_SET_NAME`, prctl(2)). Each process of a worker has the
+    /// worker's name, from its start on. A [spawned](Backend::Spawn) worker has the name from the call on. When the
+    /// service has ended, the parent has its previous name again. Worker [threads](Prefork::run_threads) keep their own
+    /// names, such as `worker-3.0`.
     ///
     /// | tool | shows the name |
     /// |---|---|
@@ -216,11 +216,11 @@ impl Prefork {
     /// `payment-service/12` becomes `ment-service/12`. A thread that a process starts inherits the name of the thread
     /// that has started it, unless the program names it.
     ///
-    /// On FreeBSD the name replaces the arguments in the output of ps(1) and top(1) (setproctitle(3)), and is not cut. On
-    /// macOS and Windows the name has no effect on the processes.
+    /// On FreeBSD the name replaces the arguments in the output of ps(1) and top(1) (setproctitle(3)), and is not cut.
+    /// On macOS and Windows the name has no effect on the processes.
     ///
-    /// An empty name, and a name with `/` or a control character, is an error of [`start`](Prefork::start). If the system
-    /// refuses the name, the process logs a warning and keeps its old name.
+    /// An empty name, and a name with `/` or a control character, is an error of [`start`](Prefork::start). If the
+    /// system refuses the name, the process logs a warning and keeps its old name.
     pub fn name(mut self, name: impl Into<String>) -> Prefork {
         self.setup.name = Some(name.into());
         self
@@ -235,8 +235,8 @@ impl Prefork {
     }
 
     /// Sets the largest number of workers. SIGTTIN adds a worker only while there are fewer than `max` workers, and the
-    /// parent [reports](Event::ScalingLimited) a request for more. So every [`Worker::id`] is less than `max`. `max` must
-    /// be at least the number of [`workers`](Prefork::workers). Default: no limit.
+    /// parent [reports](Event::ScalingLimited) a request for more. So every [`Worker::id`] is less than `max`. `max`
+    /// must be at least the number of [`workers`](Prefork::workers). Default: no limit.
     pub fn max_workers(mut self, max: usize) -> Prefork {
         self.config.max_workers = max;
         self
@@ -654,7 +654,7 @@ impl Prefork {
     /// | `work` | exit status |
     /// |---|---|
     /// | returns `Ok` | 0 |
-    /// | returns an error | 1. The error is logged, with its sources. |
+    /// | returns an error | 1. The error is [logged](crate#messages), with its sources, or printed if there is no logger. |
     /// | panics | 101. The panic is printed as usual. |
     ///
     /// `work` may borrow local variables of the caller. Values that `work` owns are dropped when it returns.

@@ -10,6 +10,9 @@ use crate::exit::{Exit, Process};
 ///
 /// `main` can return a `Report`. Then the exit status of the program is 0 on [success](Report::is_success), 3 if
 /// [startup failed](Reason::StartupFailed), and 1 otherwise.
+///
+/// If the service has failed, the parent has logged the reason, or has [printed](crate#messages) it if there is no
+/// logger.
 #[derive(Clone, Debug)]
 pub struct Report {
     reason: Reason,

@@ -1,5 +1,5 @@
-//! The name, the CPU, the user and the groups of workers. The parent checks these settings before it starts the workers, and each
-//! worker applies them to itself.
+//! The name, the CPU, the user and the groups of workers. The parent checks these settings before it starts the
+//! workers, and each worker applies them to itself.
 //!
 //! If a worker cannot apply a setting, this module logs the error in the worker, because the parent sees only the
 //! worker's exit status.
@@ -13,6 +13,7 @@ use log::{Level, log};
 #[cfg(unix)]
 use crate::accounts::{Account, find_group, find_user};
 use crate::error::{Error, Result};
+use crate::failure;
 use crate::sys::{self, CallError, Identity, ProcessName, WorkerKind};
 #[cfg(unix)]
 use crate::sys::{IdentityPart, IdentityRefusal};
@@ -196,7 +197,7 @@ impl ChildSetup {
             Ok(None) => {}
             Ok(Some(remains)) => log!(target: "taskfork", Level::Warn, "worker {id}: {remains}"),
             Err(error) => {
-                log!(target: "taskfork", Level::Error, "{:?}", Error::from(error).starting(id));
+                failure::report(&format_args!("{:?}", Error::from(error).starting(id)));
                 log::logger().flush();
                 sys::exit_now(1);
             }

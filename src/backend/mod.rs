@@ -96,8 +96,10 @@ pub(crate) struct ChildExit {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     Exited,
-    /// A thread has returned an error or panicked. The string is the message of the error or of the panic.
+    /// A thread has returned an error. The string is the message of the error.
     Failed(String),
+    /// A thread has panicked. The string is the message of the panic.
+    Panicked(String),
     /// A thread did not return in time. The supervisor counts the thread as exited, although it still runs.
     Stale,
     /// A thread has returned after it was reported as [`Stale`](ExitCause::Stale).

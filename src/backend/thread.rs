@@ -125,7 +125,7 @@ impl Launcher for Thread {
             let (exit, cause) = match returned {
                 Return::Normal => (Exit::Code(0), ExitCause::Exited),
                 Return::Error(message) => (Exit::Code(1), ExitCause::Failed(message)),
-                Return::Panic(message) => (Exit::Code(101), ExitCause::Failed(format!("panicked: {message}"))),
+                Return::Panic(message) => (Exit::Code(101), ExitCause::Panicked(message)),
             };
             if let Some(thread) = take(&mut self.running, process) {
                 let lease = Some(join(thread));

@@ -23,6 +23,7 @@ use crate::backend::{ChildExit, ExitCause, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
+use crate::failure;
 use crate::handle::HandleReceiver;
 use crate::listener::{Listeners, ShutDown, Sockets};
 use crate::policy::{Action, Config, ExitedProcess, Outcome, Policy, Request, WorkerSignal};
@@ -377,7 +378,15 @@ impl<'a> Supervisor<'a> {
             self.handle_message(message);
         }
         match cause {
-            ExitCause::Failed(message) => self.emit(&Event::Failed { process, message }),
+            ExitCause::Failed(message) => {
+                let event = Event::Failed { process, message };
+                self.emit(&event);
+                failure::report_unless_logged(Level::Warn, &event);
+            }
+            // The panic hook has printed the panic already.
+            ExitCause::Panicked(message) => {
+                self.emit(&Event::Failed { process, message: format!("panicked: {message}") });
+            }
             ExitCause::Stale => {
                 self.stale.push(process);
                 if process.is_thread() {

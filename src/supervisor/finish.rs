@@ -7,9 +7,9 @@ use std::{mem, process};
 use log::Level;
 
 use super::descriptors::Descriptors;
-use super::log::write;
 use crate::error::{Error, Result, WithSources};
 use crate::exit::Process;
+use crate::failure;
 use crate::policy::Outcome;
 use crate::report::{Reason, Report, WorkerReport};
 use crate::worker::{WorkResult, Worker};
@@ -39,15 +39,38 @@ impl Finished {
     }
 
     /// Returns the report, and restores the program's signal handling. If the service was stopped, drops the pending
-    /// stop requests, because they are fulfilled.
+    /// stop requests, because they are fulfilled. If the service has failed, and the log does not have the reason,
+    /// writes the reason to standard error. Does not do so if this method returns an error, because the program gets
+    /// the error, and Rust prints it if `main` returns it.
     pub fn report(self) -> Result<Report> {
         let reason = match self.end {
             Ok(reason) => reason,
             Err(error) => return Err(self.descriptors.close_after(error)),
         };
         let has_stopped = matches!(reason, Reason::Stopped | Reason::StoppedByWorker { .. });
-        self.descriptors.close(has_stopped)?;
-        Ok(Report::new(reason, self.workers).with_stale(self.stale))
+        let closed = self.descriptors.close(has_stopped);
+        let report = Report::new(reason, self.workers).with_stale(self.stale);
+        // Only now, because the program's signal handling applies again if the write blocks.
+        report_reason(&report);
+        closed.map(|()| report)
+    }
+}
+
+/// Reports why the service has failed, unless the log has the reason already.
+fn report_reason(report: &Report) {
+    match report.reason() {
+        _ if report.is_success() => {}
+        reason @ (Reason::StartupFailed { .. } | Reason::RestartLimitReached { .. }) => {
+            failure::report_unless_logged(Level::Error, reason);
+        }
+        reason => {
+            let mut failed = report.workers().iter().filter(|worker| worker.failed);
+            let Some((id, exit)) = failed.next().and_then(|first| Some((first.id(), first.exit()?))) else { return };
+            let more = failed.count();
+            let others = if more == 0 { String::new() } else { format!(", and {more} more failed") };
+            // Each exit was logged as a warning.
+            failure::report_unless_logged(Level::Warn, &format_args!("{reason}, but worker {id} {exit}{others}"));
+        }
     }
 }
 
@@ -58,7 +81,7 @@ pub(crate) fn run_and_exit(worker: Worker, work: impl FnOnce(Worker) -> WorkResu
     let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
         Ok(()) => 0,
         Err(error) => {
-            write(Level::Error, &format_args!("worker {id}: {}", WithSources(&*error)));
+            failure::report(&format_args!("worker {id}: {}", WithSources(&*error)));
             ::log::logger().flush();
             // Does not drop the error, because a panic in its destructor would change the exit status.
             mem::forget(error);

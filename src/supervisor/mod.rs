@@ -46,17 +46,15 @@ mod systemd;
 use std::mem;
 use std::time::Duration;
 
-use ::log::Level;
-
 use self::descriptors::Descriptors;
 use self::event_loop::{LoopExit, Supervisor};
 pub(crate) use self::log::warn_of_wait;
-use self::log::write;
 use self::observer::{Callback, Observers};
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{Launcher, Spawn, Thread, Work};
 use crate::error::Result;
+use crate::failure;
 use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
 use crate::policy::Config;
@@ -179,7 +177,7 @@ fn open(
 #[inline]
 pub(crate) fn enter_worker(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(worker.id()) {
-        write(Level::Error, &format_args!("{error:?}"));
+        failure::report(&format_args!("{error:?}"));
         ::log::logger().flush();
         sys::exit_now(1);
     }

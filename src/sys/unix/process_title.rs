@@ -1,4 +1,5 @@
-//! The name of this process on FreeBSD: the title that ps(1) and top(1) show instead of the arguments (setproctitle(3)).
+//! The name of this process on FreeBSD: the title that ps(1) and top(1) show instead of the arguments
+//! (setproctitle(3)).
 //!
 //! # Safety
 //!

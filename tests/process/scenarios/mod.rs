@@ -22,6 +22,8 @@ mod limits;
 mod linux_sockets;
 mod listeners;
 #[cfg(target_os = "linux")]
+mod messages;
+#[cfg(target_os = "linux")]
 mod names;
 #[cfg(target_os = "linux")]
 mod namespaces;
@@ -133,6 +135,8 @@ pub fn all() -> Vec<Scenario> {
         limits::scenarios(),
         #[cfg(target_os = "linux")]
         linux_sockets::scenarios(),
+        #[cfg(target_os = "linux")]
+        messages::scenarios(),
         #[cfg(target_os = "linux")]
         names::scenarios(),
         #[cfg(target_os = "linux")]
