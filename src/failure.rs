@@ -22,7 +22,8 @@ pub(crate) fn report_unless_logged(level: Level, failure: &dyn fmt::Display) {
     }
 }
 
-fn is_logged(level: Level) -> bool {
+/// Returns whether a logger takes lines of this level from this crate.
+pub(crate) fn is_logged(level: Level) -> bool {
     log_enabled!(target: "taskfork", level)
 }
 

@@ -280,7 +280,9 @@
 //! - *Connections*, for example to a database, and *open files with a position* are shared by all workers. Open them in
 //!   the worker.
 //! - *epoll(7) descriptors*, and pipes that signal handlers write to, are shared with the parent. So an async runtime
-//!   that was created before the call does not work in a worker.
+//!   that was created before the call does not work in a worker. If an epoll(7) descriptor is open at the call, the
+//!   parent logs a warning with its number (Linux). A runtime that the program has dropped before the call is no
+//!   problem.
 //! - *Memory that is shared with the kernel or another process*, such as an io_uring, stays shared after the fork. The
 //!   Rust type of a value does not show that its memory is shared. Create such memory in the worker.
 //! - *Page tables* are copied by every fork. On the machine of the benchmarks, a fork takes 0.13 to 0.25 ms if the

@@ -4,9 +4,18 @@
 use std::thread;
 use std::time::Duration;
 
+#[cfg(unix)]
+use ::log::Level;
+
+#[cfg(unix)]
+use super::log;
 use super::poller::{PollSource, Poller, Waited};
 use crate::error::{Error, Result};
+#[cfg(unix)]
+use crate::failure;
 use crate::scoreboard::Scoreboard;
+#[cfg(unix)]
+use crate::sys::OpenEpoll;
 use crate::sys::{
     Drained, ExitNotifier, OomCounter, SignalInfo, Signals, StandardFds, SupervisorLock, WakeReceiver, WorkerKind,
 };
@@ -42,6 +51,25 @@ impl Descriptors {
             signals,
             _standard_fds: standard_fds,
         })
+    }
+
+    /// Logs a warning if the program has opened an epoll instance, because forked workers share it. For example, an
+    /// async runtime with a single thread contains one. Does not search if warnings are not logged.
+    #[cfg(unix)]
+    pub fn warn_of_epolls(&self) {
+        if !failure::is_logged(Level::Warn) {
+            return;
+        }
+        for OpenEpoll { fd, may_be_inherited } in self.poller.epolls_of_program() {
+            let origin = if may_be_inherited { " (or this program has inherited it)" } else { "" };
+            log::write(
+                Level::Warn,
+                &format_args!(
+                    "descriptor {fd} is an epoll instance that was made before the call{origin}, and all workers share \
+                     it; a worker that uses it fails at random, so create an async runtime in the worker"
+                ),
+            );
+        }
     }
 
     pub fn open_scoreboard(&mut self, workers: usize, kind: WorkerKind) -> Result<Scoreboard> {

@@ -157,7 +157,9 @@ fn open(
         (WorkerKind::Fork, _) => {
             let fork = Fork::new(setup, graceful_timeout)?;
             worker::prepare()?;
-            Ok((Box::new(fork), Descriptors::open(lock, kind, standard_fds)?))
+            let descriptors = Descriptors::open(lock, kind, standard_fds)?;
+            descriptors.warn_of_epolls();
+            Ok((Box::new(fork), descriptors))
         }
         (WorkerKind::Thread, Some(work)) => {
             Ok((Box::new(Thread::new(work, setup)), Descriptors::open(lock, kind, standard_fds)?))

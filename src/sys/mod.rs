@@ -87,6 +87,8 @@
 //! - `check_identity()` (Unix): returns an `IdentityRefusal` if workers cannot change to this user and these groups. The
 //!   parent calls it before it starts a worker.
 //! - `groups_of()` (Unix): returns the groups of a user.
+//! - `other_epolls()` (Unix): returns the epoll instances that this process has open, except one. Returns none on other
+//!   systems than Linux.
 //! - `exit_now()`: ends this process. On Unix, no more code of the program runs. A worker calls this, for example, when
 //!   the change of its user has failed halfway.
 //! - `OomCounter` (Linux): counts the processes in this cgroup that the kernel has killed because memory ran out.

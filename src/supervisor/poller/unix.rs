@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::{PollSource, Waited};
 use crate::error::Result;
-use crate::sys::{CallError, POLL_CALLS};
+use crate::sys::{self, CallError, OpenEpoll, POLL_CALLS};
 
 #[derive(Debug)]
 pub(crate) struct Poller {
@@ -27,6 +27,11 @@ impl Poller {
         let fd = waited_for.as_fd().as_raw_fd();
         let registered = self.poll.registry().register(&mut SourceFd(&fd), token(source), Interest::READABLE);
         registered.map_err(|error| CallError::new(POLL_CALLS.add, error).into())
+    }
+
+    /// Returns the epoll instances that the program has opened.
+    pub fn epolls_of_program(&self) -> Vec<OpenEpoll> {
+        sys::other_epolls(self.poll.as_raw_fd())
     }
 
     /// Waits until a source is ready, but at most for `timeout`. Without a timeout, waits without a limit.

@@ -8,6 +8,9 @@ mod cgroup;
 mod descriptor;
 mod directory;
 mod doorbell;
+#[cfg_attr(target_os = "linux", path = "epoll.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "no_epoll.rs")]
+mod epoll;
 mod fork;
 mod guarded_socket;
 mod identity;
@@ -38,6 +41,7 @@ pub(crate) use cgroup::OomCounter;
 pub(crate) use descriptor::StandardFds;
 pub(crate) use directory::{Directory, FileHandle, FileStatus, limit_future_mode};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
+pub(crate) use epoll::{OpenEpoll, other_epolls};
 pub(crate) use fork::{ChildPanicGuard, Forked, exit_now, flush_output, fork};
 pub(crate) use identity::{
     IdentityPart, IdentityRefusal, check_identity, drop_privileges, groups_of, may_change_identity, own_identity,

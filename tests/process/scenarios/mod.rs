@@ -9,6 +9,8 @@ mod deadlines;
 mod descriptors;
 mod ends;
 #[cfg(target_os = "linux")]
+mod epolls;
+#[cfg(target_os = "linux")]
 mod floods;
 #[cfg(unix)]
 mod forks;
@@ -127,6 +129,8 @@ pub fn all() -> Vec<Scenario> {
         blocked::scenarios(),
         #[cfg(target_os = "linux")]
         deadlines::scenarios(),
+        #[cfg(target_os = "linux")]
+        epolls::scenarios(),
         #[cfg(target_os = "linux")]
         floods::scenarios(),
         #[cfg(target_os = "linux")]
