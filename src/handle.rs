@@ -49,6 +49,29 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Sets the number of workers. The parent adds workers under the lowest free ids, or removes those with the highest
+    /// ids. With [its own socket](crate::ListenConfig::per_worker), a removed worker first serves the connections that
+    /// wait there, as after SIGTTOU. The parent reports [`Event::Scaled`](crate::Event::Scaled).
+    ///
+    /// The parent limits the number to at least 1, and at most
+    /// [`max_workers`](crate::Prefork::max_workers) and the number of processes that the system allows. Of several calls,
+    /// the last one counts.
+    pub fn scale(&self, workers: usize) {
+        self.inbox.add(Request::Scale(workers));
+    }
+
+    /// Requests the replacement of the process of worker `id`. The parent starts the new process first, and requests a
+    /// stop of the old process when the new one is ready. The replacement does not count as a restart. The parent reports
+    /// [`Event::Recycling`](crate::Event::Recycling).
+    ///
+    /// If the replacement fails, the old process goes on, and the parent reports
+    /// [`Event::RecyclingAborted`](crate::Event::RecyclingAborted). If the next process of the worker is about to start,
+    /// the call has no effect. If there is no worker `id`, the parent logs a warning and reports
+    /// [`Event::RecyclingRefused`](crate::Event::RecyclingRefused).
+    pub fn replace(&self, id: usize) {
+        self.inbox.add(Request::Replace(id));
+    }
+
     /// Requests a rolling restart, as SIGHUP to the parent does: the parent replaces the processes of all workers, one
     /// worker after the other. A request during a rolling restart leads to one more rolling restart after it.
     pub fn roll(&self) {
@@ -156,12 +179,18 @@ mod tests {
         let receiver = HandleReceiver::new(Arc::new(waker));
         let handle = receiver.handle();
         assert!(!receiver.has_requests());
-        for _ in 0..1000 {
+        for n in 0..1000 {
             handle.roll();
+            handle.scale(n);
+            handle.replace(n % 2);
             handle.clone().stop();
         }
         assert!(receiver.has_requests());
-        assert_eq!(receiver.take(), [Request::Roll, Request::Stop]);
+        let taken = receiver.take();
+        assert_eq!(
+            taken,
+            [Request::Roll, Request::Stop, Request::Scale(999), Request::Replace(0), Request::Replace(1)]
+        );
         assert!(!receiver.has_requests());
         assert_eq!(receiver.take(), []);
         handle.roll();

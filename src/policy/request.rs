@@ -12,7 +12,6 @@ pub(crate) enum Request {
     ScaleUp,
     ScaleDown,
     /// Run this number of workers.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the handle in the parent will make this request"))]
     Scale(usize),
     /// Replace the process of the worker with this id.
     Replace(usize),

@@ -20,6 +20,25 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("report: stopped"), "{}", daemon.transcript());
             assert!(!daemon.said("killing"), "further calls of stop() kill no worker:\n{}", daemon.transcript());
         }),
+        Scenario::reporting("handle_scales_to_a_number_from_on_event", scales_up_and_down, |daemon| {
+            daemon.ends_with(0);
+            for line in ["log Scaled to 7 processes", "log Scaled to 1 processes", "log Scaled to 8 processes"] {
+                assert_eq!(daemon.count(line), 1, "{line}:\n{}", daemon.transcript());
+            }
+            assert_eq!(daemon.count("up "), 14, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("handle_replaces_one_worker_new_process_first", replaces_one, |daemon| {
+            let old = daemon.workers(3);
+            let new = daemon.worker();
+            assert_eq!(new.id, 1);
+            daemon.ends_with(0);
+            let replacing = format!("log {} was requested to be replaced, replacing it", old[1]);
+            assert_eq!(daemon.count(&replacing), 1, "{}", daemon.transcript());
+            assert!(daemon.said_before(&format!("log {new} is ready"), "drained 1"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Child 7 is not replaced, because there is no such worker"), 1);
+            assert_eq!(daemon.count("up "), 4, "{}", daemon.transcript());
+            assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
+        }),
         Scenario::reporting("one_sigterm_after_handle_stop_kills_no_worker", stops_slowly, |daemon| {
             daemon.worker();
             daemon.wait_for("log Stopping 1 processes");
@@ -34,7 +53,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.workers(2);
             daemon.ends_with(0);
             assert_eq!(daemon.count("log Rolling restart done"), 1, "{}", daemon.transcript());
-            assert_eq!(daemon.count("drained "), 4, "{}", daemon.transcript());
+            assert!(daemon.said("log Scaled to 3 processes"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 5, "{}", daemon.transcript());
             assert!(daemon.said("after the end: Handle"), "{}", daemon.transcript());
         })
         .for_parents_with_threads(),
@@ -50,7 +70,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(!daemon.said("Rolling"), "{}", daemon.transcript());
+            assert!(!daemon.said("Rolling") && !daemon.said("replaced"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Scaled to"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("log Stopping 2 processes"), 1, "{}", daemon.transcript());
         }),
         Scenario::reporting("handle_of_an_ended_service_does_not_stop_the_next", outlives_its_service, |daemon| {
@@ -91,6 +112,45 @@ fn rolls_and_stops() -> Report {
     }))
 }
 
+/// Scales from 2 workers to 7, to 1, and to the maximum of 8. Then stops the service. Of several calls, the last one
+/// counts.
+fn scales_up_and_down() -> Report {
+    let mut ready = 0;
+    let mut exited = 0;
+    serve_ready(Prefork::new().workers(2).max_workers(8).on_event(move |event, handle| {
+        ready += usize::from(matches!(event, Event::Ready { .. }));
+        exited += usize::from(matches!(event, Event::Exited { .. }));
+        match event {
+            Event::Ready { .. } if ready == 2 => {
+                (0..=7).for_each(|workers| handle.scale(workers));
+            }
+            Event::Ready { .. } if ready == 7 => handle.scale(0),
+            Event::Exited { .. } if exited == 6 => handle.scale(usize::MAX),
+            Event::Ready { .. } if ready == 14 => handle.stop(),
+            _ => {}
+        }
+    }))
+}
+
+fn replaces_one() -> Report {
+    let mut ready = 0;
+    let service = Prefork::new().workers(3).max_restarts(0).on_event(move |event, handle| {
+        ready += usize::from(matches!(event, Event::Ready { .. }));
+        match event {
+            Event::Ready { .. } if ready == 3 => {
+                handle.replace(1);
+                handle.replace(1);
+                handle.replace(7);
+            }
+            Event::Exited { process, .. } if (process.id, process.generation) == (1, 0) => handle.stop(),
+            _ => {}
+        }
+    });
+    let report = serve_ready(service);
+    say(&format!("in all: {} restarts", report.restarts()));
+    report
+}
+
 /// The worker exits only after the test has created the file.
 fn stops_slowly() -> Report {
     let service = Prefork::new().workers(1).ready_timeout(EVER).on_event(|event, handle| {
@@ -116,20 +176,23 @@ fn wait_for_file() {
 /// Sends a handle to another thread, which uses it when the parent waits for events without a deadline.
 fn controlled_by_a_thread() -> Report {
     let (sender, receiver) = mpsc::channel::<Handle>();
-    let (rolled, has_rolled) = mpsc::channel();
+    let (done, is_done) = mpsc::channel();
     let controller = thread::spawn(move || {
         let Ok(handle) = receiver.recv() else { return };
         wait_for_file();
         handle.roll();
-        let _ = has_rolled.recv();
+        let _ = is_done.recv();
+        handle.scale(3);
+        let _ = is_done.recv();
         handle.stop();
-        while has_rolled.recv().is_ok() {}
+        while is_done.recv().is_ok() {}
         handle.stop();
         say(&format!("after the end: {handle:?}"));
     });
     let report = serve_ready(Prefork::new().workers(2).on_event(move |event, handle| match event {
         Event::Starting { .. } => sender.send(handle.clone()).expect("the thread"),
-        Event::RollingRestartFinished => rolled.send(()).expect("the thread"),
+        Event::RollingRestartFinished => done.send(()).expect("the thread"),
+        Event::Ready { process } if process.id == 2 => done.send(()).expect("the thread"),
         _ => {}
     }));
     controller.join().expect("the thread");
@@ -163,6 +226,8 @@ fn used_by_a_worker() {
             let handle = HANDLE.get().expect("a copy of the parent's handle").clone();
             for _ in 0..10_000 {
                 handle.roll();
+                handle.scale(3);
+                handle.replace(0);
                 handle.stop();
             }
             say("called");
