@@ -237,6 +237,9 @@ pub enum RestartReason {
     /// The process exited with status 0 after a stop request that neither the parent nor the terminal made, for example
     /// by kill(1) with the pid of the worker. The restart does not count.
     StopRequest,
+    /// The process exited with status 0 after it had called [`Worker::retire`](crate::Worker::retire) and before the
+    /// parent had started its replacement. The restart does not count.
+    Retired,
 }
 
 impl RestartReason {
@@ -252,9 +255,9 @@ impl RestartReason {
 pub enum RecycleReason {
     /// The process has reached its maximum lifetime ([`Prefork::max_lifetime`](crate::Prefork::max_lifetime)).
     Lifetime,
-    /// The process has requested its own replacement.
+    /// The process has requested its own replacement ([`Worker::retire`](crate::Worker::retire)).
     Retired,
-    /// The program has requested the replacement of this worker in the parent.
+    /// The program has requested the replacement of this worker ([`Handle::replace`](crate::Handle::replace)).
     Requested,
 }
 
@@ -328,6 +331,7 @@ impl fmt::Display for Event {
                 write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))?;
                 f.write_str(match reason {
                     RestartReason::StopRequest => " after a stop request from another process, restarting",
+                    RestartReason::Retired => " after it had retired, restarting",
                     RestartReason::Failure | RestartReason::NormalExit => ", restarting",
                 })?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }

@@ -13,8 +13,8 @@ use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver, WorkerKind};
 
-/// The indexes of the words in a slot. A worker sets the words `READY` and `STOP_ALL` at most once each, and then wakes
-/// the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
+/// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL` and `RETIRE` at most once each, and
+/// then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
 const READY: usize = 0;
 const STOP_ALL: usize = 1;
 const BEAT: usize = 2;
@@ -22,6 +22,7 @@ const BEAT: usize = 2;
 const TOKEN: usize = 4;
 /// Set when a spawned worker's call has recognized it. The parent reads this word only after the process has exited.
 const REACHED: usize = 3;
+const RETIRE: usize = 6;
 /// Set when the process has got a stop request that neither the parent nor the terminal made. The parent reads this
 /// word only after the process has exited.
 const STOP_NOTED: usize = 5;
@@ -31,7 +32,14 @@ const STOP_NOTED: usize = 5;
 pub(crate) enum WorkerMessage {
     Ready(Process),
     StopAll(Process),
+    Retire(Process),
 }
+
+/// The number of kinds of messages.
+const MESSAGES: usize = 3;
+
+/// The messages of one process that the parent has not read before.
+type NewMessages = [Option<WorkerMessage>; MESSAGES];
 
 /// The parts that give a worker thread or a spawned worker access to its slot: the shared memory, the index of the slot
 /// in this memory, and the waker.
@@ -73,8 +81,8 @@ struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Occupant {
     process: Process,
-    /// Whether the parent has already read the message in the word `READY`, and in the word `STOP_ALL`.
-    seen: [bool; BEAT],
+    /// For each of the words `READY`, `STOP_ALL` and `RETIRE`, whether the parent has already read the message in it.
+    seen: [bool; MESSAGES],
     token: u32,
 }
 
@@ -99,7 +107,7 @@ pub(crate) struct StatusWriter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LastMessages {
     /// The messages that the parent had not read before.
-    pub unread: [Option<WorkerMessage>; BEAT],
+    pub unread: NewMessages,
     /// Whether the process had called [`StatusWriter::note_stop`].
     pub stop_noted: bool,
 }
@@ -147,7 +155,7 @@ impl Scoreboard {
         if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
-        for word in [READY, STOP_ALL, BEAT, REACHED, STOP_NOTED] {
+        for word in [READY, STOP_ALL, BEAT, REACHED, STOP_NOTED, RETIRE] {
             self.word(slot, word).store(0, Ordering::Relaxed);
         }
         // Zero is no token. After 2^32 starts the tokens begin again.
@@ -158,7 +166,7 @@ impl Scoreboard {
 
     /// Records that `process` uses `slot`, which must be the slot that [`Scoreboard::allocate`] has just returned.
     pub fn assign(&mut self, slot: usize, process: Process) {
-        let occupant = Some(Occupant { process, seen: [false; BEAT], token: self.token });
+        let occupant = Some(Occupant { process, seen: [false; MESSAGES], token: self.token });
         if self.free.last() == Some(&slot) {
             self.free.pop();
             self.occupants[slot] = occupant;
@@ -283,6 +291,10 @@ impl StatusWriter {
         self.send_once(STOP_ALL);
     }
 
+    pub fn retire(&self) {
+        self.send_once(RETIRE);
+    }
+
     /// Records that this process, a spawned worker, has reached its call.
     pub fn reached(&self) {
         self.segment[self.slot][REACHED].store(1, Ordering::Release);
@@ -323,19 +335,18 @@ impl StatusWriter {
 }
 
 /// Returns the messages in a slot that the parent has not read before.
-fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> [Option<WorkerMessage>; BEAT] {
-    let Some(Occupant { process, seen, .. }) = occupant else { return [None; BEAT] };
-    let set = [READY, STOP_ALL].map(|word| slot[word].load(Ordering::Acquire) != 0);
+fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessages {
+    let Some(Occupant { process, seen, .. }) = occupant else { return NewMessages::default() };
+    let set = [READY, STOP_ALL, RETIRE].map(|word| slot[word].load(Ordering::Acquire) != 0);
     // Write to `seen` only if it changes. After a fork, the kernel copies each page that the parent writes to
     // (copy-on-write).
     if set == *seen {
-        return [None; BEAT];
+        return NewMessages::default();
     }
-    let is_new = |word: usize| set[word] && !seen[word];
-    let ready = is_new(READY).then_some(WorkerMessage::Ready(*process));
-    let messages = [ready, is_new(STOP_ALL).then_some(WorkerMessage::StopAll(*process))];
+    let messages = [WorkerMessage::Ready, WorkerMessage::StopAll, WorkerMessage::Retire];
+    let new = std::array::from_fn(|kind| (set[kind] && !seen[kind]).then(|| messages[kind](*process)));
     *seen = set;
-    messages
+    new
 }
 
 /// Maps memory for this number of slots. If the workers are spawned, the memory has a descriptor (on Windows, a
@@ -378,6 +389,10 @@ mod tests {
         assert_eq!(board.read_messages(), [WorkerMessage::StopAll(named(0, 0)), WorkerMessage::Ready(named(1, 0))]);
         second.ready();
         assert_eq!(board.read_messages(), []);
+        second.retire();
+        assert_eq!(board.read_messages(), [WorkerMessage::Retire(named(1, 0))]);
+        second.retire();
+        assert_eq!(board.read_messages(), []);
         first.beat();
         assert!(board.beats().eq([named(0, 0)]));
         assert!(board.beats().eq([]));
@@ -389,7 +404,7 @@ mod tests {
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0)))];
+        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0))), None];
         assert_eq!(board.release(named(0, 0), None), LastMessages { unread, stop_noted: false });
         assert_eq!(board.release(named(0, 0), None), LastMessages::default(), "the slot is free already");
         let new = start(&mut board, named(0, 1));
@@ -419,7 +434,7 @@ mod tests {
         old.note_stop();
         assert!(!has_woken(&wake_receiver));
         assert_eq!(board.read_messages(), []);
-        assert_eq!(board.release(named(0, 0), None), LastMessages { unread: [None; BEAT], stop_noted: true });
+        assert_eq!(board.release(named(0, 0), None), LastMessages { unread: [None; MESSAGES], stop_noted: true });
         start(&mut board, named(0, 1));
         assert_eq!(board.release(named(0, 1), None), LastMessages::default(), "the slot was cleared");
     }
@@ -481,6 +496,10 @@ mod tests {
         assert!(!wakes());
         writer.stop_all();
         assert!(wakes());
+        writer.retire();
+        assert!(wakes());
+        writer.retire();
+        assert!(!wakes());
         for _ in 0..1_000_000 {
             writer.waker.wake();
         }
@@ -552,6 +571,7 @@ mod tests {
         forked.ready();
         forked.stop_all();
         forked.note_stop();
+        forked.retire();
         assert_eq!(board.read_messages(), []);
         assert_eq!(board.release(named(0, 0), None), LastMessages::default());
     }

@@ -76,14 +76,14 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// Several threads can share a handle. A report through the handle counts for the whole process, or for the whole
 /// [worker thread](crate::Prefork::run_threads).
 ///
-/// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready) and
-/// [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of the worker. But a call of
+/// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready),
+/// [`retire`](Worker::retire) and [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of the worker. But a call of
 /// [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker, until the worker ends.
 ///
 /// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
 /// sends SIGCHLD to the parent instead. The system refuses this signal if the worker runs as another
-/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready) or
-/// [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example at the next timeout. The crate
+/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready),
+/// [`retire`](Worker::retire) or [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example at the next timeout. The crate
 /// never writes to a file that the worker has opened under the number of a closed descriptor.
 ///
 /// # Stopping
@@ -344,6 +344,50 @@ impl Worker {
     pub fn stop_all(&self) {
         if let Some(status) = &self.status {
             status.stop_all();
+        }
+    }
+
+    /// Requests a replacement of this worker's process, and wakes the parent. The parent starts the new process first. When
+    /// the new process is ready, this process gets a stop request, as in a [rolling
+    /// restart](crate#rolling-restarts). Until then, this process should go on with its work. Further calls have no
+    /// effect. The replacement does not count as a restart.
+    ///
+    /// Use this method if the process should not run much longer, for example because it has used too much memory or
+    /// has processed a certain number of jobs.
+    ///
+    /// - The parent postpones the replacement if the process is not ready yet, or has lived for less than a second. So a
+    ///   process that calls `retire` at its start does not make the parent start processes without a pause. The parent
+    ///   also postpones it if it is already replacing as many workers as it may.
+    /// - If the replacement fails, this process goes on, and the parent tries again after 10 s.
+    /// - If this process exits with status 0 before its replacement has started, the worker is restarted. This restart
+    ///   does not count. It waits for the [backoff](crate::Prefork::restart_backoff) if the process has lived for less
+    ///   than a second.
+    /// - The call has no effect if the parent already stops this process or the service.
+    /// - With [`RestartPolicy::Never`](crate::RestartPolicy::Never) the worker is replaced too. But if the process exits
+    ///   before its replacement has started, the worker has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use taskfork::{Prefork, Report};
+    ///
+    /// fn main() -> taskfork::Result<Report> {
+    ///     Prefork::new().workers(4).run(|worker| {
+    ///         let mut jobs = 0;
+    ///         while !worker.stop_requested() {
+    ///             // Process one job.
+    ///             jobs += 1;
+    ///             if jobs == 10_000 {
+    ///                 worker.retire();
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn retire(&self) {
+        if let Some(status) = &self.status {
+            status.retire();
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Child {
     /// Whether the ready timeout was extended because the parent may have been stopped meanwhile. The timeout is
     /// extended only once.
     extended: bool,
+    /// Whether the process has requested its replacement.
+    pub retired: bool,
     /// The planned replacement of this process alone.
     pub recycling: Option<Recycling>,
 }
@@ -53,7 +55,17 @@ pub(super) enum Phase {
 
 impl Child {
     pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycling: Option<Recycling>) -> Child {
-        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, extended: false, recycling }
+        Child {
+            process,
+            since: now,
+            epoch,
+            phase,
+            last_beat: now,
+            suspect: false,
+            extended: false,
+            retired: false,
+            recycling,
+        }
     }
 
     pub fn is(&self, generation: u32) -> bool {

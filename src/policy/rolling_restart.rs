@@ -66,7 +66,6 @@ pub(super) fn planned_recycling(now: Instant, config: &Config, rng: &mut SmallRn
 impl Policy {
     /// Handles the request of a process to be replaced. Has no effect if the process is being replaced already, or if
     /// it has been asked to stop.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the worker's handle will make this request"))]
     pub fn handle_retire(&mut self, now: Instant, process: Process) {
         if self.stop.is_some() {
             return;

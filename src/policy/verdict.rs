@@ -43,12 +43,13 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     // A process that the parent aborted or killed has failed, whatever its exit status. So has a process that has not
     // reached the call: for example, the program may have become a daemon, and then its process exits with status 0.
     let failed = !exit.is_success() || exited.was_given_up || !exited.reached_call;
-    let reason = restart_reason(failed, exited.stop_noted, config.restart_policy);
+    let reason = restart_reason(failed, exited, config.restart_policy);
     // Ignores the status of a process that the parent aborted or killed: on Windows the parent itself sets that status.
     let is_fatal = is_fatal(exit, config) && !exited.was_given_up;
     let never_ready = config.ready_timeout.is_some() && slot.bring_up() != BringUp::Done;
     let never_reached_call = !exited.reached_call && !slot.reached_call();
-    let cannot_start = never_reached_call || never_ready && (failed || reason == Some(RestartReason::NormalExit));
+    let is_normal = matches!(reason, Some(RestartReason::NormalExit | RestartReason::Retired));
+    let cannot_start = never_reached_call || never_ready && (failed || is_normal);
     if is_fatal {
         return Verdict::StopService;
     }
@@ -66,11 +67,12 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
 }
 
 /// Returns the reason for a restart after an exit that the parent has not requested, or `None` if none follows.
-fn restart_reason(failed: bool, stop_noted: bool, policy: RestartPolicy) -> Option<RestartReason> {
+fn restart_reason(failed: bool, exited: &ExitedChild, policy: RestartPolicy) -> Option<RestartReason> {
     match policy {
         RestartPolicy::Never => None,
         _ if failed => Some(RestartReason::Failure),
-        _ if stop_noted => Some(RestartReason::StopRequest),
+        _ if exited.stop_noted => Some(RestartReason::StopRequest),
+        _ if exited.retired => Some(RestartReason::Retired),
         RestartPolicy::Always => Some(RestartReason::NormalExit),
         RestartPolicy::OnFailure => None,
     }

@@ -363,6 +363,7 @@ impl<'a> Supervisor<'a> {
         match message {
             WorkerMessage::Ready(Process { id, generation, .. }) => self.policy.handle_ready(now, id, generation),
             WorkerMessage::StopAll(process) => self.policy.handle_stop_all(now, process),
+            WorkerMessage::Retire(process) => self.policy.handle_retire(now, process),
         }
     }
 

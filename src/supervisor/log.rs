@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::{Level, log};
 
 use super::observer::{CountUp, Observer, Output};
-use crate::event::{Event, RestartReason};
+use crate::event::Event;
 use crate::exit::Exit;
 
 /// The observer that logs every event for which [`level_of`] returns a level.
@@ -43,7 +43,7 @@ fn level_of(event: &Event) -> Option<Level> {
         {
             Some(Level::Info)
         }
-        Event::Restarting { reason: RestartReason::NormalExit | RestartReason::StopRequest, .. } => Some(Level::Info),
+        Event::Restarting { reason, .. } if !reason.is_counted() => Some(Level::Info),
         Event::Ready { .. } => Some(Level::Debug),
         Event::Listening { .. }
         | Event::Starting { .. }
@@ -78,6 +78,7 @@ fn level_of(event: &Event) -> Option<Level> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::RestartReason;
     use crate::exit::{OutOfMemory, Process};
 
     #[test]
@@ -92,7 +93,7 @@ mod tests {
             left: 1,
         };
         assert_eq!(level_of(&restarting(Exit::Code(1), RestartReason::Failure)), Some(Level::Warn));
-        for reason in [RestartReason::NormalExit, RestartReason::StopRequest] {
+        for reason in [RestartReason::NormalExit, RestartReason::StopRequest, RestartReason::Retired] {
             assert_eq!(level_of(&restarting(Exit::Code(0), reason)), Some(Level::Info));
         }
     }

@@ -18,6 +18,8 @@ pub(in crate::policy) struct ExitedChild {
     pub reached_call: bool,
     /// Whether the process had got a stop request that neither the parent nor the terminal made.
     pub stop_noted: bool,
+    /// Whether the process had requested its replacement.
+    pub retired: bool,
     /// Whether the parent had aborted or killed the process.
     pub was_given_up: bool,
 }
@@ -71,6 +73,7 @@ impl Slot {
                 epoch: 0,
                 reached_call: true,
                 stop_noted: false,
+                retired: false,
                 was_given_up: false,
             });
         }
@@ -98,6 +101,7 @@ impl Slot {
             epoch: child.epoch,
             reached_call: true,
             stop_noted: false,
+            retired: child.retired,
             was_given_up,
         })
     }

@@ -11,6 +11,9 @@ use crate::policy::Config;
 use crate::policy::child::{Child, Phase, Recycling};
 use crate::policy::rolling_restart::planned_recycling;
 
+/// The age that a process must reach before it is replaced because it has retired. Otherwise processes that retire at
+/// their start would make the parent start processes without a pause.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 /// The time after which the policy tries again to replace a process that has retired.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
@@ -34,11 +37,12 @@ impl Slot {
         }
     }
 
-    /// Plans the replacement of the process with this generation, because it has retired. Does nothing if that process
-    /// is being replaced already.
+    /// Plans the replacement of the process with this generation, because it has retired. If that process is being
+    /// replaced already, the plan has an effect only if its replacement fails.
     pub fn handle_retire(&mut self, now: Instant, generation: u32) {
-        if let Some(child) = self.newest().filter(|child| child.is(generation)) {
-            child.recycle(now, RecycleReason::Retired);
+        if let Some(child) = self.running_mut().find(|child| child.is(generation)) {
+            child.retired = true;
+            child.recycle(now.max(child.since + SHORTEST_LIFE), RecycleReason::Retired);
         }
     }
 
@@ -53,11 +57,10 @@ impl Slot {
     /// Plans the next replacement of the worker's process after a replacement has failed.
     pub fn renew_recycling(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
         let State::Running(child) = &mut self.state else { return };
-        child.recycling = match child.recycling {
-            Some(Recycling { reason: RecycleReason::Retired, .. }) => {
-                Some(Recycling { at: now + RETRY_DELAY, reason: RecycleReason::Retired })
-            }
-            _ => planned_recycling(now, config, rng),
+        child.recycling = if child.retired {
+            Some(Recycling { at: now + RETRY_DELAY, reason: RecycleReason::Retired })
+        } else {
+            planned_recycling(now, config, rng)
         };
     }
 }

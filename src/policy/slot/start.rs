@@ -28,7 +28,7 @@ impl Slot {
     ) -> Duration {
         let delay = match reason {
             RestartReason::Failure => self.backoff.after_failure(uptime, delays, rng),
-            RestartReason::NormalExit | RestartReason::StopRequest => {
+            RestartReason::NormalExit | RestartReason::StopRequest | RestartReason::Retired => {
                 self.backoff.after_normal_exit(uptime, delays, rng)
             }
         };

@@ -4,6 +4,7 @@ mod heartbeat;
 mod random;
 mod request;
 mod restart;
+mod retire;
 mod roll;
 mod scale;
 mod sim;

@@ -402,6 +402,7 @@ fn a_request_to_replace_an_unknown_worker_is_logged() {
 #[test]
 fn a_worker_that_retires_is_replaced() {
     let mut sim = Sim::new(Config { max_lifetime: Some(100_000 * SECOND), ..config(2) });
+    sim.pass(SECOND);
     sim.retire(1, 0);
     sim.retire(1, 0);
     assert_eq!(sim.alive(), [(0, 0), (1, 0), (1, 1)]);
@@ -418,10 +419,12 @@ fn a_worker_that_retires_is_replaced() {
 fn a_process_that_retires_before_it_is_ready_is_replaced_later() {
     let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..config(1) });
     sim.retire(0, 0);
+    sim.pass(SECOND);
     assert_eq!(sim.alive(), [(0, 0)]);
     sim.ready(0, 0);
     assert_eq!(sim.alive(), [(0, 0), (0, 1)]);
     sim.retire(0, 1);
+    sim.pass(SECOND);
     sim.ready(0, 1);
     sim.end(0, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 1), (0, 2)]);
@@ -430,6 +433,7 @@ fn a_process_that_retires_before_it_is_ready_is_replaced_later() {
 #[test]
 fn a_failed_replacement_of_a_retired_process_is_repeated() {
     let mut sim = Sim::new(Config { max_lifetime: Some(100_000 * SECOND), ..config(1) });
+    sim.pass(SECOND);
     sim.retire(0, 0);
     sim.end(0, 1, Exit::Code(1));
     assert!(sim.logged("The replacement of child 0 failed, the old one stays"));

@@ -44,6 +44,7 @@ mod readiness;
 #[cfg(unix)]
 mod refusals;
 mod reports;
+mod retires;
 mod services;
 #[cfg(unix)]
 mod signals;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<Scenario> {
         readiness::scenarios(),
         reports::scenarios(),
         services::scenarios(),
+        retires::scenarios(),
         spawn::scenarios(),
         spawn_exits::scenarios(),
         stop_requests::scenarios(),
