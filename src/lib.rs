@@ -19,7 +19,8 @@
 //!
 //! - The parent gets a [`Report`] after the service has ended, and does not exit.
 //! - A worker gets a [`Worker`] handle. Through this handle, the worker reports that it is ready, notices stop
-//!   requests, or stops the whole service.
+//!   requests, requests its own replacement, or stops the whole service.
+//! - The program can control the service from the parent, through a [`Handle`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -351,6 +352,9 @@
 //!   run as usual. If the workers are [threads](Prefork::run_threads), the parent does not use USR1 and CHLD, so the
 //!   program's handlers for these two signals run as usual too.
 //!
+//! The program itself makes the same requests through a [`Handle`], for example [`Handle::scale`]. The callback of
+//! [`Prefork::on_event`] gets this handle.
+//!
 //! ## Rolling restarts
 //!
 //! The parent replaces one worker at a time:
@@ -497,7 +501,7 @@
 //! memory)`.
 //!
 //! [`Prefork::on_event`] sets a callback that gets the same information as values of the type [`Event`]. The callback
-//! also gets events that are not logged.
+//! also gets events that are not logged, and a [`Handle`] with which it can control the service.
 //!
 //! # Limitations
 //!
@@ -528,8 +532,8 @@
 //! Wrong conclusions of the parent:
 //!
 //! - A bug in a worker may overwrite the memory that all workers share with the parent. Then the parent may wrongly
-//!   treat a worker as ready or alive, or may stop all workers. A worker cannot harm the parent through this memory in
-//!   any other way.
+//!   treat a worker as ready or alive, may replace workers, or may stop all workers. A worker cannot harm the parent
+//!   through this memory in any other way.
 //! - Two stop requests in quick succession count as two requests, so the parent kills the workers. For example,
 //!   `timeout` of coreutils may send TERM twice to the program that it runs. `timeout --foreground` sends TERM only
 //!   once.

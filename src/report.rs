@@ -27,7 +27,7 @@ pub enum Reason {
     /// All workers have exited by themselves, and no worker needs a restart. Their last exits were normal, except with
     /// [`RestartPolicy::Never`](crate::RestartPolicy::Never): then workers that failed are not restarted either.
     Finished,
-    /// A signal requested the stop.
+    /// A signal requested the stop, or the program did by [`Handle::stop`](crate::Handle::stop).
     Stopped,
     /// A worker requested the stop, by [`Worker::stop_all`](crate::Worker::stop_all).
     StoppedByWorker {
@@ -80,7 +80,7 @@ impl Report {
     }
 
     /// Returns whether the service ended normally. This is `true` if all workers exited by themselves with status 0. It
-    /// is also `true` if a signal or a worker requested the stop, even if the parent then had to kill workers.
+    /// is also `true` if a signal, the program or a worker requested the stop, even if the parent then had to kill workers.
     pub fn is_success(&self) -> bool {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
