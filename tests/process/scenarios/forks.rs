@@ -10,13 +10,14 @@ use nix::sys::wait::waitpid;
 use nix::unistd::ForkResult;
 use taskfork::{Event, Prefork};
 
+use super::handles::{HANDLE, keep_handle};
 use crate::Scenario;
 #[cfg(target_os = "linux")]
 use crate::daemon::kill;
 use crate::os::{LIFELINES, Signal, idle, ignore, own_descriptors, state, wait_for_end};
 #[cfg(target_os = "linux")]
 use crate::program::on_log;
-use crate::program::{fork, prepare, say, serve, try_fork, up};
+use crate::program::{drain, fail, fork, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -49,6 +50,18 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(!daemon.said("dropped in a child"), "{}", daemon.transcript());
+        }),
+        Scenario::new("handle_in_a_forked_worker_does_nothing", used_by_a_worker, |daemon| {
+            daemon.worker();
+            daemon.worker();
+            daemon.wait_for("called");
+            daemon.signal(Signal::SIGTTIN);
+            daemon.worker();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(!daemon.said("Rolling") && !daemon.said("replaced"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Scaled to"), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("log Stopping 2 processes"), 1, "{}", daemon.transcript());
         }),
         Scenario::new("panic_in_a_fork_by_on_event_kills_no_workers", on_event_forks_and_panics, |daemon| {
             daemon.workers(2);
@@ -152,6 +165,29 @@ fn logger_panics() {
     on_log("getrandom", || panic!("the logger cannot write"));
     up(fork(2, 100));
     idle();
+}
+
+/// The second process has a copy of the handle that the parent keeps.
+fn used_by_a_worker() {
+    let report = serve(Prefork::new().workers(1).on_event(keep_handle), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        if worker.id() == 0 && worker.generation() == 0 {
+            fail(1);
+        }
+        if worker.id() == 0 {
+            let handle = HANDLE.get().expect("a copy of the parent's handle").clone();
+            for _ in 0..10_000 {
+                handle.roll();
+                handle.scale(3);
+                handle.replace(0);
+                handle.stop();
+            }
+            say("called");
+        }
+        drain(&worker);
+    });
+    assert!(report.is_success(), "{report:?}");
 }
 
 /// The closure forks a process, which panics. The process has copies of everything that the parent has.

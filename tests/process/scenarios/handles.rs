@@ -8,7 +8,7 @@ use taskfork::{Event, Handle, Prefork, Report};
 
 use crate::Scenario;
 use crate::os::Signal;
-use crate::program::{EVER, drain, fail, has_threads, say, scratch, serve, up};
+use crate::program::{EVER, drain, has_threads, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -61,18 +61,6 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::threading("worker_thread_can_use_a_handle", controlled_by_a_worker, |daemon| {
             daemon.ends_with(0);
             assert!(daemon.said("drained 0") && daemon.said("report: stopped"), "{}", daemon.transcript());
-        }),
-        Scenario::new("handle_in_a_forked_worker_does_nothing", used_by_a_worker, |daemon| {
-            daemon.worker();
-            daemon.worker();
-            daemon.wait_for("called");
-            daemon.signal(Signal::SIGTTIN);
-            daemon.worker();
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert!(!daemon.said("Rolling") && !daemon.said("replaced"), "{}", daemon.transcript());
-            assert_eq!(daemon.count("log Scaled to"), 1, "{}", daemon.transcript());
-            assert_eq!(daemon.count("log Stopping 2 processes"), 1, "{}", daemon.transcript());
         }),
         Scenario::reporting("handle_of_an_ended_service_does_not_stop_the_next", outlives_its_service, |daemon| {
             daemon.worker();
@@ -199,9 +187,9 @@ fn controlled_by_a_thread() -> Report {
     report
 }
 
-static HANDLE: OnceLock<Handle> = OnceLock::new();
+pub static HANDLE: OnceLock<Handle> = OnceLock::new();
 
-fn keep_handle(_: &Event, handle: &Handle) {
+pub fn keep_handle(_: &Event, handle: &Handle) {
     HANDLE.get_or_init(|| handle.clone());
 }
 
@@ -212,29 +200,6 @@ fn controlled_by_a_worker() -> Report {
         HANDLE.get().expect("a handle").stop();
         drain(&worker);
     })
-}
-
-/// The second process has a copy of the handle that the parent keeps.
-fn used_by_a_worker() {
-    let report = serve(Prefork::new().workers(1).on_event(keep_handle), |worker| {
-        assert!(!worker.stop_requested());
-        up(worker.id());
-        if worker.id() == 0 && worker.generation() == 0 {
-            fail(1);
-        }
-        if worker.id() == 0 {
-            let handle = HANDLE.get().expect("a copy of the parent's handle").clone();
-            for _ in 0..10_000 {
-                handle.roll();
-                handle.scale(3);
-                handle.replace(0);
-                handle.stop();
-            }
-            say("called");
-        }
-        drain(&worker);
-    });
-    assert!(report.is_success(), "{report:?}");
 }
 
 fn outlives_its_service() -> Report {
