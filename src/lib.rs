@@ -169,16 +169,22 @@
 //! [`Prefork::listen`] adds a socket. The parent binds the socket before it starts the workers, and passes it to all
 //! workers, whether they are forked, spawned or threads. The argument is the address of a TCP, UDP or Unix stream
 //! socket, or a [`ListenConfig`] with more settings. In a worker, [`Worker::tcp`], [`Worker::udp`] and `Worker::unix`
-//! (on Unix) return the socket.
+//! (on Unix) return the socket. Every socket is [non-blocking](Listener#the-socket-is-non-blocking), as mio and tokio
+//! need it. [`Listener::accept`] and [`Listener::recv_from`] wait for a client, and end at a stop request:
 //!
 //! ```no_run
+//! use std::io::ErrorKind;
+//!
 //! use taskfork::{Prefork, Report};
 //!
 //! fn main() -> taskfork::Result<Report> {
 //!     Prefork::new().workers(4).listen("[::]:8000").run(|worker| {
-//!         let listener = worker.tcp(0)?;
+//!         worker.enable_graceful_stop();
 //!         loop {
-//!             let (connection, client) = listener.accept()?;
+//!             let (connection, client) = match worker.listeners()[0].accept() {
+//!                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()), // a stop was requested
+//!                 accepted => accepted?,
+//!             };
 //!             // ..
 //! #           drop((connection, client));
 //!         }
@@ -202,7 +208,15 @@
 //!   removed, the kernel sends no new connections to the worker's socket, and the parent stops the worker when the
 //!   socket's queue is empty.
 //!
-//! When the service ends, the parent removes the file of a Unix socket. If there is already a socket file at the same
+//! When the service stops, the parent closes its copies of the sockets as soon as every worker has been asked to stop. A
+//! worker closes its own copies with [`Worker::stop_listening`], or by its exit. When the last copy is closed, the system
+//! refuses new clients at once, although workers may still finish their work. Connections that are left in the queue
+//! then are reset. Two kinds of sockets stay open, so that new clients wait: a socket of which the program keeps a copy
+//! of its own in the parent, and a socket that systemd has passed. The next start of the service serves the clients of
+//! the latter.
+//!
+//! The parent removes the file of a Unix socket when it closes the socket. So another service can start at the same path
+//! while the workers still finish their work, and new clients find no socket there in the meantime. If there is already a socket file at the same
 //! path when the service starts, the parent replaces the file, but only if no process listens on that socket.
 //! `"unix:@name"` is an abstract name, which has no file (Linux only). If an address is in use, the start tries again for
 //! up to 3 s.
@@ -548,9 +562,9 @@
 //!   data through the socket that wakes the parent. The parent then waits for the linger time.
 //! - The parent writes the log in the same thread that supervises the workers. If a write blocks, for example to a pipe
 //!   that no process reads, the parent does not react to events.
-//! - The parent keeps all descriptors open that the program has opened. While the workers finish their work at the end
-//!   of the service, the parent still holds the listening sockets. A client that connects during this time waits, and
-//!   its connection fails when the parent ends.
+//! - The parent keeps all descriptors open that the program has opened. If one of them is a listening socket, a client
+//!   that connects while the workers finish their work at the end of the service waits, and its connection fails when
+//!   the parent ends. The parent closes the sockets of [`Prefork::listen`] before: see [Listeners](#listeners).
 //! - If seccomp forbids unshare(2) and `/proc` is not mounted, the parent cannot count its threads. Then the call
 //!   returns an error.
 //!

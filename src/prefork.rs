@@ -383,7 +383,9 @@ impl Prefork {
     /// [`ListenConfig`]. Each call adds one more socket. Default: none.
     ///
     /// A worker gets the socket from [`Worker::tcp`], [`Worker::udp`], `Worker::unix` (on Unix) or
-    /// [`Worker::listeners`].
+    /// [`Worker::listeners`]. The socket is [non-blocking](crate::Listener#the-socket-is-non-blocking) in all workers,
+    /// also if the program has passed a blocking socket. [`Listener::accept`](crate::Listener::accept) waits for a
+    /// client.
     ///
     /// If the port is 0, the system chooses a port when the parent binds the socket. All workers use this port, and
     /// [`Event::Listening`] reports it. While a worker is restarted, new connections wait in the socket's queue. Only
@@ -396,8 +398,9 @@ impl Prefork {
     /// All workers share a socket, so no worker may call shutdown(2) on it. On Linux, the parent finds this when it
     /// starts a worker, and reports [`Event::ListenerShutDown`].
     ///
-    /// The first worker to accept a connection gets it, so the load is not always balanced. Workers that sleep in
-    /// accept(2) take turns. If workers sleep in epoll_wait(2), Linux wakes all of them for each connection. With
+    /// The first worker to accept a connection gets it, so the load is not always balanced. If workers sleep in
+    /// epoll_wait(2) or in [`Listener::accept`](crate::Listener::accept), which calls poll(2), Linux wakes all of them
+    /// for each connection. With
     /// `EPOLLEXCLUSIVE`, Linux mostly wakes the worker that began to wait last, and this worker gets most connections.
     /// To spread the load, use [`ListenConfig::per_worker`], which opens one socket for each worker.
     pub fn listen(mut self, on: impl Into<ListenConfig>) -> Prefork {

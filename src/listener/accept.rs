@@ -17,7 +17,7 @@ impl Listener {
     /// # Stop requests
     ///
     /// If a stop of the worker is requested, the call ends: it returns `Interrupted`. First it returns the connections
-    /// that wait already, one in each call, but for at most 3 s. So a loop that ends at the first error drains the
+    /// that wait already, one in each call, but for at most 3 s. So a loop that ends at this error drains the
     /// queue. Without the limit, a worker of a busy service would never stop. The worker must have enabled the [graceful
     /// stop](crate::Worker#stopping), before the call or while the call waits: without it, the stop request kills the
     /// worker.
@@ -42,11 +42,11 @@ impl Listener {
     ///     Prefork::new().workers(4).listen("127.0.0.1:8000").run(|worker| {
     ///         worker.enable_graceful_stop();
     ///         loop {
-    ///             match worker.listeners()[0].accept() {
-    ///                 Ok((mut connection, _)) => drop(connection.write_all(b"hello\n")),
-    ///                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-    ///                 Err(error) => return Err(error.into()),
-    ///             }
+    ///             let (mut connection, _) = match worker.listeners()[0].accept() {
+    ///                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()), // a stop was requested
+    ///                 accepted => accepted?,
+    ///             };
+    ///             let _ = connection.write_all(b"hello\n"); // the client may be gone
     ///         }
     ///     })
     /// }

@@ -114,8 +114,10 @@ impl ListenConfig {
     ///
     /// # Files
     ///
-    /// The parent sets the owner and the mode of the file before another user can connect. It removes the file when the
-    /// service ends, unless another service has the path by then. A worker never removes the file.
+    /// The parent sets the owner and the mode of the file before another user can connect. It removes the file when it
+    /// stops the service, as soon as every worker has been asked to stop. From then on, no new client can connect, and
+    /// another service can start at this path. The parent does not remove the file of another service. A worker never
+    /// removes the file.
     ///
     /// The path may already have a file when the service starts:
     ///

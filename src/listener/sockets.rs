@@ -13,7 +13,7 @@ use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// All listening sockets of the service. The parent keeps them open.
+/// All listening sockets of the service. The parent keeps them open until it stops the service.
 ///
 /// Usually, all workers share the socket of a listener. If the listener is [per worker](ListenConfig::per_worker), each
 /// worker id has its own socket. The sockets of a per-worker listener have the same address and form one `SO_REUSEPORT`
@@ -29,7 +29,7 @@ use crate::sys;
 ///
 /// # Why per-worker sockets stay open
 ///
-/// The parent keeps each per-worker socket open until the service ends, even if the number of workers is reduced. There
+/// The parent keeps each per-worker socket open until it stops the service, even if the number of workers is reduced. There
 /// are two reasons:
 ///
 /// - The kernel numbers the sockets of a group in the order in which they joined it. When a socket is closed, the last
@@ -114,6 +114,13 @@ impl Sockets {
             sockets.steer()?;
         }
         Ok(sockets)
+    }
+
+    /// Closes the parent's copies of all sockets, and removes the files of Unix sockets.
+    pub fn close(&mut self) {
+        if !self.by_worker.is_empty() {
+            *self = Sockets::default();
+        }
     }
 
     /// Returns whether any listener has one socket for each worker.

@@ -24,6 +24,11 @@ pub(super) struct Stop {
 }
 
 impl Policy {
+    /// Returns whether a stop of the service has begun. From then on, no process is started.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
     pub(super) fn stop_gracefully(&mut self, now: Instant) {
         match &mut self.stop {
             None => {

@@ -112,7 +112,7 @@ impl<'a> Supervisor<'a> {
                 self.collect_signals()?;
                 self.observers.flush();
             }
-            self.update_steering();
+            self.update_listeners();
             if let Some(exit) = self.reaper.next_exit() {
                 self.handle_exit(exit);
             } else if self.reaper.is_scan_due(Instant::now()) {
@@ -352,7 +352,13 @@ impl<'a> Supervisor<'a> {
 
     /// Makes the kernel send new connections only to the workers that serve. Must be called before the parent asks a
     /// draining worker to stop.
-    fn update_steering(&mut self) {
+    ///
+    /// Closes the listeners when every worker has been asked to stop: no process is started from then on, and each
+    /// worker has its own copies. So the system refuses new clients as soon as the workers have closed their copies.
+    fn update_listeners(&mut self) {
+        if self.policy.is_stopping() {
+            return self.sockets.close();
+        }
         if let Err(error) = self.sockets.serve(self.policy.serving()) {
             self.observers.output().log(Level::Warn, &format_args!("{error:?}"));
         }

@@ -61,7 +61,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("stop_listening_ends_waits_for_clients", stops_listening, |daemon| {
             daemon.worker();
-            daemon.wait_for("stopped listening");
+            daemon.wait_for("all calls have ended");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             for line in [
@@ -216,7 +216,7 @@ fn stops_listening() -> Report {
         describe("waiting", &waiting.join().expect("no panic"));
         describe("later", &worker.listeners()[0].accept().expect_err("no listener"));
         describe("tcp", &worker.tcp(0).expect_err("no listener"));
-        say("stopped listening");
+        say("all calls have ended");
         drain(&worker);
     })
 }

@@ -41,8 +41,10 @@ mod privileges;
 #[cfg(target_os = "linux")]
 mod races;
 mod readiness;
+
 #[cfg(unix)]
 mod refusals;
+mod refused_clients;
 mod reports;
 mod retires;
 mod services;
@@ -93,6 +95,7 @@ pub fn all() -> Vec<Scenario> {
         orphans::scenarios(),
         prefork::scenarios(),
         readiness::scenarios(),
+        refused_clients::scenarios(),
         reports::scenarios(),
         services::scenarios(),
         retires::scenarios(),
