@@ -29,8 +29,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use clap::Parser;
 use log::info;
-use taskfork::{ListenConfig, Prefork, WorkResult, Worker};
-use tokio::task::{JoinHandle, spawn_blocking};
+use taskfork::{ListenConfig, Prefork, Stopped, WorkResult, Worker};
 
 /// A worker that takes longer to start is assumed to have failed.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,19 +99,18 @@ async fn serve(worker: &'static Worker) -> io::Result<()> {
         .with_state(worker);
     // From here on, SIGTERM is a stop request and does not kill the process. An earlier SIGTERM kills the process, but
     // loses no request, because the process serves no client yet.
-    worker.enable_graceful_stop();
-    let stop = spawn_blocking(|| worker.wait_for_stop(None));
+    let stopped = worker.stopped();
     // From here on, the start of the worker cannot fail. Clients that have connected meanwhile wait in the listener's
     // queue.
     worker.ready();
     info!("{} is serving", name(worker));
-    axum::serve(listener, router).with_graceful_shutdown(drain(worker, stop)).await?;
+    axum::serve(listener, router).with_graceful_shutdown(drain(worker, stopped)).await?;
     info!("{} has drained", name(worker));
     Ok(())
 }
 
-async fn drain(worker: &Worker, stop: JoinHandle<bool>) {
-    let _ = stop.await;
+async fn drain(worker: &Worker, stopped: Stopped) {
+    stopped.await;
     tokio::time::sleep(LINGER).await;
     // Requests may have arrived in time, but were not read because this process got no CPU time. Lets the tasks read
     // these requests now.

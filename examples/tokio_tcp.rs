@@ -64,19 +64,16 @@ fn work(worker: Worker, idle_timeout: Duration) -> WorkResult {
     // Each worker creates its own runtime, because all workers would share the epoll instance of a runtime that was
     // created before the fork.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Leaks the worker, because the thread that waits for the stop request needs it until the process exits.
-    Ok(runtime.block_on(serve(Box::leak(Box::new(worker)), idle_timeout))?)
+    Ok(runtime.block_on(serve(worker, idle_timeout))?)
 }
 
-async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()> {
+async fn serve(worker: Worker, idle_timeout: Duration) -> io::Result<()> {
     let name = format!("worker {} (pid {})", worker.id(), process::id());
     let listener = worker.tcp(0)?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    // Makes SIGTERM a stop request now. The thread below would do this too, but perhaps only after a first SIGTERM has
-    // killed the process.
-    worker.enable_graceful_stop();
-    let mut stop = tokio::task::spawn_blocking(|| worker.wait_for_stop(None));
+    // From here on, SIGTERM is a stop request and does not kill the process.
+    let mut stopped = worker.stopped();
     worker.ready();
     info!("{name} is serving");
     // The task of each connection has a receiver of this channel. The receiver notifies the task of the stop request.
@@ -85,7 +82,7 @@ async fn serve(worker: &'static Worker, idle_timeout: Duration) -> io::Result<()
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = &mut stop => break,
+            () = &mut stopped => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -708,8 +708,8 @@ impl Prefork {
     ///   ends: by a call of [`exit`](std::process::exit), an abort or a stack overflow. With `panic = "abort"`, a panic
     ///   ends the process too.
     /// - **Stop requests.** A stop request does not interrupt a thread. The thread must check for the request by
-    ///   [`Worker::stop_requested`], [`Worker::wait_for_stop`] or `Worker::stop_fd` (on Unix). Each thread must use its
-    ///   own [`Worker`] for this.
+    ///   [`Worker::stop_requested`], [`Worker::wait_for_stop`], [`Worker::stopped`] or `Worker::stop_fd` (on Unix). Each
+    ///   thread must use its own [`Worker`] for this.
     /// - **Stale threads.** A thread cannot be killed. In all cases in which the parent would kill a process, it
     ///   abandons a thread instead and reports [`Event::Stale`]. The cases are: the thread does not return within the
     ///   [`graceful_timeout`](Prefork::graceful_timeout), sends no [heartbeat](Prefork::heartbeat_timeout), is not
