@@ -36,7 +36,7 @@ fn run() -> ExitCode {
 
 #[cfg(unix)]
 mod unix {
-    use std::io::Write;
+    use std::io::{ErrorKind, Write};
     use std::process;
     use std::time::Duration;
 
@@ -83,14 +83,18 @@ mod unix {
         service.run(work)
     }
 
-    /// Greets clients until SIGTERM kills the process. The kill can lose only the greeting that is being sent.
+    /// Greets clients until a stop request. Then greets the clients that wait already.
     fn work(worker: Worker) -> WorkResult {
         let name = format!("worker {} (pid {}), user {}, group {}", worker.id(), process::id(), getuid(), getgid());
-        let listener = worker.tcp(0)?;
+        let listener = &worker.listeners()[0];
+        worker.enable_graceful_stop();
         worker.ready();
         info!("{name} is serving");
         loop {
-            let (mut client, _) = listener.accept()?;
+            let (mut client, _) = match listener.accept() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+                accepted => accepted?,
+            };
             // Ignores the error of a client that has left.
             let _ = writeln!(client, "{name}");
         }

@@ -117,7 +117,6 @@ mod linux {
         fn new(worker: &Worker) -> io::Result<Counter> {
             let name = format!("worker {} (pid {})", worker.id(), process::id());
             let socket = worker.udp(0)?;
-            socket.set_nonblocking(true)?;
             Ok(Counter { name, socket: UdpSocket::from_std(socket), counts: HashMap::new() })
         }
 
