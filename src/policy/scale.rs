@@ -64,10 +64,11 @@ impl Policy {
         if before == workers {
             return;
         }
+        // Emitted first, so that the log names the new number before the processes that it starts or stops.
+        self.actions.emit(Event::Scaled { workers });
         (before..workers).for_each(|_| self.add_worker(now));
         (workers..before).for_each(|_| self.remove_worker(now));
         self.wanted.set(None);
-        self.actions.emit(Event::Scaled { workers: self.wanted() });
     }
 
     /// Adds a worker under the lowest free id.
