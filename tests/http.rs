@@ -181,15 +181,27 @@ fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
         daemon.kill(Signal::SIGTTOU);
         daemon.wait_for_next("Scaled to 2 processes");
         daemon.wait_for_next("has drained");
-        // This worker is removed while it starts.
+        // This worker is removed while it starts. The next round begins after its exit, because the process may log that
+        // it serves until then. If the worker is removed early enough, it has no process.
         daemon.kill(Signal::SIGTTIN);
         daemon.wait_for_next("Scaled to 3 processes");
         daemon.kill(Signal::SIGTTOU);
         daemon.wait_for_next("Scaled to 2 processes");
+        daemon.wait_for(|log| (processes_of(log, 2) == 0).then_some(()));
     }
     load.stop_without_loss();
     daemon.kill(Signal::SIGTERM);
     assert_eq!(daemon.wait(), Some(0));
+}
+
+/// Returns how many processes of this worker are running, according to the log of the parent.
+fn processes_of(log: &[String], id: usize) -> usize {
+    let worker = format!("child {id} (pid ");
+    let count = |ends: &[&str]| {
+        let of_worker = log.iter().filter(|line| line.contains(&worker));
+        of_worker.filter(|line| ends.iter().any(|end| line.contains(end))).count()
+    };
+    count(&[" started, "]) - count(&[" exited ", " killed by "])
 }
 
 /// The killed worker had not accepted the other requests, so the other workers answer them.
