@@ -5,7 +5,7 @@
 //! $ cargo run --example http -- --workers 2
 //! $ curl localhost:8000         # worker 1 (pid 71)
 //! $ kill -9 71                  # the worker is restarted at once; only requests that it had accepted are lost
-//! $ kill -HUP <the parent>      # replaces every worker, one at a time; the old one stops when the new one is ready
+//! $ kill -HUP <the parent>      # replaces every worker, one at a time; the old process stops when the new one is ready
 //! $ kill -TTIN <the parent>     # adds a worker; TTOU removes one
 //! $ kill <the parent>           # or ^C: the workers finish their requests, then it exits with status 0
 //! ```

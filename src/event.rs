@@ -164,12 +164,15 @@ pub enum Event {
     },
     /// A rolling restart begins.
     RollingRestartStarted,
-    /// A rolling restart has ended. Every process that served when the rolling restart began has been replaced, or had
-    /// already exited by the time that its turn came.
+    /// A rolling restart has ended. Every process that served when the rolling restart began has been replaced and has
+    /// exited, or had already exited by the time that its turn came.
     RollingRestartFinished,
     /// A rolling restart has ended early because a replacement failed. The processes that it has not replaced yet stay.
-    /// If the replacement failed before it was ready, its old process stays too. If the replacement failed after it was
-    /// ready, the parent has already stopped the old process.
+    /// Other replacements that have begun continue.
+    ///
+    /// If the replacement failed before it was ready, its old process stays too, unless the old process had to exit
+    /// first ([`Prefork::max_unavailable`](crate::Prefork::max_unavailable)). If the replacement failed while its old
+    /// process was stopping, or after the exit of the old process, the worker is restarted.
     RollingRestartAborted {
         /// The id of the worker whose replacement failed.
         id: usize,

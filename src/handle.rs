@@ -72,8 +72,8 @@ impl Handle {
         self.inbox.add(Request::Replace(id));
     }
 
-    /// Requests a rolling restart, as SIGHUP to the parent does: the parent replaces the processes of all workers, one
-    /// worker after the other. A request during a rolling restart leads to one more rolling restart after it.
+    /// Requests a [rolling restart](crate#rolling-restarts), as SIGHUP to the parent does: the parent replaces the
+    /// processes of all workers, by default one worker at a time. A request during a rolling restart leads to one more rolling restart after it.
     pub fn roll(&self) {
         self.inbox.add(Request::Roll);
     }

@@ -52,7 +52,7 @@
 //! | parent | The process that calls `fork_processes` or a method of `Prefork`. The parent starts the workers and supervises them. |
 //! | restart | The start of a new process for a worker whose process has exited. |
 //! | replacement | A new process that the parent starts while the old process of the same worker still serves. |
-//! | rolling restart | The replacement of the processes of all workers, one worker after the other. |
+//! | rolling restart | The replacement of the processes of all workers, a few workers at a time. |
 //! | graceful stop | The parent requests a stop, and the worker exits by itself. If the worker does not exit within a timeout, the parent kills it. |
 //!
 //! # Why fork is hard to use
@@ -139,7 +139,8 @@
 //! - *A service that cannot start ends.* If a worker fails or is not ready in time, and none of its earlier processes
 //!   was ready, a restart would not help. So the parent stops all workers, and the exit status of the [`Report`] is 3.
 //!   But if the failed worker was added by SIGTTIN, the parent only removes this worker, and the other workers go on.
-//! - *A rolling restart does not reduce the number of ready workers.* The parent stops an old process only after its
+//! - *A rolling restart does not reduce the number of ready workers*, unless
+//!   [`max_unavailable`](Prefork::max_unavailable) allows this. The parent stops an old process only after its
 //!   replacement is ready. If the replacement exits or is not ready in time, the old process stays, and the parent
 //!   aborts the rolling restart.
 //!
@@ -161,7 +162,7 @@
 //! # Lifetimes
 //!
 //! With [`Prefork::max_lifetime`], the parent replaces each process that has reached a certain age. The parent proceeds
-//! as in a rolling restart, and replaces only one process at a time. For each process, the parent chooses a random age
+//! as in a [rolling restart](#rolling-restarts), and by default replaces one worker at a time. For each process, the parent chooses a random age
 //! between three quarters of the lifetime and the whole lifetime. These replacements do not count as restarts.
 //!
 //! # Listeners
@@ -371,15 +372,36 @@
 //!
 //! ## Rolling restarts
 //!
-//! The parent replaces one worker at a time:
+//! By default, the parent replaces one worker at a time:
 //!
 //! 1. The parent starts the replacement.
 //! 2. The parent waits until the replacement is ready. Without a [`ready_timeout`](Prefork::ready_timeout), a
 //!    replacement counts as ready when it calls [`Worker::ready`], or after it has lived for 1 s.
-//! 3. The parent sends SIGTERM to the old process and waits for its exit. Then the parent goes on with the next worker.
+//! 3. The parent sends SIGTERM to the old process, and goes on with the next worker. It does not wait for the exit of
+//!    the old process. So **a rolling restart of `n` workers can have up to `2 * n` processes**, if the old processes
+//!    take long to finish their work. A worker never has more than two processes: a worker whose old process still runs
+//!    is not replaced again.
+//!
+//! The rolling restart is over when all old processes have exited.
 //!
 //! If the replacement exits or is not ready in time, the old process stays, and the parent aborts the rolling restart.
-//! If the parent gets HUP during a rolling restart, it begins another rolling restart after the current one.
+//! Other replacements that have begun continue. If the parent gets HUP during a rolling restart, it begins another
+//! rolling restart after the current one.
+//!
+//! Two settings change how the parent proceeds. They have the meanings of `maxSurge` and `maxUnavailable` in Kubernetes,
+//! and hold for all replacements together: those of rolling restarts, of [lifetimes](#lifetimes), of
+//! [`Worker::retire`] and of [`Handle::replace`].
+//!
+//! | [`max_surge`](Prefork::max_surge) | [`max_unavailable`](Prefork::max_unavailable) | effect |
+//! |---|---|---|
+//! | 1 | 0 | The default, as above. |
+//! | `s` | 0 | Up to `s` replacements start at the same time. This is faster, and needs more memory and CPU time. |
+//! | 0 | 1 | The old process of a worker exits before the new one starts, one worker after the other. No worker ever has two processes. For workers that own a port, a file lock or a job by their id. |
+//! | 0 | `u` | The same, with up to `u` workers at a time. |
+//! | `s` | `u` | Up to `s + u` workers at a time. For `s` of them the new process starts first, for `u` of them the old process exits first. |
+//!
+//! Where the old process exits first, there is no old process to go back to. If the new process fails, the parent aborts
+//! the rolling restart and restarts the worker as after any other failure.
 //!
 //! A replacement runs the same version of the program as the parent. To run a new version, stop the service and start
 //! it again.

@@ -181,6 +181,8 @@ impl Prefork {
             heartbeat_timeout: None,
             abort_timeout: Duration::from_secs(1),
             max_lifetime: None,
+            max_surge: 1,
+            max_unavailable: 0,
             drain: None,
         };
         Prefork {
@@ -367,12 +369,53 @@ impl Prefork {
         self
     }
 
-    /// Sets the age at which the parent replaces a process. The parent proceeds as in a rolling restart: it replaces
-    /// one process at a time, and stops the old process only when the replacement is ready. Default: no limit.
+    /// Sets how many workers may have a new process besides their old one while the parent replaces processes: in a
+    /// [rolling restart](crate#rolling-restarts), or for another reason, such as
+    /// [`max_lifetime`](Prefork::max_lifetime). The setting has the meaning that `maxSurge` has in Kubernetes. Default:
+    /// 1.
+    ///
+    /// The parent starts the new process first. Once the new process is ready, the parent asks the old process to stop,
+    /// and goes on with the next worker. It does not wait until the old process has exited. But a worker never has more
+    /// than two processes, so a worker whose old process still runs is not replaced again. If the old processes take
+    /// long to stop, a rolling restart of `n` workers can have up to `2 * n` processes.
+    ///
+    /// `0` means that **a worker never has two processes**: no process starts before the exit of the earlier process of
+    /// its worker. This suits workers that own something exclusive by their id, such as a port, a file lock or a job.
+    /// With `0`, [`max_unavailable`](Prefork::max_unavailable) must be at least 1. There are two exceptions, because the
+    /// parent cannot end such a process or thread: a process that still exists 10 s after SIGKILL
+    /// ([`Event::KillTimedOut`]), and a worker thread that does not return ([`Event::Stale`]).
+    pub fn max_surge(mut self, max: usize) -> Prefork {
+        self.config.max_surge = max;
+        self
+    }
+
+    /// Sets how many workers may have no ready process while the parent replaces processes. The setting has the meaning
+    /// that `maxUnavailable` has in Kubernetes. Default: 0.
+    ///
+    /// If [`max_surge`](Prefork::max_surge) allows no further new process, the parent asks an old process to stop first,
+    /// and starts the new process after the exit of the old one. The next such worker follows once the new process is
+    /// ready. Connections at the worker's [own socket](ListenConfig::per_worker) wait for the new process. The parent
+    /// begins with a further worker only while fewer than `max` workers have no ready process. Workers count that have
+    /// none for another reason, such as a restart. So at least [`workers`](Prefork::workers) less `max` workers stay
+    /// ready, unless some of them fail.
+    ///
+    /// With both settings above 0, up to `max_surge + max_unavailable` workers are replaced at the same time, and
+    /// `max_surge` is used first.
+    ///
+    /// If the new process fails before it is ready, the worker is restarted as after any other failure. A rolling
+    /// restart ends then, and the remaining old processes stay ([`Event::RollingRestartAborted`]).
+    pub fn max_unavailable(mut self, max: usize) -> Prefork {
+        self.config.max_unavailable = max;
+        self
+    }
+
+    /// Sets the age at which the parent replaces a process. The parent proceeds as in a rolling restart: by default it
+    /// replaces one process at a time, and stops the old process only when the replacement is ready. Default: no limit.
     ///
     /// For each process the parent chooses a random age between three quarters of `lifetime` and the whole `lifetime`,
     /// so that workers that were started together are not replaced together. A process that has reached its age keeps
-    /// serving until its turn comes. If a replacement fails, the old process stays for one more lifetime.
+    /// serving until its turn comes. If a replacement fails, the old process stays for one more lifetime. With
+    /// [`max_surge(0)`](Prefork::max_surge), the old process has already exited then, and the worker is restarted.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
         self.config.max_lifetime = Some(lifetime);
         self
@@ -845,6 +888,12 @@ impl Config {
         }
         self.check_workers()?;
         self.check_times()?;
+        if self.max_surge == 0 && self.max_unavailable == 0 {
+            return Err(Error::unfit(
+                "max_surge",
+                "0 needs a max_unavailable of at least 1, because otherwise no process could be replaced",
+            ));
+        }
         // On Unix, only the low eight bits of an exit status reach the parent.
         let possible = if cfg!(unix) { 1..=255 } else { i32::MIN..=i32::MAX };
         match self.fatal_exit_codes.iter().find(|&&code| code == 0 || !possible.contains(&code)) {
@@ -939,6 +988,8 @@ mod tests {
             ("restart_backoff", new().restart_backoff(ms(2), ms(1))),
             ("max_workers", new().workers(3).max_workers(2)),
             ("max_workers", new().max_workers(0)),
+            ("max_surge", new().max_surge(0)),
+            ("max_surge", new().max_unavailable(0).max_surge(0)),
             ("fatal_exit_code", new().fatal_exit_code(3).fatal_exit_code(0)),
             #[cfg(unix)]
             ("fatal_exit_code", new().fatal_exit_code(256)),
@@ -1007,6 +1058,7 @@ mod tests {
         );
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
         assert_eq!(config.abort_timeout, Duration::from_secs(1));
+        assert_eq!((config.max_surge, config.max_unavailable), (1, 0));
         assert_eq!((config.delays.first, config.delays.max), (Duration::from_millis(10), Duration::from_secs(1)));
         let off = [config.restart_window, config.ready_timeout, config.heartbeat_timeout, config.max_lifetime];
         assert!(off.iter().all(Option::is_none) && config.fatal_exit_codes.is_empty());
@@ -1029,5 +1081,6 @@ mod tests {
             .fatal_exit_code(255);
         let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("valid settings");
         assert_eq!((config.workers, config.max_restarts), (3, 0));
+        Prefork::new().max_surge(0).max_unavailable(1).config.checked().expect("valid settings");
     }
 }

@@ -88,14 +88,14 @@ impl Heap {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::some_time;
+    use super::super::tests::{config, some_time};
     use super::*;
 
     /// Returns the number of entries of a heap for 100 slots, after so many entries were added and the earliest time was
     /// taken.
     fn entries_left(added: usize) -> usize {
         let now = some_time();
-        let slots: Vec<Slot> = (0..100).map(|id| Slot::added(id, now)).collect();
+        let slots: Vec<Slot> = (0..100).map(|id| Slot::added(id, now, &config(1))).collect();
         let mut heap = Heap::new(Slot::deadline);
         (0..added).for_each(|_| heap.update(0, &slots[0]));
         assert_eq!(heap.next(&slots), Some((now, 0)));

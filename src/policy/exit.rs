@@ -41,8 +41,13 @@ impl Policy {
             Verdict::Restart(reason) => self.restart(now, &exited, &child, reason),
             Verdict::ReplacementTakesOver | Verdict::NothingMissing => {}
         }
-        if child.role == ExitedRole::Replacement {
-            self.handle_failed_replacement(now, process.id);
+        match child.role {
+            ExitedRole::Replacement => self.handle_failed_replacement(now, process.id),
+            ExitedRole::Current => {
+                let has_failed = verdict == Verdict::Restart(RestartReason::Failure);
+                self.handle_failed_successor(now, process.id, child.epoch, has_failed);
+            }
+            ExitedRole::Outgoing | ExitedRole::Draining | ExitedRole::Stopping => {}
         }
         self.slots[process.id].start_if_due(now, &mut self.actions);
         self.after(now, process.id, was_wanted);
@@ -83,10 +88,6 @@ impl Policy {
         let delay = slot.schedule_restart(now, child.uptime, reason, self.config.delays, &mut self.rng);
         let left = self.budget.left(now);
         self.actions.emit(Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, left });
-        let has_failed = reason == RestartReason::Failure;
-        if has_failed && child.role == ExitedRole::Current && child.epoch == self.roll.epoch() {
-            self.handle_failed_successor(process.id);
-        }
     }
 
     fn finish_slot(&mut self, now: Instant, id: usize, failed: bool) {

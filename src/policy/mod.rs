@@ -24,6 +24,7 @@ mod deadlines;
 mod exit;
 mod heartbeat;
 mod kill_deadline;
+mod replacement;
 mod request;
 mod rolling_restart;
 mod scale;
@@ -46,6 +47,7 @@ pub(crate) use backoff::Delays;
 use budget::Budget;
 use deadlines::DeadlineQueue;
 pub(crate) use exit::ExitedProcess;
+use replacement::Replacements;
 pub(crate) use request::{PendingRequests, Request};
 use rolling_restart::RollingRestart;
 use scale::ScalingLimited;
@@ -73,6 +75,10 @@ pub(crate) struct Config {
     pub heartbeat_timeout: Option<Duration>,
     pub abort_timeout: Duration,
     pub max_lifetime: Option<Duration>,
+    /// How many workers may have a new process besides their old one, while they are being replaced.
+    pub max_surge: usize,
+    /// How many workers may have no ready process because they are being replaced.
+    pub max_unavailable: usize,
     /// The time between two checks of a removed worker's queue, if each worker has its own sockets. The first check
     /// comes this long after the removal. The worker is asked to stop at the first check that finds the queue empty, or
     /// after `graceful_timeout`.
@@ -114,6 +120,9 @@ pub(crate) struct Policy {
     budget: Budget,
     rng: SmallRng,
     roll: RollingRestart,
+    replacements: Replacements,
+    /// The number of workers in `slots` that should run but have no ready process.
+    unavailable: usize,
     stop: Option<Stop>,
     check_beats_at: Option<Instant>,
     /// The time of the last wait that ended early for no known reason. The parent, and the workers too, may have been
@@ -140,6 +149,8 @@ impl Policy {
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
             roll: RollingRestart::default(),
+            replacements: Replacements::default(),
+            unavailable: 0,
             stop: None,
             slots: Vec::with_capacity(config.workers),
             deadlines: DeadlineQueue::new(),
@@ -160,7 +171,7 @@ impl Policy {
             self.actions.shrink();
             let id = self.first_starts.next()?;
             if id == self.slots.len() {
-                self.slots.push(Slot::initial(id, self.begun));
+                self.push_initial();
             }
             if let Some(start) = self.slots[id].start_initial() {
                 // This start is not put into the queue, because the pages of the queue would be copied for each worker
@@ -173,7 +184,15 @@ impl Policy {
 
     /// Creates the missing slots of the workers that have not been started yet.
     fn complete_slots(&mut self) {
-        self.slots.extend((self.slots.len()..self.first_starts.end).map(|id| Slot::initial(id, self.begun)));
+        while self.slots.len() < self.first_starts.end {
+            self.push_initial();
+        }
+    }
+
+    fn push_initial(&mut self) {
+        let id = self.slots.len();
+        self.slots.push(Slot::initial(id, self.begun, &self.config));
+        self.update_availability(id);
     }
 
     /// Returns the outcome if the service has ended: no process is alive, none will be started, and every action has
@@ -280,7 +299,7 @@ impl Policy {
                 Request::Stop | Request::QuickStop => {}
             }
         }
-        self.advance_roll(now);
+        self.advance_replacements(now);
     }
 
     pub fn handle_started(&mut self, now: Instant, process: Process) {
@@ -308,7 +327,7 @@ impl Policy {
         let was_wanted = slot.is_wanted();
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
         self.actions.emit(Event::StartFailed { error, retry });
-        if retry.is_none() {
+        if self.replacements.is_under_way(id) {
             self.handle_failed_replacement(now, id);
         }
         self.after(now, id, was_wanted);
@@ -361,8 +380,8 @@ impl Policy {
             }
         }
         self.check_heartbeats(now);
-        self.deadlines.update_all(&self.slots);
-        self.advance_roll(now);
+        (0..self.slots.len()).for_each(|id| self.update_slot(id));
+        self.advance_replacements(now);
     }
 
     /// Handles a wait that ended early for no known reason. The parent may have been stopped (SIGSTOP) during that
@@ -372,15 +391,31 @@ impl Policy {
     }
 
     /// Updates everything that depends on the slot of this worker, after an event has changed the slot. This includes
-    /// the drain of its queue, its deadlines, the number of workers that should run, and the rolling restart.
+    /// the drain of its queue, its deadlines, the number of workers that should run, and the replacements.
     fn after(&mut self, now: Instant, id: usize, was_wanted: bool) {
         let slot = &mut self.slots[id];
         slot.drain_relief(now, &self.config, &mut self.actions);
         if slot.is_wanted() != was_wanted {
             self.wanted.set(None);
         }
-        self.deadlines.update(id, slot);
-        self.advance_roll(now);
+        self.update_slot(id);
+        self.advance_replacements(now);
+    }
+
+    /// Updates the deadlines, the availability and the replacement of this worker after its slot has changed.
+    fn update_slot(&mut self, id: usize) {
+        self.deadlines.update(id, &self.slots[id]);
+        self.update_availability(id);
+        self.update_replacement(id);
+    }
+
+    fn update_availability(&mut self, id: usize) {
+        let slot = &mut self.slots[id];
+        let is_unavailable = slot.is_unavailable();
+        if is_unavailable != slot.counts_as_unavailable {
+            slot.counts_as_unavailable = is_unavailable;
+            if is_unavailable { self.unavailable += 1 } else { self.unavailable -= 1 }
+        }
     }
 
     fn send_to_all(&mut self, signal: WorkerSignal) {

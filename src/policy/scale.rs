@@ -79,19 +79,19 @@ impl Policy {
                 id
             }
             None => {
-                self.slots.push(Slot::added(self.slots.len(), now));
+                self.slots.push(Slot::added(self.slots.len(), now, &self.config));
                 self.slots.len() - 1
             }
         };
         self.slots[id].start_if_due(now, &mut self.actions);
-        self.deadlines.update(id, &self.slots[id]);
+        self.update_slot(id);
     }
 
     /// Removes the worker with the highest id.
     fn remove_worker(&mut self, now: Instant) {
         if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
             self.slots[id].drain(now, &self.config, &mut self.actions);
-            self.deadlines.update(id, &self.slots[id]);
+            self.update_slot(id);
         }
     }
 

@@ -17,6 +17,10 @@
 //! | Running, ready | - | - | - | - | - | by verdict | to `stopping`, draining or stopping | - | to `stopping` |
 //! | Replacing | - | new process | Running (old) | old to `stopping`, Running (new) | kill new, Running (old) | old: new takes over; new: Running (old) | both to `stopping` | - | both to `stopping` |
 //!
+//! A replacement begins in the state `Running, ready`. If the new process starts first, the next state is `Replacing`. If
+//! the old process must exit first, it moves to `stopping`, and the next state is `Backoff`, whose start is due once
+//! `stopping` is empty.
+//!
 //! A process that does not exit within [`KILL_TIMEOUT`](super::stopping_child::KILL_TIMEOUT) after SIGKILL is abandoned:
 //! the policy handles this as an exit.
 //!
@@ -45,6 +49,7 @@
 
 mod exit;
 mod recycle;
+mod replace;
 mod start;
 mod stop;
 mod timeout;
@@ -62,10 +67,6 @@ use super::{ActionQueue, Config};
 use crate::exit::Process;
 use crate::report::WorkerReport;
 
-/// The maximum number of processes that one worker has at the same time. Usually one of them serves, and the other
-/// starts or stops.
-const MAX_PROCESSES: usize = 2;
-
 /// A worker with this many abandoned processes gets no further process until one of them has exited. Otherwise the
 /// number of processes would grow without limit, because each new process may be blocked in the same way.
 const MAX_ABANDONED: usize = 2;
@@ -75,6 +76,9 @@ pub(super) struct Slot {
     id: usize,
     /// The generation that the next process of this worker gets.
     generation: u32,
+    /// The maximum number of processes that this worker has at the same time. If it is 2, one of them serves, and the
+    /// other starts or stops.
+    max_processes: usize,
     state: State,
     bring_up: BringUp,
     /// Whether a process of this worker is known to have reached the call that starts the service.
@@ -85,6 +89,8 @@ pub(super) struct Slot {
     /// The number of processes that SIGKILL has not ended, and that the supervisor has abandoned. The policy does not wait
     /// for them.
     abandoned: usize,
+    /// Whether the policy counts this worker as one without a ready process.
+    pub counts_as_unavailable: bool,
     report: WorkerReport,
     /// The generation of the process whose exit is in the report.
     reported_generation: u32,
@@ -121,7 +127,8 @@ enum StartReason {
     Restart,
     /// The previous process has exited without a failure, and the worker must be restarted.
     UncountedRestart,
-    /// The process was requested as a replacement. The old process exited before the replacement was started.
+    /// The process was requested as a replacement. The old process has exited, or has been asked to stop so that the
+    /// replacement can start after the exit.
     Replacement,
 }
 
@@ -152,17 +159,18 @@ enum Queue {
 
 impl Slot {
     /// Returns the slot of a worker that the service begins with.
-    pub fn initial(id: usize, now: Instant) -> Slot {
+    pub fn initial(id: usize, now: Instant, config: &Config) -> Slot {
         let state = State::Backoff { until: now, reason: StartReason::Initial };
-        Slot { bring_up: BringUp::Initial, queue: Queue::Open, state, ..Slot::added(id, now) }
+        Slot { bring_up: BringUp::Initial, queue: Queue::Open, state, ..Slot::added(id, now, config) }
     }
 
     /// Returns the slot of a worker that is added while the service runs. The first process of this worker is due at
     /// once.
-    pub fn added(id: usize, now: Instant) -> Slot {
+    pub fn added(id: usize, now: Instant, config: &Config) -> Slot {
         Slot {
             id,
             generation: 0,
+            max_processes: if config.max_surge == 0 { 1 } else { 2 },
             state: State::Backoff { until: now, reason: StartReason::ScaleUp },
             bring_up: BringUp::Added,
             reached_call: false,
@@ -170,6 +178,7 @@ impl Slot {
             backoff: Backoff::default(),
             stopping: Vec::new(),
             abandoned: 0,
+            counts_as_unavailable: false,
             report: WorkerReport::new(id),
             reported_generation: 0,
         }
@@ -194,25 +203,18 @@ impl Slot {
         self.is_stopped() && self.stopping.is_empty()
     }
 
-    /// Returns whether the worker's process was started before the rolling restart `epoch` and can be replaced.
-    pub fn is_outdated(&self, epoch: u64) -> bool {
-        match &self.state {
-            State::Running(child) if self.abandoned < MAX_ABANDONED => {
-                child.epoch < epoch && (child.is_starting() || child.phase == Phase::Ready)
-            }
-            _ => false,
-        }
+    /// Returns whether the worker should run but has no ready process.
+    pub fn is_unavailable(&self) -> bool {
+        let is_ready = match &self.state {
+            State::Running(child) | State::Replacing { old: child, .. } => child.phase == Phase::Ready,
+            State::Stopped | State::Backoff { .. } | State::Starting { .. } => false,
+        };
+        self.is_wanted() && !is_ready
     }
 
-    /// Returns whether a process of this worker is still starting or stopping. A rolling restart waits until such a
-    /// process is ready or has exited.
-    pub fn is_in_transition(&self) -> bool {
-        let is_starting = match &self.state {
-            State::Running(child) => child.is_starting(),
-            State::Replacing { .. } | State::Starting { .. } => true,
-            State::Stopped | State::Backoff { .. } => false,
-        };
-        is_starting || !self.stopping.is_empty()
+    /// Returns whether a process of this worker drains or stops.
+    pub fn has_stopping(&self) -> bool {
+        !self.stopping.is_empty()
     }
 
     pub fn is_initial_start(&self) -> bool {
@@ -241,7 +243,7 @@ impl Slot {
 
     pub fn deadline(&self) -> Option<Instant> {
         let start = match self.state {
-            State::Backoff { until, .. } if !self.is_crowded() => Some(until),
+            State::Backoff { until, reason } if self.can_start(reason) => Some(until),
             _ => None,
         };
         let running = self.running().filter_map(Child::deadline);
@@ -370,7 +372,10 @@ impl Slot {
         self.report
     }
 
-    fn is_crowded(&self) -> bool {
-        self.stopping.len() >= MAX_PROCESSES || self.abandoned >= MAX_ABANDONED
+    /// Returns whether the number of the worker's processes allows a start for this reason.
+    fn can_start(&self, reason: StartReason) -> bool {
+        // The old process of a replacement must have exited, although two processes may be allowed.
+        let limit = if reason == StartReason::Replacement { 1 } else { self.max_processes };
+        self.stopping.len() < limit && self.abandoned < MAX_ABANDONED
     }
 }

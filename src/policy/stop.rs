@@ -84,6 +84,7 @@ impl Policy {
         self.requests.clear();
         self.actions.cancel_for_stop();
         self.roll.cancel();
+        self.replacements.clear();
         self.check_beats_at = None;
         let workers = self.slots.iter().flat_map(Slot::processes).count();
         let by = match &outcome {

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rand::rngs::SmallRng;
+use rand::{RngExt, rngs::SmallRng};
 
 use super::{Slot, State};
 use crate::event::RecycleReason;
 use crate::exit::Process;
 use crate::policy::Config;
 use crate::policy::child::{Child, Phase, Recycling};
-use crate::policy::rolling_restart::planned_recycling;
 
 /// The age that a process must reach before it is replaced because it has retired. Otherwise processes that retire at
 /// their start would make the parent start processes without a pause.
@@ -17,12 +16,19 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 /// The time after which the policy tries again to replace a process that has retired.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
+/// Returns the end of the lifetime of a process that starts `now`. The lifetime is a random part of the maximum,
+/// between three quarters and all of it. So processes that were started together are not replaced at the same time.
+pub(super) fn end_of_lifetime(now: Instant, config: &Config, rng: &mut SmallRng) -> Option<Recycling> {
+    let lifetime = config.max_lifetime?.mul_f64(rng.random_range(0.75..=1.0));
+    Some(Recycling { at: now + lifetime, reason: RecycleReason::Lifetime })
+}
+
 impl Slot {
     /// Returns the time of the planned replacement of the worker's process. Returns `None` if that process cannot be
     /// replaced now.
     pub fn recycle_at(&self) -> Option<Instant> {
         match &self.state {
-            State::Running(child) if child.phase == Phase::Ready && self.stopping.is_empty() && !self.is_crowded() => {
+            State::Running(child) if child.phase == Phase::Ready && self.can_be_replaced() => {
                 child.recycling.map(|recycling| recycling.at)
             }
             _ => None,
@@ -60,7 +66,7 @@ impl Slot {
         child.recycling = if child.retired {
             Some(Recycling { at: now + RETRY_DELAY, reason: RecycleReason::Retired })
         } else {
-            planned_recycling(now, config, rng)
+            end_of_lifetime(now, config, rng)
         };
     }
 }

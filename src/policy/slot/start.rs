@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 
+use super::recycle::end_of_lifetime;
 use super::{Slot, StartReason, State};
 use crate::event::RestartReason;
 use crate::exit::Process;
 use crate::policy::backoff::Delays;
 use crate::policy::child::{Child, Phase};
-use crate::policy::rolling_restart::planned_recycling;
 use crate::policy::{Action, ActionQueue, Config};
 
 /// The time that a replacement must live before it counts as ready, if no ready timeout is set.
@@ -45,11 +45,11 @@ impl Slot {
         Some(self.next_start())
     }
 
-    /// Requests the next process if its start is due. Waits as long as two earlier processes of this worker are still
+    /// Requests the next process if its start is due. Waits as long as the worker has too many processes that are still
     /// stopping.
     pub fn start_if_due(&mut self, now: Instant, actions: &mut ActionQueue) {
         match self.state {
-            State::Backoff { until, reason } if until <= now && !self.is_crowded() => {
+            State::Backoff { until, reason } if until <= now && self.can_start(reason) => {
                 self.state = State::Starting { reason };
                 actions.push(self.next_start());
             }
@@ -57,25 +57,15 @@ impl Slot {
         }
     }
 
-    /// Requests a replacement for the running process.
-    pub fn start_replacement(&mut self, actions: &mut ActionQueue) {
-        self.state = match mem::replace(&mut self.state, State::Stopped) {
-            State::Running(old) => {
-                actions.push(self.next_start());
-                State::Replacing { old, new: None }
-            }
-            other => other,
-        };
-    }
-
-    fn next_start(&self) -> Action {
+    pub(super) fn next_start(&self) -> Action {
         Action::Start { id: self.id, generation: self.generation }
     }
 
     /// Records a process that was started. If a stop came after the start was requested, the slot is already stopped.
     /// Then the caller must stop the process with [`Slot::stop_now`].
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
-        let is_restart = self.start_reason() == Some(StartReason::Restart);
+        let reason = self.start_reason();
+        let is_restart = reason == Some(StartReason::Restart);
         self.generation = process.generation.wrapping_add(1);
         self.report.processes = self.report.processes.saturating_add(1);
         self.report.restarts = self.report.restarts.saturating_add(u32::from(is_restart));
@@ -83,15 +73,15 @@ impl Slot {
         if config.ready_timeout.is_none() {
             self.open_queue();
         }
-        let recycling = planned_recycling(now, config, rng);
+        let recycling = end_of_lifetime(now, config, rng);
         let child = |without_readiness| {
             let not_ready = config.ready_timeout.map(|timeout| Phase::NotReady { late_at: now + timeout });
             Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycling)
         };
+        let probation = Phase::Probation { ready_at: now + PROBATION };
         self.state = match mem::replace(&mut self.state, State::Stopped) {
-            State::Replacing { old, new: None } => {
-                State::Replacing { old, new: Some(Box::new(child(Phase::Probation { ready_at: now + PROBATION }))) }
-            }
+            State::Replacing { old, new: None } => State::Replacing { old, new: Some(Box::new(child(probation))) },
+            _ if reason == Some(StartReason::Replacement) => State::Running(child(probation)),
             _ => State::Running(child(Phase::Ready)),
         };
     }

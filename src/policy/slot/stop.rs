@@ -24,11 +24,6 @@ impl Slot {
         }
     }
 
-    /// Stops the old process after its replacement has taken over.
-    pub fn stop_outgoing(&mut self, old: Child, kill_at: Instant, actions: &mut ActionQueue) {
-        self.stopping.push(old.stop(WorkerSignal::Stop, kill_at, actions));
-    }
-
     /// Removes the worker because the service is scaled down. Without per-worker sockets, asks its processes to stop.
     /// With per-worker sockets, a ready process first serves the connections that are left in the queue. If no process
     /// is ready, the next process that becomes ready serves them.

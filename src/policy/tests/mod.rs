@@ -2,6 +2,7 @@
 
 mod heartbeat;
 mod random;
+mod replacement;
 mod request;
 mod restart;
 mod retire;
@@ -11,7 +12,7 @@ mod sim;
 mod startup;
 mod stop;
 
-pub(super) use sim::some_time;
+pub(super) use sim::{config, some_time};
 
 use super::*;
 use crate::exit::{Exit, OutOfMemory};

@@ -10,6 +10,8 @@ use super::*;
 fn script(seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
+    let surge = rng.random_range(0..4);
+    let unavailable = rng.random_range(usize::from(surge == 0)..4);
     let config = Config {
         max_workers: rng.random_range(5..10),
         restart_policy: [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never][rng.random_range(0..3)],
@@ -20,6 +22,8 @@ fn script(seed: u64) {
         heartbeat_timeout: optional(&mut rng, 10),
         abort_timeout: rng.random_range(1..=3) * SECOND,
         max_lifetime: optional(&mut rng, 30),
+        max_surge: surge,
+        max_unavailable: unavailable,
         drain: rng.random_bool(0.3).then_some(SECOND),
         ..config(rng.random_range(1..5))
     };
@@ -31,7 +35,39 @@ fn script(seed: u64) {
         random_event(&mut sim, &mut rng);
         assert!(sim.policy.wanted() <= sim.max_workers());
     }
+    rolling_restarts_always_end(&mut sim);
     stop_always_ends(&mut sim, &mut rng);
+}
+
+/// Lets all processes do at once what is expected of them. Checks that the rolling restarts end then.
+fn rolling_restarts_always_end(sim: &mut Sim) {
+    // Executes the delayed actions.
+    sim.actions_per_event = usize::MAX - 1;
+    sim.run_actions();
+    sim.actions_per_event = usize::MAX;
+    sim.refuses_starts = false;
+    sim.has_work = false;
+    sim.blocked.clear();
+    sim.run_actions();
+    for _ in 0..200 {
+        if !sim.rolling {
+            return;
+        }
+        while !sim.abandoned.is_empty() {
+            sim.end_abandoned(0);
+        }
+        for (id, generation) in sim.alive() {
+            let Some(alive) = sim.alive.get(&(id, generation)) else { continue };
+            if alive.sent.iter().any(|&sent| sent != WorkerSignal::Reopen) {
+                sim.end(id, generation, Exit::Code(0));
+            } else if !alive.ready {
+                sim.ready(id, generation);
+            }
+            sim.policy.handle_beat(sim.now, id, generation);
+        }
+        sim.pass(SECOND / 2);
+    }
+    assert!(!sim.rolling, "{:?} {:?}", sim.policy, sim.log);
 }
 
 fn random_event(sim: &mut Sim, rng: &mut SmallRng) {

@@ -11,11 +11,11 @@ fn without_ready_timeout_replacements_are_ready_after_one_second() {
     assert!(sim.sent(0, 0).is_empty());
     sim.pass(Duration::from_millis(1));
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
-    assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0)], "worker 1 waits until the old process has exited");
-    sim.end(0, 0, Exit::Code(0));
-    assert_eq!(sim.alive(), [(0, 1), (1, 0), (1, 1)]);
+    assert_eq!(sim.alive(), [(0, 0), (0, 1), (1, 0), (1, 1)], "worker 1 does not wait for the drain of worker 0");
     sim.pass(SECOND);
     sim.end(1, 0, Exit::Code(0));
+    assert!(!sim.logged("Rolling restart done"));
+    sim.end(0, 0, Exit::Code(0));
     assert!(sim.logged("Rolling restart done"));
     assert_eq!(sim.alive(), [(0, 1), (1, 1)]);
     assert_eq!(sim.policy.next_deadline(), None);
@@ -111,10 +111,13 @@ fn a_ready_replacement_that_exits_aborts_the_rolling_restart() {
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
     sim.end(0, 1, Exit::Code(1));
     assert!(sim.logged("Rolling restart aborted"));
-    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (0, 2), (1, 0)], 1));
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (0, 2), (1, 0), (1, 1)], 1));
+    sim.ready(1, 1);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop], "the replacement that was under way continues");
     sim.ready(0, 2);
     sim.end(0, 0, Exit::Code(0));
-    assert_eq!(sim.alive(), [(0, 2), (1, 0)]);
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!(sim.alive(), [(0, 2), (1, 1)]);
 }
 
 #[test]
@@ -182,26 +185,24 @@ fn a_cancelled_replacement_starts_no_second_process() {
 }
 
 #[test]
-fn max_lifetime_replaces_one_process_at_a_time() {
+fn max_lifetime_replaces_one_worker_at_a_time() {
     let lifetime = 100 * SECOND;
-    let mut sim = Sim::new(Config { max_lifetime: Some(lifetime), ..config(3) });
+    let ready_timeout = Some(1000 * SECOND);
+    let mut sim = Sim::new(Config { max_lifetime: Some(lifetime), ready_timeout, ..config(3) });
+    (0..3).for_each(|id| sim.ready(id, 0));
     sim.pass(74 * SECOND);
     assert_eq!(sim.alive(), [(0, 0), (1, 0), (2, 0)], "a lifetime is at least three quarters of `max_lifetime`");
-    // The other processes become too old as well, but none of them is replaced while the first old process is still
-    // stopping.
+    // The other processes become too old as well, but none of them is replaced before the first replacement is ready.
     sim.pass(26 * SECOND);
     assert_eq!(sim.alive.len(), 4);
     assert!(sim.logged("has reached its maximum lifetime, replacing it"));
-    for round in 0..3 {
-        let old =
-            sim.alive.values().find(|one| one.sent == [WorkerSignal::Stop]).expect("a process that was asked to stop");
-        let id = old.process.id;
-        let generation = old.process.generation;
-        assert_eq!(generation, 0);
-        sim.end(id, generation, Exit::Code(0));
-        assert_eq!(sim.alive.len(), if round < 2 { 4 } else { 3 }, "{:?}", sim.alive());
-        sim.pass(SECOND);
+    for count in [5, 6, 6] {
+        let [id] = sim.trials()[..] else { panic!("{:?}", sim.trials()) };
+        sim.ready(id, 1);
+        assert_eq!(sim.sent(id, 0), [WorkerSignal::Stop]);
+        assert_eq!(sim.alive.len(), count, "the next replacement does not wait for the drain");
     }
+    (0..3).for_each(|id| sim.end(id, 0, Exit::Code(0)));
     assert_eq!(sim.alive(), [(0, 1), (1, 1), (2, 1)]);
     assert_eq!(sim.restarts, 0, "recycling costs no restart");
 }

@@ -1,6 +1,6 @@
 //! [`Sim`]: the processes and the clock that the policy's tests simulate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::RestartReason;
 use crate::exit::{Exit, OutOfMemory};
@@ -23,6 +23,8 @@ pub fn config(workers: usize) -> Config {
         heartbeat_timeout: None,
         abort_timeout: SECOND,
         max_lifetime: None,
+        max_surge: 1,
+        max_unavailable: 0,
         drain: None,
     }
 }
@@ -67,6 +69,8 @@ pub struct Sim {
     pub exits: u32,
     pub restarts: u32,
     pub stopping: bool,
+    /// Whether a rolling restart is in progress.
+    pub rolling: bool,
     /// Whether a worker was removed, and the stop signal for its process may still be queued.
     pub scaling: bool,
     /// Whether connections are left in the queue of every draining process.
@@ -96,6 +100,7 @@ impl Sim {
             exits: 0,
             restarts: 0,
             stopping: false,
+            rolling: false,
             scaling: false,
             has_work: false,
             actions_per_event: usize::MAX,
@@ -133,6 +138,9 @@ impl Sim {
             "the queue finds the oldest process"
         );
         assert_eq!(self.policy.wanted(), self.policy.count_wanted(), "the cached number is right");
+        let unavailable = self.policy.slots.iter().filter(|slot| slot.is_unavailable()).count();
+        let is_counted = self.policy.stop.is_some() || self.policy.unavailable == unavailable;
+        assert!(is_counted, "{unavailable} workers are unavailable");
         let max = self.policy.config.max_restarts;
         assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.exits + self.alive.len() as u32);
@@ -159,9 +167,11 @@ impl Sim {
         let before = self.alive.insert((id, generation), alive);
         assert!(before.is_none(), "generation {generation} of child {id} started twice");
         let of_this_id = self.alive.range((id, 0)..=(id, u32::MAX)).count();
-        assert!(of_this_id <= 2, "{of_this_id} processes of child {id}");
+        let max_surge = self.policy.config.max_surge;
+        let most = if max_surge == 0 { 1 } else { 2 };
+        assert!(of_this_id <= most, "{of_this_id} processes of child {id}");
         let trials = self.trials();
-        assert!(trials.len() <= 1, "children {trials:?} are replaced at the same time");
+        assert!(trials.len() <= max_surge, "children {trials:?} are replaced at the same time");
         self.policy.handle_started(self.now, process);
     }
 
@@ -188,6 +198,21 @@ impl Sim {
             let settled = self.policy.config.ready_timeout.is_none() && self.now >= newer.since + SECOND;
             assert!(newer.ready || settled, "{process} is stopped for {}, which is not ready", newer.process);
         }
+        if message == WorkerSignal::Stop && self.policy.replacements.begins_with_stop(process.id) {
+            self.check_ready_workers(process);
+        }
+    }
+
+    /// Checks that enough workers are ready after this process has been asked to stop before its replacement starts.
+    fn check_ready_workers(&self, process: Process) {
+        // If actions are delayed, other workers may have failed since the policy has queued this one.
+        if self.policy.config.ready_timeout.is_none() || self.actions_per_event < usize::MAX {
+            return;
+        }
+        let is_ready = |alive: &&Alive| alive.ready && alive.sent.iter().all(|&sent| sent == WorkerSignal::Reopen);
+        let ready: BTreeSet<usize> = self.alive.values().filter(is_ready).map(|alive| alive.process.id).collect();
+        let enough = self.policy.wanted().saturating_sub(self.policy.config.max_unavailable);
+        assert!(ready.len() >= enough, "only {ready:?} are ready after the stop of {process}");
     }
 
     fn abandon(&mut self, process: Process) {
@@ -211,7 +236,18 @@ impl Sim {
     pub fn note_event(&mut self, event: Event) {
         match event {
             Event::Restarting { reason: RestartReason::Failure, .. } => self.restarts += 1,
-            Event::Stopping { .. } => self.stopping = true,
+            Event::Stopping { .. } => {
+                self.stopping = true;
+                self.rolling = false;
+            }
+            Event::RollingRestartStarted => {
+                assert!(!self.rolling, "only one rolling restart is in progress");
+                self.rolling = true;
+            }
+            Event::RollingRestartFinished | Event::RollingRestartAborted { .. } => {
+                assert!(self.rolling, "a rolling restart ends once");
+                self.rolling = false;
+            }
             _ => {}
         }
         self.log.push(event.to_string());
@@ -224,8 +260,8 @@ impl Sim {
 
     /// Executes a request although actions of an earlier event are still queued.
     pub fn request_now(&mut self, request: Request) {
-        self.scaling |= matches!(request, Request::ScaleDown | Request::Scale(_));
         self.policy.handle_request(self.now, request);
+        self.scaling |= self.policy.requests.scales_down();
         self.policy.execute_requests(self.now);
         self.run_actions();
     }
