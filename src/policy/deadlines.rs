@@ -35,6 +35,19 @@ impl DeadlineQueue {
         self.deadlines.next(slots).map(|(at, _)| at)
     }
 
+    /// Removes the deadlines that have passed, and returns the ids of their workers in ascending order. Each of these
+    /// workers needs a call of [`DeadlineQueue::update`] afterwards.
+    pub fn take_due(&mut self, now: Instant, slots: &[Slot]) -> Vec<usize> {
+        let mut due = Vec::new();
+        while let Some((_, id)) = self.deadlines.next(slots).filter(|(at, _)| *at <= now) {
+            self.deadlines.entries.pop();
+            due.push(id);
+        }
+        due.sort_unstable();
+        due.dedup();
+        due
+    }
+
     /// Returns the id of the worker whose process must be replaced first, and that time.
     pub fn next_recycling(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
         self.recyclings.next(slots)

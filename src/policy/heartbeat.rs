@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::Policy;
 
 impl Policy {
-    /// Aborts the processes that have sent no heartbeat in time. Does nothing before the next check is due.
+    /// Aborts the processes that have sent no heartbeat in time. Does nothing before the next check is due. Returns
+    /// whether it has checked the heartbeats.
     ///
     /// If the parent wakes up late, the workers may have been delayed too. The policy distinguishes two cases:
     ///
@@ -13,10 +14,10 @@ impl Policy {
     ///   workers were delayed as well, and every process gets one more period.
     /// - If the parent wakes up late by a tenth of the timeout or more, or was interrupted during the period, the
     ///   workers may have been delayed. A process without a heartbeat then gets one more period, but only once.
-    pub(super) fn check_heartbeats(&mut self, now: Instant) {
-        let Some(timeout) = self.config.heartbeat_timeout else { return };
-        let Some(check_at) = self.check_beats_at else { return };
-        let Some(late) = now.checked_duration_since(check_at) else { return };
+    pub(super) fn check_heartbeats(&mut self, now: Instant) -> bool {
+        let Some(timeout) = self.config.heartbeat_timeout else { return false };
+        let Some(check_at) = self.check_beats_at else { return false };
+        let Some(late) = now.checked_duration_since(check_at) else { return false };
         let interrupted = self.interrupted_at.is_some_and(|at| at + timeout >= check_at);
         let doubtful = interrupted || late >= timeout / 10;
         for slot in &mut self.slots {
@@ -27,5 +28,6 @@ impl Policy {
             }
         }
         self.check_beats_at = Some(now + timeout);
+        true
     }
 }

@@ -362,7 +362,8 @@ impl Policy {
     /// Handles every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut late = Vec::new();
-        for id in 0..self.slots.len() {
+        let due = self.deadlines.take_due(now, &self.slots);
+        for &id in &due {
             let slot = &mut self.slots[id];
             match slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.actions) {
                 Some(Timeout::Replaced(old)) => self.stop_outgoing(now, old),
@@ -379,8 +380,10 @@ impl Policy {
                 ReadyTimeout::Addition => self.drop_addition(id),
             }
         }
-        self.check_heartbeats(now);
-        (0..self.slots.len()).for_each(|id| self.update_slot(id));
+        due.into_iter().for_each(|id| self.update_slot(id));
+        if self.check_heartbeats(now) {
+            (0..self.slots.len()).for_each(|id| self.update_slot(id));
+        }
         self.advance_replacements(now);
     }
 
