@@ -1,16 +1,16 @@
 //! Signals that arrive faster than the parent can act on them. Linux only.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use taskfork::{Event, Prefork, Report};
+use taskfork::{Event, Handle, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::{Signal, idle, ignore, raise};
 use crate::procfs::peak_memory;
-use crate::program::{serve, up};
+use crate::program::{say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -41,6 +41,18 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
+        Scenario::spawning("a_flood_of_handle_calls_does_not_delay_the_parent", calls_its_handle, |daemon| {
+            let worker = daemon.worker();
+            daemon.wait_for("a million calls");
+            let peak = peak_memory(daemon.pid());
+            kill(worker.pid, Signal::SIGKILL);
+            daemon.wait_for(&format!("{worker} killed by signal 9, restarting"));
+            daemon.wait_for("a million calls");
+            let growth = peak_memory(daemon.pid()) - peak;
+            assert!(growth < 4 << 20, "the parent has grown by {} KiB", growth >> 10);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
     ]
 }
 
@@ -68,6 +80,34 @@ fn scales_for_ever() -> Report {
         up(worker.id());
         idle()
     })
+}
+
+/// A thread of the parent calls the handle until the service has ended.
+fn calls_its_handle() -> Report {
+    let (sender, receiver) = mpsc::channel::<Handle>();
+    let is_over = Arc::<AtomicBool>::default();
+    let flag = Arc::clone(&is_over);
+    let caller = thread::spawn(move || {
+        let Ok(handle) = receiver.recv() else { return };
+        while !flag.load(Ordering::Relaxed) {
+            for _ in 0..1_000_000 {
+                handle.scale(1);
+            }
+            say("a million calls");
+        }
+    });
+    let service = Prefork::new().workers(1).on_event(move |event, handle| {
+        if matches!(event, Event::Starting { .. }) {
+            sender.send(handle.clone()).expect("the thread");
+        }
+    });
+    let report = serve(service, |worker| {
+        up(worker.id());
+        idle()
+    });
+    is_over.store(true, Ordering::Relaxed);
+    caller.join().expect("the thread");
+    report
 }
 
 /// A thread that sends one signal in a loop.
