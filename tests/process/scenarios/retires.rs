@@ -20,9 +20,9 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.send(old[1], Signal::SIGUSR2);
             let new = daemon.worker();
             assert_eq!(new.id, 1);
-            daemon.wait_for("drained 1");
+            daemon.wait_for_times("drained 1", 1);
             assert_eq!(daemon.count(&format!("log {} has retired, replacing it", old[1])), 1);
-            daemon.wait_for(&format!("log {} exited normally", old[1]));
+            daemon.wait_for_times(&format!("log {} exited normally", old[1]), 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("has retired"), 1, "further calls have no effect:\n{}", daemon.transcript());
