@@ -58,19 +58,20 @@ impl Finished {
 
 /// Reports why the service has failed, unless the log has the reason already.
 fn report_reason(report: &Report) {
-    match report.reason() {
-        _ if report.is_success() => {}
-        reason @ (Reason::StartupFailed { .. } | Reason::RestartLimitReached { .. }) => {
-            failure::report_unless_logged(Level::Error, reason);
-        }
-        reason => {
-            let mut failed = report.workers().iter().filter(|worker| worker.failed);
-            let Some((id, exit)) = failed.next().and_then(|first| Some((first.id(), first.exit()?))) else { return };
+    if report.is_success() {
+        return;
+    }
+    let reason = report.reason();
+    let mut failed = report.workers().iter().filter(|worker| worker.failed);
+    match failed.next().and_then(|first| Some((first.id(), first.exit()?))) {
+        Some((id, exit)) if *reason == Reason::Finished => {
             let more = failed.count();
             let others = if more == 0 { String::new() } else { format!(", and {more} more failed") };
             // Each exit was logged as a warning.
             failure::report_unless_logged(Level::Warn, &format_args!("{reason}, but worker {id} {exit}{others}"));
         }
+        // The event that began the stop was logged as an error.
+        _ => failure::report_unless_logged(Level::Error, reason),
     }
 }
 
