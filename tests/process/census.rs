@@ -98,8 +98,9 @@ impl Census {
         self.is_rolling
     }
 
-    pub fn count(&self) -> usize {
-        self.living.len()
+    /// Returns how many processes are not up yet.
+    pub fn count_starting(&self) -> usize {
+        self.living.values().filter(|process| !process.is_up).count()
     }
 
     pub fn pids(&self) -> BTreeSet<u32> {

@@ -12,8 +12,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("hup_replaces_one_worker_after_the_other", two_that_drain, |daemon| {
             let old = daemon.workers(2);
             daemon.signal(Signal::SIGHUP);
-            for old in old {
-                let new = daemon.worker();
+            for (old, new) in old.into_iter().zip(daemon.workers(2)) {
                 assert_eq!(new.id, old.id);
                 daemon.wait_for_times(&format!("{old} exited normally"), 1);
                 let came = format!("{new} started");

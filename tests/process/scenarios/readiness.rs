@@ -19,15 +19,17 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for("is ready");
             daemon.wait_for("is ready");
             daemon.signal(Signal::SIGHUP);
-            for old in old {
+            for old in &old {
                 let new = daemon.worker();
                 assert_eq!(new.id, old.id);
                 assert!(!daemon.said(&format!("drained {}", old.id)), "its replacement runs, but is not ready yet");
                 daemon.send(new, Signal::SIGUSR2);
                 daemon.wait_for(&format!("{new} is ready"));
-                daemon.wait_for(&format!("drained {}", old.id));
             }
-            daemon.wait_for("log Rolling restart done");
+            for old in old {
+                daemon.wait_for_times(&format!("drained {}", old.id), 1);
+            }
+            daemon.wait_for_times("log Rolling restart done", 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("report: stopped"));
