@@ -305,7 +305,6 @@ impl StatusWriter {
     ///
     /// A signal handler may call this method: it only calls getpid(2) and stores one word. It does not wake the parent,
     /// because the parent reads the word after the process has exited.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the handler of SIGTERM does not call it yet"))]
     pub fn note_stop(&self) {
         if process::id() == self.pid {
             self.segment[self.slot][STOP_NOTED].store(1, Ordering::Release);

@@ -110,6 +110,8 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// system refuses the timer, the worker logs a warning and ignores the error. See the
 /// [limitations](crate#limitations). On Windows, the system ends all workers at once when the parent ends.
 ///
+/// - If a stop request comes neither from the parent nor from a terminal, as with `kill PID`, the parent [replaces the
+///   worker](crate::guide::signals#replace-or-stop-one-worker) after it has exited with status 0.
 /// - The graceful stop installs signal handlers through [signal-hook](https://docs.rs/signal-hook). Handlers that the
 ///   program installs through signal-hook or `tokio::signal` run as well. If the program installs a handler with
 ///   `sigaction` afterwards, this handler replaces all others for the signal.
@@ -124,7 +126,7 @@ pub struct Worker {
     generation: u32,
     count: usize,
     /// `None` in a forked worker of `fork_processes`, because this function gives the program no handle.
-    status: Option<StatusWriter>,
+    status: Option<Arc<StatusWriter>>,
     listeners: Listeners,
     listener_names: ListenerNames,
     stop: StopSource,
@@ -147,7 +149,7 @@ impl Worker {
         listeners: Listeners,
     ) -> Worker {
         let stop = StopSource::Process(OnceLock::new());
-        Worker { id, generation, count, status, listeners, listener_names: None, stop }
+        Worker { id, generation, count, status: status.map(Arc::new), listeners, listener_names: None, stop }
     }
 
     pub(crate) fn in_thread(
@@ -160,7 +162,7 @@ impl Worker {
         let Process { id, generation, .. } = process;
         let listeners = listener::for_thread(&listeners, stop.gate());
         let stop = StopSource::Thread(stop);
-        Worker { id, generation, count, status: Some(status), listeners, listener_names: None, stop }
+        Worker { id, generation, count, status: Some(Arc::new(status)), listeners, listener_names: None, stop }
     }
 
     pub(crate) fn with_listener_names(self, names: ListenerNames) -> Worker {
@@ -493,11 +495,15 @@ impl Worker {
 
     fn stop_request<'a>(&self, stop: &'a OnceLock<Arc<ProcessStop>>) -> &'a Arc<ProcessStop> {
         stop.get_or_init(|| {
-            let stop = StopRequest::listen(|error| {
+            let id = self.id;
+            let on_error = |error| {
                 let error = Error::from(error);
-                let id = self.id;
                 log!(target: "taskfork", Level::Warn, "worker {id} is not killed if it hangs after the end of the parent: {error:?}");
-            });
+            };
+            let status = self.status.clone();
+            // Runs in the signal handler, so it only reads the pointers and calls an async-signal-safe method.
+            let note = move || status.iter().for_each(|status| status.note_stop());
+            let stop = StopRequest::listen(on_error, note);
             // On Windows, report to the parent that this worker reads stop requests. The parent kills all other workers
             // at once instead of sending a request.
             #[cfg(windows)]

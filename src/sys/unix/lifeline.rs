@@ -3,6 +3,8 @@
 //! # Safety
 //! The calls of prctl(2), procctl(2), kill(2) and _exit(2) in this module affect only the calling process.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crate::sys::CallError;
 
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
@@ -14,6 +16,15 @@ pub(crate) use kernel::Lifeline;
 pub(crate) use pipe::Lifeline;
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(super) use pipe::kill_after_timeout;
+
+/// The pid of the parent that has started this process as a worker, or 0 if it is unknown.
+static PARENT: AtomicU32 = AtomicU32::new(0);
+
+/// Returns the pid of the parent that has started this process as a worker, even if the parent has ended. Returns `None`
+/// if the parent is outside the pid namespace of this process.
+pub(super) fn parent() -> Option<u32> {
+    Some(PARENT.load(Ordering::Relaxed)).filter(|&parent| parent != 0)
+}
 
 /// Ends the child at once. The child calls this if its parent has ended already, or if it could not arm its lifeline.
 /// The child has not begun its work yet, and must run no more code of the program.
@@ -111,6 +122,7 @@ mod kernel {
             if !armed || (parent != self.parent && parent != 0) {
                 exit_now();
             }
+            super::PARENT.store(parent, Ordering::Relaxed);
             let parent = Some(parent).filter(|&parent| parent != 0);
             // This process holds no other lifeline, because it becomes a worker only once.
             let _ = HELD.set((std::process::id(), Held { parent, graceful_timeout: self.graceful_timeout }));
@@ -227,6 +239,8 @@ mod pipe {
             let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
             let &mut Lifeline { parent, graceful_timeout, .. } = self;
+            // getppid(2) returns 0 if the parent is outside the pid namespace of the child.
+            super::PARENT.store(if getppid().as_raw() == 0 { 0 } else { parent }, Ordering::Relaxed);
             let identity = FdIdentity::of(reader.as_fd());
             let body = move || {
                 wait_for_death(ManuallyDrop::new(reader), identity, parent);

@@ -1,25 +1,27 @@
-//! Receives stop requests in a worker. A stop request is the signal SIGTERM or SIGINT. The crate signal-hook installs
-//! the handler for both signals.
+//! Receives stop requests in a worker. A stop request is the signal SIGTERM or SIGINT. The crate signal-hook-registry,
+//! on which signal-hook is based, installs the handler for both signals.
 //!
 //! # Safety
 //! The handler uses only lock-free atomics, getpid(2), getppid(2), timer_settime(2), fstat(2) and send(2), which are
-//! async-signal-safe (signal-safety(7)). The handler restores `errno`. The memory that it uses exists until the process ends.
+//! async-signal-safe (signal-safety(7)). The caller of [`StopRequest::listen`] passes a closure that must be so too. The
+//! handler restores `errno`. The memory that it uses exists until the process ends.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use nix::errno::Errno;
-use signal_hook::low_level::register;
+use signal_hook_registry::register_sigaction;
 
 use super::guarded_socket::GuardedSocket;
+use super::lifeline;
 use super::orphan_timer::OrphanTimer;
 use super::poll::wait_readable;
-use super::signal::{is_ignored, number};
+use super::signal::{is_ignored, number, sender};
 use crate::sys::{CallError, Gate, Signal};
 
 /// The listener for stop requests in a worker. Its signal handlers stay installed until the process ends. The pipe that
@@ -31,7 +33,6 @@ pub(crate) struct StopRequest {
     making: Mutex<()>,
 }
 
-#[derive(Debug)]
 struct Handler {
     /// The worker's pid. A process that the worker forks inherits the handlers and the pipe. The handlers do nothing in
     /// that process, because its pid differs from this one.
@@ -41,6 +42,10 @@ struct Handler {
     pipe: AtomicPtr<Pipe>,
     /// `None` if the death of the parent does not lead to a SIGKILL.
     orphan_timer: Option<OrphanTimer>,
+    /// The pid of the parent, or `None` if it is unknown.
+    parent: Option<u32>,
+    /// Called if neither the parent nor the kernel has sent the signal.
+    note: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A socket pair, whose reader is readable after a request.
@@ -53,7 +58,11 @@ struct Pipe {
 impl StopRequest {
     /// Enables the graceful stop. Calls `on_error` if the system refuses the timer that kills this process when it does
     /// not exit after the death of its parent. The graceful stop works without the timer.
-    pub fn listen(on_error: impl FnOnce(CallError)) -> StopRequest {
+    ///
+    /// Calls `note` for each stop request that another process than the parent has sent, for example `kill`. A request
+    /// of a terminal and a signal of this process to itself do not count. `note` runs in the signal handler, so it must
+    /// be async-signal-safe.
+    pub fn listen(on_error: impl FnOnce(CallError), note: impl Fn() + Send + Sync + 'static) -> StopRequest {
         // Created before the handlers: once they are installed, the death of the parent no longer kills this process.
         let (orphan_timer, refused) = match OrphanTimer::new() {
             Ok(timer) => (timer, None),
@@ -64,15 +73,17 @@ impl StopRequest {
             is_requested: AtomicBool::new(false),
             pipe: AtomicPtr::new(ptr::null_mut()),
             orphan_timer,
+            parent: lifeline::parent(),
+            note: Box::new(note),
         }));
         for signal in stop_signals() {
             // SAFETY: the handler uses only what signal-safety(7) allows; see the module's safety section. This ignores
             // errors, because sigaction(2) refuses a handler only for SIGKILL, SIGSTOP and invalid signal numbers.
-            let _ = unsafe { register(number(signal), || handler.handle()) };
+            let _ = unsafe { register_sigaction(number(signal), |info| handler.handle(info)) };
         }
         // The parent may have ended before, when this process ignored SIGTERM.
         if handler.orphan_timer.as_ref().is_some_and(OrphanTimer::is_orphaned) {
-            handler.handle();
+            handler.request();
         }
         if let Some(error) = refused {
             on_error(error);
@@ -128,12 +139,22 @@ impl StopRequest {
 }
 
 impl Handler {
-    /// Records a stop request and makes the pipe readable. If the parent has ended, also starts the timer that kills
-    /// this process. Runs in the signal handler.
-    fn handle(&self) {
-        if std::process::id() != self.pid {
+    /// Handles SIGTERM or SIGINT. Runs in the signal handler.
+    fn handle(&self, info: &libc::siginfo_t) {
+        let pid = std::process::id();
+        if pid != self.pid {
             return;
         }
+        // Before the request is visible, because the process may exit as soon as it notices the request.
+        if sender(info).is_some_and(|sender| sender != pid && Some(sender) != self.parent) {
+            (self.note)();
+        }
+        self.request();
+    }
+
+    /// Records a stop request and makes the pipe readable. If the parent has ended, also starts the timer that kills
+    /// this process. Only makes calls that are async-signal-safe.
+    fn request(&self) {
         let errno = Errno::last_raw();
         if let Some(timer) = &self.orphan_timer {
             timer.start_if_orphaned();
@@ -154,6 +175,12 @@ impl Handler {
     fn pipe(&self) -> Option<&'static Pipe> {
         // SAFETY: the pointer is null, or from a pipe that was leaked, so that it is valid until the process ends.
         unsafe { self.pipe.load(Ordering::SeqCst).as_ref() }
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").field("is_requested", &self.is_requested).finish_non_exhaustive()
     }
 }
 

@@ -38,8 +38,8 @@ pub(super) fn set_stop_event(event: EventHandle) {
 }
 
 impl StopRequest {
-    /// Enables the graceful stop. Never calls the function, which is for Unix.
-    pub fn listen(_on_error: impl FnOnce(CallError)) -> StopRequest {
+    /// Enables the graceful stop. Never calls the functions, which are for Unix.
+    pub fn listen(_on_error: impl FnOnce(CallError), _note: impl Fn() + Send + Sync + 'static) -> StopRequest {
         let stop_event = STOP_EVENT.get();
         if let Some(stop_event) = stop_event {
             stop_event.listen();

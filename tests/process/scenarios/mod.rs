@@ -18,6 +18,8 @@ mod handles;
 mod heartbeats;
 #[cfg(target_os = "linux")]
 mod identities;
+#[cfg(unix)]
+mod kills;
 #[cfg(target_os = "linux")]
 mod limits;
 #[cfg(target_os = "linux")]
@@ -110,6 +112,8 @@ pub fn all() -> Vec<Scenario> {
     let here = [
         #[cfg(unix)]
         forks::scenarios(),
+        #[cfg(unix)]
+        kills::scenarios(),
         #[cfg(unix)]
         orphans_unix::scenarios(),
         #[cfg(unix)]

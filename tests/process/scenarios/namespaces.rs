@@ -6,6 +6,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, getpid, getppid};
 use taskfork::{Prefork, Report};
 
@@ -14,8 +15,9 @@ use super::not_root;
 use super::refusals::{refuse, with_two_threads};
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{Signal, idle, in_child};
-use crate::program::{fork, prepare, say, serve, try_fork, up};
+use crate::os::{Gate, Signal, idle, in_child};
+use crate::procfs::children;
+use crate::program::{drain, fork, prepare, say, serve, try_fork, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -44,6 +46,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert_eq!(daemon.count("pid 1, parent 0"), 1, "{}", daemon.transcript());
             assert_eq!(daemon.count("log Starting 1 processes"), 1);
+        })
+        .needs(not_root),
+        Scenario::new("worker_killed_from_outside_its_namespace_is_replaced", killed_from_outside, |daemon| {
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("exited normally after a stop request from another process"), 1);
+            assert_eq!(daemon.count("drained 0"), 2, "{}", daemon.transcript());
         })
         .needs(not_root),
         Scenario::new("no_memory_for_a_fork_names_the_worker", dead_namespace, |daemon| {
@@ -152,6 +160,29 @@ fn spawned_in_namespace() -> Report {
         unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     }
     serve(Prefork::new().workers(1), |_| say(&format!("pid {}, parent {}", getpid(), getppid())))
+}
+
+/// The parent is pid 1 of a namespace. A process outside stops one worker. In the namespace, the sender has the pid 0.
+fn killed_from_outside() {
+    prepare();
+    let gate = Gate::new();
+    unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+    // SAFETY: this process has no other thread, so the child inherits no lock that another thread holds (fork(2)).
+    let ForkResult::Parent { child } = (unsafe { nix::unistd::fork() }).expect("fork") else {
+        let report = serve(Prefork::new().workers(1).max_restarts(0), move |worker| {
+            worker.enable_graceful_stop();
+            gate.open(1);
+            drain(&worker);
+        });
+        std::process::exit(i32::from(!report.is_success()))
+    };
+    let parent = child.as_raw() as u32;
+    gate.pass();
+    let worker = children(parent).first().copied().expect("a worker");
+    kill(worker, Signal::SIGTERM);
+    gate.pass();
+    kill(parent, Signal::SIGTERM);
+    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
 }
 
 /// The init process of the new pid namespace has exited, so fork(2) fails with `ENOMEM` (pid_namespaces(7)).

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use taskfork::{Backend, Prefork, Report, Role, Worker};
+use taskfork::{Backend, Prefork, Report, RestartPolicy, Role, Worker};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
@@ -91,7 +91,8 @@ fn drains() -> Report {
 /// The worker gets a stop request from the test. It then runs for longer than the graceful timeout.
 fn outlives_the_timeout() -> Report {
     const TIMEOUT: Duration = Duration::from_millis(1);
-    one(TIMEOUT, |worker| {
+    let service = Prefork::new().workers(1).graceful_timeout(TIMEOUT).restart_policy(RestartPolicy::Never);
+    serve(service, |worker| {
         worker.enable_graceful_stop();
         up(worker.id());
         assert!(worker.wait_for_stop(None));

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, signal};
 use nix::unistd::ForkResult;
-use taskfork::{Backend, Prefork, Report};
+use taskfork::{Backend, Prefork, Report, RestartPolicy, Worker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::SignalKind;
@@ -108,6 +108,12 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+/// Runs one worker, which is not restarted. With another restart policy, a worker that exits after a stop request of the
+/// test would be replaced.
+fn once(work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
+    serve(Prefork::new().workers(1).restart_policy(RestartPolicy::Never), work)
+}
+
 fn makes_no_stop_call() -> Report {
     one(|worker| {
         up(worker.id());
@@ -168,7 +174,7 @@ fn with_other_handlers() -> Report {
     extern "C" fn note(_: libc::c_int) {
         BEFORE.store(true, Ordering::Relaxed);
     }
-    one(|worker| {
+    once(|worker| {
         // SAFETY: the handler is async-signal-safe.
         unsafe { signal(Signal::SIGTERM, SigHandler::Handler(note)) }.expect("a handler");
         let flag = Arc::new(AtomicBool::new(false));
@@ -193,7 +199,7 @@ fn with_other_handlers() -> Report {
 }
 
 fn forks_on_its_own() -> Report {
-    one(|worker| {
+    once(|worker| {
         assert!(!worker.wait_for_stop(Some(Duration::ZERO)) && worker.stop_fd().is_ok());
         // SAFETY: the child has only this thread. The only lock that it uses is the worker's stop flag. No other thread
         // holds this lock, because no stop is requested yet.
@@ -219,7 +225,7 @@ fn forks_on_its_own() -> Report {
 }
 
 fn drops_the_worker() -> Report {
-    serve(Prefork::new().workers(1), |worker| {
+    once(|worker| {
         assert!(!worker.wait_for_stop(Some(Duration::ZERO)));
         let id = worker.id();
         drop(worker);

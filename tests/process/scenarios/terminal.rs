@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{BorrowedFd, FromRawFd};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
+use nix::sys::signal::{SigHandler, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getppid, setpgid, setsid};
 use taskfork::{Event, Prefork, Report};
 
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
-use crate::os::Signal;
+use crate::os::{Signal, ignore};
 use crate::program::{drain, fork, on_log, prepare, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -54,6 +55,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(!daemon.said("log Scaled"), "{}", daemon.transcript());
         }),
+        // The parent ignores ^C. A request of another process would lead to a restart.
+        Scenario::reporting("a_worker_that_obeys_ctrl_c_is_done", obeys_the_terminal, |daemon| {
+            daemon.ends_with(0);
+            assert!(daemon.said("drained 0") && daemon.said("report: finished"), "{}", daemon.transcript());
+        })
+        .forking(),
     ]
 }
 
@@ -129,6 +136,21 @@ fn reads_in_background() -> Report {
     })
 }
 
+/// The service runs in the foreground of a terminal, in which the worker presses ^C. Only the worker obeys.
+fn obeys_the_terminal() -> Report {
+    continue_in_child();
+    setsid().expect("a session");
+    let (_terminal, master) = open_terminal(false);
+    ignore(Signal::SIGINT);
+    serve(Prefork::new().workers(1), move |worker| {
+        // SAFETY: signal(2) with SIG_DFL installs no handler.
+        unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("a signal");
+        worker.enable_graceful_stop();
+        nix::unistd::write(master, b"\x03").expect("a terminal");
+        drain(&worker);
+    })
+}
+
 /// Makes a terminal, continues in a background process group of it, and runs `job` there. With `tostop`, background jobs
 /// must not write to the terminal. In a spawned worker, which is in the group already, does nothing.
 fn in_background(tostop: bool, job: impl FnOnce(&fs::File)) {
@@ -138,7 +160,7 @@ fn in_background(tostop: bool, job: impl FnOnce(&fs::File)) {
     }
     continue_in_child();
     setsid().expect("a session");
-    let terminal = open_terminal(tostop);
+    let (terminal, _) = open_terminal(tostop);
     continue_in_child();
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).expect("a group");
     // SAFETY: this process has no other thread that could read the environment.
@@ -157,8 +179,9 @@ fn continue_in_child() {
     }
 }
 
-/// Opens the controlling terminal of this session. Its other end stays open as long as a process of the session runs.
-fn open_terminal(tostop: bool) -> fs::File {
+/// Opens the controlling terminal of this session. Returns the terminal and its other end, which stays open as long as a
+/// process of the session runs.
+fn open_terminal(tostop: bool) -> (fs::File, BorrowedFd<'static>) {
     let mut master = -1;
     let mut terminal = -1;
     let null = std::ptr::null_mut();
@@ -175,6 +198,6 @@ fn open_terminal(tostop: bool) -> fs::File {
         // SAFETY: tcsetattr(3) reads one termios.
         assert_eq!(unsafe { libc::tcsetattr(terminal, libc::TCSANOW, &raw const attributes) }, 0);
     }
-    // SAFETY: the descriptor is open, and nothing else in this process owns it.
-    unsafe { fs::File::from_raw_fd(terminal) }
+    // SAFETY: the descriptors are open. Nothing else owns the first one, and nothing closes the second one.
+    unsafe { (fs::File::from_raw_fd(terminal), BorrowedFd::borrow_raw(master)) }
 }

@@ -17,10 +17,12 @@ use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
 mod job_control;
 mod self_pipe;
+mod sender;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 mod signalfd;
 mod source;
 mod takeover;
+pub(super) use sender::sender;
 pub(super) use takeover::is_ignored;
 pub(crate) use takeover::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
 
