@@ -96,7 +96,7 @@ mod unix {
         while !worker.stop_requested() {
             server.turn(None)?;
         }
-        server.stop_accepting()?;
+        server.stop_accepting(worker)?;
         info!("{name} is draining");
         while server.has_connections() {
             server.turn(Some(idle_timeout))?;
@@ -109,7 +109,8 @@ mod unix {
     struct Server {
         poll: Poll,
         events: Events,
-        listener: TcpListener,
+        /// `None` after the stop request.
+        listener: Option<TcpListener>,
         connections: HashMap<Token, Connection>,
         /// The token that was assigned last. Each token is used only once, so an old event is never mistaken for an
         /// event of a newer connection.
@@ -128,8 +129,6 @@ mod unix {
         fn new(worker: &Worker) -> io::Result<Server> {
             let poll = Poll::new()?;
             let listener = worker.tcp(0)?;
-            // The socket itself becomes nonblocking, so this affects all processes that share it.
-            listener.set_nonblocking(true)?;
             let mut listener = TcpListener::from_std(listener);
             let registry = poll.registry();
             registry.register(&mut SourceFd(&worker.stop_fd()?.as_raw_fd()), STOP, Interest::READABLE)?;
@@ -137,7 +136,7 @@ mod unix {
             Ok(Server {
                 poll,
                 events: Events::with_capacity(1024),
-                listener,
+                listener: Some(listener),
                 connections: HashMap::new(),
                 last_token: LISTENER,
                 ready: BTreeSet::new(),
@@ -147,13 +146,17 @@ mod unix {
         }
 
         /// Stops accepting. Clients that wait in the listener's queue are left to the other workers and to the
-        /// replacement.
-        fn stop_accepting(&mut self) -> io::Result<()> {
+        /// replacement. If the service stops, clients are refused when the last worker has closed its descriptors of the
+        /// socket.
+        fn stop_accepting(&mut self, worker: &Worker) -> io::Result<()> {
             self.ready.remove(&LISTENER);
             self.is_refused = false;
             // Deregisters the listener. Closing it is not enough: the parent and the other workers keep the socket
             // open, so epoll would continue to report it.
-            self.poll.registry().deregister(&mut self.listener)?;
+            if let Some(mut listener) = self.listener.take() {
+                self.poll.registry().deregister(&mut listener)?;
+            }
+            worker.stop_listening();
             let now = Instant::now();
             self.connections.values_mut().for_each(|connection| connection.last_moved = now);
             Ok(())
@@ -189,8 +192,8 @@ mod unix {
         }
 
         fn accept(&mut self) {
-            loop {
-                match self.listener.accept() {
+            while let Some(listener) = &self.listener {
+                match listener.accept() {
                     Ok((stream, _)) => self.welcome(stream),
                     // Another worker has accepted the connection first, or no client waits.
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return,

@@ -11,12 +11,10 @@
 //! ```
 
 use std::error::Error;
-use std::future::poll_fn;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::process::{self, ExitCode, Termination};
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -91,8 +89,8 @@ fn work(worker: Worker) -> WorkResult {
 
 async fn serve(worker: &'static Worker) -> io::Result<()> {
     let listener = worker.tcp(0)?;
-    listener.set_nonblocking(true)?;
-    let listener = UntilStop { listener: tokio::net::TcpListener::from_std(listener)?, worker };
+    let address = listener.local_addr()?;
+    let listener = UntilStop { listener: Some(tokio::net::TcpListener::from_std(listener)?), address, worker };
     let router = Router::new()
         .route("/", get(who).post(count))
         .layer(map_response_with_state(worker, announce_close))
@@ -143,7 +141,9 @@ fn name(worker: &Worker) -> String {
 /// it, axum would accept until its graceful shutdown begins, and then close accepted connections whose requests it has
 /// not begun to read.
 struct UntilStop {
-    listener: tokio::net::TcpListener,
+    /// `None` after the stop request.
+    listener: Option<tokio::net::TcpListener>,
+    address: SocketAddr,
     worker: &'static Worker,
 }
 
@@ -152,11 +152,21 @@ impl Listener for UntilStop {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let mut accepted = pin!(Listener::accept(&mut self.listener));
-        poll_fn(|cx| if self.worker.stop_requested() { Poll::Pending } else { accepted.as_mut().poll(cx) }).await
+        if let Some(listener) = &mut self.listener {
+            tokio::select! {
+                biased;
+                () = self.worker.stopped() => {}
+                accepted = Listener::accept(listener) => return accepted,
+            }
+        }
+        // If the service stops, clients are refused when the last worker has closed its descriptors of the socket: these
+        // two.
+        self.listener = None;
+        self.worker.stop_listening();
+        pending().await
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
+        Ok(self.address)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -27,14 +28,17 @@ fn main() -> taskfork::Result<Report> {
 
 async fn serve(worker: Worker) -> WorkResult {
     let stopped = worker.stopped(); // From now on SIGTERM is a request and does not kill the worker.
-    let listener = worker.tcp("http")?;
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = tokio::net::TcpListener::from_std(worker.tcp("http")?)?;
     let name = format!("worker {}, pid {}\n", worker.id(), process::id());
     let router = Router::new().route("/", get(move || async { name }).post(echo));
+    let worker = Arc::new(worker);
+    tokio::spawn(send_heartbeats(Arc::clone(&worker)));
     worker.ready();
-    tokio::spawn(send_heartbeats(worker));
-    axum::serve(listener, router).with_graceful_shutdown(stopped).await?;
+    let drain = async move {
+        stopped.await;
+        worker.stop_listening(); // New clients go to other workers. If the service stops, they are refused.
+    };
+    axum::serve(listener, router).with_graceful_shutdown(drain).await?;
     Ok(())
 }
 
@@ -44,7 +48,7 @@ async fn echo(body: String) -> String {
 }
 
 /// Sends heartbeats. Runs on the event loop, so that the heartbeats stop if the event loop hangs.
-async fn send_heartbeats(worker: Worker) {
+async fn send_heartbeats(worker: Arc<Worker>) {
     loop {
         worker.heartbeat();
         sleep(Duration::from_secs(10)).await;

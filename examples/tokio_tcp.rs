@@ -70,7 +70,6 @@ fn work(worker: Worker, idle_timeout: Duration) -> WorkResult {
 async fn serve(worker: Worker, idle_timeout: Duration) -> io::Result<()> {
     let name = format!("worker {} (pid {})", worker.id(), process::id());
     let listener = worker.tcp(0)?;
-    listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     // From here on, SIGTERM is a stop request and does not kill the process.
     let mut stopped = worker.stopped();
@@ -94,8 +93,10 @@ async fn serve(worker: Worker, idle_timeout: Duration) -> io::Result<()> {
             }
         }
     }
-    // Clients that wait in the listener's queue are left to the other workers and to the replacement.
+    // Clients that wait in the listener's queue are left to the other workers and to the replacement. If the service
+    // stops, clients are refused when the last worker has closed its descriptors of the socket: these two.
     drop(listener);
+    worker.stop_listening();
     drop(is_stopping);
     stopping.send_replace(true);
     info!("{name} is draining");

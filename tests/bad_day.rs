@@ -6,10 +6,12 @@
 mod daemon;
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 #[cfg(target_os = "linux")]
 use std::net::{TcpListener, UdpSocket};
+use std::thread;
+use std::time::Instant;
 
 use daemon::{Daemon, LIMIT, count};
 use nix::sys::signal::{self, Signal};
@@ -174,6 +176,30 @@ fn stop_answers_an_open_request() {
 }
 
 #[test]
+fn stopping_service_refuses_new_clients() {
+    for example in ALL {
+        let (mut daemon, _) = example.start(&[]);
+        let request = OpenRequest::new(example, &mut daemon);
+        daemon.kill(Signal::SIGTERM);
+        wait_until_refused(daemon.address());
+        request.assert_answered();
+        assert_exits_0(daemon);
+    }
+}
+
+/// Polls, because a client may still connect until the last process has closed its listener.
+fn wait_until_refused(address: SocketAddr) {
+    let until = Instant::now() + LIMIT;
+    loop {
+        match connect(address) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            _ => assert!(Instant::now() < until, "{address} still accepts clients"),
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
 fn second_stop_request_cuts_off_an_open_request() {
     for example in ALL {
         let (mut daemon, _) = example.start(&[]);
@@ -239,10 +265,10 @@ fn hung_workers_of_a_killed_parent_free_the_port() {
 /// Polls, because the system reports in no other way that the last process has closed a listener.
 #[cfg(target_os = "linux")]
 fn wait_until_free<T>(address: SocketAddr, bind: fn(SocketAddr) -> io::Result<T>) {
-    let until = std::time::Instant::now() + LIMIT;
+    let until = Instant::now() + LIMIT;
     while let Err(error) = bind(address) {
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert!(std::time::Instant::now() < until, "{address} is still in use");
-        std::thread::yield_now();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(Instant::now() < until, "{address} is still in use");
+        thread::yield_now();
     }
 }

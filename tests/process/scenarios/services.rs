@@ -60,7 +60,6 @@ fn end_thrice() -> Report {
 /// Serves as the service of the guide does, until a client asks for the end.
 async fn serve(worker: Worker) -> WorkResult {
     let listener = worker.tcp(0)?;
-    listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let generation = worker.generation();
     let end = Arc::new(Notify::new());
