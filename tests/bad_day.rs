@@ -200,6 +200,22 @@ fn wait_until_refused(address: SocketAddr) {
 }
 
 #[test]
+fn rolling_restart_does_not_wait_for_open_requests() {
+    for example in ALL {
+        let (mut daemon, old) = example.start(&[]);
+        // Several requests, so that more than one worker has some. (The kernel distributes them.)
+        let requests: Vec<OpenRequest> = (0..16).map(|_| OpenRequest::new(example, &mut daemon)).collect();
+        daemon.kill(Signal::SIGHUP);
+        daemon.wait_for(|log| (ready(log).len() == 2 * old.len()).then_some(()));
+        OpenRequest::new(example, &mut daemon).assert_answered();
+        requests.into_iter().for_each(OpenRequest::assert_answered);
+        daemon.wait_for_next("Rolling restart done");
+        daemon.kill(Signal::SIGTERM);
+        assert_exits_0(daemon);
+    }
+}
+
+#[test]
 fn second_stop_request_cuts_off_an_open_request() {
     for example in ALL {
         let (mut daemon, _) = example.start(&[]);
