@@ -139,3 +139,82 @@ impl Drop for Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    #[cfg(unix)]
+    use std::os::fd::AsFd;
+    #[cfg(windows)]
+    use std::os::windows::io::AsSocket;
+    use std::thread;
+
+    use super::*;
+
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").expect("a port")
+    }
+
+    #[cfg(unix)]
+    fn borrow(listener: &TcpListener) -> BorrowedSocket<'_> {
+        listener.as_fd()
+    }
+
+    #[cfg(windows)]
+    fn borrow(listener: &TcpListener) -> BorrowedSocket<'_> {
+        listener.as_socket()
+    }
+
+    #[test]
+    fn a_stop_request_ends_every_wait() {
+        let gate = Gate::new();
+        let listener = listener();
+        thread::scope(|scope| {
+            let wait = || {
+                while !gate.is_stop_requested() {
+                    gate.wait(borrow(&listener)).expect("a wait");
+                }
+            };
+            let waiting = [(); 4].map(|()| scope.spawn(wait));
+            thread::yield_now();
+            gate.request_stop();
+            for waiting in waiting {
+                waiting.join().expect("no panic");
+            }
+        });
+        gate.wait(borrow(&listener)).expect("no wait");
+        assert!(!gate.is_closed() && !gate.is_drain_over());
+    }
+
+    #[test]
+    fn closing_ends_every_wait() {
+        let gate = Gate::new();
+        let listener = listener();
+        gate.close();
+        gate.wait(borrow(&listener)).expect("no wait");
+        assert!(gate.is_closed() && !gate.is_stop_requested() && !gate.is_drain_over());
+    }
+
+    #[test]
+    fn a_connection_ends_the_wait() {
+        let gate = Gate::new();
+        let listener = listener();
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        gate.wait(borrow(&listener)).expect("a wait");
+        listener.set_nonblocking(true).expect("a socket");
+        listener.accept().expect("a connection");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_socket_closed_in_place_keeps_its_number() {
+        use std::os::fd::AsRawFd;
+
+        let listener = listener();
+        let number = listener.as_raw_fd();
+        crate::sys::close_in_place(listener.as_fd()).expect("a placeholder");
+        listener.accept().expect_err("no listener");
+        // SAFETY: fcntl(2) takes integers here.
+        assert_eq!(unsafe { libc::fcntl(number, libc::F_GETFD) }, libc::FD_CLOEXEC);
+    }
+}

@@ -180,9 +180,11 @@ fn is_its_own_client() -> Report {
     })
 }
 
+/// Each worker sets its clone to the mode that a program with tokio needs.
 fn wait_together() -> Report {
     serve(Prefork::new().workers(4).listen("127.0.0.1:0"), |worker| {
         worker.enable_graceful_stop();
+        worker.tcp(0).expect("a clone").set_nonblocking(true).expect("a clone");
         up(worker.id());
         describe("accept", &serve_clients(&worker));
     })
