@@ -295,7 +295,8 @@ impl Worker {
     /// [Worker threads](crate::Prefork::run_threads) share one descriptor for each socket. There the call affects only
     /// this worker's listeners, and the last worker that stops listening closes the descriptor.
     ///
-    /// On Windows, a socket has to stay open until the program drops the `Worker`. There new clients wait until then.
+    /// On Windows, the sockets stay open until the worker exits, because Windows cannot replace a socket behind its handle.
+    /// There new clients wait until then.
     ///
     /// If the system has no descriptor for the replacement of the sockets, the sockets stay open until the worker exits,
     /// and the call logs a warning. Calls of `Listener::accept` end nevertheless.

@@ -10,10 +10,21 @@ use taskfork::{Prefork, Report, Worker};
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::Signal;
-use crate::program::{fail, say, scratch, serve, up};
+#[cfg(unix)]
+use crate::program::{fail, scratch};
+use crate::program::{say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
-    let mut scenarios = vec![
+    vec![
+        Scenario::reporting("the_last_listening_worker_still_gets_clients", one_listens_on, |daemon| {
+            let address = address(daemon);
+            daemon.workers(2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("stopped listening 0");
+            assert_eq!(talk(TcpStream::connect(address).expect("a listener")), "served\n");
+            daemon.ends_with(0);
+        }),
+        #[cfg(unix)]
         Scenario::reporting("new_clients_are_refused_while_workers_drain", two_drain, |daemon| {
             let address = address(daemon);
             daemon.workers(2);
@@ -24,14 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(talk(kept), "served\n");
             daemon.ends_with(0);
         }),
-        Scenario::reporting("the_last_listening_worker_still_gets_clients", one_listens_on, |daemon| {
-            let address = address(daemon);
-            daemon.workers(2);
-            daemon.signal(Signal::SIGTERM);
-            daemon.wait_for("stopped listening 0");
-            assert_eq!(talk(TcpStream::connect(address).expect("a listener")), "served\n");
-            daemon.ends_with(0);
-        }),
+        #[cfg(unix)]
         Scenario::reporting("new_clients_are_refused_after_the_restart_limit", one_fails, |daemon| {
             let address = address(daemon);
             daemon.workers(2);
@@ -43,27 +47,28 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(1);
             assert!(daemon.said(&daemon.failed(3)), "{}", daemon.transcript());
         }),
-    ];
-    #[cfg(unix)]
-    scenarios.push(Scenario::reporting("a_new_service_gets_the_path_while_workers_drain", one_on_a_path, |daemon| {
-        daemon.worker();
-        let path = daemon.scratch().join("socket");
-        let mut kept = UnixStream::connect(&path).expect("a listener");
-        daemon.wait_for("accepted");
-        daemon.signal(Signal::SIGTERM);
-        daemon.wait_for("stopped listening");
-        while let Err(error) = UnixListener::bind(&path).map(|listener| drop((listener, UnixStream::connect(&path)))) {
-            assert_eq!(error.kind(), ErrorKind::AddrInUse);
-            std::thread::yield_now();
-        }
-        kept.write_all(b"!").expect("a worker");
-        let mut line = String::new();
-        kept.read_to_string(&mut line).expect("an answer");
-        assert_eq!(line, "served\n");
-        daemon.ends_with(0);
-        assert!(path.exists(), "the file of the new service stays");
-    }));
-    scenarios
+        #[cfg(unix)]
+        Scenario::reporting("a_new_service_gets_the_path_while_workers_drain", one_on_a_path, |daemon| {
+            daemon.worker();
+            let path = daemon.scratch().join("socket");
+            let mut kept = UnixStream::connect(&path).expect("a listener");
+            daemon.wait_for("accepted");
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for("stopped listening");
+            while let Err(error) =
+                UnixListener::bind(&path).map(|listener| drop((listener, UnixStream::connect(&path))))
+            {
+                assert_eq!(error.kind(), ErrorKind::AddrInUse);
+                std::thread::yield_now();
+            }
+            kept.write_all(b"!").expect("a worker");
+            let mut line = String::new();
+            kept.read_to_string(&mut line).expect("an answer");
+            assert_eq!(line, "served\n");
+            daemon.ends_with(0);
+            assert!(path.exists(), "the file of the new service stays");
+        }),
+    ]
 }
 
 fn address(daemon: &mut Daemon) -> SocketAddr {
@@ -71,6 +76,7 @@ fn address(daemon: &mut Daemon) -> SocketAddr {
     line.trim_start_matches("log Listening on ").parse().expect("an address")
 }
 
+#[cfg(unix)]
 /// Connects to a worker, and waits until the worker has accepted the connection.
 fn keep(daemon: &mut Daemon, address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).expect("a listener");
@@ -78,6 +84,7 @@ fn keep(daemon: &mut Daemon, address: SocketAddr) -> TcpStream {
     client
 }
 
+#[cfg(unix)]
 /// Connects again and again, because the parent may close its sockets later than the workers.
 fn wait_until_refused(address: SocketAddr) {
     loop {
@@ -112,6 +119,7 @@ fn drain_one(worker: &Worker) {
     }
 }
 
+#[cfg(unix)]
 fn two_drain() -> Report {
     serve(Prefork::new().workers(2).listen("127.0.0.1:0"), |worker| {
         worker.enable_graceful_stop();
@@ -143,6 +151,7 @@ fn one_listens_on() -> Report {
     })
 }
 
+#[cfg(unix)]
 /// Worker 0 fails when worker 1 has accepted a client.
 fn one_fails() -> Report {
     serve(Prefork::new().workers(2).max_restarts(0).listen("127.0.0.1:0"), |worker| {
