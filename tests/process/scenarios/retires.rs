@@ -5,9 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use taskfork::{Prefork, Report, RestartPolicy};
+use taskfork::{Connection, Prefork, Report, RestartPolicy};
 
 use crate::Scenario;
 use crate::os::Signal;
@@ -170,27 +169,20 @@ fn retires_in_a_stop() -> Report {
     })
 }
 
-/// Each process retires after its tenth request. It stops only when it has answered the connection that it has accepted.
+/// Each process retires after its tenth request.
 fn serves_and_retires() -> Report {
     let own = SocketAddr::from((own_host(std::process::id()), 0));
     print_report(serve(Prefork::new().workers(4).max_restarts(0).listen(own), |worker| {
-        let listener = worker.tcp(0).expect("a listener");
-        listener.set_nonblocking(true).expect("a socket");
+        worker.enable_graceful_stop();
+        let listener = &worker.listeners()[0];
         if worker.generation() == 0 {
-            say(&format!("address {}", listener.local_addr().expect("an address")));
+            say(&format!("address {}", listener.as_tcp().expect("TCP").local_addr().expect("an address")));
         }
         worker.ready();
-        let mut requests = 0;
-        while !worker.stop_requested() {
+        for requests in 1.. {
             match listener.accept() {
-                Ok((client, _)) => {
-                    answer(&client);
-                    requests += 1;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    worker.wait_for_stop(Some(Duration::from_millis(1)));
-                }
-                Err(error) => panic!("accept: {error}"),
+                Err(error) if error.kind() == ErrorKind::Interrupted => return,
+                accepted => answer(accepted.expect("a connection").0),
             }
             if requests >= 10 {
                 worker.retire();
@@ -199,11 +191,10 @@ fn serves_and_retires() -> Report {
     }))
 }
 
-fn answer(client: &TcpStream) {
-    client.set_nonblocking(false).expect("a socket");
+fn answer(mut client: Connection) {
     let mut line = String::new();
-    BufReader::new(client).read_line(&mut line).expect("a request");
-    write!(&mut { client }, "{line}").expect("a client");
+    BufReader::new(&mut client).read_line(&mut line).expect("a request");
+    write!(client, "{line}").expect("a client");
 }
 
 /// Threads of the test that send one request after the other, and fail if a request gets no answer.
