@@ -45,9 +45,9 @@ struct Args {
     /// Address to listen on; with port 0, on any free port
     #[arg(long, default_value = "127.0.0.1:8000")]
     bind: SocketAddr,
-    /// Restarts of failed workers, after which the daemon stops
-    #[arg(long, default_value_t = 100)]
-    max_restarts: u32,
+    /// Restarts of failed workers, after which the daemon stops; no limit by default
+    #[arg(long)]
+    max_restarts: Option<u32>,
     /// Seconds that a stopping worker has to finish its requests
     #[arg(long, default_value_t = 30)]
     graceful_timeout: u64,
@@ -70,12 +70,14 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // The parent owns the sockets, with and without `--per-worker`. So queued connections survive a worker's exit.
     let listen = ListenConfig::from(args.bind);
-    let prefork = Prefork::new()
+    let mut prefork = Prefork::new()
         .listen(if args.per_worker { listen.per_worker() } else { listen })
         .workers(args.workers)
-        .max_restarts(args.max_restarts)
         .graceful_timeout(Duration::from_secs(args.graceful_timeout))
         .ready_timeout(READY_TIMEOUT);
+    if let Some(max) = args.max_restarts {
+        prefork = prefork.max_restarts(max);
+    }
     Ok(prefork.run(work)?.report())
 }
 

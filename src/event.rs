@@ -105,8 +105,9 @@ pub enum Event {
         reason: RestartReason,
         /// The delay before the restart.
         delay: Duration,
-        /// The number of restarts that the limit still allows after this restart.
-        left: u32,
+        /// The number of restarts that the limit still allows after this restart. `None` if there is no
+        /// [limit](crate::Prefork::max_restarts).
+        left: Option<u32>,
     },
     /// The system refused to start a process. If the first start of an initial worker is refused, the parent does not
     /// report this event: [`Prefork::start`](crate::Prefork::start) returns the error instead.
@@ -156,8 +157,9 @@ pub enum Event {
         /// The allowed number of workers: `max_workers`, or 1.
         limit: usize,
     },
-    /// A worker that SIGTTIN added could not start. Its process failed or was not ready in time, and no earlier process
-    /// of this worker was ready. The parent drops the worker, and [`Event::Scaled`] follows.
+    /// A worker that SIGTTIN added could not start, for a reason that would be a [startup
+    /// failure](crate::Reason::StartupFailed) of one of the first workers. The parent drops the worker, and
+    /// [`Event::Scaled`] follows.
     ScalingAborted {
         /// The id of the worker.
         id: usize,
@@ -214,12 +216,15 @@ pub enum Event {
         workers: usize,
     },
     /// A worker could not start or exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code), so the service
-    /// stops.
+    /// stops. [`Reason::StartupFailed`](crate::Reason::StartupFailed) lists the cases.
     StartupFailed {
         /// The process.
         process: Process,
         /// How the process exited. `None` if the process still runs but was not ready in time.
         exit: Option<Exit>,
+        /// The number of failures of this worker in a row, if the service stops because there were too many. `None` if
+        /// one failure was enough.
+        failures: Option<u32>,
     },
     /// A worker needed one restart more than the restart limit allows, so the service stops.
     RestartLimitReached {
@@ -375,19 +380,28 @@ impl fmt::Display for Event {
                     None => f.write_str(if *quick { " quickly" } else { "" }),
                 }
             }
-            Event::StartupFailed { process, exit } => write_startup_failure(f, process, *exit),
+            Event::StartupFailed { process, exit, failures } => {
+                f.write_str("Startup failed: ")?;
+                write_startup_failure(f, *process, *exit, *failures)
+            }
             Event::RestartLimitReached { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
         }
     }
 }
 
-fn write_startup_failure(f: &mut fmt::Formatter<'_>, process: &Process, exit: Option<Exit>) -> fmt::Result {
-    write!(f, "Startup failed: {process} ")?;
+/// Writes the cause of a startup failure.
+pub(crate) fn write_startup_failure(
+    f: &mut fmt::Formatter<'_>,
+    process: Process,
+    exit: Option<Exit>,
+    failures: Option<u32>,
+) -> fmt::Result {
     match exit {
-        Some(exit) if exit.is_success() => write!(f, "{exit} before it was ready"),
-        Some(exit) => write!(f, "{exit}"),
-        None => f.write_str("was not ready in time"),
+        Some(exit) if exit.is_success() => write!(f, "{process} {exit} before it was ready")?,
+        Some(exit) => write!(f, "{process} {exit}")?,
+        None => write!(f, "{process} was not ready in time")?,
     }
+    failures.map_or(Ok(()), |failures| write!(f, ", {failures} failures in a row"))
 }
 
 /// Returns the end of the phrase that describes an exit.

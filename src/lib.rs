@@ -93,9 +93,9 @@
 //!
 //! ## In the parent
 //!
-//! - The parent restarts a worker that exits with a status other than 0 or is killed by a signal, until the restart
-//!   limit is reached. The restarted worker has the same id. A worker that exits with status 0 is not restarted. See
-//!   [Restarts](#restarts).
+//! - The parent restarts a worker that exits with a status other than 0 or is killed by a signal. The restarted worker
+//!   has the same id. A worker that exits with status 0 by itself is not restarted. See [Restarts](#restarts).
+//! - `fork_processes` limits the number of restarts. `Prefork` has no limit, unless the program sets one.
 //! - If the restart limit is reached, the parent first stops the other workers. Then the call returns an error or a
 //!   [`Report`], which `main` can return.
 //! - The parent sleeps until an event happens. With [heartbeats](#heartbeats), the parent also wakes up once per
@@ -117,6 +117,24 @@
 //! - If the process lived for at least 10 s, the delay is reset. The parent then restarts the worker at once, as after
 //!   the first failure.
 //!
+//! Only restarts after failures count towards a [restart limit](Prefork::max_restarts). By default `Prefork` has no
+//! limit, so a service survives a dependency that is away for a while, and requests that crash a worker. The delays keep
+//! the restarts from using much CPU time.
+//!
+//! A service that *cannot start* ends instead. Its exit status is 3, and [`Report::reason`] is
+//! [`StartupFailed`](Reason::StartupFailed). With [`ready_timeout`](Prefork::ready_timeout), one failure before the
+//! first [readiness](#readiness) of a worker suffices. Without it, ten failures of one worker in a row are a startup
+//! failure, until any process of the service has lived for 10 s. If the worker was added by SIGTTIN, the parent removes
+//! only this worker.
+//!
+//! A worker that exits with status 0 has not failed. In two cases the parent restarts it nevertheless:
+//!
+//! - The policy is [`RestartPolicy::Always`].
+//! - The worker has obeyed a stop request that neither the parent nor the terminal made, for example `kill PID`
+//!   ([`RestartReason::StopRequest`]).
+//!
+//! Such a restart follows at once if the process lived for at least a second, and otherwise after the delay.
+//!
 //! If the system refuses a fork, the parent tries again after the same delays. A refused fork does not count as a
 //! restart. At the start of the service, however, each worker must start at the first attempt. Otherwise the parent
 //! stops all workers and returns the error.
@@ -126,7 +144,7 @@
 //! | setting | effect |
 //! |---|---|
 //! | [`restart_policy`](Prefork::restart_policy) | Makes the parent restart workers after every exit, or never. |
-//! | [`max_restarts`](Prefork::max_restarts) | Limits the number of restarts, counted over all workers. |
+//! | [`max_restarts`](Prefork::max_restarts) | Limits the number of restarts after failures, counted over all workers. |
 //! | [`restart_window`](Prefork::restart_window) | Makes only recent restarts count towards the limit, for example those of the last minute. |
 //! | [`restart_backoff`](Prefork::restart_backoff) | Changes the first and the longest delay. |
 //! | [`fatal_exit_code`](Prefork::fatal_exit_code) | Makes the whole service stop if a worker exits with this status. |
@@ -654,7 +672,8 @@ struct Readme;
 /// - `max_restarts` limits the number of restarts, counted over all workers since the start of the service. `None`
 ///   means 100. If a worker needs one more restart, the parent stops all workers.
 ///
-/// Both parameters have the same meaning as in Tornado.
+/// Both parameters have the same meaning as in Tornado. The limit applies for as long as the service runs. A service
+/// that should survive any number of failures uses [`Prefork`], which has no limit by default.
 ///
 /// **In a worker**, the call returns `Ok` with the task id as soon as the worker has started. The first `n` workers
 /// have the ids 0 to `n - 1`. A worker that SIGTTIN adds may have a higher id. A worker keeps its id when it is
@@ -708,11 +727,12 @@ struct Readme;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Option<u32>>) -> Result<usize> {
-    let mut prefork = Prefork::new().workers(n.into().unwrap_or(0));
-    if let Some(max_restarts) = max_restarts.into() {
-        prefork = prefork.max_restarts(max_restarts);
-    }
-    prefork.start_plain()
+    /// Tornado's default.
+    const MAX_RESTARTS: u32 = 100;
+    Prefork::new()
+        .workers(n.into().unwrap_or(0))
+        .max_restarts(max_restarts.into().unwrap_or(MAX_RESTARTS))
+        .start_plain()
 }
 
 /// Returns the task id of this worker, or `None` in a process that is not a worker, such as the parent. In a worker of

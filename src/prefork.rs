@@ -164,16 +164,15 @@ pub enum Backend {
 }
 
 impl Prefork {
-    /// Returns a builder with the default settings: one worker per CPU, and at most 100 restarts, counted over all
-    /// workers.
+    /// Returns a builder with the default settings: one worker per CPU, and no limit on the number of restarts.
     pub fn new() -> Prefork {
         let config = Config {
             workers: 0,
             max_workers: usize::MAX,
             restart_policy: RestartPolicy::OnFailure,
-            // Tornado's default.
-            max_restarts: 100,
+            max_restarts: None,
             restart_window: None,
+            startup_failures: Some(STARTUP_FAILURES),
             delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
             fatal_exit_codes: Vec::new(),
             graceful_timeout: Duration::from_secs(30),
@@ -244,20 +243,32 @@ impl Prefork {
         self
     }
 
-    /// Sets the largest number of restarts, counted over all workers. All restarts since the start of the service
-    /// count, or only recent restarts if a [`restart_window`](Prefork::restart_window) is set. If a worker needs one
-    /// more restart, the parent stops the service, and [`Report::reason`] is
-    /// [`RestartLimitReached`](crate::Reason::RestartLimitReached). Default: 100, as in Tornado.
+    /// Sets the largest number of restarts after failures, counted over all workers. All restarts since the start of the
+    /// service count, or only recent restarts if a [`restart_window`](Prefork::restart_window) is set. If a worker needs
+    /// one more restart, the parent stops the service, and [`Report::reason`] is
+    /// [`RestartLimitReached`](crate::Reason::RestartLimitReached). Default: no limit. (`fork_processes` has a limit of
+    /// 100, as in Tornado.)
     ///
-    /// For a service that runs for months, set a [`restart_window`](Prefork::restart_window). Otherwise restarts from
+    /// Most services need no limit. With a limit, a database that is away for a few seconds can end the service, and so
+    /// can a client that sends a request which crashes the worker, if the client repeats the request. Without a limit,
+    /// two rules keep a worker that fails again and again from harming the machine or going unnoticed:
+    ///
+    /// - The parent delays the restarts ([`restart_backoff`](Prefork::restart_backoff)).
+    /// - A service that cannot start ends with a [startup failure](crate::Reason::StartupFailed). With a
+    ///   [`ready_timeout`](Prefork::ready_timeout), one failure before the first readiness of a worker suffices.
+    ///   Without it, ten failures of one worker in a row suffice, but only until any process has lived for 10 s.
+    ///
+    /// Restarts after normal exits ([`RestartReason`](crate::RestartReason)) and replacements never count. For a service
+    /// with a limit that runs for months, set a [`restart_window`](Prefork::restart_window). Otherwise restarts from
     /// months ago still count.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
-        self.config.max_restarts = max;
+        self.config.max_restarts = Some(max);
         self
     }
 
     /// Makes [`max_restarts`](Prefork::max_restarts) count only the restarts within the last `window`, as Erlang's
-    /// supervisors do. Default: all restarts since the start of the service count.
+    /// supervisors do. Default: all restarts since the start of the service count. A window without `max_restarts` is an
+    /// error, because there is nothing that it could limit.
     pub fn restart_window(mut self, window: Duration) -> Prefork {
         self.config.restart_window = Some(window);
         self
@@ -282,6 +293,9 @@ impl Prefork {
     /// and never exceeds `max`. The parent waits for a random time between half of this delay and the whole delay. A
     /// process that has lived for 10 s resets the delay: after its exit the worker is restarted at once, and the next
     /// delay is `first` again.
+    ///
+    /// After a normal exit that leads to a restart ([`restart_policy`](Prefork::restart_policy)), the parent waits too if
+    /// the process lived for less than a second, even after the first such exit.
     pub fn restart_backoff(mut self, first: Duration, max: Duration) -> Prefork {
         self.config.delays = Delays { first, max };
         self
@@ -547,7 +561,7 @@ impl Prefork {
     /// only the logger runs in this case. Functions that are registered with atexit(3) do not run, and buffered output
     /// is not written. The parent treats this exit like any other failure. If a
     /// [`ready_timeout`](Prefork::ready_timeout) is set and no process of the worker was ever ready, the service stops.
-    /// Otherwise the parent restarts the worker until the restart limit is reached.
+    /// Otherwise the parent restarts the worker, as after any failure.
     ///
     /// **What does not change.** The workers still get SIGTERM when the parent ends. They keep the environment
     /// (including `HOME`), the working directory, the resource limits, the securebits and all open descriptors. In a
@@ -674,7 +688,8 @@ impl Prefork {
     ///
     /// - A setting is invalid. [`Error::setting`] names the setting. For example, a time is less than a millisecond or
     ///   more than a year, `max_workers` is less than `workers`, the first restart delay is longer than the longest
-    ///   delay, a fatal exit status is 0 or cannot occur on this system, or the system does not support the backend.
+    ///   delay, there is a `restart_window` without `max_restarts`, a fatal exit status is 0 or cannot occur on this
+    ///   system, or the system does not support the backend.
     /// - The [user](Prefork::user) or the [group](Prefork::group) does not exist, or the change to it requires root, or
     ///   the system cannot [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
     /// - A [listener](Prefork::listen) cannot be opened. The text of the error names the listener's address. If the
@@ -798,7 +813,9 @@ impl Prefork {
 
     /// Starts the workers for `fork_processes`. Returns the worker's id in each worker. In the parent, exits the
     /// process or returns an error.
-    pub(crate) fn start_plain(self) -> Result<usize> {
+    pub(crate) fn start_plain(mut self) -> Result<usize> {
+        // As in Tornado, only the restart limit ends the service.
+        self.config.startup_failures = None;
         match self.supervise(false, None)? {
             Supervised::Worker(worker) => Ok(worker.id()),
             Supervised::Parent(finished) => match finished.exit()? {},
@@ -879,6 +896,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The shortest valid time, because poll(2) and epoll_wait(2) measure timeouts in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// Without a ready timeout, a service that cannot start ends after this many failures of one worker in a row.
+const STARTUP_FAILURES: u32 = 10;
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl Config {
@@ -893,6 +912,9 @@ impl Config {
                 "max_surge",
                 "0 needs a max_unavailable of at least 1, because otherwise no process could be replaced",
             ));
+        }
+        if self.restart_window.is_some() && self.max_restarts.is_none() {
+            return Err(Error::unfit("restart_window", "there is no max_restarts that it could limit"));
         }
         // On Unix, only the low eight bits of an exit status reach the parent.
         let possible = if cfg!(unix) { 1..=255 } else { i32::MIN..=i32::MAX };
@@ -995,6 +1017,7 @@ mod tests {
             ("fatal_exit_code", new().fatal_exit_code(256)),
             #[cfg(unix)]
             ("fatal_exit_code", new().fatal_exit_code(-1)),
+            ("restart_window", new().restart_window(Duration::from_secs(60))),
             ("workers", new().workers(usize::MAX)),
         ] {
             let (setting, text) = refused(prefork);
@@ -1054,7 +1077,7 @@ mod tests {
         let config = Prefork::default().workers(3).config.checked().expect("valid settings");
         assert_eq!(
             (config.max_restarts, config.restart_policy, config.max_workers),
-            (100, RestartPolicy::OnFailure, usize::MAX)
+            (None, RestartPolicy::OnFailure, usize::MAX)
         );
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
         assert_eq!(config.abort_timeout, Duration::from_secs(1));
@@ -1080,7 +1103,7 @@ mod tests {
             .graceful_timeout(LONGEST)
             .fatal_exit_code(255);
         let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("valid settings");
-        assert_eq!((config.workers, config.max_restarts), (3, 0));
         Prefork::new().max_surge(0).max_unavailable(1).config.checked().expect("valid settings");
+        assert_eq!((config.workers, config.max_restarts), (3, Some(0)));
     }
 }

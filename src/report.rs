@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
+use crate::event::write_startup_failure;
 use crate::exit::{Exit, Process};
 
 /// The result of a service. [`Prefork::start`](crate::Prefork::start), [`run`](crate::Prefork::run) and
@@ -43,12 +44,15 @@ pub enum Reason {
         /// The number of restarts so far.
         restarts: u32,
     },
-    /// The parent stopped the service because one worker failed and a restart would not have helped. There are three
+    /// The parent stopped the service because one worker failed and a restart would not have helped. There are four
     /// cases:
     ///
     /// - The worker exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code).
     /// - A [`ready_timeout`](crate::Prefork::ready_timeout) is set, and the worker failed or was late before any of its
     ///   processes was ready.
+    /// - No `ready_timeout` is set, and the worker failed ten times in a row before any process of any worker had lived
+    ///   for 10 s. A normal exit of the worker begins a new row. [`fork_processes`](crate::fork_processes) does not end
+    ///   for this reason.
     /// - A [spawned](crate::Backend::Spawn) worker exited before it reached the call that starts the service, and none
     ///   of its processes had reached this call before.
     StartupFailed {
@@ -56,6 +60,8 @@ pub enum Reason {
         process: Process,
         /// How that process exited, or `None` if it was not ready in time.
         exit: Option<Exit>,
+        /// The number of failures in a row in the third case, and `None` in the other cases.
+        failures: Option<u32>,
     },
 }
 
@@ -185,14 +191,9 @@ impl fmt::Display for Reason {
             Reason::RestartLimitReached { process, exit, restarts } => {
                 write!(f, "gave up after {restarts} restarts: {process} {exit}")
             }
-            Reason::StartupFailed { process, exit: Some(exit) } if exit.is_success() => {
-                write!(f, "failed to start: {process} {exit} before it was ready")
-            }
-            Reason::StartupFailed { process, exit: Some(exit) } => {
-                write!(f, "failed to start: {process} {exit}")
-            }
-            Reason::StartupFailed { process, exit: None } => {
-                write!(f, "failed to start: {process} was not ready in time")
+            Reason::StartupFailed { process, exit, failures } => {
+                f.write_str("failed to start: ")?;
+                write_startup_failure(f, *process, *exit, *failures)
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::backoff::SOUND_LIFE;
 use super::slot::{ExitedChild, ExitedRole, Slot};
-use super::verdict::{Verdict, verdict};
+use super::verdict::{Outlook, Verdict, verdict};
 use super::{Policy, WorkerSignal};
 use crate::event::{Event, RestartReason};
 use crate::exit::{Exit, OutOfMemory, Process};
@@ -27,13 +28,18 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
         let Some(child) = slot.handle_exited(now, &exited) else { return };
-        let restarts_left = self.budget.left(now) > 0;
-        let verdict = verdict(&child, exit, slot, &self.config, restarts_left);
+        self.is_sound |= child.uptime >= SOUND_LIFE;
+        let outlook =
+            Outlook { restarts_left: self.budget.left(now) != Some(0), crash_loops: self.crash_loops(now, process.id) };
+        let slot = &self.slots[process.id];
+        let failures = slot.failures();
+        let verdict = verdict(&child, exit, slot, &self.config, outlook);
         let asked = child.role == ExitedRole::Stopping;
         let restarting = matches!(verdict, Verdict::Restart(_));
         self.actions.emit(Event::Exited { process, exit, out_of_memory, reached_call, asked, restarting });
         match verdict {
-            Verdict::StopService => self.fail_startup(now, process, Some(exit)),
+            Verdict::StopService => self.fail_startup(now, process, Some(exit), None),
+            Verdict::CrashLoop => self.fail_startup(now, process, Some(exit), Some(failures + 1)),
             Verdict::DropAddition => self.drop_addition(process.id),
             Verdict::Finished { failed } => self.finish_slot(now, process.id, failed),
             Verdict::AbandonDrain => self.stop_slot(now, process.id),
@@ -51,6 +57,16 @@ impl Policy {
         }
         self.slots[process.id].start_if_due(now, &mut self.actions);
         self.after(now, process.id, was_wanted);
+    }
+
+    /// Returns whether one more failure of this worker would be a startup failure.
+    fn crash_loops(&mut self, now: Instant, id: usize) -> bool {
+        let Some(limit) = self.config.startup_failures else { return false };
+        if self.is_sound || self.config.ready_timeout.is_some() || self.slots[id].failures() + 1 < limit {
+            return false;
+        }
+        self.is_sound = self.slots.iter().any(|slot| slot.has_lived(now, SOUND_LIFE));
+        !self.is_sound
     }
 
     /// Handles the exit of a process that the supervisor had abandoned. [`Policy::handle_exited`] was called for this

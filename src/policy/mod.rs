@@ -66,8 +66,12 @@ pub(crate) struct Config {
     /// The largest number of workers that scaling up can reach.
     pub max_workers: usize,
     pub restart_policy: RestartPolicy,
-    pub max_restarts: u32,
+    /// The restart limit, or `None` if there is none.
+    pub max_restarts: Option<u32>,
     pub restart_window: Option<Duration>,
+    /// Without a ready timeout, this many failures of one worker in a row are a startup failure, until a process of the
+    /// pool has lived for 10 s. `None` if failures in a row are never a startup failure.
+    pub startup_failures: Option<u32>,
     pub delays: Delays,
     pub fatal_exit_codes: Vec<i32>,
     pub graceful_timeout: Duration,
@@ -118,6 +122,8 @@ pub(crate) struct Policy {
     wanted: Cell<Option<usize>>,
     begun: Instant,
     budget: Budget,
+    /// Whether a process of the pool is known to have lived for [`SOUND_LIFE`](backoff::SOUND_LIFE).
+    is_sound: bool,
     rng: SmallRng,
     roll: RollingRestart,
     replacements: Replacements,
@@ -145,6 +151,7 @@ impl Policy {
         actions.emit(Event::Starting { workers: config.workers });
         Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
+            is_sound: false,
             check_beats_at: config.heartbeat_timeout.map(|timeout| now + timeout),
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
@@ -376,7 +383,7 @@ impl Policy {
             self.wanted.set(None);
             match timeout {
                 ReadyTimeout::Replacement => self.handle_failed_replacement(now, id),
-                ReadyTimeout::Startup(process) => self.fail_startup(now, process, None),
+                ReadyTimeout::Startup(process) => self.fail_startup(now, process, None, None),
                 ReadyTimeout::Addition => self.drop_addition(id),
             }
         }

@@ -58,7 +58,7 @@ pub(super) use exit::{ExitedChild, ExitedRole};
 pub(super) use timeout::{ReadyTimeout, Timeout};
 
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::child::{Child, Phase};
@@ -251,6 +251,17 @@ impl Slot {
         running.chain(stopping).chain(start).min()
     }
 
+    /// Returns the number of failures in a row after which this worker was restarted.
+    pub fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
+    /// Returns whether a process of this worker has lived for this long.
+    pub fn has_lived(&self, now: Instant, time: Duration) -> bool {
+        let since = self.stopping.iter().map(|child| child.since).chain(self.running().map(|child| child.since));
+        since.min().is_some_and(|since| now.saturating_duration_since(since) >= time)
+    }
+
     /// Returns every process of this worker that has not exited.
     pub fn processes(&self) -> impl Iterator<Item = Process> {
         let stopping = self.stopping.iter().map(|child| child.process);
@@ -286,6 +297,7 @@ impl Slot {
         if self.bring_up == BringUp::Initial {
             self.bring_up = BringUp::Added;
         }
+        self.backoff.forget_failures();
         if self.queue == Queue::Draining {
             self.queue = Queue::Reopening;
         } else {

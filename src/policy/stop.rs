@@ -61,13 +61,14 @@ impl Policy {
     }
 
     /// Stops the service because a worker cannot start or has exited with a fatal exit code. `exit` is `None` if the
-    /// process is still alive but was not ready in time.
-    pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>) {
+    /// process is still alive but was not ready in time. `failures` is the number of failures in a row if one failure
+    /// would not have stopped the service.
+    pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>, failures: Option<u32>) {
         if self.stop.is_some() {
             return;
         }
-        self.actions.emit(Event::StartupFailed { process, exit });
-        self.stop_because(now, Ok(Reason::StartupFailed { process, exit }));
+        self.actions.emit(Event::StartupFailed { process, exit, failures });
+        self.stop_because(now, Ok(Reason::StartupFailed { process, exit, failures }));
     }
 
     /// Begins a graceful stop for a reason other than a request of the operator.

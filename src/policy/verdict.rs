@@ -10,7 +10,10 @@ use crate::exit::Exit;
 pub(super) enum Verdict {
     /// Stop the service, because a worker cannot start or its exit status shows that a restart would not help.
     StopService,
-    /// Drop the worker, because it was added while the service ran and none of its processes became ready.
+    /// Stop the service, because the worker has failed too often in a row and no process of the pool has lived long
+    /// enough.
+    CrashLoop,
+    /// Drop the worker, because it was added while the service ran and cannot start.
     DropAddition,
     /// Start no process, because the replacement serves already or will serve once it is ready.
     ReplacementTakesOver,
@@ -27,19 +30,31 @@ pub(super) enum Verdict {
     NothingMissing,
 }
 
-/// Decides what to do about the exit of a process.
-///
-/// `slot` is the slot from which the process has already been removed. `restarts_left` is whether the limit allows one
-/// more restart.
-pub(super) fn verdict(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
+/// The effect of one more failure of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outlook {
+    /// Whether the limit allows one more restart.
+    pub restarts_left: bool,
+    /// Whether the worker has failed so often in a row that one more failure is a startup failure.
+    pub crash_loops: bool,
+}
+
+impl Outlook {
+    fn allows_restart(self) -> bool {
+        self.restarts_left && !self.crash_loops
+    }
+}
+
+/// Decides what to do about the exit of a process. `slot` is the slot from which the process has already been removed.
+pub(super) fn verdict(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, outlook: Outlook) -> Verdict {
     match exited.role {
-        ExitedRole::Current | ExitedRole::Outgoing => judge_serving(exited, exit, slot, config, restarts_left),
-        ExitedRole::Draining => judge_draining(exited, exit, slot, config, restarts_left),
+        ExitedRole::Current | ExitedRole::Outgoing => judge_serving(exited, exit, slot, config, outlook),
+        ExitedRole::Draining => judge_draining(exited, exit, slot, config, outlook),
         ExitedRole::Stopping | ExitedRole::Replacement => Verdict::NothingMissing,
     }
 }
 
-fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
+fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, outlook: Outlook) -> Verdict {
     // A process that the parent aborted or killed has failed, whatever its exit status. So has a process that has not
     // reached the call: for example, the program may have become a daemon, and then its process exits with status 0.
     let failed = !exit.is_success() || exited.was_given_up || !exited.reached_call;
@@ -53,16 +68,19 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     if is_fatal {
         return Verdict::StopService;
     }
+    let is_added = slot.bring_up() == BringUp::Added;
     if cannot_start {
-        let is_added = slot.bring_up() == BringUp::Added;
         return if is_added { Verdict::DropAddition } else { Verdict::StopService };
     }
     match reason {
         _ if exited.role == ExitedRole::Outgoing && (failed || reason.is_some()) => Verdict::ReplacementTakesOver,
         None => Verdict::Finished { failed },
-        Some(reason) if restarts_left || !reason.is_counted() => Verdict::Restart(reason),
+        Some(reason) if !reason.is_counted() => Verdict::Restart(reason),
+        Some(reason) if outlook.allows_restart() => Verdict::Restart(reason),
         _ if slot.is_queue_draining() => Verdict::AbandonDrain,
-        _ => Verdict::LimitReached,
+        _ if !outlook.restarts_left => Verdict::LimitReached,
+        _ if is_added => Verdict::DropAddition,
+        _ => Verdict::CrashLoop,
     }
 }
 
@@ -79,14 +97,14 @@ fn restart_reason(failed: bool, exited: &ExitedChild, policy: RestartPolicy) -> 
 }
 
 /// Decides about the exit of a process that only served the connections left in the queue of a removed worker.
-fn judge_draining(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, restarts_left: bool) -> Verdict {
+fn judge_draining(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config, outlook: Outlook) -> Verdict {
     let is_served = !slot.is_stopped() || slot.has_draining();
     if exit.is_success() && exited.reached_call || is_served {
         return Verdict::NothingMissing;
     }
     let may_start = exited.reached_call || slot.reached_call();
     let may_restart = may_start && config.restart_policy != RestartPolicy::Never && !is_fatal(exit, config);
-    if may_restart && restarts_left {
+    if may_restart && outlook.allows_restart() {
         Verdict::Restart(RestartReason::Failure)
     } else {
         Verdict::Finished { failed: true }

@@ -90,7 +90,7 @@ mod tests {
             reached_call: true,
             reason,
             delay: Duration::ZERO,
-            left: 1,
+            left: None,
         };
         assert_eq!(level_of(&restarting(Exit::Code(1), RestartReason::Failure)), Some(Level::Warn));
         for reason in [RestartReason::NormalExit, RestartReason::StopRequest, RestartReason::Retired] {

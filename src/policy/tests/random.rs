@@ -15,7 +15,8 @@ fn script(seed: u64) {
     let config = Config {
         max_workers: rng.random_range(5..10),
         restart_policy: [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never][rng.random_range(0..3)],
-        max_restarts: rng.random_range(0..30),
+        max_restarts: rng.random_bool(0.7).then(|| rng.random_range(0..30)),
+        startup_failures: rng.random_bool(0.5).then_some(10),
         restart_window: optional(&mut rng, 60),
         fatal_exit_codes: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
         ready_timeout: optional(&mut rng, 10),

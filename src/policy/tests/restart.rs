@@ -27,7 +27,7 @@ fn a_restart_keeps_the_id_and_increments_the_generation() {
 
 #[test]
 fn the_restart_limit_stops_the_other_workers() {
-    let mut sim = Sim::new(Config { max_restarts: 2, ..config(2) });
+    let mut sim = Sim::new(Config { max_restarts: Some(2), ..config(2) });
     sim.end(0, 0, Exit::Code(1));
     sim.end(1, 0, Exit::Code(1));
     assert_eq!(sim.alive(), [(0, 1), (1, 1)]);
@@ -48,7 +48,7 @@ fn the_restart_limit_stops_the_other_workers() {
 
 #[test]
 fn max_restarts_0_stops_at_the_first_abnormal_exit() {
-    let mut sim = Sim::new(Config { max_restarts: 0, ..config(1) });
+    let mut sim = Sim::new(Config { max_restarts: Some(0), ..config(1) });
     sim.end(0, 0, Exit::Code(1));
     assert!(matches!(sim.outcome(), Ok(Reason::RestartLimitReached { restarts: 0, .. })));
     assert!(!sim.logged("restarting"));
@@ -56,7 +56,7 @@ fn max_restarts_0_stops_at_the_first_abnormal_exit() {
 
 #[test]
 fn restart_window_counts_only_recent_restarts() {
-    let mut sim = Sim::new(Config { max_restarts: 1, restart_window: Some(60 * SECOND), ..config(1) });
+    let mut sim = Sim::new(Config { max_restarts: Some(1), restart_window: Some(60 * SECOND), ..config(1) });
     for generation in 0..20 {
         sim.end(0, generation, Exit::Code(1));
         sim.pass(61 * SECOND);
@@ -127,7 +127,7 @@ fn a_long_uptime_resets_the_backoff_however_it_ends() {
 
 #[test]
 fn refused_starts_do_not_count_towards_the_restart_limit() {
-    let mut sim = Sim::new(Config { max_restarts: 1, ..config(2) });
+    let mut sim = Sim::new(Config { max_restarts: Some(1), ..config(2) });
     sim.refuses_starts = true;
     sim.end(0, 0, Exit::Code(1));
     for _ in 0..50 {
@@ -193,7 +193,7 @@ fn restart_policy_decides_which_exits_lead_to_restarts() {
 
 #[test]
 fn a_normal_exit_under_always_costs_no_restart() {
-    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, max_restarts: 0, ..config(1) });
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, max_restarts: Some(0), ..config(1) });
     for generation in 0..200 {
         sim.pass(SECOND);
         sim.end(0, generation, Exit::Code(0));
@@ -220,7 +220,7 @@ fn normal_exits_after_a_short_life_back_off() {
 #[test]
 fn a_worker_that_obeys_a_stop_request_is_restarted() {
     for restart_policy in [RestartPolicy::OnFailure, RestartPolicy::Always] {
-        let mut sim = Sim::new(Config { restart_policy, max_restarts: 0, ..config(4) });
+        let mut sim = Sim::new(Config { restart_policy, max_restarts: Some(0), ..config(4) });
         sim.pass(SECOND);
         for id in 0..4 {
             sim.end_on_request(id, 0);

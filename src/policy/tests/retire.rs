@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_process_that_retires_at_its_start_is_replaced_a_second_later() {
-    let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), max_restarts: 0, ..config(1) });
+    let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), max_restarts: Some(0), ..config(1) });
     let begun = sim.now;
     for generation in 0..20 {
         sim.ready(0, generation);
@@ -61,7 +61,7 @@ fn a_retirement_outlasts_a_failed_request_for_a_replacement() {
 fn a_retired_process_that_exits_normally_is_replaced_at_no_cost() {
     for uptime in [Duration::ZERO, 5 * SECOND] {
         // Another replacement keeps the retired process waiting.
-        let mut sim = Sim::new(Config { max_restarts: 0, ..config(2) });
+        let mut sim = Sim::new(Config { max_restarts: Some(0), ..config(2) });
         sim.pass(uptime);
         sim.request(Request::Replace(1));
         sim.retire(0, 0);

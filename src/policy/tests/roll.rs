@@ -123,7 +123,7 @@ fn a_ready_replacement_that_exits_aborts_the_rolling_restart() {
 #[test]
 fn the_exit_of_an_old_process_costs_no_restart() {
     for restart in [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never] {
-        let mut sim = Sim::new(Config { restart_policy: restart, max_restarts: 1, ..config(1) });
+        let mut sim = Sim::new(Config { restart_policy: restart, max_restarts: Some(1), ..config(1) });
         sim.request(Request::Roll);
         sim.end(0, 0, Exit::Signal(11));
         assert_eq!((sim.alive(), sim.sent(0, 1)), (vec![(0, 1)], &[][..]), "{restart:?}");

@@ -68,7 +68,7 @@ fn a_stop_does_not_wait_for_queues() {
 
 #[test]
 fn a_failed_drain_is_finished_by_another_process() {
-    let mut sim = Sim::new(Config { max_restarts: 2, ..with_queues(2) });
+    let mut sim = Sim::new(Config { max_restarts: Some(2), ..with_queues(2) });
     sim.has_work = true;
     sim.request(Request::ScaleDown);
     sim.end(1, 0, Exit::Signal(9));
@@ -195,7 +195,7 @@ fn scaling_up_and_down_does_not_end_a_drain() {
 
 #[test]
 fn a_drain_without_restarts_left_is_abandoned() {
-    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), max_restarts: 1, ..with_queues(2) });
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), max_restarts: Some(1), ..with_queues(2) });
     sim.ready(0, 0);
     sim.ready(1, 0);
     sim.request(Request::ScaleDown);

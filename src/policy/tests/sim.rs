@@ -14,8 +14,9 @@ pub fn config(workers: usize) -> Config {
         workers,
         max_workers: 1_000_000,
         restart_policy: RestartPolicy::OnFailure,
-        max_restarts: 100,
+        max_restarts: Some(100),
         restart_window: None,
+        startup_failures: None,
         delays: Delays { first: Duration::from_millis(10), max: SECOND },
         fatal_exit_codes: Vec::new(),
         graceful_timeout: GRACEFUL,
@@ -68,6 +69,10 @@ pub struct Sim {
     pub starts: u32,
     pub exits: u32,
     pub restarts: u32,
+    /// The number of failures in a row of each worker, since the number of workers last changed.
+    pub failures: BTreeMap<usize, u32>,
+    /// The longest life of a process that has exited.
+    pub longest_life: Duration,
     pub stopping: bool,
     /// Whether a rolling restart is in progress.
     pub rolling: bool,
@@ -99,6 +104,8 @@ impl Sim {
             starts: 0,
             exits: 0,
             restarts: 0,
+            failures: BTreeMap::new(),
+            longest_life: Duration::ZERO,
             stopping: false,
             rolling: false,
             scaling: false,
@@ -142,7 +149,8 @@ impl Sim {
         let is_counted = self.policy.stop.is_some() || self.policy.unavailable == unavailable;
         assert!(is_counted, "{unavailable} workers are unavailable");
         let max = self.policy.config.max_restarts;
-        assert!(self.policy.config.restart_window.is_some() || self.restarts <= max, "{} restarts", self.restarts);
+        let is_within = max.is_none_or(|max| self.restarts <= max);
+        assert!(self.policy.config.restart_window.is_some() || is_within, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.exits + self.alive.len() as u32);
         let queued = self.policy.actions.len();
         let max_queued = 8 * (self.policy.slots.len() + self.alive.len()) + 8;
@@ -235,7 +243,16 @@ impl Sim {
 
     pub fn note_event(&mut self, event: Event) {
         match event {
-            Event::Restarting { reason: RestartReason::Failure, .. } => self.restarts += 1,
+            Event::Restarting { reason: RestartReason::Failure, process, .. } => {
+                self.restarts += 1;
+                self.note_failure(process.id);
+            }
+            Event::Restarting { process, .. } => drop(self.failures.remove(&process.id)),
+            Event::Scaled { .. } => self.failures.clear(),
+            Event::StartupFailed { failures: Some(failures), .. } => {
+                assert_eq!((Some(failures), self.policy.config.ready_timeout), (self.startup_failures(), None));
+                assert!(!self.is_sound(), "a process has lived for 10 s");
+            }
             Event::Stopping { .. } => {
                 self.stopping = true;
                 self.rolling = false;
@@ -251,6 +268,25 @@ impl Sim {
             _ => {}
         }
         self.log.push(event.to_string());
+    }
+
+    fn startup_failures(&self) -> Option<u32> {
+        self.policy.config.startup_failures.filter(|_| self.policy.config.ready_timeout.is_none())
+    }
+
+    /// Checks that a worker is not restarted after too many failures in a row.
+    fn note_failure(&mut self, id: usize) {
+        let is_sound = self.is_sound();
+        let limit = self.startup_failures().filter(|_| !is_sound);
+        let failures = self.failures.entry(id).or_default();
+        *failures += 1;
+        assert!(limit.is_none_or(|limit| *failures < limit), "{failures} failures of child {id} in a row");
+    }
+
+    /// Returns whether a process has lived for 10 s.
+    fn is_sound(&self) -> bool {
+        let lives = self.alive.values().map(|alive| self.now - alive.since).chain([self.longest_life]);
+        lives.max() >= Some(10 * SECOND)
     }
 
     pub fn request(&mut self, request: Request) {
@@ -308,6 +344,7 @@ impl Sim {
     pub fn end_process(&mut self, id: usize, generation: u32, exit: ExitedProcess) {
         let alive = self.alive.remove(&(id, generation)).expect("alive");
         self.exits += 1;
+        self.longest_life = self.longest_life.max(self.now - alive.since);
         self.policy.handle_exited(self.now, ExitedProcess { process: alive.process, ..exit });
         self.run_actions();
     }

@@ -42,7 +42,7 @@ fn an_exit_before_readiness_is_a_startup_failure() {
     sim.end(0, 0, Exit::Code(0));
     assert!(matches!(
         sim.outcome(),
-        Ok(Reason::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)) })
+        Ok(Reason::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)), failures: None })
     ));
 }
 
@@ -160,6 +160,134 @@ fn readiness_of_a_stopping_process_counts_for_its_id() {
     sim.request(Request::ScaleUp);
     sim.end(1, 1, Exit::Signal(9));
     assert_eq!(sim.alive(), [(0, 0), (1, 2)], "the id is restarted, and not dropped");
+}
+
+/// Ends each process of this worker with a failure, right after its start, until the worker has failed `times` times.
+fn crash_loop(sim: &mut Sim, id: usize, times: u32) {
+    for _ in 0..times {
+        while !sim.alive.keys().any(|&(alive, _)| alive == id) {
+            sim.step();
+        }
+        let generation = sim.alive.keys().filter(|&&(alive, _)| alive == id).map(|&(_, generation)| generation).max();
+        sim.end(id, generation.expect("a process"), Exit::Code(1));
+    }
+}
+
+fn without_limit(workers: usize) -> Config {
+    Config { max_restarts: None, startup_failures: Some(10), ..config(workers) }
+}
+
+#[test]
+fn ten_failures_in_a_row_are_a_startup_failure() {
+    let mut sim = Sim::new(without_limit(2));
+    crash_loop(&mut sim, 1, 9);
+    assert!(!sim.stopping);
+    crash_loop(&mut sim, 1, 1);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    let line = "Startup failed: child 1 (pid 11) exited with status 1, 10 failures in a row";
+    assert!(sim.logged(line), "{:?}", sim.log);
+    sim.end(0, 0, Exit::Signal(15));
+    let reason = sim.outcome().expect("a reason");
+    assert!(matches!(reason, Reason::StartupFailed { exit: Some(Exit::Code(1)), failures: Some(10), .. }));
+    assert_eq!(reason.to_string(), "failed to start: child 1 (pid 11) exited with status 1, 10 failures in a row");
+}
+
+#[test]
+fn failures_of_different_workers_are_not_in_a_row() {
+    let mut sim = Sim::new(without_limit(3));
+    for id in [0, 1, 2] {
+        crash_loop(&mut sim, id, 9);
+    }
+    assert!(!sim.stopping);
+}
+
+#[test]
+fn after_ten_seconds_failures_in_a_row_restart() {
+    type Life = fn(&mut Sim);
+    let lives: [(&str, Life); 4] = [
+        ("a process that runs", |sim| sim.pass(10 * SECOND)),
+        ("a process that drains", |sim| {
+            sim.pass(9 * SECOND);
+            sim.request(Request::ScaleDown);
+            sim.pass(SECOND);
+        }),
+        ("a process that has exited", |sim| {
+            sim.pass(10 * SECOND);
+            sim.end(1, 0, Exit::Code(0));
+        }),
+        ("a process that has failed", |sim| {
+            sim.pass(10 * SECOND);
+            sim.end(0, 0, Exit::Code(1));
+        }),
+    ];
+    for (name, life) in lives {
+        let mut sim = Sim::new(without_limit(2));
+        life(&mut sim);
+        crash_loop(&mut sim, 0, 500);
+        assert!(!sim.stopping, "{name}");
+    }
+    let mut sim = Sim::new(without_limit(2));
+    sim.pass(10 * SECOND - Duration::from_nanos(1) - 9 * SECOND);
+    crash_loop(&mut sim, 0, 10);
+    assert!(sim.stopping, "no process has lived for 10 s");
+}
+
+#[test]
+fn the_restart_limit_comes_before_a_startup_failure() {
+    for max in [0, 5, 9] {
+        let mut sim = Sim::new(Config { max_restarts: Some(max), ..without_limit(1) });
+        crash_loop(&mut sim, 0, max + 1);
+        assert!(matches!(sim.outcome(), Ok(Reason::RestartLimitReached { .. })), "limit {max}");
+    }
+    let mut sim = Sim::new(Config { max_restarts: Some(10), ..without_limit(1) });
+    crash_loop(&mut sim, 0, 10);
+    assert!(matches!(sim.outcome(), Ok(Reason::StartupFailed { .. })));
+}
+
+#[test]
+fn an_added_worker_that_fails_ten_times_is_dropped() {
+    let mut sim = Sim::new(without_limit(1));
+    sim.request(Request::ScaleUp);
+    crash_loop(&mut sim, 1, 10);
+    assert!(sim.logged("Child 1 could not be brought up, giving it up") && !sim.stopping);
+    assert_eq!(sim.alive(), [(0, 0)]);
+    sim.request(Request::ScaleUp);
+    crash_loop(&mut sim, 1, 9);
+    assert!(sim.policy.wanted() == 2, "a worker that is added again begins a new row");
+}
+
+#[test]
+fn normal_exits_are_not_failures_in_a_row() {
+    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Always, ..without_limit(1) });
+    for generation in 0..50 {
+        sim.end(0, generation, Exit::Code(i32::from(generation % 9 > 0)));
+        sim.pass(SECOND);
+    }
+    assert_eq!(sim.alive(), [(0, 50)]);
+}
+
+#[test]
+fn refused_starts_are_not_failures_in_a_row() {
+    let mut sim = Sim::new(without_limit(1));
+    crash_loop(&mut sim, 0, 1);
+    sim.refuses_starts = true;
+    sim.end(0, 1, Exit::Code(1));
+    for _ in 0..50 {
+        sim.step();
+    }
+    sim.refuses_starts = false;
+    crash_loop(&mut sim, 0, 7);
+    assert!(!sim.stopping);
+    crash_loop(&mut sim, 0, 1);
+    assert!(sim.stopping);
+}
+
+#[test]
+fn with_readiness_failures_in_a_row_are_no_startup_failure() {
+    let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..without_limit(1) });
+    sim.ready(0, 0);
+    crash_loop(&mut sim, 0, 500);
+    assert!(!sim.stopping);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn a_quick_stop_shortens_a_graceful_one() {
 
 #[test]
 fn the_first_stop_request_during_a_failure_kills_nothing() {
-    let mut sim = Sim::new(Config { max_restarts: 0, ..config(2) });
+    let mut sim = Sim::new(Config { max_restarts: Some(0), ..config(2) });
     sim.end(0, 0, Exit::Code(1));
     sim.request(Request::Stop);
     assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);

@@ -50,6 +50,7 @@ mod refused_clients;
 mod reports;
 mod retires;
 mod services;
+mod restarts;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]
@@ -101,6 +102,7 @@ pub fn all() -> Vec<Scenario> {
         reports::scenarios(),
         services::scenarios(),
         retires::scenarios(),
+        restarts::scenarios(),
         spawn::scenarios(),
         spawn_exits::scenarios(),
         stop_requests::scenarios(),

@@ -101,7 +101,7 @@ fn print_event(event: &Event, _: &Handle) {
             say(&format!("event Exited {} {exit:?} asked {asked} restarting {restarting}", one(process)));
         }
         Event::Restarting { process, exit, delay, left, .. } => {
-            say(&format!("event Restarting {} {exit:?} in {delay:?}, {left} left", one(process)));
+            say(&format!("event Restarting {} {exit:?} in {delay:?}, {} left", one(process), left.expect("a limit")));
         }
         Event::Failed { process, message } => say(&format!("event Failed {} {message}", one(process))),
         Event::Scaled { workers } => say(&format!("event Scaled {workers}")),

@@ -354,7 +354,10 @@ fn four_idle() {
 
 fn four_idle_with_a_restart_window() -> Report {
     let service = Prefork::new().workers(4).max_restarts(10_000).restart_window(Duration::from_secs(60));
+    // Without a ready timeout, ten kills of one worker in the first 10 s would be a startup failure.
+    let service = service.ready_timeout(Duration::from_secs(60));
     serve(service.restart_backoff(Duration::from_millis(1), Duration::from_millis(20)), |worker| {
+        worker.ready();
         up(worker.id());
         idle()
     })

@@ -297,7 +297,10 @@ const SHORT: Duration = Duration::from_millis(100);
 /// The worker panics while it holds a lock.
 fn always_panics() -> Report {
     let lock = Arc::new(Mutex::new(()));
-    serve_and_print(Prefork::new().workers(1).max_restarts(50).restart_backoff(AT_ONCE, AT_ONCE), move |_| {
+    let service = Prefork::new().workers(1).max_restarts(50).restart_backoff(AT_ONCE, AT_ONCE);
+    // Without a ready timeout, ten failures in a row would be a startup failure.
+    serve_and_print(service.ready_timeout(EVER), move |worker| {
+        worker.ready();
         let _held = lock.lock();
         fail(1)
     })
