@@ -118,8 +118,8 @@
 //!   the first failure.
 //!
 //! Only restarts after failures count towards a [restart limit](Prefork::max_restarts). By default `Prefork` has no
-//! limit, so a service survives a dependency that is away for a while, and requests that crash a worker. The delays keep
-//! the restarts from using much CPU time.
+//! limit, so a service survives a dependency that is away for a while, and requests that crash a worker. The delays
+//! keep the restarts from using much CPU time.
 //!
 //! A service that *cannot start* ends instead. Its exit status is 3, and [`Report::reason`] is
 //! [`StartupFailed`](Reason::StartupFailed). With [`ready_timeout`](Prefork::ready_timeout), one failure before the

@@ -243,9 +243,9 @@ impl Prefork {
         self
     }
 
-    /// Sets the largest number of restarts after failures, counted over all workers. All restarts since the start of the
-    /// service count, or only recent restarts if a [`restart_window`](Prefork::restart_window) is set. If a worker needs
-    /// one more restart, the parent stops the service, and [`Report::reason`] is
+    /// Sets the largest number of restarts after failures, counted over all workers. All restarts since the start of
+    /// the service count, or only recent restarts if a [`restart_window`](Prefork::restart_window) is set. If a worker
+    /// needs one more restart, the parent stops the service, and [`Report::reason`] is
     /// [`RestartLimitReached`](crate::Reason::RestartLimitReached). Default: no limit. (`fork_processes` has a limit of
     /// 100, as in Tornado.)
     ///
@@ -258,17 +258,17 @@ impl Prefork {
     ///   [`ready_timeout`](Prefork::ready_timeout), one failure before the first readiness of a worker suffices.
     ///   Without it, ten failures of one worker in a row suffice, but only until any process has lived for 10 s.
     ///
-    /// Restarts after normal exits ([`RestartReason`](crate::RestartReason)) and replacements never count. For a service
-    /// with a limit that runs for months, set a [`restart_window`](Prefork::restart_window). Otherwise restarts from
-    /// months ago still count.
+    /// Restarts after normal exits ([`RestartReason`](crate::RestartReason)) and replacements never count. For a
+    /// service with a limit that runs for months, set a [`restart_window`](Prefork::restart_window). Otherwise restarts
+    /// from months ago still count.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
         self.config.max_restarts = Some(max);
         self
     }
 
     /// Makes [`max_restarts`](Prefork::max_restarts) count only the restarts within the last `window`, as Erlang's
-    /// supervisors do. Default: all restarts since the start of the service count. A window without `max_restarts` is an
-    /// error, because there is nothing that it could limit.
+    /// supervisors do. Default: all restarts since the start of the service count. A window without `max_restarts` is
+    /// an error, because there is nothing that it could limit.
     pub fn restart_window(mut self, window: Duration) -> Prefork {
         self.config.restart_window = Some(window);
         self
@@ -294,8 +294,8 @@ impl Prefork {
     /// process that has lived for 10 s resets the delay: after its exit the worker is restarted at once, and the next
     /// delay is `first` again.
     ///
-    /// After a normal exit that leads to a restart ([`restart_policy`](Prefork::restart_policy)), the parent waits too if
-    /// the process lived for less than a second, even after the first such exit.
+    /// After a normal exit that leads to a restart ([`restart_policy`](Prefork::restart_policy)), the parent waits too
+    /// if the process lived for less than a second, even after the first such exit.
     pub fn restart_backoff(mut self, first: Duration, max: Duration) -> Prefork {
         self.config.delays = Delays { first, max };
         self
@@ -315,6 +315,13 @@ impl Prefork {
     /// Sets how long a worker has to exit after a stop request. After this time the parent sends SIGKILL. When the
     /// service stops, the parent sends the request to all workers at once, so the time ends for all of them at once. In
     /// a rolling restart, the time of each worker begins with its own stop request. Default: 30 s.
+    ///
+    /// If the parent itself was paused or starved, it gives the workers the same time once more, because they may have
+    /// been paused too (for example by SIGSTOP to all processes, or by a frozen cgroup). The parent does so if its wait
+    /// was interrupted after the stop request, but not by [its signals](crate#signals), or if it wakes up late by a
+    /// tenth of the timeout or by 0.5 s, whichever is less. The same holds for the 2 s of a quick stop, for the
+    /// [`abort_timeout`](Prefork::abort_timeout), for the [`ready_timeout`](Prefork::ready_timeout), and for the time
+    /// that a removed worker has to serve its own queue. A second stop request kills at once nevertheless.
     ///
     /// If the parent itself is killed, a worker that has enabled the [graceful stop](crate::Worker#stopping) has the same
     /// time to exit, from the death of the parent on. On Windows it has no time.
@@ -340,8 +347,8 @@ impl Prefork {
     /// | It was added by SIGTTIN, and none of its processes was ever ready. | The worker is removed, and the other workers go on. |
     ///
     /// An exit with status 0 counts as a failure here only if the process is a replacement, or with
-    /// [`RestartPolicy::Always`]. If the parent itself may have been stopped or may have had no CPU time during the
-    /// timeout, the parent gives the worker the same time once more.
+    /// [`RestartPolicy::Always`]. If the parent itself was paused or starved, it gives the worker the same time once
+    /// more: see [`graceful_timeout`](Prefork::graceful_timeout).
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.ready_timeout = Some(timeout);
         self

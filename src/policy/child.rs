@@ -1,7 +1,8 @@
 //! A [`Child`] is a process that serves its worker id, or that will serve it once it is ready.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::deadline::Deadline;
 use super::kill_deadline::KillDeadline;
 use super::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
 use super::{ActionQueue, Config, WorkerSignal};
@@ -20,9 +21,6 @@ pub(super) struct Child {
     /// Whether the last check found no heartbeat, but spared the process because the parent may have been stopped
     /// meanwhile.
     suspect: bool,
-    /// Whether the ready timeout was extended because the parent may have been stopped meanwhile. The timeout is
-    /// extended only once.
-    extended: bool,
     /// Whether the process has requested its replacement.
     pub retired: bool,
     /// The planned replacement of this process alone.
@@ -40,32 +38,22 @@ pub(super) struct Recycling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The process must report that it is ready before `late_at`.
-    NotReady { late_at: Instant },
+    NotReady { late_at: Deadline },
     /// The process is a replacement, and no ready timeout is set. The replacement counts as ready if it is still alive
     /// at `ready_at`.
-    Probation { ready_at: Instant },
+    Probation { ready_at: Deadline },
     /// The process serves.
     Ready,
     /// The parent has sent SIGABRT because the heartbeats stopped. The parent sends SIGKILL at `kill`.
     Aborting { kill: KillDeadline },
     /// The parent has sent SIGKILL.
     /// If it has not exited at `give_up_at`, the policy abandons it. `None` if the policy already has.
-    Killed { give_up_at: Option<Instant> },
+    Killed { give_up_at: Option<Deadline> },
 }
 
 impl Child {
     pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycling: Option<Recycling>) -> Child {
-        Child {
-            process,
-            since: now,
-            epoch,
-            phase,
-            last_beat: now,
-            suspect: false,
-            extended: false,
-            retired: false,
-            recycling,
-        }
+        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, retired: false, recycling }
     }
 
     pub fn is(&self, generation: u32) -> bool {
@@ -89,9 +77,9 @@ impl Child {
 
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::NotReady { late_at: at } | Phase::Probation { ready_at: at } => Some(at),
+            Phase::NotReady { late_at: deadline } | Phase::Probation { ready_at: deadline } => Some(deadline.at()),
             Phase::Aborting { kill } => Some(kill.at()),
-            Phase::Killed { give_up_at } => give_up_at,
+            Phase::Killed { give_up_at } => give_up_at.map(Deadline::at),
             Phase::Ready => None,
         }
     }
@@ -104,7 +92,7 @@ impl Child {
 
     pub fn kill(&mut self, now: Instant, actions: &mut ActionQueue) {
         if !self.is_killed() {
-            self.phase = Phase::Killed { give_up_at: Some(now + KILL_TIMEOUT) };
+            self.phase = Phase::Killed { give_up_at: Some(Deadline::after(now, KILL_TIMEOUT)) };
             actions.send(self.process, WorkerSignal::Kill);
         }
     }
@@ -131,7 +119,7 @@ impl Child {
 
     /// Abandons the process if SIGKILL has not ended it in time.
     pub fn abandon_overdue(&mut self, now: Instant, actions: &mut ActionQueue) {
-        if matches!(self.phase, Phase::Killed { give_up_at: Some(at) } if at <= now) {
+        if matches!(self.phase, Phase::Killed { give_up_at: Some(at) } if at.has_passed(now)) {
             self.phase = Phase::Killed { give_up_at: None };
             actions.abandon(self.process);
         }
@@ -139,7 +127,7 @@ impl Child {
 
     /// Sends `signal` to the process, and SIGKILL at `kill_at`. If the process was aborted before and its SIGKILL is
     /// due earlier, the earlier time stays. A process that was killed before gets no other signal.
-    pub fn stop(self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) -> StoppingChild {
+    pub fn stop(self, signal: WorkerSignal, kill_at: Deadline, actions: &mut ActionQueue) -> StoppingChild {
         let phase = match self.phase {
             Phase::Killed { give_up_at } => StoppingPhase::Killed { give_up_at },
             Phase::Aborting { kill } => StoppingPhase::Stopping { kill: kill.or_earlier(kill_at) },
@@ -169,22 +157,19 @@ impl Child {
             self.suspect = true;
         } else {
             actions.emit(Event::HeartbeatTimedOut { process: self.process });
-            self.phase = Phase::Aborting { kill: KillDeadline::new(now + config.abort_timeout) };
+            self.phase = Phase::Aborting { kill: KillDeadline::new(Deadline::after(now, config.abort_timeout)) };
             actions.send(self.process, WorkerSignal::Abort);
         }
     }
 
-    /// Extends the ready timeout of a late process by `timeout`, if the parent may have been stopped while the process
-    /// started. Does this only once for each process. Returns whether the timeout was extended.
-    pub fn extend(&mut self, now: Instant, timeout: Duration, interrupted_at: Option<Instant>) -> bool {
-        let Phase::NotReady { late_at } = self.phase else { return false };
-        let late = now.saturating_duration_since(late_at);
-        let doubtful = interrupted_at.is_some_and(|at| at >= self.since) || late >= timeout / 10;
-        if self.extended || !doubtful {
-            return false;
+    /// Extends the deadline of this process if the parent was paused or starved ([`Deadline::extend`]).
+    pub fn extend(&mut self, now: Instant, interrupted_at: Option<Instant>) -> bool {
+        match &mut self.phase {
+            Phase::NotReady { late_at: deadline }
+            | Phase::Probation { ready_at: deadline }
+            | Phase::Killed { give_up_at: Some(deadline) } => deadline.extend(now, interrupted_at),
+            Phase::Aborting { kill } => kill.extend(now, interrupted_at),
+            Phase::Ready | Phase::Killed { give_up_at: None } => false,
         }
-        self.extended = true;
-        self.phase = Phase::NotReady { late_at: now + timeout };
-        true
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::backoff::SOUND_LIFE;
+use super::deadline::Deadline;
 use super::slot::{ExitedChild, ExitedRole, Slot};
 use super::verdict::{Outlook, Verdict, verdict};
 use super::{Policy, WorkerSignal};
@@ -112,7 +113,7 @@ impl Policy {
     }
 
     pub(super) fn stop_slot(&mut self, now: Instant, id: usize) {
-        let kill_at = now + self.config.graceful_timeout;
+        let kill_at = Deadline::after(now, self.config.graceful_timeout);
         self.slots[id].stop_now(WorkerSignal::Stop, kill_at, &mut self.actions);
     }
 }

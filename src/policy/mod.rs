@@ -20,6 +20,7 @@ mod action;
 mod backoff;
 mod budget;
 mod child;
+mod deadline;
 mod deadlines;
 mod exit;
 mod heartbeat;
@@ -366,13 +367,23 @@ impl Policy {
         self.stop_because(now, Ok(Reason::StoppedByWorker { process }));
     }
 
+    /// Extends the deadlines that have passed while the parent was paused or starved, each of them once. Call this
+    /// before [`Policy::draining`], [`Policy::kills_due`] and [`Policy::handle_timeout`].
+    pub fn extend_deadlines(&mut self, now: Instant) {
+        for (id, slot) in self.slots.iter_mut().enumerate() {
+            if slot.extend_deadlines(now, self.interrupted_at) {
+                self.deadlines.update(id, slot);
+            }
+        }
+    }
+
     /// Handles every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut late = Vec::new();
         let due = self.deadlines.take_due(now, &self.slots);
         for &id in &due {
             let slot = &mut self.slots[id];
-            match slot.handle_timeout(now, self.interrupted_at, &self.config, &mut self.actions) {
+            match slot.handle_timeout(now, &self.config, &mut self.actions) {
                 Some(Timeout::Replaced(old)) => self.stop_outgoing(now, old),
                 Some(Timeout::NotReady(timeout)) => late.push((id, timeout)),
                 None => {}

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::Policy;
 use super::child::Child;
+use super::deadline::Deadline;
 use crate::event::Event;
 use crate::exit::Process;
 
@@ -160,7 +161,8 @@ impl Policy {
         if stage == Stage::NewFirst {
             slot.start_replacement(&mut self.actions);
         } else {
-            slot.stop_for_replacement(now, now + self.config.graceful_timeout, &mut self.actions);
+            let kill_at = Deadline::after(now, self.config.graceful_timeout);
+            slot.stop_for_replacement(now, kill_at, &mut self.actions);
         }
         self.replacements.insert(id, cause, stage);
         self.update_slot(id);
@@ -185,7 +187,7 @@ impl Policy {
     /// Stops the old process after its replacement has become ready.
     pub(super) fn stop_outgoing(&mut self, now: Instant, old: Child) {
         let id = old.process.id;
-        let kill_at = now + self.config.graceful_timeout;
+        let kill_at = Deadline::after(now, self.config.graceful_timeout);
         self.slots[id].stop_outgoing(old, kill_at, &mut self.actions);
     }
 

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::deadline::Deadline;
 use super::{Outcome, Policy, Slot, WorkerSignal};
 use crate::event::Event;
 use crate::exit::{Exit, Process};
@@ -32,7 +33,7 @@ impl Policy {
     pub(super) fn stop_gracefully(&mut self, now: Instant) {
         match &mut self.stop {
             None => {
-                let kill_at = now + self.config.graceful_timeout;
+                let kill_at = Deadline::after(now, self.config.graceful_timeout);
                 self.begin_stop(Ok(Reason::Stopped), WorkerSignal::Stop, kill_at, true);
             }
             Some(stop) if !stop.requested => stop.requested = true,
@@ -41,7 +42,7 @@ impl Policy {
     }
 
     pub(super) fn stop_quickly(&mut self, now: Instant) {
-        let kill_at = now + QUICK_STOP;
+        let kill_at = Deadline::after(now, QUICK_STOP);
         match &mut self.stop {
             None => self.begin_stop(Ok(Reason::Stopped), WorkerSignal::QuickStop, kill_at, true),
             Some(stop) if !stop.quick => {
@@ -73,10 +74,11 @@ impl Policy {
 
     /// Begins a graceful stop for a reason other than a request of the operator.
     pub(super) fn stop_because(&mut self, now: Instant, outcome: Outcome) {
-        self.begin_stop(outcome, WorkerSignal::Stop, now + self.config.graceful_timeout, false);
+        let kill_at = Deadline::after(now, self.config.graceful_timeout);
+        self.begin_stop(outcome, WorkerSignal::Stop, kill_at, false);
     }
 
-    fn begin_stop(&mut self, outcome: Outcome, signal: WorkerSignal, kill_at: Instant, requested: bool) {
+    fn begin_stop(&mut self, outcome: Outcome, signal: WorkerSignal, kill_at: Deadline, requested: bool) {
         if self.stop.is_some() {
             return;
         }
@@ -97,7 +99,7 @@ impl Policy {
         self.stop_all_now(signal, kill_at);
     }
 
-    fn stop_all_now(&mut self, signal: WorkerSignal, kill_at: Instant) {
+    fn stop_all_now(&mut self, signal: WorkerSignal, kill_at: Deadline) {
         for slot in &mut self.slots {
             slot.stop_now(signal, kill_at, &mut self.actions);
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::deadline::Deadline;
 use super::kill_deadline::KillDeadline;
 use super::{ActionQueue, WorkerSignal};
 use crate::event::Event;
@@ -24,12 +25,12 @@ pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum StoppingPhase {
     /// The worker's own queue gets no new connections. The parent asks the process to stop at `stop_at`. This time is
     /// postponed while connections are left in the queue, but never beyond `last`.
-    Draining { stop_at: Instant, last: Instant },
+    Draining { stop_at: Instant, last: Deadline },
     /// The parent has asked the process to stop, and sends SIGKILL at `kill`.
     Stopping { kill: KillDeadline },
     /// The parent has sent SIGKILL.
     /// If it has not exited at `give_up_at`, the policy abandons it. `None` if the policy already has.
-    Killed { give_up_at: Option<Instant> },
+    Killed { give_up_at: Option<Deadline> },
 }
 
 impl StoppingChild {
@@ -47,28 +48,28 @@ impl StoppingChild {
 
     /// Returns whether `stop_at` has passed but the drain may still be extended.
     pub fn is_drain_due(&self, now: Instant) -> bool {
-        matches!(self.phase, StoppingPhase::Draining { stop_at, last } if stop_at <= now && now < last)
+        matches!(self.phase, StoppingPhase::Draining { stop_at, last } if stop_at <= now && !last.has_passed(now))
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             StoppingPhase::Draining { stop_at: at, .. } => Some(at),
             StoppingPhase::Stopping { kill } => Some(kill.at()),
-            StoppingPhase::Killed { give_up_at } => give_up_at,
+            StoppingPhase::Killed { give_up_at } => give_up_at.map(Deadline::at),
         }
     }
 
     /// Postpones `stop_at` by `drain`, but not beyond `last`. Does nothing if `stop_at` has not passed.
     pub fn drain_longer(&mut self, now: Instant, drain: Duration) {
         match &mut self.phase {
-            StoppingPhase::Draining { stop_at, last } if *stop_at <= now => *stop_at = (now + drain).min(*last),
+            StoppingPhase::Draining { stop_at, last } if *stop_at <= now => *stop_at = (now + drain).min(last.at()),
             _ => {}
         }
     }
 
     /// Sends `signal` to the process, and SIGKILL at `kill_at`. If an earlier deadline for SIGKILL is already set, that
     /// deadline stays.
-    pub fn stop(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
+    pub fn stop(&mut self, signal: WorkerSignal, kill_at: Deadline, actions: &mut ActionQueue) {
         let kill = match self.phase {
             StoppingPhase::Killed { .. } => return,
             StoppingPhase::Stopping { kill } => kill.or_earlier(kill_at),
@@ -92,8 +93,19 @@ impl StoppingChild {
 
     pub fn kill(&mut self, now: Instant, actions: &mut ActionQueue) {
         if !self.is_killed() {
-            self.phase = StoppingPhase::Killed { give_up_at: Some(now + KILL_TIMEOUT) };
+            self.phase = StoppingPhase::Killed { give_up_at: Some(Deadline::after(now, KILL_TIMEOUT)) };
             actions.send(self.process, WorkerSignal::Kill);
+        }
+    }
+
+    /// Extends the deadline of this process if the parent was paused or starved ([`Deadline::extend`]).
+    pub fn extend(&mut self, now: Instant, interrupted_at: Option<Instant>) -> bool {
+        match &mut self.phase {
+            StoppingPhase::Draining { last: deadline, .. } | StoppingPhase::Killed { give_up_at: Some(deadline) } => {
+                deadline.extend(now, interrupted_at)
+            }
+            StoppingPhase::Stopping { kill } => kill.extend(now, interrupted_at),
+            StoppingPhase::Killed { give_up_at: None } => false,
         }
     }
 
@@ -106,9 +118,9 @@ impl StoppingChild {
                 self.kill(now, actions);
             }
             StoppingPhase::Draining { stop_at, .. } if stop_at <= now => {
-                self.stop(WorkerSignal::Stop, now + graceful_timeout, actions);
+                self.stop(WorkerSignal::Stop, Deadline::after(now, graceful_timeout), actions);
             }
-            StoppingPhase::Killed { give_up_at: Some(at) } if at <= now => {
+            StoppingPhase::Killed { give_up_at: Some(at) } if at.has_passed(now) => {
                 self.phase = StoppingPhase::Killed { give_up_at: None };
                 actions.abandon(self.process);
             }

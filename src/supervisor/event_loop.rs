@@ -137,11 +137,13 @@ impl<'a> Supervisor<'a> {
     fn wait_for_events(&mut self) -> Result<()> {
         let deadline = self.policy.next_deadline();
         let waited = self.wait(deadline)?;
+        // Read before the signals, so that a stop request that ends the pause begins after the pause.
+        let resumed_at = Instant::now();
         let any_signals = self.collect_signals()?;
-        let now = Instant::now();
         if waited == Waited::Interrupted && !(any_signals && self.descriptors.signals_interrupt()) {
-            self.policy.handle_interruption(now);
+            self.policy.handle_interruption(resumed_at);
         }
+        let now = Instant::now();
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
         self.collect_messages(is_due)?;
         self.collect_missed_exits(is_due, now)?;
@@ -242,6 +244,7 @@ impl<'a> Supervisor<'a> {
     /// Passes the heartbeats to the policy, and then runs the policy's timeouts. In this order, a heartbeat that has
     /// just arrived prevents a timeout.
     fn run_timers(&mut self, now: Instant) {
+        self.policy.extend_deadlines(now);
         self.extend_drains(now);
         self.wait_for_core_dumps(now);
         for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{MAX_ABANDONED, Queue, Slot, StartReason, State};
 use crate::policy::child::{Child, Phase};
+use crate::policy::deadline::Deadline;
 use crate::policy::rolling_restart::Outdated;
 use crate::policy::{ActionQueue, WorkerSignal};
 
@@ -55,7 +56,7 @@ impl Slot {
     }
 
     /// Asks the running process to stop. Its replacement starts after its exit.
-    pub fn stop_for_replacement(&mut self, now: Instant, kill_at: Instant, actions: &mut ActionQueue) {
+    pub fn stop_for_replacement(&mut self, now: Instant, kill_at: Deadline, actions: &mut ActionQueue) {
         self.note_uptime(now);
         if self.queue == Queue::Open {
             // Until the replacement serves, the worker's own queue gets no new connections. Those that wait there are
@@ -72,7 +73,7 @@ impl Slot {
     }
 
     /// Stops the old process after its replacement has taken over.
-    pub fn stop_outgoing(&mut self, old: Child, kill_at: Instant, actions: &mut ActionQueue) {
+    pub fn stop_outgoing(&mut self, old: Child, kill_at: Deadline, actions: &mut ActionQueue) {
         self.stopping.push(old.stop(WorkerSignal::Stop, kill_at, actions));
     }
 }

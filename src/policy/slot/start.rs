@@ -11,6 +11,7 @@ use crate::event::RestartReason;
 use crate::exit::Process;
 use crate::policy::backoff::Delays;
 use crate::policy::child::{Child, Phase};
+use crate::policy::deadline::Deadline;
 use crate::policy::{Action, ActionQueue, Config};
 
 /// The time that a replacement must live before it counts as ready, if no ready timeout is set.
@@ -75,10 +76,11 @@ impl Slot {
         }
         let recycling = end_of_lifetime(now, config, rng);
         let child = |without_readiness| {
-            let not_ready = config.ready_timeout.map(|timeout| Phase::NotReady { late_at: now + timeout });
+            let not_ready =
+                config.ready_timeout.map(|timeout| Phase::NotReady { late_at: Deadline::after(now, timeout) });
             Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycling)
         };
-        let probation = Phase::Probation { ready_at: now + PROBATION };
+        let probation = Phase::Probation { ready_at: Deadline::after(now, PROBATION) };
         self.state = match mem::replace(&mut self.state, State::Stopped) {
             State::Replacing { old, new: None } => State::Replacing { old, new: Some(Box::new(child(probation))) },
             _ if reason == Some(StartReason::Replacement) => State::Running(child(probation)),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{BringUp, Queue, Slot, State};
 use crate::policy::child::{Child, Phase};
+use crate::policy::deadline::Deadline;
 use crate::policy::stopping_child::{StoppingChild, StoppingPhase};
 use crate::policy::{ActionQueue, Config, WorkerSignal};
 
@@ -12,11 +13,13 @@ impl Slot {
     /// Stops the worker: sends `signal` to each of its processes, and SIGKILL at `kill_at` to those that still run. A
     /// process that was asked to stop before keeps its SIGKILL deadline if that is earlier. Such a process gets
     /// `signal` only if `signal` requests a quick stop.
-    pub fn stop_now(&mut self, signal: WorkerSignal, kill_at: Instant, actions: &mut ActionQueue) {
+    pub fn stop_now(&mut self, signal: WorkerSignal, kill_at: Deadline, actions: &mut ActionQueue) {
         for child in &mut self.stopping {
-            let was_told = matches!(child.phase, StoppingPhase::Stopping { .. });
-            if signal == WorkerSignal::QuickStop || !was_told {
-                child.stop(signal, kill_at, actions);
+            match &mut child.phase {
+                StoppingPhase::Stopping { kill } if signal != WorkerSignal::QuickStop => {
+                    *kill = kill.or_earlier(kill_at);
+                }
+                _ => child.stop(signal, kill_at, actions),
             }
         }
         for child in self.clear(actions) {
@@ -29,7 +32,7 @@ impl Slot {
     /// is ready, the next process that becomes ready serves them.
     pub fn drain(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) {
         self.note_uptime(now);
-        let kill_at = now + config.graceful_timeout;
+        let kill_at = Deadline::after(now, config.graceful_timeout);
         let Some(drain) = config.drain else { return self.stop_now(WorkerSignal::Stop, kill_at, actions) };
         if self.has_queue_to_serve(config) {
             self.queue = Queue::Draining;

@@ -7,6 +7,7 @@ use super::{BringUp, Slot, State};
 use crate::event::Event;
 use crate::exit::Process;
 use crate::policy::child::{Child, Phase};
+use crate::policy::deadline::Deadline;
 use crate::policy::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
 use crate::policy::{ActionQueue, Config};
 
@@ -31,15 +32,21 @@ pub(in crate::policy) enum ReadyTimeout {
 }
 
 impl Slot {
+    /// Extends the deadlines that have passed, if the parent was paused or starved. Returns whether one was extended.
+    pub fn extend_deadlines(&mut self, now: Instant, interrupted_at: Option<Instant>) -> bool {
+        let mut is_extended = false;
+        for child in &mut self.stopping {
+            is_extended |= child.extend(now, interrupted_at);
+        }
+        for child in self.running_mut() {
+            is_extended |= child.extend(now, interrupted_at);
+        }
+        is_extended
+    }
+
     /// Handles every deadline of this slot that has passed.
     #[must_use]
-    pub fn handle_timeout(
-        &mut self,
-        now: Instant,
-        interrupted_at: Option<Instant>,
-        config: &Config,
-        actions: &mut ActionQueue,
-    ) -> Option<Timeout> {
+    pub fn handle_timeout(&mut self, now: Instant, config: &Config, actions: &mut ActionQueue) -> Option<Timeout> {
         for child in &mut self.stopping {
             child.handle_timeout(now, config.graceful_timeout, actions);
         }
@@ -50,11 +57,10 @@ impl Slot {
         self.start_if_due(now, actions);
         let newest = self.newest()?;
         match newest.phase {
-            Phase::Probation { ready_at } if ready_at <= now => self.become_ready(now, actions).map(Timeout::Replaced),
-            Phase::NotReady { late_at } if late_at <= now => {
-                if config.ready_timeout.is_some_and(|timeout| newest.extend(now, timeout, interrupted_at)) {
-                    return None;
-                }
+            Phase::Probation { ready_at } if ready_at.has_passed(now) => {
+                self.become_ready(now, actions).map(Timeout::Replaced)
+            }
+            Phase::NotReady { late_at } if late_at.has_passed(now) => {
                 actions.emit(Event::ReadyTimedOut { process: newest.process });
                 self.handle_late(now, actions).map(Timeout::NotReady)
             }
@@ -106,7 +112,7 @@ impl Slot {
     fn kill_dropped(&mut self, now: Instant, mut child: Child, actions: &mut ActionQueue) {
         child.kill(now, actions);
         let Child { process, since, .. } = child;
-        let phase = StoppingPhase::Killed { give_up_at: Some(now + KILL_TIMEOUT) };
+        let phase = StoppingPhase::Killed { give_up_at: Some(Deadline::after(now, KILL_TIMEOUT)) };
         self.stopping.push(StoppingChild { process, since, phase });
     }
 }

@@ -112,8 +112,9 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
     sim.exit_killed();
 }
 
-/// Stops the service, and checks that it ends within the graceful timeout. About half of the processes exit at once.
-/// The others ignore the stop request and are killed.
+/// Stops the service, and checks that it ends within the graceful timeout, or within twice this time if an earlier
+/// interruption extends a deadline. About half of the processes exit at once. The others ignore the stop request and
+/// are killed.
 fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
     sim.actions_per_event = usize::MAX;
     sim.request(Request::Stop);
@@ -122,9 +123,10 @@ fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
             sim.end(id, generation, Exit::Signal(15));
         }
     }
-    sim.pass(GRACEFUL);
+    sim.pass(2 * GRACEFUL);
     sim.exit_killed();
-    sim.pass(10 * SECOND);
+    // The policy waits for a killed process for 10 s, or twice as long after an interruption.
+    sim.pass(20 * SECOND);
     let end = sim.outcome().expect("no first start was refused");
     let report = Report::new(end, sim.policy.reports());
     assert!(report.restarts() <= sim.restarts, "a stop may cancel a restart that was already logged");

@@ -103,6 +103,27 @@ fn a_finished_or_superseded_drain_starts_no_process() {
 }
 
 #[test]
+fn a_paused_parent_extends_the_drain_of_a_queue_once() {
+    let begin = || {
+        let mut sim = Sim::new(with_queues(2));
+        sim.has_work = true;
+        sim.request(Request::ScaleDown);
+        sim
+    };
+    let mut sim = begin();
+    sim.pass(GRACEFUL);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop], "the parent was not paused");
+    let mut sim = begin();
+    sim.wake_at(sim.now + GRACEFUL + 3 * SECOND);
+    sim.pass(GRACEFUL - Duration::from_nanos(1));
+    assert!(sim.sent(1, 0).is_empty(), "connections are left in the queue");
+    sim.pass(Duration::from_nanos(1));
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    sim.pass(GRACEFUL);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+}
+
+#[test]
 fn a_process_started_to_drain_stays_after_scaling_up() {
     let mut sim = Sim::new(Config { ready_timeout: Some(5 * SECOND), ..with_queues(2) });
     sim.ready(0, 0);

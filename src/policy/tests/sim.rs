@@ -357,6 +357,7 @@ impl Sim {
 
     pub fn wake_at(&mut self, at: Instant) {
         self.now = self.now.max(at);
+        self.policy.extend_deadlines(self.now);
         for id in self.policy.draining(self.now) {
             if self.has_work {
                 self.policy.handle_work_left(self.now, id);

@@ -2,6 +2,102 @@
 
 use super::*;
 
+/// A way in which the policy asks a process to exit: its name, the settings, the request, and the time until SIGKILL.
+type KillCase = (&'static str, fn(Config) -> Config, fn(&mut Sim), Duration);
+
+const REQUESTS: [KillCase; 5] = [
+    ("a graceful stop", |config| config, |sim| sim.request(Request::Stop), GRACEFUL),
+    ("a quick stop", |config| config, |sim| sim.request(Request::QuickStop), Duration::from_secs(2)),
+    (
+        "a rolling restart",
+        |config| config,
+        |sim| {
+            sim.request(Request::Roll);
+            sim.step();
+        },
+        GRACEFUL,
+    ),
+    (
+        "an abort",
+        |config| Config { heartbeat_timeout: Some(60 * SECOND), abort_timeout: 5 * SECOND, ..config },
+        Sim::step,
+        Duration::from_secs(5),
+    ),
+    (
+        "a removed worker",
+        |config| config,
+        |sim| {
+            sim.request(Request::ScaleUp);
+            sim.request(Request::ScaleDown);
+        },
+        GRACEFUL,
+    ),
+];
+
+#[test]
+fn a_paused_parent_extends_kill_deadlines_once() {
+    for (name, change, request, timeout) in REQUESTS {
+        let begin = || {
+            let mut sim = Sim::new(change(config(1)));
+            request(&mut sim);
+            let id = sim.alive().last().expect("a process").0;
+            (sim, id)
+        };
+        let is_killed = |sim: &Sim, id| sim.sent(id, 0).contains(&WorkerSignal::Kill);
+        let (mut sim, id) = begin();
+        sim.wake_at(sim.now + timeout);
+        assert!(is_killed(&sim, id), "{name}: the parent was not paused");
+        let (mut sim, id) = begin();
+        sim.wake_at(sim.now + timeout + 3 * SECOND);
+        assert!(!is_killed(&sim, id), "{name}: the parent woke up late");
+        let next = sim.now + timeout;
+        sim.wake_at(next - Duration::from_nanos(1));
+        assert!(!is_killed(&sim, id), "{name}: the process has the whole time once more");
+        sim.wake_at(next + 3 * SECOND);
+        assert!(is_killed(&sim, id), "{name}: the deadline is extended only once");
+        let (mut sim, id) = begin();
+        sim.policy.handle_interruption(sim.now);
+        sim.wake_at(sim.now + timeout);
+        assert!(is_killed(&sim, id), "{name}: the interruption came before the request");
+        let (mut sim, id) = begin();
+        sim.policy.handle_interruption(sim.now + Duration::from_nanos(1));
+        sim.wake_at(sim.now + timeout);
+        assert!(!is_killed(&sim, id), "{name}: the parent was interrupted");
+    }
+}
+
+#[test]
+fn a_second_stop_kills_after_an_extended_deadline() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Stop);
+    sim.wake_at(sim.now + GRACEFUL + SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+    sim.request(Request::Stop);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop, WorkerSignal::Kill]);
+}
+
+#[test]
+fn a_paused_parent_abandons_no_killed_process() {
+    let mut sim = Sim::new(config(1));
+    sim.blocked.push((0, 0));
+    sim.request(Request::Stop);
+    sim.request(Request::Stop);
+    sim.wake_at(sim.now + 12 * SECOND);
+    assert!(sim.abandoned.is_empty());
+    sim.wake_at(sim.now + 12 * SECOND);
+    assert_eq!(sim.abandoned.len(), 1);
+}
+
+#[test]
+fn a_paused_parent_extends_the_probation_of_a_replacement() {
+    let mut sim = Sim::new(config(1));
+    sim.request(Request::Roll);
+    sim.wake_at(sim.now + 4 * SECOND);
+    assert!(sim.sent(0, 0).is_empty(), "the replacement may have been paused too");
+    sim.pass(SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop]);
+}
+
 #[test]
 fn an_idle_service_has_no_deadline() {
     let mut sim = Sim::new(config(4));

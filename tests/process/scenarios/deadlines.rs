@@ -1,5 +1,6 @@
 //! Events that happen before a deadline, but that the parent reads only after the deadline. Linux only.
 
+use std::fs::File;
 use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::Scenario;
 use crate::daemon::kill;
 use crate::os::{KILLED, Signal, idle, ignore};
 use crate::procfs::{has_pending, is_stopped};
-use crate::program::{say, serve, up};
+use crate::program::{say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -80,6 +81,30 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
+        Scenario::reporting("a_pause_during_a_drain_extends_its_deadline", drains_until_allowed, |daemon| {
+            let workers = daemon.workers(2).into_iter().map(|worker| worker.pid);
+            let all: Vec<u32> = workers.chain([daemon.pid()]).collect();
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for_times("draining", 2);
+            for &pid in &all {
+                kill(pid, Signal::SIGSTOP);
+            }
+            while !all.iter().all(|&pid| is_stopped(pid)) {
+                thread::yield_now();
+            }
+            // The deadline passes during the pause.
+            thread::sleep(LONG_DEADLINE + Duration::from_millis(100));
+            for &pid in &all {
+                kill(pid, Signal::SIGCONT);
+            }
+            // The parent sleeps again only after it has handled the deadline.
+            timeout_of_sleep(daemon.pid());
+            File::create(daemon.scratch().join(ALLOWED)).expect("a file");
+            daemon.ends_with(0);
+            assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
+        })
+        .for_processes(),
         Scenario::reporting("an_exit_without_sigchld_is_found_at_the_deadline", exits_without_sigchld, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
@@ -92,6 +117,25 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// The deadline is long enough that the worker can stop the parent by SIGSTOP before the deadline.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The deadline is long enough that the test can stop all processes by SIGSTOP before the deadline.
+const LONG_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The name of the file whose creation ends the drains.
+const ALLOWED: &str = "allowed";
+
+fn drains_until_allowed() -> Report {
+    serve(Prefork::new().workers(2).graceful_timeout(LONG_DEADLINE), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        worker.wait_for_stop(None);
+        say("draining");
+        while !scratch().join(ALLOWED).exists() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        say(&format!("drained {}", worker.id()));
+    })
+}
 
 fn pause_parent_past_the_deadline() {
     kill(parent_id(), Signal::SIGSTOP);

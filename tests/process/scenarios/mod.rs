@@ -48,9 +48,9 @@ mod readiness;
 mod refusals;
 mod refused_clients;
 mod reports;
+mod restarts;
 mod retires;
 mod services;
-mod restarts;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]
