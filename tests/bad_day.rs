@@ -199,6 +199,28 @@ fn wait_until_refused(address: SocketAddr) {
     }
 }
 
+/// The worker with the open request exits only when it has answered, the others exit at once.
+#[test]
+fn terminated_workers_answer_and_are_replaced_at_no_cost() {
+    for example in ALL {
+        let (mut daemon, first) = example.start(&[]);
+        let mut workers = first.clone();
+        let mut all = first.clone();
+        for _ in 0..2 {
+            let request = OpenRequest::new(example, &mut daemon);
+            workers.iter().for_each(|&pid| kill(pid, Signal::SIGTERM));
+            request.assert_answered();
+            let now_all = daemon.wait_for(|log| Some(ready(log)).filter(|now| now.len() == all.len() + first.len()));
+            workers = now_all.difference(&all).copied().collect();
+            all = now_all;
+        }
+        OpenRequest::new(example, &mut daemon).assert_answered();
+        assert_eq!(count(&daemon.log, "after a stop request from another process"), 2 * first.len());
+        daemon.kill(Signal::SIGTERM);
+        assert_exits_0(daemon);
+    }
+}
+
 #[test]
 fn rolling_restart_does_not_wait_for_open_requests() {
     for example in ALL {

@@ -180,3 +180,18 @@ fn second_stop_request_leaves_the_open_job_for_the_next_start() {
     assert_eq!(service.names("jobs"), ["long"]);
     assert!(service.names("results").is_empty());
 }
+
+/// The worker with the open job exits only when it has finished the job, the other one exits at once.
+#[test]
+fn terminated_workers_finish_their_jobs_and_are_replaced() {
+    let mut service = Service::start("terminated", &[]);
+    for name in ["first", "second", "third"] {
+        service.add_job(name, 1);
+        kill(service.wait_for_taker(name), Signal::SIGTERM).unwrap();
+    }
+    service.wait_for("has finished third");
+    service.wait_for("after a stop request from another process");
+    service.signal(Signal::SIGTERM);
+    service.assert_ends();
+    assert_eq!(service.count("has taken"), 3, "{:#?}", service.log);
+}
