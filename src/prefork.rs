@@ -17,7 +17,7 @@ use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
 use crate::supervisor::{self, Finished, OnEvent, Supervised, SupervisorParts};
-use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
+use crate::sys::{self, FEW_PROCESSES, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
 /// The builder of a service: a pool of workers (processes or threads) and the parent that supervises them.
@@ -933,13 +933,11 @@ impl Config {
     }
 
     fn check_workers(&self) -> Result<()> {
-        /// Every system allows this many processes. So up to this number, the system's limit is not read.
-        const FEW: usize = 256;
         let &Config { workers, max_workers, .. } = self;
         if max_workers < workers {
             return Err(Error::unfit("max_workers", format!("{max_workers} is below the {workers} workers asked for")));
         }
-        if workers <= FEW {
+        if workers <= FEW_PROCESSES {
             return Ok(());
         }
         // This checks the limit of the whole system. The user's limit (`RLIMIT_NPROC`) may be lower. In that case

@@ -53,6 +53,12 @@ impl Policy {
         }
     }
 
+    /// Lowers `max_workers` to the number of processes that the system allows. By default `max_workers` has no limit, and
+    /// the policy would create a slot for each worker that a request asks for.
+    pub fn limit_workers(&mut self, processes: usize) {
+        self.config.max_workers = self.config.max_workers.min(processes).max(self.wanted());
+    }
+
     /// Adds or removes workers until there are `asked` of them, but at least one and at most `max_workers`. Reports a
     /// request for more or fewer.
     pub(super) fn scale_to(&mut self, now: Instant, asked: usize) {
@@ -66,32 +72,37 @@ impl Policy {
         }
         // Emitted first, so that the log names the new number before the processes that it starts or stops.
         self.actions.emit(Event::Scaled { workers });
-        (before..workers).for_each(|_| self.add_worker(now));
-        (workers..before).for_each(|_| self.remove_worker(now));
+        self.add_workers(now, workers.saturating_sub(before));
+        self.remove_workers(now, before.saturating_sub(workers));
         self.wanted.set(None);
     }
 
-    /// Adds a worker under the lowest free id.
-    fn add_worker(&mut self, now: Instant) {
-        let id = match self.slots.iter().position(|slot| !slot.is_wanted()) {
-            Some(id) => {
-                self.slots[id].scale_up(now);
-                id
+    /// Adds workers under the lowest free ids.
+    fn add_workers(&mut self, now: Instant, count: usize) {
+        let mut next = 0;
+        for _ in 0..count {
+            // Continues where the last search ended, because a search from the first id for each worker would take a time
+            // that is quadratic in the number of workers.
+            let is_free = |id: &usize| self.slots.get(*id).is_none_or(|slot| !slot.is_wanted());
+            let Some(id) = (next..=self.slots.len()).find(is_free) else { return };
+            match self.slots.get_mut(id) {
+                Some(slot) => slot.scale_up(now),
+                None => self.slots.push(Slot::added(id, now, &self.config)),
             }
-            None => {
-                self.slots.push(Slot::added(self.slots.len(), now, &self.config));
-                self.slots.len() - 1
-            }
-        };
-        self.slots[id].start_if_due(now, &mut self.actions);
-        self.update_slot(id);
+            self.slots[id].start_if_due(now, &mut self.actions);
+            self.update_slot(id);
+            next = id + 1;
+        }
     }
 
-    /// Removes the worker with the highest id.
-    fn remove_worker(&mut self, now: Instant) {
-        if let Some(id) = self.slots.iter().rposition(Slot::is_wanted) {
+    /// Removes the workers with the highest ids.
+    fn remove_workers(&mut self, now: Instant, count: usize) {
+        let mut end = self.slots.len();
+        for _ in 0..count {
+            let Some(id) = self.slots[..end].iter().rposition(Slot::is_wanted) else { return };
             self.slots[id].drain(now, &self.config, &mut self.actions);
             self.update_slot(id);
+            end = id;
         }
     }
 

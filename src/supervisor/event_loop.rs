@@ -29,7 +29,7 @@ use crate::listener::{Listeners, ShutDown, Sockets};
 use crate::policy::{Action, Config, ExitedProcess, Outcome, Policy, Request, WorkerSignal};
 use crate::report::WorkerReport;
 use crate::scoreboard::{Scoreboard, WorkerMessage};
-use crate::sys::{self, ChildHandle, Signal, SignalInfo};
+use crate::sys::{self, ChildHandle, FEW_PROCESSES, Signal, SignalInfo};
 use crate::worker::Worker;
 
 /// The way in which the loop ended.
@@ -200,7 +200,10 @@ impl<'a> Supervisor<'a> {
         for request in self.program_requests.iter().flat_map(HandleReceiver::take) {
             match request {
                 Request::Stop => self.policy.handle_program_stop(now),
-                Request::Scale(workers) => self.policy.handle_request(now, Request::Scale(limited(workers))),
+                Request::Scale(workers) if workers > FEW_PROCESSES => {
+                    self.policy.limit_workers(sys::process_limit());
+                    self.policy.handle_request(now, request);
+                }
                 request => self.policy.handle_request(now, request),
             }
         }
@@ -464,12 +467,6 @@ impl<'a> Supervisor<'a> {
         let policy = &self.policy;
         self.observers.emit(event, &|| policy.up());
     }
-}
-
-/// Returns the number of workers to scale to. By default `max_workers` has no limit, so this function limits the number
-/// to the processes that the system allows. Every system allows a few hundred, so the system's limit is not read then.
-fn limited(workers: usize) -> usize {
-    if workers > 256 { workers.min(sys::process_limit()) } else { workers }
 }
 
 /// Returns a seed for the random delays. The seed differs between services, so that services that start together do not

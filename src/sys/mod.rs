@@ -145,6 +145,9 @@ pub(crate) use windows::*;
 #[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd", windows)))]
 compile_error!("taskfork supports Linux, macOS, FreeBSD and Windows");
 
+/// Every system allows this many processes. So the caller need not read `process_limit()` for fewer.
+pub(crate) const FEW_PROCESSES: usize = 256;
+
 /// An error of the operating system, and the name of the call that failed.
 #[derive(Debug)]
 pub(crate) struct CallError {

@@ -477,3 +477,27 @@ fn the_number_of_workers_stays_within_its_limits() {
     sim.request(Request::Scale(0));
     assert_eq!(sim.policy.wanted(), 1);
 }
+
+#[test]
+fn the_systems_number_of_processes_limits_the_workers() {
+    let mut sim = Sim::new(Config { max_workers: usize::MAX, ..config(2) });
+    sim.policy.limit_workers(5);
+    sim.request(Request::Scale(usize::MAX));
+    assert_eq!(sim.policy.wanted(), 5);
+    assert!(sim.logged(&format!("{}", Event::ScalingLimited { asked: usize::MAX, limit: 5 })), "{:?}", sim.log);
+    sim.policy.limit_workers(3);
+    assert_eq!(sim.max_workers(), 5, "running workers stay");
+}
+
+#[test]
+fn workers_are_added_in_the_gaps_that_finished_workers_leave() {
+    let mut sim = Sim::new(config(5));
+    sim.end(1, 0, Exit::Code(0));
+    sim.end(3, 0, Exit::Code(0));
+    sim.request(Request::Scale(6));
+    assert_eq!(sim.alive(), [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0), (5, 0)]);
+    sim.end(4, 0, Exit::Code(0));
+    sim.request(Request::Scale(2));
+    let alive = [(0, 0), (1, 1), (2, 0), (3, 1), (5, 0)];
+    assert_eq!(alive.map(|(id, generation)| sim.sent(id, generation).len()), [0, 0, 1, 1, 1]);
+}
