@@ -64,6 +64,9 @@ impl Handle {
     /// stop of the old process when the new one is ready. The replacement does not count as a restart. The parent reports
     /// [`Event::Recycling`](crate::Event::Recycling).
     ///
+    /// The replacement keeps to [`max_surge`](crate::Prefork::max_surge) and
+    /// [`max_unavailable`](crate::Prefork::max_unavailable). So with `max_surge(0)`, the old process stops first.
+    ///
     /// If the replacement fails, the old process goes on, and the parent reports
     /// [`Event::RecyclingAborted`](crate::Event::RecyclingAborted). If the next process of the worker is about to start,
     /// the call has no effect. If there is no worker `id`, the parent logs a warning and reports

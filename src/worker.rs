@@ -360,7 +360,9 @@ impl Worker {
     ///
     /// - The parent postpones the replacement if the process is not ready yet, or has lived for less than a second. So a
     ///   process that calls `retire` at its start does not make the parent start processes without a pause. The parent
-    ///   also postpones it if it is already replacing as many workers as it may.
+    ///   also postpones it if it is already replacing as many workers as
+    ///   [`max_surge`](crate::Prefork::max_surge) and [`max_unavailable`](crate::Prefork::max_unavailable) allow.
+    /// - With `max_surge(0)`, the parent stops this process first, and starts the new one after its exit.
     /// - If the replacement fails, this process goes on, and the parent tries again after 10 s.
     /// - If this process exits with status 0 before its replacement has started, the worker is restarted. This restart
     ///   does not count. It waits for the [backoff](crate::Prefork::restart_backoff) if the process has lived for less

@@ -122,3 +122,14 @@ fn a_removed_worker_that_retires_is_not_replaced() {
     sim.pass(100 * SECOND);
     assert_eq!(sim.alive(), [(0, 0)]);
 }
+
+#[test]
+fn without_surge_a_retired_process_stops_first() {
+    let mut sim = Sim::new(Config { max_surge: 0, max_unavailable: 1, ..config(2) });
+    sim.pass(SECOND);
+    sim.retire(1, 0);
+    assert_eq!(sim.alive(), [(0, 0), (1, 0)]);
+    assert_eq!(sim.sent(1, 0), [WorkerSignal::Stop]);
+    sim.end(1, 0, Exit::Code(0));
+    assert_eq!((sim.alive(), sim.restarts), (vec![(0, 0), (1, 1)], 0));
+}
