@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`fork_safety`] | The objects that a program may create before the call that forks the workers, and their state in the workers. |
 //! | [`signals`] | How to stop, reload and scale a service with signals, and how to handle signals in a worker. |
+//! | [`logging`] | Logging with `tracing` and `env_logger` in the parent and in the workers. |
 //! | [`systemd`] | Unit files for a service and its socket, with timeouts that match those of the service. |
 //! | [`containers`] | How to run a service as pid 1 of a container: signals, zombie processes, the CPU quota, memory. |
 //! | [`kubernetes`] | A manifest with probes, and the order of events when a pod is stopped. |
@@ -20,6 +21,11 @@ pub mod fork_safety {}
 
 #[doc = include_str!("guide/signals.md")]
 pub mod signals {}
+
+#[doc = include_str!("guide/logging.md")]
+#[doc = concat!("\n```rust,no_run\n", include_str!("../examples/tracing.rs"), "```\n\n")]
+#[doc = include_str!("guide/logging_details.md")]
+pub mod logging {}
 
 #[doc = include_str!("guide/systemd.md")]
 pub mod systemd {}
