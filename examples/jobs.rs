@@ -37,7 +37,7 @@ fn main() -> taskfork::Result<Report> {
 
 fn work(worker: &Worker, spool: &Path) -> WorkResult {
     worker.enable_graceful_stop(); // From now on SIGTERM is a request and does not interrupt a job.
-    fs::read_dir(spool.join("jobs"))?; // If the directory is missing, the worker fails before it is ready.
+    list(spool)?; // If the directory is missing, the worker fails before it is ready.
     worker.ready();
     while !worker.stop_requested() {
         worker.heartbeat();
@@ -56,9 +56,14 @@ struct Job {
     file: Lock,
 }
 
+fn list(spool: &Path) -> io::Result<fs::ReadDir> {
+    let jobs = spool.join("jobs");
+    fs::read_dir(&jobs).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", jobs.display())))
+}
+
 /// Takes a job that no other process has taken, if there is one.
 fn take(spool: &Path) -> io::Result<Option<Job>> {
-    for entry in fs::read_dir(spool.join("jobs"))? {
+    for entry in list(spool)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let path = spool.join("jobs").join(&name);
         match lock(&path) {

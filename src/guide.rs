@@ -4,6 +4,11 @@
 //! |---|---|
 //! | [`fork_safety`] | The objects that a program may create before the call that forks the workers, and their state in the workers. |
 //! | [`signals`] | How to stop, reload and scale a service with signals, and how to handle signals in a worker. |
+//! | [`async_runtimes`] | tokio and other runtimes in the workers: graceful stop, failures, heartbeats, and how to use axum, actix-web, tonic and others. |
+//! | [`jobs`] | Workers that take jobs from a queue, and why two processes can have the same id. |
+//! | [`deploying`] | A directory for each version, new versions and rollbacks, and how the processes appear in `ps` and systemd. |
+//! | [`limits`] | How to choose the number of workers, timeouts, restart limits, memory and descriptors, also for systemd and Kubernetes. |
+//! | [`reloading`] | How to read the configuration again on HUP. |
 //! | [`logging`] | Logging with `tracing` and `env_logger` in the parent and in the workers. |
 //! | [`systemd`] | Unit files for a service and its socket, with timeouts that match those of the service. |
 //! | [`containers`] | How to run a service as pid 1 of a container: signals, zombie processes, the CPU quota, memory. |
@@ -21,6 +26,25 @@ pub mod fork_safety {}
 
 #[doc = include_str!("guide/signals.md")]
 pub mod signals {}
+
+#[doc = include_str!("guide/async_runtimes.md")]
+pub mod async_runtimes {}
+
+#[doc = include_str!("guide/jobs.md")]
+#[doc = concat!("\n```rust,no_run\n", include_str!("../examples/jobs.rs"), "```\n\n")]
+#[doc = include_str!("guide/jobs_details.md")]
+pub mod jobs {}
+
+#[doc = include_str!("guide/deploying.md")]
+pub mod deploying {}
+
+#[doc = include_str!("guide/limits.md")]
+pub mod limits {}
+
+#[doc = include_str!("guide/reloading.md")]
+#[doc = concat!("\n```rust,no_run\n", include_str!("../examples/reload.rs"), "```\n\n")]
+#[doc = include_str!("guide/reloading_details.md")]
+pub mod reloading {}
 
 #[doc = include_str!("guide/logging.md")]
 #[doc = concat!("\n```rust,no_run\n", include_str!("../examples/tracing.rs"), "```\n\n")]
