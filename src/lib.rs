@@ -38,8 +38,10 @@
 //! }
 //! ```
 //!
-//! The [guide] shows how to write a service, and how to run a service under systemd, in a container and under
-//! Kubernetes.
+//! The [guide] shows how to write a service: [async servers](guide::async_runtimes), [job workers](guide::jobs),
+//! [configuration](guide::reloading), [logging](guide::logging) and [limits](guide::limits). It also shows how to
+//! [deploy](guide::deploying) a service, and how to run it under [systemd](guide::systemd), in a
+//! [container](guide::containers) and under [Kubernetes](guide::kubernetes).
 //!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
@@ -288,6 +290,10 @@
 //! So a program can create an array before the call, with one element for each worker. Each worker uses its
 //! [`Worker::id`] as the index of its element. Set [`Prefork::max_workers`] to the length of the array. Then every id
 //! is a valid index, even if SIGTTIN adds workers. The example `contexts` is such a program.
+//!
+//! While a process is replaced, for example in a rolling restart, [two processes have the same
+//! id](guide::jobs#two-processes-with-the-same-id). If two processes must not use an element at the same time, set
+//! [`max_surge(0)`](Prefork::max_surge) and [`max_unavailable(1)`](Prefork::max_unavailable).
 //!
 //! # Fork safety
 //!
@@ -737,6 +743,9 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
 
 /// Returns the task id of this worker, or `None` in a process that is not a worker, such as the parent. In a worker of
 /// [`fork_processes`], this is the id that `fork_processes` has returned.
+///
+/// [Two processes can have the same id](guide::jobs#two-processes-with-the-same-id) for some time: while a process is
+/// replaced, for example in a rolling restart, the old process finishes its work.
 ///
 /// If a worker forks a process, the forked process has the worker's id too, until it executes another program. With
 /// [worker threads](Prefork::run_threads), only the worker's own thread has the id. In the threads that this thread

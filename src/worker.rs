@@ -172,6 +172,18 @@ impl Worker {
     /// Returns the worker's task id. The initial workers have the ids from 0 to one less than the number of
     /// [`workers`](crate::Prefork::workers). A worker that SIGTTIN adds may have a higher id. Every id is less than
     /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
+    ///
+    /// **Two processes have the same id while a process is replaced**, as in a rolling restart: the old process finishes
+    /// its work while the new one already works. So the id is no lock. If only one process may use what belongs to an id,
+    /// for example a port, a file or the unfinished jobs, there are two remedies:
+    ///
+    /// - With [`max_surge(0)`](crate::Prefork::max_surge) and [`max_unavailable(1)`](crate::Prefork::max_unavailable),
+    ///   the parent starts the new process only after the old one has exited.
+    /// - With a lock on a file whose name contains the id, the new process waits until the old one has exited. This also
+    ///   covers the workers of an earlier parent that was killed.
+    ///
+    /// [`generation`](Worker::generation) distinguishes the processes of an id. See [the guide for
+    /// job workers](crate::guide::jobs#two-processes-with-the-same-id).
     pub fn id(&self) -> usize {
         self.id
     }

@@ -76,3 +76,27 @@ fn workers_have_their_contexts_and_never_outnumber_them() {
     assert!(service.lines.by_ref().map(Result::unwrap).all(|line| !line.contains(" serves ")));
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn rolling_restart_never_has_two_processes_for_one_shard() {
+    let mut service = Service::start();
+    service.wait_for(" serves ");
+    service.wait_for(" serves ");
+    let mut processes = [1; 2];
+    let mut replaced = [false; 2];
+    service.request("HUP");
+    while replaced != [true; 2] {
+        let line = service.wait_for("worker ");
+        for id in 0..2 {
+            if line.contains(&format!("worker {id} leaves ")) {
+                processes[id] -= 1;
+            } else if line.contains(&format!("worker {id} serves ")) {
+                assert_eq!(processes[id], 0, "two processes serve the shard of worker {id}");
+                processes[id] += 1;
+                replaced[id] = true;
+            }
+        }
+    }
+    service.request("TERM");
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
