@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 #[cfg(target_os = "linux")]
 use std::net::{TcpListener, UdpSocket};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use daemon::{Daemon, LIMIT, count};
 use nix::sys::signal::{self, Signal};
@@ -196,6 +196,23 @@ fn wait_until_refused(address: SocketAddr) {
             _ => assert!(Instant::now() < until, "{address} still accepts clients"),
         }
         thread::yield_now();
+    }
+}
+
+/// The processes cannot notice how long they are paused except by the clock, so the test lets this time pass.
+#[test]
+fn pause_of_all_processes_cuts_off_no_request() {
+    for example in [HTTP, ECHO, TOKIO_TCP] {
+        let (mut daemon, _) = example.start(&["--graceful-timeout", "2"]);
+        let mut request = OpenRequest::new(example, &mut daemon);
+        daemon.kill(Signal::SIGTERM);
+        daemon.wait_for_next("Stopping ");
+        signal::killpg(daemon.pid(), Signal::SIGSTOP).unwrap();
+        thread::sleep(Duration::from_secs(3));
+        request.complete().unwrap();
+        signal::killpg(daemon.pid(), Signal::SIGCONT).unwrap();
+        assert!(request.is_answered().unwrap());
+        assert_exits_0(daemon);
     }
 }
 
