@@ -92,8 +92,9 @@ pub fn scenarios() -> Vec<Scenario> {
             while !all.iter().all(|&pid| is_stopped(pid)) {
                 thread::yield_now();
             }
-            // The deadline passes during the pause.
-            thread::sleep(LONG_DEADLINE + Duration::from_millis(100));
+            // The deadline passes during the pause. The parent is late by more than half a second, so it notices the
+            // pause also if it did not wait for events when the pause began.
+            thread::sleep(LONG_DEADLINE + Duration::from_secs(1));
             for &pid in &all {
                 kill(pid, Signal::SIGCONT);
             }

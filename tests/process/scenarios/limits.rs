@@ -277,6 +277,7 @@ pub fn timeout_of_sleep(pid: u32) -> String {
     let sleeps = sleeps.map(|number| number.to_string());
     loop {
         let call = fs::read_to_string(format!("/proc/{pid}/syscall")).expect("its system call");
+        assert_ne!(call.trim_end(), "-1 0x0 0x0", "the process has ended");
         let mut words = call.split(' ');
         if words.next().is_some_and(|number| sleeps.iter().any(|sleep| sleep == number)) {
             return words.nth(3).expect("a timeout").to_owned();
