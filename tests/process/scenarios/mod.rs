@@ -50,6 +50,7 @@ mod refused_clients;
 mod reports;
 mod restarts;
 mod retires;
+mod rolls;
 mod services;
 #[cfg(unix)]
 mod signals;
@@ -103,6 +104,7 @@ pub fn all() -> Vec<Scenario> {
         services::scenarios(),
         retires::scenarios(),
         restarts::scenarios(),
+        rolls::scenarios(),
         spawn::scenarios(),
         spawn_exits::scenarios(),
         stop_requests::scenarios(),

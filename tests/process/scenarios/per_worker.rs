@@ -89,6 +89,17 @@ pub fn scenarios() -> Vec<Scenario> {
             while !connect(daemon).into_iter().map(answer).any(|answer| answer == "worker 1 0\n") {}
             stops(daemon);
         }),
+        Scenario::reporting("queued_clients_wait_for_a_replacement_without_surge", second_accepts, |daemon| {
+            daemon.workers(2);
+            let clients = connect(daemon);
+            daemon.signal(Signal::SIGHUP);
+            let answers: Vec<String> = clients.into_iter().map(answer).collect();
+            for id in 0..2 {
+                assert!(answers.contains(&format!("worker {id} 1\n")), "{answers:?}");
+            }
+            daemon.wait_for("log Rolling restart done");
+            stops(daemon);
+        }),
         Scenario::reporting("datagrams_of_a_sender_stay_with_one_worker", on_udp, |daemon| {
             let workers = daemon.workers(2);
             let port = daemon.line("log Listening on udp:").rsplit(':').next().expect("a port").to_owned();
@@ -216,6 +227,19 @@ fn mixed() -> Report {
         say(&format!("as configured: {}", are_those && addresses.len() == hosts.len()));
         up(worker.id());
         worker.wait_for_stop(None);
+    })
+}
+
+/// The first processes accept no clients. Their replacements start after their exit.
+fn second_accepts() -> Report {
+    serve(service(2).max_surge(0).max_unavailable(1), |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        if worker.generation() == 0 {
+            assert!(worker.wait_for_stop(None));
+        } else {
+            answer_clients(&worker);
+        }
     })
 }
 
