@@ -694,9 +694,9 @@ impl Prefork {
     /// dispositions and the open descriptors are then the same as before the call. The errors are:
     ///
     /// - A setting is invalid. [`Error::setting`] names the setting. For example, a time is less than a millisecond or
-    ///   more than a year, `max_workers` is less than `workers`, the first restart delay is longer than the longest
-    ///   delay, there is a `restart_window` without `max_restarts`, a fatal exit status is 0 or cannot occur on this
-    ///   system, or the system does not support the backend.
+    ///   more than a year, `max_workers` is less than `workers`, `max_surge` and `max_unavailable` are both 0, the first
+    ///   restart delay is longer than the longest delay, there is a `restart_window` without `max_restarts`, a fatal exit
+    ///   status is 0 or cannot occur on this system, or the system does not support the backend.
     /// - The [user](Prefork::user) or the [group](Prefork::group) does not exist, or the change to it requires root, or
     ///   the system cannot [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
     /// - A [listener](Prefork::listen) cannot be opened. The text of the error names the listener's address. If the
