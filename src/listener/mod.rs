@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod group;
 mod index;
+mod open;
 #[cfg(unix)]
 mod path;
 mod retry;

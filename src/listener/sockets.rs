@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 
-use super::config::{ListenConfig, Opened, SocketFile};
+use super::config::ListenConfig;
 use super::group::SocketGroup;
+use super::open::{Opened, SocketFile};
 use super::retry::Retry;
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
