@@ -348,35 +348,37 @@ impl fmt::Display for Event {
                 write!(f, "{error:?}, trying again in {} ms", delay.as_millis())
             }
             Event::StartFailed { error, retry: None } => write!(f, "{error:?}"),
-            Event::HeartbeatTimedOut { process } if process.is_thread() => write!(f, "{process} gives no sign of life"),
-            Event::HeartbeatTimedOut { process } => write!(f, "{process} gives no sign of life, aborting it"),
+            Event::HeartbeatTimedOut { process } if process.is_thread() => {
+                write!(f, "{process} has sent no heartbeat in time")
+            }
+            Event::HeartbeatTimedOut { process } => write!(f, "{process} has sent no heartbeat in time, aborting it"),
             Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
             Event::StopTimedOut { process } if process.is_thread() => write!(f, "{process} did not stop in time"),
             Event::StopTimedOut { process } => write!(f, "{process} did not stop in time, killing it"),
             Event::KillTimedOut { process } => {
                 write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
             }
-            Event::Scaled { workers } => write!(f, "Scaled to {workers} processes"),
+            Event::Scaled { workers } => write!(f, "Scaled to {workers} workers"),
             Event::ScalingLimited { asked, limit } if asked > limit => {
-                write!(f, "Not scaled to {asked} processes, because max_workers is {limit}")
+                write!(f, "Not scaled to {asked} workers, because max_workers is {limit}")
             }
             Event::ScalingLimited { asked, .. } => {
-                write!(f, "Not scaled to {asked} processes, because one worker always stays")
+                write!(f, "Not scaled to {asked} workers, because one worker always stays")
             }
-            Event::ScalingAborted { id } => write!(f, "Child {id} could not be brought up, giving it up"),
+            Event::ScalingAborted { id } => write!(f, "Worker {id} could not start, removing it"),
             Event::KillingAll { workers } => write!(f, "Second stop request, killing {workers} processes"),
             Event::RollingRestartStarted => f.write_str("Rolling restart"),
             Event::RollingRestartFinished => f.write_str("Rolling restart done"),
             Event::RollingRestartAborted { id } => {
-                write!(f, "Rolling restart aborted: the replacement of child {id} failed")
+                write!(f, "Rolling restart aborted: the replacement of worker {id} failed")
             }
             Event::Recycling { process, reason } => write!(f, "{process} {reason}, replacing it"),
-            Event::RecyclingAborted { id } => write!(f, "The replacement of child {id} failed, the old one stays"),
-            Event::RecyclingRefused { id } => write!(f, "Child {id} is not replaced, because there is no such worker"),
+            Event::RecyclingAborted { id } => write!(f, "The replacement of worker {id} failed, the old one stays"),
+            Event::RecyclingRefused { id } => write!(f, "Worker {id} is not replaced, because there is no such worker"),
             Event::Stopping { workers, quick, by } => {
                 write!(f, "Stopping {workers} processes")?;
                 match by {
-                    Some(process) => write!(f, ", as {process} asked"),
+                    Some(process) => write!(f, ", as {process} requested"),
                     None => f.write_str(if *quick { " quickly" } else { "" }),
                 }
             }

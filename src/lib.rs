@@ -49,7 +49,7 @@
 //!
 //! | term | meaning |
 //! |---|---|
-//! | worker | A task id, and the processes that serve it one after the other. Ids count from 0. |
+//! | worker | An id, also called task id as in Tornado, and the processes that serve it one after the other. Ids count from 0. |
 //! | process | One life of a worker, from its start to its exit. A restarted worker has the same id and a new process. |
 //! | parent | The process that calls `fork_processes` or a method of `Prefork`. The parent starts the workers and supervises them. |
 //! | restart | The start of a new process for a worker whose process has exited. |
@@ -554,6 +554,8 @@
 //! - `child 2 (pid 71) killed by signal 9, restarting`
 //! - `child 2 (pid 71) exited with status 3, restarting`
 //! - `child 2 (pid 71) exited normally`
+//!
+//! In these lines, `child 2 (pid 71)` is a process of worker 2, as in Tornado's log.
 //!
 //! If SIGKILL kills a worker and the parent has not sent this SIGKILL, the cause may be the kernel's out-of-memory
 //! killer. The kernel counts its out-of-memory kills in each cgroup. If the counter of the parent's cgroup has grown,

@@ -187,7 +187,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::Finished => f.write_str("finished"),
             Reason::Stopped => f.write_str("stopped"),
-            Reason::StoppedByWorker { process } => write!(f, "stopped, as {process} asked"),
+            Reason::StoppedByWorker { process } => write!(f, "stopped, as {process} requested"),
             Reason::RestartLimitReached { process, exit, restarts } => {
                 write!(f, "gave up after {restarts} restarts: {process} {exit}")
             }

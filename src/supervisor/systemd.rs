@@ -322,7 +322,7 @@ mod tests {
         }
         let unsent: Vec<_> = systemd.unsent.iter().map(first_line).collect();
         assert_eq!(unsent, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
-        assert_eq!(systemd.unsent[0].status.as_deref(), Some("Scaled to 4 processes"));
+        assert_eq!(systemd.unsent[0].status.as_deref(), Some("Scaled to 4 workers"));
         assert_eq!(systemd.unsent[2].status, Some(Event::RollingRestartAborted { id: 1 }.to_string()));
         assert!(systemd.next_deadline().is_some(), "unsent notifications are due during a stop as well");
     }
@@ -373,7 +373,7 @@ mod tests {
         systemd.flush(retry_at, &mut output);
         assert_eq!(systemd.next_deadline(), Some(now + period));
         assert_eq!(receive(), scales + 1);
-        assert_eq!(lines.last().map(String::as_str), Some(&*format!("STATUS=Scaled to {scales} processes\n")));
+        assert_eq!(lines.last().map(String::as_str), Some(&*format!("STATUS=Scaled to {scales} workers\n")));
         std::fs::remove_file(&path).expect("the socket's file");
     }
 

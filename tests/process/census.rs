@@ -50,7 +50,7 @@ impl Census {
     pub fn note(&mut self, line: &str) {
         if let Some((id, pid, what)) = about_child(line) {
             self.note_child(id, pid, what);
-        } else if let Some(wanted) = between(line, "log Scaled to ", " processes") {
+        } else if let Some(wanted) = between(line, "log Scaled to ", " workers") {
             self.wanted = wanted.parse().expect("a number");
         } else if line.starts_with("log Rolling restart") {
             self.is_rolling = line == "log Rolling restart";

@@ -116,7 +116,7 @@ fn a_failed_new_process_without_surge_is_restarted() {
     sim.request(Request::Roll);
     sim.end(0, 0, Exit::Code(0));
     sim.end(0, 1, Exit::Code(1));
-    assert!(sim.logged("Rolling restart aborted: the replacement of child 0 failed"));
+    assert!(sim.logged("Rolling restart aborted: the replacement of worker 0 failed"));
     assert_eq!((sim.alive(), sim.restarts), (vec![(0, 2), (1, 0)], 1));
     sim.ready(0, 2);
     assert_eq!(stopping(&sim), [], "the remaining old processes stay");
@@ -165,7 +165,7 @@ fn a_restarted_worker_that_fails_again_aborts_a_roll_without_surge() {
     assert!(sim.rolling, "this process was started before the rolling restart");
     sim.pass(SECOND);
     sim.end(2, 2, Exit::Code(1));
-    assert!(!sim.rolling && sim.logged("Rolling restart aborted: the replacement of child 2 failed"));
+    assert!(!sim.rolling && sim.logged("Rolling restart aborted: the replacement of worker 2 failed"));
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_retirement_outlasts_a_failed_rolling_restart() {
     sim.request(Request::Roll);
     sim.retire(0, 0);
     sim.end(0, 1, Exit::Code(1));
-    assert!(sim.logged("Rolling restart aborted: the replacement of child 0 failed"), "{:?}", sim.log);
+    assert!(sim.logged("Rolling restart aborted: the replacement of worker 0 failed"), "{:?}", sim.log);
     assert_eq!(sim.alive(), [(0, 0), (0, 2)]);
     sim.end(0, 2, Exit::Code(1));
     sim.pass(10 * SECOND);

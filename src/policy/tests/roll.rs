@@ -221,7 +221,7 @@ fn a_failed_recycling_renews_the_lifetime() {
     sim.step();
     assert_eq!(sim.alive(), [(0, 0), (0, 1)]);
     sim.end(0, 1, Exit::Code(1));
-    assert!(sim.logged("The replacement of child 0 failed, the old one stays"));
+    assert!(sim.logged("The replacement of worker 0 failed, the old one stays"));
     assert!(sim.sent(0, 0).is_empty());
     let again = sim.policy.next_deadline().expect("a second try") - sim.now;
     assert!(again >= 75 * SECOND && again <= 100 * SECOND, "{again:?}");
@@ -437,7 +437,7 @@ fn a_failed_replacement_of_a_retired_process_is_repeated() {
     sim.pass(SECOND);
     sim.retire(0, 0);
     sim.end(0, 1, Exit::Code(1));
-    assert!(sim.logged("The replacement of child 0 failed, the old one stays"));
+    assert!(sim.logged("The replacement of worker 0 failed, the old one stays"));
     sim.pass(9 * SECOND);
     assert_eq!(sim.alive(), [(0, 0)]);
     sim.pass(SECOND);

@@ -284,15 +284,15 @@ fn requests_beyond_a_limit_are_reported_once_a_second() {
         sim.pass(SECOND);
         sim.log.clone()
     };
-    let above = "Not scaled to 3 processes, because max_workers is 2";
-    let below = "Not scaled to 0 processes, because one worker always stays";
+    let above = "Not scaled to 3 workers, because max_workers is 2";
+    let below = "Not scaled to 0 workers, because one worker always stays";
     assert_eq!(reports_of(&[Request::ScaleUp, Request::ScaleUp]), [above]);
     assert_eq!(reports_of(&[Request::ScaleUp]), [above], "a second has passed");
-    assert_eq!(reports_of(&[Request::ScaleUp, Request::ScaleDown]), [above, "Scaled to 1 processes"]);
+    assert_eq!(reports_of(&[Request::ScaleUp, Request::ScaleDown]), [above, "Scaled to 1 workers"]);
     assert_eq!(reports_of(&[Request::ScaleDown, Request::ScaleDown]), [below]);
     assert_eq!(
         reports_of(&[Request::ScaleDown, Request::ScaleUp, Request::ScaleUp]),
-        [below, "Scaled to 2 processes", above]
+        [below, "Scaled to 2 workers", above]
     );
 }
 
@@ -464,7 +464,7 @@ fn of_several_numbers_of_workers_the_last_counts() {
     assert_eq!(sim.log.iter().filter(|line| line.starts_with("Scaled")).count(), 2, "{:?}", sim.log);
     sim.request(Request::Scale(2));
     assert_eq!((0..5).map(|id| sim.sent(id, 0).len()).collect::<Vec<_>>(), [0, 0, 1, 1, 1]);
-    assert_eq!(sim.log.last().map(String::as_str), Some("Scaled to 2 processes"));
+    assert_eq!(sim.log.last().map(String::as_str), Some("Scaled to 2 workers"));
     sim.request(Request::Scale(2));
     assert_eq!(sim.log.iter().filter(|line| line.starts_with("Scaled")).count(), 3, "nothing has changed");
 }

@@ -136,8 +136,8 @@ fn an_added_worker_that_never_becomes_ready_is_dropped() {
     sim.ready(0, 0);
     sim.request(Request::ScaleUp);
     sim.end(1, 0, Exit::Signal(9));
-    assert!(sim.logged("Child 1 could not be brought up, giving it up"));
-    assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 processes");
+    assert!(sim.logged("Worker 1 could not start, removing it"));
+    assert_eq!(sim.log.last().expect("a log"), "Scaled to 1 workers");
     sim.request(Request::ScaleUp);
     sim.pass(5 * SECOND);
     assert_eq!(sim.sent(1, 1), [WorkerSignal::Kill], "the added process was not ready in time");
@@ -249,7 +249,7 @@ fn an_added_worker_that_fails_ten_times_is_dropped() {
     let mut sim = Sim::new(without_limit(1));
     sim.request(Request::ScaleUp);
     crash_loop(&mut sim, 1, 10);
-    assert!(sim.logged("Child 1 could not be brought up, giving it up") && !sim.stopping);
+    assert!(sim.logged("Worker 1 could not start, removing it") && !sim.stopping);
     assert_eq!(sim.alive(), [(0, 0)]);
     sim.request(Request::ScaleUp);
     crash_loop(&mut sim, 1, 9);
@@ -347,7 +347,7 @@ fn an_added_worker_that_exits_before_the_call_is_dropped() {
     sim.request(Request::ScaleUp);
     sim.end_before_call(1, 0, Exit::Code(0));
     assert_eq!(sim.alive(), [(0, 0)]);
-    assert!(sim.logged("Child 1 could not be brought up, giving it up"));
+    assert!(sim.logged("Worker 1 could not start, removing it"));
 }
 
 #[test]

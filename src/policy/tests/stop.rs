@@ -213,7 +213,7 @@ fn stop_all_stops_the_service_once() {
     for id in 0..3 {
         assert_eq!(sim.sent(id, 0), [WorkerSignal::Stop]);
     }
-    assert!(sim.logged("Stopping 3 processes, as child 1 (pid 2) asked"));
+    assert!(sim.logged("Stopping 3 processes, as child 1 (pid 2) requested"));
     sim.request(Request::Stop);
     assert_eq!(sim.sent(0, 0), [WorkerSignal::Stop], "the first stop request after `stop_all` kills nothing");
     sim.request(Request::Stop);

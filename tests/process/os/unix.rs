@@ -42,7 +42,7 @@ pub const TERMINATED: &str = "killed by signal 15";
 /// The log's text for a process that is aborted because its heartbeats stopped.
 pub const ABORTED: &str = "killed by signal 6";
 /// The log lines, in this order, about a process that the test has stopped by SIGSTOP, so that it sends no heartbeats.
-pub const IS_ABORTED: &[&str] = &["gives no sign of life, aborting it", "did not stop in time, killing it"];
+pub const IS_ABORTED: &[&str] = &["has sent no heartbeat in time, aborting it", "did not stop in time, killing it"];
 /// The system's text for a path that does not exist.
 #[cfg(not(target_os = "linux"))]
 pub const NOT_FOUND: &str = "No such file or directory";

@@ -52,7 +52,7 @@ pub const TERMINATED: &str = KILLED;
 /// The log's text for a process that is aborted because its heartbeats stopped.
 pub const ABORTED: &str = KILLED;
 /// The log lines, in this order, about a process that the test has stopped by SIGSTOP, so that it sends no heartbeats.
-pub const IS_ABORTED: &[&str] = &["gives no sign of life"];
+pub const IS_ABORTED: &[&str] = &["has sent no heartbeat in time"];
 /// The system's text for a path that does not exist. It is empty here, because that text depends on the user's
 /// language.
 pub const NOT_FOUND: &str = "";

@@ -34,7 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
         .for_processes(),
         Scenario::reporting("an_orphans_heartbeats_do_not_hide_a_hang", leaves_an_orphan, |daemon| {
             daemon.wait_for("orphan sends heartbeats");
-            daemon.wait_for("gives no sign of life");
+            daemon.wait_for("has sent no heartbeat in time");
             daemon.wait_for("restarting");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);

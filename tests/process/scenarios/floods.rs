@@ -34,7 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("an_endless_stream_of_requests_does_not_delay_exits", scales_for_ever, |daemon| {
             let worker = daemon.worker();
             daemon.signal(Signal::SIGTTIN);
-            daemon.wait_for("log Scaled to 2 processes");
+            daemon.wait_for("log Scaled to 2 workers");
             kill(worker.pid, Signal::SIGKILL);
             daemon.wait_for(&format!("{worker} killed by signal 9, restarting"));
             daemon.signal(Signal::SIGTERM);

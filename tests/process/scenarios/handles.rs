@@ -22,7 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::reporting("handle_scales_to_a_number_from_on_event", scales_up_and_down, |daemon| {
             daemon.ends_with(0);
-            for line in ["log Scaled to 7 processes", "log Scaled to 1 processes", "log Scaled to 8 processes"] {
+            for line in ["log Scaled to 7 workers", "log Scaled to 1 workers", "log Scaled to 8 workers"] {
                 assert_eq!(daemon.count(line), 1, "{line}:\n{}", daemon.transcript());
             }
             assert_eq!(daemon.count("up "), 14, "{}", daemon.transcript());
@@ -35,7 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let replacing = format!("log {} was requested to be replaced, replacing it", old[1]);
             assert_eq!(daemon.count(&replacing), 1, "{}", daemon.transcript());
             assert!(daemon.said_before(&format!("log {new} is ready"), "drained 1"), "{}", daemon.transcript());
-            assert_eq!(daemon.count("log Child 7 is not replaced, because there is no such worker"), 1);
+            assert_eq!(daemon.count("log Worker 7 is not replaced, because there is no such worker"), 1);
             assert_eq!(daemon.count("up "), 4, "{}", daemon.transcript());
             assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
         }),
@@ -53,7 +53,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.workers(2);
             daemon.ends_with(0);
             assert_eq!(daemon.count("log Rolling restart done"), 1, "{}", daemon.transcript());
-            assert!(daemon.said("log Scaled to 3 processes"), "{}", daemon.transcript());
+            assert!(daemon.said("log Scaled to 3 workers"), "{}", daemon.transcript());
             assert_eq!(daemon.count("drained "), 5, "{}", daemon.transcript());
             assert!(daemon.said("after the end: Handle"), "{}", daemon.transcript());
         })

@@ -16,13 +16,13 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::reporting("only_a_worker_without_heartbeats_is_restarted", second_hangs, |daemon| {
             let workers = daemon.workers(2);
-            daemon.wait_for(&format!("{} gives no sign of life", workers[1]));
+            daemon.wait_for(&format!("{} has sent no heartbeat in time", workers[1]));
             daemon.wait_for(&format!("{} {}, restarting", workers[1], daemon.ended_by_parent(ABORTED)));
             assert_eq!(daemon.worker().id, 1);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(
-                daemon.count("gives no sign of life"),
+                daemon.count("has sent no heartbeat in time"),
                 1,
                 "the other worker sends heartbeats:\n{}",
                 daemon.transcript()
@@ -46,14 +46,14 @@ pub fn scenarios() -> Vec<Scenario> {
             ticks(daemon, 30);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
+            assert!(!daemon.said("no heartbeat in time"), "{}", daemon.transcript());
         }),
         Scenario::reporting("heartbeats_are_due_only_after_ready", ready_after_three_timeouts, |daemon| {
             daemon.worker();
             daemon.wait_for("is ready");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(!daemon.said("no sign of life"), "{}", daemon.transcript());
+            assert!(!daemon.said("no heartbeat in time"), "{}", daemon.transcript());
         }),
     ]
 }

@@ -28,7 +28,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("a_failed_replacement_keeps_the_old_worker", second_fails, |daemon| {
             let old = daemon.worker();
             daemon.signal(Signal::SIGHUP);
-            daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
+            daemon.wait_for("log Rolling restart aborted: the replacement of worker 0 failed");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count("up 0"), 1);
@@ -39,7 +39,7 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.workers(3);
             daemon.signal(Signal::SIGTTIN);
             assert_eq!(daemon.worker().id, 3);
-            daemon.wait_for_times("log Scaled to 4 processes", 1);
+            daemon.wait_for_times("log Scaled to 4 workers", 1);
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("drained 3");
             daemon.signal(Signal::SIGTTOU);
@@ -51,9 +51,9 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("requests_to_scale_beyond_a_limit_are_logged", one_of_one, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTTIN);
-            daemon.wait_for("log Not scaled to 2 processes, because max_workers is 1");
+            daemon.wait_for("log Not scaled to 2 workers, because max_workers is 1");
             daemon.signal(Signal::SIGTTOU);
-            daemon.wait_for("log Not scaled to 0 processes, because one worker always stays");
+            daemon.wait_for("log Not scaled to 0 workers, because one worker always stays");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("event ScalingLimited 2") && daemon.said("event ScalingLimited 0"));

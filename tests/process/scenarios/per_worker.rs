@@ -69,7 +69,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let workers = daemon.workers(2);
             let clients = connect(daemon);
             daemon.signal(Signal::SIGTTOU);
-            daemon.wait_for("log Scaled to 1 processes");
+            daemon.wait_for("log Scaled to 1 workers");
             daemon.send(workers[1], Signal::SIGKILL);
             let answers: Vec<String> = clients.into_iter().map(answer).collect();
             assert!(answers.iter().any(|answer| answer == "worker 1 1\n"), "{answers:?}");

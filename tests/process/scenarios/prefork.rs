@@ -43,7 +43,7 @@ pub fn scenarios() -> Vec<Scenario> {
             }
             assert_eq!(daemon.worker().id, 2);
             daemon.signal(Signal::SIGTTOU);
-            daemon.wait_for("log Scaled to 2 processes");
+            daemon.wait_for("log Scaled to 2 workers");
             daemon.signal(Signal::SIGTTIN);
             daemon.signal(Signal::SIGTTIN);
             assert_eq!(daemon.worker().id, 2);

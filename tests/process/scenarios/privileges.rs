@@ -136,7 +136,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("heartbeats_and_readiness_work_under_another_user", ready, |daemon| {
             let first = daemon.worker();
             daemon.send(first, Signal::SIGSTOP);
-            daemon.wait_for("gives no sign of life");
+            daemon.wait_for("has sent no heartbeat in time");
             assert_ne!(daemon.worker().pid, first.pid);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);

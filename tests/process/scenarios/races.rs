@@ -182,7 +182,7 @@ fn steering_is_refused_once() -> Report {
         say(if is_first { "steering is refused" } else { "steering is accepted" });
         is_first.then_some(libc::ENOMEM)
     });
-    on_log("Scaled to 1 processes", || IS_SCALED.store(true, Ordering::SeqCst));
+    on_log("Scaled to 1 workers", || IS_SCALED.store(true, Ordering::SeqCst));
     let service = Prefork::new().workers(2).graceful_timeout(EVER);
     serve(service.listen(ListenConfig::from("127.0.0.1:0").per_worker()), |worker| {
         assert!(!worker.stop_requested());

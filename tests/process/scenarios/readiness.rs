@@ -94,8 +94,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTTIN);
             let third = daemon.worker();
             daemon.send(third, Signal::SIGKILL);
-            daemon.wait_for("log Child 2 could not be brought up, giving it up");
-            daemon.wait_for("log Scaled to 2 processes");
+            daemon.wait_for("log Worker 2 could not start, removing it");
+            daemon.wait_for("log Scaled to 2 workers");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert!(daemon.said("drained 0") && daemon.said("drained 1"), "{}", daemon.transcript());
@@ -124,7 +124,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 kill(new.pid, Signal::SIGUSR2);
                 kill(old.pid, Signal::SIGUSR2);
                 daemon.wait_for("a second later");
-                daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
+                daemon.wait_for("log Rolling restart aborted: the replacement of worker 0 failed");
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
                 assert!(daemon.said(&format!("child 0 (pid {}) exited normally", old.pid)), "{}", daemon.transcript());
@@ -155,7 +155,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 daemon.wait_for("is ready");
                 daemon.signal(Signal::SIGHUP);
                 let new = daemon.worker();
-                daemon.wait_for("log Rolling restart aborted: the replacement of child 0 failed");
+                daemon.wait_for("log Rolling restart aborted: the replacement of worker 0 failed");
                 daemon.wait_for(&format!("{new} {}", daemon.ended_by_parent(KILLED)));
                 daemon.signal(Signal::SIGTERM);
                 daemon.wait_for(&format!("{old} exited normally"));

@@ -56,8 +56,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("an_added_worker_that_fails_ten_times_is_removed", added_cannot_start, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTTIN);
-            daemon.wait_for("log Child 1 could not be brought up, giving it up");
-            daemon.wait_for("log Scaled to 1 processes");
+            daemon.wait_for("log Worker 1 could not start, removing it");
+            daemon.wait_for("log Scaled to 1 workers");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),

@@ -139,14 +139,14 @@ pub fn scenarios() -> Vec<Scenario> {
                 // the next process.
                 while !daemon.said("exited with status 6, restarting") {
                     kill(hanging.pid, Signal::SIGUSR2);
-                    daemon.wait_for(&format!("{hanging} gives no sign of life, aborting it"));
+                    daemon.wait_for(&format!("{hanging} has sent no heartbeat in time, aborting it"));
                     hanging = daemon.worker();
                     assert_eq!(hanging.id, 1);
                 }
                 assert!(daemon.said("it was in a loop"), "{}", daemon.transcript());
                 daemon.signal(Signal::SIGTERM);
                 daemon.ends_with(0);
-                assert!(!daemon.said(&format!("{beating} gives no sign of life")), "{}", daemon.transcript());
+                assert!(!daemon.said(&format!("{beating} has sent no heartbeat in time")), "{}", daemon.transcript());
             },
         )
         .for_processes(),

@@ -37,7 +37,7 @@ pub fn scenarios() -> Vec<Scenario> {
             open_gate(daemon, 1);
             assert_eq!(manager.next(), "READY=1\nSTATUS=2 workers are up\n");
             daemon.signal(Signal::SIGTTIN);
-            assert_eq!(manager.next(), "STATUS=Scaled to 3 processes\n");
+            assert_eq!(manager.next(), "STATUS=Scaled to 3 workers\n");
             open_gate(daemon, 1);
             daemon.wait_for("event Ready 2");
             manager.has_received_nothing();

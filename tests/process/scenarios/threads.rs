@@ -42,7 +42,7 @@ pub fn scenarios() -> Vec<Scenario> {
             );
         }),
         Scenario::threading("thread_without_heartbeats_is_stale_at_once", heartbeats::second_hangs, |daemon| {
-            daemon.wait_for("child 1 (thread worker-1.0) gives no sign of life");
+            daemon.wait_for("child 1 (thread worker-1.0) has sent no heartbeat in time");
             daemon.wait_for("child 1 (thread worker-1.0) is stale");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
@@ -110,14 +110,14 @@ pub fn scenarios() -> Vec<Scenario> {
         }),
         Scenario::threading("heartbeat_from_a_stale_thread_is_ignored", sends_late_heartbeats, |daemon| {
             let first = daemon.worker();
-            daemon.wait_for(&format!("{first} gives no sign of life"));
+            daemon.wait_for(&format!("{first} has sent no heartbeat in time"));
             let second = daemon.worker();
-            daemon.wait_for(&format!("{second} gives no sign of life"));
+            daemon.wait_for(&format!("{second} has sent no heartbeat in time"));
             daemon.wait_for(&format!("{second} is stale, restarting"));
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
-            assert!(daemon.said_before("late beat", &format!("{second} gives no sign of life")));
+            assert!(daemon.said_before("late beat", &format!("{second} has sent no heartbeat in time")));
             assert!(daemon.said("stale [0/0, 0/1]"), "{}", daemon.transcript());
         }),
         Scenario::threading(
