@@ -63,7 +63,7 @@ pub fn scenarios() -> Vec<Scenario> {
             let old = daemon.workers(2);
             daemon.wait_for_times("is ready", 2);
             daemon.signal(Signal::SIGHUP);
-            daemon.wait_for("log Rolling restart aborted: the replacement of child ");
+            daemon.wait_for("log Rolling restart aborted: the replacement of worker ");
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
