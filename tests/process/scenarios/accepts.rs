@@ -238,10 +238,10 @@ fn calls_the_wrong_listener() -> Report {
 }
 
 /// Handles SIGUSR1 without `SA_RESTART`, so that the signal interrupts each system call.
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn gets_other_signals() -> Report {
     extern "C" fn handle(_: libc::c_int) {
-        // SAFETY: write(2) reads ten bytes of a static string.
+        // SAFETY: write(2) reads nine bytes of a static string.
         unsafe { libc::write(2, c"a signal\n".as_ptr().cast(), 9) };
     }
     serve(one(), |worker| {
