@@ -472,6 +472,9 @@ impl Worker {
     /// It completes at once if the stop has been requested already. If a runtime is dropped while the future is pending,
     /// the runtime does not wait. See [`Stopped`] for the thread that wakes the tasks.
     ///
+    /// After the request, a server drops its listener and calls [`stop_listening`](Worker::stop_listening), so that the
+    /// system refuses new clients while the worker finishes its requests.
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -483,9 +486,7 @@ impl Worker {
     ///         // Each worker creates its own runtime, after the fork.
     ///         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
     ///             let mut stopped = worker.stopped();
-    ///             let listener = worker.tcp(0)?;
-    ///             listener.set_nonblocking(true)?;
-    ///             let listener = TcpListener::from_std(listener)?;
+    ///             let listener = TcpListener::from_std(worker.tcp(0)?)?;
     ///             worker.ready();
     ///             loop {
     ///                 tokio::select! {
