@@ -49,11 +49,11 @@
 //!
 //! | term | meaning |
 //! |---|---|
-//! | worker | An id, also called task id as in Tornado, and the processes that serve it one after the other. Ids count from 0. |
+//! | worker | An id, also called task id as in Tornado, and the processes that serve it one after the other. During a replacement, two processes have the same id. Ids count from 0. |
 //! | process | One life of a worker, from its start to its exit. A restarted worker has the same id and a new process. |
 //! | parent | The process that calls `fork_processes` or a method of `Prefork`. The parent starts the workers and supervises them. |
 //! | restart | The start of a new process for a worker whose process has exited. |
-//! | replacement | A new process that the parent starts while the old process of the same worker still serves. |
+//! | replacement | A new process that the parent starts to take over from the old process of the same worker. By default, the old process serves until the replacement is ready. |
 //! | rolling restart | The replacement of the processes of all workers, a few workers at a time. |
 //! | graceful stop | The parent requests a stop, and the worker exits by itself. If the worker does not exit within a timeout, the parent kills it. |
 //!
