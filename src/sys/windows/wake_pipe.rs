@@ -37,10 +37,11 @@ impl WakePipe {
     }
 }
 
-/// The longest time of one wait. A wait that misses the datagram of `wake` notices the request after this time.
-const LONGEST: Duration = Duration::from_secs(1);
+/// The longest time of one wait. If several processes wait for one listener, Wine does not report each connection to any
+/// of them. The caller then finds the connection after this time.
+const LONGEST: Duration = Duration::from_millis(50);
 
-/// Waits until the socket or the pipe is readable, or `timeout` or 1 s has passed. Returns whether the pipe is readable.
+/// Waits until the socket or the pipe is readable, or `timeout` or 50 ms has passed. Returns whether the pipe is readable.
 pub(crate) fn wait_for_socket(
     socket: BorrowedSocket<'_>,
     pipe: Option<&WakePipe>,
