@@ -41,8 +41,10 @@ impl PendingRequests {
             }
             Request::Replace(id) => self.add_unknown(id),
             Request::Scale(_) => {
-                // The last number counts, also if another request to scale arrived between the two numbers.
-                self.requests.retain(|earlier| !matches!(earlier, Request::Scale(_)));
+                // The last number counts. It also replaces the earlier requests for one worker more or less.
+                let is_replaced =
+                    |earlier: &Request| matches!(earlier, Request::Scale(_) | Request::ScaleUp | Request::ScaleDown);
+                self.requests.retain(|earlier| !is_replaced(earlier));
                 self.requests.push(request);
             }
             _ if self.requests.contains(&request) => {}

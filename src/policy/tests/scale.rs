@@ -460,10 +460,10 @@ fn of_several_numbers_of_workers_the_last_counts() {
         sim.policy.handle_request(sim.now, Request::ScaleUp);
     }
     sim.run_actions();
-    assert_eq!(sim.alive(), (0..5).map(|id| (id, 0)).collect::<Vec<_>>());
+    assert_eq!(sim.alive(), (0..6).map(|id| (id, 0)).collect::<Vec<_>>(), "five, and one more");
     assert_eq!(sim.log.iter().filter(|line| line.starts_with("Scaled")).count(), 2, "{:?}", sim.log);
     sim.request(Request::Scale(2));
-    assert_eq!((0..5).map(|id| sim.sent(id, 0).len()).collect::<Vec<_>>(), [0, 0, 1, 1, 1]);
+    assert_eq!((0..6).map(|id| sim.sent(id, 0).len()).collect::<Vec<_>>(), [0, 0, 1, 1, 1, 1]);
     assert_eq!(sim.log.last().map(String::as_str), Some("Scaled to 2 workers"));
     sim.request(Request::Scale(2));
     assert_eq!(sim.log.iter().filter(|line| line.starts_with("Scaled")).count(), 3, "nothing has changed");
