@@ -306,7 +306,8 @@ impl Prefork {
     /// status for failures that a restart cannot fix, such as a bad configuration. Default: none.
     ///
     /// The status must be between 1 and 255 on Unix. On Windows it can be any number except 0. A replacement that exits
-    /// with a fatal status before it is ready does not stop the service: the old process goes on.
+    /// with a fatal status before it is ready does not stop the service as long as its old process serves: the old
+    /// process goes on. With [`max_surge(0)`](Prefork::max_surge) the old process has exited before, so the service stops.
     pub fn fatal_exit_code(mut self, code: i32) -> Prefork {
         self.config.fatal_exit_codes.push(code);
         self

@@ -51,7 +51,12 @@ impl Policy {
         match child.role {
             ExitedRole::Replacement => self.handle_failed_replacement(now, process.id),
             ExitedRole::Current => {
-                let has_failed = verdict == Verdict::Restart(RestartReason::Failure);
+                // A process that exits with status 0 again and again before it is ready also blocks a rolling restart.
+                let has_failed = match verdict {
+                    Verdict::Restart(RestartReason::Failure) => true,
+                    Verdict::Restart(RestartReason::NormalExit) => child.was_starting,
+                    _ => false,
+                };
                 self.handle_failed_successor(now, process.id, child.epoch, has_failed);
             }
             ExitedRole::Outgoing | ExitedRole::Draining | ExitedRole::Stopping => {}

@@ -20,6 +20,8 @@ pub(in crate::policy) struct ExitedChild {
     pub stop_noted: bool,
     /// Whether the process had requested its replacement.
     pub retired: bool,
+    /// Whether the process served its id but was not ready yet.
+    pub was_starting: bool,
     /// Whether the parent had aborted or killed the process.
     pub was_given_up: bool,
 }
@@ -74,6 +76,7 @@ impl Slot {
                 reached_call: true,
                 stop_noted: false,
                 retired: false,
+                was_starting: false,
                 was_given_up: false,
             });
         }
@@ -102,6 +105,7 @@ impl Slot {
             reached_call: true,
             stop_noted: false,
             retired: child.retired,
+            was_starting: child.is_starting(),
             was_given_up,
         })
     }

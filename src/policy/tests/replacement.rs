@@ -169,6 +169,20 @@ fn a_restarted_worker_that_fails_again_aborts_a_roll_without_surge() {
 }
 
 #[test]
+fn a_worker_that_exits_before_it_is_ready_aborts_a_roll_without_surge() {
+    let mut sim = with_readiness(Config { restart_policy: RestartPolicy::Always, ..bounded(2, 0, 1) });
+    sim.pass(SECOND);
+    sim.end(0, 0, Exit::Code(0));
+    sim.request(Request::Roll);
+    sim.end(0, 1, Exit::Code(0));
+    assert!(sim.rolling, "this process was started before the rolling restart");
+    sim.step();
+    sim.end(0, 2, Exit::Code(0));
+    assert!(sim.logged("Rolling restart aborted: the replacement of worker 0 failed"), "{:?}", sim.log);
+    assert_eq!(stopping(&sim), [], "the other process stays");
+}
+
+#[test]
 fn replacements_that_are_under_way_survive_an_aborted_roll() {
     let mut sim = with_readiness(bounded(4, 2, 1));
     sim.request(Request::Roll);
