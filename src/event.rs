@@ -154,12 +154,12 @@ pub enum Event {
     ScalingLimited {
         /// The requested number of workers.
         asked: usize,
-        /// The allowed number of workers: `max_workers`, or 1.
+        /// The allowed number of workers: `max_workers`, the number of processes that the system allows, or 1.
         limit: usize,
     },
-    /// A worker that SIGTTIN added could not start, for a reason that would be a [startup
-    /// failure](crate::Reason::StartupFailed) of one of the first workers. The parent drops the worker, and
-    /// [`Event::Scaled`] follows.
+    /// A worker that SIGTTIN or [`Handle::scale`](crate::Handle::scale) added could not start, for a reason that would
+    /// be a [startup failure](crate::Reason::StartupFailed) of one of the first workers. The parent removes the worker,
+    /// and [`Event::Scaled`] follows.
     ScalingAborted {
         /// The id of the worker.
         id: usize,
@@ -360,7 +360,7 @@ impl fmt::Display for Event {
             }
             Event::Scaled { workers } => write!(f, "Scaled to {workers} workers"),
             Event::ScalingLimited { asked, limit } if asked > limit => {
-                write!(f, "Not scaled to {asked} workers, because max_workers is {limit}")
+                write!(f, "Not scaled to {asked} workers, because at most {limit} are allowed")
             }
             Event::ScalingLimited { asked, .. } => {
                 write!(f, "Not scaled to {asked} workers, because one worker always stays")

@@ -68,7 +68,8 @@ impl Handle {
     /// [`max_unavailable`](crate::Prefork::max_unavailable). So with `max_surge(0)`, the old process stops first.
     ///
     /// If the replacement fails, the old process goes on, and the parent reports
-    /// [`Event::RecyclingAborted`](crate::Event::RecyclingAborted). If the next process of the worker is about to start,
+    /// [`Event::RecyclingAborted`](crate::Event::RecyclingAborted). With `max_surge(0)` the old process has exited by
+    /// then, and the worker is restarted as after any failure. If the next process of the worker is about to start,
     /// the call has no effect. If there is no worker `id`, the parent logs a warning and reports
     /// [`Event::RecyclingRefused`](crate::Event::RecyclingRefused).
     pub fn replace(&self, id: usize) {

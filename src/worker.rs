@@ -112,8 +112,9 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 ///
 /// - If a stop request comes neither from the parent nor from a terminal, as with `kill PID`, the parent [replaces the
 ///   worker](crate::guide::signals#replace-or-stop-one-worker) after it has exited with status 0.
-/// - The graceful stop installs signal handlers through [signal-hook](https://docs.rs/signal-hook). Handlers that the
-///   program installs through signal-hook or `tokio::signal` run as well. If the program installs a handler with
+/// - The graceful stop installs signal handlers through signal-hook-registry, on which
+///   [signal-hook](https://docs.rs/signal-hook) and tokio are based. Handlers that the program installs through
+///   signal-hook or `tokio::signal` run as well. If the program installs a handler with
 ///   `sigaction` afterwards, this handler replaces all others for the signal.
 /// - If the worker ignores SIGINT, the graceful stop does not change this. For example, some shells start background
 ///   jobs with SIGINT ignored.
@@ -170,7 +171,7 @@ impl Worker {
     }
 
     /// Returns the worker's task id. The initial workers have the ids from 0 to one less than the number of
-    /// [`workers`](crate::Prefork::workers). A worker that SIGTTIN adds may have a higher id. Every id is less than
+    /// [`workers`](crate::Prefork::workers). A worker that is added later may have a higher id. Every id is less than
     /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
     ///
     /// **Two processes have the same id while a process is replaced**, as in a rolling restart: the old process finishes
@@ -375,7 +376,8 @@ impl Worker {
     ///   also postpones it if it is already replacing as many workers as
     ///   [`max_surge`](crate::Prefork::max_surge) and [`max_unavailable`](crate::Prefork::max_unavailable) allow.
     /// - With `max_surge(0)`, the parent stops this process first, and starts the new one after its exit.
-    /// - If the replacement fails, this process goes on, and the parent tries again after 10 s.
+    /// - If the replacement fails, this process goes on, and the parent tries again after 10 s. With `max_surge(0)` this
+    ///   process has exited by then, and the worker is restarted as after any failure.
     /// - If this process exits with status 0 before its replacement has started, the worker is restarted. This restart
     ///   does not count. It waits for the [backoff](crate::Prefork::restart_backoff) if the process has lived for less
     ///   than a second.

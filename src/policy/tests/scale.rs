@@ -284,7 +284,7 @@ fn requests_beyond_a_limit_are_reported_once_a_second() {
         sim.pass(SECOND);
         sim.log.clone()
     };
-    let above = "Not scaled to 3 workers, because max_workers is 2";
+    let above = "Not scaled to 3 workers, because at most 2 are allowed";
     let below = "Not scaled to 0 workers, because one worker always stays";
     assert_eq!(reports_of(&[Request::ScaleUp, Request::ScaleUp]), [above]);
     assert_eq!(reports_of(&[Request::ScaleUp]), [above], "a second has passed");

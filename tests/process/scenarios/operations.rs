@@ -51,7 +51,7 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("requests_to_scale_beyond_a_limit_are_logged", one_of_one, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTTIN);
-            daemon.wait_for("log Not scaled to 2 workers, because max_workers is 1");
+            daemon.wait_for("log Not scaled to 2 workers, because at most 1 are allowed");
             daemon.signal(Signal::SIGTTOU);
             daemon.wait_for("log Not scaled to 0 workers, because one worker always stays");
             daemon.signal(Signal::SIGTERM);
