@@ -285,12 +285,14 @@ impl Worker {
     }
 
     /// Closes this worker's copies of all [`listeners`](Worker::listeners). Call it when the worker begins to stop and
-    /// has taken the last connection. Further calls have no effect.
+    /// has taken the last connection. After a success, further calls have no effect.
     ///
     /// The parent closes its own copies as soon as it has requested the stop of every worker of the service. So when the
     /// last worker has called this method or has exited, the system refuses new clients at once. Without this call, new
     /// clients would wait in the queue while the workers finish their work, and would be reset at the end. While other
-    /// workers listen, as in a rolling restart, new clients get to them. Connections in the queue wait for them too.
+    /// workers listen, as in a rolling restart, new clients get to them. Connections in the queue wait for them too. If
+    /// other threads of the worker wait in [`Listener::accept`], join them first: they return the connections that wait
+    /// already, and then end.
     ///
     /// After the call:
     ///
@@ -311,8 +313,8 @@ impl Worker {
     /// On Windows, the sockets stay open until the worker exits, because Windows cannot replace a socket behind its handle.
     /// There new clients wait until then.
     ///
-    /// If the system has no descriptor for the replacement of the sockets, the sockets stay open until the worker exits,
-    /// and the call logs a warning. Calls of `Listener::accept` end nevertheless.
+    /// If the system has no descriptor for the replacement of the sockets, the sockets stay open until a further call
+    /// succeeds or the worker exits, and the call logs a warning. Calls of `Listener::accept` end nevertheless.
     pub fn stop_listening(&self) {
         self.gate().close();
         for listener in self.listeners() {

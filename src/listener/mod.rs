@@ -171,9 +171,16 @@ impl Listener {
         }
     }
 
-    /// Closes the worker's copy of the socket. If other worker threads share the socket, the last of them closes it.
+    /// Closes the worker's copy of the socket. If other worker threads share the socket, the last of them closes it. If
+    /// the system refuses the close, a later call tries it again.
     pub(crate) fn close(&self) -> Result<(), CallError> {
-        if self.is_last_user() { sys::close_in_place(self.as_passed()) } else { Ok(()) }
+        if !self.is_last_user() {
+            return Ok(());
+        }
+        sys::close_in_place(self.as_passed()).inspect_err(|_| {
+            self.shared.users.fetch_add(1, Ordering::AcqRel);
+            self.is_closed.store(false, Ordering::Release);
+        })
     }
 
     /// Marks this listener as closed. Returns whether it was open, and no other listener uses the socket.

@@ -91,7 +91,10 @@ fn replace(by: &OwnedFd, fd: BorrowedFd<'_>) -> Result<(), CallError> {
 /// Returns whether accept(2) has failed because of one connection, so that a caller should call it again. Linux returns
 /// network errors that are pending on the new connection.
 pub(crate) fn is_of_connection(error: &io::Error) -> bool {
-    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return false };
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+        // macOS returns no address if the client has gone already, and then std closes the connection.
+        return cfg!(target_os = "macos") && error.kind() == io::ErrorKind::InvalidInput;
+    };
     #[cfg(target_os = "linux")]
     if errno == Errno::ENONET {
         return true;
