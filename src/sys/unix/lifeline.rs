@@ -3,28 +3,17 @@
 //! # Safety
 //! The calls of prctl(2), procctl(2), kill(2) and _exit(2) in this module affect only the calling process.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use crate::sys::CallError;
 
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
-pub(super) use kernel::Held;
+pub(super) use kernel::{Held, parent};
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 pub(crate) use kernel::Lifeline;
 
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(crate) use pipe::Lifeline;
 #[cfg(any(target_os = "macos", taskfork_portable))]
-pub(super) use pipe::kill_after_timeout;
-
-/// The pid of the parent that has started this process as a worker, or 0 if it is unknown.
-static PARENT: AtomicU32 = AtomicU32::new(0);
-
-/// Returns the pid of the parent that has started this process as a worker, even if the parent has ended. Returns `None`
-/// if the parent is outside the pid namespace of this process.
-pub(super) fn parent() -> Option<u32> {
-    Some(PARENT.load(Ordering::Relaxed)).filter(|&parent| parent != 0)
-}
+pub(super) use pipe::{kill_after_timeout, parent};
 
 /// Ends the child at once. The child calls this if its parent has ended already, or if it could not arm its lifeline.
 /// The child has not begun its work yet, and must run no more code of the program.
@@ -71,6 +60,12 @@ mod kernel {
         pub fn get() -> Option<Held> {
             HELD.get().filter(|(pid, _)| *pid == std::process::id()).map(|(_, held)| *held)
         }
+    }
+
+    /// Returns the pid of the parent that has started this process as a worker, even if the parent has ended. Returns
+    /// `None` if the parent is outside the pid namespace of this process.
+    pub(in crate::sys::unix) fn parent() -> Option<u32> {
+        Held::get()?.parent
     }
 
     impl Lifeline {
@@ -122,7 +117,6 @@ mod kernel {
             if !armed || (parent != self.parent && parent != 0) {
                 exit_now();
             }
-            super::PARENT.store(parent, Ordering::Relaxed);
             let parent = Some(parent).filter(|&parent| parent != 0);
             // This process holds no other lifeline, because it becomes a worker only once.
             let _ = HELD.set((std::process::id(), Held { parent, graceful_timeout: self.graceful_timeout }));
@@ -167,7 +161,7 @@ mod pipe {
     use std::mem::ManuallyDrop;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -192,6 +186,15 @@ mod pipe {
 
     /// Set if this process is killed when it does not exit after the death of its parent.
     static IS_KILLED: AtomicBool = AtomicBool::new(false);
+
+    /// The pid of the parent that has started this process as a worker, or 0 if it is unknown.
+    static PARENT: AtomicU32 = AtomicU32::new(0);
+
+    /// Returns the pid of the parent that has started this process as a worker, even if the parent has ended. Returns
+    /// `None` if the parent is outside the pid namespace of this process.
+    pub(in crate::sys::unix) fn parent() -> Option<u32> {
+        Some(PARENT.load(Ordering::Relaxed)).filter(|&parent| parent != 0)
+    }
 
     /// Makes the thread of the lifeline kill this process if it still runs when the graceful timeout has passed after
     /// the death of its parent.
@@ -240,7 +243,7 @@ mod pipe {
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
             let &mut Lifeline { parent, graceful_timeout, .. } = self;
             // getppid(2) returns 0 if the parent is outside the pid namespace of the child.
-            super::PARENT.store(if getppid().as_raw() == 0 { 0 } else { parent }, Ordering::Relaxed);
+            PARENT.store(if getppid().as_raw() == 0 { 0 } else { parent }, Ordering::Relaxed);
             let identity = FdIdentity::of(reader.as_fd());
             let body = move || {
                 wait_for_death(ManuallyDrop::new(reader), identity, parent);
