@@ -320,7 +320,7 @@ impl Prefork {
     /// If the parent itself was paused or starved, it gives the workers the same time once more, because they may have
     /// been paused too (for example by SIGSTOP to all processes, or by a frozen cgroup). The parent does so if its wait
     /// was interrupted after the stop request, but not by [its signals](crate#signals), or if it wakes up late by a
-    /// tenth of the timeout or by 0.5 s, whichever is less. The same holds for the 2 s of a quick stop, for the
+    /// tenth of the timeout or by 0.1 s, whichever is less. The same holds for the 2 s of a quick stop, for the
     /// [`abort_timeout`](Prefork::abort_timeout), for the [`ready_timeout`](Prefork::ready_timeout), and for the time
     /// that a removed worker has to serve its own queue. A second stop request kills at once nevertheless.
     ///
