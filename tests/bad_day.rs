@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 #[cfg(target_os = "linux")]
 use std::net::{TcpListener, UdpSocket};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use daemon::{Daemon, LIMIT, count};
 use nix::sys::signal::{self, Signal};
@@ -199,21 +199,31 @@ fn wait_until_refused(address: SocketAddr) {
     }
 }
 
-/// The processes cannot notice how long they are paused except by the clock, so the test lets this time pass.
 #[test]
 fn pause_of_all_processes_cuts_off_no_request() {
-    for example in [HTTP, ECHO, TOKIO_TCP] {
-        let (mut daemon, _) = example.start(&["--graceful-timeout", "2"]);
-        let mut request = OpenRequest::new(example, &mut daemon);
-        daemon.kill(Signal::SIGTERM);
-        daemon.wait_for_next("Stopping ");
-        signal::killpg(daemon.pid(), Signal::SIGSTOP).unwrap();
-        thread::sleep(Duration::from_secs(3));
-        request.complete().unwrap();
-        signal::killpg(daemon.pid(), Signal::SIGCONT).unwrap();
-        assert!(request.is_answered().unwrap());
-        assert_exits_0(daemon);
-    }
+    thread::scope(|scope| {
+        for example in [HTTP, ECHO, TOKIO_TCP] {
+            scope.spawn(move || pause_during_a_drain(example));
+        }
+    });
+}
+
+/// The deadline of the paused service has passed when the deadline of another service has, which began later and is
+/// longer by a second.
+fn pause_during_a_drain(example: Example) {
+    let (mut daemon, _) = example.start(&["--graceful-timeout", "4"]);
+    let (mut later, _) = example.start(&["--graceful-timeout", "5"]);
+    let mut request = OpenRequest::new(example, &mut daemon);
+    let _unanswered = OpenRequest::new(example, &mut later);
+    daemon.kill(Signal::SIGTERM);
+    daemon.wait_for_next("Stopping ");
+    signal::killpg(daemon.pid(), Signal::SIGSTOP).unwrap();
+    later.kill(Signal::SIGTERM);
+    later.wait_for_next("did not stop in time, killing it");
+    request.complete().unwrap();
+    signal::killpg(daemon.pid(), Signal::SIGCONT).unwrap();
+    assert!(request.is_answered().unwrap());
+    assert_exits_0(daemon);
 }
 
 /// The worker with the open request exits only when it has answered, the others exit at once.

@@ -2,29 +2,25 @@
 
 #![cfg(unix)]
 
-use std::fs;
-use std::io::{BufRead, BufReader, Lines};
-use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+#[allow(dead_code)] // Each test uses a part of it.
+mod daemon;
 
+use std::fs;
+use std::path::PathBuf;
+
+use daemon::{Daemon, command, count};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The example, and the directory from which its workers take the jobs.
 struct Service {
+    daemon: Daemon,
     spool: PathBuf,
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-    /// The lines read so far.
-    log: Vec<String>,
 }
 
 impl Service {
     /// Starts the example with the files in `jobs`.
     fn start(test: &str, jobs: &[(&str, &str)]) -> Service {
-        let program = std::env::current_exe().unwrap();
-        // target/debug/deps/jobs-1234 to target/debug/examples/jobs
-        let example = program.ancestors().nth(2).unwrap().join("examples/jobs");
-        assert!(example.exists(), "`cargo test` without a test target builds it, and so does `cargo build --examples`");
         let spool = std::env::temp_dir().join(format!("taskfork-jobs-{}-{test}", std::process::id()));
         for directory in ["jobs", "tries", "results", "failed"] {
             fs::create_dir_all(spool.join(directory)).unwrap();
@@ -32,24 +28,7 @@ impl Service {
         for (name, numbers) in jobs {
             fs::write(spool.join("jobs").join(name), numbers).unwrap();
         }
-        let mut command = Command::new(example);
-        let mut child = command.arg(&spool).env_remove("RUST_LOG").stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        Service { spool, child, lines, log: Vec::new() }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
-    }
-
-    fn wait_for(&mut self, text: &str) -> String {
-        for line in self.lines.by_ref().map(Result::unwrap) {
-            self.log.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("no line contains '{text}': {:#?}", self.log)
+        Service { daemon: Daemon::spawn(command("jobs").arg(&spool)), spool }
     }
 
     /// Adds a job that takes about `seconds`. Its numbers are all 1.
@@ -61,7 +40,7 @@ impl Service {
 
     /// Waits until a worker has taken the job, and returns the worker's pid.
     fn wait_for_taker(&mut self, name: &str) -> Pid {
-        let line = self.wait_for(&format!("has taken {name}"));
+        let line = self.daemon.wait_for_next(&format!("has taken {name}"));
         let pid = line.split_once("(pid ").unwrap().1.split_once(')').unwrap().0;
         Pid::from_raw(pid.parse().unwrap())
     }
@@ -76,22 +55,18 @@ impl Service {
     }
 
     fn count(&self, text: &str) -> usize {
-        self.log.iter().filter(|line| line.contains(text)).count()
+        count(&self.daemon.log, text)
     }
 
     /// Waits until every process has closed the log. Asserts that the exit status is 0 and that no job is left.
     fn assert_ends(&mut self) {
-        self.log.extend(self.lines.by_ref().map(Result::unwrap));
-        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{:#?}", self.log);
-        assert!(self.names("jobs").is_empty() && self.names("tries").is_empty(), "{:#?}", self.log);
+        assert_eq!(self.daemon.wait(), Some(0));
+        assert!(self.names("jobs").is_empty() && self.names("tries").is_empty());
     }
 }
 
-/// Kills the parent. The workers exit when their parent exits, so a failed test leaves no process behind.
 impl Drop for Service {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.spool);
     }
 }
@@ -99,11 +74,11 @@ impl Drop for Service {
 #[test]
 fn every_job_is_run_and_bad_jobs_fail() {
     let mut service = Service::start("all", &[("one", "1\n"), ("six", "1\n2\n3\n"), ("bad", "1\nx\n")]);
-    service.wait_for("cannot do bad");
+    service.daemon.wait_for_next("cannot do bad");
     while service.count("has finished") < 2 {
-        service.wait_for("has finished");
+        service.daemon.wait_for_next("has finished");
     }
-    service.signal(Signal::SIGTERM);
+    service.daemon.kill(Signal::SIGTERM);
     service.assert_ends();
     assert_eq!(service.read("results/one"), "1\n");
     assert_eq!(service.read("results/six"), "6\n");
@@ -115,16 +90,16 @@ fn rolling_restart_runs_an_open_job_once() {
     let mut service = Service::start("roll", &[]);
     service.add_job("long", 2);
     service.wait_for_taker("long");
-    service.signal(Signal::SIGHUP);
+    service.daemon.kill(Signal::SIGHUP);
     service.add_job("other", 1);
-    service.wait_for("has finished long");
+    service.daemon.wait_for_next("has finished long");
     while service.count("has finished other") == 0 || service.count("Rolling restart done") == 0 {
-        service.wait_for("");
+        service.daemon.wait_for_next("");
     }
-    service.signal(Signal::SIGTERM);
+    service.daemon.kill(Signal::SIGTERM);
     service.assert_ends();
-    assert_eq!(service.count("has taken long"), 1, "{:#?}", service.log);
-    assert_eq!(service.count("has taken other"), 1, "{:#?}", service.log);
+    assert_eq!(service.count("has taken long"), 1);
+    assert_eq!(service.count("has taken other"), 1);
     assert_eq!(service.read("results/long"), "2000\n");
 }
 
@@ -133,7 +108,7 @@ fn stop_waits_for_the_open_job() {
     let mut service = Service::start("stop", &[]);
     service.add_job("long", 2);
     service.wait_for_taker("long");
-    service.signal(Signal::SIGTERM);
+    service.daemon.kill(Signal::SIGTERM);
     service.assert_ends();
     assert_eq!(service.read("results/long"), "2000\n");
 }
@@ -143,13 +118,13 @@ fn jobs_of_killed_workers_are_run_again_until_the_limit() {
     let mut service = Service::start("kill", &[]);
     service.add_job("first", 3);
     kill(service.wait_for_taker("first"), Signal::SIGKILL).unwrap();
-    service.wait_for("has finished first");
+    service.daemon.wait_for_next("has finished first");
     service.add_job("deadly", 600);
     for _ in 0..3 {
         kill(service.wait_for_taker("deadly"), Signal::SIGKILL).unwrap();
     }
-    service.wait_for("cannot do deadly: too many tries");
-    service.signal(Signal::SIGTERM);
+    service.daemon.wait_for_next("cannot do deadly: too many tries");
+    service.daemon.kill(Signal::SIGTERM);
     service.assert_ends();
     assert_eq!(service.read("results/first"), "3000\n");
     assert_eq!(service.names("failed"), ["deadly"]);
@@ -161,9 +136,9 @@ fn worker_of_a_killed_parent_finishes_its_job() {
     let mut service = Service::start("orphan", &[]);
     service.add_job("long", 2);
     service.wait_for_taker("long");
-    service.signal(Signal::SIGKILL);
-    service.log.extend(service.lines.by_ref().map(Result::unwrap));
-    assert_eq!(service.count("has finished long"), 1, "{:#?}", service.log);
+    service.daemon.kill(Signal::SIGKILL);
+    assert_eq!(service.daemon.wait(), None, "a signal has ended the parent");
+    assert_eq!(service.count("has finished long"), 1);
     assert_eq!(service.read("results/long"), "2000\n");
 }
 
@@ -172,11 +147,10 @@ fn second_stop_request_leaves_the_open_job_for_the_next_start() {
     let mut service = Service::start("again", &[]);
     service.add_job("long", 600);
     service.wait_for_taker("long");
-    service.signal(Signal::SIGTERM);
-    service.wait_for("Stopping ");
-    service.signal(Signal::SIGTERM);
-    service.log.extend(service.lines.by_ref().map(Result::unwrap));
-    assert_eq!(service.child.wait().unwrap().code(), Some(0), "{:#?}", service.log);
+    service.daemon.kill(Signal::SIGTERM);
+    service.daemon.wait_for_next("Stopping ");
+    service.daemon.kill(Signal::SIGTERM);
+    assert_eq!(service.daemon.wait(), Some(0));
     assert_eq!(service.names("jobs"), ["long"]);
     assert!(service.names("results").is_empty());
 }
@@ -189,9 +163,9 @@ fn terminated_workers_finish_their_jobs_and_are_replaced() {
         service.add_job(name, 1);
         kill(service.wait_for_taker(name), Signal::SIGTERM).unwrap();
     }
-    service.wait_for("has finished third");
-    service.wait_for("after a stop request from another process");
-    service.signal(Signal::SIGTERM);
+    service.daemon.wait_for_next("has finished third");
+    service.daemon.wait_for_next("after a stop request from another process");
+    service.daemon.kill(Signal::SIGTERM);
     service.assert_ends();
-    assert_eq!(service.count("has taken"), 3, "{:#?}", service.log);
+    assert_eq!(service.count("has taken"), 3);
 }

@@ -59,10 +59,10 @@ impl Daemon {
         }
     }
 
-    /// Reads new lines until one contains `text`.
-    pub fn wait_for_next(&mut self, text: &str) {
+    /// Reads new lines until one contains `text`, and returns this line.
+    pub fn wait_for_next(&mut self, text: &str) -> String {
         let read = self.log.len();
-        self.wait_for(|log| log[read..].iter().any(|line| line.contains(text)).then_some(()));
+        self.wait_for(|log| log[read..].iter().find(|line| line.contains(text)).cloned())
     }
 
     fn read_line(&mut self, until: Instant) -> Result<(), RecvTimeoutError> {

@@ -26,6 +26,10 @@ pub struct Daemon {
     /// A directory to remove at the end of the test.
     leftover: Option<PathBuf>,
     scratch: PathBuf,
+    #[cfg(unix)]
+    scenario: String,
+    #[cfg(unix)]
+    backend: String,
     has_threads: bool,
     #[cfg(target_os = "linux")]
     pub is_forking: bool,
@@ -94,10 +98,20 @@ impl Daemon {
             ended: None,
             leftover: None,
             scratch,
+            #[cfg(unix)]
+            scenario: scenario.to_owned(),
+            #[cfg(unix)]
+            backend: backend.to_owned(),
             has_threads: backend == crate::THREAD,
             #[cfg(target_os = "linux")]
             is_forking: backend == "fork",
         }
+    }
+
+    /// Starts the program of this scenario a second time, in a group and a directory of its own.
+    #[cfg(unix)]
+    pub fn another(&self) -> Daemon {
+        Daemon::start(&self.scenario, &self.backend)
     }
 
     /// Removes this directory at the end of the test. The program creates the directory.

@@ -131,13 +131,18 @@ pub fn watch(seconds: u32) {
     alarm::set(seconds);
 }
 
-/// A gate at which a process waits until another process of the program opens it. Each opening lets one process pass.
-/// The program must create the gate before it starts the workers.
+/// A gate at which a process waits until another process of the program, or the test, opens it. Each opening lets one
+/// process pass. The program must create the gate before it starts the workers.
 pub struct Gate(File);
 
 impl Gate {
     pub fn new() -> Gate {
-        let path = scratch().join("gate");
+        Gate::of(&scratch())
+    }
+
+    /// Returns the gate of the program with this scratch directory.
+    pub fn of(scratch: &Path) -> Gate {
+        let path = scratch.join("gate");
         // In a spawned worker, the fifo exists already, because the parent has created it.
         let _ = mkfifo(&path, Mode::S_IRWXU);
         Gate(File::options().read(true).write(true).open(path).expect("a gate"))

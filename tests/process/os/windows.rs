@@ -271,13 +271,17 @@ pub fn watch(seconds: u32) {
     });
 }
 
-/// A gate at which a process waits until another process of the program opens it. Each opening lets one process pass.
-/// The program must create the gate before it starts the workers.
+/// A gate at which a process waits until another process of the program, or the test, opens it. Each opening lets one
+/// process pass. The program must create the gate before it starts the workers.
 pub struct Gate(OwnedHandle);
 
 impl Gate {
     pub fn new() -> Gate {
-        let scratch = scratch();
+        Gate::of(&scratch())
+    }
+
+    /// Returns the gate of the program with this scratch directory.
+    pub fn of(scratch: &Path) -> Gate {
         let name = format!("{}-gate", scratch.file_name().expect("a name").to_string_lossy());
         // SAFETY: see above. If the semaphore exists, the call opens it.
         Gate(owned(unsafe { CreateSemaphoreW(ptr::null(), 0, i32::MAX, wide(&name).as_ptr()) }))

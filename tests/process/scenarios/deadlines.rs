@@ -1,6 +1,5 @@
 //! Events that happen before a deadline, but that the parent reads only after the deadline. Linux only.
 
-use std::fs::File;
 use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::Duration;
@@ -11,9 +10,9 @@ use super::limits::timeout_of_sleep;
 use super::privileges::{USER, lacks_users};
 use crate::Scenario;
 use crate::daemon::kill;
-use crate::os::{KILLED, Signal, idle, ignore};
+use crate::os::{Gate, KILLED, Signal, idle, ignore};
 use crate::procfs::{has_pending, is_stopped};
-use crate::program::{say, scratch, serve, up};
+use crate::program::{say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -83,24 +82,28 @@ pub fn scenarios() -> Vec<Scenario> {
         .for_processes(),
         Scenario::reporting("a_pause_during_a_drain_extends_its_deadline", drains_until_allowed, |daemon| {
             let workers = daemon.workers(2).into_iter().map(|worker| worker.pid);
-            let all: Vec<u32> = workers.chain([daemon.pid()]).collect();
+            let all: Vec<u32> = [daemon.pid()].into_iter().chain(workers).collect();
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for_times("draining", 2);
+            // The parent is stopped first, while it waits for events. So it notices the pause, however late it is.
+            timeout_of_sleep(daemon.pid());
             for &pid in &all {
                 kill(pid, Signal::SIGSTOP);
+                while !is_stopped(pid) {
+                    thread::yield_now();
+                }
             }
-            while !all.iter().all(|&pid| is_stopped(pid)) {
-                thread::yield_now();
-            }
-            // The deadline passes during the pause. The parent is late by more than half a second, so it notices the
-            // pause also if it did not wait for events when the pause began.
-            thread::sleep(LONG_DEADLINE + Duration::from_secs(1));
+            // The deadline passes during the pause, because a later one with the same time passes.
+            let mut later = daemon.another();
+            later.workers(2);
+            later.signal(Signal::SIGTERM);
+            later.wait_for("did not stop in time");
             for &pid in &all {
                 kill(pid, Signal::SIGCONT);
             }
             // The parent sleeps again only after it has handled the deadline.
             timeout_of_sleep(daemon.pid());
-            File::create(daemon.scratch().join(ALLOWED)).expect("a file");
+            Gate::of(daemon.scratch()).open(2);
             daemon.ends_with(0);
             assert!(!daemon.said("did not stop in time"), "{}", daemon.transcript());
             assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
@@ -122,18 +125,14 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// The deadline is long enough that the test can stop all processes by SIGSTOP before the deadline.
 const LONG_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The name of the file whose creation ends the drains.
-const ALLOWED: &str = "allowed";
-
 fn drains_until_allowed() -> Report {
-    serve(Prefork::new().workers(2).graceful_timeout(LONG_DEADLINE), |worker| {
+    let gate = Gate::new();
+    serve(Prefork::new().workers(2).graceful_timeout(LONG_DEADLINE), move |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
         worker.wait_for_stop(None);
         say("draining");
-        while !scratch().join(ALLOWED).exists() {
-            thread::sleep(Duration::from_millis(5));
-        }
+        gate.pass();
         say(&format!("drained {}", worker.id()));
     })
 }

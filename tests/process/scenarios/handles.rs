@@ -2,13 +2,12 @@
 
 use std::sync::{OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use taskfork::{Event, Handle, Prefork, Report};
 
 use crate::Scenario;
-use crate::os::Signal;
-use crate::program::{EVER, drain, has_threads, say, scratch, serve, up};
+use crate::os::{Gate, Signal};
+use crate::program::{EVER, drain, has_threads, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -43,13 +42,13 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.worker();
             daemon.wait_for("log Stopping 1 processes");
             daemon.signal(Signal::SIGTERM);
-            std::fs::write(daemon.scratch().join("go"), "").expect("a file");
+            Gate::of(daemon.scratch()).open(1);
             daemon.ends_with(0);
             assert!(daemon.said("drained 0") && !daemon.said("killing"), "{}", daemon.transcript());
         }),
         Scenario::reporting("handle_wakes_the_parent_from_another_thread", controlled_by_a_thread, |daemon| {
             daemon.workers(2);
-            std::fs::write(daemon.scratch().join("go"), "").expect("a file");
+            Gate::of(daemon.scratch()).open(1);
             daemon.workers(2);
             daemon.ends_with(0);
             assert_eq!(daemon.count("log Rolling restart done"), 1, "{}", daemon.transcript());
@@ -139,35 +138,31 @@ fn replaces_one() -> Report {
     report
 }
 
-/// The worker exits only after the test has created the file.
+/// The worker exits only after the test has opened the gate.
 fn stops_slowly() -> Report {
+    let gate = Gate::new();
     let service = Prefork::new().workers(1).ready_timeout(EVER).on_event(|event, handle| {
         if matches!(event, Event::Ready { .. }) {
             handle.stop();
         }
     });
-    serve(service, |worker| {
+    serve(service, move |worker| {
         assert!(!worker.stop_requested());
         up(worker.id());
         worker.ready();
-        wait_for_file();
+        gate.pass();
         drain(&worker);
     })
-}
-
-fn wait_for_file() {
-    while !scratch().join("go").exists() {
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Sends a handle to another thread, which uses it when the parent waits for events without a deadline.
 fn controlled_by_a_thread() -> Report {
     let (sender, receiver) = mpsc::channel::<Handle>();
     let (done, is_done) = mpsc::channel();
+    let gate = Gate::new();
     let controller = thread::spawn(move || {
         let Ok(handle) = receiver.recv() else { return };
-        wait_for_file();
+        gate.pass();
         handle.roll();
         let _ = is_done.recv();
         handle.scale(3);
