@@ -255,6 +255,16 @@ impl RestartReason {
     pub(crate) fn is_counted(self) -> bool {
         self == RestartReason::Failure
     }
+
+    /// Returns the phrase that names the reason in the log. A failure and a normal exit need none, because the log line
+    /// contains the exit.
+    fn phrase(self) -> &'static str {
+        match self {
+            RestartReason::StopRequest => " after a stop request from another process",
+            RestartReason::Retired => " after it had retired",
+            RestartReason::Failure | RestartReason::NormalExit => "",
+        }
+    }
 }
 
 /// The reason why the parent replaces one process ([`Event::Recycling`]). `Display` writes it as in the log.
@@ -319,11 +329,9 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Listening { address, .. } => write!(f, "Listening on {address}"),
-            Event::ListenerShutDown { address, restored: true, .. } => {
-                write!(f, "The listener {address} was shut down, probably by a worker; it listens again")
-            }
-            Event::ListenerShutDown { address, restored: false, .. } => {
-                write!(f, "The listener {address} was shut down, probably by a worker; restart the service to use it")
+            Event::ListenerShutDown { address, restored, .. } => {
+                let next = if *restored { "it listens again" } else { "restart the service to use it" };
+                write!(f, "The listener {address} was shut down, probably by a worker; {next}")
             }
             Event::Starting { workers } => write!(f, "Starting {workers} processes"),
             Event::Started { process } => write!(f, "{process} started, generation {}", process.generation),
@@ -336,35 +344,27 @@ impl fmt::Display for Event {
                 write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
             }
             Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))?;
-                f.write_str(match reason {
-                    RestartReason::StopRequest => " after a stop request from another process, restarting",
-                    RestartReason::Retired => " after it had retired, restarting",
-                    RestartReason::Failure | RestartReason::NormalExit => ", restarting",
-                })?;
+                write!(f, "{process} {exit}{out_of_memory}{}{}, restarting", suffix(*reached_call), reason.phrase())?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
-            Event::StartFailed { error, retry: Some(delay) } => {
-                write!(f, "{error:?}, trying again in {} ms", delay.as_millis())
+            Event::StartFailed { error, retry } => {
+                write!(f, "{error:?}")?;
+                retry.map_or(Ok(()), |delay| write!(f, ", trying again in {} ms", delay.as_millis()))
             }
-            Event::StartFailed { error, retry: None } => write!(f, "{error:?}"),
-            Event::HeartbeatTimedOut { process } if process.is_thread() => {
-                write!(f, "{process} has sent no heartbeat in time")
+            Event::HeartbeatTimedOut { process } => {
+                let next = if process.is_thread() { "" } else { ", aborting it" };
+                write!(f, "{process} has sent no heartbeat in time{next}")
             }
-            Event::HeartbeatTimedOut { process } => write!(f, "{process} has sent no heartbeat in time, aborting it"),
             Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
-            Event::StopTimedOut { process } if process.is_thread() => write!(f, "{process} did not stop in time"),
-            Event::StopTimedOut { process } => write!(f, "{process} did not stop in time, killing it"),
+            Event::StopTimedOut { process } => {
+                let next = if process.is_thread() { "" } else { ", killing it" };
+                write!(f, "{process} did not stop in time{next}")
+            }
             Event::KillTimedOut { process } => {
                 write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
             }
             Event::Scaled { workers } => write!(f, "Scaled to {workers} workers"),
-            Event::ScalingLimited { asked, limit } if asked > limit => {
-                write!(f, "Not scaled to {asked} workers, because at most {limit} are allowed")
-            }
-            Event::ScalingLimited { asked, .. } => {
-                write!(f, "Not scaled to {asked} workers, because one worker always stays")
-            }
+            Event::ScalingLimited { asked, limit } => write_scaling_limit(f, *asked, *limit),
             Event::ScalingAborted { id } => write!(f, "Worker {id} could not start, removing it"),
             Event::KillingAll { workers } => write!(f, "Second stop request, killing {workers} processes"),
             Event::RollingRestartStarted => f.write_str("Rolling restart"),
@@ -375,13 +375,7 @@ impl fmt::Display for Event {
             Event::Recycling { process, reason } => write!(f, "{process} {reason}, replacing it"),
             Event::RecyclingAborted { id } => write!(f, "The replacement of worker {id} failed, the old one stays"),
             Event::RecyclingRefused { id } => write!(f, "Worker {id} is not replaced, because there is no such worker"),
-            Event::Stopping { workers, quick, by } => {
-                write!(f, "Stopping {workers} processes")?;
-                match by {
-                    Some(process) => write!(f, ", as {process} requested"),
-                    None => f.write_str(if *quick { " quickly" } else { "" }),
-                }
-            }
+            Event::Stopping { workers, quick, by } => write_stop(f, *workers, *quick, *by),
             Event::StartupFailed { process, exit, failures } => {
                 f.write_str("Startup failed: ")?;
                 write_startup_failure(f, *process, *exit, *failures)
@@ -389,6 +383,19 @@ impl fmt::Display for Event {
             Event::RestartLimitReached { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
         }
     }
+}
+
+fn write_stop(f: &mut fmt::Formatter<'_>, workers: usize, quick: bool, by: Option<Process>) -> fmt::Result {
+    write!(f, "Stopping {workers} processes")?;
+    match by {
+        Some(process) => write!(f, ", as {process} requested"),
+        None => f.write_str(if quick { " quickly" } else { "" }),
+    }
+}
+
+fn write_scaling_limit(f: &mut fmt::Formatter<'_>, asked: usize, limit: usize) -> fmt::Result {
+    write!(f, "Not scaled to {asked} workers, because ")?;
+    if asked > limit { write!(f, "at most {limit} are allowed") } else { f.write_str("one worker always stays") }
 }
 
 /// Writes the cause of a startup failure.

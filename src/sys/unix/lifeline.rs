@@ -6,9 +6,9 @@
 use crate::sys::CallError;
 
 #[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
-pub(super) use kernel::{Held, parent};
-#[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
 pub(crate) use kernel::Lifeline;
+#[cfg(all(any(target_os = "linux", target_os = "freebsd"), not(taskfork_portable)))]
+pub(super) use kernel::{Held, parent};
 
 #[cfg(any(target_os = "macos", taskfork_portable))]
 pub(crate) use pipe::Lifeline;
