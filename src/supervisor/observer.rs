@@ -10,6 +10,7 @@ use super::log::{Log, write};
 #[cfg(unix)]
 use super::systemd::Systemd;
 use crate::event::Event;
+use crate::failure;
 use crate::handle::Handle;
 #[cfg(unix)]
 use crate::sys;
@@ -84,7 +85,7 @@ pub(super) struct Output {
 impl Output {
     /// Logs a line.
     pub fn log(&mut self, level: Level, line: &dyn fmt::Display) {
-        if level <= ::log::max_level() {
+        if failure::is_logged(level) {
             write(level, line);
             self.is_unflushed = true;
         }

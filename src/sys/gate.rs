@@ -1,9 +1,9 @@
 //! The [`Gate`]: ends the waits for connections and datagrams in a worker.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::{BorrowedSocket, WakePipe, wait_for_socket};
@@ -84,7 +84,7 @@ impl Gate {
     }
 
     /// Waits until the socket is readable, a stop is requested, or the worker stops listening. May return earlier.
-    /// Without descriptors for the pipe, returns after 10 ms.
+    /// Without a pipe, returns after 10 ms.
     pub fn wait(&self, socket: BorrowedSocket<'_>) -> io::Result<()> {
         let Ok(pipe) = self.pipe() else { return wait_for_socket(socket, None, Some(PAUSE)).map(drop) };
         if self.is_open() && wait_for_socket(socket, Some(pipe), None)? && self.is_open() {
@@ -104,12 +104,22 @@ impl Gate {
         }
     }
 
-    /// Returns the pipe. Creates it at the first call in a process, and again if the program has closed it.
+    /// Returns the pipe. Creates it at the first call in a process, and again if the program has closed it. Returns an
+    /// error while another thread creates it. In a process that was forked at that moment, this stays so, because the
+    /// other thread does not exist there.
     fn pipe(&self) -> io::Result<&WakePipe> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = std::process::id();
-        if let Some(entry) = self.entry().filter(|entry| entry.pid == pid && entry.pipe.is_open()) {
-            return Ok(&entry.pipe);
+        let made = || self.entry().filter(|entry| entry.pid == pid && entry.pipe.is_open()).map(|entry| &entry.pipe);
+        if let Some(pipe) = made() {
+            return Ok(pipe);
+        }
+        let _making = match self.making.try_lock() {
+            Ok(making) => making,
+            Err(TryLockError::Poisoned(making)) => making.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(ErrorKind::WouldBlock.into()),
+        };
+        if let Some(pipe) = made() {
+            return Ok(pipe);
         }
         let entry = Box::leak(Box::new(Entry { pid, pipe: WakePipe::open()? }));
         // A pipe that this one replaces is leaked, because another thread or the signal handler may use it.
@@ -193,6 +203,15 @@ mod tests {
         gate.close();
         gate.wait(borrow(&listener)).expect("no wait");
         assert!(gate.is_closed() && !gate.is_stop_requested() && !gate.is_drain_over());
+    }
+
+    /// This is the state in a process that was forked while another thread created the pipe.
+    #[test]
+    fn a_wait_ends_although_the_pipe_is_being_made() {
+        let gate = Gate::new();
+        let _making = gate.making.lock().expect("a lock");
+        gate.wait(borrow(&listener())).expect("a short wait");
+        assert!(gate.entry().is_none());
     }
 
     #[test]
