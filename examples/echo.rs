@@ -146,8 +146,8 @@ mod unix {
         }
 
         /// Stops accepting. Clients that wait in the listener's queue are left to the other workers and to the
-        /// replacement. If the service stops, clients are refused when the last worker has closed its descriptors of the
-        /// socket.
+        /// replacement. If the service stops, clients are refused when the last worker has closed its descriptors of
+        /// the socket.
         fn stop_accepting(&mut self, worker: &Worker) -> io::Result<()> {
             self.ready.remove(&LISTENER);
             self.is_refused = false;

@@ -161,8 +161,8 @@ impl Listener for UntilStop {
                 accepted = Listener::accept(listener) => return accepted,
             }
         }
-        // If the service stops, clients are refused when the last worker has closed its descriptors of the socket: these
-        // two.
+        // If the service stops, clients are refused when the last worker has closed its descriptors of the socket:
+        // these two.
         self.listener = None;
         self.worker.stop_listening();
         pending().await

@@ -20,9 +20,9 @@ pub enum Event {
         /// was 0, the address contains the port that the system has chosen.
         address: String,
     },
-    /// A listener has been shut down by shutdown(2), most likely in a worker: all workers share its socket. So no worker
-    /// could accept connections from it. The parent finds this before it starts a worker, except before the initial
-    /// starts. Linux only.
+    /// A listener has been shut down by shutdown(2), most likely in a worker: all workers share its socket. So no
+    /// worker could accept connections from it. The parent finds this before it starts a worker, except before the
+    /// initial starts. Linux only.
     ListenerShutDown {
         /// The position of the listener, as in [`Event::Listening`].
         listener: usize,
@@ -136,10 +136,10 @@ pub enum Event {
         /// The process.
         process: Process,
     },
-    /// A process did not exit within 10 s after SIGKILL, so the parent abandons it. Such a process is blocked inside the
-    /// kernel, for example by a network file system that does not respond. [`Event::Exited`] follows, with
-    /// [`Exit::Stale`], although the process still exists. Another process takes its place, and a stop does not wait for
-    /// it. But a worker with two abandoned processes gets no further process until one of them has exited.
+    /// A process did not exit within 10 s after SIGKILL, so the parent abandons it. Such a process is blocked inside
+    /// the kernel, for example by a network file system that does not respond. [`Event::Exited`] follows, with
+    /// [`Exit::Stale`], although the process still exists. Another process takes its place, and a stop does not wait
+    /// for it. But a worker with two abandoned processes gets no further process until one of them has exited.
     KillTimedOut {
         /// The process.
         process: Process,

@@ -17,8 +17,8 @@ pub enum Exit {
     /// counts as abnormal. Unix only.
     Unknown,
     /// The parent abandoned a worker thread that did not return in time, was not ready in time, or sent no heartbeat in
-    /// time. The thread may still run. Or the parent abandoned a process that did not exit within 10 s after SIGKILL. This
-    /// exit counts as abnormal.
+    /// time. The thread may still run. Or the parent abandoned a process that did not exit within 10 s after SIGKILL.
+    /// This exit counts as abnormal.
     Stale,
 }
 

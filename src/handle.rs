@@ -53,16 +53,15 @@ impl Handle {
     /// ids. With [its own socket](crate::ListenConfig::per_worker), a removed worker first serves the connections that
     /// wait there, as after SIGTTOU. The parent reports [`Event::Scaled`](crate::Event::Scaled).
     ///
-    /// The parent limits the number to at least 1, and at most
-    /// [`max_workers`](crate::Prefork::max_workers) and the number of processes that the system allows. Of several calls,
-    /// the last one counts.
+    /// The parent limits the number to at least 1, and at most [`max_workers`](crate::Prefork::max_workers) and the
+    /// number of processes that the system allows. Of several calls, the last one counts.
     pub fn scale(&self, workers: usize) {
         self.inbox.add(Request::Scale(workers));
     }
 
     /// Requests the replacement of the process of worker `id`. The parent starts the new process first, and requests a
-    /// stop of the old process when the new one is ready. The replacement does not count as a restart. The parent reports
-    /// [`Event::Recycling`](crate::Event::Recycling).
+    /// stop of the old process when the new one is ready. The replacement does not count as a restart. The parent
+    /// reports [`Event::Recycling`](crate::Event::Recycling).
     ///
     /// The replacement keeps to [`max_surge`](crate::Prefork::max_surge) and
     /// [`max_unavailable`](crate::Prefork::max_unavailable). So with `max_surge(0)`, the old process stops first.
@@ -77,7 +76,8 @@ impl Handle {
     }
 
     /// Requests a [rolling restart](crate#rolling-restarts), as SIGHUP to the parent does: the parent replaces the
-    /// processes of all workers, by default one worker at a time. A request during a rolling restart leads to one more rolling restart after it.
+    /// processes of all workers, by default one worker at a time. A request during a rolling restart leads to one more
+    /// rolling restart after it.
     pub fn roll(&self) {
         self.inbox.add(Request::Roll);
     }
@@ -131,7 +131,8 @@ impl Inbox {
     }
 }
 
-/// The parent's end of all handles, which takes their requests. After this value is dropped, the handles have no effect.
+/// The parent's end of all handles, which takes their requests. After this value is dropped, the handles have no
+/// effect.
 pub(crate) struct HandleReceiver(Handle);
 
 impl HandleReceiver {

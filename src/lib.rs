@@ -182,8 +182,9 @@
 //! # Lifetimes
 //!
 //! With [`Prefork::max_lifetime`], the parent replaces each process that has reached a certain age. The parent proceeds
-//! as in a [rolling restart](#rolling-restarts), and by default replaces one worker at a time. For each process, the parent chooses a random age
-//! between three quarters of the lifetime and the whole lifetime. These replacements do not count as restarts.
+//! as in a [rolling restart](#rolling-restarts), and by default replaces one worker at a time. For each process, the
+//! parent chooses a random age between three quarters of the lifetime and the whole lifetime. These replacements do not
+//! count as restarts.
 //!
 //! # Listeners
 //!
@@ -229,19 +230,18 @@
 //!   removed, the kernel sends no new connections to the worker's socket, and the parent stops the worker when the
 //!   socket's queue is empty.
 //!
-//! When the service stops, the parent closes its copies of the sockets as soon as every worker has been asked to stop. A
-//! worker closes its own copies with [`Worker::stop_listening`], or by its exit. When the last copy is closed, the system
-//! refuses new clients at once, although workers may still finish their work. Connections that are left in the queue
-//! then are reset. Two kinds of sockets stay open, so that new clients wait: a socket of which the program keeps a copy
-//! of its own in the parent, and a socket that systemd has passed. The next start of the service serves the clients of
-//! the latter.
+//! When the service stops, the parent closes its copies of the sockets as soon as every worker has been asked to stop.
+//! A worker closes its own copies with [`Worker::stop_listening`], or by its exit. When the last copy is closed, the
+//! system refuses new clients at once, although workers may still finish their work. Connections that are left in the
+//! queue then are reset. Two kinds of sockets stay open, so that new clients wait: a socket of which the program keeps
+//! a copy of its own in the parent, and a socket that systemd has passed. The next start of the service serves the
+//! clients of the latter.
 //!
-//! The parent removes the file of a Unix socket when it closes the socket. So another service can start at the same path
-//! while the workers still finish their work, and new clients find no socket there in the meantime. If there is already a socket file at the same
-//! path when the service starts, the parent replaces the file, but only if no process listens on that socket.
-//! `"unix:@name"` is an abstract name, which has no file (Linux only). If an address is in use, the start tries again for
-//! up to 3 s.
-//! `Prefork::socket_activation` (on Unix) uses sockets that systemd has opened.
+//! The parent removes the file of a Unix socket when it closes the socket. So another service can start at the same
+//! path while the workers still finish their work, and new clients find no socket there in the meantime. If there is
+//! already a socket file at the same path when the service starts, the parent replaces the file, but only if no process
+//! listens on that socket. `"unix:@name"` is an abstract name, which has no file (Linux only). If an address is in use,
+//! the start tries again for up to 3 s. `Prefork::socket_activation` (on Unix) uses sockets that systemd has opened.
 //!
 //! # Privileges
 //!
@@ -385,8 +385,8 @@
 //!   `nohup` makes a program ignore HUP. SIGCHLD is an exception: the parent does not ignore it, because wait(2) would
 //!   fail.
 //! - The kernel sends TTIN and TTOU to a background job that uses its terminal. The parent ignores such a signal, and
-//!   reacts only to a TTIN or TTOU that a process has sent. (macOS does not mark the signals of the kernel. There, while
-//!   the parent is in the background, it also ignores TTIN and TTOU from a process of its own process group.)
+//!   reacts only to a TTIN or TTOU that a process has sent. (macOS does not mark the signals of the kernel. There,
+//!   while the parent is in the background, it also ignores TTIN and TTOU from a process of its own process group.)
 //! - For the signals in this table, the program's own handlers do not run in the parent. Its handlers for other signals
 //!   run as usual. If the workers are [threads](Prefork::run_threads), the parent does not use USR1 and CHLD, so the
 //!   program's handlers for these two signals run as usual too.
@@ -412,8 +412,8 @@
 //! Other replacements that have begun continue. If the parent gets HUP during a rolling restart, it begins another
 //! rolling restart after the current one.
 //!
-//! Two settings change how the parent proceeds. They have the meanings of `maxSurge` and `maxUnavailable` in Kubernetes,
-//! and hold for all replacements together: those of rolling restarts, of [lifetimes](#lifetimes), of
+//! Two settings change how the parent proceeds. They have the meanings of `maxSurge` and `maxUnavailable` in
+//! Kubernetes, and hold for all replacements together: those of rolling restarts, of [lifetimes](#lifetimes), of
 //! [`Worker::retire`] and of [`Handle::replace`].
 //!
 //! | [`max_surge`](Prefork::max_surge) | [`max_unavailable`](Prefork::max_unavailable) | effect |
@@ -424,8 +424,8 @@
 //! | 0 | `u` | The same, with up to `u` workers at a time. |
 //! | `s` | `u` | Up to `s + u` workers at a time. For `s` of them the new process starts first, for `u` of them the old process exits first. |
 //!
-//! Where the old process exits first, there is no old process to go back to. If the new process fails, the parent aborts
-//! the rolling restart and restarts the worker as after any other failure.
+//! Where the old process exits first, there is no old process to go back to. If the new process fails, the parent
+//! aborts the rolling restart and restarts the worker as after any other failure.
 //!
 //! A replacement runs the same version of the program as the parent. To run a new version, stop the service and start
 //! it again.
@@ -499,8 +499,8 @@
 //! - The events have the default permissions of the system: programs of the same user and of administrators may open
 //!   them.
 //! - If an event with one of these names already exists when the parent creates its events, the call returns an error.
-//!   Another user can create such an event for a pid that it guesses. This prevents the start, but gives no control over
-//!   the service.
+//!   Another user can create such an event for a pid that it guesses. This prevents the start, but gives no control
+//!   over the service.
 //! - After the service has ended, the process keeps its five events for its next service. Requests that arrive between
 //!   the two services have no effect.
 //!

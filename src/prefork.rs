@@ -137,10 +137,11 @@ pub enum Backend {
     /// same file. A process that the worker has forked is not recognized if it executes another file, for example a
     /// newer version of the program. Programs that the worker starts before the call inherit the mark, which affects
     /// only this program. If such a program runs on for a long time and should later start this service anew, it must
-    /// remove the mark first (`ulimit -S -x unlimited` on Linux). The mark cannot be set if the hard limit is not unlimited, or on other systems
-    /// than Linux if the soft limit is not unlimited. Then, and on Windows, only the variable `TASKFORK_WORKER` shows
-    /// that the program was started by a worker before the call. So a program that executes itself again without this
-    /// variable becomes a parent there. It also becomes one on every system if it resets the limit before that.
+    /// remove the mark first (`ulimit -S -x unlimited` on Linux). The mark cannot be set if the hard limit is not
+    /// unlimited, or on other systems than Linux if the soft limit is not unlimited. Then, and on Windows, only the
+    /// variable `TASKFORK_WORKER` shows that the program was started by a worker before the call. So a program that
+    /// executes itself again without this variable becomes a parent there. It also becomes one on every system if it
+    /// resets the limit before that.
     ///
     /// **Inherited descriptors** are close-on-exec before `main` begins. So programs that the worker starts before the
     /// call do not inherit them. If another thread of the parent starts a program while the parent starts a worker,
@@ -307,7 +308,8 @@ impl Prefork {
     ///
     /// The status must be between 1 and 255 on Unix. On Windows it can be any number except 0. A replacement that exits
     /// with a fatal status before it is ready does not stop the service as long as its old process serves: the old
-    /// process goes on. With [`max_surge(0)`](Prefork::max_surge) the old process has exited before, so the service stops.
+    /// process goes on. With [`max_surge(0)`](Prefork::max_surge) the old process has exited before, so the service
+    /// stops.
     pub fn fatal_exit_code(mut self, code: i32) -> Prefork {
         self.config.fatal_exit_codes.push(code);
         self
@@ -324,8 +326,8 @@ impl Prefork {
     /// [`abort_timeout`](Prefork::abort_timeout), for the [`ready_timeout`](Prefork::ready_timeout), and for the time
     /// that a removed worker has to serve its own queue. A second stop request kills at once nevertheless.
     ///
-    /// If the parent itself is killed, a worker that has enabled the [graceful stop](crate::Worker#stopping) has the same
-    /// time to exit, from the death of the parent on. On Windows it has no time.
+    /// If the parent itself is killed, a worker that has enabled the [graceful stop](crate::Worker#stopping) has the
+    /// same time to exit, from the death of the parent on. On Windows it has no time.
     ///
     /// A process that does not exit within 10 s after SIGKILL is blocked inside the kernel. The parent then
     /// [abandons](crate::Event::KillTimedOut) the process, so the stop does not wait for it any longer.
@@ -361,7 +363,8 @@ impl Prefork {
     /// The parent checks the heartbeats of all workers once per timeout. So it finds a hung worker between one and
     /// about two timeouts after the worker's last heartbeat. The parent then sends SIGABRT to the hung worker, so that
     /// the worker can write a core dump or stop in a debugger. After the [`abort_timeout`](Prefork::abort_timeout) the
-    /// parent sends SIGKILL, which also kills a stopped process. Then the parent restarts the worker, except with [`RestartPolicy::Never`].
+    /// parent sends SIGKILL, which also kills a stopped process. Then the parent restarts the worker, except with
+    /// [`RestartPolicy::Never`].
     ///
     /// A worker that sends no heartbeat does not always hang:
     ///
@@ -384,8 +387,8 @@ impl Prefork {
     ///
     /// On Linux the parent does not cut off a core dump. While the kernel writes one, the parent delays SIGKILL, by at
     /// most a minute, whether the deadline is this one or the [`graceful_timeout`](Prefork::graceful_timeout). A second
-    /// stop request kills at once. On other systems, choose a time in which the system can write the whole core dump. For
-    /// worker threads this setting has no effect, because the parent abandons a hung thread at once.
+    /// stop request kills at once. On other systems, choose a time in which the system can write the whole core dump.
+    /// For worker threads this setting has no effect, because the parent abandons a hung thread at once.
     pub fn abort_timeout(mut self, timeout: Duration) -> Prefork {
         self.config.abort_timeout = timeout;
         self
@@ -403,8 +406,8 @@ impl Prefork {
     ///
     /// `0` means that **a worker never has two processes**: no process starts before the exit of the earlier process of
     /// its worker. This suits workers that own something exclusive by their id, such as a port, a file lock or a job.
-    /// With `0`, [`max_unavailable`](Prefork::max_unavailable) must be at least 1. There are two exceptions, because the
-    /// parent cannot end such a process or thread: a process that still exists 10 s after SIGKILL
+    /// With `0`, [`max_unavailable`](Prefork::max_unavailable) must be at least 1. There are two exceptions, because
+    /// the parent cannot end such a process or thread: a process that still exists 10 s after SIGKILL
     /// ([`Event::KillTimedOut`]), and a worker thread that does not return ([`Event::Stale`]).
     pub fn max_surge(mut self, max: usize) -> Prefork {
         self.config.max_surge = max;
@@ -414,12 +417,12 @@ impl Prefork {
     /// Sets how many workers may have no ready process while the parent replaces processes. The setting has the meaning
     /// that `maxUnavailable` has in Kubernetes. Default: 0.
     ///
-    /// If [`max_surge`](Prefork::max_surge) allows no further new process, the parent asks an old process to stop first,
-    /// and starts the new process after the exit of the old one. The next such worker follows once the new process is
-    /// ready. Connections at the worker's [own socket](ListenConfig::per_worker) wait for the new process. The parent
-    /// begins with a further worker only while fewer than `max` workers have no ready process. Workers count that have
-    /// none for another reason, such as a restart. So at least [`workers`](Prefork::workers) less `max` workers stay
-    /// ready, unless some of them fail.
+    /// If [`max_surge`](Prefork::max_surge) allows no further new process, the parent asks an old process to stop
+    /// first, and starts the new process after the exit of the old one. The next such worker follows once the new
+    /// process is ready. Connections at the worker's [own socket](ListenConfig::per_worker) wait for the new process.
+    /// The parent begins with a further worker only while fewer than `max` workers have no ready process. Workers count
+    /// that have none for another reason, such as a restart. So at least [`workers`](Prefork::workers) less `max`
+    /// workers stay ready, unless some of them fail.
     ///
     /// With both settings above 0, up to `max_surge + max_unavailable` workers are replaced at the same time, and
     /// `max_surge` is used first.
@@ -456,9 +459,9 @@ impl Prefork {
     /// [`Event::Listening`] reports it. While a worker is restarted, new connections wait in the socket's queue. Only
     /// connections that the worker had already accepted are lost.
     ///
-    /// If the address is in use, the parent logs a warning and tries again for up to 3 s. The reason is that the workers
-    /// of a killed parent keep the address in use for as long as they drain. The parent handles no signals meanwhile, so
-    /// SIGTERM has the effect that the program has chosen: by default, it ends the program.
+    /// If the address is in use, the parent logs a warning and tries again for up to 3 s. The reason is that the
+    /// workers of a killed parent keep the address in use for as long as they drain. The parent handles no signals
+    /// meanwhile, so SIGTERM has the effect that the program has chosen: by default, it ends the program.
     ///
     /// All workers share a socket, so no worker may call shutdown(2) on it. On Linux, the parent finds this when it
     /// starts a worker, and reports [`Event::ListenerShutDown`].
@@ -526,10 +529,10 @@ impl Prefork {
     /// have the same user.
     ///
     /// The parent keeps its own user. So it can still bind port 80 for the workers, and can stop and replace the
-    /// workers as usual. A change of the user requires that the parent runs as root. On Linux, the capabilities `CAP_SETUID`,
-    /// `CAP_SETGID` and `CAP_KILL` suffice, and root needs them too. The parent requires `CAP_KILL` because it sends
-    /// signals to workers of another user. Without these rights, the parent accepts only its own user and group, and
-    /// the workers keep the parent's supplementary groups.
+    /// workers as usual. A change of the user requires that the parent runs as root. On Linux, the capabilities
+    /// `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL` suffice, and root needs them too. The parent requires `CAP_KILL`
+    /// because it sends signals to workers of another user. Without these rights, the parent accepts only its own user
+    /// and group, and the workers keep the parent's supplementary groups.
     ///
     /// **Names.** `name` is the name of a user or, if no user has that name, a user id. A worker gets that user's
     /// group, or the group that [`group`](Prefork::group) sets. It also gets the user's supplementary groups, and does
@@ -573,9 +576,9 @@ impl Prefork {
     ///
     /// **What does not change.** The workers still get SIGTERM when the parent ends. They keep the environment
     /// (including `HOME`), the working directory, the resource limits, the securebits and all open descriptors. In a
-    /// spawned worker, a thread that the program has started before the call keeps the parent's session keyring, because
-    /// Linux can replace it only for the calling thread. The worker logs a warning in this case. To avoid it, start
-    /// threads after the call.
+    /// spawned worker, a thread that the program has started before the call keeps the parent's session keyring,
+    /// because Linux can replace it only for the calling thread. The worker logs a warning in this case. To avoid it,
+    /// start threads after the call.
     ///
     /// **Files and core dumps.** A worker opens files as the new user, for example when it reopens a log. By default,
     /// Linux writes no core dump of a process that has changed its user, even if the process [is
@@ -583,9 +586,9 @@ impl Prefork {
     /// prctl(2) with `PR_SET_DUMPABLE` allows them for the worker that makes this call.
     ///
     /// With [`Backend::Spawn`], a worker runs the code before the call of [`start`](Prefork::start) or
-    /// [`run`](Prefork::run) as root. On Linux the call must be made in the main thread, in the parent and in the worker.
-    /// Otherwise it returns an error, because the change of user would clear the setting by which the worker gets
-    /// SIGTERM when its parent ends (`PR_SET_PDEATHSIG` of the main thread, prctl(2)).
+    /// [`run`](Prefork::run) as root. On Linux the call must be made in the main thread, in the parent and in the
+    /// worker. Otherwise it returns an error, because the change of user would clear the setting by which the worker
+    /// gets SIGTERM when its parent ends (`PR_SET_PDEATHSIG` of the main thread, prctl(2)).
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Prefork {
         self.setup.user = Some(name.into());
@@ -695,9 +698,9 @@ impl Prefork {
     /// dispositions and the open descriptors are then the same as before the call. The errors are:
     ///
     /// - A setting is invalid. [`Error::setting`] names the setting. For example, a time is less than a millisecond or
-    ///   more than a year, `max_workers` is less than `workers`, `max_surge` and `max_unavailable` are both 0, the first
-    ///   restart delay is longer than the longest delay, there is a `restart_window` without `max_restarts`, a fatal exit
-    ///   status is 0 or cannot occur on this system, or the system does not support the backend.
+    ///   more than a year, `max_workers` is less than `workers`, `max_surge` and `max_unavailable` are both 0, the
+    ///   first restart delay is longer than the longest delay, there is a `restart_window` without `max_restarts`, a
+    ///   fatal exit status is 0 or cannot occur on this system, or the system does not support the backend.
     /// - The [user](Prefork::user) or the [group](Prefork::group) does not exist, or the change to it requires root, or
     ///   the system cannot [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
     /// - A [listener](Prefork::listen) cannot be opened. The text of the error names the listener's address. If the
@@ -774,8 +777,8 @@ impl Prefork {
     ///   ends: by a call of [`exit`](std::process::exit), an abort or a stack overflow. With `panic = "abort"`, a panic
     ///   ends the process too.
     /// - **Stop requests.** A stop request does not interrupt a thread. The thread must check for the request by
-    ///   [`Worker::stop_requested`], [`Worker::wait_for_stop`], [`Worker::stopped`] or `Worker::stop_fd` (on Unix). Each
-    ///   thread must use its own [`Worker`] for this.
+    ///   [`Worker::stop_requested`], [`Worker::wait_for_stop`], [`Worker::stopped`] or `Worker::stop_fd` (on Unix).
+    ///   Each thread must use its own [`Worker`] for this.
     /// - **Stale threads.** A thread cannot be killed. In all cases in which the parent would kill a process, it
     ///   abandons a thread instead and reports [`Event::Stale`]. The cases are: the thread does not return within the
     ///   [`graceful_timeout`](Prefork::graceful_timeout), sends no [heartbeat](Prefork::heartbeat_timeout), is not

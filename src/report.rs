@@ -86,7 +86,8 @@ impl Report {
     }
 
     /// Returns whether the service ended normally. This is `true` if all workers exited by themselves with status 0. It
-    /// is also `true` if a signal, the program or a worker requested the stop, even if the parent then had to kill workers.
+    /// is also `true` if a signal, the program or a worker requested the stop, even if the parent then had to kill
+    /// workers.
     pub fn is_success(&self) -> bool {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
@@ -107,8 +108,8 @@ impl Report {
     }
 
     /// Returns the worker threads that still ran when the service ended. The parent abandons a thread that hangs or
-    /// does not return in time after a stop request. An abandoned thread runs until it returns or the process ends.
-    /// The list also contains the processes that the parent abandoned because they did not exit within 10 s after SIGKILL.
+    /// does not return in time after a stop request. An abandoned thread runs until it returns or the process ends. The
+    /// list also contains the processes that the parent abandoned because they did not exit within 10 s after SIGKILL.
     pub fn stale(&self) -> &[Process] {
         &self.stale
     }

@@ -206,8 +206,8 @@ impl Scoreboard {
         messages
     }
 
-    /// Returns whether this process has reached its call. A forked worker and a worker thread are started in the call, so
-    /// they have always reached it. Read this before the slot is [released](Scoreboard::release).
+    /// Returns whether this process has reached its call. A forked worker and a worker thread are started in the call,
+    /// so they have always reached it. Read this before the slot is [released](Scoreboard::release).
     pub fn has_reached(&self, process: Process) -> bool {
         if self.kind != WorkerKind::Spawn {
             return true;
@@ -300,8 +300,8 @@ impl StatusWriter {
         self.segment[self.slot][REACHED].store(1, Ordering::Release);
     }
 
-    /// Records that this process has got a stop request that neither the parent nor the terminal made. Does nothing in a
-    /// process that the worker has forked, because its stop request does not concern the worker.
+    /// Records that this process has got a stop request that neither the parent nor the terminal made. Does nothing in
+    /// a process that the worker has forked, because its stop request does not concern the worker.
     ///
     /// A signal handler may call this method: it only calls getpid(2) and stores one word. It does not wake the parent,
     /// because the parent reads the word after the process has exited.
@@ -354,8 +354,8 @@ fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
     if kind == WorkerKind::Spawn { Shared::for_programs(slots) } else { Shared::new(slots) }
 }
 
-/// Returns whether the word has this token, and clears the word if so. Also clears a higher value, which no heartbeat of
-/// this process could replace. Such a value comes from a worker that writes to wrong memory.
+/// Returns whether the word has this token, and clears the word if so. Also clears a higher value, which no heartbeat
+/// of this process could replace. Such a value comes from a worker that writes to wrong memory.
 fn take_token(word: &AtomicU32, token: u32) -> bool {
     let value = word.load(Ordering::Relaxed);
     value >= token && word.compare_exchange(value, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() && value == token

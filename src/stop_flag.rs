@@ -49,8 +49,8 @@ struct Pipe {
 }
 
 impl StopFlag {
-    /// Requests the stop, and wakes all threads that wait for the request. Further calls have no effect. The waker thread
-    /// then wakes the tasks that wait for the request.
+    /// Requests the stop, and wakes all threads that wait for the request. Further calls have no effect. The waker
+    /// thread then wakes the tasks that wait for the request.
     pub fn make(&self) {
         let changes = self.lock();
         if !self.is_made.swap(true, Ordering::Release) {

@@ -22,13 +22,13 @@ use crate::waker_thread;
 /// The future works in every async runtime, and without a runtime. It needs neither a reactor nor a timer of the
 /// runtime, because a small thread of this crate wakes the tasks.
 ///
-/// - The future does not borrow the [`Worker`](crate::Worker). It may outlive the handle, and it may be moved to another
-///   task or thread.
+/// - The future does not borrow the [`Worker`](crate::Worker). It may outlive the handle, and it may be moved to
+///   another task or thread.
 /// - A clone is a future of its own: each clone completes when the stop is requested.
 /// - After completion, the future may be polled again. It is then ready at once. So `&mut stopped` works in a loop with
 ///   `select!`.
-/// - A future that is dropped before its completion leaves nothing behind. So a loop may also create a new future in each
-///   round.
+/// - A future that is dropped before its completion leaves nothing behind. So a loop may also create a new future in
+///   each round.
 ///
 /// # The thread
 ///
@@ -36,9 +36,10 @@ use crate::waker_thread;
 /// futures of the process use the same thread. The thread ends after it has woken all tasks. A call of
 /// [`Worker::stopped`](crate::Worker::stopped) without a poll starts no thread.
 ///
-/// If the system refuses the thread, the crate logs a warning. Until the thread can be started, the future waits for 1 ms
-/// in each poll and then wakes its own task, so that it still completes. On Unix, the thread also needs two descriptors.
-/// If the system refuses the descriptors, the crate logs a warning, and the thread checks for a stop request every 10 ms.
+/// If the system refuses the thread, the crate logs a warning. Until the thread can be started, the future waits for 1
+/// ms in each poll and then wakes its own task, so that it still completes. On Unix, the thread also needs two
+/// descriptors. If the system refuses the descriptors, the crate logs a warning, and the thread checks for a stop
+/// request every 10 ms.
 ///
 /// The thread ignores a panic of a [`Waker`](std::task::Waker), and wakes the other tasks.
 ///

@@ -1,8 +1,8 @@
 //! The thread that wakes the tasks which wait for a stop request. A process has at most one such thread.
 //!
-//! In a worker process, the thread waits for the request of this process. In a process with worker threads, it waits for
-//! the requests of all worker threads. The parent requests their stop, and must not wake the tasks itself, because a
-//! waker is code of the program that may block or panic.
+//! In a worker process, the thread waits for the request of this process. In a process with worker threads, it waits
+//! for the requests of all worker threads. The parent requests their stop, and must not wake the tasks itself, because
+//! a waker is code of the program that may block or panic.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};

@@ -77,13 +77,14 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// [worker thread](crate::Prefork::run_threads).
 ///
 /// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready),
-/// [`retire`](Worker::retire) and [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of the worker. But a call of
-/// [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker, until the worker ends.
+/// [`retire`](Worker::retire) and [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of
+/// the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker,
+/// until the worker ends.
 ///
 /// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
 /// sends SIGCHLD to the parent instead. The system refuses this signal if the worker runs as another
-/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready),
-/// [`retire`](Worker::retire) or [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example at the next timeout. The crate
+/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready), [`retire`](Worker::retire)
+/// or [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example at the next timeout. The crate
 /// never writes to a file that the worker has opened under the number of a closed descriptor.
 ///
 /// # Stopping
@@ -104,10 +105,10 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// worker. So a worker that must always finish its work should call `enable_graceful_stop` before it does anything
 /// else.
 ///
-/// If the parent ends without stopping its workers, for example by SIGKILL, each worker gets a stop request. A worker that
-/// does not exit within the [`graceful_timeout`](crate::Prefork::graceful_timeout) then kills itself by SIGKILL, even if
-/// all of its threads hang. On Linux and FreeBSD, the first call creates a timer (timer_create(2)) for this. If the
-/// system refuses the timer, the worker logs a warning and ignores the error. See the
+/// If the parent ends without stopping its workers, for example by SIGKILL, each worker gets a stop request. A worker
+/// that does not exit within the [`graceful_timeout`](crate::Prefork::graceful_timeout) then kills itself by SIGKILL,
+/// even if all of its threads hang. On Linux and FreeBSD, the first call creates a timer (timer_create(2)) for this. If
+/// the system refuses the timer, the worker logs a warning and ignores the error. See the
 /// [limitations](crate#limitations). On Windows, the system ends all workers at once when the parent ends.
 ///
 /// - If a stop request comes neither from the parent nor from a terminal, as with `kill PID`, the parent [replaces the
@@ -174,14 +175,14 @@ impl Worker {
     /// [`workers`](crate::Prefork::workers). A worker that is added later may have a higher id. Every id is less than
     /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
     ///
-    /// **Two processes have the same id while a process is replaced**, as in a rolling restart: the old process finishes
-    /// its work while the new one already works. So the id is no lock. If only one process may use what belongs to an id,
-    /// for example a port, a file or the unfinished jobs, there are two remedies:
+    /// **Two processes have the same id while a process is replaced**, as in a rolling restart: the old process
+    /// finishes its work while the new one already works. So the id is no lock. If only one process may use what
+    /// belongs to an id, for example a port, a file or the unfinished jobs, there are two remedies:
     ///
     /// - With [`max_surge(0)`](crate::Prefork::max_surge) and [`max_unavailable(1)`](crate::Prefork::max_unavailable),
     ///   the parent starts the new process only after the old one has exited.
-    /// - With a lock on a file whose name contains the id, the new process waits until the old one has exited. This also
-    ///   covers the workers of an earlier parent that was killed.
+    /// - With a lock on a file whose name contains the id, the new process waits until the old one has exited. This
+    ///   also covers the workers of an earlier parent that was killed.
     ///
     /// [`generation`](Worker::generation) distinguishes the processes of an id. See [the guide for
     /// job workers](crate::guide::jobs#two-processes-with-the-same-id).
@@ -220,8 +221,8 @@ impl Worker {
     /// [`Prefork::listen`](crate::Prefork::listen), 1 for the second.
     ///
     /// The clone is another descriptor for the same socket, which all workers share. It is
-    /// [non-blocking](Listener#the-socket-is-non-blocking), so mio and tokio can use it as it is. A program that wants to
-    /// wait for connections without them calls [`Listener::accept`] instead.
+    /// [non-blocking](Listener#the-socket-is-non-blocking), so mio and tokio can use it as it is. A program that wants
+    /// to wait for connections without them calls [`Listener::accept`] instead.
     ///
     /// # Errors
     ///
@@ -287,31 +288,31 @@ impl Worker {
     /// Closes this worker's copies of all [`listeners`](Worker::listeners). Call it when the worker begins to stop and
     /// has taken the last connection. After a success, further calls have no effect.
     ///
-    /// The parent closes its own copies as soon as it has requested the stop of every worker of the service. So when the
-    /// last worker has called this method or has exited, the system refuses new clients at once. Without this call, new
-    /// clients would wait in the queue while the workers finish their work, and would be reset at the end. While other
-    /// workers listen, as in a rolling restart, new clients get to them. Connections in the queue wait for them too. If
-    /// other threads of the worker wait in [`Listener::accept`], join them first: they return the connections that wait
-    /// already, and then end.
+    /// The parent closes its own copies as soon as it has requested the stop of every worker of the service. So when
+    /// the last worker has called this method or has exited, the system refuses new clients at once. Without this call,
+    /// new clients would wait in the queue while the workers finish their work, and would be reset at the end. While
+    /// other workers listen, as in a rolling restart, new clients get to them. Connections in the queue wait for them
+    /// too. If other threads of the worker wait in [`Listener::accept`], join them first: they return the connections
+    /// that wait already, and then end.
     ///
     /// After the call:
     ///
-    /// - Calls of [`Listener::accept`] and [`Listener::recv_from`] that wait in other threads return an error, and so do
-    ///   later calls.
+    /// - Calls of [`Listener::accept`] and [`Listener::recv_from`] that wait in other threads return an error, and so
+    ///   do later calls.
     /// - [`tcp`](Worker::tcp), [`udp`](Worker::udp) and `unix` return `NotConnected`.
-    /// - [`listeners`](Worker::listeners) still returns the listeners. On Unix, a socket that is not bound is behind each
-    ///   of their descriptors, so a call on it fails.
+    /// - [`listeners`](Worker::listeners) still returns the listeners. On Unix, a socket that is not bound is behind
+    ///   each of their descriptors, so a call on it fails.
     ///
     /// This method does not close the clones that [`tcp`](Worker::tcp), [`udp`](Worker::udp) and `unix` have returned,
     /// or `try_clone`. The program has to drop them. (`axum::serve` drops its listener when its graceful shutdown
-    /// begins.) Remove a listener from an epoll(7) instance before this call: otherwise the instance continues to report
-    /// it while another process has it open.
+    /// begins.) Remove a listener from an epoll(7) instance before this call: otherwise the instance continues to
+    /// report it while another process has it open.
     ///
     /// [Worker threads](crate::Prefork::run_threads) share one descriptor for each socket. There the call affects only
     /// this worker's listeners, and the last worker that stops listening closes the descriptor.
     ///
-    /// On Windows, the sockets stay open until the worker exits, because Windows cannot replace a socket behind its handle.
-    /// There new clients wait until then.
+    /// On Windows, the sockets stay open until the worker exits, because Windows cannot replace a socket behind its
+    /// handle. There new clients wait until then.
     ///
     /// If the system has no descriptor for the replacement of the sockets, the sockets stay open until a further call
     /// succeeds or the worker exits, and the call logs a warning. Calls of `Listener::accept` end nevertheless.
@@ -365,27 +366,27 @@ impl Worker {
         }
     }
 
-    /// Requests a replacement of this worker's process, and wakes the parent. The parent starts the new process first. When
-    /// the new process is ready, this process gets a stop request, as in a [rolling
+    /// Requests a replacement of this worker's process, and wakes the parent. The parent starts the new process first.
+    /// When the new process is ready, this process gets a stop request, as in a [rolling
     /// restart](crate#rolling-restarts). Until then, this process should go on with its work. Further calls have no
     /// effect. The replacement does not count as a restart.
     ///
     /// Use this method if the process should not run much longer, for example because it has used too much memory or
     /// has processed a certain number of jobs.
     ///
-    /// - The parent postpones the replacement if the process is not ready yet, or has lived for less than a second. So a
-    ///   process that calls `retire` at its start does not make the parent start processes without a pause. The parent
-    ///   also postpones it if it is already replacing as many workers as
+    /// - The parent postpones the replacement if the process is not ready yet, or has lived for less than a second. So
+    ///   a process that calls `retire` at its start does not make the parent start processes without a pause. The
+    ///   parent also postpones it if it is already replacing as many workers as
     ///   [`max_surge`](crate::Prefork::max_surge) and [`max_unavailable`](crate::Prefork::max_unavailable) allow.
     /// - With `max_surge(0)`, the parent stops this process first, and starts the new one after its exit.
-    /// - If the replacement fails, this process goes on, and the parent tries again after 10 s. With `max_surge(0)` this
-    ///   process has exited by then, and the worker is restarted as after any failure.
+    /// - If the replacement fails, this process goes on, and the parent tries again after 10 s. With `max_surge(0)`
+    ///   this process has exited by then, and the worker is restarted as after any failure.
     /// - If this process exits with status 0 before its replacement has started, the worker is restarted. This restart
     ///   does not count. It waits for the [backoff](crate::Prefork::restart_backoff) if the process has lived for less
     ///   than a second.
     /// - The call has no effect if the parent already stops this process or the service.
-    /// - With [`RestartPolicy::Never`](crate::RestartPolicy::Never) the worker is replaced too. But if the process exits
-    ///   before its replacement has started, the worker has ended.
+    /// - With [`RestartPolicy::Never`](crate::RestartPolicy::Never) the worker is replaced too. But if the process
+    ///   exits before its replacement has started, the worker has ended.
     ///
     /// # Examples
     ///
@@ -438,9 +439,9 @@ impl Worker {
     /// Other signals do not end the wait. The calling thread sleeps during the wait. On Unix the wait requires two
     /// descriptors. If the system has no more descriptors, the thread wakes up every 10 ms to check for a request.
     ///
-    /// Async code uses [`stopped`](Worker::stopped) instead. Do not call `wait_for_stop(None)` in a `spawn_blocking` task:
-    /// a tokio runtime waits for such a task when the runtime is dropped. Then a worker that returns an error or panics
-    /// would not exit until its stop is requested, so the parent would not restart it.
+    /// Async code uses [`stopped`](Worker::stopped) instead. Do not call `wait_for_stop(None)` in a `spawn_blocking`
+    /// task: a tokio runtime waits for such a task when the runtime is dropped. Then a worker that returns an error or
+    /// panics would not exit until its stop is requested, so the parent would not restart it.
     pub fn wait_for_stop(&self, timeout: Option<Duration>) -> bool {
         match &self.stop {
             StopSource::Process(stop) => self.stop_request(stop).request.wait(timeout),
@@ -472,9 +473,9 @@ impl Worker {
     /// Returns a future that completes when a stop of this worker is requested. The first call enables the [graceful
     /// stop](Worker#stopping): the call itself does so, not the first poll of the future.
     ///
-    /// The future works in every async runtime. It can be cloned and moved to other tasks, and does not borrow the handle.
-    /// It completes at once if the stop has been requested already. If a runtime is dropped while the future is pending,
-    /// the runtime does not wait. See [`Stopped`] for the thread that wakes the tasks.
+    /// The future works in every async runtime. It can be cloned and moved to other tasks, and does not borrow the
+    /// handle. It completes at once if the stop has been requested already. If a runtime is dropped while the future is
+    /// pending, the runtime does not wait. See [`Stopped`] for the thread that wakes the tasks.
     ///
     /// After the request, a server drops its listener and calls [`stop_listening`](Worker::stop_listening), so that the
     /// system refuses new clients while the worker finishes its requests.

@@ -184,8 +184,8 @@ fn scale_under_load((mut daemon, _): (Daemon, BTreeSet<Worker>), times: usize) {
         daemon.kill(Signal::SIGTTOU);
         daemon.wait_for_next("Scaled to 2 workers");
         daemon.wait_for_next("has drained");
-        // This worker is removed while it starts. The next round begins after its exit, because the process may log that
-        // it serves until then. If the worker is removed early enough, it has no process.
+        // This worker is removed while it starts. The next round begins after its exit, because the process may log
+        // that it serves until then. If the worker is removed early enough, it has no process.
         daemon.kill(Signal::SIGTTIN);
         daemon.wait_for_next("Scaled to 3 workers");
         daemon.kill(Signal::SIGTTOU);

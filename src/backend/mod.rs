@@ -18,9 +18,9 @@ use crate::scoreboard::{SlotHandle, SlotLease};
 use crate::setup::WorkerSetup;
 use crate::sys::{ChildHandle, Signal, WorkerKind};
 
-/// Returns an error if the workers would be forks and this process has more than one thread. Also returns an error if the
-/// workers would be spawned and this thread must not change its user. The caller checks this before it opens the sockets
-/// of the service.
+/// Returns an error if the workers would be forks and this process has more than one thread. Also returns an error if
+/// the workers would be spawned and this thread must not change its user. The caller checks this before it opens the
+/// sockets of the service.
 pub(crate) fn check(kind: WorkerKind, setup: Option<&WorkerSetup>) -> Result<()> {
     match kind {
         #[cfg(unix)]

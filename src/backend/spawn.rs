@@ -77,8 +77,8 @@ impl Launcher for Spawn {
     }
 }
 
-/// Returns the [`Worker`] handle if a parent has started this process as a worker, and `None` if this process may become
-/// a parent. Exits if this process is a worker whose parent has exited already.
+/// Returns the [`Worker`] handle if a parent has started this process as a worker, and `None` if this process may
+/// become a parent. Exits if this process is a worker whose parent has exited already.
 ///
 /// # Errors
 /// Returns an error if this process was started as a worker but cannot become one, and in other processes that such a

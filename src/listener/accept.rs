@@ -19,11 +19,11 @@ impl Listener {
     /// # Stop requests
     ///
     /// If a stop of the worker is requested, the call ends: it returns `Interrupted`. First it returns the connections
-    /// that wait already, one in each call, but for at most 3 s. So a loop that ends at this error drains the
-    /// queue. Without the limit, a worker of a busy service would never stop. So the [graceful
-    /// timeout](crate::Prefork::graceful_timeout) should be longer than 3 s and the longest request. The worker must have enabled the [graceful
-    /// stop](crate::Worker#stopping), before the call or while the call waits: without it, the stop request kills the
-    /// worker.
+    /// that wait already, one in each call, but for at most 3 s. So a loop that ends at this error drains the queue.
+    /// Without the limit, a worker of a busy service would never stop. So the [graceful
+    /// timeout](crate::Prefork::graceful_timeout) should be longer than 3 s and the longest request. The worker must
+    /// have enabled the [graceful stop](crate::Worker#stopping), before the call or while the call waits: without it,
+    /// the stop request kills the worker.
     ///
     /// # Errors
     ///

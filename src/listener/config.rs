@@ -102,8 +102,8 @@ impl ListenConfig {
     ///
     /// While the parent opens or removes the socket, a lock file is in the same directory. Its name is `.NAME.taskfork`
     /// for a socket with the name `NAME`. So of two services that start at the same time, only one gets the path. If
-    /// the parent is killed at this moment, the lock file stays, and the next start removes it. If the lock file belongs
-    /// to another user, remove it by hand.
+    /// the parent is killed at this moment, the lock file stays, and the next start removes it. If the lock file
+    /// belongs to another user, remove it by hand.
     ///
     /// # Directories of other users
     ///

@@ -56,8 +56,8 @@ use crate::sys::{self, BorrowedSocket, CallError, Gate, OwnedSocket};
 /// another worker may then block. A call of `set_nonblocking(true)` has no effect. The parent makes the socket
 /// non-blocking again before it restarts a worker.
 ///
-/// A socket that the program passes to [`Prefork::listen`](crate::Prefork::listen) becomes non-blocking as well. So does
-/// a socket that systemd has passed, and systemd's own copy of it.
+/// A socket that the program passes to [`Prefork::listen`](crate::Prefork::listen) becomes non-blocking as well. So
+/// does a socket that systemd has passed, and systemd's own copy of it.
 ///
 /// On Windows, each process has its own mode for a socket that all processes share. There, too, the socket is
 /// non-blocking in each worker.

@@ -45,8 +45,8 @@ pub(crate) struct SocketFile {
     pid: u32,
 }
 
-/// A connection to a socket that its parent has left behind: the process that called listen(2) has ended, but others have
-/// copies of the socket. They may be workers that drain, and accept no more connections.
+/// A connection to a socket that its parent has left behind: the process that called listen(2) has ended, but others
+/// have copies of the socket. They may be workers that drain, and accept no more connections.
 #[derive(Debug)]
 pub(super) struct Probe {
     client: Socket,
@@ -62,8 +62,9 @@ struct Place {
 
 /// Opens a listening socket at `path`. No other user can connect before the file has its mode and owner.
 ///
-/// Fails with `AddrInUse` if a process listens at the path, or if another process opens a socket there right now. In the
-/// last attempt, replaces a socket whose parent has ended, if no process has accepted a connection since the first one.
+/// Fails with `AddrInUse` if a process listens at the path, or if another process opens a socket there right now. In
+/// the last attempt, replaces a socket whose parent has ended, if no process has accepted a connection since the first
+/// one.
 pub(super) fn listen(
     path: &Path,
     mode: u32,

@@ -30,8 +30,8 @@ use crate::sys;
 ///
 /// # Why per-worker sockets stay open
 ///
-/// The parent keeps each per-worker socket open until it stops the service, even if the number of workers is reduced. There
-/// are two reasons:
+/// The parent keeps each per-worker socket open until it stops the service, even if the number of workers is reduced.
+/// There are two reasons:
 ///
 /// - The kernel numbers the sockets of a group in the order in which they joined it. When a socket is closed, the last
 ///   socket of the group moves to the index of the closed socket (socket(7)). The indexes would then no longer be the

@@ -55,8 +55,8 @@ impl Backoff {
         self.next(delays, rng)
     }
 
-    /// Returns the delay before the next start, after a process has exited without a failure and has lived for `uptime`.
-    /// The delay after a short life keeps a worker that always exits at once from using a whole CPU.
+    /// Returns the delay before the next start, after a process has exited without a failure and has lived for
+    /// `uptime`. The delay after a short life keeps a worker that always exits at once from using a whole CPU.
     pub fn after_normal_exit(&mut self, uptime: Duration, delays: Delays, rng: &mut SmallRng) -> Duration {
         self.note_uptime(uptime);
         self.forget_failures();

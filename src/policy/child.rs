@@ -145,9 +145,9 @@ impl Child {
         self.suspect = false;
     }
 
-    /// Aborts the process if it is ready or on probation and has sent no heartbeat for the heartbeat timeout. `doubtful` means that
-    /// the parent itself may have been stopped or starved. In this case the first check without a heartbeat only marks
-    /// the process, and the second such check aborts it.
+    /// Aborts the process if it is ready or on probation and has sent no heartbeat for the heartbeat timeout.
+    /// `doubtful` means that the parent itself may have been stopped or starved. In this case the first check without a
+    /// heartbeat only marks the process, and the second such check aborts it.
     pub fn check_beat(&mut self, now: Instant, config: &Config, doubtful: bool, actions: &mut ActionQueue) {
         let Some(timeout) = config.heartbeat_timeout else { return };
         if !matches!(self.phase, Phase::Ready | Phase::Probation { .. }) || now < self.last_beat + timeout {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// A parent that is late by this much was paused or starved, however long the timeout is. The parent does not notice every
-/// pause otherwise: if all processes are stopped, the SIGCHLD of a stopped worker can wake the parent before its own stop.
+/// A parent that is late by this much was paused or starved, however long the timeout is. The parent does not notice
+/// every pause otherwise: if all processes are stopped, the SIGCHLD of a stopped worker can wake the parent before its
+/// own stop.
 const STARVED: Duration = Duration::from_millis(100);
 
 /// The end of the time that a process has for something.

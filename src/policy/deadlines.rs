@@ -104,8 +104,8 @@ mod tests {
     use super::super::tests::{config, some_time};
     use super::*;
 
-    /// Returns the number of entries of a heap for 100 slots, after so many entries were added and the earliest time was
-    /// taken.
+    /// Returns the number of entries of a heap for 100 slots, after so many entries were added and the earliest time
+    /// was taken.
     fn entries_left(added: usize) -> usize {
         let now = some_time();
         let slots: Vec<Slot> = (0..100).map(|id| Slot::added(id, now, &config(1))).collect();

@@ -10,8 +10,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// The time at which a process gets SIGKILL. The supervisor may delay it while the kernel is writing a core dump of the
-/// process, because SIGKILL would cut the core dump off. The total delay is limited, because a program that receives the
-/// core dump through a pipe may hang.
+/// process, because SIGKILL would cut the core dump off. The total delay is limited, because a program that receives
+/// the core dump through a pipe may hang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KillDeadline {
     deadline: Deadline,

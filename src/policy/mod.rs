@@ -104,8 +104,9 @@ pub enum RestartPolicy {
     /// once if the process lived for at least a second, and otherwise after the
     /// [backoff](crate::Prefork::restart_backoff).
     Always,
-    /// No exit leads to a restart, not even one after a stop request from another process. The other workers continue. After all workers have exited,
-    /// [`Report::is_success`](crate::Report::is_success) returns whether all of them exited normally.
+    /// No exit leads to a restart, not even one after a stop request from another process. The other workers continue.
+    /// After all workers have exited, [`Report::is_success`](crate::Report::is_success) returns whether all of them
+    /// exited normally.
     Never,
 }
 
@@ -226,8 +227,8 @@ impl Policy {
         slot.processes().any(|known| known == process) && !slot.unkilled_processes().any(|known| known == process)
     }
 
-    /// Returns the processes that get SIGKILL at the next call of [`Policy::handle_timeout`], unless the supervisor calls
-    /// [`Policy::handle_core_dump`] before.
+    /// Returns the processes that get SIGKILL at the next call of [`Policy::handle_timeout`], unless the supervisor
+    /// calls [`Policy::handle_core_dump`] before.
     pub fn kills_due(&self, now: Instant) -> Vec<Process> {
         self.slots.iter().flat_map(|slot| slot.kills_due(now)).collect()
     }

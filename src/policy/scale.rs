@@ -53,8 +53,8 @@ impl Policy {
         }
     }
 
-    /// Lowers `max_workers` to the number of processes that the system allows. By default `max_workers` has no limit, and
-    /// the policy would create a slot for each worker that a request asks for.
+    /// Lowers `max_workers` to the number of processes that the system allows. By default `max_workers` has no limit,
+    /// and the policy would create a slot for each worker that a request asks for.
     pub fn limit_workers(&mut self, processes: usize) {
         self.config.max_workers = self.config.max_workers.min(processes).max(self.wanted());
     }
@@ -81,8 +81,8 @@ impl Policy {
     fn add_workers(&mut self, now: Instant, count: usize) {
         let mut next = 0;
         for _ in 0..count {
-            // Continues where the last search ended, because a search from the first id for each worker would take a time
-            // that is quadratic in the number of workers.
+            // Continues where the last search ended, because a search from the first id for each worker would take a
+            // time that is quadratic in the number of workers.
             let is_free = |id: &usize| self.slots.get(*id).is_none_or(|slot| !slot.is_wanted());
             let Some(id) = (next..=self.slots.len()).find(is_free) else { return };
             match self.slots.get_mut(id) {

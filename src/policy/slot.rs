@@ -17,12 +17,12 @@
 //! | Running, ready | - | - | - | - | - | by verdict | to `stopping`, draining or stopping | - | to `stopping` |
 //! | Replacing | - | new process | Running (old) | old to `stopping`, Running (new) | kill new, Running (old) | old: new takes over; new: Running (old) | both to `stopping` | - | both to `stopping` |
 //!
-//! A replacement begins in the state `Running, ready`. If the new process starts first, the next state is `Replacing`. If
-//! the old process must exit first, it moves to `stopping`, and the next state is `Backoff`, whose start is due once
+//! A replacement begins in the state `Running, ready`. If the new process starts first, the next state is `Replacing`.
+//! If the old process must exit first, it moves to `stopping`, and the next state is `Backoff`, whose start is due once
 //! `stopping` is empty.
 //!
-//! A process that does not exit within [`KILL_TIMEOUT`](super::stopping_child::KILL_TIMEOUT) after SIGKILL is abandoned:
-//! the policy handles this as an exit.
+//! A process that does not exit within [`KILL_TIMEOUT`](super::stopping_child::KILL_TIMEOUT) after SIGKILL is
+//! abandoned: the policy handles this as an exit.
 //!
 //! # Bring-up: what does a failed start mean?
 //!
@@ -86,8 +86,8 @@ pub(super) struct Slot {
     queue: Queue,
     backoff: Backoff,
     stopping: Vec<StoppingChild>,
-    /// The number of processes that SIGKILL has not ended, and that the supervisor has abandoned. The policy does not wait
-    /// for them.
+    /// The number of processes that SIGKILL has not ended, and that the supervisor has abandoned. The policy does not
+    /// wait for them.
     abandoned: usize,
     /// Whether the policy counts this worker as one without a ready process.
     pub counts_as_unavailable: bool,

@@ -17,8 +17,8 @@ pub(super) struct StoppingChild {
     pub phase: StoppingPhase,
 }
 
-/// The longest time that the policy waits for the exit of a process after SIGKILL. Only a process that is blocked inside
-/// the kernel takes longer, for example one that waits for a network file system (state D in ps(1)).
+/// The longest time that the policy waits for the exit of a process after SIGKILL. Only a process that is blocked
+/// inside the kernel takes longer, for example one that waits for a network file system (state D in ps(1)).
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +109,8 @@ impl StoppingChild {
         }
     }
 
-    /// Kills the process if it has not stopped in time. Asks it to stop if its drain is over. Abandons it if SIGKILL has
-    /// not ended it in time.
+    /// Kills the process if it has not stopped in time. Asks it to stop if its drain is over. Abandons it if SIGKILL
+    /// has not ended it in time.
     pub fn handle_timeout(&mut self, now: Instant, graceful_timeout: Duration, actions: &mut ActionQueue) {
         match self.phase {
             StoppingPhase::Stopping { kill } if kill.at() <= now => {

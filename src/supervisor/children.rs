@@ -105,7 +105,8 @@ impl Children {
 /// Kills and reaps all children, whatever ended the supervision. Does nothing in a fork of the parent: a worker forgets
 /// the registry, but code of the program, such as `on_event`, may also fork, and unwind there.
 ///
-/// The loop does not wait in waitpid(2), because a process that is blocked inside the kernel does not exit after SIGKILL.
+/// The loop does not wait in waitpid(2), because a process that is blocked inside the kernel does not exit after
+/// SIGKILL.
 impl Drop for Children {
     fn drop(&mut self) {
         if self.parent != process::id() {

@@ -112,8 +112,9 @@ impl Descriptors {
         Ok(self.signals.next()?)
     }
 
-    /// Returns whether workers may have sent messages since the last wait, and drains the doorbell. If bytes may be left
-    /// in the doorbell, the next wait returns at once. If the doorbell is broken, the next wait returns after 100 ms.
+    /// Returns whether workers may have sent messages since the last wait, and drains the doorbell. If bytes may be
+    /// left in the doorbell, the next wait returns at once. If the doorbell is broken, the next wait returns after 100
+    /// ms.
     pub fn drain_doorbell(&mut self) -> Result<bool> {
         let Some(wake_receiver) = &self.wake_receiver else { return Ok(false) };
         let rings = self.poller.is_ready(PollSource::Doorbell) || self.drained != Drained::Empty;

@@ -41,7 +41,8 @@ pub(super) enum LoopExit {
 }
 
 /// The largest number of signals that the parent reads at once. The limit keeps a process that sends signals in a loop
-/// from keeping the parent busy. The kinds of signals take turns, so the parent still reads each signal that is pending.
+/// from keeping the parent busy. The kinds of signals take turns, so the parent still reads each signal that is
+/// pending.
 const MAX_SIGNALS: usize = 64;
 
 pub(super) struct Supervisor<'a> {
@@ -164,9 +165,9 @@ impl<'a> Supervisor<'a> {
         self.descriptors.wait(next.map(|next| next.saturating_duration_since(now)))
     }
 
-    /// Passes all pending requests to the policy, those of the program as well. For each SIGCHLD, reaps the child that the signal names. Returns
-    /// whether any signal was pending. If signals arrive faster than this method reads them, it leaves some of them to
-    /// the next call.
+    /// Passes all pending requests to the policy, those of the program as well. For each SIGCHLD, reaps the child that
+    /// the signal names. Returns whether any signal was pending. If signals arrive faster than this method reads them,
+    /// it leaves some of them to the next call.
     fn collect_signals(&mut self) -> Result<bool> {
         self.take_program_requests();
         let mut any = false;

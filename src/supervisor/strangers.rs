@@ -38,8 +38,8 @@ impl Strangers {
         self.0.as_ref().map(|waiting| waiting.until)
     }
 
-    /// Begins to wait if no wait has begun. Call this when a scan has found a stranger. Lists the exited children only once in
-    /// each wait, because the list takes time for each child.
+    /// Begins to wait if no wait has begun. Call this when a scan has found a stranger. Lists the exited children only
+    /// once in each wait, because the list takes time for each child.
     pub fn note(&mut self, now: Instant) {
         if self.0.is_none() && sys::adopts_orphans() {
             self.0 = Some(Waiting { until: now + PATIENCE, pids: sys::exited_children() });

@@ -10,8 +10,8 @@
 //!   of threads, if it is known.
 //! - `flush_output()` (Unix): writes out the output that is still in the buffers of std and of the C library.
 //! - `Program`: the executable of this process. Starts it again as a worker, with an offer.
-//! - `InheritedFds`: the descriptors that a spawned program inherits: the shared memory, the waker, the lifeline and the
-//!   sockets. The offer contains their numbers.
+//! - `InheritedFds`: the descriptors that a spawned program inherits: the shared memory, the waker, the lifeline and
+//!   the sockets. The offer contains their numbers.
 //! - `origin()`: returns whether a parent has started this process as a worker, as recorded before `main`, or whether
 //!   this process descends from such a process.
 //! - `take_inherited()`: takes ownership of what a spawned worker inherits.
@@ -77,15 +77,15 @@
 //! - `Directory` (Unix): a directory that is opened once, with its files and locks. `FileHandle`: one of these files,
 //!   opened without reading it. `FileStatus`: what kind of file it is.
 //! - `limit_future_mode()` (Unix): limits the mode of the file that bind(2) creates for a socket. Linux only.
-//! - `has_ended()`, `is_accepted()` (Unix): return whether the process that listens at the other end of a connection has
-//!   ended, and whether a process has accepted the connection. Linux only.
+//! - `has_ended()`, `is_accepted()` (Unix): return whether the process that listens at the other end of a connection
+//!   has ended, and whether a process has accepted the connection. Linux only.
 //! - `drop_privileges()`: changes the user and the groups of this process so that the process cannot undo the change.
-//!   Returns an error if any part of the change fails. Returns a sentence if other threads keep a part of the old rights
-//!   that is not dangerous enough for an error.
+//!   Returns an error if any part of the change fails. Returns a sentence if other threads keep a part of the old
+//!   rights that is not dangerous enough for an error.
 //! - `own_identity()` (Unix): returns the user and the group of this process.
 //! - `may_change_identity()` (Unix): returns whether workers may have the right to change their user or groups.
-//! - `check_identity()` (Unix): returns an `IdentityRefusal` if workers cannot change to this user and these groups. The
-//!   parent calls it before it starts a worker.
+//! - `check_identity()` (Unix): returns an `IdentityRefusal` if workers cannot change to this user and these groups.
+//!   The parent calls it before it starts a worker.
 //! - `groups_of()` (Unix): returns the groups of a user.
 //! - `other_epolls()` (Unix): returns the epoll instances that this process has open, except one. Returns none on other
 //!   systems than Linux.

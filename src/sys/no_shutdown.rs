@@ -1,4 +1,5 @@
-//! The replacement for `unix/shutdown.rs` on systems where a listening socket does not show that shutdown(2) was called.
+//! The replacement for `unix/shutdown.rs` on systems where a listening socket does not show that shutdown(2) was
+//! called.
 
 use super::BorrowedSocket;
 

@@ -1,9 +1,9 @@
-//! The offer: the message by which a parent makes a spawned process a worker, and the environment variable that leads to
-//! the message.
+//! The offer: the message by which a parent makes a spawned process a worker, and the environment variable that leads
+//! to the message.
 //!
 //! Each start has a message of its own, in memory that only the new process inherits. So no other worker can read or
-//! change it. The variable alone proves nothing, because any program can set it or inherit it. It contains a secret that
-//! the message repeats.
+//! change it. The variable alone proves nothing, because any program can set it or inherit it. It contains a secret
+//! that the message repeats.
 
 use std::str::{self, FromStr};
 use std::{fmt, process};

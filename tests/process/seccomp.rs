@@ -5,8 +5,8 @@ pub fn forbid(call: libc::c_long) {
     deny(call, None, libc::EPERM);
 }
 
-/// Makes the system call with this number fail with this error from now on (seccomp(2)). With `argument`, only calls with
-/// this first argument fail. Needs no rights.
+/// Makes the system call with this number fail with this error from now on (seccomp(2)). With `argument`, only calls
+/// with this first argument fail. Needs no rights.
 pub fn deny(call: libc::c_long, argument: Option<u32>, error: libc::c_int) {
     let number = u32::try_from(call).expect("a number");
     let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };

@@ -4,7 +4,8 @@
 //! resolve the path of the directory once. After that they use the descriptor of the directory, or of the file.
 //!
 //! # Safety
-//! flock(2) and fchmod(2) take a descriptor and integers, and the descriptors are open for as long as they are borrowed.
+//! flock(2) and fchmod(2) take a descriptor and integers, and the descriptors are open for as long as they are
+//! borrowed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -37,8 +38,9 @@ pub(crate) struct FileHandle {
     path: PathBuf,
 }
 
-/// An exclusive lock, which is a file with a lock of flock(2). Dropping this value removes the file. The kernel releases
-/// the lock if this process is killed. Then the file stays, and the next process that takes the lock removes it.
+/// An exclusive lock, which is a file with a lock of flock(2). Dropping this value removes the file. The kernel
+/// releases the lock if this process is killed. Then the file stays, and the next process that takes the lock removes
+/// it.
 #[derive(Debug)]
 pub(crate) struct FileLock<'a> {
     directory: &'a Directory,
@@ -104,7 +106,8 @@ impl Directory {
         fchownat(&self.0, name, user.map(Uid::from_raw), group.map(Gid::from_raw), flags).map_err(refused("fchownat"))
     }
 
-    /// Changes the mode of a file. The directory must be [trusted](Directory::is_trusted), and the file no symbolic link.
+    /// Changes the mode of a file. The directory must be [trusted](Directory::is_trusted), and the file no symbolic
+    /// link.
     pub fn set_mode(&self, name: &OsStr, mode: u32) -> Result<(), CallError> {
         fchmodat(&self.0, name, mode_of(mode), FchmodatFlags::FollowSymlink).map_err(refused("fchmodat"))
     }

@@ -2,8 +2,8 @@
 //!
 //! # Safety
 //!
-//! epoll_ctl(2) with `EPOLL_CTL_DEL` ignores the pointer to an event. It changes nothing if the second descriptor is not
-//! registered in the instance.
+//! epoll_ctl(2) with `EPOLL_CTL_DEL` ignores the pointer to an event. It changes nothing if the second descriptor is
+//! not registered in the instance.
 
 use std::os::fd::RawFd;
 use std::ptr;
@@ -22,8 +22,8 @@ pub(crate) struct OpenEpoll {
 /// The search ends after this many closed descriptors in a row. A new descriptor gets the lowest free number, so there
 /// is a gap only where the program has closed descriptors.
 const LONGEST_GAP: usize = 32;
-/// The search ends before this descriptor, so that a program with many descriptors does not start late. A search through
-/// all of them takes about 0.1 ms.
+/// The search ends before this descriptor, so that a program with many descriptors does not start late. A search
+/// through all of them takes about 0.1 ms.
 const END: RawFd = 1024;
 
 /// Returns the open epoll instances except `own`, which must not be registered in any of them.

@@ -28,7 +28,8 @@ pub(super) struct GuardedSocket {
 }
 
 impl GuardedSocket {
-    /// Creates a pair of connected sockets above the standard descriptors. std makes both close-on-exec on every system.
+    /// Creates a pair of connected sockets above the standard descriptors. std makes both close-on-exec on every
+    /// system.
     pub fn pair() -> Result<(GuardedSocket, GuardedSocket), CallError> {
         let (one, other) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
         Ok((above_standard(one.into())?.into(), above_standard(other.into())?.into()))

@@ -69,8 +69,8 @@ mod kernel {
     }
 
     impl Lifeline {
-        /// Creates the lifeline of all workers, in the parent. A worker that has enabled the graceful stop has this much
-        /// time to exit after the death of the parent.
+        /// Creates the lifeline of all workers, in the parent. A worker that has enabled the graceful stop has this
+        /// much time to exit after the death of the parent.
         pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
             Ok(Lifeline { parent: std::process::id(), graceful_timeout })
         }
@@ -106,11 +106,11 @@ mod kernel {
             ARMED_AS.load(Ordering::Relaxed) == own_ids()
         }
 
-        /// Arms the lifeline. The child calls this. If this thread cannot arm it, the lifeline must be armed already. It
-        /// is not armed a second time, because the child would get a second SIGTERM. Ends the child if the lifeline is
-        /// not armed. Also ends the child if getppid(2) no longer returns the pid of the parent, because then the parent
-        /// ended before the lifeline was armed. (getppid(2) returns 0 if the parent is outside the pid namespace of the
-        /// child. Then the parent's pid is unknown in the child and cannot be compared.)
+        /// Arms the lifeline. The child calls this. If this thread cannot arm it, the lifeline must be armed already.
+        /// It is not armed a second time, because the child would get a second SIGTERM. Ends the child if the lifeline
+        /// is not armed. Also ends the child if getppid(2) no longer returns the pid of the parent, because then the
+        /// parent ended before the lifeline was armed. (getppid(2) returns 0 if the parent is outside the pid namespace
+        /// of the child. Then the parent's pid is unknown in the child and cannot be compared.)
         pub fn hold(&mut self) {
             let armed = if Lifeline::can_be_armed() { arm() } else { Lifeline::is_armed() };
             let parent = nix::unistd::getppid().as_raw() as u32;
@@ -203,8 +203,8 @@ mod pipe {
     }
 
     impl Lifeline {
-        /// Creates the lifeline of all workers, in the parent. A worker that has enabled the graceful stop has this much
-        /// time to exit after the death of the parent.
+        /// Creates the lifeline of all workers, in the parent. A worker that has enabled the graceful stop has this
+        /// much time to exit after the death of the parent.
         pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
             let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
             let parent = std::process::id();

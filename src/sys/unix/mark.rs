@@ -4,9 +4,9 @@
 //! resource limit does: exec(3) keeps it, and a fork inherits it (getrlimit(2)). So the mark is the soft value of a
 //! limit that has no effect. It stays until the worker reaches its call.
 //!
-//! The mark contains the worker's pid and a hash of its program. exec(3) keeps the pid, so the pid shows that the worker
-//! has executed something, even if its program was replaced on disk meanwhile. In other processes the hash shows that
-//! they run the worker's program.
+//! The mark contains the worker's pid and a hash of its program. exec(3) keeps the pid, so the pid shows that the
+//! worker has executed something, even if its program was replaced on disk meanwhile. In other processes the hash shows
+//! that they run the worker's program.
 //!
 //! # Safety
 //! getrlimit(2) and setrlimit(2) read or write one rlimit.

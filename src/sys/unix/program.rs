@@ -30,8 +30,8 @@ use crate::sys::offer::{ProgramId, Secret, VARIABLE};
 pub(crate) struct Program {
     path: PathBuf,
     id: ProgramId,
-    /// The executable, kept open so that it can still be started after it was deleted or replaced. `None` if this system
-    /// cannot start a program by a descriptor.
+    /// The executable, kept open so that it can still be started after it was deleted or replaced. `None` if this
+    /// system cannot start a program by a descriptor.
     file: Option<OwnedFd>,
 }
 
@@ -70,8 +70,8 @@ impl Program {
         Ok(ChildHandle::new(child?.id()))
     }
 
-    /// Returns a path that leads to the executable, even after the file was deleted or replaced if the system has such a
-    /// path.
+    /// Returns a path that leads to the executable, even after the file was deleted or replaced if the system has such
+    /// a path.
     fn executable(&self) -> io::Result<PathBuf> {
         let by_descriptor = self.file.as_ref().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
         if let Some(path) = by_descriptor.filter(|path| id_of(path).is_ok_and(|id| id == self.id)) {

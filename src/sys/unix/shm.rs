@@ -27,8 +27,8 @@ impl Shared {
         Shared::map(len, file.as_raw_fd(), Some(file))
     }
 
-    /// Maps the memory that a spawned worker inherits. The worker calls this. Returns `None` if the file could shrink or
-    /// is too short.
+    /// Maps the memory that a spawned worker inherits. The worker calls this. Returns `None` if the file could shrink
+    /// or is too short.
     pub(super) fn map_inherited(file: RawFd, slots: usize) -> Option<Shared> {
         let size = slots.checked_mul(size_of::<StatusSlot>())?;
         // The size is checked last. If the file could shrink, its size could still change after the check.
@@ -157,9 +157,9 @@ pub(super) fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     }
 }
 
-/// Creates a file and unlinks it at once, because macOS cannot create a file without a name. The name is random, because
-/// all users share these names: another user could create a file under a name that can be guessed, and this function
-/// would fail.
+/// Creates a file and unlinks it at once, because macOS cannot create a file without a name. The name is random,
+/// because all users share these names: another user could create a file under a name that can be guessed, and this
+/// function would fail.
 #[cfg(target_os = "macos")]
 pub(super) fn nameless_file(size: usize) -> Result<OwnedFd, CallError> {
     let (name, fd) = loop {

@@ -4,8 +4,9 @@
 //! environment and its descriptors before the call.
 //!
 //! # Safety
-//! The function that runs before `main` allocates no memory. fcntl(2), fstat(2) and close(2) take integers and fail for a
-//! number that is no open descriptor. A descriptor is closed or owned only if it is the one that the parent has passed.
+//! The function that runs before `main` allocates no memory. fcntl(2), fstat(2) and close(2) take integers and fail for
+//! a number that is no open descriptor. A descriptor is closed or owned only if it is the one that the parent has
+//! passed.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -44,9 +45,9 @@ struct Passed {
     inode: u64,
 }
 
-/// Records, before `main`, what the parent has passed, if this process was started as a worker. Then makes the inherited
-/// descriptors close-on-exec, so that no other program keeps them open. Sets the name of the process, its lifeline and
-/// its mark.
+/// Records, before `main`, what the parent has passed, if this process was started as a worker. Then makes the
+/// inherited descriptors close-on-exec, so that no other program keeps them open. Sets the name of the process, its
+/// lifeline and its mark.
 pub(super) fn record() {
     // SAFETY: getenv(3) reads a C string, and no other thread exists yet that could change the environment.
     let value = unsafe { libc::getenv(VARIABLE_C.as_ptr()) };
@@ -107,8 +108,8 @@ pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {
     if !is_complete || slot >= slots || IS_TAKEN.swap(true, Ordering::Relaxed) {
         return None;
     }
-    // SAFETY: the descriptor is the one that the parent has passed, because its file has the same numbers. This function
-    // takes it once, so it has no other owner.
+    // SAFETY: the descriptor is the one that the parent has passed, because its file has the same numbers. This
+    // function takes it once, so it has no other owner.
     let own = |passed: &Passed| (passed.number != -1).then(|| unsafe { OwnedFd::from_raw_fd(passed.number) });
     // A mapping does not need its descriptor (mmap(2)), so this one is closed here.
     let memory = own(memory)?;

@@ -2,8 +2,8 @@
 //! directory, name and arguments, and what its parent has passed.
 //!
 //! # Safety
-//! The recording function runs before `main`, when no other thread exists. It allocates no memory, because the program's
-//! allocator may not work yet. It writes to atomics and to memory that nothing else uses.
+//! The recording function runs before `main`, when no other thread exists. It allocates no memory, because the
+//! program's allocator may not work yet. It writes to atomics and to memory that nothing else uses.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -3,8 +3,8 @@
 //!
 //! # Safety
 //! The handler uses only lock-free atomics, getpid(2), getppid(2), timer_settime(2), fstat(2) and send(2), which are
-//! async-signal-safe (signal-safety(7)). The caller of [`StopRequest::listen`] passes a closure that must be so too. The
-//! handler restores `errno`. The memory that it uses exists until the process ends.
+//! async-signal-safe (signal-safety(7)). The caller of [`StopRequest::listen`] passes a closure that must be so too.
+//! The handler restores `errno`. The memory that it uses exists until the process ends.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;

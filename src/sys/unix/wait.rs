@@ -40,8 +40,8 @@ impl ChildHandle {
         result != 0 && is_echild(&CallError::last("waitid"))
     }
 
-    /// Returns whether the kernel is writing a core dump of the child. Linux shows this in /proc (proc_pid_status(5)). On
-    /// other systems, and without /proc, returns false.
+    /// Returns whether the kernel is writing a core dump of the child. Linux shows this in /proc (proc_pid_status(5)).
+    /// On other systems, and without /proc, returns false.
     pub fn is_dumping_core(&self) -> bool {
         let is_linux = cfg!(target_os = "linux");
         is_linux && fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| is_dump(&status))
@@ -117,8 +117,8 @@ pub(crate) fn reap_stranger(pid: u32) -> Result<(), CallError> {
     }
 }
 
-/// Returns the children that have exited and were not reaped. Returns `None` if the system does not list them: the kernel
-/// may lack the lists, and /proc may show another pid namespace, with other pids.
+/// Returns the children that have exited and were not reaped. Returns `None` if the system does not list them: the
+/// kernel may lack the lists, and /proc may show another pid namespace, with other pids.
 #[cfg(target_os = "linux")]
 pub(crate) fn exited_children() -> Option<Vec<u32>> {
     use std::fs;

@@ -35,8 +35,8 @@ pub(super) fn inheritable(handle: RawHandle) -> Result<OwnedHandle, CallError> {
     copy_of(handle, 0, DUPLICATE_SAME_ACCESS)
 }
 
-/// Returns an inheritable copy of the handle that allows only this access. So a worker can use the object only in the way
-/// that the worker needs.
+/// Returns an inheritable copy of the handle that allows only this access. So a worker can use the object only in the
+/// way that the worker needs.
 pub(super) fn inheritable_for(handle: RawHandle, access: u32) -> Result<OwnedHandle, CallError> {
     copy_of(handle, access, 0)
 }

@@ -1,5 +1,5 @@
-//! Passes an offer from a parent to a spawned worker. On Windows, the offer is in a section. The worker inherits a handle
-//! that allows only reading.
+//! Passes an offer from a parent to a spawned worker. On Windows, the offer is in a section. The worker inherits a
+//! handle that allows only reading.
 //!
 //! The process reads the offer before `main`, and makes the inherited handles not inheritable. So programs that it
 //! starts before its call do not inherit them.
@@ -61,8 +61,8 @@ pub(super) fn record() {
         word.store(part, Ordering::Relaxed);
     }
     let section = variable.number as RawHandle;
-    // SAFETY: MapViewOfFile chooses an unused address. It fails for a handle that does not belong to a section, and for a
-    // section that is too short.
+    // SAFETY: MapViewOfFile chooses an unused address. It fails for a handle that does not belong to a section, and for
+    // a section that is too short.
     let view = unsafe { MapViewOfFile(section, FILE_MAP_READ, 0, 0, variable.len) };
     if view.Value.is_null() {
         return;
@@ -136,7 +136,8 @@ pub(crate) fn become_independent() {
     take_env_var(VARIABLE);
 }
 
-/// Writes an offer into a section. Returns an inheritable handle for reading, and the value of the environment variable.
+/// Writes an offer into a section. Returns an inheritable handle for reading, and the value of the environment
+/// variable.
 pub(super) fn write_offer(
     secret: Secret,
     program: ProgramId,
@@ -193,8 +194,8 @@ fn parse_list(list: &str) -> impl Iterator<Item = Number> {
     list.split(' ').filter_map(|number| number.parse().ok())
 }
 
-/// Reads the environment variable. Allocates no memory. Returns `None` if there is no variable, if it is longer than any
-/// that a parent sets, or if it is not ASCII.
+/// Reads the environment variable. Allocates no memory. Returns `None` if there is no variable, if it is longer than
+/// any that a parent sets, or if it is not ASCII.
 fn read_variable(value: &mut [u8; 256]) -> Option<&str> {
     let mut wide = [0; 256];
     // SAFETY: GetEnvironmentVariableW reads a string that ends with zero, and writes at most 256 code units.

@@ -1,8 +1,8 @@
 //! A socket that ends a wait for another socket, and the wait itself.
 //!
 //! # Safety
-//! WSAPoll reads and writes the given number of `WSAPOLLFD` values, and the sockets in them are borrowed for the time of
-//! the call.
+//! WSAPoll reads and writes the given number of `WSAPOLLFD` values, and the sockets in them are borrowed for the time
+//! of the call.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -37,11 +37,12 @@ impl WakePipe {
     }
 }
 
-/// The longest time of one wait. If several processes wait for one listener, Wine does not report each connection to any
-/// of them. The caller then finds the connection after this time.
+/// The longest time of one wait. If several processes wait for one listener, Wine does not report each connection to
+/// any of them. The caller then finds the connection after this time.
 const LONGEST: Duration = Duration::from_millis(50);
 
-/// Waits until the socket or the pipe is readable, or `timeout` or 50 ms has passed. Returns whether the pipe is readable.
+/// Waits until the socket or the pipe is readable, or `timeout` or 50 ms has passed. Returns whether the pipe is
+/// readable.
 pub(crate) fn wait_for_socket(
     socket: BorrowedSocket<'_>,
     pipe: Option<&WakePipe>,

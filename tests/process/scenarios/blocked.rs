@@ -33,8 +33,9 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Traces the worker, and never handles its stops. A process that has exited is not reported to its parent while another
-/// process traces it (ptrace(2)). So for the parent, the worker is like a process that is blocked inside the kernel.
+/// Traces the worker, and never handles its stops. A process that has exited is not reported to its parent while
+/// another process traces it (ptrace(2)). So for the parent, the worker is like a process that is blocked inside the
+/// kernel.
 fn hold(up: Up) {
     // SAFETY: PTRACE_SEIZE takes a pid, and accesses no memory of this process.
     let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, up.pid as libc::pid_t, 0, 0) };

@@ -44,8 +44,8 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(!daemon.said("not ready in time"), "{}", daemon.transcript());
         })
         .for_processes(),
-        // Without the doorbell, the worker sends SIGCHLD instead. The kernel refuses this signal here, because the worker
-        // runs as another user.
+        // Without the doorbell, the worker sends SIGCHLD instead. The kernel refuses this signal here, because the
+        // worker runs as another user.
         Scenario::reporting("ready_without_any_signal_is_found_at_the_deadline", ready_as_another_user, |daemon| {
             daemon.wait_for(" is ready");
             daemon.signal(Signal::SIGTERM);
@@ -57,8 +57,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::reporting("an_interrupted_parent_extends_ready_timeout", added_are_never_ready, |daemon| {
             daemon.wait_for("is ready");
             // The parent is interrupted between the starts of two workers. So the first of them gets more time, and is
-            // late last. If the parent was not waiting at that moment, or was delayed for another reason, the test tries
-            // again with two new workers.
+            // late last. If the parent was not waiting at that moment, or was delayed for another reason, the test
+            // tries again with two new workers.
             for round in 1.. {
                 daemon.signal(Signal::SIGTTIN);
                 daemon.worker();

@@ -56,8 +56,8 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Worker 0 also ignores SIGTERM, so that the service does not end during the flood. The restarted worker may get SIGUSR1
-/// before it ignores this signal, and then it is restarted again.
+/// Worker 0 also ignores SIGTERM, so that the service does not end during the flood. The restarted worker may get
+/// SIGUSR1 before it ignores this signal, and then it is restarted again.
 fn ignore_sigusr1() -> Report {
     serve(Prefork::new().workers(16).max_restarts(u32::MAX), |worker| {
         ignore(Signal::SIGUSR1);

@@ -1,5 +1,5 @@
-//! Workers that do not exit at once after the death of their parent: they hang, drain, or have made the call in a thread.
-//! Unix only, because on Windows the system ends all workers with their parent.
+//! Workers that do not exit at once after the death of their parent: they hang, drain, or have made the call in a
+//! thread. Unix only, because on Windows the system ends all workers with their parent.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,8 +68,8 @@ fn hangs() -> Report {
     })
 }
 
-/// The worker also gets a further stop request in each round. If these requests gave the worker more time, it would never
-/// be killed: no round takes a second.
+/// The worker also gets a further stop request in each round. If these requests gave the worker more time, it would
+/// never be killed: no round takes a second.
 fn spins() -> Report {
     one(Duration::from_secs(1), |worker| {
         worker.enable_graceful_stop();

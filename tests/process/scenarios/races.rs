@@ -155,8 +155,8 @@ fn term_during_scan() -> Report {
 }
 
 /// Makes two workers exit when the first scan has just ended. Their signals coalesce, so the parent gets the pid of at
-/// most one of them, and must find the other by a scan. But the first scan was slow, so the next scan may run only after
-/// a pause.
+/// most one of them, and must find the other by a scan. But the first scan was slow, so the next scan may run only
+/// after a pause.
 fn exits_after_scan() -> Report {
     static HAS_ENDED: AtomicBool = AtomicBool::new(false);
     AFTER_WAIT.set(|found| {

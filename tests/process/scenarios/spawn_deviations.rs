@@ -36,8 +36,8 @@ pub fn scenarios() -> Vec<Scenario> {
 const STEPS: [&str; 7] =
     ["daemonize", "fork-and-wait", "clear-environment", "reopen", "execute-cleanly", "execute", "execute-by-thread"];
 
-/// The worker executes another file with the same program, as after an update. This is tested alone, because a fork that
-/// executes another file cannot be recognized.
+/// The worker executes another file with the same program, as after an update. This is tested alone, because a fork
+/// that executes another file cannot be recognized.
 const COPY: &str = "execute-a-copy";
 
 /// Tests each deviation and each combination of two. Each test is a service of its own, with one worker.

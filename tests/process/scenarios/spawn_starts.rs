@@ -136,7 +136,8 @@ fn starts_a_service() -> Report {
     })
 }
 
-/// Worker 0 overwrites the words of all slots that no message uses. Worker 1 then fails, and is started again meanwhile.
+/// Worker 0 overwrites the words of all slots that no message uses. Worker 1 then fails, and is started again
+/// meanwhile.
 fn overwrites_shared_memory() -> Report {
     let gate = Gate::new();
     serve(Prefork::new().workers(2), move |worker| {

@@ -108,8 +108,8 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Runs one worker, which is not restarted. With another restart policy, a worker that exits after a stop request of the
-/// test would be replaced.
+/// Runs one worker, which is not restarted. With another restart policy, a worker that exits after a stop request of
+/// the test would be replaced.
 fn once(work: impl Fn(Worker) + Send + Sync + 'static) -> Report {
     serve(Prefork::new().workers(1).restart_policy(RestartPolicy::Never), work)
 }

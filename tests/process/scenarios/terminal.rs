@@ -40,14 +40,14 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("terminal_sigttin_in_the_background_adds_no_workers", background, |daemon| {
             let parent = parent(daemon);
             let worker = daemon.worker();
-            // The kernel sends SIGTTIN to the whole process group. So when the worker is stopped, the parent has got the
-            // signal too.
+            // The kernel sends SIGTTIN to the whole process group. So when the worker is stopped, the parent has got
+            // the signal too.
             await_stop(worker.pid);
             kill(worker.pid, Signal::SIGKILL);
             let replacement = daemon.worker();
             assert_eq!(replacement.id, 0);
-            // Waits for the replacement to stop. If it were still running, the first SIGTERM would end it, and the parent
-            // could exit before the second SIGTERM.
+            // Waits for the replacement to stop. If it were still running, the first SIGTERM would end it, and the
+            // parent could exit before the second SIGTERM.
             await_stop(replacement.pid);
             kill(parent, Signal::SIGTERM);
             daemon.wait_for("log Stopping 1 processes");
@@ -112,7 +112,8 @@ fn writes_in_background() -> Report {
     })
 }
 
-/// A thread of the parent reads from the terminal. The terminal stops the spawned workers, which then have to be killed.
+/// A thread of the parent reads from the terminal. The terminal stops the spawned workers, which then have to be
+/// killed.
 fn reads_in_background() -> Report {
     let (go, wait) = mpsc::channel::<()>();
     in_background(false, |terminal| {
@@ -151,8 +152,8 @@ fn obeys_the_terminal() -> Report {
     })
 }
 
-/// Makes a terminal, continues in a background process group of it, and runs `job` there. With `tostop`, background jobs
-/// must not write to the terminal. In a spawned worker, which is in the group already, does nothing.
+/// Makes a terminal, continues in a background process group of it, and runs `job` there. With `tostop`, background
+/// jobs must not write to the terminal. In a spawned worker, which is in the group already, does nothing.
 fn in_background(tostop: bool, job: impl FnOnce(&fs::File)) {
     const IN_JOB: &str = "TASKFORK_TEST_IN_JOB";
     if std::env::var_os(IN_JOB).is_some() {
@@ -179,8 +180,8 @@ fn continue_in_child() {
     }
 }
 
-/// Opens the controlling terminal of this session. Returns the terminal and its other end, which stays open as long as a
-/// process of the session runs.
+/// Opens the controlling terminal of this session. Returns the terminal and its other end, which stays open as long as
+/// a process of the session runs.
 fn open_terminal(tostop: bool) -> (fs::File, BorrowedFd<'static>) {
     let mut master = -1;
     let mut terminal = -1;

@@ -26,8 +26,9 @@ pub(super) fn leave_session() -> Result<bool, CallError> {
     if is_reachable() { Err(refused) } else { Ok(false) }
 }
 
-/// Returns whether this process can use its session keyring. Each call of keyctl(2) fails if the kernel has no keyrings,
-/// and if a seccomp filter forbids the call, as Docker's filter does. The process then cannot read a key either.
+/// Returns whether this process can use its session keyring. Each call of keyctl(2) fails if the kernel has no
+/// keyrings, and if a seccomp filter forbids the call, as Docker's filter does. The process then cannot read a key
+/// either.
 fn is_reachable() -> bool {
     let create: libc::c_long = 0;
     // SAFETY: KEYCTL_GET_KEYRING_ID takes integers (keyctl(2)).

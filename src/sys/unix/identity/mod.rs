@@ -78,8 +78,8 @@ fn leave_keyring() -> Result<Option<&'static str>, CallError> {
 #[cfg(target_os = "linux")]
 fn finish(uid: Uid, gid: Gid) -> Result<(), CallError> {
     capability::drop_all()?;
-    // The function of the C library would make this call in all threads, and would end the process if only some succeed.
-    // SAFETY: setuid(2) takes an integer.
+    // The function of the C library would make this call in all threads, and would end the process if only some
+    // succeed. SAFETY: setuid(2) takes an integer.
     if unsafe { libc::syscall(libc::SYS_setuid, 0) } == 0 {
         return Err(CallError::new("setuid", io::Error::other("it could become root again")));
     }

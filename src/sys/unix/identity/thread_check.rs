@@ -36,8 +36,8 @@ pub(super) fn check_threads(uid: Uid, gid: Gid) -> Result<(), CallError> {
 ///
 /// A list of the threads can miss a thread, if a thread starts another one and exits meanwhile. So this function counts
 /// the threads afterwards, and then looks for the checked ones again. A checked thread that is still there existed when
-/// the threads were counted. If the number of these threads is the count, there was no other thread at that moment. Later
-/// threads get their rights from these.
+/// the threads were counted. If the number of these threads is the count, there was no other thread at that moment.
+/// Later threads get their rights from these.
 fn check_once(uid: Uid, gid: Gid) -> io::Result<Option<String>> {
     let mut checked = BTreeSet::new();
     for thread in threads()? {

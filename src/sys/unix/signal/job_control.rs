@@ -1,5 +1,5 @@
-//! SIGTTIN and SIGTTOU from the terminal. The terminal sends these signals to the process group of a background job when
-//! a thread of the job reads from the terminal, or writes to it after `stty tostop`. They are no requests.
+//! SIGTTIN and SIGTTOU from the terminal. The terminal sends these signals to the process group of a background job
+//! when a thread of the job reads from the terminal, or writes to it after `stty tostop`. They are no requests.
 //!
 //! The read or write begins again after the signal handler, and the terminal sends the signal again. So a handler that
 //! only ignores the signal causes an endless loop. If the thread blocks the signal, the terminal does not send it: a
@@ -38,7 +38,8 @@ pub(super) fn is_from_terminal(info: &libc::siginfo_t) -> bool {
 /// Returns whether the process has a terminal whose foreground process group is another group.
 #[cfg(target_os = "macos")]
 fn is_in_background(own_group: libc::pid_t) -> bool {
-    // SAFETY: open(2) reads a C string. tcgetpgrp(3) and close(2) take a descriptor that is open and has no other owner.
+    // SAFETY: open(2) reads a C string. tcgetpgrp(3) and close(2) take a descriptor that is open and has no other
+    // owner.
     unsafe {
         let terminal = libc::open(c"/dev/tty".as_ptr(), libc::O_RDONLY | libc::O_NOCTTY | libc::O_CLOEXEC);
         if terminal == -1 {

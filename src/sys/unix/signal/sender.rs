@@ -23,8 +23,8 @@ pub(in crate::sys::unix) fn sender(info: &libc::siginfo_t) -> Option<u32> {
     matches!(info.si_code, SI_USER | SI_QUEUE | SI_LWP).then_some(info.si_pid as u32)
 }
 
-/// Returns the pid of the process that has sent the signal, or `None` if no process has sent it. macOS does not mark the
-/// signals of a terminal. It names a process as their sender, for example the terminal emulator.
+/// Returns the pid of the process that has sent the signal, or `None` if no process has sent it. macOS does not mark
+/// the signals of a terminal. It names a process as their sender, for example the terminal emulator.
 #[cfg(target_os = "macos")]
 pub(in crate::sys::unix) fn sender(info: &libc::siginfo_t) -> Option<u32> {
     Some(info.si_pid as u32).filter(|&pid| pid != 0)

@@ -47,8 +47,8 @@ impl Signalfd {
         before
     }
 
-    /// Returns the next pending signal. The kinds of signals take turns: read(2) would return the signal with the lowest
-    /// number first, and a flood of SIGUSR1 would then hide SIGTERM.
+    /// Returns the next pending signal. The kinds of signals take turns: read(2) would return the signal with the
+    /// lowest number first, and a flood of SIGUSR1 would then hide SIGTERM.
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         for _ in Signal::SUPERVISED {
             let Some(index) = next_in_turn(pending()?, self.last) else { break };

@@ -86,7 +86,8 @@ impl Signals {
         self.dispositions.put_back();
         self.source.close();
         let mut stops = Vec::new();
-        // Signals may arrive faster than this loop reads them. Each kind is read at least once, because they take turns.
+        // Signals may arrive faster than this loop reads them. Each kind is read at least once, because they take
+        // turns.
         for _ in 0..2 * Signal::SUPERVISED.len() {
             let Some(SignalInfo { signal, .. }) = self.next()? else { break };
             if matches!(signal, Signal::Terminate | Signal::Interrupt | Signal::Quit) {
@@ -209,8 +210,8 @@ pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, Cal
     Ok(result)
 }
 
-/// Runs a closure that starts a thread, while all signals are blocked in this thread. So the kernel delivers no signal to
-/// the new thread, which inherits this signal mask.
+/// Runs a closure that starts a thread, while all signals are blocked in this thread. So the kernel delivers no signal
+/// to the new thread, which inherits this signal mask.
 pub(crate) fn with_signals_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
     let before = swap_mask(&SigSet::all())?;
     let result = run();
