@@ -26,9 +26,9 @@ pub struct Daemon {
     /// A directory to remove at the end of the test.
     leftover: Option<PathBuf>,
     scratch: PathBuf,
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     scenario: String,
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     backend: String,
     has_threads: bool,
     #[cfg(target_os = "linux")]
@@ -98,9 +98,9 @@ impl Daemon {
             ended: None,
             leftover: None,
             scratch,
-            #[cfg(unix)]
+            #[cfg(target_os = "linux")]
             scenario: scenario.to_owned(),
-            #[cfg(unix)]
+            #[cfg(target_os = "linux")]
             backend: backend.to_owned(),
             has_threads: backend == crate::THREAD,
             #[cfg(target_os = "linux")]
@@ -109,7 +109,7 @@ impl Daemon {
     }
 
     /// Starts the program of this scenario a second time, in a group and a directory of its own.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pub fn another(&self) -> Daemon {
         Daemon::start(&self.scenario, &self.backend)
     }
