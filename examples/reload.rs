@@ -61,14 +61,14 @@ fn reload(path: PathBuf, current: Rc<RefCell<Config>>) -> impl FnMut(&Event, &Ha
     let mut previous = current.borrow().clone();
     move |event, handle| match event {
         // No replacement has been forked yet, so all of them get the new configuration.
-        Event::RollingRestartStarted => {
+        Event::RollingRestartStarted { .. } => {
             previous = current.borrow().clone();
             match Config::read(&path) {
                 Ok(config) => _ = current.replace(config),
                 Err(error) => error!("The configuration stays as it was: {error}"),
             }
         }
-        Event::RollingRestartFinished => handle.scale(current.borrow().workers),
+        Event::RollingRestartFinished { .. } => handle.scale(current.borrow().workers),
         // A replacement has failed with the new configuration.
         Event::RollingRestartAborted { .. } => _ = current.replace(previous.clone()),
         _ => {}

@@ -16,9 +16,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// worker that the error concerns, if there is one. When a function returns an error in the parent, no worker is
 /// running, and the signal mask and the signal dispositions are the same as before the call.
 ///
+/// If the error concerns a pool with a name, `Display` begins with this name. [`pool`](Error::pool) returns it.
+///
 /// `Display` does not include the system's error, because [`source`](std::error::Error::source) returns it. `Debug`
 /// includes the system's error, because Rust prints the `Debug` form if `main` returns an error.
-pub struct Error(Box<Kind>);
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    /// The name of the pool that the error concerns. Empty if the error concerns no pool, or a pool without a name.
+    pool: &'static str,
+    kind: Kind,
+}
 
 enum Kind {
     /// A system call failed. `worker` is the worker that was being started, if there is one.
@@ -105,11 +113,28 @@ impl Error {
 
     /// Adds the id of the worker that could not be started to the error.
     pub(crate) fn starting(mut self, id: usize) -> Error {
-        if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } = &mut *self.0
+        if let Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } =
+            &mut self.0.kind
         {
             *worker = Some(id);
         }
         self
+    }
+
+    /// Adds the name of the pool that the error concerns.
+    pub(crate) fn in_pool(mut self, pool: &'static str) -> Error {
+        self.0.pool = pool;
+        self
+    }
+
+    /// Returns the name of the pool that this error concerns, if there is one. Returns `None` for a
+    /// [`Prefork`](crate::Prefork) that is used alone, because its pool has no name.
+    pub fn pool(&self) -> Option<&str> {
+        let pool = match &self.0.kind {
+            Kind::Ended(reason) => reason.process().map_or("", |process| process.pool),
+            _ => self.0.pool,
+        };
+        (!pool.is_empty()).then_some(pool)
     }
 
     /// Returns the name of the system call that failed, for example `fork`, `signalfd` or `CreateEventW`.
@@ -118,7 +143,7 @@ impl Error {
     /// `posix_spawn` (`CreateProcessW` on Windows), even if another call failed. If a listener could not be opened, the
     /// name is always `bind`.
     pub fn call(&self) -> Option<&'static str> {
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(error.call),
             Kind::Listen { .. } => Some("bind"),
             _ => None,
@@ -129,7 +154,7 @@ impl Error {
     /// restart more than [`max_restarts`](crate::Prefork::max_restarts) allows. If a worker called a function that
     /// starts workers, this is the id of the calling worker.
     pub fn worker(&self) -> Option<usize> {
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Call { worker, .. } | Kind::Threads { worker, .. } | Kind::Executable { worker, .. } => *worker,
             Kind::InWorker { id } => Some(*id),
             Kind::Ended(reason) => reason.process().map(|process| process.id),
@@ -140,7 +165,7 @@ impl Error {
     /// Returns the name of the invalid setting, if there is one. It is the name of the method that makes the setting,
     /// for example `max_workers`, `heartbeat_timeout` or `listen`.
     pub fn setting(&self) -> Option<&'static str> {
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Listen { .. } => Some("listen"),
             Kind::Setting { name, .. } => Some(name),
             Kind::TooMany { .. } => Some("workers"),
@@ -151,7 +176,7 @@ impl Error {
     /// Returns the system's error, if a system call failed. This includes calls that an invalid setting required, for
     /// example to look up a user.
     pub fn io_error(&self) -> Option<&io::Error> {
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => Some(&error.source),
             Kind::Listen { source, .. } => Some(source),
             Kind::Setting { source, .. } => source.as_ref(),
@@ -162,7 +187,7 @@ impl Error {
     /// Returns the number of threads of this process, if fork was refused because there is more than one. `None` if the
     /// number is unknown: on Linux without `/proc`, the parent knows only that there is more than one thread.
     pub fn thread_count(&self) -> Option<usize> {
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Threads { count, .. } => *count,
             _ => None,
         }
@@ -170,7 +195,7 @@ impl Error {
 
     /// If the restart limit was reached, returns the exit that made one more restart necessary.
     pub fn exit(&self) -> Option<Exit> {
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Ended(reason) => reason.exit(),
             _ => None,
         }
@@ -179,7 +204,7 @@ impl Error {
 
 impl From<Kind> for Error {
     fn from(kind: Kind) -> Error {
-        Error(Box::new(kind))
+        Error(Box::new(Inner { pool: "", kind }))
     }
 }
 
@@ -191,13 +216,16 @@ impl From<CallError> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.0.pool.is_empty() {
+            write!(f, "{}: ", self.0.pool)?;
+        }
         if let Kind::Call { worker: Some(id), .. }
         | Kind::Threads { worker: Some(id), .. }
-        | Kind::Executable { worker: Some(id), .. } = &*self.0
+        | Kind::Executable { worker: Some(id), .. } = &self.0.kind
         {
             write!(f, "cannot start worker {id}: ")?;
         }
-        match &*self.0 {
+        match &self.0.kind {
             Kind::Call { error, .. } => write!(f, "{} failed", error.call),
             Kind::Threads { count, .. } => {
                 match count {
@@ -252,7 +280,7 @@ impl fmt::Display for WithSources<'_> {
 /// `io::Error` is the whole [`Error`].
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
-        let kind = match &*error.0 {
+        let kind = match &error.0.kind {
             Kind::Call { error, .. } | Kind::Executable { error, .. } => error.source.kind(),
             Kind::Listen { source, .. } | Kind::Setting { source: Some(source), .. } => source.kind(),
             Kind::TooMany { .. } | Kind::Setting { .. } => io::ErrorKind::InvalidInput,

@@ -1,10 +1,14 @@
 //! [`Event`], the changes in the service that the parent reports, and their log lines.
 
+mod line;
+
 use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::exit::{Exit, OutOfMemory, Process};
+use crate::report::Reason;
+pub(crate) use line::write_startup_failure;
 
 /// A change in the service. The parent passes each event to the callback of
 /// [`Prefork::on_event`](crate::Prefork::on_event). `Display` writes the event's log line. If Tornado logs the same
@@ -14,6 +18,8 @@ use crate::exit::{Exit, OutOfMemory, Process};
 pub enum Event {
     /// A socket that [`Prefork::listen`](crate::Prefork::listen) has added is now open.
     Listening {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The position of the listener: 0 for the first call of `listen`, 1 for the second.
         listener: usize,
         /// The address, for example `127.0.0.1:8000`, `udp:[::]:53` or `unix:/run/service.sock`. If the requested port
@@ -24,6 +30,8 @@ pub enum Event {
     /// worker could accept connections from it. The parent finds this before it starts a worker, except before the
     /// initial starts. Linux only.
     ListenerShutDown {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The position of the listener, as in [`Event::Listening`].
         listener: usize,
         /// The address of the listener.
@@ -35,6 +43,8 @@ pub enum Event {
     },
     /// The workers are about to be started.
     Starting {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The number of workers.
         workers: usize,
     },
@@ -112,6 +122,8 @@ pub enum Event {
     /// The system refused to start a process. If the first start of an initial worker is refused, the parent does not
     /// report this event: [`Prefork::start`](crate::Prefork::start) returns the error instead.
     StartFailed {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The system's error. [`Error::worker`] returns the worker that could not be started.
         error: Error,
         /// The delay before the parent tries again. `None` if the process would have been a replacement. Then the
@@ -146,12 +158,16 @@ pub enum Event {
     },
     /// The number of workers has changed. A worker was added, removed, or dropped because it could not start.
     Scaled {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The new number of workers.
         workers: usize,
     },
     /// More workers than [`max_workers`](crate::Prefork::max_workers) were requested, for example by SIGTTIN, or no
     /// worker at all, by SIGTTOU. If the same request is repeated within a second, the parent does not report it again.
     ScalingLimited {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The requested number of workers.
         asked: usize,
         /// The allowed number of workers: `max_workers`, the number of processes that the system allows, or 1.
@@ -161,14 +177,22 @@ pub enum Event {
     /// be a [startup failure](crate::Reason::StartupFailed) of one of the first workers. The parent removes the worker,
     /// and [`Event::Scaled`] follows.
     ScalingAborted {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The id of the worker.
         id: usize,
     },
     /// A rolling restart begins.
-    RollingRestartStarted,
+    RollingRestartStarted {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
+    },
     /// A rolling restart has ended. Every process that served when the rolling restart began has been replaced and has
     /// exited, or had already exited by the time that its turn came.
-    RollingRestartFinished,
+    RollingRestartFinished {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
+    },
     /// A rolling restart has ended early because a replacement failed. The processes that it has not replaced yet stay.
     /// Other replacements that have begun continue.
     ///
@@ -176,6 +200,8 @@ pub enum Event {
     /// first ([`Prefork::max_unavailable`](crate::Prefork::max_unavailable)). If the replacement failed while its old
     /// process was stopping, or after the exit of the old process, the worker is restarted.
     RollingRestartAborted {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The id of the worker whose replacement failed.
         id: usize,
     },
@@ -190,17 +216,23 @@ pub enum Event {
     /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, the parent
     /// tries again after 10 s. A replacement that an operator requested is not tried again.
     RecyclingAborted {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The id of the worker whose replacement failed.
         id: usize,
     },
     /// The replacement of a worker was requested, but there is no such worker: it was never started, has finished, or
     /// was removed. So the request has no effect.
     RecyclingRefused {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The id that the request named.
         id: usize,
     },
     /// The parent begins to stop all workers.
     Stopping {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The number of processes that still run.
         workers: usize,
         /// Whether this is a quick stop. In a quick stop the parent sends SIGQUIT, and SIGKILL after 2 s.
@@ -212,6 +244,8 @@ pub enum Event {
     /// A second stop was requested. The parent now sends SIGKILL to all remaining processes. If workers are threads,
     /// the parent abandons the threads instead ([`Event::Stale`]).
     KillingAll {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The number of processes that get SIGKILL.
         workers: usize,
     },
@@ -228,8 +262,28 @@ pub enum Event {
     },
     /// A worker needed one restart more than the restart limit allows, so the service stops.
     RestartLimitReached {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
         /// The number of restarts that the service has had.
         restarts: u32,
+    },
+    /// A pool has ended: none of its processes runs, and none will be started. The other pools of the service go on, or
+    /// stop as well if the pool has failed. The parent reports this event only if the service has several pools.
+    PoolEnded {
+        /// The name of the pool.
+        pool: &'static str,
+        /// The reason why the pool has ended.
+        reason: Reason,
+        /// Whether the pool ended normally, as in [`PoolReport::is_success`](crate::PoolReport::is_success).
+        success: bool,
+    },
+    /// A request for a pool had no effect, because there is no such pool or because the pool has ended. The request was
+    /// made through [`Handle::in_pool`](crate::Handle::in_pool), or it was a signal that concerns the first pool.
+    RequestIgnored {
+        /// The name of the pool that the request concerned.
+        pool: String,
+        /// Whether the pool has ended. If `false`, the service has no pool of this name.
+        has_ended: bool,
     },
 }
 
@@ -290,6 +344,43 @@ impl fmt::Display for RecycleReason {
 }
 
 impl Event {
+    /// Returns the name of the pool that this event concerns. Empty for a [`Prefork`](crate::Prefork) that is used
+    /// alone, because its pool has no name.
+    pub fn pool(&self) -> &str {
+        match self {
+            Event::Started { process }
+            | Event::Ready { process }
+            | Event::Failed { process, .. }
+            | Event::Stale { process }
+            | Event::Returned { process }
+            | Event::Exited { process, .. }
+            | Event::Restarting { process, .. }
+            | Event::HeartbeatTimedOut { process }
+            | Event::ReadyTimedOut { process }
+            | Event::StopTimedOut { process }
+            | Event::KillTimedOut { process }
+            | Event::Recycling { process, .. }
+            | Event::StartupFailed { process, .. } => process.pool,
+            Event::Listening { pool, .. }
+            | Event::ListenerShutDown { pool, .. }
+            | Event::Starting { pool, .. }
+            | Event::StartFailed { pool, .. }
+            | Event::Scaled { pool, .. }
+            | Event::ScalingAborted { pool, .. }
+            | Event::ScalingLimited { pool, .. }
+            | Event::Stopping { pool, .. }
+            | Event::KillingAll { pool, .. }
+            | Event::RollingRestartStarted { pool }
+            | Event::RollingRestartFinished { pool }
+            | Event::RollingRestartAborted { pool, .. }
+            | Event::RecyclingAborted { pool, .. }
+            | Event::RecyclingRefused { pool, .. }
+            | Event::RestartLimitReached { pool, .. }
+            | Event::PoolEnded { pool, .. } => pool,
+            Event::RequestIgnored { pool, .. } => pool,
+        }
+    }
+
     /// Returns the process that this event concerns, if there is one.
     pub fn process(&self) -> Option<Process> {
         match self {
@@ -315,105 +406,14 @@ impl Event {
             | Event::ScalingAborted { .. }
             | Event::ScalingLimited { .. }
             | Event::KillingAll { .. }
-            | Event::RollingRestartStarted
-            | Event::RollingRestartFinished
+            | Event::RollingRestartStarted { .. }
+            | Event::RollingRestartFinished { .. }
             | Event::RollingRestartAborted { .. }
             | Event::RecyclingAborted { .. }
             | Event::RecyclingRefused { .. }
-            | Event::RestartLimitReached { .. } => None,
+            | Event::RestartLimitReached { .. }
+            | Event::PoolEnded { .. }
+            | Event::RequestIgnored { .. } => None,
         }
     }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Event::Listening { address, .. } => write!(f, "Listening on {address}"),
-            Event::ListenerShutDown { address, restored, .. } => {
-                let next = if *restored { "it listens again" } else { "restart the service to use it" };
-                write!(f, "The listener {address} was shut down, probably by a worker; {next}")
-            }
-            Event::Starting { workers } => write!(f, "Starting {workers} processes"),
-            Event::Started { process } => write!(f, "{process} started, generation {}", process.generation),
-            Event::Ready { process } => write!(f, "{process} is ready"),
-            Event::Failed { process, message } => write!(f, "{process}: {message}"),
-            Event::Stale { process } => write!(f, "{process} is stale"),
-            Event::Returned { process } if process.is_thread() => write!(f, "{process} was stale, and has returned"),
-            Event::Returned { process } => write!(f, "{process} was stale, and has exited"),
-            Event::Exited { process, exit, out_of_memory, reached_call, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
-            }
-            Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}{}, restarting", suffix(*reached_call), reason.phrase())?;
-                if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
-            }
-            Event::StartFailed { error, retry } => {
-                write!(f, "{error:?}")?;
-                retry.map_or(Ok(()), |delay| write!(f, ", trying again in {} ms", delay.as_millis()))
-            }
-            Event::HeartbeatTimedOut { process } => {
-                let next = if process.is_thread() { "" } else { ", aborting it" };
-                write!(f, "{process} has sent no heartbeat in time{next}")
-            }
-            Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
-            Event::StopTimedOut { process } => {
-                let next = if process.is_thread() { "" } else { ", killing it" };
-                write!(f, "{process} did not stop in time{next}")
-            }
-            Event::KillTimedOut { process } => {
-                write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
-            }
-            Event::Scaled { workers } => write!(f, "Scaled to {workers} workers"),
-            Event::ScalingLimited { asked, limit } => write_scaling_limit(f, *asked, *limit),
-            Event::ScalingAborted { id } => write!(f, "Worker {id} could not start, removing it"),
-            Event::KillingAll { workers } => write!(f, "Second stop request, killing {workers} processes"),
-            Event::RollingRestartStarted => f.write_str("Rolling restart"),
-            Event::RollingRestartFinished => f.write_str("Rolling restart done"),
-            Event::RollingRestartAborted { id } => {
-                write!(f, "Rolling restart aborted: the replacement of worker {id} failed")
-            }
-            Event::Recycling { process, reason } => write!(f, "{process} {reason}, replacing it"),
-            Event::RecyclingAborted { id } => write!(f, "The replacement of worker {id} failed, the old one stays"),
-            Event::RecyclingRefused { id } => write!(f, "Worker {id} is not replaced, because there is no such worker"),
-            Event::Stopping { workers, quick, by } => write_stop(f, *workers, *quick, *by),
-            Event::StartupFailed { process, exit, failures } => {
-                f.write_str("Startup failed: ")?;
-                write_startup_failure(f, *process, *exit, *failures)
-            }
-            Event::RestartLimitReached { restarts } => write!(f, "Too many child restarts ({restarts}), giving up"),
-        }
-    }
-}
-
-fn write_stop(f: &mut fmt::Formatter<'_>, workers: usize, quick: bool, by: Option<Process>) -> fmt::Result {
-    write!(f, "Stopping {workers} processes")?;
-    match by {
-        Some(process) => write!(f, ", as {process} requested"),
-        None => f.write_str(if quick { " quickly" } else { "" }),
-    }
-}
-
-fn write_scaling_limit(f: &mut fmt::Formatter<'_>, asked: usize, limit: usize) -> fmt::Result {
-    write!(f, "Not scaled to {asked} workers, because ")?;
-    if asked > limit { write!(f, "at most {limit} are allowed") } else { f.write_str("one worker always stays") }
-}
-
-/// Writes the cause of a startup failure.
-pub(crate) fn write_startup_failure(
-    f: &mut fmt::Formatter<'_>,
-    process: Process,
-    exit: Option<Exit>,
-    failures: Option<u32>,
-) -> fmt::Result {
-    match exit {
-        Some(exit) if exit.is_success() => write!(f, "{process} {exit} before it was ready")?,
-        Some(exit) => write!(f, "{process} {exit}")?,
-        None => write!(f, "{process} was not ready in time")?,
-    }
-    failures.map_or(Ok(()), |failures| write!(f, ", {failures} failures in a row"))
-}
-
-/// Returns the end of the phrase that describes an exit.
-fn suffix(reached_call: bool) -> &'static str {
-    if reached_call { "" } else { " before it reached the call" }
 }

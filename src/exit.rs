@@ -66,13 +66,15 @@ fn known_cause(status: u32) -> Option<&'static str> {
 }
 
 /// One process of a worker, or one worker thread. `Display` writes `child 2 (pid 71)`, as in Tornado's log, or
-/// `child 2 (thread worker-2.0)`.
+/// `child 2 (thread worker-2.0)`. If the pool has a name, `Display` begins with it: `jobs child 2 (pid 71)`.
 ///
-/// The id and the generation together identify exactly one process of a service. The pid identifies a process only
+/// The pool, the id and the generation together identify exactly one process of a service. The pid identifies a process only
 /// while it lives, because the system reuses pids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Process {
+    /// The name of the pool. Empty for a [`Prefork`](crate::Prefork) that is used alone.
+    pub pool: &'static str,
     /// The task id of the worker.
     pub id: usize,
     /// The number of earlier processes of this worker: 0 for its first process. After `u32::MAX` comes 0 again.
@@ -87,14 +89,19 @@ impl Process {
         self.pid.is_none()
     }
 
-    /// Returns the name under which the system's tools show the thread: `worker-2.0` is the first thread of worker 2.
+    /// Returns the name under which the system's tools show the thread. `worker-2.0` is the first thread of worker 2,
+    /// and `jobs-2.0` is the first thread of worker 2 in the pool `jobs`.
     pub(crate) fn thread_name(&self) -> String {
-        format!("worker-{}.{}", self.id, self.generation)
+        let pool = if self.pool.is_empty() { "worker" } else { self.pool };
+        format!("{pool}-{}.{}", self.id, self.generation)
     }
 }
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.pool.is_empty() {
+            write!(f, "{} ", self.pool)?;
+        }
         match self.pid {
             Some(pid) => write!(f, "child {} (pid {pid})", self.id),
             None => write!(f, "child {} (thread {})", self.id, self.thread_name()),

@@ -643,6 +643,7 @@ pub mod guide;
 mod handle;
 mod listener;
 mod policy;
+mod pool_name;
 mod prefork;
 mod report;
 mod scoreboard;

@@ -168,6 +168,7 @@ impl Prefork {
     /// Returns a builder with the default settings: one worker per CPU, and no limit on the number of restarts.
     pub fn new() -> Prefork {
         let config = Config {
+            pool: "",
             workers: 0,
             max_workers: usize::MAX,
             restart_policy: RestartPolicy::OnFailure,

@@ -367,7 +367,7 @@ mod tests {
     use crate::sys::Drained;
 
     fn named(id: usize, generation: u32) -> Process {
-        Process { id, generation, pid: Some(71) }
+        Process { pool: "", id, generation, pid: Some(71) }
     }
 
     fn start(board: &mut Scoreboard, process: Process) -> StatusWriter {

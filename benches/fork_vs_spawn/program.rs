@@ -94,7 +94,7 @@ fn start_up(time: Duration) {
 fn reporter() -> impl FnMut(&Event, &Handle) + 'static {
     let mut about_to_start = 0;
     move |event, _| match event {
-        Event::Scaled { workers } if *workers > WORKERS => about_to_start = now(),
+        Event::Scaled { workers, .. } if *workers > WORKERS => about_to_start = now(),
         Event::Exited { process, .. } => {
             if let Err(error) = write(Record { pid: process.pid.unwrap_or(0).into(), time: about_to_start }) {
                 eprintln!("fork_vs_spawn: {error}");

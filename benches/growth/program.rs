@@ -40,7 +40,7 @@ fn ours(workers: usize, called: u64) -> io::Result<()> {
 
 fn report_rolling_restart(event: &Event, workers: usize) {
     let written = match event {
-        Event::RollingRestartFinished => all_replaced(workers),
+        Event::RollingRestartFinished { .. } => all_replaced(workers),
         Event::RollingRestartAborted { .. } => Err(io::Error::other("the rolling restart was aborted")),
         _ => Ok(()),
     };

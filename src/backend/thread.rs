@@ -80,7 +80,7 @@ impl Launcher for Thread {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
         let StartRequest { id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };
-        let process = Process { id, generation, pid: None };
+        let process = Process { pool: "", id, generation, pid: None };
         let stop = Arc::<StopFlag>::default();
         let lease = Arc::new(());
         let waker = Arc::clone(slot_handle.waker);

@@ -63,6 +63,8 @@ use crate::report::{Reason, WorkerReport};
 /// The settings that the policy uses. The module `prefork` sets the defaults and checks the values.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    /// The name of the pool. Empty if the service has one pool without a name.
+    pub pool: &'static str,
     pub workers: usize,
     /// The largest number of workers that scaling up can reach.
     pub max_workers: usize,
@@ -150,7 +152,7 @@ pub(crate) struct Policy {
 impl Policy {
     pub fn new(config: Config, seed: u64, now: Instant) -> Policy {
         let mut actions = ActionQueue::default();
-        actions.emit(Event::Starting { workers: config.workers });
+        actions.emit(Event::Starting { pool: config.pool, workers: config.workers });
         Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
             is_sound: false,
@@ -335,7 +337,7 @@ impl Policy {
         }
         let was_wanted = slot.is_wanted();
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
-        self.actions.emit(Event::StartFailed { error, retry });
+        self.actions.emit(Event::StartFailed { pool: self.config.pool, error, retry });
         if self.replacements.is_under_way(id) {
             self.handle_failed_replacement(now, id);
         }

@@ -115,7 +115,7 @@ impl Policy {
                 slot.request_recycling(now);
                 self.update_slot(id);
             }
-            None => self.actions.emit(Event::RecyclingRefused { id }),
+            None => self.actions.emit(Event::RecyclingRefused { pool: self.config.pool, id }),
         }
     }
 
@@ -199,7 +199,7 @@ impl Policy {
         match replacement.cause {
             Cause::RollingRestart => self.abort_roll(id),
             Cause::Single if replacement.stage == Stage::NewFirst && self.slots[id].has_process() => {
-                self.actions.emit(Event::RecyclingAborted { id });
+                self.actions.emit(Event::RecyclingAborted { pool: self.config.pool, id });
                 self.slots[id].renew_recycling(now, &self.config, &mut self.rng);
             }
             Cause::Single | Cause::AbortedRollingRestart => {}

@@ -72,7 +72,7 @@ impl Policy {
         self.roll.active = true;
         self.roll.pending = false;
         self.roll.due = (0..self.slots.len()).collect();
-        self.actions.emit(Event::RollingRestartStarted);
+        self.actions.emit(Event::RollingRestartStarted { pool: self.config.pool });
     }
 
     /// Removes the id of the next worker that the rolling restart must replace now, and returns it.
@@ -97,14 +97,14 @@ impl Policy {
         if !roll.active || !roll.due.is_empty() || !roll.busy.is_empty() || self.replacements.is_rolling() {
             return false;
         }
-        self.actions.emit(Event::RollingRestartFinished);
+        self.actions.emit(Event::RollingRestartFinished { pool: self.config.pool });
         self.end_roll()
     }
 
     /// Ends the rolling restart because the replacement of worker `id` has failed. Other replacements that are under
     /// way continue.
     pub(super) fn abort_roll(&mut self, id: usize) {
-        self.actions.emit(Event::RollingRestartAborted { id });
+        self.actions.emit(Event::RollingRestartAborted { pool: self.config.pool, id });
         self.end_roll();
     }
 

@@ -71,7 +71,7 @@ impl Policy {
             return;
         }
         // Emitted first, so that the log names the new number before the processes that it starts or stops.
-        self.actions.emit(Event::Scaled { workers });
+        self.actions.emit(Event::Scaled { pool: self.config.pool, workers });
         self.add_workers(now, workers.saturating_sub(before));
         self.remove_workers(now, before.saturating_sub(workers));
         self.wanted.set(None);
@@ -112,14 +112,14 @@ impl Policy {
         let is_repeated = |last: ScalingLimited| last.asked == asked && now < last.at + QUIET;
         if !self.scaling_limited.is_some_and(is_repeated) {
             self.scaling_limited = Some(ScalingLimited { asked, at: now });
-            self.actions.emit(Event::ScalingLimited { asked, limit });
+            self.actions.emit(Event::ScalingLimited { pool: self.config.pool, asked, limit });
         }
     }
 
     /// Reports that an added worker was dropped because none of its processes became ready. The other workers continue.
     pub(super) fn drop_addition(&mut self, id: usize) {
         self.wanted.set(None);
-        self.actions.emit(Event::ScalingAborted { id });
-        self.actions.emit(Event::Scaled { workers: self.wanted() });
+        self.actions.emit(Event::ScalingAborted { pool: self.config.pool, id });
+        self.actions.emit(Event::Scaled { pool: self.config.pool, workers: self.wanted() });
     }
 }

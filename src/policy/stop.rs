@@ -57,7 +57,7 @@ impl Policy {
     /// Stops the service because the restart limit is reached.
     pub(super) fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
         let restarts = self.budget.spent();
-        self.actions.emit(Event::RestartLimitReached { restarts });
+        self.actions.emit(Event::RestartLimitReached { pool: self.config.pool, restarts });
         self.stop_because(now, Ok(Reason::RestartLimitReached { process, exit, restarts }));
     }
 
@@ -94,7 +94,7 @@ impl Policy {
             Ok(Reason::StoppedByWorker { process }) => Some(*process),
             _ => None,
         };
-        self.actions.emit(Event::Stopping { workers, quick, by });
+        self.actions.emit(Event::Stopping { pool: self.config.pool, workers, quick, by });
         self.stop = Some(Stop { outcome, requested, quick });
         self.stop_all_now(signal, kill_at);
     }
@@ -110,7 +110,7 @@ impl Policy {
     fn kill_all(&mut self, now: Instant) {
         let workers = self.slots.iter().flat_map(Slot::unkilled_processes).count();
         if workers > 0 {
-            self.actions.emit(Event::KillingAll { workers });
+            self.actions.emit(Event::KillingAll { pool: self.config.pool, workers });
         }
         for slot in &mut self.slots {
             slot.kill_all(now, &mut self.actions);

@@ -144,7 +144,7 @@ pub(super) mod tests {
     }
 
     pub fn register(children: &mut Children, id: usize, child: &Child) -> Process {
-        let process = Process { id, generation: 0, pid: Some(child.id()) };
+        let process = Process { pool: "", id, generation: 0, pid: Some(child.id()) };
         children.add(process, ChildHandle::new(child.id()));
         process
     }

@@ -346,7 +346,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn handle_started(&mut self, id: usize, generation: u32, slot: Option<usize>, child: Option<ChildHandle>) {
-        let process = Process { id, generation, pid: child.as_ref().map(ChildHandle::pid) };
+        let process = Process { pool: "", id, generation, pid: child.as_ref().map(ChildHandle::pid) };
         if let Some(child) = child {
             self.children.add(process, child);
         }
@@ -451,7 +451,7 @@ impl<'a> Supervisor<'a> {
 
     fn emit_listening(&mut self) {
         for (listener, address) in self.sockets.addresses().into_iter().enumerate() {
-            self.emit(&Event::Listening { listener, address });
+            self.emit(&Event::Listening { pool: "", listener, address });
         }
     }
 
@@ -460,7 +460,7 @@ impl<'a> Supervisor<'a> {
     #[inline(never)]
     fn restore_listeners(&mut self, id: usize) {
         for ShutDown { listener, address, is_restored } in self.sockets.restore(id) {
-            self.emit(&Event::ListenerShutDown { listener, address, restored: is_restored });
+            self.emit(&Event::ListenerShutDown { pool: "", listener, address, restored: is_restored });
         }
     }
 

@@ -49,10 +49,11 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::Starting { .. }
         | Event::Started { .. }
         | Event::Scaled { .. }
-        | Event::RollingRestartStarted
-        | Event::RollingRestartFinished
+        | Event::RollingRestartStarted { .. }
+        | Event::RollingRestartFinished { .. }
         | Event::Recycling { .. }
-        | Event::Stopping { .. } => Some(Level::Info),
+        | Event::Stopping { .. }
+        | Event::PoolEnded { success: true, .. } => Some(Level::Info),
         Event::Exited { .. }
         | Event::Restarting { .. }
         | Event::StartFailed { .. }
@@ -65,11 +66,13 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::KillingAll { .. }
         | Event::RecyclingRefused { .. }
         | Event::ScalingLimited { .. }
+        | Event::RequestIgnored { .. }
         | Event::ListenerShutDown { restored: true, .. } => Some(Level::Warn),
         Event::RollingRestartAborted { .. }
         | Event::ScalingAborted { .. }
         | Event::RecyclingAborted { .. }
         | Event::StartupFailed { .. }
+        | Event::PoolEnded { success: false, .. }
         | Event::ListenerShutDown { restored: false, .. }
         | Event::RestartLimitReached { .. } => Some(Level::Error),
     }
@@ -84,7 +87,7 @@ mod tests {
     #[test]
     fn only_restarts_after_failures_are_warnings() {
         let restarting = |exit, reason| Event::Restarting {
-            process: Process { id: 0, generation: 0, pid: Some(71) },
+            process: Process { pool: "", id: 0, generation: 0, pid: Some(71) },
             exit,
             out_of_memory: OutOfMemory::No,
             reached_call: true,
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_start_is_logged_at_level_info() {
-        let process = Process { id: 2, generation: 0, pid: Some(71) };
+        let process = Process { pool: "", id: 2, generation: 0, pid: Some(71) };
         let event = Event::Started { process };
         assert_eq!(level_of(&event), Some(Level::Info));
         assert_eq!(event.to_string(), "child 2 (pid 71) started, generation 0");

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::handle::HandleReceiver;
 
-    const EVENT: Event = Event::RollingRestartStarted;
+    const EVENT: Event = Event::RollingRestartStarted { pool: "" };
 
     fn observers(list: Vec<Box<dyn Observer>>) -> Observers {
         Observers { list, output: Output::flushed() }
@@ -176,7 +176,10 @@ mod tests {
         assert!(output.take_unflushed(), "the program may have buffered output before the call");
         assert!(!output.take_unflushed());
         let mut without = observers(vec![Box::new(Log)]);
-        without.emit(&Event::Started { process: crate::exit::Process { id: 0, generation: 0, pid: None } }, &|| None);
+        without.emit(
+            &Event::Started { process: crate::exit::Process { pool: "", id: 0, generation: 0, pid: None } },
+            &|| None,
+        );
         assert!(!without.output().take_unflushed());
         let (_receiver, waker) = crate::sys::doorbell().expect("a doorbell");
         let handle = HandleReceiver::new(Arc::new(waker)).handle();

@@ -325,7 +325,10 @@ mod tests {
             let mut children = Children::default();
             let mut reaper = Reaper::new();
             // No process has this pid.
-            children.add(Process { id: 2, generation: 0, pid: Some(u32::MAX / 4) }, ChildHandle::new(u32::MAX / 4));
+            children.add(
+                Process { pool: "", id: 2, generation: 0, pid: Some(u32::MAX / 4) },
+                ChildHandle::new(u32::MAX / 4),
+            );
             let now = Instant::now();
             let later = now + ms(1000);
             reaper.missed.finish(ms(1), now + ms(600));

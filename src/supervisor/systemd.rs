@@ -97,12 +97,12 @@ impl Systemd {
                 Some(workers) => (Stage::Ready, vec![NotifyState::Ready], format!("{workers} workers are up")),
                 None => return Ok(None),
             },
-            (Stage::Ready, Event::RollingRestartStarted) => {
+            (Stage::Ready, Event::RollingRestartStarted { .. }) => {
                 // systemd uses this time to recognize the response to its last SIGHUP.
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
-            (Stage::Reloading, Event::RollingRestartFinished | Event::RollingRestartAborted { .. }) => {
+            (Stage::Reloading, Event::RollingRestartFinished { .. } | Event::RollingRestartAborted { .. }) => {
                 (Stage::Ready, vec![NotifyState::Ready], event.to_string())
             }
             (stage, Event::Scaled { .. }) => (stage, Vec::new(), event.to_string()),
@@ -230,8 +230,10 @@ mod tests {
     use super::*;
     use crate::exit::Process;
 
-    const STOPPING: Event = Event::Stopping { workers: 2, quick: false, by: None };
-    const READY: Event = Event::Ready { process: Process { id: 0, generation: 0, pid: Some(71) } };
+    const ROLLING: Event = Event::RollingRestartStarted { pool: "" };
+    const ROLLED: Event = Event::RollingRestartFinished { pool: "" };
+    const STOPPING: Event = Event::Stopping { pool: "", workers: 2, quick: false, by: None };
+    const READY: Event = Event::Ready { process: Process { pool: "", id: 0, generation: 0, pid: Some(71) } };
 
     fn without_address() -> Systemd {
         Systemd::new(None, None, Instant::now())
@@ -256,34 +258,17 @@ mod tests {
     #[test]
     fn ready_is_sent_once_and_after_each_reload() {
         let mut systemd = without_address();
-        let starting = [
-            (READY, false),
-            (Event::RollingRestartStarted, false),
-            (READY, true),
-            (READY, true),
-            (Event::RollingRestartFinished, true),
-        ];
+        let starting = [(READY, false), (ROLLING, false), (READY, true), (READY, true), (ROLLED, true)];
         assert_eq!(states(&mut systemd, &starting), ["READY=1"]);
-        let aborted = Event::RollingRestartAborted { id: 1 };
-        let rolls = [
-            (Event::RollingRestartStarted, true),
-            (Event::RollingRestartFinished, false),
-            (Event::RollingRestartStarted, true),
-            (aborted, true),
-        ];
+        let aborted = Event::RollingRestartAborted { pool: "", id: 1 };
+        let rolls = [(ROLLING, true), (ROLLED, false), (ROLLING, true), (aborted, true)];
         assert_eq!(states(&mut systemd, &rolls), ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
     }
 
     #[test]
     fn nothing_is_sent_after_stopping() {
         let mut systemd = without_address();
-        let events = [
-            (READY, true),
-            (Event::RollingRestartStarted, true),
-            (STOPPING, true),
-            (Event::RollingRestartFinished, true),
-            (STOPPING, true),
-        ];
+        let events = [(READY, true), (ROLLING, true), (STOPPING, true), (ROLLED, true), (STOPPING, true)];
         assert_eq!(states(&mut systemd, &events), ["READY=1", "RELOADING=1", "STOPPING=1"]);
         assert_eq!(states(&mut without_address(), &[(STOPPING, true), (READY, true)]), ["STOPPING=1"]);
     }
@@ -292,7 +277,7 @@ mod tests {
     fn the_last_status_is_the_failure() {
         let mut systemd = without_address();
         assert_eq!(
-            states(&mut systemd, &[(READY, true), (Event::RestartLimitReached { restarts: 3 }, true)]),
+            states(&mut systemd, &[(READY, true), (Event::RestartLimitReached { pool: "", restarts: 3 }, true)]),
             ["READY=1"]
         );
         let message = systemd.notification_for(&STOPPING, &|| None).expect("the time").expect("a message");
@@ -312,9 +297,9 @@ mod tests {
     #[test]
     fn in_the_queue_reloads_and_statuses_coalesce() {
         let mut systemd = without_address();
-        let scaled = |workers| (Event::Scaled { workers }, true);
-        let roll = [(Event::RollingRestartStarted, true), (Event::RollingRestartFinished, true)];
-        let aborted = [(Event::RollingRestartStarted, true), (Event::RollingRestartAborted { id: 1 }, true)];
+        let scaled = |workers| (Event::Scaled { pool: "", workers }, true);
+        let roll = [(ROLLING, true), (ROLLED, true)];
+        let aborted = [(ROLLING, true), (Event::RollingRestartAborted { pool: "", id: 1 }, true)];
         let mut events = vec![(READY, true), scaled(3), scaled(4)];
         events.extend(roll.into_iter().chain([scaled(5)]).chain(aborted).chain([(STOPPING, true)]));
         for message in notifications(&mut systemd, &events) {
@@ -323,7 +308,7 @@ mod tests {
         let unsent: Vec<_> = systemd.unsent.iter().map(first_line).collect();
         assert_eq!(unsent, ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]);
         assert_eq!(systemd.unsent[0].status.as_deref(), Some("Scaled to 4 workers"));
-        assert_eq!(systemd.unsent[2].status, Some(Event::RollingRestartAborted { id: 1 }.to_string()));
+        assert_eq!(systemd.unsent[2].status, Some(Event::RollingRestartAborted { pool: "", id: 1 }.to_string()));
         assert!(systemd.next_deadline().is_some(), "unsent notifications are due during a stop as well");
     }
 
@@ -354,7 +339,7 @@ mod tests {
         systemd.handle_event(&READY, &|| Some(2), &mut output);
         while systemd.unsent.is_empty() {
             scales += 1;
-            systemd.handle_event(&Event::Scaled { workers: scales }, &|| None, &mut output);
+            systemd.handle_event(&Event::Scaled { pool: "", workers: scales }, &|| None, &mut output);
         }
         let retry_at = systemd.next_deadline().expect("a retry");
         assert!(retry_at > Instant::now() && retry_at <= Instant::now() + RETRY);

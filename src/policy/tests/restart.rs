@@ -339,7 +339,7 @@ fn the_generation_wraps_around_without_an_overflow() {
         policy.handle_timeout(now + SECOND);
         let started = std::iter::from_fn(|| policy.poll_action()).any(|action| matches!(action, Action::Start { .. }));
         assert!(started);
-        let process = Process { id: 0, generation, pid: Some(71) };
+        let process = Process { pool: "", id: 0, generation, pid: Some(71) };
         policy.handle_started(now, process);
         policy.handle_exited(now, exited(process, exit));
         assert_eq!(policy.reports()[0].exit(), Some(exit), "generation {generation}");
@@ -350,7 +350,7 @@ fn the_generation_wraps_around_without_an_overflow() {
 /// Returns `asked` and `restarting` of the event about the exit of worker 0.
 fn exit_of(policy: &mut Policy, now: Instant, generation: u32) -> (bool, bool) {
     while policy.poll_action().is_some() {}
-    let process = Process { id: 0, generation, pid: Some(1) };
+    let process = Process { pool: "", id: 0, generation, pid: Some(1) };
     policy.handle_started(now, process);
     policy.handle_exited(now, exited(process, Exit::Code(1)));
     let exited = std::iter::from_fn(|| policy.poll_action()).find_map(|action| match action {

@@ -324,7 +324,7 @@ fn a_cancelled_initial_start_is_not_initial_later() {
                 }
                 Action::Start { id, generation } => {
                     started += 1;
-                    policy.handle_started(now, Process { id, generation, pid: Some(started) });
+                    policy.handle_started(now, Process { pool: "", id, generation, pid: Some(started) });
                 }
                 Action::Send { message, .. } => panic!("{message:?}"),
                 Action::Abandon { .. } | Action::Emit(_) => {}
@@ -348,7 +348,7 @@ fn a_removed_worker_that_never_started_does_not_drain() {
     while let Some(action) = policy.poll_action() {
         if let Action::Start { id, generation } = action {
             starts.push(id);
-            policy.handle_started(now, Process { id, generation, pid: Some(id as u32 + 1) });
+            policy.handle_started(now, Process { pool: "", id, generation, pid: Some(id as u32 + 1) });
         }
     }
     assert_eq!(starts, [0]);
@@ -484,7 +484,11 @@ fn the_systems_number_of_processes_limits_the_workers() {
     sim.policy.limit_workers(5);
     sim.request(Request::Scale(usize::MAX));
     assert_eq!(sim.policy.wanted(), 5);
-    assert!(sim.logged(&format!("{}", Event::ScalingLimited { asked: usize::MAX, limit: 5 })), "{:?}", sim.log);
+    assert!(
+        sim.logged(&format!("{}", Event::ScalingLimited { pool: "", asked: usize::MAX, limit: 5 })),
+        "{:?}",
+        sim.log
+    );
     sim.policy.limit_workers(3);
     assert_eq!(sim.max_workers(), 5, "running workers stay");
 }

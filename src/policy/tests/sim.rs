@@ -11,6 +11,7 @@ pub const GRACEFUL: Duration = Duration::from_secs(30);
 
 pub fn config(workers: usize) -> Config {
     Config {
+        pool: "",
         workers,
         max_workers: 1_000_000,
         restart_policy: RestartPolicy::OnFailure,
@@ -170,7 +171,7 @@ impl Sim {
             return self.policy.handle_start_failed(self.now, id, Error::from(refused).starting(id));
         }
         self.starts += 1;
-        let process = Process { id, generation, pid: Some(self.starts) };
+        let process = Process { pool: "", id, generation, pid: Some(self.starts) };
         let alive = Alive { process, since: self.now, ready: false, draining: false, sent: Vec::new() };
         let before = self.alive.insert((id, generation), alive);
         assert!(before.is_none(), "generation {generation} of child {id} started twice");
@@ -257,11 +258,11 @@ impl Sim {
                 self.stopping = true;
                 self.rolling = false;
             }
-            Event::RollingRestartStarted => {
+            Event::RollingRestartStarted { .. } => {
                 assert!(!self.rolling, "only one rolling restart is in progress");
                 self.rolling = true;
             }
-            Event::RollingRestartFinished | Event::RollingRestartAborted { .. } => {
+            Event::RollingRestartFinished { .. } | Event::RollingRestartAborted { .. } => {
                 assert!(self.rolling, "a rolling restart ends once");
                 self.rolling = false;
             }

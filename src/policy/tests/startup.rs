@@ -16,7 +16,7 @@ fn a_refused_first_start_stops_the_service() {
             }
             Action::Start { id, generation } => {
                 pid += 1;
-                policy.handle_started(now, Process { id, generation, pid: Some(pid) });
+                policy.handle_started(now, Process { pool: "", id, generation, pid: Some(pid) });
             }
             Action::Send { process, message } => sent.push((process.id, message)),
             Action::Abandon { .. } | Action::Emit(_) => {}
@@ -24,7 +24,7 @@ fn a_refused_first_start_stops_the_service() {
     }
     assert_eq!(sent, [(0, WorkerSignal::Stop), (1, WorkerSignal::Stop)]);
     for (id, pid) in [(0, 1), (1, 2)] {
-        policy.handle_exited(now, exited(Process { id, generation: 0, pid: Some(pid) }, Exit::Signal(15)));
+        policy.handle_exited(now, exited(Process { pool: "", id, generation: 0, pid: Some(pid) }, Exit::Signal(15)));
     }
     while policy.poll_action().is_some() {}
     match policy.poll_end() {
@@ -319,7 +319,7 @@ fn without_readiness_up_waits_for_every_start() {
         if let Action::Start { id, generation } = action {
             assert_eq!(policy.up(), None);
             started += 1;
-            policy.handle_started(now, Process { id, generation, pid: Some(started) });
+            policy.handle_started(now, Process { pool: "", id, generation, pid: Some(started) });
         }
     }
     assert_eq!(policy.up(), Some(2));

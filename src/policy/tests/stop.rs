@@ -158,12 +158,12 @@ fn a_stop_cancels_starts_that_are_due() {
     let mut policy = Policy::new(config(1000), 1, now);
     let first = std::iter::from_fn(|| policy.poll_action()).find(|action| matches!(action, Action::Start { .. }));
     assert!(matches!(first, Some(Action::Start { id: 0, .. })));
-    policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
+    policy.handle_started(now, Process { pool: "", id: 0, generation: 0, pid: Some(1) });
     policy.handle_request(now, Request::Stop);
     while let Some(action) = policy.poll_action() {
         assert!(!matches!(action, Action::Start { .. }), "{action:?}");
     }
-    policy.handle_exited(now, exited(Process { id: 0, generation: 0, pid: Some(1) }, Exit::Signal(15)));
+    policy.handle_exited(now, exited(Process { pool: "", id: 0, generation: 0, pid: Some(1) }, Exit::Signal(15)));
     while policy.poll_action().is_some() {}
     assert!(matches!(policy.poll_end(), Some(Ok(Reason::Stopped))));
 }
@@ -174,7 +174,7 @@ fn a_process_started_after_the_stop_is_stopped() {
     let mut policy = Policy::new(config(1), 1, now);
     while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
     policy.handle_request(now, Request::Stop);
-    policy.handle_started(now, Process { id: 0, generation: 0, pid: Some(1) });
+    policy.handle_started(now, Process { pool: "", id: 0, generation: 0, pid: Some(1) });
     let was_stopped = std::iter::from_fn(|| policy.poll_action()).any(|action| {
         matches!(action, Action::Send { process: Process { pid: Some(1), .. }, message: WorkerSignal::Stop })
     });
@@ -224,7 +224,7 @@ fn stop_all_stops_the_service_once() {
 #[test]
 fn events_of_unknown_processes_change_nothing() {
     let mut sim = Sim::new(config(1));
-    let stranger = Process { id: 7, generation: 7, pid: Some(7) };
+    let stranger = Process { pool: "", id: 7, generation: 7, pid: Some(7) };
     sim.policy.handle_exited(sim.now, exited(stranger, Exit::Code(1)));
     sim.policy.handle_exited(sim.now, exited(Process { id: 0, ..stranger }, Exit::Code(1)));
     sim.policy.handle_ready(sim.now, 7, 7);
@@ -281,7 +281,7 @@ fn the_service_has_not_ended_while_actions_are_queued() {
 #[test]
 fn the_service_has_not_ended_before_the_first_start() {
     let mut policy = Policy::new(config(2), 1, some_time());
-    assert!(matches!(policy.poll_action(), Some(Action::Emit(Event::Starting { workers: 2 }))));
+    assert!(matches!(policy.poll_action(), Some(Action::Emit(Event::Starting { workers: 2, .. }))));
     assert!(policy.poll_end().is_none(), "no process runs, but two starts follow");
     assert_eq!(policy.wanted(), 2);
 }
@@ -304,7 +304,7 @@ fn a_process_started_after_the_stop_has_the_graceful_timeout() {
     let mut policy = Policy::new(config(1), 1, now);
     while !matches!(policy.poll_action(), Some(Action::Start { .. })) {}
     policy.handle_request(now, Request::Stop);
-    policy.handle_started(now + SECOND, Process { id: 0, generation: 0, pid: Some(1) });
+    policy.handle_started(now + SECOND, Process { pool: "", id: 0, generation: 0, pid: Some(1) });
     assert_eq!(policy.next_deadline(), Some(now + SECOND + GRACEFUL));
 }
 
@@ -369,7 +369,7 @@ fn an_unknown_exit_during_a_replacement_changes_nothing() {
     let mut sim = Sim::new(config(1));
     sim.request(Request::Roll);
     let log = sim.log.clone();
-    let stranger = Process { id: 0, generation: 7, pid: Some(7) };
+    let stranger = Process { pool: "", id: 0, generation: 7, pid: Some(7) };
     sim.policy.handle_exited(sim.now, exited(stranger, Exit::Code(0)));
     sim.run_actions();
     assert_eq!((sim.alive(), &sim.log), (vec![(0, 0), (0, 1)], &log));

@@ -72,7 +72,7 @@ fn ignore_sigusr1() -> Report {
 /// The parent requests the next change of the number of workers as soon as it has begun the last one.
 fn scales_for_ever() -> Report {
     let service = Prefork::new().workers(1).max_restarts(u32::MAX).on_event(|event, _| match event {
-        Event::Scaled { workers: 1 } => raise(Signal::SIGTTIN),
+        Event::Scaled { workers: 1, .. } => raise(Signal::SIGTTIN),
         Event::Scaled { .. } => raise(Signal::SIGTTOU),
         _ => {}
     });

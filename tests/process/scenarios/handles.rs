@@ -90,7 +90,7 @@ fn rolls_and_stops() -> Report {
     let mut is_rolled = false;
     serve_ready(Prefork::new().workers(2).on_event(move |event, handle| {
         ready += usize::from(matches!(event, Event::Ready { .. }));
-        is_rolled |= matches!(event, Event::RollingRestartFinished);
+        is_rolled |= matches!(event, Event::RollingRestartFinished { .. });
         if ready == 2 && matches!(event, Event::Ready { .. }) {
             handle.roll();
         } else if is_rolled {
@@ -174,7 +174,7 @@ fn controlled_by_a_thread() -> Report {
     });
     let report = serve_ready(Prefork::new().workers(2).on_event(move |event, handle| match event {
         Event::Starting { .. } => sender.send(handle.clone()).expect("the thread"),
-        Event::RollingRestartFinished => done.send(()).expect("the thread"),
+        Event::RollingRestartFinished { .. } => done.send(()).expect("the thread"),
         Event::Ready { process } if process.id == 2 => done.send(()).expect("the thread"),
         _ => {}
     }));

@@ -94,7 +94,7 @@ pub fn scenarios() -> Vec<Scenario> {
 fn print_event(event: &Event, _: &Handle) {
     let one = |process: &Process| format!("{}/{} {}", process.id, process.generation, process.pid.unwrap_or(0));
     match event {
-        Event::Starting { workers } => say(&format!("event Starting {workers}")),
+        Event::Starting { workers, .. } => say(&format!("event Starting {workers}")),
         Event::Started { process } => say(&format!("event Started {}", one(process))),
         Event::Ready { process } => say(&format!("event Ready {}", one(process))),
         Event::Exited { process, exit, asked, restarting, .. } => {
@@ -104,10 +104,10 @@ fn print_event(event: &Event, _: &Handle) {
             say(&format!("event Restarting {} {exit:?} in {delay:?}, {} left", one(process), left.expect("a limit")));
         }
         Event::Failed { process, message } => say(&format!("event Failed {} {message}", one(process))),
-        Event::Scaled { workers } => say(&format!("event Scaled {workers}")),
-        Event::RollingRestartStarted => say("event Reloading"),
-        Event::RollingRestartFinished => say("event Reloaded"),
-        Event::Stopping { workers, quick, by } => say(&format!("event Stopping {workers} quick {quick} by {by:?}")),
+        Event::Scaled { workers, .. } => say(&format!("event Scaled {workers}")),
+        Event::RollingRestartStarted { .. } => say("event Reloading"),
+        Event::RollingRestartFinished { .. } => say("event Reloaded"),
+        Event::Stopping { workers, quick, by, .. } => say(&format!("event Stopping {workers} quick {quick} by {by:?}")),
         other => panic!("{other:?}"),
     }
     if !matches!(event, Event::Exited { restarting: true, .. }) {

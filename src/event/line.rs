@@ -1,0 +1,161 @@
+//! The log lines of events.
+
+use std::fmt;
+
+use super::Event;
+use crate::exit::{Exit, Process};
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The line names the pool already, because it names a process of the pool.
+            _ if self.process().is_some() && !matches!(self, Event::Stopping { .. }) => {}
+            // The error names the pool.
+            Event::StartFailed { .. } | Event::RequestIgnored { .. } => {}
+            _ => write_pool(f, self.pool())?,
+        }
+        match self {
+            Event::Listening { address, .. } => write!(f, "Listening on {address}"),
+            Event::ListenerShutDown { address, restored, .. } => {
+                let next = if *restored { "it listens again" } else { "restart the service to use it" };
+                write!(f, "The listener {address} was shut down, probably by a worker; {next}")
+            }
+            Event::Starting { workers, .. } => write!(f, "Starting {workers} processes"),
+            Event::Started { process } => write!(f, "{process} started, generation {}", process.generation),
+            Event::Ready { process } => write!(f, "{process} is ready"),
+            Event::Failed { process, message } => write!(f, "{process}: {message}"),
+            Event::Stale { process } => write!(f, "{process} is stale"),
+            Event::Returned { process } if process.is_thread() => write!(f, "{process} was stale, and has returned"),
+            Event::Returned { process } => write!(f, "{process} was stale, and has exited"),
+            Event::Exited { process, exit, out_of_memory, reached_call, .. } => {
+                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
+            }
+            Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, .. } => {
+                write!(f, "{process} {exit}{out_of_memory}{}{}, restarting", suffix(*reached_call), reason.phrase())?;
+                if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
+            }
+            Event::StartFailed { error, retry, .. } => {
+                write!(f, "{error:?}")?;
+                retry.map_or(Ok(()), |delay| write!(f, ", trying again in {} ms", delay.as_millis()))
+            }
+            Event::HeartbeatTimedOut { process } => {
+                let next = if process.is_thread() { "" } else { ", aborting it" };
+                write!(f, "{process} has sent no heartbeat in time{next}")
+            }
+            Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
+            Event::StopTimedOut { process } => {
+                let next = if process.is_thread() { "" } else { ", killing it" };
+                write!(f, "{process} did not stop in time{next}")
+            }
+            Event::KillTimedOut { process } => {
+                write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
+            }
+            Event::Scaled { workers, .. } => write!(f, "Scaled to {workers} workers"),
+            Event::ScalingLimited { asked, limit, .. } => write_scaling_limit(f, *asked, *limit),
+            Event::ScalingAborted { id, .. } => write!(f, "Worker {id} could not start, removing it"),
+            Event::KillingAll { workers, .. } => write!(f, "Second stop request, killing {workers} processes"),
+            Event::RollingRestartStarted { .. } => f.write_str("Rolling restart"),
+            Event::RollingRestartFinished { .. } => f.write_str("Rolling restart done"),
+            Event::RollingRestartAborted { id, .. } => {
+                write!(f, "Rolling restart aborted: the replacement of worker {id} failed")
+            }
+            Event::Recycling { process, reason } => write!(f, "{process} {reason}, replacing it"),
+            Event::RecyclingAborted { id, .. } => write!(f, "The replacement of worker {id} failed, the old one stays"),
+            Event::RecyclingRefused { id, .. } => {
+                write!(f, "Worker {id} is not replaced, because there is no such worker")
+            }
+            Event::Stopping { workers, quick, by, .. } => write_stop(f, *workers, *quick, *by),
+            Event::StartupFailed { process, exit, failures } => {
+                f.write_str("Startup failed: ")?;
+                write_startup_failure(f, *process, *exit, *failures)
+            }
+            Event::RestartLimitReached { restarts, .. } => write!(f, "Too many child restarts ({restarts}), giving up"),
+            Event::PoolEnded { reason, .. } => write!(f, "The pool has ended: {reason}"),
+            Event::RequestIgnored { pool, has_ended } => write_ignored(f, pool, *has_ended),
+        }
+    }
+}
+
+/// Writes the name of the pool as the beginning of a line. Writes nothing if the pool has no name.
+fn write_pool(f: &mut fmt::Formatter<'_>, pool: &str) -> fmt::Result {
+    if pool.is_empty() { Ok(()) } else { write!(f, "{pool}: ") }
+}
+
+fn write_ignored(f: &mut fmt::Formatter<'_>, pool: &str, has_ended: bool) -> fmt::Result {
+    let problem = if has_ended { "which has ended" } else { "which does not exist" };
+    write!(f, "A request has no effect: it is for the pool {pool:?}, {problem}")
+}
+
+fn write_stop(f: &mut fmt::Formatter<'_>, workers: usize, quick: bool, by: Option<Process>) -> fmt::Result {
+    write!(f, "Stopping {workers} processes")?;
+    match by {
+        Some(process) => write!(f, ", as {process} requested"),
+        None => f.write_str(if quick { " quickly" } else { "" }),
+    }
+}
+
+fn write_scaling_limit(f: &mut fmt::Formatter<'_>, asked: usize, limit: usize) -> fmt::Result {
+    write!(f, "Not scaled to {asked} workers, because ")?;
+    if asked > limit { write!(f, "at most {limit} are allowed") } else { f.write_str("one worker always stays") }
+}
+
+/// Writes the cause of a startup failure.
+pub(crate) fn write_startup_failure(
+    f: &mut fmt::Formatter<'_>,
+    process: Process,
+    exit: Option<Exit>,
+    failures: Option<u32>,
+) -> fmt::Result {
+    match exit {
+        Some(exit) if exit.is_success() => write!(f, "{process} {exit} before it was ready")?,
+        Some(exit) => write!(f, "{process} {exit}")?,
+        None => write!(f, "{process} was not ready in time")?,
+    }
+    failures.map_or(Ok(()), |failures| write!(f, ", {failures} failures in a row"))
+}
+
+/// Returns the end of the phrase that describes an exit.
+fn suffix(reached_call: bool) -> &'static str {
+    if reached_call { "" } else { " before it reached the call" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::report::Reason;
+
+    #[test]
+    fn lines_name_the_pool_once() {
+        let process = Process { pool: "jobs", id: 2, generation: 0, pid: Some(71) };
+        let thread = Process { pid: None, ..process };
+        let error = Error::unfit("user", "no").in_pool("jobs");
+        let reason = Reason::Finished;
+        for (event, line) in [
+            (Event::Ready { process }, "jobs child 2 (pid 71) is ready"),
+            (Event::Ready { process: thread }, "jobs child 2 (thread jobs-2.0) is ready"),
+            (Event::Scaled { pool: "jobs", workers: 3 }, "jobs: Scaled to 3 workers"),
+            (Event::StartFailed { pool: "jobs", error, retry: None }, "jobs: user: no"),
+            (Event::PoolEnded { pool: "jobs", reason, success: true }, "jobs: The pool has ended: finished"),
+            (
+                Event::Stopping { pool: "jobs", workers: 2, quick: false, by: Some(process) },
+                "jobs: Stopping 2 processes, as jobs child 2 (pid 71) requested",
+            ),
+            (
+                Event::RequestIgnored { pool: "mail".into(), has_ended: false },
+                "A request has no effect: it is for the pool \"mail\", which does not exist",
+            ),
+        ] {
+            assert_eq!(event.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn lines_of_a_pool_without_a_name_name_no_pool() {
+        let process = Process { pool: "", id: 2, generation: 0, pid: Some(71) };
+        let thread = Process { pid: None, ..process };
+        assert_eq!(Event::Ready { process }.to_string(), "child 2 (pid 71) is ready");
+        assert_eq!(Event::Ready { process: thread }.to_string(), "child 2 (thread worker-2.0) is ready");
+        assert_eq!(Event::Scaled { pool: "", workers: 3 }.to_string(), "Scaled to 3 workers");
+    }
+}
