@@ -5,13 +5,15 @@
 //! are zero. So a worker that corrupts the shared memory can forge messages of any worker, but cannot harm the parent
 //! in any other way.
 
+#[cfg(unix)]
+use std::mem;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
-use crate::sys::{self, CallError, Shared, StatusSlot, WakeReceiver, WorkerKind};
+use crate::sys::{CallError, Shared, StatusSlot, WorkerKind};
 
 /// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL` and `RETIRE` at most once each, and
 /// then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
@@ -123,22 +125,11 @@ fn is_over(lease: &SlotLease) -> bool {
 }
 
 impl Scoreboard {
-    /// Creates a scoreboard with slots for `processes` processes. The scoreboard grows if there are more processes.
-    pub fn new(processes: usize, kind: WorkerKind) -> Result<(Scoreboard, WakeReceiver), CallError> {
-        let (wake_receiver, waker) = sys::doorbell()?;
+    /// Creates a scoreboard with slots for `processes` processes. The scoreboard grows if there are more processes. The
+    /// workers wake the parent through `waker`.
+    pub fn new(processes: usize, kind: WorkerKind, waker: Arc<Waker>) -> Result<Scoreboard, CallError> {
         let segments = vec![Segment { first: 0, shared: Arc::new(map(kind, processes)?) }];
-        Ok((
-            Scoreboard {
-                kind,
-                segments,
-                occupants: Vec::new(),
-                free: Vec::new(),
-                leased: Vec::new(),
-                token: 0,
-                waker: Arc::new(waker),
-            },
-            wake_receiver,
-        ))
+        Ok(Scoreboard { kind, segments, occupants: Vec::new(), free: Vec::new(), leased: Vec::new(), token: 0, waker })
     }
 
     /// Returns the number of a cleared slot, for a process that is about to be started. After the start,
@@ -189,11 +180,6 @@ impl Scoreboard {
         SlotHandle { memory, slot, token: self.token, waker: &self.waker }
     }
 
-    /// Returns the waker, which wakes the parent.
-    pub fn waker(&self) -> Arc<Waker> {
-        Arc::clone(&self.waker)
-    }
-
     /// Returns the messages that workers have sent since the last call.
     pub fn read_messages(&mut self) -> Vec<WorkerMessage> {
         let mut messages = Vec::new();
@@ -241,6 +227,18 @@ impl Scoreboard {
         occupants
             .filter(|(slot, occupant)| take_token(self.word(*slot, BEAT), occupant.token))
             .map(|(_, occupant)| occupant.process)
+    }
+
+    /// Unmaps the memory and closes its files, in a forked worker of another pool. So the worker cannot send messages in
+    /// the name of this pool's workers. The scoreboard must not be used after this call.
+    ///
+    /// Does not free the heap memory of the scoreboard, because freeing memory writes to it (copy-on-write).
+    #[cfg(unix)]
+    #[allow(dead_code, reason = "for services with several pools")]
+    pub fn release_in_child(&mut self) {
+        let mut segments = mem::take(&mut self.segments).into_iter();
+        segments.by_ref().for_each(|segment| Shared::unmap(segment.shared));
+        mem::forget(segments);
     }
 
     fn word(&self, slot: usize, word: usize) -> &AtomicU32 {
@@ -364,10 +362,15 @@ fn take_token(word: &AtomicU32, token: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Drained;
+    use crate::sys::{self, Drained, WakeReceiver};
 
     fn named(id: usize, generation: u32) -> Process {
         Process { pool: "", id, generation, pid: Some(71) }
+    }
+
+    fn new_board(processes: usize, kind: WorkerKind) -> (Scoreboard, WakeReceiver) {
+        let (wake_receiver, waker) = sys::doorbell().expect("a doorbell");
+        (Scoreboard::new(processes, kind, Arc::new(waker)).expect("memory"), wake_receiver)
     }
 
     fn start(board: &mut Scoreboard, process: Process) -> StatusWriter {
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn each_message_is_read_once() {
-        let (mut board, _receiver) = Scoreboard::new(2, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(2, WorkerKind::Thread);
         let first = start(&mut board, named(0, 0));
         let second = start(&mut board, named(1, 0));
         assert_eq!(board.read_messages(), []);
@@ -399,7 +402,7 @@ mod tests {
 
     #[test]
     fn release_returns_the_unread_messages_of_an_exited_process() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
@@ -415,7 +418,7 @@ mod tests {
 
     #[test]
     fn reaching_the_call_is_recorded_for_one_process() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Spawn).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Spawn);
         let old = start(&mut board, named(0, 0));
         assert!(!board.has_reached(named(0, 0)));
         old.reached();
@@ -428,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_noted_stop_is_read_after_the_end_of_its_process() {
-        let (mut board, wake_receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, wake_receiver) = new_board(1, WorkerKind::Thread);
         let old = start(&mut board, named(0, 0));
         old.note_stop();
         assert!(!has_woken(&wake_receiver));
@@ -440,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_late_heartbeat_neither_counts_nor_hides_the_successors() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let old = start(&mut board, named(0, 0));
         old.beat();
         assert!(board.beats().eq([named(0, 0)]));
@@ -459,7 +462,7 @@ mod tests {
 
     #[test]
     fn an_overwritten_slot_does_not_hide_later_heartbeats() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let writer = start(&mut board, named(0, 0));
         board.word(0, BEAT).store(u32::MAX, Ordering::Relaxed);
         writer.beat();
@@ -470,7 +473,7 @@ mod tests {
 
     #[test]
     fn released_slots_are_used_again() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         for generation in 0..10_000 {
             start(&mut board, named(0, generation));
             board.release(named(0, generation), None);
@@ -480,7 +483,7 @@ mod tests {
 
     #[test]
     fn each_message_wakes_the_parent_once() {
-        let (mut board, wake_receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, wake_receiver) = new_board(1, WorkerKind::Thread);
         let writer = start(&mut board, named(0, 0));
         let wakes = || {
             let wakes = has_woken(&wake_receiver);
@@ -520,14 +523,14 @@ mod tests {
 
     #[test]
     fn a_failed_start_takes_no_slot() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let slot = board.allocate().expect("memory");
         assert_eq!(board.allocate().expect("memory"), slot);
     }
 
     #[test]
     fn the_scoreboard_grows_beyond_its_first_size() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let writers: Vec<StatusWriter> = (0..1000).map(|id| start(&mut board, named(id, 0))).collect();
         for writer in &writers {
             writer.ready();
@@ -537,7 +540,7 @@ mod tests {
 
     #[test]
     fn a_leased_slot_is_used_again_after_its_lease() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let slot = board.allocate().expect("memory");
         let lease = Arc::new(());
         let writer = StatusWriter::at(&board.slot_handle(slot), &lease);
@@ -556,7 +559,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_over_frees_the_slot_at_once() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         start(&mut board, named(0, 0));
         board.release(named(0, 0), Some(Arc::new(())));
         assert_eq!(board.allocate().expect("memory"), 0);
@@ -564,7 +567,7 @@ mod tests {
 
     #[test]
     fn processes_forked_by_a_worker_send_no_messages() {
-        let (mut board, _receiver) = Scoreboard::new(1, WorkerKind::Thread).expect("memory");
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let worker = start(&mut board, named(0, 0));
         let forked = StatusWriter { pid: worker.pid + 1, ..worker };
         forked.ready();

@@ -1,6 +1,7 @@
 //! The descriptors that the parent has open: the poller, the sources that it waits for, and the counter of
 //! out-of-memory kills.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use super::poller::{PollSource, Poller, Waited};
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::failure;
-use crate::scoreboard::Scoreboard;
 #[cfg(unix)]
 use crate::sys::OpenEpoll;
 use crate::sys::{
-    Drained, ExitNotifier, OomCounter, SignalInfo, Signals, StandardFds, SupervisorLock, WakeReceiver, WorkerKind,
+    self, Drained, ExitNotifier, OomCounter, SignalInfo, Signals, StandardFds, SupervisorLock, WakeReceiver, Waker,
+    WorkerKind,
 };
 
 /// The parent's open descriptors. A forked worker only closes them.
@@ -72,11 +73,12 @@ impl Descriptors {
         }
     }
 
-    pub fn open_scoreboard(&mut self, workers: usize, kind: WorkerKind) -> Result<Scoreboard> {
-        let (scoreboard, wake_receiver) = Scoreboard::new(workers, kind)?;
+    /// Opens the doorbell. Returns the waker, through which the workers of all pools wake the parent.
+    pub fn open_doorbell(&mut self) -> Result<Arc<Waker>> {
+        let (wake_receiver, waker) = sys::doorbell()?;
         self.poller.register(PollSource::Doorbell, &wake_receiver)?;
         self.wake_receiver = Some(wake_receiver);
-        Ok(scoreboard)
+        Ok(Arc::new(waker))
     }
 
     /// Returns the notifier that reports exits on Windows. The notifier does nothing on Unix, where SIGCHLD announces

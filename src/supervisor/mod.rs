@@ -58,6 +58,7 @@ use crate::failure;
 use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
 use crate::policy::Config;
+use crate::scoreboard::Scoreboard;
 use crate::setup::{WorkerSetup, warn_of_name};
 use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
@@ -95,10 +96,12 @@ pub(crate) struct SupervisorParts {
 pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
     let SupervisorParts { with_scoreboard, lock, standard_fds, kind, work, on_event, sockets, setup, .. } = parts;
     let (launcher, mut descriptors) = open(lock, standard_fds, kind, work, setup, config.graceful_timeout)?;
-    let scoreboard = with_scoreboard.then(|| descriptors.open_scoreboard(config.workers, kind)).transpose()?;
-    // A service without a scoreboard has no callback.
-    let callback = on_event.zip(scoreboard.as_ref()).map(|(on_event, scoreboard)| {
-        let requests = HandleReceiver::new(scoreboard.waker());
+    let waker = with_scoreboard.then(|| descriptors.open_doorbell()).transpose()?;
+    let new_scoreboard = |waker| Scoreboard::new(config.workers, kind, waker);
+    let scoreboard = waker.clone().map(new_scoreboard).transpose()?;
+    // A service without a doorbell has no callback. This moves the waker, so that a forked worker does not drop it.
+    let callback = on_event.zip(waker).map(|(on_event, waker)| {
+        let requests = HandleReceiver::new(waker);
         let handle = requests.handle();
         (Callback { on_event, handle }, requests)
     });

@@ -53,6 +53,7 @@
 //! - `Shared`: memory that this process shares with its children. It consists of status slots: in its own slot, each
 //!   worker process writes its messages to the parent. New memory is zeroed. Only `Shared` calls `map_slots()` and
 //!   `unmap_slots()`.
+//! - `Shared::unmap()` (Unix): unmaps the memory in a forked worker that must not access it. Frees no heap memory.
 //! - `doorbell()`: returns a `Waker` and a `WakeReceiver`. All workers use the `Waker` to wake the parent, and the
 //!   parent waits on the `WakeReceiver`.
 //! - `StandardFds`: placeholders that keep descriptors of this crate off the numbers 0, 1 and 2 (Unix).

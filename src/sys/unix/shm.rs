@@ -256,4 +256,30 @@ mod tests {
         assert!(never_changes(file.as_raw_fd(), 5) && !never_changes(file.as_raw_fd(), 6));
         assert!(!never_changes(-1, 5));
     }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn unmapped_memory_is_neither_mapped_nor_open() {
+        use std::fs;
+        use std::os::unix::fs::MetadataExt;
+        use std::sync::Arc;
+
+        let shared = Arc::new(Shared::for_programs(3).expect("memory"));
+        let inode = stat_of(shared.file().expect("a file").as_raw_fd()).expect("a file").st_ino;
+        let is_mapped = || {
+            let maps = fs::read_to_string("/proc/self/maps").expect("the mappings");
+            maps.lines()
+                .any(|line| line.split_whitespace().nth(4) == Some(&inode.to_string()) && line.contains("memfd"))
+        };
+        let is_open = || {
+            let mut files = fs::read_dir("/proc/self/fd").expect("the descriptors").flatten();
+            files.any(|file| {
+                let is_memory = fs::read_link(file.path()).is_ok_and(|path| path.to_string_lossy().contains("memfd"));
+                is_memory && fs::metadata(file.path()).is_ok_and(|file| file.ino() == inode)
+            })
+        };
+        assert!(is_mapped() && is_open());
+        Shared::unmap(shared);
+        assert!(!is_mapped() && !is_open());
+    }
 }
