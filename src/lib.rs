@@ -663,7 +663,7 @@ pub use handle::Handle;
 pub use listener::{Connection, ListenConfig, Listener, ListenerIndex};
 pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
-pub use report::{Reason, Report, WorkerReport};
+pub use report::{PoolReport, Reason, Report, WorkerReport};
 pub use stopped::Stopped;
 pub use worker::{WorkResult, Worker};
 

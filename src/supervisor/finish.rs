@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
-use std::{mem, process};
+use std::{fmt, mem, process};
 
 use log::Level;
 
@@ -11,13 +11,13 @@ use crate::error::{Error, Result, WithSources};
 use crate::exit::Process;
 use crate::failure;
 use crate::policy::Outcome;
-use crate::report::{Reason, Report, WorkerReport};
+use crate::report::{PoolReport, Reason, Report};
 use crate::worker::{WorkResult, Worker};
 
 /// The result of the service in the parent. The program's own signal handling is not restored yet.
 pub(crate) struct Finished {
     pub(super) end: Outcome,
-    pub(super) workers: Vec<WorkerReport>,
+    pub(super) pools: Vec<PoolReport>,
     pub(super) stale: Vec<Process>,
     pub(super) descriptors: Descriptors,
 }
@@ -49,7 +49,7 @@ impl Finished {
         };
         let has_stopped = matches!(reason, Reason::Stopped | Reason::StoppedByWorker { .. });
         let closed = self.descriptors.close(has_stopped);
-        let report = Report::new(reason, self.workers).with_stale(self.stale);
+        let report = Report::new(reason, self.pools).with_stale(self.stale);
         // Only now, because the program's signal handling applies again if the write blocks.
         report_reason(&report);
         closed.map(|()| report)
@@ -58,20 +58,41 @@ impl Finished {
 
 /// Reports why the service has failed, unless the log has the reason already.
 fn report_reason(report: &Report) {
-    if report.is_success() {
-        return;
-    }
     let reason = report.reason();
-    let mut failed = report.workers().iter().filter(|worker| worker.failed);
-    match failed.next().and_then(|first| Some((first.id(), first.exit()?))) {
-        Some((id, exit)) if *reason == Reason::Finished => {
-            let more = failed.count();
-            let others = if more == 0 { String::new() } else { format!(", and {more} more failed") };
-            // Each exit was logged as a warning.
-            failure::report_unless_logged(Level::Warn, &format_args!("{reason}, but worker {id} {exit}{others}"));
-        }
+    match report.failed_pool() {
         // The event that began the stop was logged as an error.
-        _ => failure::report_unless_logged(Level::Error, reason),
+        _ if reason.is_failure() => failure::report_unless_logged(Level::Error, reason),
+        None => {}
+        // The event that ended the pool was logged as an error.
+        Some(pool) if pool.reason().is_failure() => {
+            let line = format_args!("{reason}, but the pool {} {}", pool.name(), pool.reason());
+            failure::report_unless_logged(Level::Error, &line);
+        }
+        // Each exit was logged as a warning.
+        Some(pool) => {
+            failure::report_unless_logged(Level::Warn, &format_args!("{reason}, but {}", FailedWorkers(pool)));
+        }
+    }
+}
+
+/// Displays the first worker of the pool that has failed, and the number of the others.
+struct FailedWorkers<'a>(&'a PoolReport);
+
+impl fmt::Display for FailedWorkers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut failed = self.0.workers().iter().filter(|worker| worker.failed);
+        let Some(first) = failed.next() else { return Ok(()) };
+        if !first.pool().is_empty() {
+            write!(f, "{} ", first.pool())?;
+        }
+        write!(f, "worker {}", first.id())?;
+        if let Some(exit) = first.exit() {
+            write!(f, " {exit}")?;
+        }
+        match failed.count() {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more failed"),
+        }
     }
 }
 

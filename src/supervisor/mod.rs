@@ -59,6 +59,7 @@ use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
 use crate::policy::Config;
 use crate::scoreboard::Scoreboard;
+use crate::report::{PoolReport, Reason};
 use crate::setup::{WorkerSetup, warn_of_name};
 use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
@@ -125,7 +126,9 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
         }
         Ok(LoopExit::Finished(end)) => {
             let (workers, stale) = supervisor.into_reports();
-            Ok(Supervised::Parent(Box::new(Finished { end, workers, stale, descriptors })))
+            let reason = end.as_ref().map_or(Reason::Finished, Reason::clone);
+            let pools = vec![PoolReport::new("", reason, workers, false)];
+            Ok(Supervised::Parent(Box::new(Finished { end, pools, stale, descriptors })))
         }
         Ok(LoopExit::Child(worker)) => {
             mem::forget(supervisor);

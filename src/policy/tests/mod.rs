@@ -16,5 +16,5 @@ pub(super) use sim::{config, some_time};
 
 use super::*;
 use crate::exit::{Exit, OutOfMemory};
-use crate::report::Report;
+use crate::report::PoolReport;
 use sim::*;

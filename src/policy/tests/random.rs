@@ -128,7 +128,7 @@ fn stop_always_ends(sim: &mut Sim, rng: &mut SmallRng) {
     // The policy waits for a killed process for 10 s, or twice as long after an interruption.
     sim.pass(20 * SECOND);
     let end = sim.outcome().expect("no first start was refused");
-    let report = Report::new(end, sim.policy.reports());
+    let report = PoolReport::new("", end, sim.policy.reports(), false);
     assert!(report.restarts() <= sim.restarts, "a stop may cancel a restart that was already logged");
     assert_eq!(report.workers().iter().map(WorkerReport::processes).sum::<u32>(), sim.starts);
 }

@@ -149,7 +149,7 @@ fn a_later_normal_exit_clears_the_failure() {
     sim.request(Request::ScaleUp);
     sim.end(0, 1, Exit::Code(0));
     sim.end(1, 0, Exit::Code(0));
-    let report = Report::new(sim.outcome().expect("an end"), sim.policy.reports());
+    let report = PoolReport::new("", sim.outcome().expect("an end"), sim.policy.reports(), false);
     assert!(report.is_success(), "a process that was asked to stop may exit in any way: {report:?}");
 }
 
@@ -159,7 +159,7 @@ fn a_restart_cancelled_by_a_stop_is_not_reported() {
     sim.end(0, 0, Exit::Code(1));
     sim.end(0, 1, Exit::Code(1));
     sim.request(Request::Stop);
-    let report = Report::new(sim.outcome().expect("an end"), sim.policy.reports());
+    let report = PoolReport::new("", sim.outcome().expect("an end"), sim.policy.reports(), false);
     assert_eq!((report.restarts(), report.workers()[0].processes()), (1, 2));
 }
 
@@ -188,7 +188,10 @@ fn restart_policy_decides_which_exits_lead_to_restarts() {
     sim.end(0, 0, Exit::Code(1));
     let end = sim.outcome().expect("an end");
     assert_eq!(end, Reason::Finished);
-    assert!(!Report::new(end, sim.policy.reports()).is_success(), "the service has finished, but not successfully");
+    assert!(
+        !PoolReport::new("", end, sim.policy.reports(), false).is_success(),
+        "the service has finished, but not successfully"
+    );
 }
 
 #[test]
@@ -300,7 +303,7 @@ fn reports_hold_restarts_and_the_last_exit() {
     for (id, generation) in sim.alive() {
         sim.end(id, generation, Exit::Signal(15));
     }
-    let report = Report::new(sim.outcome().expect("an end"), sim.policy.reports());
+    let report = PoolReport::new("", sim.outcome().expect("an end"), sim.policy.reports(), false);
     let summary = |worker: &WorkerReport| (worker.id(), worker.processes(), worker.restarts(), worker.exit());
     assert_eq!(summary(&report.workers()[0]), (0, 2, 1, Some(Exit::Code(0))));
     assert_eq!(summary(&report.workers()[1]), (1, 2, 0, Some(Exit::Signal(15))));

@@ -244,7 +244,7 @@ fn a_failed_drain_without_restarts_counts_as_failed() {
     sim.end(1, 0, Exit::Signal(11));
     sim.end(0, 0, Exit::Code(0));
     let end = sim.outcome().expect("no error");
-    assert!(!Report::new(end, sim.policy.reports()).is_success());
+    assert!(!PoolReport::new("", end, sim.policy.reports(), false).is_success());
 }
 
 #[test]
