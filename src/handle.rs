@@ -1,9 +1,8 @@
 //! [`Handle`], with which a program controls its service from the parent, and the inbox that collects its requests.
 
-use std::fmt;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, mem, process};
 
 use crate::policy::{PendingRequests, Request};
 use crate::sys::Waker;
@@ -23,6 +22,12 @@ use crate::sys::Waker;
 /// - **In a worker process, a handle has no effect.** A forked worker has a copy of every handle that the program has
 ///   kept in the parent. Use [`Worker::stop_all`](crate::Worker::stop_all) there instead.
 /// - **After the end of the service**, a handle has no effect. It keeps no descriptor open.
+///
+/// # Several pools
+///
+/// In a service with [several pools](crate::Supervisor), [`stop`](Handle::stop) and [`roll`](Handle::roll) concern all
+/// pools, and [`scale`](Handle::scale) and [`replace`](Handle::replace) concern the first pool, as the signals do. The
+/// handle that [`in_pool`](Handle::in_pool) returns concerns one pool.
 ///
 /// # Examples
 ///
@@ -46,9 +51,36 @@ use crate::sys::Waker;
 #[derive(Clone)]
 pub struct Handle {
     inbox: Arc<Inbox>,
+    target: Target,
+}
+
+/// The part of the service that a request concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Service,
+    /// The pool at this position.
+    Pool(usize),
+    /// A pool of this name, which the service does not have.
+    Unknown(String),
 }
 
 impl Handle {
+    /// Returns a handle for one pool of the service: its methods concern the pool with this name only.
+    ///
+    /// - [`scale`](Handle::scale), [`replace`](Handle::replace) and [`roll`](Handle::roll) then concern the workers of
+    ///   this pool.
+    /// - [`stop`](Handle::stop) stops this pool, and the other pools go on. The pool is not started again. The service
+    ///   ends when all of its pools have ended.
+    ///
+    /// If the service has no pool of this name, or if the pool has ended, a request has no effect. The parent then logs
+    /// a warning and reports [`Event::RequestIgnored`](crate::Event::RequestIgnored). A [`Prefork`](crate::Prefork)
+    /// that is used alone has one pool, whose name is empty.
+    pub fn in_pool(&self, name: &str) -> Handle {
+        let position = self.inbox.pools.iter().position(|pool| *pool == name);
+        let target = position.map_or_else(|| Target::Unknown(name.into()), Target::Pool);
+        Handle { inbox: Arc::clone(&self.inbox), target }
+    }
+
     /// Sets the number of workers. The parent adds workers under the lowest free ids, or removes those with the highest
     /// ids. With [its own socket](crate::ListenConfig::per_worker), a removed worker first serves the connections that
     /// wait there, as after SIGTTOU. The parent reports [`Event::Scaled`](crate::Event::Scaled).
@@ -56,7 +88,7 @@ impl Handle {
     /// The parent limits the number to at least 1, and at most [`max_workers`](crate::Prefork::max_workers) and the
     /// number of processes that the system allows. Of several calls, the last one counts.
     pub fn scale(&self, workers: usize) {
-        self.inbox.add(Request::Scale(workers));
+        self.add(Request::Scale(workers));
     }
 
     /// Requests the replacement of the process of worker `id`. The parent starts the new process first, and requests a
@@ -72,17 +104,17 @@ impl Handle {
     /// the call has no effect. If there is no worker `id`, the parent logs a warning and reports
     /// [`Event::RecyclingRefused`](crate::Event::RecyclingRefused).
     pub fn replace(&self, id: usize) {
-        self.inbox.add(Request::Replace(id));
+        self.add(Request::Replace(id));
     }
 
     /// Requests a [rolling restart](crate#rolling-restarts), as SIGHUP to the parent does: the parent replaces the
     /// processes of all workers, by default one worker at a time. A request during a rolling restart leads to one more
-    /// rolling restart after it.
+    /// rolling restart after it. With several pools, the parent rolls one pool after the other.
     pub fn roll(&self) {
-        self.inbox.add(Request::Roll);
+        self.add(Request::Roll);
     }
 
-    /// Requests a graceful stop of the whole service, as SIGTERM to the parent does. Then [`Report::reason`] is
+    /// Requests a graceful stop of the whole service with all of its pools, as SIGTERM to the parent does. Then [`Report::reason`] is
     /// [`Stopped`](crate::Reason::Stopped). Has no effect if the service already stops.
     ///
     /// A second call does not kill the workers, unlike a second SIGTERM. The call does not count as one of these two
@@ -90,7 +122,16 @@ impl Handle {
     ///
     /// [`Report::reason`]: crate::Report::reason
     pub fn stop(&self) {
-        self.inbox.add(Request::Stop);
+        self.add(Request::Stop);
+    }
+
+    fn add(&self, request: Request) {
+        let target = match (&self.target, request) {
+            // These requests concern one pool. Noted for this pool, so that the last of several numbers counts.
+            (Target::Service, Request::Scale(_) | Request::Replace(_)) => Target::Pool(0),
+            (target, _) => target.clone(),
+        };
+        self.inbox.add(target, request);
     }
 }
 
@@ -102,6 +143,8 @@ impl fmt::Debug for Handle {
 
 /// The requests that handles have made and the parent has not taken yet.
 struct Inbox {
+    /// The names of the pools, in their order.
+    pools: Vec<&'static str>,
     /// The pid of the parent. A process with another pid has only a copy of the inbox, and leaves it alone. In
     /// particular it takes no lock, because another thread of the parent may have held the lock during the fork.
     pid: u32,
@@ -112,22 +155,45 @@ struct Inbox {
 }
 
 struct State {
-    requests: PendingRequests,
+    /// The requests for each target, in the order in which the first request for the target arrived. All requests for
+    /// unknown pools share one target, which has the first name. So the list is no longer than the number of pools
+    /// plus 2.
+    pending: Vec<Pending>,
     /// Wakes the parent. `None` after the end of the service. Then the waker's descriptor can be closed.
     waker: Option<Arc<Waker>>,
 }
 
+struct Pending {
+    target: Target,
+    requests: PendingRequests,
+}
+
 impl Inbox {
-    fn add(&self, request: Request) {
+    fn add(&self, target: Target, request: Request) {
         if process::id() == self.pid {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let State { requests, waker } = &mut *state;
-            let Some(waker) = waker else { return };
-            requests.add(request);
+            if state.waker.is_none() {
+                return;
+            }
+            state.requests_for(target).add(request);
             if !self.has_requests.swap(true, Ordering::Release) {
-                waker.wake();
+                state.waker.iter().for_each(|waker| waker.wake());
             }
         }
+    }
+}
+
+impl State {
+    fn requests_for(&mut self, target: Target) -> &mut PendingRequests {
+        let is_same = |pending: &Pending| match (&pending.target, &target) {
+            (Target::Unknown(_), Target::Unknown(_)) => true,
+            (pending, target) => pending == target,
+        };
+        let position = self.pending.iter().position(is_same).unwrap_or_else(|| {
+            self.pending.push(Pending { target, requests: PendingRequests::default() });
+            self.pending.len() - 1
+        });
+        &mut self.pending[position].requests
     }
 }
 
@@ -136,10 +202,15 @@ impl Inbox {
 pub(crate) struct HandleReceiver(Handle);
 
 impl HandleReceiver {
-    pub fn new(waker: Arc<Waker>) -> HandleReceiver {
-        let state = State { requests: PendingRequests::default(), waker: Some(waker) };
-        let inbox = Inbox { pid: process::id(), has_requests: AtomicBool::new(false), state: Mutex::new(state) };
-        HandleReceiver(Handle { inbox: Arc::new(inbox) })
+    /// Creates the inbox of a service that has pools with these names.
+    pub fn new(waker: Arc<Waker>, pools: Vec<&'static str>) -> HandleReceiver {
+        HandleReceiver::in_process(process::id(), waker, pools)
+    }
+
+    fn in_process(pid: u32, waker: Arc<Waker>, pools: Vec<&'static str>) -> HandleReceiver {
+        let state = Mutex::new(State { pending: Vec::new(), waker: Some(waker) });
+        let inbox = Arc::new(Inbox { pools, pid, has_requests: AtomicBool::new(false), state });
+        HandleReceiver(Handle { inbox, target: Target::Service })
     }
 
     pub fn handle(&self) -> Handle {
@@ -150,11 +221,19 @@ impl HandleReceiver {
         self.0.inbox.has_requests.load(Ordering::Acquire)
     }
 
-    /// Removes all requests and returns them in the order in which they arrived.
-    pub fn take(&self) -> Vec<Request> {
+    /// Removes all requests and returns them with their targets: first the others in about the order in which they
+    /// arrived, then the replacements of single workers. Of the requests for unknown pools, only the name in the first
+    /// one is known.
+    pub fn take(&self) -> Vec<(Target, Request)> {
         let mut state = self.0.inbox.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.inbox.has_requests.store(false, Ordering::Relaxed);
-        state.requests.take()
+        let mut taken = Vec::new();
+        for Pending { target, mut requests } in mem::take(&mut state.pending) {
+            taken.extend(requests.take().into_iter().map(|request| (target.clone(), request)));
+        }
+        // A stable sort, so it changes nothing else.
+        taken.sort_by_key(|(_, request)| matches!(request, Request::Replace(_)));
+        taken
     }
 }
 
@@ -178,10 +257,14 @@ mod tests {
         shared::<Handle>();
     }
 
+    fn receiver() -> HandleReceiver {
+        let (_receiver, waker) = sys::doorbell().expect("a doorbell");
+        HandleReceiver::new(Arc::new(waker), vec!["web", "jobs"])
+    }
+
     #[test]
     fn requests_of_one_kind_coalesce_until_they_are_taken() {
-        let (_receiver, waker) = sys::doorbell().expect("a doorbell");
-        let receiver = HandleReceiver::new(Arc::new(waker));
+        let receiver = receiver();
         let handle = receiver.handle();
         assert!(!receiver.has_requests());
         for n in 0..1000 {
@@ -191,22 +274,65 @@ mod tests {
             handle.clone().stop();
         }
         assert!(receiver.has_requests());
-        let taken = receiver.take();
-        assert_eq!(
-            taken,
-            [Request::Roll, Request::Stop, Request::Scale(999), Request::Replace(0), Request::Replace(1)]
-        );
+        let first = Target::Pool(0);
+        let expected = [
+            (Target::Service, Request::Roll),
+            (Target::Service, Request::Stop),
+            (first.clone(), Request::Scale(999)),
+            (first.clone(), Request::Replace(0)),
+            (first, Request::Replace(1)),
+        ];
+        assert_eq!(receiver.take(), expected);
         assert!(!receiver.has_requests());
         assert_eq!(receiver.take(), []);
         handle.roll();
-        assert_eq!(receiver.take(), [Request::Roll]);
+        assert_eq!(receiver.take(), [(Target::Service, Request::Roll)]);
+    }
+
+    #[test]
+    fn requests_in_a_pool_concern_this_pool_only() {
+        let receiver = receiver();
+        let jobs = receiver.handle().in_pool("jobs");
+        jobs.scale(3);
+        jobs.roll();
+        jobs.replace(1);
+        jobs.stop();
+        let requests = [Request::Scale(3), Request::Roll, Request::Stop, Request::Replace(1)];
+        assert_eq!(receiver.take(), requests.map(|request| (Target::Pool(1), request)));
+        jobs.in_pool("web").stop();
+        receiver.handle().in_pool("jobs").roll();
+        assert_eq!(receiver.take(), [(Target::Pool(0), Request::Stop), (Target::Pool(1), Request::Roll)]);
+    }
+
+    #[test]
+    fn the_last_number_counts_through_any_handle() {
+        let receiver = receiver();
+        let service = receiver.handle();
+        service.scale(2);
+        service.in_pool("web").scale(3);
+        assert_eq!(receiver.take(), [(Target::Pool(0), Request::Scale(3))]);
+        service.in_pool("web").scale(4);
+        service.scale(5);
+        assert_eq!(receiver.take(), [(Target::Pool(0), Request::Scale(5))]);
+    }
+
+    #[test]
+    fn only_the_first_unknown_pool_is_kept() {
+        let receiver = receiver();
+        let handle = receiver.handle();
+        for n in 0..1000 {
+            handle.in_pool(&format!("pool {n}")).roll();
+        }
+        assert_eq!(receiver.take(), [(Target::Unknown("pool 0".into()), Request::Roll)]);
+        handle.in_pool("").stop();
+        assert_eq!(receiver.take(), [(Target::Unknown("".into()), Request::Stop)]);
     }
 
     #[test]
     fn only_the_first_request_wakes_the_parent() {
         let (wake_receiver, waker) = sys::doorbell().expect("a doorbell");
         let waker = Arc::new(waker);
-        let receiver = HandleReceiver::new(Arc::clone(&waker));
+        let receiver = HandleReceiver::new(Arc::clone(&waker), vec![""]);
         let handle = receiver.handle();
         handle.roll();
         if cfg!(unix) {
@@ -220,7 +346,7 @@ mod tests {
     fn a_handle_has_no_effect_after_the_service() {
         let (_receiver, waker) = sys::doorbell().expect("a doorbell");
         let waker = Arc::new(waker);
-        let receiver = HandleReceiver::new(Arc::clone(&waker));
+        let receiver = HandleReceiver::new(Arc::clone(&waker), vec![""]);
         let handle = receiver.handle();
         drop(receiver);
         assert_eq!(Arc::strong_count(&waker), 1, "the handle keeps no descriptor open");
@@ -231,9 +357,7 @@ mod tests {
     #[test]
     fn a_handle_in_another_process_takes_no_lock() {
         let (_receiver, waker) = sys::doorbell().expect("a doorbell");
-        let state = State { requests: PendingRequests::default(), waker: Some(Arc::new(waker)) };
-        let inbox = Inbox { pid: process::id() + 1, has_requests: AtomicBool::new(false), state: Mutex::new(state) };
-        let receiver = HandleReceiver(Handle { inbox: Arc::new(inbox) });
+        let receiver = HandleReceiver::in_process(process::id() + 1, Arc::new(waker), vec![""]);
         let inbox = Arc::clone(&receiver.0.inbox);
         let _lock = inbox.state.lock().expect("a lock");
         receiver.handle().stop();

@@ -198,7 +198,7 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let now = Instant::now();
-        for request in self.program_requests.iter().flat_map(HandleReceiver::take) {
+        for (_, request) in self.program_requests.iter().flat_map(HandleReceiver::take) {
             match request {
                 Request::Stop => self.policy.handle_program_stop(now),
                 Request::Scale(workers) if workers > FEW_PROCESSES => {

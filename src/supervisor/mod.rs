@@ -102,7 +102,7 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
     let scoreboard = waker.clone().map(new_scoreboard).transpose()?;
     // A service without a doorbell has no callback. This moves the waker, so that a forked worker does not drop it.
     let callback = on_event.zip(waker).map(|(on_event, waker)| {
-        let requests = HandleReceiver::new(waker);
+        let requests = HandleReceiver::new(waker, vec![config.pool]);
         let handle = requests.handle();
         (Callback { on_event, handle }, requests)
     });

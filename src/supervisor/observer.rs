@@ -182,7 +182,7 @@ mod tests {
         );
         assert!(!without.output().take_unflushed());
         let (_receiver, waker) = crate::sys::doorbell().expect("a doorbell");
-        let handle = HandleReceiver::new(Arc::new(waker)).handle();
+        let handle = HandleReceiver::new(Arc::new(waker), vec![""]).handle();
         let mut with = observers(vec![Box::new(Callback { on_event: Box::new(|_, _| {}), handle })]);
         with.emit(&EVENT, &|| None);
         assert!(with.output().take_unflushed());
