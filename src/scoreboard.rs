@@ -15,8 +15,8 @@ use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{CallError, Shared, StatusSlot, WorkerKind};
 
-/// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL` and `RETIRE` at most once each, and
-/// then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
+/// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL`, `STOP_POOL` and `RETIRE` at most once
+/// each, and then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
 const READY: usize = 0;
 const STOP_ALL: usize = 1;
 const BEAT: usize = 2;
@@ -25,6 +25,7 @@ const TOKEN: usize = 4;
 /// Set when a spawned worker's call has recognized it. The parent reads this word only after the process has exited.
 const REACHED: usize = 3;
 const RETIRE: usize = 6;
+const STOP_POOL: usize = 7;
 /// Set when the process has got a stop request that neither the parent nor the terminal made. The parent reads this
 /// word only after the process has exited.
 const STOP_NOTED: usize = 5;
@@ -34,11 +35,12 @@ const STOP_NOTED: usize = 5;
 pub(crate) enum WorkerMessage {
     Ready(Process),
     StopAll(Process),
+    StopPool(Process),
     Retire(Process),
 }
 
 /// The number of kinds of messages.
-const MESSAGES: usize = 3;
+const MESSAGES: usize = 4;
 
 /// The messages of one process that the parent has not read before.
 type NewMessages = [Option<WorkerMessage>; MESSAGES];
@@ -83,7 +85,7 @@ struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Occupant {
     process: Process,
-    /// For each of the words `READY`, `STOP_ALL` and `RETIRE`, whether the parent has already read the message in it.
+    /// For each kind of message, in the order of [`WorkerMessage`], whether the parent has already read it.
     seen: [bool; MESSAGES],
     token: u32,
 }
@@ -146,7 +148,7 @@ impl Scoreboard {
         if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
-        for word in [READY, STOP_ALL, BEAT, REACHED, STOP_NOTED, RETIRE] {
+        for word in [READY, STOP_ALL, STOP_POOL, BEAT, REACHED, STOP_NOTED, RETIRE] {
             self.word(slot, word).store(0, Ordering::Relaxed);
         }
         // Zero is no token. After 2^32 starts the tokens begin again.
@@ -289,6 +291,10 @@ impl StatusWriter {
         self.send_once(STOP_ALL);
     }
 
+    pub fn stop_pool(&self) {
+        self.send_once(STOP_POOL);
+    }
+
     pub fn retire(&self) {
         self.send_once(RETIRE);
     }
@@ -334,13 +340,13 @@ impl StatusWriter {
 /// Returns the messages in a slot that the parent has not read before.
 fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessages {
     let Some(Occupant { process, seen, .. }) = occupant else { return NewMessages::default() };
-    let set = [READY, STOP_ALL, RETIRE].map(|word| slot[word].load(Ordering::Acquire) != 0);
+    let set = [READY, STOP_ALL, STOP_POOL, RETIRE].map(|word| slot[word].load(Ordering::Acquire) != 0);
     // Write to `seen` only if it changes. After a fork, the kernel copies each page that the parent writes to
     // (copy-on-write).
     if set == *seen {
         return NewMessages::default();
     }
-    let messages = [WorkerMessage::Ready, WorkerMessage::StopAll, WorkerMessage::Retire];
+    let messages = [WorkerMessage::Ready, WorkerMessage::StopAll, WorkerMessage::StopPool, WorkerMessage::Retire];
     let new = std::array::from_fn(|kind| (set[kind] && !seen[kind]).then(|| messages[kind](*process)));
     *seen = set;
     new
@@ -395,6 +401,10 @@ mod tests {
         assert_eq!(board.read_messages(), [WorkerMessage::Retire(named(1, 0))]);
         second.retire();
         assert_eq!(board.read_messages(), []);
+        first.stop_pool();
+        assert_eq!(board.read_messages(), [WorkerMessage::StopPool(named(0, 0))]);
+        first.stop_pool();
+        assert_eq!(board.read_messages(), []);
         first.beat();
         assert!(board.beats().eq([named(0, 0)]));
         assert!(board.beats().eq([]));
@@ -406,7 +416,7 @@ mod tests {
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0))), None];
+        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0))), None, None];
         assert_eq!(board.release(named(0, 0), None), LastMessages { unread, stop_noted: false });
         assert_eq!(board.release(named(0, 0), None), LastMessages::default(), "the slot is free already");
         let new = start(&mut board, named(0, 1));
@@ -498,6 +508,8 @@ mod tests {
         assert!(!wakes());
         writer.stop_all();
         assert!(wakes());
+        writer.stop_pool();
+        assert!(wakes());
         writer.retire();
         assert!(wakes());
         writer.retire();
@@ -572,6 +584,7 @@ mod tests {
         let forked = StatusWriter { pid: worker.pid + 1, ..worker };
         forked.ready();
         forked.stop_all();
+        forked.stop_pool();
         forked.note_stop();
         forked.retire();
         assert_eq!(board.read_messages(), []);

@@ -77,15 +77,16 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// [worker thread](crate::Prefork::run_threads).
 ///
 /// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready),
-/// [`retire`](Worker::retire) and [`stop_all`](Worker::stop_all) have no effect, and SIGTERM does not request a stop of
-/// the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker,
+/// [`retire`](Worker::retire), [`stop_pool`](Worker::stop_pool) and [`stop_all`](Worker::stop_all) have no effect, and
+/// SIGTERM does not request a stop of the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker,
 /// until the worker ends.
 ///
 /// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
 /// sends SIGCHLD to the parent instead. The system refuses this signal if the worker runs as another
-/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready), [`retire`](Worker::retire)
-/// or [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example at the next timeout. The crate
-/// never writes to a file that the worker has opened under the number of a closed descriptor.
+/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready), [`retire`](Worker::retire),
+/// [`stop_pool`](Worker::stop_pool) or [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example
+/// at the next timeout. The crate never writes to a file that the worker has opened under the number of a closed
+/// descriptor.
 ///
 /// # Stopping
 ///
@@ -124,6 +125,7 @@ pub(crate) fn become_worker(id: usize) -> Result<()> {
 /// - A [worker thread](crate::Prefork::run_threads) cannot be killed, so its stop is always graceful.
 #[derive(Debug)]
 pub struct Worker {
+    pool: &'static str,
     id: usize,
     generation: u32,
     count: usize,
@@ -144,6 +146,7 @@ enum StopSource {
 
 impl Worker {
     pub(crate) fn new(
+        pool: &'static str,
         id: usize,
         generation: u32,
         count: usize,
@@ -151,7 +154,7 @@ impl Worker {
         listeners: Listeners,
     ) -> Worker {
         let stop = StopSource::Process(OnceLock::new());
-        Worker { id, generation, count, status: status.map(Arc::new), listeners, listener_names: None, stop }
+        Worker { pool, id, generation, count, status: status.map(Arc::new), listeners, listener_names: None, stop }
     }
 
     pub(crate) fn in_thread(
@@ -161,17 +164,24 @@ impl Worker {
         listeners: Listeners,
         stop: Arc<StopFlag>,
     ) -> Worker {
-        let Process { id, generation, .. } = process;
+        let Process { pool, id, generation, .. } = process;
         let listeners = listener::for_thread(&listeners, stop.gate());
         let stop = StopSource::Thread(stop);
-        Worker { id, generation, count, status: Some(Arc::new(status)), listeners, listener_names: None, stop }
+        Worker { pool, id, generation, count, status: Some(Arc::new(status)), listeners, listener_names: None, stop }
     }
 
     pub(crate) fn with_listener_names(self, names: ListenerNames) -> Worker {
         Worker { listener_names: names, ..self }
     }
 
-    /// Returns the worker's task id. The initial workers have the ids from 0 to one less than the number of
+    /// Returns the name of the worker's pool, as the program has passed it to
+    /// [`Supervisor::pool`](crate::Supervisor::pool). Returns an empty string if the program uses a
+    /// [`Prefork`](crate::Prefork) alone, because its pool has no name.
+    pub fn pool(&self) -> &str {
+        self.pool
+    }
+
+    /// Returns the worker's task id. Each pool has ids of its own. The initial workers have the ids from 0 to one less than the number of
     /// [`workers`](crate::Prefork::workers). A worker that is added later may have a higher id. Every id is less than
     /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
     ///
@@ -195,8 +205,8 @@ impl Worker {
         self.generation
     }
 
-    /// Returns the number of workers of the service at the time when the parent started this process. This includes
-    /// workers that were waiting for a restart at that time.
+    /// Returns the number of workers of this worker's pool at the time when the parent started this process. This
+    /// includes workers that were waiting for a restart at that time.
     pub fn worker_count(&self) -> usize {
         self.count
     }
@@ -363,6 +373,20 @@ impl Worker {
     pub fn stop_all(&self) {
         if let Some(status) = &self.status {
             status.stop_all();
+        }
+    }
+
+    /// Requests a graceful stop of this worker's pool. All workers of the pool get a stop request, including this worker,
+    /// and none of them is restarted. The other pools go on. The service ends when all of its pools have ended. Further
+    /// calls, in this worker or in others of the pool, have no effect. After the call, this worker may exit at once, or
+    /// go on until it gets its stop request.
+    ///
+    /// If the program uses a [`Prefork`](crate::Prefork) alone, its only pool is the whole service, so this method does
+    /// the same as [`stop_all`](Worker::stop_all). In mpservice, the corresponding function is
+    /// `stop_server(server_id)`.
+    pub fn stop_pool(&self) {
+        if let Some(status) = &self.status {
+            status.stop_pool();
         }
     }
 

@@ -132,7 +132,7 @@ fn accept(text: SpawnText) -> Result<Worker> {
     status.reached();
     setup.apply(id);
     Lifeline::inherited(started_by, graceful_timeout, lifeline).hold();
-    Ok(Worker::new(id, generation, count, Some(status), listeners))
+    Ok(Worker::new("", id, generation, count, Some(status), listeners))
 }
 
 fn unfit(problem: impl Into<String>) -> Error {

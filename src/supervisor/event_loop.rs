@@ -324,7 +324,7 @@ impl<'a> Supervisor<'a> {
             Ok((slot, listeners, Started::Child)) => {
                 self.sockets.release_in_child();
                 let status = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.writer(slot));
-                return Some(Worker::new(id, generation, count, status, listeners));
+                return Some(Worker::new("", id, generation, count, status, listeners));
             }
             Ok((slot, _, Started::Parent(child))) => self.handle_started(id, generation, slot, child),
             Err(error) => self.policy.handle_start_failed(Instant::now(), id, error),
@@ -376,6 +376,7 @@ impl<'a> Supervisor<'a> {
         match message {
             WorkerMessage::Ready(Process { id, generation, .. }) => self.policy.handle_ready(now, id, generation),
             WorkerMessage::StopAll(process) => self.policy.handle_stop_all(now, process),
+            WorkerMessage::StopPool(process) => self.policy.handle_stop_all(now, process),
             WorkerMessage::Retire(process) => self.policy.handle_retire(now, process),
         }
     }

@@ -36,6 +36,14 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said("report: stopped, as child 0 ("), "{}", daemon.transcript());
             assert!(!daemon.said("restarting"));
         }),
+        Scenario::reporting("stop_pool_stops_a_service_with_one_pool", stops_pool, |daemon| {
+            let workers = daemon.workers(2);
+            daemon.send(workers[1], Signal::SIGUSR2);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("log Stopping "), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("drained "), 2, "{}", daemon.transcript());
+            assert!(daemon.said("report: stopped, as child 1 ("), "{}", daemon.transcript());
+        }),
         Scenario::reporting("ids_stay_below_max_workers", with_contexts, |daemon| {
             daemon.workers(2);
             for _ in 0..5 {
@@ -201,6 +209,20 @@ fn stops_all_and_ends() -> Report {
 
 fn stops_all_alone() -> Report {
     serve(Prefork::new().workers(1).restart_policy(RestartPolicy::Always), |worker| worker.stop_all())
+}
+
+fn stops_pool() -> Report {
+    serve(Prefork::new().workers(2), |worker| {
+        assert!(!worker.stop_requested());
+        assert_eq!(worker.pool(), "");
+        if worker.id() == 0 {
+            up(0);
+        } else {
+            up_until_signal(1, Signal::SIGUSR2);
+            worker.stop_pool();
+        }
+        drain(&worker);
+    })
 }
 
 fn with_contexts() -> Report {
