@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Launcher, StartRequest, Started};
+use super::{Common, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::setup::WorkerSetup;
 use crate::sys::{self, ForkError, Forked, Lifeline, Threads};
@@ -23,8 +23,8 @@ impl Fork {
         }
     }
 
-    pub fn new(setup: Option<WorkerSetup>, graceful_timeout: Duration) -> Result<Fork> {
-        Ok(Fork { setup, lifeline: Lifeline::new(graceful_timeout)? })
+    pub fn new(setup: Option<WorkerSetup>, graceful_timeout: Duration, common: &mut Common) -> Result<Fork> {
+        Ok(Fork { setup, lifeline: common.lifeline(graceful_timeout)? })
     }
 }
 

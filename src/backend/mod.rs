@@ -6,6 +6,9 @@ mod fork;
 mod spawn;
 mod thread;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 #[cfg(unix)]
 pub(crate) use fork::Fork;
 pub(crate) use spawn::{Spawn, accept_spawn};
@@ -16,7 +19,7 @@ use crate::exit::{Exit, Process};
 use crate::listener::Listeners;
 use crate::scoreboard::{SlotHandle, SlotLease};
 use crate::setup::WorkerSetup;
-use crate::sys::{ChildHandle, Signal, WorkerKind};
+use crate::sys::{ChildHandle, ExitNotifier, Lifeline, Program, Signal, WorkerKind};
 
 /// Returns an error if the workers would be forks and this process has more than one thread. Also returns an error if
 /// the workers would be spawned and this thread must not change its user. The caller checks this before it opens the
@@ -49,9 +52,42 @@ pub(crate) trait Launcher {
     /// thread as stale, because a thread cannot be killed. Does nothing if the thread has returned.
     fn signal_thread(&mut self, _worker: Process, _signal: Signal) {}
 
+    /// Closes, in a forked worker of another pool, the descriptors of this launcher that the worker has inherited. The
+    /// worker must not use or drop this launcher afterwards.
+    #[cfg(unix)]
+    #[allow(dead_code, reason = "a service has only one pool")]
+    fn release_in_child(&self) {}
+
     /// Returns the exits of threads since the last call. Each exit wakes the parent through the doorbell.
     fn take_thread_exits(&mut self) -> Vec<ChildExit> {
         Vec::new()
+    }
+}
+
+/// What the launchers of all pools share, so that several pools need no more descriptors than one. Each part is opened
+/// when the first launcher needs it.
+#[derive(Debug, Default)]
+pub(crate) struct Common {
+    lifeline: Option<Lifeline>,
+    program: Option<Arc<Program>>,
+}
+
+impl Common {
+    /// Returns the lifeline of the workers of one pool.
+    fn lifeline(&mut self, graceful_timeout: Duration) -> Result<Lifeline> {
+        let lifeline = match &self.lifeline {
+            Some(known) => known.clone().with_timeout(graceful_timeout),
+            None => Lifeline::new(graceful_timeout)?,
+        };
+        Ok(self.lifeline.insert(lifeline).clone())
+    }
+
+    fn program(&mut self, exit_notifier: &ExitNotifier) -> Result<Arc<Program>> {
+        let program = match &self.program {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Program::this(exit_notifier.clone())?),
+        };
+        Ok(Arc::clone(self.program.insert(program)))
     }
 }
 

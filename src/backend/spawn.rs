@@ -11,12 +11,13 @@
 use std::fmt;
 use std::process;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use super::{Launcher, StartRequest, Started};
+use super::{Common, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::listener::Listener;
 use crate::scoreboard::StatusWriter;
@@ -26,7 +27,7 @@ use crate::worker::Worker;
 
 #[derive(Debug)]
 pub(crate) struct Spawn {
-    program: Program,
+    program: Arc<Program>,
     exit_notifier: ExitNotifier,
     setup: Option<WorkerSetup>,
     lifeline: Lifeline,
@@ -34,9 +35,14 @@ pub(crate) struct Spawn {
 }
 
 impl Spawn {
-    pub fn new(exit_notifier: ExitNotifier, setup: Option<WorkerSetup>, graceful_timeout: Duration) -> Result<Spawn> {
-        let lifeline = Lifeline::new(graceful_timeout)?;
-        Ok(Spawn { program: Program::this(exit_notifier.clone())?, exit_notifier, setup, lifeline, graceful_timeout })
+    pub fn new(
+        exit_notifier: ExitNotifier,
+        setup: Option<WorkerSetup>,
+        graceful_timeout: Duration,
+        common: &mut Common,
+    ) -> Result<Spawn> {
+        let lifeline = common.lifeline(graceful_timeout)?;
+        Ok(Spawn { program: common.program(&exit_notifier)?, exit_notifier, setup, lifeline, graceful_timeout })
     }
 
     /// Returns an error if a worker that changes its user in this thread would lose its lifeline.
@@ -74,6 +80,11 @@ impl Launcher for Spawn {
             Err(error) if error.call != Program::CALL => Err(refused(error)),
             Err(error) => Err(Error::executable(self.program.path().to_owned(), error).starting(id)),
         }
+    }
+
+    #[cfg(unix)]
+    fn release_in_child(&self) {
+        self.program.release_in_child();
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) use self::log::warn_of_wait;
 use self::observer::{Callback, Observers};
 #[cfg(unix)]
 use crate::backend::Fork;
-use crate::backend::{Launcher, Spawn, Thread, Work};
+use crate::backend::{Common, Launcher, Spawn, Thread, Work};
 use crate::error::Result;
 use crate::failure;
 use crate::handle::HandleReceiver;
@@ -158,10 +158,11 @@ fn open(
     setup: Option<WorkerSetup>,
     graceful_timeout: Duration,
 ) -> Result<(Box<dyn Launcher>, Descriptors)> {
+    let mut common = Common::default();
     match (kind, work) {
         #[cfg(unix)]
         (WorkerKind::Fork, _) => {
-            let fork = Fork::new(setup, graceful_timeout)?;
+            let fork = Fork::new(setup, graceful_timeout, &mut common)?;
             worker::prepare()?;
             let descriptors = Descriptors::open(lock, kind, standard_fds)?;
             descriptors.warn_of_epolls();
@@ -172,7 +173,7 @@ fn open(
         }
         (WorkerKind::Spawn | WorkerKind::Thread, _) => {
             let descriptors = Descriptors::open(lock, kind, standard_fds)?;
-            match Spawn::new(descriptors.exit_notifier(), setup, graceful_timeout) {
+            match Spawn::new(descriptors.exit_notifier(), setup, graceful_timeout, &mut common) {
                 Ok(spawn) => Ok((Box::new(spawn), descriptors)),
                 Err(error) => Err(descriptors.close_after(error)),
             }

@@ -1,7 +1,7 @@
 //! Numbers of descriptors: which file is behind a number, and the numbers 0, 1 and 2.
 //!
 //! # Safety
-//! fstat(2) writes one stat. fcntl(2) and open(2) take integers and a C string.
+//! fstat(2) writes one stat. fcntl(2), open(2) and close(2) take integers and a C string.
 
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -50,6 +50,14 @@ pub(crate) fn above_standard(fd: OwnedFd) -> Result<OwnedFd, CallError> {
         // SAFETY: as above.
         moved => Ok(unsafe { OwnedFd::from_raw_fd(moved) }),
     }
+}
+
+/// Closes, in a forked child, the child's copy of a descriptor that its parent has opened. The child must not use or
+/// drop the owner of the descriptor afterwards. For an owner that the child forgets: dropping it would also free
+/// memory, and freeing memory writes to pages that the child still shares with the parent (copy-on-write).
+pub(crate) fn close_inherited(fd: BorrowedFd<'_>) {
+    // SAFETY: close(2) takes an integer. The caller guarantees that nothing uses the number any more.
+    unsafe { libc::close(fd.as_raw_fd()) };
 }
 
 /// Placeholders under those of the numbers 0, 1 and 2 that are closed. While they exist, no other descriptor gets such

@@ -32,7 +32,7 @@ mod kernel {
 
     use super::{CallError, exit_now};
 
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     pub(crate) struct Lifeline {
         parent: u32,
         graceful_timeout: Duration,
@@ -73,6 +73,11 @@ mod kernel {
         /// much time to exit after the death of the parent.
         pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
             Ok(Lifeline { parent: std::process::id(), graceful_timeout })
+        }
+
+        /// Returns this lifeline with another graceful timeout, for the workers of another pool.
+        pub fn with_timeout(self, graceful_timeout: Duration) -> Lifeline {
+            Lifeline { graceful_timeout, ..self }
         }
 
         /// Returns `None`: a spawned worker needs no descriptor for its lifeline, because the lifeline is a kernel
@@ -161,6 +166,7 @@ mod pipe {
     use std::mem::ManuallyDrop;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use std::thread;
     use std::time::Duration;
@@ -168,17 +174,24 @@ mod pipe {
     use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
     use nix::unistd::{getpid, getppid};
 
-    use super::super::descriptor::FdIdentity;
+    use super::super::descriptor::{FdIdentity, close_inherited};
     use super::{CallError, exit_now};
 
-    #[derive(Debug)]
+    /// The lifeline of a pool. The lifelines of all pools share one socket pair.
+    #[derive(Clone, Debug)]
     pub(crate) struct Lifeline {
-        reader: Option<UnixStream>,
-        /// The writing end, which only the parent keeps open. `None` in a spawned worker.
-        writer: Option<UnixStream>,
+        /// `None` in a spawned worker to which the parent has passed no descriptor.
+        sockets: Option<Arc<Sockets>>,
         /// The pid of the parent, or 0 for a parent outside this pid namespace.
         parent: u32,
         graceful_timeout: Duration,
+    }
+
+    #[derive(Debug)]
+    struct Sockets {
+        reader: UnixStream,
+        /// The writing end, which only the parent keeps open. `None` in a spawned worker.
+        writer: Option<UnixStream>,
     }
 
     /// How often a worker looks at its parent's pid if the socket cannot show the death of the parent any more.
@@ -207,18 +220,24 @@ mod pipe {
         /// much time to exit after the death of the parent.
         pub fn new(graceful_timeout: Duration) -> Result<Lifeline, CallError> {
             let (reader, writer) = UnixStream::pair().map_err(|error| CallError::new("socketpair", error))?;
-            let parent = std::process::id();
-            Ok(Lifeline { reader: Some(reader), writer: Some(writer), parent, graceful_timeout })
+            let sockets = Some(Arc::new(Sockets { reader, writer: Some(writer) }));
+            Ok(Lifeline { sockets, parent: std::process::id(), graceful_timeout })
+        }
+
+        /// Returns this lifeline with another graceful timeout, for the workers of another pool.
+        pub fn with_timeout(self, graceful_timeout: Duration) -> Lifeline {
+            Lifeline { graceful_timeout, ..self }
         }
 
         /// Returns the descriptor that a spawned worker must inherit for its lifeline.
         pub fn passed(&self) -> Option<BorrowedFd<'_>> {
-            self.reader.as_ref().map(AsFd::as_fd)
+            self.sockets.as_ref().map(|sockets| sockets.reader.as_fd())
         }
 
         /// Creates the lifeline in a spawned worker, from the descriptor that the worker has inherited.
         pub fn inherited(parent: u32, graceful_timeout: Duration, passed: Option<OwnedFd>) -> Lifeline {
-            Lifeline { reader: passed.map(UnixStream::from), writer: None, parent, graceful_timeout }
+            let sockets = passed.map(|reader| Arc::new(Sockets { reader: reader.into(), writer: None }));
+            Lifeline { sockets, parent, graceful_timeout }
         }
 
         /// Does nothing, because a thread can only be started after `main` has begun.
@@ -237,16 +256,20 @@ mod pipe {
         /// Starts the thread that waits until the parent ends. The child calls this. The thread blocks all signals, so
         /// that the kernel delivers them to the program's own threads.
         pub fn hold(&mut self) {
-            let Some(reader) = self.reader.take() else { exit_now() };
-            self.writer = None;
+            // This clone is never dropped. So the sockets have an owner as long as this process runs, and it never
+            // closes their numbers, which may be those of files of the program by then.
+            let Some(sockets) = self.sockets.clone().map(ManuallyDrop::new) else { exit_now() };
+            if let Some(writer) = &sockets.writer {
+                close_inherited(writer.as_fd());
+            }
             let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let watch = thread::Builder::new().name("taskfork-lifeline".into()).stack_size(64 * 1024);
             let &mut Lifeline { parent, graceful_timeout, .. } = self;
             // getppid(2) returns 0 if the parent is outside the pid namespace of the child.
             PARENT.store(if getppid().as_raw() == 0 { 0 } else { parent }, Ordering::Relaxed);
-            let identity = FdIdentity::of(reader.as_fd());
+            let identity = FdIdentity::of(sockets.reader.as_fd());
             let body = move || {
-                wait_for_death(ManuallyDrop::new(reader), identity, parent);
+                wait_for_death(&sockets.reader, identity, parent);
                 end_worker(graceful_timeout);
             };
             if watch.spawn(body).is_err() {
@@ -259,8 +282,8 @@ mod pipe {
 
     /// Waits until the parent has ended. Looks at the parent's pid as well, because a worker can shut down the socket,
     /// which all workers share. If the program has closed the descriptor, or if the socket was shut down, only the pid
-    /// remains. Never closes the descriptor, because its number may be that of a file of the program by then.
-    fn wait_for_death(mut reader: ManuallyDrop<UnixStream>, identity: Option<FdIdentity>, parent: u32) {
+    /// remains.
+    fn wait_for_death(mut reader: &UnixStream, identity: Option<FdIdentity>, parent: u32) {
         loop {
             let is_open = identity.is_some_and(|identity| identity.is_behind(reader.as_raw_fd()));
             let is_at_end = is_open && matches!(reader.read(&mut [0]), Ok(0));
@@ -280,6 +303,20 @@ mod pipe {
         thread::sleep(graceful_timeout);
         if IS_KILLED.load(Ordering::Relaxed) {
             let _ = kill(getpid(), Signal::SIGKILL);
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn lifelines_of_several_pools_share_one_descriptor() {
+            let web = Lifeline::new(Duration::from_secs(1)).expect("a lifeline");
+            let jobs = web.clone().with_timeout(Duration::from_secs(2));
+            let number = |lifeline: &Lifeline| lifeline.passed().expect("a descriptor").as_raw_fd();
+            assert_eq!(number(&web), number(&jobs));
+            assert_eq!([web.graceful_timeout, jobs.graceful_timeout].map(|timeout| timeout.as_secs()), [1, 2]);
         }
     }
 }

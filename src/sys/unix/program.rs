@@ -15,6 +15,7 @@ use std::process::Command;
 
 #[cfg(target_os = "linux")]
 use super::descriptor::above_standard;
+use super::descriptor::close_inherited;
 use super::inherited_fds::InheritedFds;
 use super::shm::close_on_exec;
 use super::signal::ExitNotifier;
@@ -47,6 +48,13 @@ impl Program {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Closes the executable in a forked child, which must not use or drop this value afterwards.
+    pub fn release_in_child(&self) {
+        if let Some(file) = &self.file {
+            close_inherited(file.as_fd());
+        }
     }
 
     /// Starts the program again in a new process, with the same arguments and in the directory where this process was

@@ -6,6 +6,7 @@
 //! The system calls read a struct of the right size, and take handles that are open.
 
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{mem, ptr};
 
@@ -19,9 +20,9 @@ use super::{handle, stop_request};
 use crate::sys::CallError;
 
 /// The parent's end of the lifeline: the job object in which every worker starts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lifeline {
-    job: OwnedHandle,
+    job: Arc<OwnedHandle>,
 }
 
 /// The worker's end of the lifeline. The worker is in the job from its start, so the worker needs no handle to the job.
@@ -49,7 +50,12 @@ impl Lifeline {
         // a struct of this type.
         let is_set =
             unsafe { SetInformationJobObject(job.as_raw_handle(), JobObjectExtendedLimitInformation, limits, size) };
-        if is_set == 0 { Err(CallError::last("SetInformationJobObject")) } else { Ok(Lifeline { job }) }
+        if is_set == 0 { Err(CallError::last("SetInformationJobObject")) } else { Ok(Lifeline { job: Arc::new(job) }) }
+    }
+
+    /// Returns this lifeline, because the system ends the workers of all pools at once.
+    pub fn with_timeout(self, _graceful_timeout: Duration) -> Lifeline {
+        self
     }
 
     /// Returns true: the job contains the whole process.
