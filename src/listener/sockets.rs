@@ -159,6 +159,17 @@ impl Sockets {
         }
     }
 
+    /// Closes all sockets in a forked worker of another pool, which has inherited copies of them. Otherwise the kernel
+    /// would still accept clients for this pool after its own workers have stopped. Writes no memory, and leaves the
+    /// files of Unix sockets to the parent. The worker must not use or drop this value afterwards.
+    #[cfg(unix)]
+    #[allow(dead_code, reason = "a service has only one pool")]
+    pub fn close_inherited(&self) {
+        for socket in self.by_worker.iter().flat_map(|sockets| sockets.iter()) {
+            sys::close_inherited(socket.as_passed());
+        }
+    }
+
     /// Makes the kernel send new connections and datagrams only to the workers with these ids. The ids must be in
     /// ascending order. Does nothing if `serving` is empty.
     ///

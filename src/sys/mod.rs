@@ -60,6 +60,7 @@
 //! - `StopRequest`: receives stop requests in a worker. They come from the parent or from the terminal (Ctrl-C).
 //! - `WakePipe`: ends a wait of `wait_for_socket()`. On Unix, `wake()` is async-signal-safe. Only [`Gate`] uses both.
 //! - `close_in_place()` (Unix): closes a socket, but leaves another file under its number.
+//! - `close_inherited()` (Unix): closes a forked child's copy of a descriptor whose owner the child forgets.
 //! - `is_of_connection()`: returns whether accept(2) has failed because of one connection, so that the next call may
 //!   succeed.
 //! - `Lifeline`: ends the child, or sends SIGTERM to it, when the parent ends. The parent creates the lifeline, and the

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -231,4 +232,19 @@ fn steer_by_cpu_chooses_a_worker_of_the_packets_cpu() {
     }
     sockets.serve([0].into_iter()).expect("a program");
     assert_eq!(shares(&sockets, &senders)[0].len(), senders.len(), "a CPU without a worker uses all workers");
+}
+
+#[test]
+fn closed_inherited_sockets_refuse_clients_and_keep_their_files() {
+    let path = std::env::temp_dir().join(format!("taskfork-inherited-{}", std::process::id()));
+    // No other test uses this address, so no other socket gets the port.
+    let tcp = ListenConfig::from("127.0.0.77:0").per_worker();
+    let sockets = try_open(vec![tcp, format!("unix:{}", path.display()).into()], 2).expect("sockets");
+    let address = bound(&sockets);
+    drop(TcpStream::connect(address).expect("a connection"));
+    sockets.close_inherited();
+    assert_eq!(TcpStream::connect(address).expect_err("no socket").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(UnixStream::connect(&path).expect_err("no socket").kind(), ErrorKind::ConnectionRefused);
+    std::mem::forget(sockets);
+    std::fs::remove_file(&path).expect("the file of the socket");
 }

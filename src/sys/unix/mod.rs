@@ -38,7 +38,7 @@ use super::PollCalls;
 pub(crate) use affinity::{pin_to, usable_cpus};
 #[cfg(target_os = "linux")]
 pub(crate) use cgroup::OomCounter;
-pub(crate) use descriptor::StandardFds;
+pub(crate) use descriptor::{StandardFds, close_inherited};
 pub(crate) use directory::{Directory, FileHandle, FileStatus, limit_future_mode};
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use epoll::{OpenEpoll, other_epolls};
