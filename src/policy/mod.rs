@@ -13,6 +13,9 @@
 //!   earlier.
 //! - [`Policy::poll_end`] returns the outcome of the service once the service has ended.
 //!
+//! A [`Policy`] decides about one pool. A [`Service`] owns the policies of all pools of a service, and has the same
+//! kinds of methods. It decides about everything that concerns several pools.
+//!
 //! If the system refuses to start a process, the caller reports this as an event ([`Policy::handle_start_failed`]). So
 //! a stop request that arrives in the meantime takes effect before the policy tries the start again.
 
@@ -29,6 +32,7 @@ mod replacement;
 mod request;
 mod rolling_restart;
 mod scale;
+mod service;
 mod slot;
 mod stop;
 mod stopping_child;
@@ -52,6 +56,7 @@ use replacement::Replacements;
 pub(crate) use request::{PendingRequests, Request};
 use rolling_restart::RollingRestart;
 use scale::ScalingLimited;
+pub(crate) use service::{PoolConfig, Service};
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
 use stop::Stop;
 
@@ -178,19 +183,30 @@ impl Policy {
     /// Returns the next action, or `None` if there is nothing to do.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {
-        while self.actions.is_empty() {
-            self.actions.shrink();
+        self.poll_queued().or_else(|| self.poll_first_start())
+    }
+
+    /// Returns the next action in the queue.
+    fn poll_queued(&mut self) -> Option<Action> {
+        self.actions.pop()
+    }
+
+    /// Returns the first start of the next worker that has not been started yet. Call this when the queue is empty.
+    ///
+    /// These starts are not put into the queue, because the pages of the queue would be copied for each worker
+    /// (copy-on-write).
+    fn poll_first_start(&mut self) -> Option<Action> {
+        self.actions.shrink();
+        loop {
             let id = self.first_starts.next()?;
             if id == self.slots.len() {
                 self.push_initial();
             }
-            if let Some(start) = self.slots[id].start_initial() {
-                // This start is not put into the queue, because the pages of the queue would be copied for each worker
-                // (copy-on-write).
-                return Some(start);
+            let start = self.slots[id].start_initial();
+            if start.is_some() {
+                return start;
             }
         }
-        self.actions.pop()
     }
 
     /// Creates the missing slots of the workers that have not been started yet.
@@ -210,11 +226,15 @@ impl Policy {
     /// been taken.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<Outcome> {
-        let is_busy = !self.actions.is_empty() || !self.first_starts.is_empty();
-        if is_busy || !self.slots.iter().all(Slot::is_over) {
+        if !self.actions.is_empty() || !self.is_over() {
             return None;
         }
         Some(self.stop.take().map_or(Ok(Reason::Finished), |stop| stop.outcome))
+    }
+
+    /// Returns whether no process is alive and none will be started, unless a request adds a worker.
+    fn is_over(&self) -> bool {
+        self.first_starts.is_empty() && self.slots.iter().all(Slot::is_over)
     }
 
     /// Returns the reports of all workers, ordered by worker id.
@@ -342,6 +362,11 @@ impl Policy {
             self.handle_failed_replacement(now, id);
         }
         self.after(now, id, was_wanted);
+    }
+
+    /// Returns whether a refusal of the next start of this worker would stop the pool.
+    fn needs_start(&self, id: usize) -> bool {
+        self.stop.is_none() && self.slots.get(id).is_some_and(Slot::is_initial_start)
     }
 
     pub fn handle_ready(&mut self, now: Instant, id: usize, generation: u32) {

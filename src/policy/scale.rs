@@ -11,7 +11,7 @@ use crate::event::Event;
 
 /// The time during which an equal request for too many or too few workers is not reported again, so that a process that
 /// sends signals in a loop does not fill the log.
-const QUIET: Duration = Duration::from_secs(1);
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// A request for more or fewer workers than allowed, which was reported.
 #[derive(Clone, Copy, Debug)]
