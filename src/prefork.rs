@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::setup::SetupConfig;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, Finished, OnEvent, Supervised, SupervisorParts};
+use crate::supervisor::{self, Finished, OnEvent, PoolParts, ServiceParts, Supervised};
 use crate::sys::{StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, WorkResult, Worker};
 
@@ -865,20 +865,17 @@ impl Prefork {
         let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         #[cfg(unix)]
         let systemd = self.notifies.then(Systemd::from_environment).flatten();
-        let parts = SupervisorParts {
+        let pool = PoolParts { config, optional: false, with_scoreboard, kind, work, sockets, setup };
+        let parts = ServiceParts {
             name: self.setup.name,
-            with_scoreboard,
             lock,
             standard_fds,
-            kind,
-            work,
             on_event: self.on_event,
-            sockets,
-            setup,
+            pools: vec![pool],
             #[cfg(unix)]
             systemd,
         };
-        supervisor::supervise(config, parts)
+        supervisor::supervise(parts)
     }
 }
 

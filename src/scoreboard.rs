@@ -236,7 +236,6 @@ impl Scoreboard {
     ///
     /// Does not free the heap memory of the scoreboard, because freeing memory writes to it (copy-on-write).
     #[cfg(unix)]
-    #[allow(dead_code, reason = "for services with several pools")]
     pub fn release_in_child(&mut self) {
         let mut segments = mem::take(&mut self.segments).into_iter();
         segments.by_ref().for_each(|segment| Shared::unmap(segment.shared));

@@ -55,7 +55,6 @@ pub(crate) trait Launcher {
     /// Closes, in a forked worker of another pool, the descriptors of this launcher that the worker has inherited. The
     /// worker must not use or drop this launcher afterwards.
     #[cfg(unix)]
-    #[allow(dead_code, reason = "a service has only one pool")]
     fn release_in_child(&self) {}
 
     /// Returns the exits of threads since the last call. Each exit wakes the parent through the doorbell.

@@ -163,7 +163,6 @@ impl Sockets {
     /// would still accept clients for this pool after its own workers have stopped. Writes no memory, and leaves the
     /// files of Unix sockets to the parent. The worker must not use or drop this value afterwards.
     #[cfg(unix)]
-    #[allow(dead_code, reason = "a service has only one pool")]
     pub fn close_inherited(&self) {
         for socket in self.by_worker.iter().flat_map(|sockets| sockets.iter()) {
             sys::close_inherited(socket.as_passed());

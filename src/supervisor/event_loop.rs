@@ -18,17 +18,18 @@ use super::children::Children;
 use super::descriptors::Descriptors;
 use super::observer::Observers;
 use super::poller::Waited;
+use super::pool::{Pool, StartedIn};
 use super::reaper::Reaper;
-use crate::backend::{ChildExit, ExitCause, Launcher, StartRequest, Started};
-use crate::error::{Error, Result};
+use crate::backend::{ChildExit, ExitCause};
+use crate::error::Result;
 use crate::event::Event;
 use crate::exit::{Exit, OutOfMemory, Process};
 use crate::failure;
-use crate::handle::HandleReceiver;
-use crate::listener::{Listeners, ShutDown, Sockets};
-use crate::policy::{Action, Config, ExitedProcess, Outcome, Policy, Request, WorkerSignal};
-use crate::report::WorkerReport;
-use crate::scoreboard::{Scoreboard, WorkerMessage};
+use crate::handle::{HandleReceiver, Target};
+use crate::listener::ShutDown;
+use crate::policy::{Action, ExitedProcess, Outcome, PoolConfig, Request, Service, WorkerSignal};
+use crate::report::PoolReport;
+use crate::scoreboard::WorkerMessage;
 use crate::sys::{self, ChildHandle, FEW_PROCESSES, Signal, SignalInfo};
 use crate::worker::Worker;
 
@@ -45,20 +46,17 @@ pub(super) enum LoopExit {
 /// pending.
 const MAX_SIGNALS: usize = 64;
 
-pub(super) struct Supervisor<'a> {
-    /// The number of workers that the service starts with.
-    initial_workers: usize,
-    policy: Policy,
-    /// This field is declared before the launcher and the sockets. So dropping the supervisor kills and reaps the
-    /// children before it drops those fields.
+pub(super) struct EventLoop<'a> {
+    policy: Service,
+    /// This field is declared before the pools, which have the launchers and the sockets. So dropping this value kills
+    /// and reaps the children before it drops the pools.
     children: Children,
     reaper: Reaper,
-    launcher: Box<dyn Launcher>,
-    scoreboard: Option<Scoreboard>,
+    /// The pools, in the order of the policy's pools.
+    pools: Vec<Pool>,
     observers: Observers,
     /// The requests of the program. `None` if the program has no callback, and so no handle.
     program_requests: Option<HandleReceiver>,
-    sockets: Sockets,
     descriptors: &'a mut Descriptors,
     /// Whether the last call of `collect_signals` may have left signals.
     has_unread_signals: bool,
@@ -66,31 +64,24 @@ pub(super) struct Supervisor<'a> {
     stale: Vec<Process>,
 }
 
-impl<'a> Supervisor<'a> {
-    /// Creates the supervisor in a box. Not inlined, so that the stack frame of this function is gone before the first
-    /// fork: every page of the stack that the parent writes to between two forks is copied for each worker
-    /// (copy-on-write).
+impl<'a> EventLoop<'a> {
+    /// Creates the loop in a box. Not inlined, so that the stack frame of this function is gone before the first fork:
+    /// every page of the stack that the parent writes to between two forks is copied for each worker (copy-on-write).
     #[inline(never)]
     pub fn new(
-        config: Config,
-        launcher: Box<dyn Launcher>,
-        scoreboard: Option<Scoreboard>,
+        configs: Vec<PoolConfig>,
+        pools: Vec<Pool>,
         observers: Observers,
         program_requests: Option<HandleReceiver>,
-        sockets: Sockets,
         descriptors: &'a mut Descriptors,
-    ) -> Box<Supervisor<'a>> {
-        let initial_workers = config.workers;
-        Box::new(Supervisor {
-            initial_workers,
-            policy: Policy::new(config, seed(), Instant::now()),
+    ) -> Box<EventLoop<'a>> {
+        Box::new(EventLoop {
+            policy: Service::new(configs, seed(), Instant::now()),
             children: Children::default(),
             reaper: Reaper::new(),
-            launcher,
-            scoreboard,
+            pools,
             observers,
             program_requests,
-            sockets,
             descriptors,
             has_unread_signals: false,
             stale: Vec::new(),
@@ -106,8 +97,8 @@ impl<'a> Supervisor<'a> {
             if self.policy.has_requests() {
                 self.policy.execute_requests(Instant::now());
             }
-            while let Some(action) = self.policy.poll_action() {
-                if let Some(worker) = self.execute(action) {
+            while let Some((pool, action)) = self.policy.poll_action() {
+                if let Some(worker) = self.execute(pool, action) {
                     return Ok(LoopExit::Child(worker));
                 }
                 self.collect_signals()?;
@@ -129,10 +120,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Returns the reports of all workers and the list of stale threads, and drops everything else.
-    pub fn into_reports(self: Box<Self>) -> (Vec<WorkerReport>, Vec<Process>) {
-        let supervisor = *self;
-        (supervisor.policy.reports(), supervisor.stale)
+    /// Returns the reports of all pools and the list of stale threads, and drops everything else.
+    pub fn into_reports(self: Box<Self>) -> (Vec<PoolReport>, Vec<Process>) {
+        let event_loop = *self;
+        (event_loop.policy.reports(), event_loop.stale)
     }
 
     fn wait_for_events(&mut self) -> Result<()> {
@@ -178,7 +169,7 @@ impl<'a> Supervisor<'a> {
             };
             any = true;
             if let Some(request) = request_of(signal) {
-                self.policy.handle_request(Instant::now(), request);
+                self.policy.handle_request(Instant::now(), None, request);
             }
             if signal == Signal::Child {
                 self.reaper.handle_child_signal(sender, &mut self.children)?;
@@ -198,14 +189,22 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let now = Instant::now();
-        for (_, request) in self.program_requests.iter().flat_map(HandleReceiver::take) {
-            match request {
-                Request::Stop => self.policy.handle_program_stop(now),
-                Request::Scale(workers) if workers > FEW_PROCESSES => {
-                    self.policy.limit_workers(sys::process_limit());
-                    self.policy.handle_request(now, request);
+        for (target, request) in self.program_requests.iter().flat_map(HandleReceiver::take) {
+            let to = match target {
+                Target::Service => None,
+                Target::Pool(at) => Some(at),
+                Target::Unknown(name) => {
+                    self.policy.handle_ignored(name);
+                    continue;
                 }
-                request => self.policy.handle_request(now, request),
+            };
+            match request {
+                Request::Stop => self.policy.handle_program_stop(now, to),
+                Request::Scale(workers) if workers > FEW_PROCESSES => {
+                    self.policy.limit_workers(to.unwrap_or(0), sys::process_limit());
+                    self.policy.handle_request(now, to, request);
+                }
+                request => self.policy.handle_request(now, to, request),
             }
         }
     }
@@ -223,15 +222,16 @@ impl<'a> Supervisor<'a> {
         }
         if has_rung || before_timeouts {
             self.read_messages();
-            self.reaper.add(self.launcher.take_thread_exits());
+            self.reaper.add(self.pools.iter_mut().flat_map(Pool::take_thread_exits));
         }
         Ok(())
     }
 
     fn read_messages(&mut self) {
-        let messages = self.scoreboard.as_mut().map(Scoreboard::read_messages);
-        for message in messages.into_iter().flatten() {
-            self.handle_message(message);
+        for pool in 0..self.pools.len() {
+            for message in self.pools[pool].read_messages() {
+                self.handle_message(message);
+            }
         }
     }
 
@@ -251,8 +251,8 @@ impl<'a> Supervisor<'a> {
         self.policy.extend_deadlines(now);
         self.extend_drains(now);
         self.wait_for_core_dumps(now);
-        for Process { id, generation, .. } in self.scoreboard.iter().flat_map(Scoreboard::beats) {
-            self.policy.handle_beat(now, id, generation);
+        for process in self.pools.iter().flat_map(Pool::beats) {
+            self.policy.handle_beat(now, process);
         }
         self.policy.handle_timeout(now);
     }
@@ -261,34 +261,38 @@ impl<'a> Supervisor<'a> {
     /// the worker still gets new connections, because the parent could not steer them to the other workers. In this
     /// case the parent tries the steering again.
     fn extend_drains(&mut self, now: Instant) {
-        for id in self.policy.draining(now) {
-            let still_serves = !self.sockets.is_left_out(id);
-            if still_serves {
-                self.sockets.retry();
-            }
-            if still_serves || self.sockets.has_waiting(id) {
-                self.policy.handle_work_left(now, id);
+        for (at, Pool { sockets, .. }) in self.pools.iter_mut().enumerate() {
+            for id in self.policy.pool(at).draining(now) {
+                let still_serves = !sockets.is_left_out(id);
+                if still_serves {
+                    sockets.retry();
+                }
+                if still_serves || sockets.has_waiting(id) {
+                    self.policy.handle_work_left(now, at, id);
+                }
             }
         }
     }
 
     /// Delays the SIGKILL of a process while the kernel is writing a core dump of it.
     fn wait_for_core_dumps(&mut self, now: Instant) {
-        for process in self.policy.kills_due(now) {
-            if self.children.is_dumping_core(process) {
-                self.policy.handle_core_dump(now, process);
+        for at in 0..self.pools.len() {
+            for process in self.policy.pool(at).kills_due(now) {
+                if self.children.is_dumping_core(process) {
+                    self.policy.handle_core_dump(now, process);
+                }
             }
         }
     }
 
     /// Executes an action. Returns the worker if this process is a child that the action has forked. Returns `None` in
     /// the parent.
-    fn execute(&mut self, action: Action) -> Option<Worker> {
+    fn execute(&mut self, pool: usize, action: Action) -> Option<Worker> {
         match action {
             Action::Emit(event) => self.emit(&event),
             Action::Abandon { process } => self.abandon(process),
             Action::Send { process, message } => self.send(process, signal_for(message)),
-            Action::Start { id, generation } => return self.start(id, generation),
+            Action::Start { id, generation } => return self.start(pool, id, generation),
         }
         None
     }
@@ -302,7 +306,9 @@ impl<'a> Supervisor<'a> {
 
     fn send(&mut self, process: Process, signal: Signal) {
         if process.is_thread() {
-            self.launcher.signal_thread(process, signal);
+            if let Some(pool) = self.policy.index_of(process) {
+                self.pools[pool].launcher.signal_thread(process, signal);
+            }
         } else if let Err(error) = self.children.send(process, signal) {
             self.observers.output().log(Level::Warn, &format_args!("{process}: {error:?}"));
         }
@@ -310,48 +316,55 @@ impl<'a> Supervisor<'a> {
 
     /// Starts a worker process or thread. Returns the worker if this process is a forked child, and `None` in the
     /// parent.
-    fn start(&mut self, id: usize, generation: u32) -> Option<Worker> {
-        if generation > 0 || id >= self.initial_workers {
-            self.restore_listeners(id);
+    fn start(&mut self, at: usize, id: usize, generation: u32) -> Option<Worker> {
+        if generation > 0 || id >= self.pools[at].initial_workers {
+            self.restore_listeners(at, id);
         }
-        if self.launcher.copies_buffers() {
+        let pool = &mut self.pools[at];
+        if pool.launcher.copies_buffers() {
             self.observers.output().flush();
         }
         // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
         // memory inherited from the parent, at the cost of page faults.
-        let count = self.policy.wanted();
-        match self.try_start(id, generation, count) {
-            Ok((slot, listeners, Started::Child)) => {
-                self.sockets.release_in_child();
-                let status = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.writer(slot));
-                return Some(Worker::new("", id, generation, count, status, listeners));
+        let count = self.policy.pool(at).wanted();
+        match pool.start(id, generation, count) {
+            Ok(StartedIn::Child(worker)) => {
+                #[cfg(unix)]
+                self.release_others(at);
+                return Some(worker);
             }
-            Ok((slot, _, Started::Parent(child))) => self.handle_started(id, generation, slot, child),
-            Err(error) => self.policy.handle_start_failed(Instant::now(), id, error),
+            Ok(StartedIn::Parent(child, slot)) => self.handle_started(at, id, generation, slot, child),
+            Err(error) => {
+                let error = error.in_pool(pool.name);
+                self.policy.handle_start_failed(Instant::now(), at, id, error);
+            }
         }
         None
     }
 
-    /// Inlined, so that fewer stack frames are in use at a fork. The kernel copies the pages of these frames
-    /// (copy-on-write).
-    #[inline]
-    fn try_start(&mut self, id: usize, generation: u32, count: usize) -> Result<(Option<usize>, Listeners, Started)> {
-        let refused = |error| Error::from(error).starting(id);
-        let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
-        let listeners = self.sockets.of(id)?;
-        let slot_handle = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot));
-        let started =
-            self.launcher.start(StartRequest { id, generation, count, slot_handle, listeners: &listeners })?;
-        Ok((slot, listeners, started))
+    /// Gives up the other pools in a forked worker.
+    #[cfg(unix)]
+    fn release_others(&mut self, own: usize) {
+        for (at, pool) in self.pools.iter_mut().enumerate() {
+            if at != own {
+                pool.release_in_other();
+            }
+        }
     }
 
-    fn handle_started(&mut self, id: usize, generation: u32, slot: Option<usize>, child: Option<ChildHandle>) {
-        let process = Process { pool: "", id, generation, pid: child.as_ref().map(ChildHandle::pid) };
+    fn handle_started(
+        &mut self,
+        at: usize,
+        id: usize,
+        generation: u32,
+        slot: Option<usize>,
+        child: Option<ChildHandle>,
+    ) {
+        let pool = &mut self.pools[at];
+        let process = Process { pool: pool.name, id, generation, pid: child.as_ref().map(ChildHandle::pid) };
+        pool.assign(slot, process);
         if let Some(child) = child {
             self.children.add(process, child);
-        }
-        if let Some((scoreboard, slot)) = self.scoreboard.as_mut().zip(slot) {
-            scoreboard.assign(slot, process);
         }
         self.policy.handle_started(Instant::now(), process);
         self.emit(&Event::Started { process });
@@ -360,23 +373,26 @@ impl<'a> Supervisor<'a> {
     /// Makes the kernel send new connections only to the workers that serve. Must be called before the parent asks a
     /// draining worker to stop.
     ///
-    /// Closes the listeners when every worker has been asked to stop: no process is started from then on, and each
-    /// worker has its own copies. So the system refuses new clients as soon as the workers have closed their copies.
+    /// Closes the listeners of a pool when every worker of it has been asked to stop or has finished: no process is
+    /// started from then on, and each worker has its own copies. So the system refuses new clients as soon as the
+    /// workers have closed their copies.
     fn update_listeners(&mut self) {
-        if self.policy.is_stopping() {
-            return self.sockets.close();
-        }
-        if let Err(error) = self.sockets.serve(self.policy.serving()) {
-            self.observers.output().log(Level::Warn, &format_args!("{error:?}"));
+        for (at, Pool { name, sockets, .. }) in self.pools.iter_mut().enumerate() {
+            if self.policy.is_closed(at) {
+                sockets.close();
+            } else if let Err(error) = sockets.serve(self.policy.pool(at).serving()) {
+                let error = error.in_pool(name);
+                self.observers.output().log(Level::Warn, &format_args!("{error:?}"));
+            }
         }
     }
 
     fn handle_message(&mut self, message: WorkerMessage) {
         let now = Instant::now();
         match message {
-            WorkerMessage::Ready(Process { id, generation, .. }) => self.policy.handle_ready(now, id, generation),
+            WorkerMessage::Ready(process) => self.policy.handle_ready(now, process),
             WorkerMessage::StopAll(process) => self.policy.handle_stop_all(now, process),
-            WorkerMessage::StopPool(process) => self.policy.handle_stop_all(now, process),
+            WorkerMessage::StopPool(process) => self.policy.handle_stop_pool(now, process),
             WorkerMessage::Retire(process) => self.policy.handle_retire(now, process),
         }
     }
@@ -388,8 +404,9 @@ impl<'a> Supervisor<'a> {
             self.handle_late_return(process);
             return;
         }
-        let reached_call = self.note_reached_call(process);
-        let last = self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease)).unwrap_or_default();
+        let Some(at) = self.policy.index_of(process) else { return };
+        let reached_call = self.note_reached_call(at, process);
+        let last = self.pools[at].release(process, lease);
         for message in last.unread.into_iter().flatten() {
             self.handle_message(message);
         }
@@ -411,7 +428,7 @@ impl<'a> Supervisor<'a> {
             }
             ExitCause::Exited | ExitCause::ReturnedLate => {}
         }
-        let out_of_memory = self.was_out_of_memory(process, exit);
+        let out_of_memory = self.was_out_of_memory(at, process, exit);
         let stop_noted = last.stop_noted;
         let exited = ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted };
         self.policy.handle_exited(Instant::now(), exited);
@@ -419,12 +436,12 @@ impl<'a> Supervisor<'a> {
 
     /// Returns whether this process has reached the call that starts the service. If it has not, but another
     /// process of the same worker has, also reports that to the policy.
-    fn note_reached_call(&mut self, process: Process) -> bool {
-        let Some(scoreboard) = &self.scoreboard else { return true };
-        let reached_call = scoreboard.has_reached(process);
-        if !reached_call && self.policy.processes_of(process.id).into_iter().any(|other| scoreboard.has_reached(other))
-        {
-            self.policy.handle_reached_call(process.id);
+    fn note_reached_call(&mut self, at: usize, process: Process) -> bool {
+        let pool = &self.pools[at];
+        let reached_call = pool.has_reached(process);
+        let others = || self.policy.pool(at).processes_of(process.id);
+        if !reached_call && others().into_iter().any(|other| pool.has_reached(other)) {
+            self.policy.handle_reached_call(process);
         }
         reached_call
     }
@@ -439,8 +456,8 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Returns whether the kernel's out-of-memory killer has killed this process.
-    fn was_out_of_memory(&mut self, process: Process, exit: Exit) -> OutOfMemory {
-        if exit != Exit::Signal(9) || process.is_thread() || self.policy.has_killed(process) {
+    fn was_out_of_memory(&mut self, at: usize, process: Process, exit: Exit) -> OutOfMemory {
+        if exit != Exit::Signal(9) || process.is_thread() || self.policy.pool(at).has_killed(process) {
             return OutOfMemory::No;
         }
         match self.descriptors.take_out_of_memory() {
@@ -451,23 +468,26 @@ impl<'a> Supervisor<'a> {
     }
 
     fn emit_listening(&mut self) {
-        for (listener, address) in self.sockets.addresses().into_iter().enumerate() {
-            self.emit(&Event::Listening { pool: "", listener, address });
+        for at in 0..self.pools.len() {
+            let pool = self.pools[at].name;
+            for (listener, address) in self.pools[at].sockets.addresses().into_iter().enumerate() {
+                self.emit(&Event::Listening { pool, listener, address });
+            }
         }
     }
 
     /// Reports the worker's listeners on which shutdown(2) was called, and lets them listen again if possible. The
     /// initial starts do without it, because no worker had a socket before them.
     #[inline(never)]
-    fn restore_listeners(&mut self, id: usize) {
-        for ShutDown { listener, address, is_restored } in self.sockets.restore(id) {
-            self.emit(&Event::ListenerShutDown { pool: "", listener, address, restored: is_restored });
+    fn restore_listeners(&mut self, at: usize, id: usize) {
+        let pool = self.pools[at].name;
+        for ShutDown { listener, address, is_restored } in self.pools[at].sockets.restore(id) {
+            self.emit(&Event::ListenerShutDown { pool, listener, address, restored: is_restored });
         }
     }
 
     fn emit(&mut self, event: &Event) {
-        let policy = &self.policy;
-        self.observers.emit(event, &|| policy.up());
+        self.observers.emit(event, &self.policy);
     }
 }
 

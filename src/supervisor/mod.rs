@@ -8,7 +8,7 @@
 //! service ends: each function on the stack returns, up to the call in `main`.
 //!
 //! ```text
-//! main -> Prefork::start -> supervise -> Supervisor::run -> execute -> start -> Launcher::start -> fork(2)
+//! main -> Prefork::start -> supervise -> EventLoop::run -> execute -> start -> Launcher::start -> fork(2)
 //!
 //! parent: Started::Parent -> the child is registered, and the loop goes on
 //!                            .. until LoopExit::Finished -> the supervisor is dropped   -> Supervised::Parent -> main
@@ -38,18 +38,20 @@ mod finish;
 mod log;
 mod observer;
 mod poller;
+mod pool;
 mod reaper;
 mod strangers;
 #[cfg(unix)]
 mod systemd;
 
 use std::mem;
-use std::time::Duration;
+use std::sync::Arc;
 
 use self::descriptors::Descriptors;
-use self::event_loop::{LoopExit, Supervisor};
+use self::event_loop::{EventLoop, LoopExit};
 pub(crate) use self::log::warn_of_wait;
 use self::observer::{Callback, Observers};
+use self::pool::Pool;
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{Common, Launcher, Spawn, Thread, Work};
@@ -57,11 +59,10 @@ use crate::error::Result;
 use crate::failure;
 use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
-use crate::policy::Config;
+use crate::policy::{Config, PoolConfig};
 use crate::scoreboard::Scoreboard;
-use crate::report::{PoolReport, Reason};
 use crate::setup::{WorkerSetup, warn_of_name};
-use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, WorkerKind};
+use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, Waker, WorkerKind};
 use crate::worker::{self, Worker};
 pub(crate) use finish::{Finished, run_and_exit};
 pub(crate) use observer::OnEvent;
@@ -74,35 +75,41 @@ pub(crate) enum Supervised {
     Parent(Box<Finished>),
 }
 
-/// Everything that [`supervise`] needs besides the settings of the policy.
-pub(crate) struct SupervisorParts {
+/// Everything that [`supervise`] needs.
+pub(crate) struct ServiceParts {
     /// The name of the parent's process, if the program has set one.
     pub name: Option<String>,
-    /// Whether to create the shared memory through which workers report to the parent.
-    pub with_scoreboard: bool,
     pub lock: SupervisorLock,
     pub standard_fds: StandardFds,
-    pub kind: WorkerKind,
-    /// The closure that worker threads run. `None` if the workers are processes.
-    pub work: Option<Work>,
     pub on_event: Option<OnEvent>,
-    pub sockets: Sockets,
-    pub setup: Option<WorkerSetup>,
+    pub pools: Vec<PoolParts>,
     #[cfg(unix)]
     pub systemd: Option<Systemd>,
 }
 
+/// Everything that [`supervise`] needs for one pool.
+pub(crate) struct PoolParts {
+    pub config: Config,
+    /// Whether the failure of this pool does not end the service.
+    pub optional: bool,
+    /// Whether to create the shared memory through which workers report to the parent.
+    pub with_scoreboard: bool,
+    pub kind: WorkerKind,
+    /// The closure that worker threads run. `None` if the workers are processes.
+    pub work: Option<Work>,
+    pub sockets: Sockets,
+    pub setup: Option<WorkerSetup>,
+}
+
 /// Starts the workers and supervises them. In the parent, returns when the service has ended. In each forked worker,
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
-pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Supervised> {
-    let SupervisorParts { with_scoreboard, lock, standard_fds, kind, work, on_event, sockets, setup, .. } = parts;
-    let (launcher, mut descriptors) = open(lock, standard_fds, kind, work, setup, config.graceful_timeout)?;
-    let waker = with_scoreboard.then(|| descriptors.open_doorbell()).transpose()?;
-    let new_scoreboard = |waker| Scoreboard::new(config.workers, kind, waker);
-    let scoreboard = waker.clone().map(new_scoreboard).transpose()?;
-    // A service without a doorbell has no callback. This moves the waker, so that a forked worker does not drop it.
+pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
+    let ServiceParts { name, lock, standard_fds, on_event, pools, .. } = parts;
+    let names: Vec<&'static str> = pools.iter().map(|pool| pool.config.pool).collect();
+    let (configs, Opened { mut descriptors, waker, pools }) = open(lock, standard_fds, pools)?;
+    // A service without a scoreboard has no callback.
     let callback = on_event.zip(waker).map(|(on_event, waker)| {
-        let requests = HandleReceiver::new(waker, vec![config.pool]);
+        let requests = HandleReceiver::new(waker, names);
         let handle = requests.handle();
         (Callback { on_event, handle }, requests)
     });
@@ -113,25 +120,23 @@ pub(crate) fn supervise(config: Config, parts: SupervisorParts) -> Result<Superv
         callback,
     );
     // Dropped at the end of the service, in the parent only.
-    let process_name = parts.name.and_then(name_parent);
-    let mut supervisor = Supervisor::new(config, launcher, scoreboard, observers, requests, sockets, &mut descriptors);
+    let process_name = name.and_then(name_parent);
+    let mut event_loop = EventLoop::new(configs, pools, observers, requests, &mut descriptors);
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
     #[cfg(unix)]
     let _guard = sys::ChildPanicGuard::new();
-    match supervisor.run() {
+    match event_loop.run() {
         Err(error) => {
-            drop(supervisor);
+            drop(event_loop);
             Err(descriptors.close_after(error))
         }
         Ok(LoopExit::Finished(end)) => {
-            let (workers, stale) = supervisor.into_reports();
-            let reason = end.as_ref().map_or(Reason::Finished, Reason::clone);
-            let pools = vec![PoolReport::new("", reason, workers, false)];
+            let (pools, stale) = event_loop.into_reports();
             Ok(Supervised::Parent(Box::new(Finished { end, pools, stale, descriptors })))
         }
         Ok(LoopExit::Child(worker)) => {
-            mem::forget(supervisor);
+            mem::forget(event_loop);
             if let Some(process_name) = process_name {
                 process_name.keep();
             }
@@ -147,37 +152,64 @@ fn name_parent(name: String) -> Option<ProcessName> {
     ProcessName::set(&name).map_err(|error| warn_of_name(&name, error)).ok()
 }
 
-/// Takes over the signals and creates the launcher. Not inlined, so that its stack frame is gone before the first fork:
-/// the kernel copies every page of the stack that the parent writes to between two forks (copy-on-write).
+/// The parts of the parent that [`open`] creates.
+struct Opened {
+    descriptors: Descriptors,
+    /// Wakes the parent. `None` if no pool has shared memory: this is the case only in `fork_processes`.
+    waker: Option<Arc<Waker>>,
+    pools: Vec<Pool>,
+}
+
+/// Takes over the signals and creates the pools with their launchers. Not inlined, so that its stack frame is gone
+/// before the first fork: the kernel copies every page of the stack that the parent writes to between two forks
+/// (copy-on-write).
 #[inline(never)]
-fn open(
-    lock: SupervisorLock,
-    standard_fds: StandardFds,
-    kind: WorkerKind,
-    work: Option<Work>,
-    setup: Option<WorkerSetup>,
-    graceful_timeout: Duration,
-) -> Result<(Box<dyn Launcher>, Descriptors)> {
-    let mut common = Common::default();
-    match (kind, work) {
-        #[cfg(unix)]
-        (WorkerKind::Fork, _) => {
-            let fork = Fork::new(setup, graceful_timeout, &mut common)?;
-            worker::prepare()?;
-            let descriptors = Descriptors::open(lock, kind, standard_fds)?;
-            descriptors.warn_of_epolls();
-            Ok((Box::new(fork), descriptors))
+fn open(lock: SupervisorLock, standard_fds: StandardFds, parts: Vec<PoolParts>) -> Result<(Vec<PoolConfig>, Opened)> {
+    let kinds = parts[0].kind;
+    #[cfg(unix)]
+    if kinds == WorkerKind::Fork {
+        worker::prepare()?;
+    }
+    let descriptors = Descriptors::open(lock, kinds, standard_fds)?;
+    #[cfg(unix)]
+    if kinds == WorkerKind::Fork {
+        descriptors.warn_of_epolls();
+    }
+    let mut opened = Opened { descriptors, waker: None, pools: Vec::with_capacity(parts.len()) };
+    match opened.open_pools(parts) {
+        Ok(configs) => Ok((configs, opened)),
+        Err(error) => {
+            drop(opened.pools);
+            Err(opened.descriptors.close_after(error))
         }
-        (WorkerKind::Thread, Some(work)) => {
-            Ok((Box::new(Thread::new(work, setup)), Descriptors::open(lock, kind, standard_fds)?))
+    }
+}
+
+impl Opened {
+    /// Creates the launcher and the shared memory of each pool. Returns the settings of the policy.
+    fn open_pools(&mut self, parts: Vec<PoolParts>) -> Result<Vec<PoolConfig>> {
+        if parts.iter().any(|pool| pool.with_scoreboard) {
+            self.waker = Some(self.descriptors.open_doorbell()?);
         }
-        (WorkerKind::Spawn | WorkerKind::Thread, _) => {
-            let descriptors = Descriptors::open(lock, kind, standard_fds)?;
-            match Spawn::new(descriptors.exit_notifier(), setup, graceful_timeout, &mut common) {
-                Ok(spawn) => Ok((Box::new(spawn), descriptors)),
-                Err(error) => Err(descriptors.close_after(error)),
-            }
+        let mut common = Common::default();
+        let mut configs = Vec::with_capacity(parts.len());
+        for PoolParts { config, optional, with_scoreboard, kind, work, sockets, setup } in parts {
+            let launcher: Box<dyn Launcher> = match (kind, work) {
+                #[cfg(unix)]
+                (WorkerKind::Fork, _) => Box::new(Fork::new(setup, config.graceful_timeout, &mut common)?),
+                (WorkerKind::Thread, Some(work)) => Box::new(Thread::new(work, setup)),
+                (WorkerKind::Spawn | WorkerKind::Thread, _) => {
+                    let exit_notifier = self.descriptors.exit_notifier();
+                    Box::new(Spawn::new(exit_notifier, setup, config.graceful_timeout, &mut common)?)
+                }
+            };
+            let new_scoreboard = |waker| Scoreboard::new(config.workers, kind, Arc::clone(waker));
+            let scoreboard = self.waker.as_ref().filter(|_| with_scoreboard).map(new_scoreboard).transpose()?;
+            let name = config.pool;
+            self.pools.push(Pool { name, initial_workers: config.workers, launcher, scoreboard, sockets });
+            configs.push(PoolConfig { config, optional });
         }
+        Ok(configs)
     }
 }
 

@@ -12,19 +12,43 @@ use super::systemd::Systemd;
 use crate::event::Event;
 use crate::failure;
 use crate::handle::Handle;
+use crate::policy::Service;
 #[cfg(unix)]
 use crate::sys;
 
 /// The closure that the program passes to [`Prefork::on_event`](crate::Prefork::on_event).
 pub(crate) type OnEvent = Box<dyn FnMut(&Event, &Handle)>;
 
-/// A function that returns the number of workers if all of them are up, and `None` otherwise. Counting takes time, so
-/// only the observers that need the number call the function.
-pub(super) type CountUp<'a> = &'a dyn Fn() -> Option<usize>;
+/// The state of the service at the time of an event.
+pub(super) trait ServiceState {
+    /// Returns the number of workers if all of them are up, and `None` otherwise. Counting takes time, so only the
+    /// observers that need the number call this method.
+    fn up(&self) -> Option<usize>;
+
+    /// Returns whether a rolling restart of the whole service is in progress, or pools are left in it.
+    fn is_rolling(&self) -> bool;
+
+    /// Returns whether the whole service stops.
+    fn is_stopping(&self) -> bool;
+}
+
+impl ServiceState for Service {
+    fn up(&self) -> Option<usize> {
+        Service::up(self)
+    }
+
+    fn is_rolling(&self) -> bool {
+        Service::is_rolling(self)
+    }
+
+    fn is_stopping(&self) -> bool {
+        Service::is_stopping(self)
+    }
+}
 
 /// A receiver of the events of the service.
 pub(super) trait Observer {
-    fn handle_event(&mut self, event: &Event, count_up: CountUp<'_>, output: &mut Output);
+    fn handle_event(&mut self, event: &Event, service: &dyn ServiceState, output: &mut Output);
 
     /// Returns the time at which to call [`Observer::flush`] if no event happens earlier.
     fn next_deadline(&self) -> Option<Instant> {
@@ -50,9 +74,9 @@ impl Observers {
         Observers { list, output: Output { is_unflushed: true } }
     }
 
-    pub fn emit(&mut self, event: &Event, count_up: CountUp<'_>) {
+    pub fn emit(&mut self, event: &Event, service: &dyn ServiceState) {
         for observer in &mut self.list {
-            observer.handle_event(event, count_up, &mut self.output);
+            observer.handle_event(event, service, &mut self.output);
         }
     }
 
@@ -126,9 +150,32 @@ pub(super) struct Callback {
 }
 
 impl Observer for Callback {
-    fn handle_event(&mut self, event: &Event, _: CountUp<'_>, output: &mut Output) {
+    fn handle_event(&mut self, event: &Event, _: &dyn ServiceState, output: &mut Output) {
         (self.on_event)(event, &self.handle);
         output.note_write();
+    }
+}
+
+#[cfg(test)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct State {
+    pub up: Option<usize>,
+    pub is_rolling: bool,
+    pub is_stopping: bool,
+}
+
+#[cfg(test)]
+impl ServiceState for State {
+    fn up(&self) -> Option<usize> {
+        self.up
+    }
+
+    fn is_rolling(&self) -> bool {
+        self.is_rolling
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping
     }
 }
 
@@ -154,7 +201,7 @@ mod tests {
     }
 
     impl Observer for Alarm {
-        fn handle_event(&mut self, _: &Event, _: CountUp<'_>, _: &mut Output) {}
+        fn handle_event(&mut self, _: &Event, _: &dyn ServiceState, _: &mut Output) {}
 
         fn next_deadline(&self) -> Option<Instant> {
             self.at
@@ -178,13 +225,13 @@ mod tests {
         let mut without = observers(vec![Box::new(Log)]);
         without.emit(
             &Event::Started { process: crate::exit::Process { pool: "", id: 0, generation: 0, pid: None } },
-            &|| None,
+            &State::default(),
         );
         assert!(!without.output().take_unflushed());
         let (_receiver, waker) = crate::sys::doorbell().expect("a doorbell");
         let handle = HandleReceiver::new(Arc::new(waker), vec![""]).handle();
         let mut with = observers(vec![Box::new(Callback { on_event: Box::new(|_, _| {}), handle })]);
-        with.emit(&EVENT, &|| None);
+        with.emit(&EVENT, &State::default());
         assert!(with.output().take_unflushed());
     }
 

@@ -11,7 +11,7 @@ use ::log::Level;
 use nix::errno::Errno;
 use sd_notify::NotifyState;
 
-use super::observer::{CountUp, Observer, Output};
+use super::observer::{Observer, Output, ServiceState};
 use crate::event::Event;
 use crate::sys;
 
@@ -43,6 +43,8 @@ pub(crate) struct Systemd {
     watchdog: Option<Watchdog>,
     /// The reason why the service is about to stop, if it has failed. This reason becomes the last status.
     failure: Option<String>,
+    /// The first pool that has failed in the current rolling restart of several pools, as a status.
+    aborted: Option<String>,
     /// The kinds of errors that have been logged. Each kind is logged only once.
     logged: Vec<ErrorKind>,
 }
@@ -77,23 +79,30 @@ impl Systemd {
             retry_at: now,
             watchdog: period.map(|period| Watchdog { period, next: now + period }),
             failure: None,
+            aborted: None,
             logged: Vec::new(),
         }
     }
 
     /// Returns the notification for an event, or `None` if the event needs none. Fails if the clock cannot be read.
-    fn notification_for(&mut self, event: &Event, count_up: CountUp<'_>) -> io::Result<Option<Notification>> {
+    fn notification_for(&mut self, event: &Event, service: &dyn ServiceState) -> io::Result<Option<Notification>> {
+        let is_stop = matches!(event, Event::Stopping { .. });
+        // Only this pool stops, so its failure does not end the service.
+        if is_stop && !service.is_stopping() {
+            self.failure = None;
+        }
         let (stage, states, status) = match (self.stage, event) {
             (Stage::Stopping, _) => return Ok(None),
             (_, Event::RestartLimitReached { .. } | Event::StartupFailed { .. }) => {
                 self.failure = Some(event.to_string());
                 return Ok(None);
             }
-            (_, Event::Stopping { .. }) => {
-                (Stage::Stopping, vec![NotifyState::Stopping], self.failure.take().unwrap_or_else(|| event.to_string()))
+            _ if is_stop && service.is_stopping() => {
+                let status = self.failure.take().unwrap_or_else(|| stop_status(event));
+                (Stage::Stopping, vec![NotifyState::Stopping], status)
             }
             // A rolling restart that begins before all workers are up counts as a part of the startup.
-            (Stage::Starting, _) => match count_up() {
+            (Stage::Starting, _) => match service.up() {
                 Some(workers) => (Stage::Ready, vec![NotifyState::Ready], format!("{workers} workers are up")),
                 None => return Ok(None),
             },
@@ -102,8 +111,14 @@ impl Systemd {
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
-            (Stage::Reloading, Event::RollingRestartFinished { .. } | Event::RollingRestartAborted { .. }) => {
-                (Stage::Ready, vec![NotifyState::Ready], event.to_string())
+            (Stage::Reloading, Event::RollingRestartAborted { .. }) if service.is_rolling() => {
+                self.aborted.get_or_insert_with(|| event.to_string());
+                return Ok(None);
+            }
+            // The last pool of a rolling restart may also stop or end before its turn.
+            (Stage::Reloading, _) if !service.is_rolling() => {
+                let status = self.aborted.take().unwrap_or_else(|| event.to_string());
+                (Stage::Ready, vec![NotifyState::Ready], status)
             }
             (stage, Event::Scaled { .. }) => (stage, Vec::new(), event.to_string()),
             _ => return Ok(None),
@@ -158,8 +173,8 @@ impl Systemd {
 }
 
 impl Observer for Systemd {
-    fn handle_event(&mut self, event: &Event, count_up: CountUp<'_>, output: &mut Output) {
-        match self.notification_for(event, count_up) {
+    fn handle_event(&mut self, event: &Event, service: &dyn ServiceState, output: &mut Output) {
+        match self.notification_for(event, service) {
             Ok(None) => {}
             Ok(Some(notification)) => {
                 self.enqueue(notification);
@@ -225,8 +240,14 @@ fn parse(address: &str) -> Option<SocketAddr> {
     address.starts_with('/').then(|| SocketAddr::from_pathname(address).ok()).flatten()
 }
 
+/// Returns the status of a service that stops.
+fn stop_status(event: &Event) -> String {
+    if event.pool().is_empty() { event.to_string() } else { "Stopping all pools".to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::observer::State;
     use super::*;
     use crate::exit::Process;
 
@@ -235,6 +256,11 @@ mod tests {
     const STOPPING: Event = Event::Stopping { pool: "", workers: 2, quick: false, by: None };
     const READY: Event = Event::Ready { process: Process { pool: "", id: 0, generation: 0, pid: Some(71) } };
 
+    /// Returns the state of a service that stops as soon as its pool does.
+    fn state(is_up: bool) -> State {
+        State { up: is_up.then_some(2), is_rolling: false, is_stopping: true }
+    }
+
     fn without_address() -> Systemd {
         Systemd::new(None, None, Instant::now())
     }
@@ -242,7 +268,7 @@ mod tests {
     /// Returns the notifications for these events. The flag of each event is whether all workers are up at that time.
     fn notifications(systemd: &mut Systemd, events: &[(Event, bool)]) -> Vec<Notification> {
         let notification =
-            |(event, is_up): &(Event, bool)| systemd.notification_for(event, &|| is_up.then_some(2)).expect("the time");
+            |(event, is_up): &(Event, bool)| systemd.notification_for(event, &state(*is_up)).expect("the time");
         events.iter().filter_map(notification).collect()
     }
 
@@ -280,8 +306,43 @@ mod tests {
             states(&mut systemd, &[(READY, true), (Event::RestartLimitReached { pool: "", restarts: 3 }, true)]),
             ["READY=1"]
         );
-        let message = systemd.notification_for(&STOPPING, &|| None).expect("the time").expect("a message");
+        let message = systemd.notification_for(&STOPPING, &state(false)).expect("the time").expect("a message");
         assert_eq!(message.lines(), "STOPPING=1\nSTATUS=Too many child restarts (3), giving up\n");
+    }
+
+    #[test]
+    fn a_rolling_restart_of_several_pools_is_one_reload() {
+        let mut systemd = without_address();
+        let mut notify = |event: Event, is_rolling| {
+            let state = State { up: Some(4), is_rolling, is_stopping: false };
+            systemd.notification_for(&event, &state).expect("the time").as_ref().map(Notification::lines)
+        };
+        assert_eq!(notify(READY, false).as_deref(), Some("READY=1\nSTATUS=4 workers are up\n"));
+        assert!(notify(ROLLING, true).is_some_and(|lines| lines.starts_with("RELOADING=1\n")));
+        assert_eq!(notify(Event::RollingRestartAborted { pool: "web", id: 1 }, true), None);
+        assert_eq!(notify(Event::RollingRestartStarted { pool: "jobs" }, true), None);
+        assert_eq!(notify(Event::RollingRestartFinished { pool: "jobs" }, true), None);
+        let last = notify(Event::RollingRestartFinished { pool: "mail" }, false);
+        let status = "web: Rolling restart aborted: the replacement of worker 1 failed";
+        assert_eq!(last, Some(format!("READY=1\nSTATUS={status}\n")));
+        assert!(notify(ROLLING, true).is_some_and(|lines| lines.starts_with("RELOADING=1\n")));
+        let last = notify(Event::RollingRestartFinished { pool: "mail" }, false);
+        assert_eq!(last.as_deref(), Some("READY=1\nSTATUS=mail: Rolling restart done\n"));
+    }
+
+    #[test]
+    fn the_stop_of_one_pool_is_no_stop_of_the_service() {
+        let mut systemd = without_address();
+        let mut notify = |event: Event, up, is_stopping| {
+            let state = State { up, is_rolling: false, is_stopping };
+            systemd.notification_for(&event, &state).expect("the time").as_ref().map(Notification::lines)
+        };
+        let stopping = |pool| Event::Stopping { pool, workers: 2, quick: false, by: None };
+        assert_eq!(notify(Event::RestartLimitReached { pool: "jobs", restarts: 3 }, None, false), None);
+        assert_eq!(notify(stopping("jobs"), Some(2), false).as_deref(), Some("READY=1\nSTATUS=2 workers are up\n"));
+        assert!(notify(Event::RollingRestartStarted { pool: "web" }, None, false).is_some());
+        assert!(notify(stopping("web"), None, false).is_some_and(|lines| lines.starts_with("READY=1\n")));
+        assert_eq!(notify(stopping("mail"), None, true).as_deref(), Some("STOPPING=1\nSTATUS=Stopping all pools\n"));
     }
 
     #[test]
@@ -316,8 +377,8 @@ mod tests {
     fn each_kind_of_error_is_logged_once() {
         let mut systemd = without_address();
         let mut output = Output::flushed();
-        systemd.handle_event(&READY, &|| Some(2), &mut output);
-        systemd.handle_event(&STOPPING, &|| None, &mut output);
+        systemd.handle_event(&READY, &state(true), &mut output);
+        systemd.handle_event(&STOPPING, &state(false), &mut output);
         assert_eq!(systemd.logged, [ErrorKind::Other]);
         assert!(systemd.unsent.is_empty(), "without an address, a later attempt would fail as well");
         let full = io::Error::from(ErrorKind::WouldBlock);
@@ -336,10 +397,10 @@ mod tests {
         let mut systemd = Systemd::new(SocketAddr::from_pathname(&path).ok(), Some(period), now);
         let mut output = Output::flushed();
         let mut scales = 0;
-        systemd.handle_event(&READY, &|| Some(2), &mut output);
+        systemd.handle_event(&READY, &state(true), &mut output);
         while systemd.unsent.is_empty() {
             scales += 1;
-            systemd.handle_event(&Event::Scaled { pool: "", workers: scales }, &|| None, &mut output);
+            systemd.handle_event(&Event::Scaled { pool: "", workers: scales }, &state(false), &mut output);
         }
         let retry_at = systemd.next_deadline().expect("a retry");
         assert!(retry_at > Instant::now() && retry_at <= Instant::now() + RETRY);

@@ -1,0 +1,92 @@
+//! What the parent has for each pool: the launcher, the shared memory and the sockets.
+
+use crate::backend::{ChildExit, Launcher, StartRequest, Started};
+use crate::error::{Error, Result};
+use crate::exit::Process;
+use crate::listener::{Listeners, Sockets};
+use crate::scoreboard::{LastMessages, Scoreboard, SlotLease, WorkerMessage};
+use crate::sys::ChildHandle;
+use crate::worker::Worker;
+
+pub(super) struct Pool {
+    pub name: &'static str,
+    /// The number of workers that the pool starts with.
+    pub initial_workers: usize,
+    pub launcher: Box<dyn Launcher>,
+    pub scoreboard: Option<Scoreboard>,
+    pub sockets: Sockets,
+}
+
+/// The process in which [`Pool::start`] has returned.
+pub(super) enum StartedIn {
+    /// This process is the parent. The fields are the handle of the new process, or `None` if the worker is a thread,
+    /// and the worker's status slot.
+    Parent(Option<ChildHandle>, Option<usize>),
+    /// This process is the forked worker.
+    Child(Worker),
+}
+
+impl Pool {
+    /// Starts a process or thread of worker `id`. `count` is the number of workers in the pool.
+    ///
+    /// Inlined, so that fewer stack frames are in use at a fork. The kernel copies the pages of these frames
+    /// (copy-on-write).
+    #[inline]
+    pub fn start(&mut self, id: usize, generation: u32, count: usize) -> Result<StartedIn> {
+        let refused = |error| Error::from(error).starting(id);
+        let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
+        let listeners = self.sockets.of(id)?;
+        let slot_handle = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot));
+        let request = StartRequest { id, generation, count, slot_handle, listeners: &listeners };
+        match self.launcher.start(request)? {
+            Started::Child => Ok(StartedIn::Child(self.enter(id, generation, count, slot, listeners))),
+            Started::Parent(child) => Ok(StartedIn::Parent(child, slot)),
+        }
+    }
+
+    /// Returns the worker in a process that has just been forked.
+    fn enter(&mut self, id: usize, generation: u32, count: usize, slot: Option<usize>, listeners: Listeners) -> Worker {
+        self.sockets.release_in_child();
+        let status = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.writer(slot));
+        Worker::new(self.name, id, generation, count, status, listeners)
+    }
+
+    /// Gives up everything of this pool in a forked worker of another pool: that worker must not hold the sockets of
+    /// this pool open, and must not write to the memory of this pool.
+    #[cfg(unix)]
+    pub fn release_in_other(&mut self) {
+        self.launcher.release_in_child();
+        self.sockets.close_inherited();
+        if let Some(scoreboard) = &mut self.scoreboard {
+            scoreboard.release_in_child();
+        }
+    }
+
+    pub fn assign(&mut self, slot: Option<usize>, process: Process) {
+        if let Some((scoreboard, slot)) = self.scoreboard.as_mut().zip(slot) {
+            scoreboard.assign(slot, process);
+        }
+    }
+
+    pub fn read_messages(&mut self) -> Vec<WorkerMessage> {
+        self.scoreboard.as_mut().map(Scoreboard::read_messages).unwrap_or_default()
+    }
+
+    pub fn take_thread_exits(&mut self) -> Vec<ChildExit> {
+        self.launcher.take_thread_exits()
+    }
+
+    pub fn beats(&self) -> impl Iterator<Item = Process> {
+        self.scoreboard.iter().flat_map(Scoreboard::beats)
+    }
+
+    /// Returns whether this process has reached the call that starts the service.
+    pub fn has_reached(&self, process: Process) -> bool {
+        self.scoreboard.as_ref().is_none_or(|scoreboard| scoreboard.has_reached(process))
+    }
+
+    /// Releases the status slot of a process that has ended, and returns its last messages.
+    pub fn release(&mut self, process: Process, lease: SlotLease) -> LastMessages {
+        self.scoreboard.as_mut().map(|scoreboard| scoreboard.release(process, lease)).unwrap_or_default()
+    }
+}
