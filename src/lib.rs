@@ -648,6 +648,7 @@ mod prefork;
 mod report;
 mod scoreboard;
 mod setup;
+mod start;
 mod stop_flag;
 mod stopped;
 mod supervisor;

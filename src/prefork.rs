@@ -1,24 +1,23 @@
 //! [`Prefork`], the builder of a service: every setting and its default.
 
 mod check;
+mod settings;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{self, Work};
+pub(crate) use self::check::check_process_limit;
+pub(crate) use self::settings::{PoolSettings, ServiceSettings};
+use crate::backend::Work;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::handle::Handle;
-use crate::listener::{ListenConfig, ListenerNames, Retry, Sockets};
-use crate::policy::{Config, Delays, RestartPolicy};
+use crate::listener::ListenConfig;
+use crate::policy::{Delays, RestartPolicy};
 use crate::report::Report;
-use crate::setup::SetupConfig;
-#[cfg(unix)]
-use crate::supervisor::Systemd;
-use crate::supervisor::{self, Finished, OnEvent, PoolParts, ServiceParts, Supervised};
-use crate::sys::{StandardFds, SupervisorLock, WorkerKind};
-use crate::worker::{self, WorkResult, Worker};
+use crate::start::start;
+use crate::supervisor::{self, Finished, Supervised};
+use crate::worker::{WorkResult, Worker};
 
 /// The builder of a service: a pool of workers (processes or threads) and the parent that supervises them.
 /// [`fork_processes`](crate::fork_processes) starts the same kind of service with only two settings.
@@ -55,17 +54,10 @@ use crate::worker::{self, WorkResult, Worker};
 /// safety](crate#fork-safety). To start [spawned](Backend::Spawn) workers or worker threads, a program may have any
 /// number of threads.
 #[must_use = "nothing happens before start() or run()"]
+#[derive(Debug, Default)]
 pub struct Prefork {
-    config: Config,
-    /// If `None`, [`DEFAULT_BACKEND`] is used.
-    backend: Option<Backend>,
-    on_event: Option<OnEvent>,
-    listens: Vec<ListenConfig>,
-    #[cfg(unix)]
-    is_activated: bool,
-    setup: SetupConfig,
-    #[cfg(unix)]
-    notifies: bool,
+    pub(crate) pool: PoolSettings,
+    pub(crate) service: ServiceSettings,
 }
 
 /// The result of [`Prefork::start`], which returns in the parent and in every worker.
@@ -167,36 +159,7 @@ pub enum Backend {
 impl Prefork {
     /// Returns a builder with the default settings: one worker per CPU, and no limit on the number of restarts.
     pub fn new() -> Prefork {
-        let config = Config {
-            pool: "",
-            workers: 0,
-            max_workers: usize::MAX,
-            restart_policy: RestartPolicy::OnFailure,
-            max_restarts: None,
-            restart_window: None,
-            startup_failures: Some(STARTUP_FAILURES),
-            delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
-            fatal_exit_codes: Vec::new(),
-            graceful_timeout: Duration::from_secs(30),
-            ready_timeout: None,
-            heartbeat_timeout: None,
-            abort_timeout: Duration::from_secs(1),
-            max_lifetime: None,
-            max_surge: 1,
-            max_unavailable: 0,
-            drain: None,
-        };
-        Prefork {
-            config,
-            backend: None,
-            on_event: None,
-            listens: Vec::new(),
-            #[cfg(unix)]
-            is_activated: false,
-            setup: SetupConfig::default(),
-            #[cfg(unix)]
-            notifies: false,
-        }
+        Prefork::default()
     }
 
     /// Sets the name of the service, and names its processes: the parent is `web`, and worker 3 is `web/3`. Default:
@@ -225,7 +188,7 @@ impl Prefork {
     /// An empty name, and a name with `/` or a control character, is an error of [`start`](Prefork::start). If the
     /// system refuses the name, the process logs a warning and keeps its old name.
     pub fn name(mut self, name: impl Into<String>) -> Prefork {
-        self.setup.name = Some(name.into());
+        self.service.name = Some(name.into());
         self
     }
 
@@ -233,7 +196,7 @@ impl Prefork {
     /// most [`max_workers`](Prefork::max_workers). The number of usable CPUs depends on the CPU affinity of the process
     /// and on the CPU quota of its cgroup.
     pub fn workers(mut self, workers: usize) -> Prefork {
-        self.config.workers = workers;
+        self.pool.config.workers = workers;
         self
     }
 
@@ -241,7 +204,7 @@ impl Prefork {
     /// parent [reports](Event::ScalingLimited) a request for more. So every [`Worker::id`] is less than `max`. `max`
     /// must be at least the number of [`workers`](Prefork::workers). Default: no limit.
     pub fn max_workers(mut self, max: usize) -> Prefork {
-        self.config.max_workers = max;
+        self.pool.config.max_workers = max;
         self
     }
 
@@ -264,7 +227,7 @@ impl Prefork {
     /// service with a limit that runs for months, set a [`restart_window`](Prefork::restart_window). Otherwise restarts
     /// from months ago still count.
     pub fn max_restarts(mut self, max: u32) -> Prefork {
-        self.config.max_restarts = Some(max);
+        self.pool.config.max_restarts = Some(max);
         self
     }
 
@@ -272,7 +235,7 @@ impl Prefork {
     /// supervisors do. Default: all restarts since the start of the service count. A window without `max_restarts` is
     /// an error, because there is nothing that it could limit.
     pub fn restart_window(mut self, window: Duration) -> Prefork {
-        self.config.restart_window = Some(window);
+        self.pool.config.restart_window = Some(window);
         self
     }
 
@@ -284,7 +247,7 @@ impl Prefork {
     /// limit. It follows at once if the process lived for at least a second, and otherwise after the
     /// [backoff](Prefork::restart_backoff).
     pub fn restart_policy(mut self, policy: RestartPolicy) -> Prefork {
-        self.config.restart_policy = policy;
+        self.pool.config.restart_policy = policy;
         self
     }
 
@@ -299,7 +262,7 @@ impl Prefork {
     /// After a normal exit that leads to a restart ([`restart_policy`](Prefork::restart_policy)), the parent waits too
     /// if the process lived for less than a second, even after the first such exit.
     pub fn restart_backoff(mut self, first: Duration, max: Duration) -> Prefork {
-        self.config.delays = Delays { first, max };
+        self.pool.config.delays = Delays { first, max };
         self
     }
 
@@ -312,7 +275,7 @@ impl Prefork {
     /// process goes on. With [`max_surge(0)`](Prefork::max_surge) the old process has exited before, so the service
     /// stops.
     pub fn fatal_exit_code(mut self, code: i32) -> Prefork {
-        self.config.fatal_exit_codes.push(code);
+        self.pool.config.fatal_exit_codes.push(code);
         self
     }
 
@@ -333,7 +296,7 @@ impl Prefork {
     /// A process that does not exit within 10 s after SIGKILL is blocked inside the kernel. The parent then
     /// [abandons](crate::Event::KillTimedOut) the process, so the stop does not wait for it any longer.
     pub fn graceful_timeout(mut self, timeout: Duration) -> Prefork {
-        self.config.graceful_timeout = timeout;
+        self.pool.config.graceful_timeout = timeout;
         self
     }
 
@@ -354,7 +317,7 @@ impl Prefork {
     /// [`RestartPolicy::Always`]. If the parent itself was paused or starved, it gives the worker the same time once
     /// more: see [`graceful_timeout`](Prefork::graceful_timeout).
     pub fn ready_timeout(mut self, timeout: Duration) -> Prefork {
-        self.config.ready_timeout = Some(timeout);
+        self.pool.config.ready_timeout = Some(timeout);
         self
     }
 
@@ -378,7 +341,7 @@ impl Prefork {
     ///   aborts a worker that does not hang. To make this less likely, choose a timeout several times as long as the
     ///   time between two heartbeats.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Prefork {
-        self.config.heartbeat_timeout = Some(timeout);
+        self.pool.config.heartbeat_timeout = Some(timeout);
         self
     }
 
@@ -391,7 +354,7 @@ impl Prefork {
     /// stop request kills at once. On other systems, choose a time in which the system can write the whole core dump.
     /// For worker threads this setting has no effect, because the parent abandons a hung thread at once.
     pub fn abort_timeout(mut self, timeout: Duration) -> Prefork {
-        self.config.abort_timeout = timeout;
+        self.pool.config.abort_timeout = timeout;
         self
     }
 
@@ -411,7 +374,7 @@ impl Prefork {
     /// the parent cannot end such a process or thread: a process that still exists 10 s after SIGKILL
     /// ([`Event::KillTimedOut`]), and a worker thread that does not return ([`Event::Stale`]).
     pub fn max_surge(mut self, max: usize) -> Prefork {
-        self.config.max_surge = max;
+        self.pool.config.max_surge = max;
         self
     }
 
@@ -431,7 +394,7 @@ impl Prefork {
     /// If the new process fails before it is ready, the worker is restarted as after any other failure. A rolling
     /// restart ends then, and the remaining old processes stay ([`Event::RollingRestartAborted`]).
     pub fn max_unavailable(mut self, max: usize) -> Prefork {
-        self.config.max_unavailable = max;
+        self.pool.config.max_unavailable = max;
         self
     }
 
@@ -443,7 +406,7 @@ impl Prefork {
     /// serving until its turn comes. If a replacement fails, the old process stays for one more lifetime. With
     /// [`max_surge(0)`](Prefork::max_surge), the old process has already exited then, and the worker is restarted.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
-        self.config.max_lifetime = Some(lifetime);
+        self.pool.config.max_lifetime = Some(lifetime);
         self
     }
 
@@ -473,7 +436,7 @@ impl Prefork {
     /// `EPOLLEXCLUSIVE`, Linux mostly wakes the worker that began to wait last, and this worker gets most connections.
     /// To spread the load, use [`ListenConfig::per_worker`], which opens one socket for each worker.
     pub fn listen(mut self, on: impl Into<ListenConfig>) -> Prefork {
-        self.listens.push(on.into());
+        self.pool.listens.push(on.into());
         self
     }
 
@@ -506,7 +469,7 @@ impl Prefork {
     /// starts a second service later, that service binds its own sockets.
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Prefork {
-        self.is_activated = true;
+        self.service.is_activated = true;
         self
     }
 
@@ -521,7 +484,7 @@ impl Prefork {
     /// [`run`](Prefork::run) are not pinned. If the worker may no longer use its CPU, it logs a warning and runs
     /// unpinned.
     pub fn pin_cpus(mut self) -> Prefork {
-        self.setup.pins_cpus = true;
+        self.pool.setup.pins_cpus = true;
         self
     }
 
@@ -592,7 +555,7 @@ impl Prefork {
     /// gets SIGTERM when its parent ends (`PR_SET_PDEATHSIG` of the main thread, prctl(2)).
     #[cfg(unix)]
     pub fn user(mut self, name: impl Into<String>) -> Prefork {
-        self.setup.user = Some(name.into());
+        self.pool.setup.user = Some(name.into());
         self
     }
 
@@ -604,7 +567,7 @@ impl Prefork {
     /// [checks](Prefork::user) as for a user.
     #[cfg(unix)]
     pub fn group(mut self, name: impl Into<String>) -> Prefork {
-        self.setup.group = Some(name.into());
+        self.pool.setup.group = Some(name.into());
         self
     }
 
@@ -655,14 +618,14 @@ impl Prefork {
     /// not sent yet.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Prefork {
-        self.notifies = true;
+        self.service.notifies = true;
         self
     }
 
     /// Sets how the parent starts worker processes. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
     /// [`run_threads`](Prefork::run_threads) refuses this setting, because it starts no processes.
     pub fn backend(mut self, backend: Backend) -> Prefork {
-        self.backend = Some(backend);
+        self.pool.backend = Some(backend);
         self
     }
 
@@ -684,7 +647,7 @@ impl Prefork {
     /// The second argument is a [`Handle`], with which the callback can control the service, for example stop it. The
     /// callback can clone the handle and keep it.
     pub fn on_event(mut self, on_event: impl FnMut(&Event, &Handle) + 'static) -> Prefork {
-        self.on_event = Some(Box::new(on_event));
+        self.service.on_event = Some(Box::new(on_event));
         self
     }
 
@@ -712,9 +675,8 @@ impl Prefork {
     /// - All other errors of [`fork_processes`](crate::fork_processes) are possible too, except that the restart limit
     ///   is reached: in this case this method returns a [`Report`].
     pub fn start(self) -> Result<Role> {
-        let names = self.listener_names();
-        match self.supervise(true, None)? {
-            Supervised::Worker(worker) => Ok(Role::Worker(worker.with_listener_names(names))),
+        match start(vec![self.pool], self.service, true, None)? {
+            Supervised::Worker(worker) => Ok(Role::Worker(worker)),
             Supervised::Parent(finished) => Ok(Role::Parent(Finished::report(*finished)?)),
         }
     }
@@ -807,104 +769,24 @@ impl Prefork {
     where
         F: Fn(Worker) -> WorkResult + Send + Sync + 'static,
     {
-        if self.backend.is_some() {
-            return Err(Error::unfit("backend", "run_threads() starts threads, not processes"));
-        }
-        let names = self.listener_names();
-        let work: Work = Arc::new(move |worker: Worker| work(worker.with_listener_names(names.clone())));
-        match self.supervise(true, Some(work))? {
+        let work: Work = Arc::new(work);
+        match start(vec![self.pool], self.service, true, Some(work))? {
             Supervised::Parent(finished) => Finished::report(*finished),
             Supervised::Worker(worker) => Err(Error::in_worker(worker.id())),
         }
-    }
-
-    fn listener_names(&self) -> ListenerNames {
-        let names = || self.listens.iter().map(|listen| listen.own_name().map(str::to_owned)).collect();
-        (!self.listens.is_empty()).then(names)
     }
 
     /// Starts the workers for `fork_processes`. Returns the worker's id in each worker. In the parent, exits the
     /// process or returns an error.
     pub(crate) fn start_plain(mut self) -> Result<usize> {
         // As in Tornado, only the restart limit ends the service.
-        self.config.startup_failures = None;
-        match self.supervise(false, None)? {
+        self.pool.config.startup_failures = None;
+        match start(vec![self.pool], self.service, false, None)? {
             Supervised::Worker(worker) => Ok(worker.id()),
             Supervised::Parent(finished) => match finished.exit()? {},
         }
     }
-
-    /// Checks the settings, opens the listeners, and starts and supervises the workers. If `with_reports` is false,
-    /// forked workers share no memory with the parent, because the caller does not give the program a [`Worker`].
-    fn supervise(self, with_reports: bool, work: Option<Work>) -> Result<Supervised> {
-        // Made first, so that it covers everything that this call opens.
-        let standard_fds = StandardFds::reserve()?;
-        let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
-        worker::check_no_worker()?;
-        let kind = match (&work, self.backend.unwrap_or(DEFAULT_BACKEND)) {
-            (Some(_), _) => WorkerKind::Thread,
-            #[cfg(unix)]
-            (None, Backend::Fork) => WorkerKind::Fork,
-            #[cfg(not(unix))]
-            (None, Backend::Fork) => return Err(Error::unfit("backend", "there is no fork on this system")),
-            (None, Backend::Spawn) => match backend::accept_spawn()? {
-                Some(worker) => return Ok(Supervised::Worker(supervisor::enter_worker(worker))),
-                None => WorkerKind::Spawn,
-            },
-        };
-        drop(accepting);
-        let mut config = self.config.checked()?;
-        let setup = self.setup.resolve(kind)?;
-        let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
-        backend::check(kind, setup.as_ref())?;
-        let listens = self.listens;
-        #[cfg(unix)]
-        let listens = if self.is_activated { crate::listener::take_over(listens)? } else { listens };
-        let sockets = Sockets::open(listens, config.workers, &mut Retry::new(&mut supervisor::warn_of_wait))?;
-        config.drain = sockets.are_per_worker().then_some(DRAIN);
-        let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
-        #[cfg(unix)]
-        let systemd = self.notifies.then(Systemd::from_environment).flatten();
-        let pool = PoolParts { config, optional: false, with_scoreboard, kind, work, sockets, setup };
-        let parts = ServiceParts {
-            name: self.setup.name,
-            lock,
-            standard_fds,
-            on_event: self.on_event,
-            pools: vec![pool],
-            #[cfg(unix)]
-            systemd,
-        };
-        supervisor::supervise(parts)
-    }
 }
-
-impl Default for Prefork {
-    fn default() -> Prefork {
-        Prefork::new()
-    }
-}
-
-impl fmt::Debug for Prefork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prefork").field("config", &self.config).field("backend", &self.backend).finish_non_exhaustive()
-    }
-}
-
-/// The backend if the program does not call [`Prefork::backend`].
-const DEFAULT_BACKEND: Backend = if cfg!(unix) { Backend::Fork } else { Backend::Spawn };
-
-/// Locked while a spawned process becomes a worker. If several threads of this process start a service at the same
-/// time, one of them becomes the worker, and the others get an error.
-static ACCEPTING: Mutex<()> = Mutex::new(());
-
-/// The time during which a removed worker keeps serving its own socket after the kernel has stopped sending new
-/// connections to the socket. TCP handshakes that have already begun complete in this time. A handshake takes one round
-/// trip, or longer if TCP retransmits a segment.
-const DRAIN: Duration = Duration::from_secs(1);
-
-/// Without a ready timeout, a service that cannot start ends after this many failures of one worker in a row.
-const STARTUP_FAILURES: u32 = 10;
 
 #[cfg(test)]
 mod tests {

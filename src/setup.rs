@@ -58,25 +58,11 @@ impl SetupConfig {
     ///
     /// The parent calls this function once, before it starts any worker.
     pub fn resolve(&self, kind: WorkerKind) -> Result<Option<WorkerSetup>> {
-        self.check_name()?;
         let cpus = self.cpus()?;
         let identity = self.identity(kind)?.map(Arc::new);
         let name = self.name.clone();
         let is_set = name.is_some() || !cpus.is_empty() || identity.is_some();
         Ok(is_set.then_some(WorkerSetup { name, cpus, identity }))
-    }
-
-    /// Refuses a name that no tool could show, and a name that would look like the name of a worker.
-    fn check_name(&self) -> Result<()> {
-        let Some(name) = &self.name else { return Ok(()) };
-        if name.is_empty() {
-            return Err(Error::unfit("name", "the name is empty"));
-        }
-        match name.chars().find(|&char| char == '/' || char.is_control()) {
-            Some('/') => Err(Error::unfit("name", format!("{name:?} contains '/', which separates a worker's id"))),
-            Some(char) => Err(Error::unfit("name", format!("{name:?} contains the control character {char:?}"))),
-            None => Ok(()),
-        }
     }
 
     fn cpus(&self) -> Result<Vec<usize>> {
@@ -315,17 +301,6 @@ mod tests {
         }
         for wrong in ["- - - -", "- - ", "- - 7", "- - 776", "- - 7x", "- - ff", "- - ööö"] {
             assert_eq!(wrong.parse::<ChildSetup>(), Err(()), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn names_that_tools_cannot_show_are_refused() {
-        let check = |name: &str| SetupConfig { name: Some(name.into()), ..SetupConfig::default() }.check_name();
-        for name in ["", "web/3", "a\0b", "a\nb", "\u{7f}"] {
-            assert_eq!(check(name).expect_err("a refusal").setting(), Some("name"), "{name:?}");
-        }
-        for name in ["web", "größe 7", "-", "a name that is longer than the system can show"] {
-            assert!(check(name).is_ok(), "{name}");
         }
     }
 

@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl Config {
     /// Checks all settings, and replaces the number 0 of workers by the number of CPUs.
-    pub(super) fn checked(mut self) -> Result<Config> {
+    pub(crate) fn checked(mut self) -> Result<Config> {
         if self.workers == 0 {
             self.workers = cpus().min(self.max_workers.max(1));
         }
@@ -43,13 +43,7 @@ impl Config {
         if max_workers < workers {
             return Err(Error::unfit("max_workers", format!("{max_workers} is below the {workers} workers asked for")));
         }
-        if workers <= FEW_PROCESSES {
-            return Ok(());
-        }
-        // This checks the limit of the whole system. The user's limit (`RLIMIT_NPROC`) may be lower. In that case
-        // fork(2) fails.
-        let limit = sys::process_limit();
-        if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
+        check_process_limit(workers)
     }
 
     fn check_times(&self) -> Result<()> {
@@ -82,6 +76,16 @@ impl Config {
     }
 }
 
+/// Checks that the system allows this number of workers. This is the limit of the whole system. The user's limit
+/// (`RLIMIT_NPROC`) may be lower. In that case fork(2) fails.
+pub(crate) fn check_process_limit(workers: usize) -> Result<()> {
+    if workers <= FEW_PROCESSES {
+        return Ok(());
+    }
+    let limit = sys::process_limit();
+    if workers > limit { Err(Error::too_many(workers, limit)) } else { Ok(()) }
+}
+
 /// Returns the number of CPUs that this process may use, or 1 if the number is unknown. On Linux, std considers the CPU
 /// affinity and the CPU quota of the cgroup (v1 and v2).
 fn cpus() -> usize {
@@ -95,7 +99,7 @@ mod tests {
     use crate::prefork::Prefork;
 
     fn refused(prefork: Prefork) -> (&'static str, String) {
-        let error = prefork.config.checked().expect_err("an invalid setting");
+        let error = prefork.pool.config.checked().expect_err("an invalid setting");
         (error.setting().expect("a setting"), error.to_string())
     }
 
@@ -142,7 +146,7 @@ mod tests {
 
     #[test]
     fn defaults_match_the_documentation() {
-        let config = Prefork::default().workers(3).config.checked().expect("valid settings");
+        let config = Prefork::default().workers(3).pool.config.checked().expect("valid settings");
         assert_eq!(
             (config.max_restarts, config.restart_policy, config.max_workers),
             (None, RestartPolicy::OnFailure, usize::MAX)
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn default_worker_count_respects_max_workers() {
-        let config = Prefork::new().max_workers(1).config.checked().expect("valid settings");
+        let config = Prefork::new().max_workers(1).pool.config.checked().expect("valid settings");
         assert_eq!((config.workers, config.max_workers), (1, 1));
     }
 
@@ -170,8 +174,8 @@ mod tests {
             .restart_backoff(ms, ms)
             .graceful_timeout(LONGEST)
             .fatal_exit_code(255);
-        let config = prefork.max_restarts(0).max_lifetime(ms).config.checked().expect("valid settings");
-        Prefork::new().max_surge(0).max_unavailable(1).config.checked().expect("valid settings");
+        let config = prefork.max_restarts(0).max_lifetime(ms).pool.config.checked().expect("valid settings");
+        Prefork::new().max_surge(0).max_unavailable(1).pool.config.checked().expect("valid settings");
         assert_eq!((config.workers, config.max_restarts), (3, Some(0)));
     }
 }

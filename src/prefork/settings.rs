@@ -1,0 +1,108 @@
+//! The settings of one pool, and the settings of the whole service.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Backend;
+use crate::error::{Error, Result};
+use crate::listener::{ListenConfig, ListenerNames};
+use crate::policy::{Config, Delays, RestartPolicy};
+use crate::setup::SetupConfig;
+use crate::supervisor::OnEvent;
+
+/// Without a ready timeout, a service that cannot start ends after this many failures of one worker in a row.
+const STARTUP_FAILURES: u32 = 10;
+
+/// The settings of one pool. The name of the pool is [`Config::pool`].
+#[derive(Debug)]
+pub(crate) struct PoolSettings {
+    pub config: Config,
+    /// If `None`, the workers are threads in `run_threads`, and processes of the default backend otherwise.
+    pub backend: Option<Backend>,
+    pub listens: Vec<ListenConfig>,
+    pub setup: SetupConfig,
+    /// Whether the failure of this pool does not end the service.
+    pub optional: bool,
+}
+
+/// The settings that concern all pools of a service.
+#[derive(Default)]
+pub(crate) struct ServiceSettings {
+    /// The name of the service, which is also the name of the parent's process.
+    pub name: Option<String>,
+    pub on_event: Option<OnEvent>,
+    #[cfg(unix)]
+    pub is_activated: bool,
+    #[cfg(unix)]
+    pub notifies: bool,
+}
+
+impl ServiceSettings {
+    /// Refuses a name that no tool could show, and a name that would look like the name of a worker.
+    pub fn check(&self) -> Result<()> {
+        let Some(name) = &self.name else { return Ok(()) };
+        if name.is_empty() {
+            return Err(Error::unfit("name", "the name is empty"));
+        }
+        match name.chars().find(|&char| char == '/' || char.is_control()) {
+            Some('/') => Err(Error::unfit("name", format!("{name:?} contains '/', which separates a worker's id"))),
+            Some(char) => Err(Error::unfit("name", format!("{name:?} contains the control character {char:?}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PoolSettings {
+    /// Returns the names of the listeners in their order, or `None` if there are no listeners.
+    pub fn listener_names(&self) -> ListenerNames {
+        let names = || self.listens.iter().map(|listen| listen.own_name().map(str::to_owned)).collect();
+        (!self.listens.is_empty()).then(names)
+    }
+}
+
+impl Default for PoolSettings {
+    fn default() -> PoolSettings {
+        let config = Config {
+            pool: "",
+            workers: 0,
+            max_workers: usize::MAX,
+            restart_policy: RestartPolicy::OnFailure,
+            max_restarts: None,
+            restart_window: None,
+            startup_failures: Some(STARTUP_FAILURES),
+            delays: Delays { first: Duration::from_millis(10), max: Duration::from_secs(1) },
+            fatal_exit_codes: Vec::new(),
+            graceful_timeout: Duration::from_secs(30),
+            ready_timeout: None,
+            heartbeat_timeout: None,
+            abort_timeout: Duration::from_secs(1),
+            max_lifetime: None,
+            max_surge: 1,
+            max_unavailable: 0,
+            drain: None,
+        };
+        PoolSettings { config, backend: None, listens: Vec::new(), setup: SetupConfig::default(), optional: false }
+    }
+}
+
+impl fmt::Debug for ServiceSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceSettings").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_tools_cannot_show_are_refused() {
+        let check = |name: &str| ServiceSettings { name: Some(name.into()), ..ServiceSettings::default() }.check();
+        for name in ["", "web/3", "a\0b", "a\nb", "\u{7f}"] {
+            assert_eq!(check(name).expect_err("a refusal").setting(), Some("name"), "{name:?}");
+        }
+        for name in ["web", "größe 7", "-", "a name that is longer than the system can show"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+    }
+}
