@@ -75,6 +75,27 @@ impl Handle {
     /// If the service has no pool of this name, or if the pool has ended, a request has no effect. The parent then logs
     /// a warning and reports [`Event::RequestIgnored`](crate::Event::RequestIgnored). A [`Prefork`](crate::Prefork)
     /// that is used alone has one pool, whose name is empty.
+    ///
+    /// ```no_run
+    /// use taskfork::{Event, Prefork, Report, Supervisor};
+    ///
+    /// fn main() -> taskfork::Result<Report> {
+    ///     let service = Supervisor::new()
+    ///         .pool("web", Prefork::new().workers(4))
+    ///         .pool("jobs", Prefork::new().workers(1))
+    ///         .on_event(|event, handle| {
+    ///             // The first restart in the pool `web` gives the pool `jobs` a second worker.
+    ///             if matches!(event, Event::Restarting { process, .. } if process.pool == "web") {
+    ///                 handle.in_pool("jobs").scale(2);
+    ///             }
+    ///         });
+    ///     service.run(|worker| {
+    ///         // ..
+    /// #       drop(worker);
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
     pub fn in_pool(&self, name: &str) -> Handle {
         let position = self.inbox.pools.iter().position(|pool| *pool == name);
         let target = position.map_or_else(|| Target::Unknown(name.into()), Target::Pool);

@@ -647,6 +647,7 @@ mod pool_name;
 mod prefork;
 mod report;
 mod scoreboard;
+mod service;
 mod setup;
 mod start;
 mod stop_flag;
@@ -665,6 +666,7 @@ pub use listener::{Connection, ListenConfig, Listener, ListenerIndex};
 pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{PoolReport, Reason, Report, WorkerReport};
+pub use service::Supervisor;
 pub use stopped::Stopped;
 pub use worker::{WorkResult, Worker};
 

@@ -53,6 +53,12 @@ use crate::worker::{WorkResult, Worker};
 /// Workers are forked by default on Unix. To start forked workers, the program must have a single thread: see [fork
 /// safety](crate#fork-safety). To start [spawned](Backend::Spawn) workers or worker threads, a program may have any
 /// number of threads.
+///
+/// A service with several kinds of workers has several pools under one parent: a [`Supervisor`](crate::Supervisor) with
+/// a `Prefork` for each pool. There, "the service" in the descriptions of the settings means the pool, except that the
+/// failure of a pool stops the whole service unless the pool is [`optional`](Prefork::optional). The settings
+/// [`name`](Prefork::name), [`on_event`](Prefork::on_event), `socket_activation` and `notify_systemd` concern the whole
+/// service. So they are settings of the `Supervisor`, and an error on its pools.
 #[must_use = "nothing happens before start() or run()"]
 #[derive(Debug, Default)]
 pub struct Prefork {
@@ -60,7 +66,8 @@ pub struct Prefork {
     pub(crate) service: ServiceSettings,
 }
 
-/// The result of [`Prefork::start`], which returns in the parent and in every worker.
+/// The result of [`Prefork::start`] and of [`Supervisor::start`](crate::Supervisor::start), which return in the parent
+/// and in every worker.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Role {
@@ -154,6 +161,15 @@ pub enum Backend {
     /// title. A program that was started as an argument of the dynamic linker (`ld.so program`) is started in the same
     /// way again. A Unix system other than Linux, or Linux without `/proc`, has only the arguments of `main`.
     Spawn,
+}
+
+impl Role {
+    pub(crate) fn of(supervised: Supervised) -> Result<Role> {
+        match supervised {
+            Supervised::Worker(worker) => Ok(Role::Worker(worker)),
+            Supervised::Parent(finished) => Ok(Role::Parent(Finished::report(*finished)?)),
+        }
+    }
 }
 
 impl Prefork {
@@ -407,6 +423,22 @@ impl Prefork {
     /// [`max_surge(0)`](Prefork::max_surge), the old process has already exited then, and the worker is restarted.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Prefork {
         self.pool.config.max_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Lets the other pools of a [`Supervisor`](crate::Supervisor) go on if this pool fails. Default: the failure of a
+    /// pool stops the service. If this `Prefork` is used alone, the setting has no effect.
+    ///
+    /// A pool fails if it reaches its [restart limit](Prefork::max_restarts), has a [startup
+    /// failure](crate::Reason::StartupFailed), or if the system refuses the first start of one of its workers
+    /// ([`Reason::StartRefused`](crate::Reason::StartRefused)). The parent then stops the other workers of the pool,
+    /// closes its listeners, logs an error and reports [`Event::PoolEnded`]. The pool is not started again.
+    ///
+    /// The failure of an optional pool does not count in [`Report::is_success`], unless no pool at all has ended
+    /// normally. An invalid setting, or a listener that cannot be opened, is an error of the call nevertheless, because
+    /// nothing has started yet.
+    pub fn optional(mut self) -> Prefork {
+        self.pool.optional = true;
         self
     }
 
@@ -675,10 +707,7 @@ impl Prefork {
     /// - All other errors of [`fork_processes`](crate::fork_processes) are possible too, except that the restart limit
     ///   is reached: in this case this method returns a [`Report`].
     pub fn start(self) -> Result<Role> {
-        match start(vec![self.pool], self.service, true, None)? {
-            Supervised::Worker(worker) => Ok(Role::Worker(worker)),
-            Supervised::Parent(finished) => Ok(Role::Parent(Finished::report(*finished)?)),
-        }
+        Role::of(start(vec![self.pool], self.service, true, None)?)
     }
 
     /// Starts the workers and runs `work` in each worker. Returns only in the parent, after the service has ended.

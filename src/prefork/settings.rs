@@ -38,6 +38,17 @@ pub(crate) struct ServiceSettings {
 }
 
 impl ServiceSettings {
+    /// Returns the name of a setting that the program has made, or `None` if it has made no setting of the service.
+    pub fn first_set(&self) -> Option<&'static str> {
+        #[cfg(unix)]
+        let of_unix = [(self.is_activated, "socket_activation"), (self.notifies, "notify_systemd")];
+        #[cfg(not(unix))]
+        let of_unix = [];
+        let settings =
+            [(self.name.is_some(), "name"), (self.on_event.is_some(), "on_event")].into_iter().chain(of_unix);
+        settings.filter(|(is_set, _)| *is_set).map(|(_, setting)| setting).next()
+    }
+
     /// Refuses a name that no tool could show, and a name that would look like the name of a worker.
     pub fn check(&self) -> Result<()> {
         let Some(name) = &self.name else { return Ok(()) };
