@@ -1,5 +1,6 @@
-//! The names of pools, as strings that live as long as the program.
+//! The names of pools, as strings that live as long as the program, and the names of workers in messages.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 static NAMES: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
@@ -19,6 +20,20 @@ pub(crate) fn intern(name: &str) -> &'static str {
     name
 }
 
+/// A worker, as the messages of this crate name it: `worker 2`, or `jobs worker 2` in the pool `jobs`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkerName {
+    pub pool: &'static str,
+    pub id: usize,
+}
+
+impl fmt::Display for WorkerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WorkerName { pool, id } = self;
+        if pool.is_empty() { write!(f, "worker {id}") } else { write!(f, "{pool} worker {id}") }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +45,11 @@ mod tests {
         assert_eq!(first, "a name of this test");
         assert!(std::ptr::eq(first, second));
         assert_eq!(intern(""), "");
+    }
+
+    #[test]
+    fn messages_name_the_pool_of_a_worker() {
+        assert_eq!(WorkerName { pool: "", id: 2 }.to_string(), "worker 2");
+        assert_eq!(WorkerName { pool: "jobs", id: 2 }.to_string(), "jobs worker 2");
     }
 }

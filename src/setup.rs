@@ -14,6 +14,7 @@ use log::{Level, log};
 use crate::accounts::{Account, find_group, find_user};
 use crate::error::{Error, Result};
 use crate::failure;
+use crate::pool_name::WorkerName;
 use crate::sys::{self, CallError, Identity, ProcessName, WorkerKind};
 #[cfg(unix)]
 use crate::sys::{IdentityPart, IdentityRefusal};
@@ -22,8 +23,6 @@ use crate::sys::{IdentityPart, IdentityRefusal};
 /// looked up yet.
 #[derive(Debug, Default)]
 pub(crate) struct SetupConfig {
-    /// The name of the service, which is also the name of the parent's process.
-    pub name: Option<String>,
     pub pins_cpus: bool,
     #[cfg(unix)]
     pub user: Option<String>,
@@ -31,9 +30,11 @@ pub(crate) struct SetupConfig {
     pub group: Option<String>,
 }
 
-/// The settings for all workers, with the CPUs, the user and the groups that [`SetupConfig::resolve`] has looked up.
+/// The settings for all workers of a pool, with the CPUs, the user and the groups that [`SetupConfig::resolve`] has
+/// looked up.
 #[derive(Debug)]
 pub(crate) struct WorkerSetup {
+    pool: &'static str,
     /// The name of the service. `None` if the processes keep their names.
     name: Option<String>,
     /// The CPUs to which workers are pinned. Empty if workers are not pinned.
@@ -56,13 +57,19 @@ impl SetupConfig {
     /// Checks the settings, and looks up the CPUs, the user and the groups. Returns `None` if the program has made none
     /// of these settings.
     ///
-    /// The parent calls this function once, before it starts any worker.
-    pub fn resolve(&self, kind: WorkerKind) -> Result<Option<WorkerSetup>> {
+    /// The parent calls this function once for each pool, before it starts any worker. `kind` is the kind of the pool's
+    /// workers. The caller has checked the name of the service.
+    pub fn resolve(
+        &self,
+        kind: WorkerKind,
+        service_name: Option<&str>,
+        pool: &'static str,
+    ) -> Result<Option<WorkerSetup>> {
         let cpus = self.cpus()?;
         let identity = self.identity(kind)?.map(Arc::new);
-        let name = self.name.clone();
+        let name = service_name.map(str::to_owned);
         let is_set = name.is_some() || !cpus.is_empty() || identity.is_some();
-        Ok(is_set.then_some(WorkerSetup { name, cpus, identity }))
+        Ok(is_set.then_some(WorkerSetup { pool, name, cpus, identity }))
     }
 
     fn cpus(&self) -> Result<Vec<usize>> {
@@ -158,7 +165,10 @@ impl WorkerSetup {
     /// Returns the settings for worker `id`. If there are more workers than CPUs, several workers get the same CPU.
     pub fn for_worker(&self, id: usize) -> ChildSetup {
         let cpu = (!self.cpus.is_empty()).then(|| self.cpus[id % self.cpus.len()]);
-        let name = self.name.as_ref().map(|name| format!("{name}/{id}"));
+        let name = self.name.as_ref().map(|name| match self.pool {
+            "" => format!("{name}/{id}"),
+            pool => format!("{name}/{pool}/{id}"),
+        });
         ChildSetup { cpu, identity: self.identity.clone(), name }
     }
 }
@@ -169,7 +179,7 @@ impl ChildSetup {
     ///
     /// Call this before `Lifeline::hold`, which makes the kernel send SIGTERM to the worker when the parent ends
     /// (`PR_SET_PDEATHSIG`, prctl(2)). On Linux, a change of the user clears `PR_SET_PDEATHSIG`.
-    pub fn apply(&self, id: usize) {
+    pub fn apply(&self, worker: WorkerName) {
         // Before the change of the user, because that can take away the right to write to files in /proc.
         if let Some(name) = &self.name {
             match ProcessName::set(name) {
@@ -177,13 +187,13 @@ impl ChildSetup {
                 Err(error) => warn_of_name(name, error),
             }
         }
-        self.pin(id);
+        self.pin(worker);
         let Some(identity) = &self.identity else { return };
         match sys::drop_privileges(identity) {
             Ok(None) => {}
-            Ok(Some(remains)) => log!(target: "taskfork", Level::Warn, "worker {id}: {remains}"),
+            Ok(Some(remains)) => log!(target: "taskfork", Level::Warn, "{worker}: {remains}"),
             Err(error) => {
-                failure::report(&format_args!("{:?}", Error::from(error).starting(id)));
+                failure::report(&format_args!("{:?}", Error::from(error).starting(worker.id).in_pool(worker.pool)));
                 log::logger().flush();
                 sys::exit_now(1);
             }
@@ -193,10 +203,10 @@ impl ChildSetup {
     /// Pins the calling thread to the worker's CPU. If this fails, logs a warning, and the thread continues unpinned.
     /// This is not treated as a failure of the worker, because the system may have withdrawn the CPU from the process
     /// since the start of the service.
-    pub fn pin(&self, id: usize) {
+    pub fn pin(&self, worker: WorkerName) {
         let Some(cpu) = self.cpu else { return };
         if let Err(error) = sys::pin_to(cpu) {
-            log!(target: "taskfork", Level::Warn, "worker {id} is not pinned to CPU {cpu}: {:?}", Error::from(error));
+            log!(target: "taskfork", Level::Warn, "{worker} is not pinned to CPU {cpu}: {:?}", Error::from(error));
         }
     }
 }
@@ -306,11 +316,13 @@ mod tests {
 
     #[test]
     fn cpus_and_names_are_assigned_by_id() {
-        let setup = WorkerSetup { name: Some("web".into()), cpus: vec![2, 5, 6], identity: None };
+        let setup = WorkerSetup { pool: "", name: Some("web".into()), cpus: vec![2, 5, 6], identity: None };
         let assigned: Vec<_> = (0..5).map(|id| setup.for_worker(id).cpu.expect("a CPU")).collect();
         assert_eq!(assigned, [2, 5, 6, 2, 5]);
         assert_eq!(setup.for_worker(3).name.as_deref(), Some("web/3"));
-        let setup = WorkerSetup { name: None, cpus: vec![], identity: None }.for_worker(1);
+        let jobs = WorkerSetup { pool: "jobs", name: Some("shop".into()), cpus: vec![], identity: None };
+        assert_eq!(jobs.for_worker(2).name.as_deref(), Some("shop/jobs/2"));
+        let setup = WorkerSetup { pool: "jobs", name: None, cpus: vec![], identity: None }.for_worker(1);
         assert_eq!(setup, ChildSetup::default());
     }
 

@@ -133,8 +133,7 @@ struct Checked {
 impl Checked {
     fn of(mut settings: PoolSettings, kind: WorkerKind, service: &ServiceSettings) -> Result<Checked> {
         settings.config = settings.config.checked()?;
-        settings.setup.name = service.name.clone();
-        let setup = settings.setup.resolve(kind)?;
+        let setup = settings.setup.resolve(kind, service.name.as_deref(), settings.config.pool)?;
         Ok(Checked { settings, kind, setup })
     }
 

@@ -18,6 +18,7 @@ use rand::{Rng, rngs::SysRng};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::{self, Listener, ListenerIndex, ListenerNames, Listeners};
+use crate::pool_name::WorkerName;
 use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::stopped::{ProcessStop, Source, Stopped};
@@ -181,6 +182,10 @@ impl Worker {
         self.pool
     }
 
+    pub(crate) fn name(&self) -> WorkerName {
+        WorkerName { pool: self.pool, id: self.id }
+    }
+
     /// Returns the worker's task id. Each pool has ids of its own. The initial workers have the ids from 0 to one less than the number of
     /// [`workers`](crate::Prefork::workers). A worker that is added later may have a higher id. Every id is less than
     /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
@@ -331,8 +336,8 @@ impl Worker {
         for listener in self.listeners() {
             if let Err(error) = listener.close() {
                 let error = Error::from(error);
-                let id = self.id;
-                log!(target: "taskfork", Level::Warn, "worker {id} cannot close {listener} before its end: {error:?}");
+                let name = self.name();
+                log!(target: "taskfork", Level::Warn, "{name} cannot close {listener} before its end: {error:?}");
             }
         }
     }
@@ -540,10 +545,10 @@ impl Worker {
 
     fn stop_request<'a>(&self, stop: &'a OnceLock<Arc<ProcessStop>>) -> &'a Arc<ProcessStop> {
         stop.get_or_init(|| {
-            let id = self.id;
+            let name = self.name();
             let on_error = |error| {
                 let error = Error::from(error);
-                log!(target: "taskfork", Level::Warn, "worker {id} is not killed if it hangs after the end of the parent: {error:?}");
+                log!(target: "taskfork", Level::Warn, "{name} is not killed if it hangs after the end of the parent: {error:?}");
             };
             let status = self.status.clone();
             // Runs in the signal handler, so it only reads the pointers and calls an async-signal-safe method.

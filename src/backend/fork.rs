@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Common, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
+use crate::pool_name::WorkerName;
 use crate::setup::WorkerSetup;
 use crate::sys::{self, ForkError, Forked, Lifeline, Threads};
 
@@ -33,12 +34,12 @@ impl Launcher for Fork {
         true
     }
 
-    fn start(&mut self, StartRequest { id, .. }: StartRequest<'_>) -> Result<Started> {
+    fn start(&mut self, StartRequest { pool, id, .. }: StartRequest<'_>) -> Result<Started> {
         match sys::fork() {
             Ok(Forked::Parent(child)) => Ok(Started::Parent(Some(child))),
             Ok(Forked::Child) => {
                 if let Some(setup) = &self.setup {
-                    setup.for_worker(id).apply(id);
+                    setup.for_worker(id).apply(WorkerName { pool, id });
                 }
                 self.lifeline.hold();
                 Ok(Started::Child)

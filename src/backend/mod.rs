@@ -93,6 +93,8 @@ impl Common {
 /// A request to start one worker.
 #[derive(Debug)]
 pub(crate) struct StartRequest<'a> {
+    /// The name of the pool. Empty for a `Prefork` that is used alone.
+    pub pool: &'static str,
     pub id: usize,
     pub generation: u32,
     /// The number of workers in the pool.

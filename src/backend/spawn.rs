@@ -20,6 +20,7 @@ use rand::rngs::SysRng;
 use super::{Common, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::listener::Listener;
+use crate::pool_name::WorkerName;
 use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup};
 use crate::sys::{self, CallError, ExitNotifier, Inherited, InheritedFds, Lifeline, Origin, Program, Secret};
@@ -59,7 +60,7 @@ impl Spawn {
 
 impl Launcher for Spawn {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
-        let StartRequest { id, generation, count, slot_handle, listeners } = request;
+        let StartRequest { id, generation, count, slot_handle, listeners, .. } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a program needs a handle")) };
         let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
@@ -141,7 +142,7 @@ fn accept(text: SpawnText) -> Result<Worker> {
     let status = StatusWriter::given(memory, slot, waker.into());
     // Before the setup: a worker whose setup fails has reached the call, and is restarted as a forked one is.
     status.reached();
-    setup.apply(id);
+    setup.apply(WorkerName { pool: "", id });
     Lifeline::inherited(started_by, graceful_timeout, lifeline).hold();
     Ok(Worker::new("", id, generation, count, Some(status), listeners))
 }

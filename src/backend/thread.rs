@@ -10,6 +10,7 @@ use std::{fmt, mem};
 use super::{ChildExit, ExitCause, Launcher, StartRequest, Started};
 use crate::error::{Error, Result, WithSources};
 use crate::exit::{Exit, Process};
+use crate::pool_name::WorkerName;
 use crate::scoreboard::{StatusWriter, Waker};
 use crate::setup::WorkerSetup;
 use crate::stop_flag::StopFlag;
@@ -78,9 +79,9 @@ impl Thread {
 
 impl Launcher for Thread {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
-        let StartRequest { id, generation, count, slot_handle, listeners } = request;
+        let StartRequest { pool, id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a thread needs a handle")) };
-        let process = Process { pool: "", id, generation, pid: None };
+        let process = Process { pool, id, generation, pid: None };
         let stop = Arc::<StopFlag>::default();
         let lease = Arc::new(());
         let waker = Arc::clone(slot_handle.waker);
@@ -91,7 +92,7 @@ impl Launcher for Thread {
         let work = Arc::clone(&self.work);
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
         let body = move || {
-            setup.pin(id);
+            setup.pin(WorkerName { pool, id });
             EXIT_REPORT.set(Some(ExitReport { process, how: Return::Normal, returned, waker: exit_waker }));
             let how = run(id, work, worker);
             EXIT_REPORT.with_borrow_mut(|report| report.as_mut().map(|report| report.how = how));

@@ -99,11 +99,11 @@ impl fmt::Display for FailedWorkers<'_> {
 /// Runs the closure of a worker, and ends the process. The exit status is 0 after success, 1 after an error, and 101
 /// after a panic.
 pub(crate) fn run_and_exit(worker: Worker, work: impl FnOnce(Worker) -> WorkResult) -> ! {
-    let id = worker.id();
+    let name = worker.name();
     let status = panic::catch_unwind(AssertUnwindSafe(|| match work(worker) {
         Ok(()) => 0,
         Err(error) => {
-            failure::report(&format_args!("worker {id}: {}", WithSources(&*error)));
+            failure::report(&format_args!("{name}: {}", WithSources(&*error)));
             ::log::logger().flush();
             // Does not drop the error, because a panic in its destructor would change the exit status.
             mem::forget(error);

@@ -37,7 +37,7 @@ impl Pool {
         let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
         let listeners = self.sockets.of(id)?;
         let slot_handle = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot));
-        let request = StartRequest { id, generation, count, slot_handle, listeners: &listeners };
+        let request = StartRequest { pool: self.name, id, generation, count, slot_handle, listeners: &listeners };
         match self.launcher.start(request)? {
             Started::Child => Ok(StartedIn::Child(self.enter(id, generation, count, slot, listeners))),
             Started::Parent(child) => Ok(StartedIn::Parent(child, slot)),
