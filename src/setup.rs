@@ -228,10 +228,7 @@ impl fmt::Display for ChildSetup {
             None => f.write_str("-")?,
         }
         f.write_str(" ")?;
-        match &self.name {
-            Some(name) => name.bytes().try_for_each(|byte| write!(f, "{byte:02x}")),
-            None => f.write_str("-"),
-        }
+        write_name(f, self.name.as_deref())
     }
 }
 
@@ -262,13 +259,27 @@ impl FromStr for ChildSetup {
             })?;
             Ok(Arc::new(Identity { uid, gid, groups }))
         })?;
-        let name = unless_none(name, parse_name)?;
+        let name = parse_name(name)?;
         Ok(ChildSetup { cpu, identity, name })
     }
 }
 
+/// Writes the bytes of a name in hexadecimal, so that the name contains no separator. Writes a hyphen if there is no
+/// name.
+pub(crate) fn write_name(f: &mut fmt::Formatter<'_>, name: Option<&str>) -> fmt::Result {
+    match name {
+        Some(name) => name.bytes().try_for_each(|byte| write!(f, "{byte:02x}")),
+        None => f.write_str("-"),
+    }
+}
+
+/// Returns the name that [`write_name`] has written. A name is never empty.
+pub(crate) fn parse_name(text: &str) -> std::result::Result<Option<String>, ()> {
+    unless_none(text, from_hex)
+}
+
 /// Returns the text whose bytes are written in hexadecimal.
-fn parse_name(hex: &str) -> std::result::Result<String, ()> {
+fn from_hex(hex: &str) -> std::result::Result<String, ()> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let pairs = hex.as_bytes().chunks(2).map(|pair| match pair {
         &[high, low] => Some(digit(high)? << 4 | digit(low)?),

@@ -46,8 +46,9 @@ pub(crate) fn start(
     worker::check_no_worker()?;
     let kinds = pools.iter().map(|pool| kind_of(pool, work.is_some())).collect::<Result<Vec<_>>>()?;
     let names = Names::of(&pools);
-    if kinds.contains(&WorkerKind::Spawn) {
-        if let Some(worker) = backend::accept_spawn()? {
+    let spawning = names_of_spawning(&pools, &kinds);
+    if !spawning.is_empty() {
+        if let Some(worker) = backend::accept_spawn(&spawning)? {
             return Ok(Supervised::Worker(names.attach(supervisor::enter_worker(worker))));
         }
     }
@@ -76,6 +77,11 @@ fn kind_of(pool: &PoolSettings, with_threads: bool) -> Result<WorkerKind> {
             Backend::Spawn => Ok(WorkerKind::Spawn),
         },
     }
+}
+
+fn names_of_spawning(pools: &[PoolSettings], kinds: &[WorkerKind]) -> Vec<&'static str> {
+    let spawning = pools.iter().zip(kinds).filter(|(_, kind)| **kind == WorkerKind::Spawn);
+    spawning.map(|(pool, _)| pool.config.pool).collect()
 }
 
 /// Checks all settings, and then opens the listeners of all pools. Not inlined, so that the stack frame of this

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::listener::Listener;
 use crate::pool_name::WorkerName;
 use crate::scoreboard::StatusWriter;
-use crate::setup::{ChildSetup, WorkerSetup};
+use crate::setup::{ChildSetup, WorkerSetup, parse_name, write_name};
 use crate::sys::{self, CallError, ExitNotifier, Inherited, InheritedFds, Lifeline, Origin, Program, Secret};
 use crate::worker::Worker;
 
@@ -60,7 +60,7 @@ impl Spawn {
 
 impl Launcher for Spawn {
     fn start(&mut self, request: StartRequest<'_>) -> Result<Started> {
-        let StartRequest { id, generation, count, slot_handle, listeners, .. } = request;
+        let StartRequest { pool, id, generation, count, slot_handle, listeners } = request;
         let Some(slot_handle) = slot_handle else { return Err(Error::unfit("backend", "a program needs a handle")) };
         let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
@@ -73,8 +73,9 @@ impl Launcher for Spawn {
         let slots = slot_handle.memory.len();
         let slot = slot_handle.slot;
         let graceful_timeout = self.graceful_timeout;
-        let text =
-            SpawnText { parent: process::id(), id, generation, count, graceful_timeout, setup, slots, slot, kinds };
+        let pool = pool.to_owned();
+        let parent = process::id();
+        let text = SpawnText { pool, parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds };
         let start = || self.program.start(secret, &text.to_string(), fds);
         match self.exit_notifier.with_program_mask(start) {
             Ok(child) => Ok(Started::Parent(Some(child))),
@@ -90,14 +91,17 @@ impl Launcher for Spawn {
 }
 
 /// Returns the [`Worker`] handle if a parent has started this process as a worker, and `None` if this process may
-/// become a parent. Exits if this process is a worker whose parent has exited already.
+/// become a parent. Exits if this process is a worker whose parent has exited already. `pools` are the names of the
+/// pools of this call; a `Prefork` that is used alone has the name "". The worker belongs to one of them.
 ///
 /// # Errors
+/// Returns an error if the worker belongs to another pool, because the program has not made the call of its parent.
+///
 /// Returns an error if this process was started as a worker but cannot become one, and in other processes that such a
 /// process has made. They must not run as a parent, because they would then start more processes like themselves. Also
 /// returns an error if the start could not be recorded, or if the executable gives this process rights, such as
 /// set-user-ID, because then its environment cannot be trusted.
-pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
+pub(crate) fn accept_spawn(pools: &[&'static str]) -> Result<Option<Worker>> {
     if sys::is_secure_exec() {
         return Err(unfit(
             "a program whose file gives it rights (set-user-ID, capabilities) cannot believe that it is a worker",
@@ -105,7 +109,11 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     }
     match sys::origin() {
         Origin::Independent => Ok(None),
-        Origin::Worker(text) => accept(text.parse().map_err(|()| unfit("the parent is another version"))?).map(Some),
+        Origin::Worker(text) => {
+            let text: SpawnText = text.parse().map_err(|()| unfit("the parent is another version"))?;
+            let pool = find_pool(&text.pool, pools)?;
+            accept(text, pool).map(Some).map_err(|error| error.in_pool(pool))
+        }
         #[cfg(unix)]
         Origin::Fork(text) => Err(unfit(match text.parse::<SpawnText>() {
             Ok(SpawnText { id, .. }) => format!("worker {id} has forked before the call, and this is the child"),
@@ -119,9 +127,18 @@ pub(crate) fn accept_spawn() -> Result<Option<Worker>> {
     }
 }
 
+/// Returns the pool with this name.
+fn find_pool(name: &str, pools: &[&'static str]) -> Result<&'static str> {
+    let problem = || match name {
+        "" => "the parent has a pool without a name, which this program does not have".to_owned(),
+        _ => format!("the parent has a pool {name}, which this program does not have"),
+    };
+    pools.iter().copied().find(|pool| *pool == name).ok_or_else(|| unfit(problem()))
+}
+
 /// Turns this process into the worker that its parent has started.
-fn accept(text: SpawnText) -> Result<Worker> {
-    let SpawnText { parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds } = text;
+fn accept(text: SpawnText, pool: &'static str) -> Result<Worker> {
+    let SpawnText { parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds, .. } = text;
     let started_by = sys::parent_id();
     // `started_by` is 0 if the pid of the parent is unknown, for example because the parent is outside this pid
     // namespace.
@@ -142,9 +159,9 @@ fn accept(text: SpawnText) -> Result<Worker> {
     let status = StatusWriter::given(memory, slot, waker.into());
     // Before the setup: a worker whose setup fails has reached the call, and is restarted as a forked one is.
     status.reached();
-    setup.apply(WorkerName { pool: "", id });
+    setup.apply(WorkerName { pool, id });
     Lifeline::inherited(started_by, graceful_timeout, lifeline).hold();
-    Ok(Worker::new("", id, generation, count, Some(status), listeners))
+    Ok(Worker::new(pool, id, generation, count, Some(status), listeners))
 }
 
 fn unfit(problem: impl Into<String>) -> Error {
@@ -154,6 +171,8 @@ fn unfit(problem: impl Into<String>) -> Error {
 /// The launcher's part of the offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SpawnText {
+    /// The name of the pool. Empty for a `Prefork` that is used alone.
+    pool: String,
     parent: u32,
     id: usize,
     generation: u32,
@@ -169,9 +188,10 @@ struct SpawnText {
 
 impl fmt::Display for SpawnText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SpawnText { parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds } = self;
+        let SpawnText { pool, parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds } = self;
         let graceful_timeout = graceful_timeout.as_nanos();
-        write!(f, "{parent} {id} {generation} {count} {graceful_timeout} {setup} {slots} {slot} {kinds}")
+        write_name(f, Some(&**pool).filter(|pool| !pool.is_empty()))?;
+        write!(f, " {parent} {id} {generation} {count} {graceful_timeout} {setup} {slots} {slot} {kinds}")
     }
 }
 
@@ -183,6 +203,7 @@ impl FromStr for SpawnText {
             fields.next().ok_or(())?.parse().map_err(|_| ())
         }
         let fields = &mut text.split(' ');
+        let pool = parse_name(fields.next().ok_or(())?)?.unwrap_or_default();
         let parent = next(fields)?;
         let id = next(fields)?;
         let generation = next(fields)?;
@@ -191,6 +212,7 @@ impl FromStr for SpawnText {
         let setup =
             format!("{} {} {}", next::<String>(fields)?, next::<String>(fields)?, next::<String>(fields)?).parse()?;
         let text = SpawnText {
+            pool,
             parent,
             id,
             generation,
@@ -222,6 +244,7 @@ mod tests {
         let setup = ChildSetup { cpu: Some(1), name: Some("web/2".into()), identity: None };
         let graceful_timeout = Duration::from_nanos(7);
         let text = SpawnText {
+            pool: String::new(),
             parent: 71,
             id: 2,
             generation: 3,
@@ -234,11 +257,32 @@ mod tests {
         };
         let formatted = text.to_string();
         assert_eq!(formatted.parse(), Ok(text.clone()));
-        let text = SpawnText { kinds: "tux".into(), ..text };
+        let text = SpawnText { pool: "größe 7".into(), kinds: "tux".into(), ..text };
         assert_eq!(text.to_string().parse(), Ok(text));
-        for wrong in ["", "1", "yes", formatted.trim_end(), &format!("{formatted} 9"), &formatted.replace("64", "-64")]
-        {
+        for wrong in [
+            "",
+            "1",
+            "yes",
+            formatted.trim_end(),
+            &format!("{formatted} 9"),
+            &format!("x{formatted}"),
+            &formatted.replace("64", "-64"),
+        ] {
             assert_eq!(wrong.parse::<SpawnText>(), Err(()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_worker_of_an_unknown_pool_is_refused() {
+        assert_eq!(find_pool("jobs", &["web", "jobs"]).ok(), Some("jobs"));
+        assert_eq!(find_pool("", &[""]).ok(), Some(""));
+        for (name, pools, problem) in [
+            ("jobs", &["web"][..], "the parent has a pool jobs, which this program does not have"),
+            ("jobs", &[""], "the parent has a pool jobs, which this program does not have"),
+            ("", &["web"], "the parent has a pool without a name, which this program does not have"),
+        ] {
+            let error = find_pool(name, pools).expect_err("a refusal");
+            assert_eq!((error.setting(), error.to_string()), (Some("backend"), format!("backend: {problem}")));
         }
     }
 }
