@@ -443,13 +443,18 @@
 //!
 //! ## How the parent reads signals
 //!
-//! On Linux, a parent with forked workers blocks the signals in the table above and reads them from a signalfd(2). The
-//! parent installs no signal handlers, so that the workers can install theirs. The crate signal-hook, which tokio uses
-//! too, installs its handler for a signal only once. If the parent had installed that handler and removed it again, a
-//! forked worker could not install it a second time.
+//! On Linux, a parent that only forks its workers blocks the signals in the table above and reads them from a
+//! signalfd(2). The parent installs no signal handlers, so that the workers can install theirs. The crate signal-hook,
+//! which tokio uses too, installs its handler for a signal only once. If the parent had installed that handler and
+//! removed it again, a forked worker could not install it a second time.
 //!
-//! A parent with spawned workers or worker threads may have other threads, which do not block the signals. So this
-//! parent installs a signal handler, which records the signal and wakes the parent.
+//! A parent with spawned workers or worker threads may have other threads, which do not block the signals. A parent
+//! that spawns workers also unblocks the signals at each start, because the worker inherits the signal mask. So these
+//! parents install a signal handler, which records the signal and wakes the parent. A forked worker of such a parent
+//! gets the program's own signal handling back before the call returns in it.
+//!
+//! If all workers are threads, SIGUSR1 and SIGCHLD are left to the program. If another pool of the service has spawned
+//! workers, the parent receives these signals, and forwards SIGUSR1 to the spawned workers only.
 //!
 //! # Messages
 //!

@@ -40,7 +40,7 @@ pub(super) struct Descriptors {
 const BROKEN_DOORBELL: Duration = Duration::from_millis(100);
 
 impl Descriptors {
-    pub fn open(lock: SupervisorLock, workers: WorkerKind, standard_fds: StandardFds) -> Result<Descriptors> {
+    pub fn open(lock: SupervisorLock, workers: &[WorkerKind], standard_fds: StandardFds) -> Result<Descriptors> {
         let signals = Signals::take(lock, workers)?;
         let poller = Poller::open()?;
         poller.register(PollSource::Signals, &signals)?;

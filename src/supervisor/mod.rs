@@ -165,14 +165,16 @@ struct Opened {
 /// (copy-on-write).
 #[inline(never)]
 fn open(lock: SupervisorLock, standard_fds: StandardFds, parts: Vec<PoolParts>) -> Result<(Vec<PoolConfig>, Opened)> {
-    let kinds = parts[0].kind;
+    let kinds: Vec<WorkerKind> = parts.iter().map(|pool| pool.kind).collect();
     #[cfg(unix)]
-    if kinds == WorkerKind::Fork {
+    let has_forks = kinds.contains(&WorkerKind::Fork);
+    #[cfg(unix)]
+    if has_forks {
         worker::prepare()?;
     }
-    let descriptors = Descriptors::open(lock, kinds, standard_fds)?;
+    let descriptors = Descriptors::open(lock, &kinds, standard_fds)?;
     #[cfg(unix)]
-    if kinds == WorkerKind::Fork {
+    if has_forks {
         descriptors.warn_of_epolls();
     }
     let mut opened = Opened { descriptors, waker: None, pools: Vec::with_capacity(parts.len()) };

@@ -25,7 +25,7 @@
 //!   the kernel then delivers the unread signals to the program.
 //! - `Signals::take()`: takes over the signals of [`Signal::SUPERVISED`] from the program. From then on, these signals
 //!   do not take effect, but wait until `Signals::next()` reads them. Does not take over the signals that the program
-//!   ignores, except SIGCHLD. Does not take over SIGCHLD and SIGUSR1 if the workers are threads. On Windows, takes over
+//!   ignores, except SIGCHLD. Does not take over SIGCHLD and SIGUSR1 if all workers are threads. On Windows, takes over
 //!   console events and named events. Requires the [`SupervisorLock`].
 //! - `Signals::next()`: returns the next unread signal, or `None`. Never blocks. Skips a SIGTTIN or SIGTTOU that the
 //!   kernel has sent because a background job used its terminal.

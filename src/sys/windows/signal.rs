@@ -73,8 +73,8 @@ impl ExitNotifier {
 }
 
 impl Signals {
-    /// Takes over the requests from the program. On Windows, the kind of the workers makes no difference.
-    pub fn take(lock: SupervisorLock, _: WorkerKind) -> Result<Signals, CallError> {
+    /// Takes over the requests from the program. On Windows, the kinds of the workers make no difference.
+    pub fn take(lock: SupervisorLock, _: &[WorkerKind]) -> Result<Signals, CallError> {
         let queue = Arc::new(SharedQueue::default());
         let events = NamedEvents::take()?;
         let mut watches = Vec::with_capacity(NAMED.len());

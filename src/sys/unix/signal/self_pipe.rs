@@ -1,7 +1,7 @@
 //! The self-pipe: a signal handler records the signal and writes a byte to a pipe, and the byte wakes the parent. The
-//! self-pipe is used on systems without signalfd(2), and in processes that may have several threads, because any of the
-//! threads may receive a signal. (The pipe is a socket pair, because std makes a socket pair close-on-exec on every
-//! system.)
+//! self-pipe is used on systems without signalfd(2), in processes that may have several threads, because any of the
+//! threads may receive a signal, and in processes that spawn workers, because they unblock the signals at each start.
+//! (The pipe is a socket pair, because std makes a socket pair close-on-exec on every system.)
 //!
 //! The handler records each signal as one bit, as the kernel does with pending signals. The byte only wakes the parent.
 //! So no signal is lost if the pipe is full and the handler cannot write the byte.

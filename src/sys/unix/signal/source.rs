@@ -13,7 +13,9 @@ use crate::sys::{CallError, Signal, SignalInfo};
 #[derive(Debug)]
 pub(super) enum Source {
     /// The signals are blocked, and the parent reads them from a signalfd. The process must have only one thread.
-    /// Otherwise the kernel could deliver a signal to another thread, because each thread has its own signal mask.
+    /// Otherwise the kernel could deliver a signal to another thread, because each thread has its own signal mask. The
+    /// thread must keep the signals blocked. So this source does not fit a parent that also starts programs: it unblocks
+    /// the signals at each start, so that the program inherits them unblocked, and a signal would then end the parent.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     Blocked(Signalfd),
     /// The signals run a handler. The kernel may run it in any thread of the process.
@@ -21,13 +23,14 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens the source. `alone` means that this process has only one thread.
-    pub fn open(alone: bool, signals: &[Signal]) -> Result<Source, CallError> {
+    /// Opens the source. `stays_blocked` means that this process has only one thread, and that this thread keeps the
+    /// signals blocked until the end of the takeover.
+    pub fn open(stays_blocked: bool, signals: &[Signal]) -> Result<Source, CallError> {
         #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-        if alone {
+        if stays_blocked {
             return Signalfd::open(signals).map(Source::Blocked);
         }
-        let _ = (alone, signals);
+        let _ = (stays_blocked, signals);
         SelfPipe::open().map(Source::Handled)
     }
 

@@ -12,7 +12,7 @@ use super::source::Source;
 use super::*;
 
 /// The signals that this crate has taken over from the program. These are the signals of [`Signal::SUPERVISED`] that
-/// the program does not ignore. SIGCHLD is taken over even if the program ignores it. If the workers are threads,
+/// the program does not ignore. SIGCHLD is taken over even if the program ignores it. If all workers are threads,
 /// SIGCHLD and SIGUSR1 are left to the program.
 /// Dropping this value, in the parent or in a forked child, restores the program's signal mask and dispositions.
 #[derive(Debug)]
@@ -60,16 +60,19 @@ pub(super) struct Dispositions {
 struct Mask(SigSet);
 
 impl Signals {
-    pub fn take(lock: SupervisorLock, workers: WorkerKind) -> Result<Signals, CallError> {
+    /// `workers` are the kinds of the workers of all pools.
+    pub fn take(lock: SupervisorLock, workers: &[WorkerKind]) -> Result<Signals, CallError> {
+        let has_processes = workers.iter().any(|&kind| kind != WorkerKind::Thread);
+        let has_only_forks = workers.iter().all(|&kind| kind == WorkerKind::Fork);
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
-            let is_wanted = workers != WorkerKind::Thread || is_request(signal);
+            let is_wanted = has_processes || is_request(signal);
             if is_wanted && (signal == Signal::Child || !is_ignored(signal)?) {
                 taken.push(signal);
             }
         }
         let mask = Mask(swap_mask(&SigSet::all())?);
-        let source = Source::open(workers == WorkerKind::Fork, &taken)?;
+        let source = Source::open(has_only_forks, &taken)?;
         let mut dispositions = Dispositions::default();
         source.set_dispositions(&mut dispositions, &taken)?;
         swap_mask(&source.mask(mask.0, &taken))?;
