@@ -13,8 +13,8 @@ impl Listener {
     /// Several workers, and several threads of one worker, can wait for connections of the same listener. The system
     /// wakes all of them, and one of them gets the connection. The others go on waiting. The call also goes on waiting
     /// if a client has closed its connection before it was accepted, or if a signal arrives that is not a stop request.
-    /// On Windows, the call also looks for a connection every 50 ms, because Wine does not report each connection if
-    /// several processes wait.
+    /// On Windows, the call also looks for a connection every 50 ms, because Wine reports no connection of a listener
+    /// that a spawned worker has inherited.
     ///
     /// # Stop requests
     ///
