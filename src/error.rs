@@ -193,7 +193,9 @@ impl Error {
         }
     }
 
-    /// If the restart limit was reached, returns the exit that made one more restart necessary.
+    /// If the restart limit was reached, returns the exit that made one more restart necessary. If
+    /// [`fork_processes`](crate::fork_processes) failed because a worker had called a function that starts workers,
+    /// returns the exit of this worker.
     pub fn exit(&self) -> Option<Exit> {
         match &self.0.kind {
             Kind::Ended(reason) => reason.exit(),

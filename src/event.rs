@@ -259,6 +259,9 @@ pub enum Event {
         /// The number of failures of this worker in a row, if the service stops because there were too many. `None` if
         /// one failure was enough.
         failures: Option<u32>,
+        /// Whether the process had called a function that starts workers, as in
+        /// [`Reason::StartupFailed`](crate::Reason::StartupFailed).
+        nested_call: bool,
     },
     /// A worker needed one restart more than the restart limit allows, so the service stops.
     RestartLimitReached {

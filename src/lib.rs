@@ -80,9 +80,10 @@
 //! - The worker has the signal mask and all signal dispositions from before the call. By default, SIGTERM kills the
 //!   worker. A handler that the worker installs with signal-hook, `tokio::signal` or `sigaction` works as usual.
 //! - The worker does not inherit the descriptors that the parent uses for the supervision. There are two exceptions to
-//!   this rule. A worker with a [`Worker`] handle shares some memory with the parent, and has one descriptor through
-//!   which the worker wakes the parent. On macOS, every worker has one more descriptor, through which the worker
-//!   notices the end of the parent.
+//!   this rule. A worker with a [`Worker`] handle has one descriptor through which the worker wakes the parent. On
+//!   macOS, every worker has one more descriptor, through which the worker notices the end of the parent.
+//! - Every worker shares some memory with the parent, in which it leaves its messages to the parent. A worker of
+//!   `fork_processes` uses this memory only if it calls a function that starts workers.
 //! - [`rand::rng()`](https://docs.rs/rand/0.10/rand/fn.rng.html) of rand 0.10 is reseeded, so each worker draws
 //!   different random numbers.
 //! - Buffered output is not printed twice: before the fork, the parent flushes standard output and the output streams
@@ -90,7 +91,7 @@
 //! - The worker gets SIGTERM when the parent ends, even if SIGKILL ends the parent. If the parent ends during the fork,
 //!   the worker gets SIGTERM or exits at once.
 //! - [`task_id`] returns the worker's id. A second call of `fork_processes` in the worker starts no workers and returns
-//!   an error.
+//!   an error. If the worker then fails, the parent does not restart it, but [stops the service](#restarts).
 //! - A signal that is sent to the worker is never lost, even if it arrives during the fork.
 //!
 //! ## In the parent
@@ -126,8 +127,10 @@
 //! A service that *cannot start* ends instead. Its exit status is 3, and [`Report::reason`] is
 //! [`StartupFailed`](Reason::StartupFailed). With [`ready_timeout`](Prefork::ready_timeout), one failure before the
 //! first [readiness](#readiness) of a worker suffices. Without it, ten failures of one worker in a row are a startup
-//! failure, until any process of the service has lived for 10 s. If the worker was added by SIGTTIN, the parent removes
-//! only this worker.
+//! failure, until any process of the service has lived for 10 s. One failure also suffices if the worker has called a
+//! function that starts workers, because its next process would make the same call. This also holds for
+//! `fork_processes`, which then returns an error. If the worker was added by SIGTTIN, the parent removes only this
+//! worker.
 //!
 //! A worker that exits with status 0 has not failed. In two cases the parent restarts it nevertheless:
 //!
@@ -710,7 +713,8 @@ struct Readme;
 /// and the open descriptors are then the same as before the call. The errors are:
 ///
 /// - The process has more than one thread. [`Error::thread_count`] returns the number of threads. (Not on Windows.)
-/// - The calling process is itself a worker.
+/// - The calling process is itself a worker. If this worker then exits with a status other than 0 or is killed by a
+///   signal, its parent does not restart it: the next process would make the same call.
 /// - The calling process already runs a service: another thread has started the service, or the service's callback
 ///   ([`Prefork::on_event`]) makes this call. A process can run only one service at a time, because signals and the
 ///   exits of children concern the whole process.
@@ -720,6 +724,8 @@ struct Readme;
 ///   started.
 /// - The restart limit is reached. [`Error::worker`] and [`Error::exit`] describe the exit that made one more restart
 ///   necessary. The parent has stopped the other workers gracefully, and has killed those that did not exit in time.
+/// - A worker called this function or another function that starts workers, and then failed. [`Error::worker`] and
+///   [`Error::exit`] describe its exit. The parent has stopped the other workers.
 ///
 /// In a forked worker, the call never returns an error. If the system returns no random numbers for the worker's
 /// generator, the worker logs the error and exits with status 1. In a spawned worker, the call may return an error: see

@@ -702,6 +702,9 @@ impl Prefork {
     /// - A [listener](Prefork::listen) cannot be opened. The text of the error names the listener's address. If the
     ///   listener cannot have [one socket for each worker](ListenConfig::per_worker), [`Error::setting`] is
     ///   `per_worker`.
+    /// - The calling process or thread is itself a worker. If this worker then exits abnormally, its parent does not
+    ///   restart it, because the next process would make the same call. Instead, the parent stops the service:
+    ///   [`Reason::StartupFailed`](crate::Reason::StartupFailed).
     /// - This process already runs a service, with any backend. After that service has ended, the process can start
     ///   another one.
     /// - All other errors of [`fork_processes`](crate::fork_processes) are possible too, except that the restart limit
@@ -808,7 +811,7 @@ impl Prefork {
     /// Starts the workers for `fork_processes`. Returns the worker's id in each worker. In the parent, exits the
     /// process or returns an error.
     pub(crate) fn start_plain(mut self) -> Result<usize> {
-        // As in Tornado, only the restart limit ends the service.
+        // As in Tornado, failures in a row only end the service if the restart limit is reached.
         self.pool.config.startup_failures = None;
         match start(vec![self.pool], self.service, false, None)? {
             Supervised::Worker(worker) => Ok(worker.id()),

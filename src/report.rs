@@ -56,7 +56,7 @@ pub enum Reason {
         /// The number of restarts so far.
         restarts: u32,
     },
-    /// The parent stopped the service because one worker failed and a restart would not have helped. There are four
+    /// The parent stopped the service because one worker failed and a restart would not have helped. There are five
     /// cases:
     ///
     /// - The worker exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code).
@@ -67,6 +67,9 @@ pub enum Reason {
     ///   for this reason.
     /// - A [spawned](crate::Backend::Spawn) worker exited before it reached the call that starts the service, and none
     ///   of its processes had reached this call before.
+    /// - The worker called a function that starts workers, and then exited in a way that would otherwise lead to a
+    ///   restart: abnormally, or normally with [`RestartPolicy::Always`](crate::RestartPolicy::Always). A worker cannot
+    ///   start workers, and its next process would make the same call.
     StartupFailed {
         /// The process that failed.
         process: Process,
@@ -74,6 +77,10 @@ pub enum Reason {
         exit: Option<Exit>,
         /// The number of failures in a row in the third case, and `None` in the other cases.
         failures: Option<u32>,
+        /// Whether the process had called a function that starts workers, such as
+        /// [`fork_processes`](crate::fork_processes) or [`Prefork::start`](crate::Prefork::start). `false` if the
+        /// process was not ready in time, because then it has not exited yet.
+        nested_call: bool,
     },
     /// The system refused the first start of a worker, and the worker's pool is [optional](crate::Prefork::optional).
     /// So the pool ended, and the service went on without it. This is the reason of a pool only, never of a service: if
@@ -293,9 +300,9 @@ impl fmt::Display for Reason {
             Reason::RestartLimitReached { process, exit, restarts } => {
                 write!(f, "gave up after {restarts} restarts: {process} {exit}")
             }
-            Reason::StartupFailed { process, exit, failures } => {
+            Reason::StartupFailed { process, exit, failures, nested_call } => {
                 f.write_str("failed to start: ")?;
-                write_startup_failure(f, *process, *exit, *failures)
+                write_startup_failure(f, *process, *exit, *failures, *nested_call)
             }
             Reason::StartRefused { pool, id } => {
                 let separator = if pool.is_empty() { "" } else { " " };
@@ -310,7 +317,8 @@ mod tests {
     use super::*;
 
     const PROCESS: Process = Process { pool: "web", id: 0, generation: 1, pid: Some(71) };
-    const STARTUP_FAILED: Reason = Reason::StartupFailed { process: PROCESS, exit: None, failures: None };
+    const STARTUP_FAILED: Reason =
+        Reason::StartupFailed { process: PROCESS, exit: None, failures: None, nested_call: false };
     const GAVE_UP: Reason = Reason::RestartLimitReached { process: PROCESS, exit: Exit::Code(1), restarts: 3 };
 
     fn pool(name: &'static str, reason: Reason, is_optional: bool) -> PoolReport {

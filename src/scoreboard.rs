@@ -6,6 +6,9 @@
 //! in any other way.
 
 #[cfg(unix)]
+mod nested_calls;
+
+#[cfg(unix)]
 use std::mem;
 use std::process;
 use std::sync::Arc;
@@ -14,9 +17,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{CallError, Shared, StatusSlot, WorkerKind};
+#[cfg(unix)]
+pub(crate) use nested_calls::NestedCalls;
 
-/// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL`, `STOP_POOL` and `RETIRE` at most once
-/// each, and then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
+/// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL`, `STOP_POOL` and `RETIRE` at most
+/// once each, and then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
 const READY: usize = 0;
 const STOP_ALL: usize = 1;
 const BEAT: usize = 2;
@@ -29,6 +34,9 @@ const STOP_POOL: usize = 7;
 /// Set when the process has got a stop request that neither the parent nor the terminal made. The parent reads this
 /// word only after the process has exited.
 const STOP_NOTED: usize = 5;
+/// Set when the process has called a function that starts workers. The parent reads this word only after the process
+/// has exited.
+const NESTED_CALL: usize = 8;
 
 /// A message from a worker to the parent. Heartbeats are not messages: [`Scoreboard::beats`] returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +122,8 @@ pub(crate) struct LastMessages {
     pub unread: NewMessages,
     /// Whether the process had called [`StatusWriter::note_stop`].
     pub stop_noted: bool,
+    /// Whether the process had called [`StatusWriter::note_nested_call`].
+    pub nested_call: bool,
 }
 
 /// Keeps the slot of a worker thread from being used again. `None` for a worker process.
@@ -148,7 +158,7 @@ impl Scoreboard {
         if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
-        for word in [READY, STOP_ALL, STOP_POOL, BEAT, REACHED, STOP_NOTED, RETIRE] {
+        for word in [READY, STOP_ALL, STOP_POOL, BEAT, REACHED, STOP_NOTED, NESTED_CALL, RETIRE] {
             self.word(slot, word).store(0, Ordering::Relaxed);
         }
         // Zero is no token. After 2^32 starts the tokens begin again.
@@ -211,6 +221,7 @@ impl Scoreboard {
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let Some(slot) = self.occupants.iter().position(is_occupant) else { return LastMessages::default() };
         let stop_noted = self.word(slot, STOP_NOTED).load(Ordering::Acquire) != 0;
+        let nested_call = self.word(slot, NESTED_CALL).load(Ordering::Acquire) != 0;
         let (segment, at) = self.locate(slot);
         let unread = new_messages(&Arc::clone(segment)[at], &mut self.occupants[slot]);
         self.occupants[slot] = None;
@@ -219,7 +230,7 @@ impl Scoreboard {
         } else {
             self.leased.push((lease, slot));
         }
-        LastMessages { unread, stop_noted }
+        LastMessages { unread, stop_noted, nested_call }
     }
 
     /// Returns the processes that have called [`heartbeat`](crate::Worker::heartbeat) since the last call.
@@ -231,8 +242,8 @@ impl Scoreboard {
             .map(|(_, occupant)| occupant.process)
     }
 
-    /// Unmaps the memory and closes its files, in a forked worker of another pool. So the worker cannot send messages in
-    /// the name of this pool's workers. The scoreboard must not be used after this call.
+    /// Unmaps the memory and closes its files, in a forked worker of another pool. So the worker cannot send messages
+    /// in the name of this pool's workers. The scoreboard must not be used after this call.
     ///
     /// Does not free the heap memory of the scoreboard, because freeing memory writes to it (copy-on-write).
     #[cfg(unix)]
@@ -311,6 +322,14 @@ impl StatusWriter {
     pub fn note_stop(&self) {
         if process::id() == self.pid {
             self.segment[self.slot][STOP_NOTED].store(1, Ordering::Release);
+        }
+    }
+
+    /// Records that this process has called a function that starts workers. Does nothing in a process that the worker
+    /// has forked, because the exit of that process does not concern the parent.
+    pub fn note_nested_call(&self) {
+        if process::id() == self.pid {
+            self.segment[self.slot][NESTED_CALL].store(1, Ordering::Release);
         }
     }
 
@@ -416,7 +435,7 @@ mod tests {
         old.stop_all();
         old.beat();
         let unread = [None, Some(WorkerMessage::StopAll(named(0, 0))), None, None];
-        assert_eq!(board.release(named(0, 0), None), LastMessages { unread, stop_noted: false });
+        assert_eq!(board.release(named(0, 0), None), LastMessages { unread, ..LastMessages::default() });
         assert_eq!(board.release(named(0, 0), None), LastMessages::default(), "the slot is free already");
         let new = start(&mut board, named(0, 1));
         assert_eq!(board.read_messages(), []);
@@ -445,7 +464,19 @@ mod tests {
         old.note_stop();
         assert!(!has_woken(&wake_receiver));
         assert_eq!(board.read_messages(), []);
-        assert_eq!(board.release(named(0, 0), None), LastMessages { unread: [None; MESSAGES], stop_noted: true });
+        let noted = LastMessages { stop_noted: true, ..LastMessages::default() };
+        assert_eq!(board.release(named(0, 0), None), noted);
+        start(&mut board, named(0, 1));
+        assert_eq!(board.release(named(0, 1), None), LastMessages::default(), "the slot was cleared");
+    }
+
+    #[test]
+    fn a_nested_call_is_read_after_the_end_of_its_process() {
+        let (mut board, wake_receiver) = new_board(1, WorkerKind::Thread);
+        start(&mut board, named(0, 0)).note_nested_call();
+        assert!(!has_woken(&wake_receiver));
+        let noted = LastMessages { nested_call: true, ..LastMessages::default() };
+        assert_eq!(board.release(named(0, 0), None), noted);
         start(&mut board, named(0, 1));
         assert_eq!(board.release(named(0, 1), None), LastMessages::default(), "the slot was cleared");
     }
@@ -585,6 +616,7 @@ mod tests {
         forked.stop_all();
         forked.stop_pool();
         forked.note_stop();
+        forked.note_nested_call();
         forked.retire();
         assert_eq!(board.read_messages(), []);
         assert_eq!(board.release(named(0, 0), None), LastMessages::default());

@@ -21,9 +21,9 @@ use crate::scoreboard::StatusWriter;
 use crate::stop_flag::StopFlag;
 use crate::stopped::{ProcessStop, Source, Stopped};
 use crate::sys::{Gate, StopRequest};
-#[cfg(unix)]
-pub(crate) use this_worker::prepare;
 pub(crate) use this_worker::{become_thread, become_worker, check_no_worker, task_id};
+#[cfg(unix)]
+pub(crate) use this_worker::{prepare, share_nested_calls};
 
 /// The result of the closure that [`Prefork::run`](crate::Prefork::run) or [`run_threads`](crate::Prefork::run_threads)
 /// runs in each worker. The operator `?` converts any error to the error type of this result.
@@ -36,15 +36,15 @@ pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send +
 ///
 /// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready),
 /// [`retire`](Worker::retire), [`stop_pool`](Worker::stop_pool) and [`stop_all`](Worker::stop_all) have no effect, and
-/// SIGTERM does not request a stop of the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker,
-/// until the worker ends.
+/// SIGTERM does not request a stop of the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts
+/// as a heartbeat of the worker, until the worker ends.
 ///
 /// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
 /// sends SIGCHLD to the parent instead. The system refuses this signal if the worker runs as another
-/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready), [`retire`](Worker::retire),
-/// [`stop_pool`](Worker::stop_pool) or [`stop_all`](Worker::stop_all) only when it wakes for another reason, for example
-/// at the next timeout. The crate never writes to a file that the worker has opened under the number of a closed
-/// descriptor.
+/// [user](crate::Prefork::user). Then the parent notices a call of [`ready`](Worker::ready),
+/// [`retire`](Worker::retire), [`stop_pool`](Worker::stop_pool) or [`stop_all`](Worker::stop_all) only when it wakes
+/// for another reason, for example at the next timeout. The crate never writes to a file that the worker has opened
+/// under the number of a closed descriptor.
 ///
 /// # Stopping
 ///
@@ -143,9 +143,9 @@ impl Worker {
         WorkerName { pool: self.pool, id: self.id }
     }
 
-    /// Returns the worker's task id. Each pool has ids of its own. The initial workers have the ids from 0 to one less than the number of
-    /// [`workers`](crate::Prefork::workers). A worker that is added later may have a higher id. Every id is less than
-    /// [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
+    /// Returns the worker's task id. Each pool has ids of its own. The initial workers have the ids from 0 to one less
+    /// than the number of [`workers`](crate::Prefork::workers). A worker that is added later may have a higher id.
+    /// Every id is less than [`max_workers`](crate::Prefork::max_workers). A worker keeps its id when it is restarted.
     ///
     /// **Two processes have the same id while a process is replaced**, as in a rolling restart: the old process
     /// finishes its work while the new one already works. So the id is no lock. If only one process may use what
@@ -338,10 +338,10 @@ impl Worker {
         }
     }
 
-    /// Requests a graceful stop of this worker's pool. All workers of the pool get a stop request, including this worker,
-    /// and none of them is restarted. The other pools go on. The service ends when all of its pools have ended. Further
-    /// calls, in this worker or in others of the pool, have no effect. After the call, this worker may exit at once, or
-    /// go on until it gets its stop request.
+    /// Requests a graceful stop of this worker's pool. All workers of the pool get a stop request, including this
+    /// worker, and none of them is restarted. The other pools go on. The service ends when all of its pools have ended.
+    /// Further calls, in this worker or in others of the pool, have no effect. After the call, this worker may exit at
+    /// once, or go on until it gets its stop request.
     ///
     /// If the program uses a [`Prefork`](crate::Prefork) alone, its only pool is the whole service, so this method does
     /// the same as [`stop_all`](Worker::stop_all). In mpservice, the corresponding function is

@@ -61,6 +61,12 @@ pub(crate) trait Launcher {
     fn take_thread_exits(&mut self) -> Vec<ChildExit> {
         Vec::new()
     }
+
+    /// Returns whether a process that has exited had called a function that starts workers. Only used for processes
+    /// without a status slot.
+    fn take_nested_call(&mut self, _process: Process) -> bool {
+        false
+    }
 }
 
 /// What the launchers of all pools share, so that several pools need no more descriptors than one. Each part is opened

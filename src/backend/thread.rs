@@ -94,7 +94,7 @@ impl Launcher for Thread {
         let body = move || {
             setup.pin(WorkerName { pool, id });
             EXIT_REPORT.set(Some(ExitReport { process, how: Return::Normal, returned, waker: exit_waker }));
-            let how = run(id, work, worker);
+            let how = run(work, worker);
             EXIT_REPORT.with_borrow_mut(|report| report.as_mut().map(|report| report.how = how));
         };
         let builder = thread::Builder::new().name(process.thread_name());
@@ -159,8 +159,8 @@ impl fmt::Debug for Thread {
 }
 
 /// Runs the worker's closure in the current thread. Catches a panic of the closure.
-fn run(id: usize, work: Work, worker: Worker) -> Return {
-    worker::become_thread(id);
+fn run(work: Work, worker: Worker) -> Return {
+    worker::become_thread(&worker);
     let returned = panic::catch_unwind(AssertUnwindSafe(move || match work(worker) {
         Ok(()) => Return::Normal,
         Err(error) => {

@@ -65,9 +65,9 @@ impl fmt::Display for Event {
                 write!(f, "Worker {id} is not replaced, because there is no such worker")
             }
             Event::Stopping { workers, quick, by, .. } => write_stop(f, *workers, *quick, *by),
-            Event::StartupFailed { process, exit, failures } => {
+            Event::StartupFailed { process, exit, failures, nested_call } => {
                 f.write_str("Startup failed: ")?;
-                write_startup_failure(f, *process, *exit, *failures)
+                write_startup_failure(f, *process, *exit, *failures, *nested_call)
             }
             Event::RestartLimitReached { restarts, .. } => write!(f, "Too many child restarts ({restarts}), giving up"),
             Event::PoolEnded { reason, .. } => write!(f, "The pool has ended: {reason}"),
@@ -105,8 +105,10 @@ pub(crate) fn write_startup_failure(
     process: Process,
     exit: Option<Exit>,
     failures: Option<u32>,
+    nested_call: bool,
 ) -> fmt::Result {
     match exit {
+        Some(exit) if nested_call => write!(f, "{process} {exit} after it had called a function that starts workers")?,
         Some(exit) if exit.is_success() => write!(f, "{process} {exit} before it was ready")?,
         Some(exit) => write!(f, "{process} {exit}")?,
         None => write!(f, "{process} was not ready in time")?,

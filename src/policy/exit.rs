@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::backoff::SOUND_LIFE;
 use super::deadline::Deadline;
 use super::slot::{ExitedChild, ExitedRole, Slot};
+use super::stop::StartupFailure;
 use super::verdict::{Outlook, Verdict, verdict};
 use super::{Policy, WorkerSignal};
 use crate::event::{Event, RestartReason};
@@ -20,12 +21,14 @@ pub(crate) struct ExitedProcess {
     pub reached_call: bool,
     /// Whether the process had got a stop request that neither the parent nor the terminal made.
     pub stop_noted: bool,
+    /// Whether the process had called a function that starts workers.
+    pub nested_call: bool,
 }
 
 impl Policy {
     /// Handles the exit of a process. Ignores a process that the policy does not know.
     pub fn handle_exited(&mut self, now: Instant, exited: ExitedProcess) {
-        let ExitedProcess { process, exit, out_of_memory, reached_call, .. } = exited;
+        let ExitedProcess { process, exit, out_of_memory, reached_call, nested_call, .. } = exited;
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
         let Some(child) = slot.handle_exited(now, &exited) else { return };
@@ -38,9 +41,10 @@ impl Policy {
         let asked = child.role == ExitedRole::Stopping;
         let restarting = matches!(verdict, Verdict::Restart(_));
         self.actions.emit(Event::Exited { process, exit, out_of_memory, reached_call, asked, restarting });
+        let failure = |failures| StartupFailure { process, exit: Some(exit), failures, nested_call };
         match verdict {
-            Verdict::StopService => self.fail_startup(now, process, Some(exit), None),
-            Verdict::CrashLoop => self.fail_startup(now, process, Some(exit), Some(failures + 1)),
+            Verdict::StopService => self.fail_startup(now, failure(None)),
+            Verdict::CrashLoop => self.fail_startup(now, failure(Some(failures + 1))),
             Verdict::DropAddition => self.drop_addition(process.id),
             Verdict::Finished { failed } => self.finish_slot(now, process.id, failed),
             Verdict::AbandonDrain => self.stop_slot(now, process.id),

@@ -58,7 +58,7 @@ use rolling_restart::RollingRestart;
 use scale::ScalingLimited;
 pub(crate) use service::{PoolConfig, Service};
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
-use stop::Stop;
+use stop::{StartupFailure, Stop};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -182,6 +182,7 @@ impl Policy {
 
     /// Returns the next action, or `None` if there is nothing to do.
     #[must_use]
+    #[cfg(test)]
     pub fn poll_action(&mut self) -> Option<Action> {
         self.poll_queued().or_else(|| self.poll_first_start())
     }
@@ -422,7 +423,9 @@ impl Policy {
             self.wanted.set(None);
             match timeout {
                 ReadyTimeout::Replacement => self.handle_failed_replacement(now, id),
-                ReadyTimeout::Startup(process) => self.fail_startup(now, process, None, None),
+                ReadyTimeout::Startup(process) => {
+                    self.fail_startup(now, StartupFailure { process, exit: None, failures: None, nested_call: false });
+                }
                 ReadyTimeout::Addition => self.drop_addition(id),
             }
         }

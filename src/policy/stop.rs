@@ -24,6 +24,18 @@ pub(super) struct Stop {
     quick: bool,
 }
 
+/// The facts about a process whose failure shows that a restart would not help.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StartupFailure {
+    pub process: Process,
+    /// `None` if the process is still alive but was not ready in time.
+    pub exit: Option<Exit>,
+    /// The number of failures in a row if one failure would not have stopped the service.
+    pub failures: Option<u32>,
+    /// Whether the process had called a function that starts workers.
+    pub nested_call: bool,
+}
+
 impl Policy {
     /// Returns whether a stop of the service has begun. From then on, no process is started.
     pub fn is_stopping(&self) -> bool {
@@ -61,15 +73,14 @@ impl Policy {
         self.stop_because(now, Ok(Reason::RestartLimitReached { process, exit, restarts }));
     }
 
-    /// Stops the service because a worker cannot start or has exited with a fatal exit code. `exit` is `None` if the
-    /// process is still alive but was not ready in time. `failures` is the number of failures in a row if one failure
-    /// would not have stopped the service.
-    pub(super) fn fail_startup(&mut self, now: Instant, process: Process, exit: Option<Exit>, failures: Option<u32>) {
+    /// Stops the service because a worker cannot start or has exited with a fatal exit code.
+    pub(super) fn fail_startup(&mut self, now: Instant, failure: StartupFailure) {
         if self.stop.is_some() {
             return;
         }
-        self.actions.emit(Event::StartupFailed { process, exit, failures });
-        self.stop_because(now, Ok(Reason::StartupFailed { process, exit, failures }));
+        let StartupFailure { process, exit, failures, nested_call } = failure;
+        self.actions.emit(Event::StartupFailed { process, exit, failures, nested_call });
+        self.stop_because(now, Ok(Reason::StartupFailed { process, exit, failures, nested_call }));
     }
 
     /// Begins a graceful stop for a reason other than a request of the operator.

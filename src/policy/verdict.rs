@@ -8,19 +8,21 @@ use crate::exit::Exit;
 /// The decision about an exit that the policy has not requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Stop the service, because a worker cannot start or its exit status shows that a restart would not help.
+    /// Stop the service, because a worker cannot start, has called a function that starts workers, or has an exit
+    /// status that shows that a restart would not help.
     StopService,
     /// Stop the service, because the worker has failed too often in a row and no process of the pool has lived long
     /// enough.
     CrashLoop,
-    /// Drop the worker, because it was added while the service ran and cannot start.
+    /// Drop the worker, because it was added while the service ran and cannot start, or has called a function that
+    /// starts workers.
     DropAddition,
     /// Start no process, because the replacement serves already or will serve once it is ready.
     ReplacementTakesOver,
     /// Start no further process of this worker.
     Finished { failed: bool },
-    /// Give up the connections that are left in the queue of a removed worker, because the restart limit allows no
-    /// further process that could serve them.
+    /// Give up the connections that are left in the queue of a removed worker, because no further process may be
+    /// started that could serve them.
     AbandonDrain,
     /// Stop the service, because the restart limit allows no further restart.
     LimitReached,
@@ -69,12 +71,18 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
         return Verdict::StopService;
     }
     let is_added = slot.bring_up() == BringUp::Added;
+    let startup_failure = if is_added { Verdict::DropAddition } else { Verdict::StopService };
     if cannot_start {
-        return if is_added { Verdict::DropAddition } else { Verdict::StopService };
+        return startup_failure;
     }
+    // The next process would make the same call.
+    let would_nest_again =
+        exited.nested_call && matches!(reason, Some(RestartReason::Failure | RestartReason::NormalExit));
     match reason {
         _ if exited.role == ExitedRole::Outgoing && (failed || reason.is_some()) => Verdict::ReplacementTakesOver,
         None => Verdict::Finished { failed },
+        _ if would_nest_again && slot.is_queue_draining() => Verdict::AbandonDrain,
+        _ if would_nest_again => startup_failure,
         Some(reason) if !reason.is_counted() => Verdict::Restart(reason),
         Some(reason) if outlook.allows_restart() => Verdict::Restart(reason),
         _ if slot.is_queue_draining() => Verdict::AbandonDrain,
@@ -102,7 +110,7 @@ fn judge_draining(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config
     if exit.is_success() && exited.reached_call || is_served {
         return Verdict::NothingMissing;
     }
-    let may_start = exited.reached_call || slot.reached_call();
+    let may_start = (exited.reached_call || slot.reached_call()) && !exited.nested_call;
     let may_restart = may_start && config.restart_policy != RestartPolicy::Never && !is_fatal(exit, config);
     if may_restart && outlook.allows_restart() {
         Verdict::Restart(RestartReason::Failure)

@@ -430,7 +430,8 @@ impl<'a> EventLoop<'a> {
         }
         let out_of_memory = self.was_out_of_memory(at, process, exit);
         let stop_noted = last.stop_noted;
-        let exited = ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted };
+        let nested_call = last.nested_call || self.pools[at].launcher.take_nested_call(process);
+        let exited = ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted, nested_call };
         self.policy.handle_exited(Instant::now(), exited);
     }
 

@@ -219,7 +219,7 @@ impl Opened {
 /// does not reach the program, because the parent handles the exit.
 #[inline]
 pub(crate) fn enter_worker(worker: Worker) -> Worker {
-    if let Err(error) = worker::become_worker(worker.id()) {
+    if let Err(error) = worker::become_worker(&worker) {
         failure::report(&format_args!("{error:?}"));
         ::log::logger().flush();
         sys::exit_now(1);

@@ -44,8 +44,8 @@ impl Shared {
         Ok(Shared { slots: map_slots(len, number)?, len, file })
     }
 
-    /// Unmaps the memory and closes its file, but does not free the heap memory of the `Arc`: a forked worker calls this,
-    /// and freeing memory writes to it. Does nothing if the `Arc` has another owner.
+    /// Unmaps the memory and closes its file, but does not free the heap memory of the `Arc`: a forked worker calls
+    /// this, and freeing memory writes to it. Does nothing if the `Arc` has another owner.
     #[cfg(unix)]
     pub fn unmap(shared: Arc<Shared>) {
         let shared = ManuallyDrop::new(shared);

@@ -1,36 +1,111 @@
 //! Which worker this process or this thread is.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
+#[cfg(unix)]
+use std::process;
+#[cfg(unix)]
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+#[cfg(unix)]
+use std::sync::{Mutex, PoisonError, Weak};
 
 #[cfg(unix)]
 use rand::{Rng, rngs::SysRng};
 
+use super::Worker;
 use crate::error::{Error, Result};
+#[cfg(unix)]
+use crate::scoreboard::NestedCalls;
+use crate::scoreboard::StatusWriter;
 use crate::sys::CallError;
 
 const NO_WORKER: usize = usize::MAX;
 
-/// The worker id of this process, or `NO_WORKER`. Set at most once, when the process becomes a worker.
-static TASK_ID: AtomicUsize = AtomicUsize::new(NO_WORKER);
+/// The worker that this process is. Set at most once, when the process becomes a worker.
+static THIS_WORKER: ThisWorker = ThisWorker {
+    id: AtomicUsize::new(NO_WORKER),
+    status: OnceLock::new(),
+    #[cfg(unix)]
+    pid: AtomicU32::new(0),
+    #[cfg(unix)]
+    mark: AtomicU32::new(0),
+};
+
+/// The values are in one static, so that a forked worker writes to only one page for them (copy-on-write).
+#[repr(align(64))]
+struct ThisWorker {
+    /// The worker id of this process, or `NO_WORKER`.
+    id: AtomicUsize,
+    /// The worker's status slot. The program may drop the [`Worker`], so a nested call cannot get it from there.
+    status: OnceLock<Arc<StatusWriter>>,
+    /// The pid of a worker without a status slot. A process that this worker forks has another pid.
+    #[cfg(unix)]
+    pid: AtomicU32,
+    /// The [mark](NestedCalls::mark) of a worker without a status slot.
+    #[cfg(unix)]
+    mark: AtomicU32,
+}
+
+/// The memory in which workers without a status slot record nested calls. The parent sets this before it forks the
+/// first worker, so that a worker need not write to it. A fork never happens while the lock is held, because the parent
+/// has only one thread.
+#[cfg(unix)]
+static NESTED_CALLS: Mutex<Weak<NestedCalls>> = Mutex::new(Weak::new());
 
 thread_local! {
     /// The worker id of this thread, or `NO_WORKER`.
     static THREAD_ID: Cell<usize> = const { Cell::new(NO_WORKER) };
+    /// The status slot of this worker thread.
+    static THREAD_STATUS: OnceCell<Arc<StatusWriter>> = const { OnceCell::new() };
 }
 
 pub(crate) fn task_id() -> Option<usize> {
-    [THREAD_ID.get(), TASK_ID.load(Ordering::Relaxed)].into_iter().find(|&id| id != NO_WORKER)
+    [THREAD_ID.get(), THIS_WORKER.id.load(Ordering::Relaxed)].into_iter().find(|&id| id != NO_WORKER)
 }
 
-/// Marks this thread as worker `id`.
-pub(crate) fn become_thread(id: usize) {
-    THREAD_ID.set(id);
+/// Marks this thread as this worker.
+pub(crate) fn become_thread(worker: &Worker) {
+    THREAD_ID.set(worker.id);
+    if let Some(status) = &worker.status {
+        THREAD_STATUS.with(|own| drop(own.set(Arc::clone(status))));
+    }
 }
 
-/// Returns an error if the calling process or thread is a worker.
+/// Returns an error if the calling process or thread is a worker. Every function that starts workers calls this first.
+/// So if there is an error, also records for the parent that this worker has made a nested call: the parent does not
+/// restart the worker, because its next process would make the same call.
 pub(crate) fn check_no_worker() -> Result<()> {
-    task_id().map_or(Ok(()), |id| Err(Error::in_worker(id)))
+    let Some(id) = task_id() else { return Ok(()) };
+    note_nested_call();
+    Err(Error::in_worker(id))
+}
+
+fn note_nested_call() {
+    if THREAD_ID.get() != NO_WORKER {
+        // An error means that the thread is ending, and its slot is gone.
+        let _ = THREAD_STATUS.try_with(|status| status.get().map(|status| status.note_nested_call()));
+        return;
+    }
+    if let Some(status) = THIS_WORKER.status.get() {
+        return status.note_nested_call();
+    }
+    #[cfg(unix)]
+    if process::id() == THIS_WORKER.pid.load(Ordering::Relaxed) {
+        let nested_calls = NESTED_CALLS.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(nested_calls) = nested_calls {
+            nested_calls.note(THIS_WORKER.mark.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// Maps the memory in which workers without a status slot record nested calls. These workers find the memory as long as
+/// the returned value exists: a forked worker has a copy that it never drops.
+#[cfg(unix)]
+pub(crate) fn share_nested_calls() -> std::result::Result<Arc<NestedCalls>, CallError> {
+    let nested_calls = Arc::new(NestedCalls::new()?);
+    *NESTED_CALLS.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&nested_calls);
+    Ok(nested_calls)
 }
 
 /// Creates the random generator of this thread (`rand::rng()`) in the parent, before the first fork. A forked worker
@@ -45,10 +120,20 @@ pub(crate) fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Marks this process, which has just been forked or spawned, as worker `id`. Reseeds its random generator.
+/// Marks this process, which has just been forked or spawned, as this worker. Reseeds its random generator.
 #[inline]
-pub(crate) fn become_worker(id: usize) -> Result<()> {
-    TASK_ID.store(id, Ordering::Relaxed);
+pub(crate) fn become_worker(worker: &Worker) -> Result<()> {
+    let id = worker.id;
+    THIS_WORKER.id.store(id, Ordering::Relaxed);
+    if let Some(status) = &worker.status {
+        THIS_WORKER.status.get_or_init(|| Arc::clone(status));
+    } else {
+        #[cfg(unix)]
+        {
+            THIS_WORKER.pid.store(process::id(), Ordering::Relaxed);
+            THIS_WORKER.mark.store(NestedCalls::mark(id, worker.generation), Ordering::Relaxed);
+        }
+    }
     // fork(2) has copied the generator's state. Without a new seed, all workers would draw the same random numbers.
     rand::rng().reseed().map_err(|error| Error::from(CallError::new("getrandom", error)).starting(id))
 }

@@ -18,6 +18,8 @@ pub(in crate::policy) struct ExitedChild {
     pub reached_call: bool,
     /// Whether the process had got a stop request that neither the parent nor the terminal made.
     pub stop_noted: bool,
+    /// Whether the process had called a function that starts workers.
+    pub nested_call: bool,
     /// Whether the process had requested its replacement.
     pub retired: bool,
     /// Whether the process served its id but was not ready yet.
@@ -44,9 +46,10 @@ pub(in crate::policy) enum ExitedRole {
 impl Slot {
     /// Removes the exited process from the slot. Returns `None` if the slot has no such process.
     pub fn handle_exited(&mut self, now: Instant, exited: &ExitedProcess) -> Option<ExitedChild> {
-        let &ExitedProcess { process: Process { generation, .. }, exit, reached_call, stop_noted, .. } = exited;
+        let &ExitedProcess { process: Process { generation, .. }, exit, reached_call, .. } = exited;
+        let &ExitedProcess { stop_noted, nested_call, .. } = exited;
         self.note_uptime(now);
-        let exited = ExitedChild { reached_call, stop_noted, ..self.take_out(now, generation)? };
+        let exited = ExitedChild { reached_call, stop_noted, nested_call, ..self.take_out(now, generation)? };
         self.reached_call |= reached_call;
         self.abandoned += usize::from(exit == Exit::Stale && !exited.process.is_thread());
         // A process that exits in the role of a replacement has never served, so its exit is not reported.
@@ -75,6 +78,7 @@ impl Slot {
                 epoch: 0,
                 reached_call: true,
                 stop_noted: false,
+                nested_call: false,
                 retired: false,
                 was_starting: false,
                 was_given_up: false,
@@ -104,6 +108,7 @@ impl Slot {
             epoch: child.epoch,
             reached_call: true,
             stop_noted: false,
+            nested_call: false,
             retired: child.retired,
             was_starting: child.is_starting(),
             was_given_up,

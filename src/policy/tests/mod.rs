@@ -1,6 +1,7 @@
 //! Simulations of whole lives of a service, on a simulated clock.
 
 mod heartbeat;
+mod nested;
 mod random;
 mod replacement;
 mod request;

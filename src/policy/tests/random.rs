@@ -78,9 +78,11 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         (0..3, Some((id, generation))) => {
             let exits = [Exit::Code(0), Exit::Code(1), Exit::Code(78), Exit::Signal(9), Exit::Signal(11)];
             let exit = exits[rng.random_range(0..exits.len())];
-            match rng.random_range(0..10) {
-                0 => sim.end_before_call(id, generation, exit),
-                1 => sim.end_on_request(id, generation),
+            // Few nested calls, because most of them end the service.
+            match rng.random_range(0..100) {
+                0..10 => sim.end_before_call(id, generation, exit),
+                10..20 => sim.end_on_request(id, generation),
+                20 => sim.end_after_nested_call(id, generation, exit),
                 _ => sim.end(id, generation, exit),
             }
         }

@@ -39,7 +39,14 @@ pub fn some_time() -> Instant {
 
 /// Returns the facts about the exit of a process that had reached its call and had got no stop request.
 pub fn exited(process: Process, exit: Exit) -> ExitedProcess {
-    ExitedProcess { process, exit, out_of_memory: OutOfMemory::No, reached_call: true, stop_noted: false }
+    ExitedProcess {
+        process,
+        exit,
+        out_of_memory: OutOfMemory::No,
+        reached_call: true,
+        stop_noted: false,
+        nested_call: false,
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +72,8 @@ pub struct Sim {
     pub abandoned: Vec<Process>,
     /// The processes that SIGKILL will not end.
     pub blocked: Vec<(usize, u32)>,
+    /// The processes that have exited after a nested call.
+    pub nested: Vec<Process>,
     /// The processes of which the kernel is writing a core dump.
     pub dumping: Vec<(usize, u32)>,
     pub starts: u32,
@@ -101,6 +110,7 @@ impl Sim {
             log: Vec::new(),
             abandoned: Vec::new(),
             blocked: Vec::new(),
+            nested: Vec::new(),
             dumping: Vec::new(),
             starts: 0,
             exits: 0,
@@ -245,6 +255,7 @@ impl Sim {
     pub fn note_event(&mut self, event: Event) {
         match event {
             Event::Restarting { reason: RestartReason::Failure, process, .. } => {
+                assert!(!self.nested.contains(&process), "{process} would make the same call again");
                 self.restarts += 1;
                 self.note_failure(process.id);
             }
@@ -340,6 +351,13 @@ impl Sim {
     pub fn end_before_call(&mut self, id: usize, generation: u32, exit: Exit) {
         let process = self.alive[&(id, generation)].process;
         self.end_process(id, generation, ExitedProcess { reached_call: false, ..exited(process, exit) });
+    }
+
+    /// Ends a process that has called a function that starts workers.
+    pub fn end_after_nested_call(&mut self, id: usize, generation: u32, exit: Exit) {
+        let process = self.alive[&(id, generation)].process;
+        self.nested.push(process);
+        self.end_process(id, generation, ExitedProcess { nested_call: true, ..exited(process, exit) });
     }
 
     pub fn end_process(&mut self, id: usize, generation: u32, exit: ExitedProcess) {

@@ -42,7 +42,7 @@ fn an_exit_before_readiness_is_a_startup_failure() {
     sim.end(0, 0, Exit::Code(0));
     assert!(matches!(
         sim.outcome(),
-        Ok(Reason::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)), failures: None })
+        Ok(Reason::StartupFailed { process: Process { id: 1, .. }, exit: Some(Exit::Code(1)), failures: None, .. })
     ));
 }
 

@@ -32,6 +32,14 @@ pub fn scenarios() -> Vec<Scenario> {
                 assert_eq!(lines.len(), 2, "{}", daemon.transcript());
             },
         ),
+        Scenario::reporting("without_a_logger_a_nested_call_is_printed", nests, |daemon| {
+            daemon.ends_with(3);
+            let lines = own_lines(daemon);
+            assert!(lines[0].ends_with(": this process is worker 0 already, and a worker cannot start workers"));
+            assert!(lines[1].starts_with("failed to start: child 0 ("), "{}", daemon.transcript());
+            assert!(lines[1].ends_with(") exited with status 1 after it had called a function that starts workers"));
+            assert_eq!(lines.len(), 2, "{}", daemon.transcript());
+        }),
         Scenario::reporting("a_logger_for_other_crates_is_no_logger", logs_other_crates, |daemon| {
             daemon.ends_with(3);
             assert_eq!(own_lines(daemon).len(), 2, "{}", daemon.transcript());
@@ -98,6 +106,16 @@ fn serve_failing(service: Prefork) -> Report {
 
 fn fails(workers: usize) -> Report {
     serve_failing(Prefork::new().workers(workers).ready_timeout(EVER))
+}
+
+fn nests() -> Report {
+    watch(60);
+    run(Prefork::new().workers(1), |_| {
+        watch(60);
+        run(Prefork::new().workers(1), |_| Ok(()))?;
+        Ok(())
+    })
+    .expect("a report")
 }
 
 fn logs_other_crates() -> Report {

@@ -31,6 +31,7 @@ mod messages;
 mod names;
 #[cfg(target_os = "linux")]
 mod namespaces;
+mod nested;
 mod operations;
 mod orphans;
 #[cfg(unix)]
@@ -95,6 +96,7 @@ pub fn all() -> Vec<Scenario> {
         handles::scenarios(),
         heartbeats::scenarios(),
         listeners::scenarios(),
+        nested::scenarios(),
         operations::scenarios(),
         orphans::scenarios(),
         prefork::scenarios(),
