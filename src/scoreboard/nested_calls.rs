@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::exit::Process;
 use crate::sys::{CallError, Shared};
 
-/// The shared memory. Each word is zero or the [mark](NestedCalls::mark) of a process that has made a nested call.
+/// The shared memory. The first word is not zero if there was any nested call. Each other word is zero or the
+/// [mark](NestedCalls::mark) of a process that has made a nested call.
 #[derive(Debug)]
 pub(crate) struct NestedCalls(Shared);
 
@@ -35,17 +36,25 @@ impl NestedCalls {
             noted.is_ok() || noted == Err(mark)
         };
         self.words().any(is_noted);
+        self.any().store(1, Ordering::Release);
     }
 
     /// Returns whether this process, which has exited, has made a nested call. Frees its words for other processes.
     pub fn take(&self, process: Process) -> bool {
+        if self.any().load(Ordering::Acquire) == 0 {
+            return false;
+        }
         let mark = NestedCalls::mark(process.id, process.generation);
         let take = |word: &&AtomicU32| word.compare_exchange(mark, 0, Ordering::Acquire, Ordering::Relaxed).is_ok();
         self.words().filter(take).count() > 0
     }
 
+    fn any(&self) -> &AtomicU32 {
+        &self.0[0][0]
+    }
+
     fn words(&self) -> impl Iterator<Item = &AtomicU32> {
-        self.0.iter().flatten()
+        self.0.iter().flatten().skip(1)
     }
 }
 

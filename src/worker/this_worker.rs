@@ -85,17 +85,23 @@ fn note_nested_call() {
     if THREAD_ID.get() != NO_WORKER {
         // An error means that the thread is ending, and its slot is gone.
         let _ = THREAD_STATUS.try_with(|status| status.get().map(|status| status.note_nested_call()));
+    } else if let Some(status) = THIS_WORKER.status.get() {
+        status.note_nested_call();
+    } else {
+        #[cfg(unix)]
+        note_without_slot();
+    }
+}
+
+#[cfg(unix)]
+fn note_without_slot() {
+    // A process that the worker has forked is not the worker.
+    if process::id() != THIS_WORKER.pid.load(Ordering::Relaxed) {
         return;
     }
-    if let Some(status) = THIS_WORKER.status.get() {
-        return status.note_nested_call();
-    }
-    #[cfg(unix)]
-    if process::id() == THIS_WORKER.pid.load(Ordering::Relaxed) {
-        let nested_calls = NESTED_CALLS.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        if let Some(nested_calls) = nested_calls {
-            nested_calls.note(THIS_WORKER.mark.load(Ordering::Relaxed));
-        }
+    let nested_calls = NESTED_CALLS.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+    if let Some(nested_calls) = nested_calls {
+        nested_calls.note(THIS_WORKER.mark.load(Ordering::Relaxed));
     }
 }
 
