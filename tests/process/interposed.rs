@@ -10,12 +10,14 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use libc::{c_int, c_long, c_void};
+use libc::{c_int, c_long, c_void, off_t};
 
 /// Runs before listen(2). The argument is the socket.
 pub static BEFORE_LISTEN: Hook<fn(c_int)> = Hook::unset();
 /// Runs before a recv(2) without flags. The argument is the socket. std reads from a stream in this way.
 pub static BEFORE_RECV: Hook<fn(c_int)> = Hook::unset();
+/// Runs before pwrite(2). taskfork makes this call while it starts a spawned worker, to write the worker's offer.
+pub static BEFORE_PWRITE: Hook<fn()> = Hook::unset();
 /// Runs before epoll_wait(2).
 pub static BEFORE_EPOLL_WAIT: Hook<fn()> = Hook::unset();
 /// Runs before a waitid(2) for any child.
@@ -75,6 +77,16 @@ unsafe extern "C" fn recv(socket: c_int, buffer: *mut c_void, len: usize, flags:
     // SAFETY: the caller guarantees that the buffer has room for `len` bytes. Without a buffer for the sender's
     // address, recvfrom(2) is the same as recv(2).
     unsafe { libc::syscall(libc::SYS_recvfrom, socket, buffer, len, flags, null, null) as isize }
+}
+
+// SAFETY: this function has the signature of pwrite(2), and makes that system call.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite(file: c_int, bytes: *const c_void, len: usize, offset: off_t) -> isize {
+    if let Some(hook) = BEFORE_PWRITE.get() {
+        keeping_errno(hook);
+    }
+    // SAFETY: the caller guarantees that `len` bytes can be read.
+    unsafe { libc::syscall(libc::SYS_pwrite64, file, bytes, len, offset) as isize }
 }
 
 // SAFETY: this function has the signature of epoll_wait(2), and makes the same system call.

@@ -28,6 +28,8 @@ mod listeners;
 #[cfg(target_os = "linux")]
 mod messages;
 #[cfg(target_os = "linux")]
+mod mixed_pools;
+#[cfg(target_os = "linux")]
 mod names;
 #[cfg(target_os = "linux")]
 mod namespaces;
@@ -156,6 +158,8 @@ pub fn all() -> Vec<Scenario> {
         linux_sockets::scenarios(),
         #[cfg(target_os = "linux")]
         messages::scenarios(),
+        #[cfg(target_os = "linux")]
+        mixed_pools::scenarios(),
         #[cfg(target_os = "linux")]
         names::scenarios(),
         #[cfg(target_os = "linux")]
