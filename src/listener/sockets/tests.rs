@@ -1,6 +1,7 @@
 //! Tests of the sockets, above all of the per-worker sockets, which only Linux has.
 
 use std::io::ErrorKind;
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -240,11 +241,12 @@ fn closed_inherited_sockets_refuse_clients_and_keep_their_files() {
     // No other test uses this address, so no other socket gets the port.
     let tcp = ListenConfig::from("127.0.0.77:0").per_worker();
     let sockets = try_open(vec![tcp, format!("unix:{}", path.display()).into()], 2).expect("sockets");
+    // If the test fails, the sockets must not be closed a second time.
+    let sockets = ManuallyDrop::new(sockets);
     let address = bound(&sockets);
     drop(TcpStream::connect(address).expect("a connection"));
     sockets.close_inherited();
     assert_eq!(TcpStream::connect(address).expect_err("no socket").kind(), ErrorKind::ConnectionRefused);
     assert_eq!(UnixStream::connect(&path).expect_err("no socket").kind(), ErrorKind::ConnectionRefused);
-    std::mem::forget(sockets);
     std::fs::remove_file(&path).expect("the file of the socket");
 }
