@@ -147,7 +147,7 @@ impl Supervisor {
     ///
     /// The rules are those of [`Prefork::socket_activation`]. The listeners are in the order of the pools, and within a
     /// pool in the order of the calls of [`listen`](Prefork::listen). A socket with a name goes to the first listener
-    /// with this [name](crate::ListenConfig::name), whichever pool the listener belongs to.
+    /// with this [name](crate::ListenConfig::name) that has no socket yet, whichever pool the listener belongs to.
     #[cfg(unix)]
     pub fn socket_activation(mut self) -> Supervisor {
         self.service.is_activated = true;

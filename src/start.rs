@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use crate::backend::{self, Work};
 use crate::error::{Error, Result};
-#[cfg(unix)]
-use crate::listener::ListenConfig;
 use crate::listener::{ListenerNames, Retry, Sockets};
 use crate::prefork::{Backend, PoolSettings, ServiceSettings};
 use crate::setup::WorkerSetup;
@@ -109,7 +107,7 @@ fn prepare(
     }
     #[cfg(unix)]
     if service.is_activated {
-        take_over(&mut checked)?;
+        crate::listener::take_over(checked.iter_mut().flat_map(|pool| &mut pool.settings.listens).collect())?;
     }
     let mut on_wait = supervisor::warn_of_wait;
     let mut retry = Retry::new(&mut on_wait);
@@ -165,18 +163,6 @@ fn with_names(work: Work, names: ListenerNames) -> Work {
 fn check_sum(pools: &[Checked]) -> Result<()> {
     let workers = pools.iter().fold(0, |sum: usize, pool| sum.saturating_add(pool.settings.config.workers));
     crate::prefork::check_process_limit(workers)
-}
-
-/// Assigns the sockets from systemd to the listeners of all pools.
-#[cfg(unix)]
-fn take_over(pools: &mut [Checked]) -> Result<()> {
-    let counts: Vec<usize> = pools.iter().map(|pool| pool.settings.listens.len()).collect();
-    let listens: Vec<ListenConfig> = pools.iter_mut().flat_map(|pool| pool.settings.listens.drain(..)).collect();
-    let mut listens = crate::listener::take_over(listens)?.into_iter();
-    for (pool, count) in pools.iter_mut().zip(counts) {
-        pool.settings.listens.extend(listens.by_ref().take(count));
-    }
-    Ok(())
 }
 
 /// The names of the listeners of each pool that has listeners.

@@ -19,10 +19,11 @@ const SETTING: &str = "socket_activation";
 /// has several threads.
 static ARE_TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Assigns the sockets from systemd to the listeners. If a listener has the same name as a socket, the listener gets
-/// this socket. The remaining sockets go to the remaining listeners in order. A listener that gets no socket is not
-/// changed.
-pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConfig>> {
+/// Assigns the sockets from systemd to the listeners of all pools. If a listener has the same name as a socket, the
+/// listener gets this socket. If several listeners have the name, for example in different pools, the first one that
+/// has no socket yet gets it. The remaining sockets go to the remaining listeners in order. A listener that gets no
+/// socket is not changed.
+pub(crate) fn take_over(listens: Vec<&mut ListenConfig>) -> Result<()> {
     // Each variable is removed only if this process has one thread, because other threads may read the environment. A
     // program that this process starts ignores variables that stay, because they have another process's pid.
     let count = take_variable("LISTEN_FDS")?;
@@ -30,9 +31,9 @@ pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConf
     let names = take_variable("LISTEN_FDNAMES")?.unwrap_or_default();
     let _ = sys::take_env_var("LISTEN_PIDFDID");
     let is_for_this = pid.is_none_or(|pid| pid.is_empty() || pid.parse() == Ok(process::id()));
-    let (Some(count), true) = (count, is_for_this) else { return Ok(listens) };
+    let Some(count) = count.filter(|_| is_for_this) else { return Ok(()) };
     if ARE_TAKEN.load(Ordering::Relaxed) {
-        return Ok(listens);
+        return Ok(());
     }
     let count = parse_count(&count)?;
     // No memory depends on the count before this check.
@@ -43,8 +44,8 @@ pub(crate) fn take_over(mut listens: Vec<ListenConfig>) -> Result<Vec<ListenConf
     let names: Vec<Option<&str>> = names.split(':').map(Some).chain(std::iter::repeat(None)).take(count).collect();
     let sockets = take_sockets(&names)?;
     ARE_TAKEN.store(true, Ordering::Relaxed);
-    assign(sockets, &names, &mut listens);
-    Ok(listens)
+    assign(sockets, &names, listens);
+    Ok(())
 }
 
 /// Takes a variable out of the environment. An error: its value is no text.
@@ -126,8 +127,7 @@ fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {
     }
 }
 
-fn assign(sockets: Vec<Listener>, names: &[Option<&str>], listens: &mut [ListenConfig]) {
-    let mut free: Vec<&mut ListenConfig> = listens.iter_mut().collect();
+fn assign(sockets: Vec<Listener>, names: &[Option<&str>], mut free: Vec<&mut ListenConfig>) {
     let mut unnamed = Vec::new();
     for (socket, &name) in sockets.into_iter().zip(names) {
         match free.iter().position(|listen| name.is_some() && listen.has_name(name)) {

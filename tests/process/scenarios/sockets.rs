@@ -2,7 +2,7 @@
 //! only.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -11,12 +11,12 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use taskfork::{ListenConfig, Prefork, Report};
+use taskfork::{ListenConfig, Prefork, Report, Role, Supervisor};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{Signal, idle};
-use crate::program::{answer_clients, drain, fail, own_host, prepare, run, say, scratch, serve, up};
+use crate::program::{answer_clients, backend, drain, end_with, fail, own_host, prepare, run, say, scratch, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -140,6 +140,14 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(second), "{}", daemon.transcript());
         })
         .for_parents_with_threads(),
+        Scenario::reporting("activated_sockets_go_to_the_listeners_of_all_pools", activated_pools, |daemon| {
+            daemon.wait_for_times(" has [", 2);
+            assert!(daemon.said("web has [Some(0), Some(1)]"), "{}", daemon.transcript());
+            assert!(daemon.said("jobs has [None, Some(2)]"), "{}", daemon.transcript());
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .for_processes(),
         Scenario::reporting("surplus_activated_sockets_are_an_error", activated_with_surplus_sockets, |daemon| {
             daemon.ends_with(1);
             assert!(daemon.said("error socket_activation: 2 sockets were passed for 1"), "{}", daemon.transcript());
@@ -291,18 +299,44 @@ fn high<S: AsRawFd>(sockets: &[S]) -> Vec<OwnedFd> {
     sockets.iter().map(copy).collect()
 }
 
-fn activated() -> Report {
-    let passed = ports(2);
+/// Passes this many sockets to the program as [`launch`] does, and returns their addresses in the executed program.
+fn launch_with_ports(n: usize, names: &str) -> Vec<String> {
+    let passed = ports(n);
     let known: Vec<String> = passed.iter().map(|socket| socket.local_addr().expect("an address").to_string()).collect();
     // The executed program reads the addresses from this file.
     let file = scratch().join("passed");
     if std::env::var_os("LAUNCHED").is_none() {
         fs::write(&file, known.join(" ")).expect("a file");
     }
-    launch(&high(&passed), "first:second");
-    let mut text = String::new();
-    fs::File::open(&file).expect("a file").read_to_string(&mut text).expect("a text");
-    let known: Vec<String> = text.split(' ').map(str::to_owned).collect();
+    launch(&high(&passed), names);
+    let text = fs::read_to_string(&file).expect("a text");
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// Each pool has a listener without a name and one with the name `admin`.
+fn activated_pools() -> Report {
+    let known = launch_with_ports(3, "other:admin:admin");
+    prepare();
+    let admin = || ListenConfig::from("127.0.0.1:0").name("admin");
+    let pool =
+        || Prefork::new().workers(1).listen("127.0.0.1:0").listen(admin()).backend(backend().expect("processes"));
+    let service = Supervisor::new().socket_activation().pool("web", pool()).pool("jobs", pool());
+    match service.start().unwrap_or_else(|error| end_with(&error)) {
+        Role::Parent(report) => report,
+        Role::Worker(worker) => {
+            worker.enable_graceful_stop();
+            let origin = |address: String| known.iter().position(|known| *known == address);
+            let origins: Vec<_> = worker.listeners().iter().map(|listener| origin(listener.to_string())).collect();
+            say(&format!("{} has {origins:?}", worker.pool()));
+            assert!(worker.wait_for_stop(None));
+            std::process::exit(0)
+        }
+        role => panic!("unknown role {role:?}"),
+    }
+}
+
+fn activated() -> Report {
+    let known = launch_with_ports(2, "first:second");
     let service =
         Prefork::new().workers(1).listen("127.0.0.1:0").listen(ListenConfig::from("127.0.0.1:0").name("second"));
     let service = service.listen(ListenConfig::unix(scratch().join("socket"))).socket_activation();
