@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use taskfork::{Backend, Error, Prefork, Report, Role, WorkResult, Worker};
+use taskfork::{Backend, Error, Prefork, Report, Role, Supervisor, WorkResult, Worker};
 
 use crate::os::{self, Signal, watch};
 
@@ -76,6 +76,17 @@ pub fn run(service: Prefork, work: impl Fn(Worker) -> WorkResult + Send + Sync +
         Some(backend) => service.backend(backend).run(work),
         None => service.run_threads(work),
     }
+}
+
+/// Sets the backend of a pool to the kind of worker under test.
+pub fn own_backend(pool: Prefork) -> Prefork {
+    backend().into_iter().fold(pool, Prefork::backend)
+}
+
+/// Runs a service whose pools have the kind of worker under test. Returns the report in the parent.
+pub fn run_pools(service: Supervisor, work: impl Fn(Worker) -> WorkResult + Send + Sync + 'static) -> Report {
+    let report = if has_threads() { service.run_threads(work) } else { service.run(work) };
+    report.unwrap_or_else(|error| end_with(&error))
 }
 
 /// Runs `n` workers. Each calls `first`, and then waits for a stop request.

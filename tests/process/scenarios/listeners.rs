@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 
-use taskfork::{ListenConfig, Prefork, Report};
+use taskfork::{ListenConfig, Prefork, Report, Supervisor};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::Signal;
-use crate::program::{answer_clients, drain, own_host, prepare, say, serve, up};
+use crate::program::{answer_clients, drain, own_backend, own_host, prepare, run_pools, say, serve, up};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -44,6 +44,14 @@ pub fn scenarios() -> Vec<Scenario> {
                 "tcp(Web): NotFound there is no listener Web: the listeners are 0 (127.0.0.1:",
             ] {
                 assert_eq!(daemon.count(line), 2, "{line}: {}", daemon.transcript());
+            }
+        }),
+        Scenario::reporting("workers_find_the_listeners_of_their_own_pool", listeners_of_pools, |daemon| {
+            daemon.ends_with(0);
+            for line in
+                ["web has http: true, has queue: false, 1 in all", "jobs has http: false, has queue: true, 2 in all"]
+            {
+                assert_eq!(daemon.count(line), 1, "{line}: {}", daemon.transcript());
             }
         }),
         Scenario::new("a_failed_bind_names_the_address", no_such_address, |daemon| {
@@ -114,6 +122,19 @@ fn named_listeners() -> Report {
         say(&format!("udp(web): {}", refused(worker.udp("web").expect_err("a TCP listener"))));
         say(&format!("tcp(2): {}", refused(worker.tcp(2).expect_err("no third listener"))));
         say(&format!("tcp(Web): {}", refused(worker.tcp("Web").expect_err("another case"))));
+    })
+}
+
+fn listeners_of_pools() -> Report {
+    prepare();
+    let web = own_backend(Prefork::new().workers(1).listen(ListenConfig::from("127.0.0.1:0").name("http")));
+    let jobs = own_backend(Prefork::new().workers(1).listen("127.0.0.1:0"));
+    let jobs = jobs.listen(ListenConfig::from("127.0.0.1:0").name("queue"));
+    run_pools(Supervisor::new().pool("web", web).pool("jobs", jobs), |worker| {
+        let has = |name: &str| worker.tcp(name).is_ok();
+        let count = worker.listeners().len();
+        say(&format!("{} has http: {}, has queue: {}, {count} in all", worker.pool(), has("http"), has("queue")));
+        Ok(())
     })
 }
 

@@ -11,12 +11,14 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use taskfork::{ListenConfig, Prefork, Report, Role, Supervisor};
+use taskfork::{ListenConfig, Prefork, Report, Supervisor};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{Signal, idle};
-use crate::program::{answer_clients, backend, drain, end_with, fail, own_host, prepare, run, say, scratch, serve, up};
+use crate::program::{
+    answer_clients, drain, fail, own_backend, own_host, prepare, run, run_pools, say, scratch, serve, up,
+};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -111,6 +113,12 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
+        Scenario::reporting("activated_sockets_go_to_the_pools_in_order", activated_pools, |daemon| {
+            daemon.ends_with(0);
+            for line in ["web 0 got socket 0", "jobs 0 got socket 2", "jobs 1 got socket 1"] {
+                assert_eq!(daemon.count(line), 1, "{line}: {}", daemon.transcript());
+            }
+        }),
         Scenario::reporting("an_activated_connection_is_an_error", activated_with_a_connection, |daemon| {
             daemon.ends_with(1);
             let error = "error cannot listen on the activated socket 1 (): the socket is a connection";
@@ -140,7 +148,7 @@ pub fn scenarios() -> Vec<Scenario> {
             assert!(daemon.said(second), "{}", daemon.transcript());
         })
         .for_parents_with_threads(),
-        Scenario::reporting("activated_sockets_go_to_the_listeners_of_all_pools", activated_pools, |daemon| {
+        Scenario::reporting("equal_names_of_activated_sockets_go_to_pools_in_order", equal_names_in_pools, |daemon| {
             daemon.wait_for_times(" has [", 2);
             assert!(daemon.said("web has [Some(0), Some(1)]"), "{}", daemon.transcript());
             assert!(daemon.said("jobs has [None, Some(2)]"), "{}", daemon.transcript());
@@ -299,7 +307,8 @@ fn high<S: AsRawFd>(sockets: &[S]) -> Vec<OwnedFd> {
     sockets.iter().map(copy).collect()
 }
 
-/// Passes this many sockets to the program as [`launch`] does, and returns their addresses in the executed program.
+/// Executes this program again with new sockets as [`launch`] does, and returns their addresses in the executed program
+/// and in spawned workers.
 fn launch_with_ports(n: usize, names: &str) -> Vec<String> {
     let passed = ports(n);
     let known: Vec<String> = passed.iter().map(|socket| socket.local_addr().expect("an address").to_string()).collect();
@@ -314,25 +323,19 @@ fn launch_with_ports(n: usize, names: &str) -> Vec<String> {
 }
 
 /// Each pool has a listener without a name and one with the name `admin`.
-fn activated_pools() -> Report {
+fn equal_names_in_pools() -> Report {
     let known = launch_with_ports(3, "other:admin:admin");
     prepare();
     let admin = || ListenConfig::from("127.0.0.1:0").name("admin");
-    let pool =
-        || Prefork::new().workers(1).listen("127.0.0.1:0").listen(admin()).backend(backend().expect("processes"));
-    let service = Supervisor::new().socket_activation().pool("web", pool()).pool("jobs", pool());
-    match service.start().unwrap_or_else(|error| end_with(&error)) {
-        Role::Parent(report) => report,
-        Role::Worker(worker) => {
-            worker.enable_graceful_stop();
-            let origin = |address: String| known.iter().position(|known| *known == address);
-            let origins: Vec<_> = worker.listeners().iter().map(|listener| origin(listener.to_string())).collect();
-            say(&format!("{} has {origins:?}", worker.pool()));
-            assert!(worker.wait_for_stop(None));
-            std::process::exit(0)
-        }
-        role => panic!("unknown role {role:?}"),
-    }
+    let pool = || own_backend(Prefork::new().workers(1).listen("127.0.0.1:0").listen(admin()));
+    run_pools(Supervisor::new().socket_activation().pool("web", pool()).pool("jobs", pool()), move |worker| {
+        worker.enable_graceful_stop();
+        let origin = |address: String| known.iter().position(|known| *known == address);
+        let origins: Vec<_> = worker.listeners().iter().map(|listener| origin(listener.to_string())).collect();
+        say(&format!("{} has {origins:?}", worker.pool()));
+        assert!(worker.wait_for_stop(None));
+        Ok(())
+    })
 }
 
 fn activated() -> Report {
@@ -351,6 +354,23 @@ fn activated() -> Report {
         say(&format!("left in the environment: {left}"));
         up(worker.id());
         drain(&worker);
+    })
+}
+
+/// The last socket goes to the listener that has its name. The others go to the remaining listeners of all pools.
+fn activated_pools() -> Report {
+    let known = launch_with_ports(3, "a:b:queue");
+    prepare();
+    let web = own_backend(Prefork::new().workers(1).listen("127.0.0.1:0"));
+    let jobs = own_backend(Prefork::new().workers(1).listen(ListenConfig::from("127.0.0.1:0").name("queue")));
+    let service = Supervisor::new().pool("web", web).pool("jobs", jobs.listen("127.0.0.1:0")).socket_activation();
+    run_pools(service, move |worker| {
+        for (at, listener) in worker.listeners().iter().enumerate() {
+            if let Some(socket) = known.iter().position(|address| *address == listener.to_string()) {
+                say(&format!("{} {at} got socket {socket}", worker.pool()));
+            }
+        }
+        Ok(())
     })
 }
 
