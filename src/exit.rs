@@ -68,8 +68,8 @@ fn known_cause(status: u32) -> Option<&'static str> {
 /// One process of a worker, or one worker thread. `Display` writes `child 2 (pid 71)`, as in Tornado's log, or
 /// `child 2 (thread worker-2.0)`. If the pool has a name, `Display` begins with it: `jobs child 2 (pid 71)`.
 ///
-/// The pool, the id and the generation together identify exactly one process of a service. The pid identifies a process only
-/// while it lives, because the system reuses pids.
+/// The pool, the id and the generation together identify exactly one process of a service. The pid identifies a process
+/// only while it lives, because the system reuses pids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Process {

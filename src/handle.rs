@@ -135,8 +135,8 @@ impl Handle {
         self.add(Request::Roll);
     }
 
-    /// Requests a graceful stop of the whole service with all of its pools, as SIGTERM to the parent does. Then [`Report::reason`] is
-    /// [`Stopped`](crate::Reason::Stopped). Has no effect if the service already stops.
+    /// Requests a graceful stop of the whole service with all of its pools, as SIGTERM to the parent does. Then
+    /// [`Report::reason`] is [`Stopped`](crate::Reason::Stopped). Has no effect if the service already stops.
     ///
     /// A second call does not kill the workers, unlike a second SIGTERM. The call does not count as one of these two
     /// signals.
