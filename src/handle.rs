@@ -326,6 +326,14 @@ mod tests {
     }
 
     #[test]
+    fn replacements_of_single_workers_come_last() {
+        let receiver = receiver();
+        receiver.handle().replace(2);
+        receiver.handle().roll();
+        assert_eq!(receiver.take(), [(Target::Service, Request::Roll), (Target::Pool(0), Request::Replace(2))]);
+    }
+
+    #[test]
     fn the_last_number_counts_through_any_handle() {
         let receiver = receiver();
         let service = receiver.handle();
