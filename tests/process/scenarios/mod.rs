@@ -40,6 +40,13 @@ mod orphans;
 mod orphans_unix;
 #[cfg(target_os = "linux")]
 mod per_worker;
+mod pools;
+mod pools_ends;
+#[cfg(target_os = "linux")]
+mod pools_linux;
+mod pools_refusals;
+#[cfg(unix)]
+mod pools_systemd;
 mod prefork;
 #[cfg(target_os = "linux")]
 mod privileges;
@@ -101,6 +108,9 @@ pub fn all() -> Vec<Scenario> {
         nested::scenarios(),
         operations::scenarios(),
         orphans::scenarios(),
+        pools::scenarios(),
+        pools_ends::scenarios(),
+        pools_refusals::scenarios(),
         prefork::scenarios(),
         readiness::scenarios(),
         refused_clients::scenarios(),
@@ -124,6 +134,8 @@ pub fn all() -> Vec<Scenario> {
         kills::scenarios(),
         #[cfg(unix)]
         orphans_unix::scenarios(),
+        #[cfg(unix)]
+        pools_systemd::scenarios(),
         #[cfg(unix)]
         refusals::scenarios(),
         #[cfg(unix)]
@@ -166,6 +178,8 @@ pub fn all() -> Vec<Scenario> {
         namespaces::scenarios(),
         #[cfg(target_os = "linux")]
         per_worker::scenarios(),
+        #[cfg(target_os = "linux")]
+        pools_linux::scenarios(),
         #[cfg(target_os = "linux")]
         identities::scenarios(),
         #[cfg(target_os = "linux")]

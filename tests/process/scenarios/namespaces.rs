@@ -97,7 +97,7 @@ fn as_init() {
 }
 
 /// Creates a process whose parent has exited, and returns its pid. The process exits once this function has returned.
-fn orphan() -> nix::unistd::Pid {
+pub fn orphan() -> nix::unistd::Pid {
     let (mut reader, mut writer) = UnixStream::pair().expect("a pipe");
     let (hold, release) = UnixStream::pair().expect("a pipe");
     let middle = || {

@@ -216,10 +216,10 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 /// A simulated service manager: the receiving end of NOTIFY_SOCKET.
-struct Manager(UnixDatagram);
+pub struct Manager(UnixDatagram);
 
 impl Manager {
-    fn of(daemon: &mut Daemon) -> Manager {
+    pub fn of(daemon: &mut Daemon) -> Manager {
         let path = daemon.scratch().join("notify");
         Manager::at(daemon, &SocketAddr::from_pathname(path).expect("an address"))
     }
@@ -247,7 +247,7 @@ impl Manager {
     }
 
     /// Returns the next message of the tested service. Skips messages of the other service.
-    fn next(&self) -> String {
+    pub fn next(&self) -> String {
         let mut messages = std::iter::repeat_with(|| self.receive().expect("a message"));
         messages.find(|message| message != FOREIGN).expect("a message")
     }
@@ -260,7 +260,7 @@ impl Manager {
     }
 
     /// Asserts that the next message begins with `beginning`.
-    fn expect_message(&self, beginning: &str) {
+    pub fn expect_message(&self, beginning: &str) {
         let message = self.next();
         assert!(message.starts_with(beginning), "{message}");
     }
@@ -285,7 +285,7 @@ impl Manager {
     }
 
     /// Returns the messages that are in the queue now.
-    fn queued_messages(&self) -> Vec<String> {
+    pub fn queued_messages(&self) -> Vec<String> {
         self.0.set_nonblocking(true).expect("a socket");
         let messages = std::iter::from_fn(|| match self.receive() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
@@ -296,7 +296,7 @@ impl Manager {
         messages
     }
 
-    fn has_received_nothing(&self) {
+    pub fn has_received_nothing(&self) {
         assert_eq!(self.queued_messages(), Vec::<String>::new());
     }
 }
@@ -334,7 +334,7 @@ fn stops_with_notification(daemon: &mut Daemon, manager: &Manager, workers: usiz
     assert_eq!(manager.queued_messages(), [format!("STOPPING=1\nSTATUS=Stopping {workers} processes\n")]);
 }
 
-fn open_gate(daemon: &Daemon, times: usize) {
+pub fn open_gate(daemon: &Daemon, times: usize) {
     fs::write(daemon.scratch().join("gate"), vec![0; times]).expect("a gate");
 }
 
@@ -350,7 +350,7 @@ const MANAGED: &str = "MANAGED";
 
 /// Waits for SIGUSR2, and then executes this program again with NOTIFY_SOCKET and `variables` set, as systemd does. In
 /// the executed program, returns at once.
-fn manage(variables: &[(&str, &str)]) {
+pub fn manage(variables: &[(&str, &str)]) {
     if std::env::var_os(MANAGED).is_some() {
         return;
     }
