@@ -6,6 +6,7 @@
 //! | [`signals`] | How to stop, reload and scale a service with signals, and how to handle signals in a worker. |
 //! | [`async_runtimes`] | tokio and other runtimes in the workers: graceful stop, failures, heartbeats, and how to use axum, actix-web, tonic and others. |
 //! | [`jobs`] | Workers that take jobs from a queue, and why two processes can have the same id. |
+//! | [`pools`] | Several kinds of workers under one parent, and what mpservice, gunicorn's dirty workers and a Procfile have instead. |
 //! | [`deploying`] | A directory for each version, new versions and rollbacks, and how the processes appear in `ps` and systemd. |
 //! | [`limits`] | How to choose the number of workers, timeouts, restart limits, memory and descriptors, also for systemd and Kubernetes. |
 //! | [`reloading`] | How to read the configuration again on HUP. |
@@ -34,6 +35,11 @@ pub mod async_runtimes {}
 #[doc = concat!("\n```rust,no_run\n", include_str!("../examples/jobs.rs"), "```\n\n")]
 #[doc = include_str!("guide/jobs_details.md")]
 pub mod jobs {}
+
+#[doc = include_str!("guide/pools.md")]
+#[doc = concat!("\n```rust,no_run\n", include_str!("../examples/pools.rs"), "```\n\n")]
+#[doc = include_str!("guide/pools_details.md")]
+pub mod pools {}
 
 #[doc = include_str!("guide/deploying.md")]
 pub mod deploying {}

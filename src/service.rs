@@ -19,7 +19,7 @@ use crate::worker::{self, WorkResult, Worker};
 /// Use several pools if one service has several kinds of workers: web workers and job workers, or two ports with
 /// different limits. Each pool is a [`Prefork`] with a name. If the kinds of workers can be deployed, restarted and
 /// stopped independently of each other, several services are the simpler choice. If there is one kind of workers, use
-/// `Prefork` alone. [The guide](crate::guide) has more about this choice.
+/// `Prefork` alone. [The guide](crate::guide::pools) has more about this choice.
 ///
 /// ```no_run
 /// use std::time::Duration;
