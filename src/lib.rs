@@ -22,6 +22,8 @@
 //!   requests, requests its own replacement, or stops the whole service.
 //! - The program can control the service from the parent, through a [`Handle`].
 //!
+//! [`Supervisor`] runs [several pools](#several-pools) of workers under one parent, each with its own settings.
+//!
 //! ```no_run
 //! use std::time::Duration;
 //! use taskfork::{Prefork, Report};
@@ -39,9 +41,9 @@
 //! ```
 //!
 //! The [guide] shows how to write a service: [async servers](guide::async_runtimes), [job workers](guide::jobs),
-//! [configuration](guide::reloading), [logging](guide::logging) and [limits](guide::limits). It also shows how to
-//! [deploy](guide::deploying) a service, and how to run it under [systemd](guide::systemd), in a
-//! [container](guide::containers) and under [Kubernetes](guide::kubernetes).
+//! [several pools](guide::pools), [configuration](guide::reloading), [logging](guide::logging) and
+//! [limits](guide::limits). It also shows how to [deploy](guide::deploying) a service, and how to run it under
+//! [systemd](guide::systemd), in a [container](guide::containers) and under [Kubernetes](guide::kubernetes).
 //!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
@@ -50,12 +52,38 @@
 //! | term | meaning |
 //! |---|---|
 //! | worker | An id, also called task id as in Tornado, and the processes that serve it one after the other. During a replacement, two processes have the same id. Ids count from 0. |
+//! | pool | The workers with the same settings. A [`Prefork`] describes one pool. Each pool has ids from 0. |
+//! | service | The parent and all of its pools. A `Prefork` that is used alone, and `fork_processes`, make a service with one pool. |
 //! | process | One life of a worker, from its start to its exit. A restarted worker has the same id and a new process. |
-//! | parent | The process that calls `fork_processes` or a method of `Prefork`. The parent starts the workers and supervises them. |
+//! | parent | The process that calls `fork_processes`, or a method of `Prefork` or `Supervisor`. The parent starts the workers and supervises them. |
 //! | restart | The start of a new process for a worker whose process has exited. |
 //! | replacement | A new process that the parent starts to take over from the old process of the same worker. By default, the old process serves until the replacement is ready. |
 //! | rolling restart | The replacement of the processes of all workers, a few workers at a time. |
 //! | graceful stop | The parent requests a stop, and the worker exits by itself. If the worker does not exit within a timeout, the parent kills it. |
+//!
+//! # Several pools
+//!
+//! A service can have several kinds of workers, for example web workers and job workers. [`Supervisor`] runs a pool for
+//! each kind. Each pool has its own ids, settings, listeners, limits and timeouts, while the service has one parent, one
+//! log and one report:
+//!
+//! ```no_run
+//! use taskfork::{Prefork, Report, Supervisor};
+//!
+//! fn main() -> taskfork::Result<Report> {
+//!     Supervisor::new()
+//!         .pool("web", Prefork::new().workers(4).listen("[::]:8000"))
+//!         .pool("jobs", Prefork::new().workers(2).optional())
+//!         .run(|worker| match worker.pool() {
+//!             "web" => Ok(()), // Serve clients.
+//!             _ => Ok(()),     // Do jobs.
+//!         })
+//! }
+//! ```
+//!
+//! The service ends when every pool is done. If a pool gives up or cannot start, the parent stops all pools, unless the
+//! pool is [`optional`](Prefork::optional). The log names the pool: `jobs child 2 (pid 71) started, generation 0`. The
+//! page [`guide::pools`] has the details.
 //!
 //! # Why fork is hard to use
 //!
@@ -376,11 +404,11 @@
 //!
 //! | signal | effect in the parent |
 //! |---|---|
-//! | TERM, INT | **Graceful stop.** The parent sends SIGTERM to all workers at once. After the [`graceful_timeout`](Prefork::graceful_timeout) (default: 30 s), it sends SIGKILL to the workers that still run. A second TERM or INT sends SIGKILL at once. |
+//! | TERM, INT | **Graceful stop.** The parent sends SIGTERM to all workers of all pools at once. After the pool's [`graceful_timeout`](Prefork::graceful_timeout) (default: 30 s), it sends SIGKILL to the workers that still run. A second TERM or INT sends SIGKILL at once. |
 //! | QUIT | **Quick stop.** The parent sends SIGQUIT to all workers, and SIGKILL 2 s later. After a TERM or INT, a QUIT shortens the graceful stop in this way. A further stop request sends SIGKILL at once. |
-//! | HUP | **[Rolling restart](#rolling-restarts).** |
-//! | TTIN | **Adds a worker**, with the lowest free id. If there are already [`max_workers`](Prefork::max_workers) workers, the parent only logs a warning. |
-//! | TTOU | **Removes the worker** with the highest id: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed: the parent only logs a warning. |
+//! | HUP | **[Rolling restart](#rolling-restarts)**, one pool after another. |
+//! | TTIN | **Adds a worker** to the first pool, with the lowest free id. If there are already [`max_workers`](Prefork::max_workers) workers, the parent only logs a warning. |
+//! | TTOU | **Removes the worker** with the highest id from the first pool: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed: the parent only logs a warning. |
 //! | USR1 | **Sent on** to all workers, for example to make them reopen their logs. USR1 kills a worker that has no handler for it. |
 //! | CHLD | **Reaps** the workers that have exited. The parent does not reap other children of the process. Exception: if the parent is pid 1 or a subreaper (prctl(2)) and the workers are processes, it also reaps all other children, such as orphaned processes, [about a second after they have exited](guide::containers#zombies). |
 //!
@@ -395,7 +423,7 @@
 //!   program's handlers for these two signals run as usual too.
 //!
 //! The program itself makes the same requests through a [`Handle`], for example [`Handle::scale`]. The callback of
-//! [`Prefork::on_event`] gets this handle.
+//! [`Prefork::on_event`] gets this handle. [`Handle::in_pool`] limits a request to one pool.
 //!
 //! ## Rolling restarts
 //!
@@ -601,9 +629,9 @@
 //!
 //! Wrong conclusions of the parent:
 //!
-//! - A bug in a worker may overwrite the memory that all workers share with the parent. Then the parent may wrongly
-//!   treat a worker as ready or alive, may replace workers, or may stop all workers. A worker cannot harm the parent
-//!   through this memory in any other way.
+//! - A bug in a worker may overwrite the memory that the workers of its pool share with the parent. Then the parent may
+//!   wrongly treat a worker of this pool as ready or alive, may replace workers of this pool, or may stop the pool or the
+//!   service. A worker cannot harm the parent through this memory in any other way.
 //! - Two stop requests in quick succession count as two requests, so the parent kills the workers. For example,
 //!   `timeout` of coreutils may send TERM twice to the program that it runs. `timeout --foreground` sends TERM only
 //!   once.
