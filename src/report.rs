@@ -199,13 +199,13 @@ impl PoolReport {
     }
 
     /// Returns whether the pool ended normally. This is `true` if all of its workers exited by themselves with status
-    /// 0. It is also `true` if a signal, the program or a worker requested the stop of the pool or of the service, even
-    /// if the parent then had to kill workers. It does not matter whether the pool is
-    /// [optional](crate::Prefork::optional).
+    /// 0. It is also `true` if a signal, the program or a worker requested the stop of the pool or of the service, or if
+    /// the failure of another pool stopped it, even if the parent then had to kill workers. It does not matter whether
+    /// the pool is [optional](crate::Prefork::optional).
     pub fn is_success(&self) -> bool {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
-            _ => !self.reason.is_failure(),
+            _ => !self.reason.is_failure() || self.reason.pool() != Some(self.name),
         }
     }
 }
@@ -231,6 +231,14 @@ impl Reason {
             Reason::StoppedByWorker { process }
             | Reason::RestartLimitReached { process, .. }
             | Reason::StartupFailed { process, .. } => Some(process),
+        }
+    }
+
+    /// Returns the name of the pool that caused the end of the service. `None` if no single pool is the cause.
+    fn pool(&self) -> Option<&'static str> {
+        match self {
+            Reason::StartRefused { pool, .. } => Some(pool),
+            _ => self.process().map(|process| process.pool),
         }
     }
 
@@ -348,6 +356,15 @@ mod tests {
         let names: Vec<_> = report.pools().iter().map(PoolReport::name).collect();
         assert_eq!(names, ["web", "jobs"]);
         assert!(report.pools()[1].workers().iter().all(|worker| worker.pool() == "jobs"));
+    }
+
+    #[test]
+    fn the_failure_of_another_pool_is_no_failure_of_a_pool() {
+        assert!(!pool("web", GAVE_UP, false).is_success());
+        assert!(pool("jobs", GAVE_UP, false).is_success());
+        let refused = Reason::StartRefused { pool: "jobs", id: 1 };
+        assert!(pool("web", refused.clone(), false).is_success());
+        assert!(!pool("jobs", refused, true).is_success());
     }
 
     #[test]

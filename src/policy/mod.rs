@@ -285,6 +285,7 @@ impl Policy {
     /// Returns the number of workers that should run if all of them are up, and `None` otherwise. A worker is up once
     /// its first process has been started. If there is a ready timeout, one process of the worker must also have been
     /// ready. Returns `None` during a stop.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
     pub fn up(&self) -> Option<usize> {
         if self.stop.is_some() || !self.first_starts.is_empty() {
             return None;

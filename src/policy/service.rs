@@ -111,6 +111,7 @@ impl Service {
     /// Returns the number of workers of all pools that should run if all of them are up, as [`Policy::up`] does for one
     /// pool. Pools that have ended do not count, and neither do optional pools that are stopping. Returns `None` while
     /// any other pool is not up or is stopping.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
     pub fn up(&self) -> Option<usize> {
         if self.stop.is_some() {
             return None;

@@ -20,6 +20,7 @@ use crate::sys;
 pub(crate) type OnEvent = Box<dyn FnMut(&Event, &Handle)>;
 
 /// The state of the service at the time of an event.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
 pub(super) trait ServiceState {
     /// Returns the number of workers if all of them are up, and `None` otherwise. Counting takes time, so only the
     /// observers that need the number call this method.
@@ -156,6 +157,7 @@ impl Observer for Callback {
     }
 }
 
+#[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
 #[cfg(test)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct State {

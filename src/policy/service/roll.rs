@@ -27,6 +27,7 @@ impl Service {
     /// Returns whether a rolling restart is in progress, of all pools or of a single one. The result fits the last event
     /// that [`Service::poll_action`] has returned: if that event ends the rolling restart of a pool, the result is
     /// `true` as long as further pools follow in the same rolling restart of the service.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
     pub fn is_rolling(&self) -> bool {
         if self.stop.is_some() {
             return false;
