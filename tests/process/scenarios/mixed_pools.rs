@@ -1,15 +1,15 @@
 //! Services whose pools have different kinds of workers, and what a worker inherits of the other pools. Linux only.
 
-use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::{fs, io};
 
-use taskfork::{Backend, Event, ListenConfig, Prefork, Report, Role, Supervisor, WorkResult, Worker};
+use taskfork::{Backend, Event, ListenConfig, Prefork, Report, RestartPolicy, Role, Supervisor, WorkResult, Worker};
 
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
 use crate::interposed::BEFORE_PWRITE;
 use crate::os::{Signal, own_descriptors, raise, state};
-use crate::program::{drain, end_with, own_host, prepare, say, scratch};
+use crate::program::{backend, drain, end_with, own_host, prepare, say, scratch};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -33,6 +33,19 @@ pub fn scenarios() -> Vec<Scenario> {
             exits_are_noticed(daemon);
         })
         .forking(),
+        Scenario::spawning("a_worker_of_a_pool_that_is_gone_is_refused", renames_its_pool, |daemon| {
+            daemon.ends_with(3);
+            let error = "error backend: the parent has a pool jobs, which this program does not have";
+            assert_eq!(daemon.count(error), 1, "{}", daemon.transcript());
+            assert!(daemon.said("report: failed to start: jobs child 0 "), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("names_and_errors_of_workers_contain_the_pool", fails_in_a_pool, |daemon| {
+            daemon.wait_for("up jobs 1 is shop/jobs/1");
+            daemon.wait_for("jobs worker 0: no work");
+            daemon.wait_for("the parent is shop");
+            daemon.ends_with(1);
+        })
+        .for_processes(),
         Scenario::reporting("a_stopped_pool_refuses_its_clients", stops_one_pool, |daemon| {
             let line = daemon.wait_for("log web: Listening on ");
             let address: SocketAddr = line.rsplit(' ').next().expect("an address").parse().expect("an address");
@@ -211,4 +224,36 @@ fn count_descriptors(pools: usize) -> Report {
         service = service.pool(format!("pool-{number}"), pool(WORKERS / pools, Backend::Fork));
     }
     serve(service, drain)
+}
+
+/// The program has another pool when it runs again as a spawned worker.
+fn renames_its_pool() -> Report {
+    let name = if std::env::var_os("TASKFORK_WORKER").is_none() { "jobs" } else { "mail" };
+    serve(Supervisor::new().pool(name, pool(1, Backend::Spawn)), drain)
+}
+
+/// Worker 0 returns an error when worker 1 has printed its name. The parent prints its name after the first exit.
+fn fails_in_a_pool() -> Report {
+    prepare();
+    let comm = || fs::read_to_string("/proc/self/comm").expect("a name").trim_end().to_owned();
+    let service = Supervisor::new().name("shop").on_event(move |event, _| {
+        if let Event::Exited { .. } = event {
+            say(&format!("the parent is {}", comm()));
+        }
+    });
+    let jobs = pool(2, backend().expect("processes")).restart_policy(RestartPolicy::Never);
+    let report = service.pool("jobs", jobs).run(move |worker| {
+        prepare();
+        let mark = scratch().join("named");
+        if worker.id() == 1 {
+            say(&format!("up jobs 1 is {}", comm()));
+            fs::write(mark, "").expect("a file");
+            return Ok(());
+        }
+        while !mark.exists() {
+            std::thread::yield_now();
+        }
+        Err("no work".into())
+    });
+    report.unwrap_or_else(|error| end_with(&error))
 }
