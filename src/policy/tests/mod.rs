@@ -2,6 +2,7 @@
 
 mod heartbeat;
 mod nested;
+mod observed;
 mod random;
 mod replacement;
 mod request;
