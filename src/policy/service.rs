@@ -99,6 +99,11 @@ impl Service {
         &self.pools[index].policy
     }
 
+    #[cfg(test)]
+    pub fn policy_mut(&mut self, index: usize) -> &mut Policy {
+        &mut self.pools[index].policy
+    }
+
     /// Returns the position of the pool to which this process belongs.
     pub fn index_of(&self, process: Process) -> Option<usize> {
         self.pools.iter().position(|pool| pool.name() == process.pool)

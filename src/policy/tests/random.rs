@@ -9,25 +9,7 @@ use super::*;
 /// Simulates one service with random settings and random events, until it ends.
 fn script(seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
-    let surge = rng.random_range(0..4);
-    let unavailable = rng.random_range(usize::from(surge == 0)..4);
-    let config = Config {
-        max_workers: rng.random_range(5..10),
-        restart_policy: [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never][rng.random_range(0..3)],
-        max_restarts: rng.random_bool(0.7).then(|| rng.random_range(0..30)),
-        startup_failures: rng.random_bool(0.5).then_some(10),
-        restart_window: optional(&mut rng, 60),
-        fatal_exit_codes: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
-        ready_timeout: optional(&mut rng, 10),
-        heartbeat_timeout: optional(&mut rng, 10),
-        abort_timeout: rng.random_range(1..=3) * SECOND,
-        max_lifetime: optional(&mut rng, 30),
-        max_surge: surge,
-        max_unavailable: unavailable,
-        drain: rng.random_bool(0.3).then_some(SECOND),
-        ..config(rng.random_range(1..5))
-    };
+    let config = random_config(&mut rng);
     let mut sim = Sim::with_seed(config, seed);
     if rng.random_bool(0.5) {
         sim.actions_per_event = rng.random_range(0..4);
@@ -38,6 +20,28 @@ fn script(seed: u64) {
     }
     rolling_restarts_always_end(&mut sim);
     stop_always_ends(&mut sim, &mut rng);
+}
+
+pub fn random_config(rng: &mut SmallRng) -> Config {
+    let optional = |rng: &mut SmallRng, seconds| rng.random_bool(0.5).then(|| rng.random_range(1..=seconds) * SECOND);
+    let surge = rng.random_range(0..4);
+    let unavailable = rng.random_range(usize::from(surge == 0)..4);
+    Config {
+        max_workers: rng.random_range(5..10),
+        restart_policy: [RestartPolicy::OnFailure, RestartPolicy::Always, RestartPolicy::Never][rng.random_range(0..3)],
+        max_restarts: rng.random_bool(0.7).then(|| rng.random_range(0..30)),
+        startup_failures: rng.random_bool(0.5).then_some(10),
+        restart_window: optional(rng, 60),
+        fatal_exit_codes: if rng.random_bool(0.3) { vec![78] } else { Vec::new() },
+        ready_timeout: optional(rng, 10),
+        heartbeat_timeout: optional(rng, 10),
+        abort_timeout: rng.random_range(1..=3) * SECOND,
+        max_lifetime: optional(rng, 30),
+        max_surge: surge,
+        max_unavailable: unavailable,
+        drain: rng.random_bool(0.3).then_some(SECOND),
+        ..config(rng.random_range(1..5))
+    }
 }
 
 /// Lets all processes do at once what is expected of them. Checks that the rolling restarts end then.
