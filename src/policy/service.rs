@@ -1,8 +1,8 @@
 //! The policy of a service with one or several pools.
 //!
 //! A [`Service`] owns the [`Policy`] of each pool. It passes each event to the pool that the event concerns, so no pool
-//! depends on the events of another. The service itself decides only about what concerns several pools: the stop and the
-//! end of the service, rolling restarts of all pools, and the pool that a request is for.
+//! depends on the events of another. The service itself decides only about what concerns several pools: the stop and
+//! the end of the service, rolling restarts of all pools, and the pool that a request is for.
 //!
 //! Each method has the same meaning as the method of [`Policy`] with the same name. With one pool, the actions are
 //! exactly those of the pool's own policy.
@@ -126,8 +126,8 @@ impl Service {
     }
 
     /// Handles a request for the pool `to`. `None` stands for the service: then stop requests, rolling restarts and
-    /// [`Request::Reopen`] concern all pools, and other requests the first pool. Requests for a pool that is stopping or
-    /// has ended have no effect and are reported.
+    /// [`Request::Reopen`] concern all pools, and other requests the first pool. Requests for a pool that is stopping
+    /// or has ended have no effect and are reported.
     pub fn handle_request(&mut self, now: Instant, to: Option<usize>, request: Request) {
         match (to, request) {
             (None, Request::Stop | Request::QuickStop) => self.stop_by_operator(now, request),

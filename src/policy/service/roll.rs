@@ -9,7 +9,8 @@ use crate::policy::Request;
 /// the service's.
 #[derive(Debug, Default)]
 pub(super) struct ServiceRoll {
-    /// Whether a rolling restart of all pools was requested and has not begun. It begins when the current one has ended.
+    /// Whether a rolling restart of all pools was requested and has not begun. It begins when the current one has
+    /// ended.
     pub requested: bool,
     current: Option<PoolRoll>,
 }
@@ -18,15 +19,15 @@ pub(super) struct ServiceRoll {
 #[derive(Clone, Copy, Debug)]
 struct PoolRoll {
     pool: usize,
-    /// The number of this rolling restart among those of the pool. The pool may have an earlier one in progress, which a
-    /// request for this pool alone has begun.
+    /// The number of this rolling restart among those of the pool. The pool may have an earlier one in progress, which
+    /// a request for this pool alone has begun.
     number: u64,
 }
 
 impl Service {
-    /// Returns whether a rolling restart is in progress, of all pools or of a single one. The result fits the last event
-    /// that [`Service::poll_action`] has returned: if that event ends the rolling restart of a pool, the result is
-    /// `true` as long as further pools follow in the same rolling restart of the service.
+    /// Returns whether a rolling restart is in progress, of all pools or of a single one. The result fits the last
+    /// event that [`Service::poll_action`] has returned: if that event ends the rolling restart of a pool, the result
+    /// is `true` as long as further pools follow in the same rolling restart of the service.
     #[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
     pub fn is_rolling(&self) -> bool {
         if self.stop.is_some() {

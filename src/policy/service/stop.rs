@@ -31,8 +31,8 @@ impl Service {
         self.pools[pool].is_closed()
     }
 
-    /// Handles the request of the program in the parent to stop the service, or only the pool `to`. Has no effect if the
-    /// service or the pool is already stopping. Never kills processes at once.
+    /// Handles the request of the program in the parent to stop the service, or only the pool `to`. Has no effect if
+    /// the service or the pool is already stopping. Never kills processes at once.
     pub fn handle_program_stop(&mut self, now: Instant, to: Option<usize>) {
         match to {
             Some(index) if !self.pools.is_single() => {
