@@ -34,8 +34,8 @@ const STOP_POOL: usize = 7;
 /// Set when the process has got a stop request that neither the parent nor the terminal made. The parent reads this
 /// word only after the process has exited.
 const STOP_NOTED: usize = 5;
-/// Set when the process has called a function that starts workers. The parent reads this word only after the process
-/// has exited.
+/// The token of the process, once it has called a function that starts workers. The parent reads this word only after
+/// the process has exited.
 const NESTED_CALL: usize = 8;
 
 /// A message from a worker to the parent. Heartbeats are not messages: [`Scoreboard::beats`] returns them.
@@ -221,7 +221,8 @@ impl Scoreboard {
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let Some(slot) = self.occupants.iter().position(is_occupant) else { return LastMessages::default() };
         let stop_noted = self.word(slot, STOP_NOTED).load(Ordering::Acquire) != 0;
-        let nested_call = self.word(slot, NESTED_CALL).load(Ordering::Acquire) != 0;
+        let is_of_process = |token| self.occupants[slot].is_some_and(|occupant| occupant.token == token);
+        let nested_call = is_of_process(self.word(slot, NESTED_CALL).load(Ordering::Acquire));
         let (segment, at) = self.locate(slot);
         let unread = new_messages(&Arc::clone(segment)[at], &mut self.occupants[slot]);
         self.occupants[slot] = None;
@@ -329,7 +330,7 @@ impl StatusWriter {
     /// has forked, because the exit of that process does not concern the parent.
     pub fn note_nested_call(&self) {
         if process::id() == self.pid {
-            self.segment[self.slot][NESTED_CALL].store(1, Ordering::Release);
+            self.segment[self.slot][NESTED_CALL].store(self.token, Ordering::Release);
         }
     }
 

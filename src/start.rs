@@ -45,10 +45,10 @@ pub(crate) fn start(
     let kinds = pools.iter().map(|pool| kind_of(pool, work.is_some())).collect::<Result<Vec<_>>>()?;
     let names = Names::of(&pools);
     let spawning = names_of_spawning(&pools, &kinds);
-    if !spawning.is_empty() {
-        if let Some(worker) = backend::accept_spawn(&spawning)? {
-            return Ok(Supervised::Worker(names.attach(supervisor::enter_worker(worker))));
-        }
+    if spawning.is_empty() {
+        backend::check_not_spawned()?;
+    } else if let Some(worker) = backend::accept_spawn(&spawning)? {
+        return Ok(Supervised::Worker(names.attach(supervisor::enter_worker(worker))));
     }
     drop(accepting);
     let parts = prepare(pools, kinds, service, with_reports, work, standard_fds)?;

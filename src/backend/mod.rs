@@ -11,7 +11,7 @@ use std::time::Duration;
 
 #[cfg(unix)]
 pub(crate) use fork::Fork;
-pub(crate) use spawn::{Spawn, accept_spawn};
+pub(crate) use spawn::{Spawn, accept_spawn, check_not_spawned};
 pub(crate) use thread::{Thread, Work};
 
 use crate::error::Result;

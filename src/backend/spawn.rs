@@ -136,6 +136,15 @@ fn find_pool(name: &str, pools: &[&'static str]) -> Result<&'static str> {
     pools.iter().copied().find(|pool| *pool == name).ok_or_else(|| unfit(problem()))
 }
 
+/// Returns an error if a parent has started this process as a worker. Called if no pool of this process's own call has
+/// spawned workers, because otherwise the process would become a second parent.
+pub(crate) fn check_not_spawned() -> Result<()> {
+    if sys::was_spawned() {
+        return Err(unfit("a parent has started this process as a worker, but this call spawns no workers"));
+    }
+    Ok(())
+}
+
 /// Turns this process into the worker that its parent has started.
 fn accept(text: SpawnText, pool: &'static str) -> Result<Worker> {
     let SpawnText { parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds, .. } = text;

@@ -289,7 +289,13 @@ impl<'a> EventLoop<'a> {
     /// the parent.
     fn execute(&mut self, pool: usize, action: Action) -> Option<Worker> {
         match action {
-            Action::Emit(event) => self.emit(&event),
+            Action::Emit(event) => {
+                // Before the event, so that a client that knows of it is refused.
+                if matches!(event, Event::PoolEnded { .. }) {
+                    self.pools[pool].sockets.close();
+                }
+                self.emit(&event);
+            }
             Action::Abandon { process } => self.abandon(process),
             Action::Send { process, message } => self.send(process, signal_for(message)),
             Action::Start { id, generation } => return self.start(pool, id, generation),

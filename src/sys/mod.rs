@@ -14,6 +14,7 @@
 //!   the sockets. The offer contains their numbers.
 //! - `origin()`: returns whether a parent has started this process as a worker, as recorded before `main`, or whether
 //!   this process descends from such a process.
+//! - `was_spawned()`: returns whether a parent has started this process as a worker that it has not become.
 //! - `take_inherited()`: takes ownership of what a spawned worker inherits.
 //! - `become_independent()`: removes the traces of the start, when this process has become a worker.
 //! - `take_env_var()` (Unix): returns the value of an environment variable, and removes the variable.

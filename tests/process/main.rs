@@ -146,9 +146,19 @@ fn main() -> ExitCode {
             }
         };
     }
-    let trials = scenarios::all().into_iter().flat_map(Scenario::into_trials).collect();
+    let scenarios = scenarios::all();
+    check_names(&scenarios);
+    let trials = scenarios.into_iter().flat_map(Scenario::into_trials).collect();
     let mut arguments = Arguments::from_args();
     // Runs eight scenarios at the same time even with few CPUs, because most scenarios wait most of the time.
     arguments.test_threads.get_or_insert(8);
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Refuses two scenarios with the same name, because the program of a scenario is found by the name.
+fn check_names(scenarios: &[Scenario]) {
+    let mut names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    assert_eq!(twice, None, "two scenarios have this name");
 }

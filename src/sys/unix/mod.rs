@@ -54,7 +54,7 @@ pub(crate) use peer::{has_ended, is_accepted};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
-pub(crate) use start_offer::{become_independent, origin, take_inherited};
+pub(crate) use start_offer::{become_independent, origin, take_inherited, was_spawned};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of};

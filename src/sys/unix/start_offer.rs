@@ -99,6 +99,12 @@ pub(crate) fn origin() -> Origin {
     }
 }
 
+/// Returns whether a parent has started this process as a worker, or a process from which it was forked, and that
+/// process has not become the worker. Costs no system call.
+pub(crate) fn was_spawned() -> bool {
+    !IS_WORKER.load(Ordering::Relaxed) && offer().is_some()
+}
+
 /// Takes ownership, in a spawned worker, of what it inherits. Returns `None` if a descriptor was closed or replaced, or
 /// if this was called before.
 pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {

@@ -28,7 +28,7 @@ pub(crate) use program::{Program, is_secure_exec, parent_id};
 pub(crate) use setup::{drop_privileges, exit_now, pin_to, usable_cpus};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
-pub(crate) use start_offer::{become_independent, origin, take_inherited};
+pub(crate) use start_offer::{become_independent, origin, take_inherited, was_spawned};
 pub(crate) use stop_request::StopRequest;
 pub(super) use wake_pipe::{WakePipe, wait_for_socket};
 pub(crate) use wake_pipe::{close_in_place, is_of_connection};

@@ -103,6 +103,11 @@ pub(crate) fn origin() -> Origin {
     }
 }
 
+/// Returns whether a parent has started this process as a worker, and the process has not become the worker.
+pub(crate) fn was_spawned() -> bool {
+    !IS_WORKER.load(Ordering::Relaxed) && offer().is_some()
+}
+
 /// Takes ownership of what a spawned worker inherits. The worker calls this. Returns `None` if something is missing, or
 /// if this was called before.
 pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {

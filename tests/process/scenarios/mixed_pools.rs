@@ -39,6 +39,12 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count(error), 1, "{}", daemon.transcript());
             assert!(daemon.said("report: failed to start: jobs child 0 "), "{}", daemon.transcript());
         }),
+        Scenario::spawning("a_spawned_program_never_becomes_a_second_parent", forks_instead, |daemon| {
+            daemon.ends_with(3);
+            let error = "error backend: a parent has started this process as a worker, but this call spawns no workers";
+            assert_eq!(daemon.count(error), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("log jobs: Starting"), 1, "{}", daemon.transcript());
+        }),
         Scenario::reporting("names_and_errors_of_workers_contain_the_pool", fails_in_a_pool, |daemon| {
             daemon.wait_for("up jobs 1 is shop/jobs/1");
             daemon.wait_for("jobs worker 0: no work");
@@ -62,12 +68,6 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             let of = |service: &str| daemon.line(service).replacen(service, "", 1);
             assert_eq!(of("among four pools "), of("alone "), "{}", daemon.transcript());
-        })
-        .forking(),
-        Scenario::reporting("eight_pools_need_no_more_descriptors_than_one", counts_descriptors, |daemon| {
-            daemon.ends_with(0);
-            let of = |pools: &str| daemon.line(pools).replacen(pools, "", 1);
-            assert_eq!(of("8 pools: "), of("1 pools: "), "{}", daemon.transcript());
         })
         .forking(),
     ]
@@ -203,33 +203,16 @@ fn prints_descriptors() -> Report {
     })
 }
 
-/// Prints how many descriptors the parent of eight workers has.
-fn counts_descriptors() -> Report {
-    count_descriptors(1);
-    count_descriptors(8)
-}
-
-fn count_descriptors(pools: usize) -> Report {
-    const WORKERS: usize = 8;
-    let mut started = 0;
-    let mut service = Supervisor::new().on_event(move |event, handle| {
-        started += usize::from(matches!(event, Event::Started { .. }));
-        if started == WORKERS {
-            say(&format!("{pools} pools: {}", own_descriptors().len()));
-            handle.stop();
-            started = 0;
-        }
-    });
-    for number in 0..pools {
-        service = service.pool(format!("pool-{number}"), pool(WORKERS / pools, Backend::Fork));
-    }
-    serve(service, drain)
-}
-
 /// The program has another pool when it runs again as a spawned worker.
 fn renames_its_pool() -> Report {
     let name = if std::env::var_os("TASKFORK_WORKER").is_none() { "jobs" } else { "mail" };
     serve(Supervisor::new().pool(name, pool(1, Backend::Spawn)), drain)
+}
+
+/// The program forks its workers when it runs again as a spawned worker.
+fn forks_instead() -> Report {
+    let backend = if std::env::var_os("TASKFORK_WORKER").is_none() { Backend::Spawn } else { Backend::Fork };
+    serve(Supervisor::new().pool("jobs", pool(1, backend)), drain)
 }
 
 /// Worker 0 returns an error when worker 1 has printed its name. The parent prints its name after the first exit.
