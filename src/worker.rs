@@ -4,6 +4,7 @@ mod this_worker;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::ops::Deref;
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
 #[cfg(unix)]
@@ -88,10 +89,28 @@ pub struct Worker {
     generation: u32,
     count: usize,
     /// `None` in a forked worker of `fork_processes`, because this function gives the program no handle.
-    status: Option<Arc<StatusWriter>>,
+    status: Option<Status>,
     listeners: Listeners,
     listener_names: ListenerNames,
     stop: StopSource,
+}
+
+/// Gives access to the worker's status slot.
+#[derive(Clone, Debug)]
+enum Status {
+    OfProcess(&'static StatusWriter),
+    OfThread(Arc<StatusWriter>),
+}
+
+impl Deref for Status {
+    type Target = StatusWriter;
+
+    fn deref(&self) -> &StatusWriter {
+        match self {
+            Status::OfProcess(status) => status,
+            Status::OfThread(status) => status,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -112,7 +131,8 @@ impl Worker {
         listeners: Listeners,
     ) -> Worker {
         let stop = StopSource::Process(OnceLock::new());
-        Worker { pool, id, generation, count, status: status.map(Arc::new), listeners, listener_names: None, stop }
+        let status = status.map(|status| Status::OfProcess(this_worker::keep_status(status)));
+        Worker { pool, id, generation, count, status, listeners, listener_names: None, stop }
     }
 
     pub(crate) fn in_thread(
@@ -125,7 +145,8 @@ impl Worker {
         let Process { pool, id, generation, .. } = process;
         let listeners = listener::for_thread(&listeners, stop.gate());
         let stop = StopSource::Thread(stop);
-        Worker { pool, id, generation, count, status: Some(Arc::new(status)), listeners, listener_names: None, stop }
+        let status = Some(Status::OfThread(Arc::new(status)));
+        Worker { pool, id, generation, count, status, listeners, listener_names: None, stop }
     }
 
     pub(crate) fn with_listener_names(self, names: ListenerNames) -> Worker {

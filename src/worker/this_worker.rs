@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError, Weak};
 #[cfg(unix)]
 use rand::{Rng, rngs::SysRng};
 
-use super::Worker;
+use super::{Status, Worker};
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::scoreboard::NestedCalls;
@@ -37,8 +37,9 @@ static THIS_WORKER: ThisWorker = ThisWorker {
 struct ThisWorker {
     /// The worker id of this process, or `NO_WORKER`.
     id: AtomicUsize,
-    /// The worker's status slot. The program may drop the [`Worker`], so a nested call cannot get it from there.
-    status: OnceLock<Arc<StatusWriter>>,
+    /// Gives access to the worker's status slot. It is here and not in the [`Worker`], because the program may drop the
+    /// `Worker` before it makes a nested call.
+    status: OnceLock<StatusWriter>,
     /// The pid of a worker without a status slot. A process that this worker forks has another pid.
     #[cfg(unix)]
     pid: AtomicU32,
@@ -46,6 +47,8 @@ struct ThisWorker {
     #[cfg(unix)]
     mark: AtomicU32,
 }
+
+const _: () = assert!(size_of::<ThisWorker>() == 64, "one cache line never spans two pages");
 
 /// The memory in which workers without a status slot record nested calls. The parent sets this before it forks the
 /// first worker, so that a worker need not write to it. A fork never happens while the lock is held, because the parent
@@ -67,7 +70,7 @@ pub(crate) fn task_id() -> Option<usize> {
 /// Marks this thread as this worker.
 pub(crate) fn become_thread(worker: &Worker) {
     THREAD_ID.set(worker.id);
-    if let Some(status) = &worker.status {
+    if let Some(Status::OfThread(status)) = &worker.status {
         THREAD_STATUS.with(|own| drop(own.set(Arc::clone(status))));
     }
 }
@@ -126,19 +129,20 @@ pub(crate) fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// Keeps the access to the status slot of this process until the process ends. A process becomes a worker only once.
+pub(super) fn keep_status(status: StatusWriter) -> &'static StatusWriter {
+    THIS_WORKER.status.get_or_init(|| status)
+}
+
 /// Marks this process, which has just been forked or spawned, as this worker. Reseeds its random generator.
 #[inline]
 pub(crate) fn become_worker(worker: &Worker) -> Result<()> {
     let id = worker.id;
     THIS_WORKER.id.store(id, Ordering::Relaxed);
-    if let Some(status) = &worker.status {
-        THIS_WORKER.status.get_or_init(|| Arc::clone(status));
-    } else {
-        #[cfg(unix)]
-        {
-            THIS_WORKER.pid.store(process::id(), Ordering::Relaxed);
-            THIS_WORKER.mark.store(NestedCalls::mark(id, worker.generation), Ordering::Relaxed);
-        }
+    #[cfg(unix)]
+    if worker.status.is_none() {
+        THIS_WORKER.pid.store(process::id(), Ordering::Relaxed);
+        THIS_WORKER.mark.store(NestedCalls::mark(id, worker.generation), Ordering::Relaxed);
     }
     // fork(2) has copied the generator's state. Without a new seed, all workers would draw the same random numbers.
     rand::rng().reseed().map_err(|error| Error::from(CallError::new("getrandom", error)).starting(id))
