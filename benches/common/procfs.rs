@@ -25,6 +25,13 @@ pub fn private_memory(pid: u64) -> io::Result<u64> {
     sum(&rollup, &["Private_Clean:", "Private_Dirty:"])
 }
 
+/// Returns the nanoseconds that the process has spent on a CPU.
+pub fn cpu_time(pid: u64) -> io::Result<u64> {
+    let times = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let time = times.split(' ').next().and_then(|time| time.parse().ok());
+    time.ok_or_else(|| io::Error::other("no time in schedstat"))
+}
+
 pub fn descriptors(pid: u64) -> io::Result<u64> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
 }

@@ -71,6 +71,26 @@ impl Running {
         }
     }
 
+    /// Kills several workers at once. Returns the nanoseconds from the first kill until the last replacement runs.
+    pub fn replace_together(&mut self, ids: &[usize]) -> io::Result<u64> {
+        let killed = now();
+        for &id in ids {
+            kill(self.pids[id])?;
+        }
+        let mut replaced = 0;
+        let mut latest = killed;
+        while replaced < ids.len() {
+            thread::sleep(BETWEEN_LOOKS);
+            let records = self.read()?;
+            if records.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            replaced += records.len();
+            latest = records.iter().map(|record| record.ran).fold(latest, u64::max);
+        }
+        Ok(latest - killed)
+    }
+
     /// Waits until the parent sleeps and has not been woken for `SETTLE`.
     pub fn settle(&self) -> io::Result<()> {
         let mut before = None;

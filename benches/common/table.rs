@@ -122,7 +122,13 @@ fn spread(samples: &Samples, unit: &str, scale: f64, digits: usize) -> String {
 }
 
 pub fn print(rows: &[Row]) {
-    print_line("", ["ours, median (quartiles)", "bare, median (quartiles)", "compared", "target", "met"]);
+    print_named(["ours", "bare"], rows);
+}
+
+/// Prints the table, with other names for the two compared programs.
+pub fn print_named(programs: [&str; 2], rows: &[Row]) {
+    let [ours, bare] = programs.map(|program| format!("{program}, median (quartiles)"));
+    print_line("", [&ours, &bare, "compared", "target", "met"]);
     for row in rows {
         let met = if row.met { "yes" } else { "NO" };
         print_line(&row.claim, [&row.ours, &row.bare, &row.compared, &row.target, met]);
@@ -130,5 +136,5 @@ pub fn print(rows: &[Row]) {
 }
 
 fn print_line(claim: impl fmt::Display, [ours, bare, compared, target, met]: [&str; 5]) {
-    println!("{claim:<44} {ours:>29} {bare:>29} {compared:>9} {target:>10} {met:>4}");
+    println!("{claim:<44} {ours:>32} {bare:>32} {compared:>9} {target:>10} {met:>4}");
 }
