@@ -8,8 +8,6 @@
 #[cfg(unix)]
 mod nested_calls;
 
-#[cfg(unix)]
-use std::mem;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -243,15 +241,18 @@ impl Scoreboard {
             .map(|(_, occupant)| occupant.process)
     }
 
-    /// Unmaps the memory and closes its files, in a forked worker of another pool. So the worker cannot send messages
-    /// in the name of this pool's workers. The scoreboard must not be used after this call.
-    ///
-    /// Does not free the heap memory of the scoreboard, because freeing memory writes to it (copy-on-write).
+    /// Sets whether the workers that are forked from now on have this memory. Without it, a worker of another pool
+    /// cannot send messages in the name of this pool's workers.
     #[cfg(unix)]
-    pub fn release_in_child(&mut self) {
-        let mut segments = mem::take(&mut self.segments).into_iter();
-        segments.by_ref().for_each(|segment| Shared::unmap(segment.shared));
-        mem::forget(segments);
+    pub fn set_inherited(&self, yes: bool) -> Result<(), CallError> {
+        self.segments.iter().try_for_each(|segment| segment.shared.set_inherited(yes))
+    }
+
+    /// Closes the files of the memory, in a forked worker of another pool. The scoreboard must be neither used nor
+    /// dropped there after this call.
+    #[cfg(unix)]
+    pub fn close_inherited(&self) {
+        self.segments.iter().for_each(|segment| segment.shared.close_file_in_child());
     }
 
     fn word(&self, slot: usize, word: usize) -> &AtomicU32 {
@@ -372,9 +373,16 @@ fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessag
 }
 
 /// Maps memory for this number of slots. If the workers are spawned, the memory has a descriptor (on Windows, a
-/// handle), because a spawned worker can inherit memory only through a descriptor or handle.
+/// handle), because a spawned worker can inherit memory only through a descriptor or handle. Forked workers of other
+/// pools do not have this memory.
 fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
-    if kind == WorkerKind::Spawn { Shared::for_programs(slots) } else { Shared::new(slots) }
+    if kind != WorkerKind::Spawn {
+        return Shared::new(slots);
+    }
+    let shared = Shared::for_programs(slots)?;
+    #[cfg(unix)]
+    shared.set_inherited(false)?;
+    Ok(shared)
 }
 
 /// Returns whether the word has this token, and clears the word if so. Also clears a higher value, which no heartbeat

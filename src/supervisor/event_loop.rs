@@ -54,6 +54,10 @@ pub(super) struct EventLoop<'a> {
     reaper: Reaper,
     /// The pools, in the order of the policy's pools.
     pools: Vec<Pool>,
+    /// The pool whose workers can be forked now, because the memory of the others is left out of a fork. `None` if the
+    /// memory of several pools may be left out. The memory of the only pool is never left out.
+    #[cfg(unix)]
+    sharing: Option<usize>,
     observers: Observers,
     /// The requests of the program. `None` if the program has no callback, and so no handle.
     program_requests: Option<HandleReceiver>,
@@ -79,6 +83,8 @@ impl<'a> EventLoop<'a> {
             policy: Service::new(configs, seed(), Instant::now()),
             children: Children::default(),
             reaper: Reaper::new(),
+            #[cfg(unix)]
+            sharing: (pools.len() == 1).then_some(0),
             pools,
             observers,
             program_requests,
@@ -326,36 +332,50 @@ impl<'a> EventLoop<'a> {
         if generation > 0 || id >= self.pools[at].initial_workers {
             self.restore_listeners(at, id);
         }
-        let pool = &mut self.pools[at];
-        if pool.launcher.copies_buffers() {
+        if self.pools[at].launcher.copies_buffers() {
             self.observers.output().flush();
         }
-        // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
-        // memory inherited from the parent, at the cost of page faults.
-        let count = self.policy.pool(at).wanted();
-        match pool.start(id, generation, count) {
+        match self.try_start(at, id, generation) {
             Ok(StartedIn::Child(worker)) => {
                 #[cfg(unix)]
-                self.release_others(at);
+                self.close_others(at);
                 return Some(worker);
             }
             Ok(StartedIn::Parent(child, slot)) => self.handle_started(at, id, generation, slot, child),
             Err(error) => {
-                let error = error.in_pool(pool.name);
+                let error = error.in_pool(self.pools[at].name);
                 self.policy.handle_start_failed(Instant::now(), at, id, error);
             }
         }
         None
     }
 
-    /// Gives up the other pools in a forked worker.
+    #[inline]
+    fn try_start(&mut self, at: usize, id: usize, generation: u32) -> Result<StartedIn> {
+        #[cfg(unix)]
+        self.share_memory_of(at).map_err(|error| error.starting(id))?;
+        // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
+        // memory inherited from the parent, at the cost of page faults.
+        let count = self.policy.pool(at).wanted();
+        self.pools[at].start(id, generation, count)
+    }
+
+    /// Makes the next fork a fork of this pool: the worker gets the shared memory of this pool only.
     #[cfg(unix)]
-    fn release_others(&mut self, own: usize) {
-        for (at, pool) in self.pools.iter_mut().enumerate() {
-            if at != own {
-                pool.release_in_other();
-            }
+    fn share_memory_of(&mut self, at: usize) -> Result<()> {
+        if self.sharing != Some(at) {
+            self.sharing = None;
+            self.pools.iter().enumerate().try_for_each(|(other, pool)| pool.set_inherited(other == at))?;
+            self.sharing = Some(at);
         }
+        Ok(())
+    }
+
+    /// Closes the descriptors of the other pools in a forked worker.
+    #[cfg(unix)]
+    fn close_others(&self, own: usize) {
+        let others = self.pools.iter().enumerate().filter(|&(at, _)| at != own);
+        others.for_each(|(_, pool)| pool.close_inherited());
     }
 
     fn handle_started(

@@ -51,14 +51,24 @@ impl Pool {
         Worker::new(self.name, id, generation, count, status, listeners)
     }
 
-    /// Gives up everything of this pool in a forked worker of another pool: that worker must not hold the sockets of
-    /// this pool open, and must not write to the memory of this pool.
+    /// Sets whether the workers that are forked from now on have the memory of this pool. Does nothing if the pool does
+    /// not fork its workers, because forked workers never have its memory.
     #[cfg(unix)]
-    pub fn release_in_other(&mut self) {
+    pub fn set_inherited(&self, yes: bool) -> Result<()> {
+        match &self.scoreboard {
+            Some(scoreboard) if self.launcher.copies_buffers() => Ok(scoreboard.set_inherited(yes)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes the descriptors of this pool in a forked worker of another pool. That worker must not hold the sockets of
+    /// this pool open. Writes to no memory, because the kernel would have to copy it (copy-on-write).
+    #[cfg(unix)]
+    pub fn close_inherited(&self) {
         self.launcher.release_in_child();
         self.sockets.close_inherited();
-        if let Some(scoreboard) = &mut self.scoreboard {
-            scoreboard.release_in_child();
+        if let Some(scoreboard) = &self.scoreboard {
+            scoreboard.close_inherited();
         }
     }
 

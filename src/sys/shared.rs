@@ -6,15 +6,9 @@
 //! the file behind the memory never shrinks. (On Unix, an access beyond the end of a file that has shrunk raises
 //! SIGBUS, mmap(2).)
 
-#[cfg(unix)]
-use std::mem::ManuallyDrop;
 use std::ops::Deref;
-#[cfg(unix)]
-use std::ptr;
 use std::ptr::NonNull;
 use std::slice;
-#[cfg(unix)]
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::{CallError, Number, Owned, map_slots, unmap_slots};
@@ -42,18 +36,6 @@ impl Shared {
     /// another process has created the file.
     pub(super) fn map(len: usize, number: Number, file: Option<Owned>) -> Result<Shared, CallError> {
         Ok(Shared { slots: map_slots(len, number)?, len, file })
-    }
-
-    /// Unmaps the memory and closes its file, but does not free the heap memory of the `Arc`: a forked worker calls
-    /// this, and freeing memory writes to it. Does nothing if the `Arc` has another owner.
-    #[cfg(unix)]
-    pub fn unmap(shared: Arc<Shared>) {
-        let shared = ManuallyDrop::new(shared);
-        if Arc::strong_count(&shared) == 1 && Arc::weak_count(&shared) == 0 {
-            // SAFETY: this `Arc` is the only owner, and it is neither used nor dropped after this read. So the value is
-            // moved out of the heap, and dropped once.
-            drop(unsafe { ptr::read(&raw const **shared) });
-        }
     }
 
     /// Returns the file behind the memory, which a spawned program can inherit. Returns `None` if the memory has no
