@@ -73,14 +73,14 @@ fn known_cause(status: u32) -> Option<&'static str> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Process {
-    /// The name of the pool. Empty for a [`Prefork`](crate::Prefork) that is used alone.
-    pub pool: &'static str,
     /// The task id of the worker.
     pub id: usize,
     /// The number of earlier processes of this worker: 0 for its first process. After `u32::MAX` comes 0 again.
     pub generation: u32,
     /// The process id. `None` for a worker [thread](crate::Prefork::run_threads).
     pub pid: Option<u32>,
+    /// The name of the pool. Empty for a [`Prefork`](crate::Prefork) that is used alone.
+    pub pool: &'static str,
 }
 
 impl Process {
