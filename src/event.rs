@@ -350,6 +350,23 @@ impl Event {
     /// Returns the name of the pool that this event concerns. Empty for a [`Prefork`](crate::Prefork) that is used
     /// alone, because its pool has no name.
     pub fn pool(&self) -> &str {
+        match self.subject() {
+            Subject::Process(process) => process.pool,
+            Subject::Pool(pool) => pool,
+        }
+    }
+
+    /// Returns the process that this event concerns, if there is one.
+    pub fn process(&self) -> Option<Process> {
+        match (self, self.subject()) {
+            // A worker can also stop the other pools. So this process may belong to another pool than the event.
+            (Event::Stopping { by, .. }, _) => *by,
+            (_, Subject::Process(process)) => Some(process),
+            (_, Subject::Pool(_)) => None,
+        }
+    }
+
+    fn subject(&self) -> Subject<'_> {
         match self {
             Event::Started { process }
             | Event::Ready { process }
@@ -363,7 +380,7 @@ impl Event {
             | Event::StopTimedOut { process }
             | Event::KillTimedOut { process }
             | Event::Recycling { process, .. }
-            | Event::StartupFailed { process, .. } => process.pool,
+            | Event::StartupFailed { process, .. } => Subject::Process(*process),
             Event::Listening { pool, .. }
             | Event::ListenerShutDown { pool, .. }
             | Event::Starting { pool, .. }
@@ -379,44 +396,14 @@ impl Event {
             | Event::RecyclingAborted { pool, .. }
             | Event::RecyclingRefused { pool, .. }
             | Event::RestartLimitReached { pool, .. }
-            | Event::PoolEnded { pool, .. } => pool,
-            Event::RequestIgnored { pool, .. } => pool,
+            | Event::PoolEnded { pool, .. } => Subject::Pool(pool),
+            Event::RequestIgnored { pool, .. } => Subject::Pool(pool),
         }
     }
+}
 
-    /// Returns the process that this event concerns, if there is one.
-    pub fn process(&self) -> Option<Process> {
-        match self {
-            Event::Started { process }
-            | Event::Ready { process }
-            | Event::Failed { process, .. }
-            | Event::Stale { process }
-            | Event::Returned { process }
-            | Event::Exited { process, .. }
-            | Event::Restarting { process, .. }
-            | Event::HeartbeatTimedOut { process }
-            | Event::ReadyTimedOut { process }
-            | Event::StopTimedOut { process }
-            | Event::KillTimedOut { process }
-            | Event::Recycling { process, .. }
-            | Event::StartupFailed { process, .. } => Some(*process),
-            Event::Stopping { by, .. } => *by,
-            Event::Listening { .. }
-            | Event::ListenerShutDown { .. }
-            | Event::Starting { .. }
-            | Event::StartFailed { .. }
-            | Event::Scaled { .. }
-            | Event::ScalingAborted { .. }
-            | Event::ScalingLimited { .. }
-            | Event::KillingAll { .. }
-            | Event::RollingRestartStarted { .. }
-            | Event::RollingRestartFinished { .. }
-            | Event::RollingRestartAborted { .. }
-            | Event::RecyclingAborted { .. }
-            | Event::RecyclingRefused { .. }
-            | Event::RestartLimitReached { .. }
-            | Event::PoolEnded { .. }
-            | Event::RequestIgnored { .. } => None,
-        }
-    }
+/// What an event concerns: a process, or a whole pool with this name.
+enum Subject<'a> {
+    Process(Process),
+    Pool(&'a str),
 }

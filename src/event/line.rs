@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-use super::Event;
+use super::{Event, Subject};
 use crate::exit::{Exit, Process};
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match (self, self.subject()) {
             // The line names the pool already, because it names a process of the pool.
-            _ if self.process().is_some() && !matches!(self, Event::Stopping { .. }) => {}
-            // The error names the pool.
-            Event::StartFailed { .. } | Event::RequestIgnored { .. } => {}
-            _ => write_pool(f, self.pool())?,
+            (_, Subject::Process(_)) => {}
+            // The error, or the text about the request, names the pool.
+            (Event::StartFailed { .. } | Event::RequestIgnored { .. }, _) => {}
+            (_, Subject::Pool(pool)) => write_pool(f, pool)?,
         }
         match self {
             Event::Listening { address, .. } => write!(f, "Listening on {address}"),
@@ -142,6 +142,10 @@ mod tests {
             (
                 Event::Stopping { pool: "jobs", workers: 2, quick: false, by: Some(process) },
                 "jobs: Stopping 2 processes, as jobs child 2 (pid 71) requested",
+            ),
+            (
+                Event::Stopping { pool: "web", workers: 2, quick: false, by: Some(process) },
+                "web: Stopping 2 processes, as jobs child 2 (pid 71) requested",
             ),
             (
                 Event::RequestIgnored { pool: "mail".into(), has_ended: false },
