@@ -119,15 +119,17 @@ pub enum Event {
         /// [limit](crate::Prefork::max_restarts).
         left: Option<u32>,
     },
-    /// The system refused to start a process. If the first start of an initial worker is refused, the parent does not
-    /// report this event: [`Prefork::start`](crate::Prefork::start) returns the error instead.
+    /// The system refused to start a process. If the first start of an initial worker is refused, and its pool is not
+    /// [optional](crate::Prefork::optional), the parent does not report this event:
+    /// [`Prefork::start`](crate::Prefork::start) returns the error instead.
     StartFailed {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,
         /// The system's error. [`Error::worker`] returns the worker that could not be started.
         error: Error,
-        /// The delay before the parent tries again. `None` if the process would have been a replacement. Then the
-        /// parent does not try again, and the old process stays.
+        /// The delay before the parent tries again. `None` if the parent does not try again. There are two cases: if
+        /// the process would have been a replacement, the old process stays. If it was the first start of an initial
+        /// worker of an optional pool, the pool stops.
         retry: Option<Duration>,
     },
     /// A process sent no heartbeat in time. The parent now sends SIGABRT to it, and SIGKILL after the
@@ -229,7 +231,8 @@ pub enum Event {
         /// The id that the request named.
         id: usize,
     },
-    /// The parent begins to stop all workers.
+    /// The parent begins to stop all workers of a pool. If the whole service stops, the parent reports this event for
+    /// each pool that was not stopping before.
     Stopping {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,
@@ -237,12 +240,13 @@ pub enum Event {
         workers: usize,
         /// Whether this is a quick stop. In a quick stop the parent sends SIGQUIT, and SIGKILL after 2 s.
         quick: bool,
-        /// The process that requested the stop by [`Worker::stop_all`](crate::Worker::stop_all). `None` if the stop has
-        /// another reason.
+        /// The process that requested the stop by [`Worker::stop_pool`](crate::Worker::stop_pool) or
+        /// [`Worker::stop_all`](crate::Worker::stop_all). After `stop_all`, the process may belong to another pool.
+        /// `None` if the stop has another reason.
         by: Option<Process>,
     },
-    /// A second stop was requested. The parent now sends SIGKILL to all remaining processes. If workers are threads,
-    /// the parent abandons the threads instead ([`Event::Stale`]).
+    /// A second stop was requested. The parent now sends SIGKILL to all remaining processes of a pool. If workers are
+    /// threads, the parent abandons the threads instead ([`Event::Stale`]).
     KillingAll {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,
@@ -250,28 +254,30 @@ pub enum Event {
         workers: usize,
     },
     /// A worker could not start or exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code), so the service
-    /// stops. [`Reason::StartupFailed`](crate::Reason::StartupFailed) lists the cases.
+    /// stops. If the pool is [optional](crate::Prefork::optional), only the pool stops.
+    /// [`Reason::StartupFailed`](crate::Reason::StartupFailed) lists the cases.
     StartupFailed {
         /// The process.
         process: Process,
         /// How the process exited. `None` if the process still runs but was not ready in time.
         exit: Option<Exit>,
-        /// The number of failures of this worker in a row, if the service stops because there were too many. `None` if
+        /// The number of failures of this worker in a row, if the stop follows because there were too many. `None` if
         /// one failure was enough.
         failures: Option<u32>,
         /// Whether the process had called a function that starts workers, as in
         /// [`Reason::StartupFailed`](crate::Reason::StartupFailed).
         nested_call: bool,
     },
-    /// A worker needed one restart more than the restart limit allows, so the service stops.
+    /// A worker needed one restart more than the restart limit allows, so the service stops. If the pool is
+    /// [optional](crate::Prefork::optional), only the pool stops.
     RestartLimitReached {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,
-        /// The number of restarts that the service has had.
+        /// The number of restarts that the pool has had.
         restarts: u32,
     },
-    /// A pool has ended: none of its processes runs, and none will be started. The other pools of the service go on, or
-    /// stop as well if the pool has failed. The parent reports this event only if the service has several pools.
+    /// A pool has ended: none of its processes runs, and none will be started. The other pools of the service go on,
+    /// unless the whole service stops. The parent reports this event only if the service has several pools.
     PoolEnded {
         /// The name of the pool.
         pool: &'static str,

@@ -40,9 +40,11 @@ pub enum Reason {
     /// All workers have exited by themselves, and no worker needs a restart. Their last exits were normal, except with
     /// [`RestartPolicy::Never`](crate::RestartPolicy::Never): then workers that failed are not restarted either.
     Finished,
-    /// A signal requested the stop, or the program did by [`Handle::stop`](crate::Handle::stop).
+    /// A signal requested the stop, or the program did by [`Handle::stop`](crate::Handle::stop). A handle for one pool
+    /// stops only this pool.
     Stopped,
-    /// A worker requested the stop, by [`Worker::stop_all`](crate::Worker::stop_all).
+    /// A worker requested the stop, by [`Worker::stop_all`](crate::Worker::stop_all). If this is the reason of a pool,
+    /// a worker of the pool may also have called [`Worker::stop_pool`](crate::Worker::stop_pool).
     StoppedByWorker {
         /// The process that requested the stop.
         process: Process,
@@ -53,11 +55,11 @@ pub enum Reason {
         process: Process,
         /// How that process exited.
         exit: Exit,
-        /// The number of restarts so far.
+        /// The number of restarts of the pool so far.
         restarts: u32,
     },
-    /// The parent stopped the service because one worker failed and a restart would not have helped. There are five
-    /// cases:
+    /// The parent stopped the service, or only an [optional](crate::Prefork::optional) pool, because one worker failed
+    /// and a restart would not have helped. There are five cases:
     ///
     /// - The worker exited with a [`fatal_exit_code`](crate::Prefork::fatal_exit_code).
     /// - A [`ready_timeout`](crate::Prefork::ready_timeout) is set, and the worker failed or was late before any of its
@@ -137,9 +139,9 @@ impl Report {
         sum_of_restarts(&self.workers)
     }
 
-    /// Returns the reason why the service ended. If a pool has failed and is not
-    /// [optional](crate::Prefork::optional), this is the reason of that pool. If all pools have ended by themselves,
-    /// the reason is [`Reason::Finished`], and each [`PoolReport::reason`] tells how its pool ended.
+    /// Returns the reason why the service ended. If a pool that is not [optional](crate::Prefork::optional) has failed
+    /// and so stopped the service, this is the reason of that pool. If each of several pools has ended without a stop
+    /// of the service, the reason is [`Reason::Finished`], and [`PoolReport::reason`] returns how each pool ended.
     pub fn reason(&self) -> &Reason {
         &self.reason
     }

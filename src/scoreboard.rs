@@ -1,9 +1,9 @@
 //! Messages from workers to the parent. Each worker has a status slot in shared memory, where it writes its messages. A
 //! doorbell (a socket pair; on Windows an event) then wakes the parent, which reads the slots.
 //!
-//! A slot is one cache line. A worker writes only to its own slot. The parent only checks whether the words of a slot
-//! are zero. So a worker that corrupts the shared memory can forge messages of any worker, but cannot harm the parent
-//! in any other way.
+//! Each pool has its own scoreboard. A slot is one cache line. A worker writes only to its own slot. The parent only
+//! compares the words of a slot with values that it expects. So a worker that corrupts the shared memory can forge
+//! messages of any worker of its pool, but cannot harm the parent in any other way.
 
 #[cfg(unix)]
 mod nested_calls;
