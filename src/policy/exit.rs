@@ -43,7 +43,7 @@ impl Policy {
         self.actions.emit(Event::Exited { process, exit, out_of_memory, reached_call, asked, restarting });
         let failure = |failures| StartupFailure { process, exit: Some(exit), failures, nested_call };
         match verdict {
-            Verdict::StopService => self.fail_startup(now, failure(None)),
+            Verdict::StopPool => self.fail_startup(now, failure(None)),
             Verdict::CrashLoop => self.fail_startup(now, failure(Some(failures + 1))),
             Verdict::DropAddition => self.drop_addition(process.id),
             Verdict::Finished { failed } => self.finish_slot(now, process.id, failed),

@@ -11,7 +11,7 @@
 //!   the result is `None`.
 //! - [`Policy::next_deadline`] returns the time at which to call [`Policy::handle_timeout`] if no event happens
 //!   earlier.
-//! - [`Policy::poll_end`] returns the outcome of the service once the service has ended.
+//! - [`Policy::poll_end`] returns the outcome of the pool once the pool has ended.
 //!
 //! A [`Policy`] decides about one pool. A [`Service`] owns the policies of all pools of a service, and has the same
 //! kinds of methods. It decides about everything that concerns several pools.
@@ -117,8 +117,8 @@ pub enum RestartPolicy {
     Never,
 }
 
-/// The way in which the service ended. `Err` if the system refused the first start of one of the initial workers. The
-/// policy has then stopped the other workers.
+/// The way in which a pool or a service ended. `Err` if the system refused the first start of one of the initial
+/// workers. The policy has then stopped the other workers.
 pub(crate) type Outcome = Result<Reason>;
 
 #[derive(Debug)]
@@ -223,7 +223,7 @@ impl Policy {
         self.update_availability(id);
     }
 
-    /// Returns the outcome if the service has ended: no process is alive, none will be started, and every action has
+    /// Returns the outcome if the pool has ended: no process is alive, none will be started, and every action has
     /// been taken.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<Outcome> {
@@ -346,7 +346,7 @@ impl Policy {
         self.after(now, process.id, was_wanted);
     }
 
-    /// Handles a start that the system has refused. If it was the first start of an initial worker, stops the service.
+    /// Handles a start that the system has refused. If it was the first start of an initial worker, stops the pool.
     /// If the process would have been a replacement, the old process stays, and the start is not tried again. Any other
     /// start is tried again.
     pub fn handle_start_failed(&mut self, now: Instant, id: usize, error: Error) {
@@ -386,13 +386,13 @@ impl Policy {
         }
     }
 
-    /// Handles the request of the program in the parent to stop the service. Has no effect if the service is already
+    /// Handles the request of the program in the parent to stop the pool. Has no effect if the pool is already
     /// stopping. Unlike [`Request::Stop`], this is not an operator's request, so it never kills processes at once.
     pub fn handle_program_stop(&mut self, now: Instant) {
         self.stop_because(now, Ok(Reason::Stopped));
     }
 
-    /// Handles the request of a worker to stop the service. Has no effect if the service is already stopping.
+    /// Handles the request of a worker to stop the pool. Has no effect if the pool is already stopping.
     pub fn handle_stop_all(&mut self, now: Instant, process: Process) {
         self.stop_because(now, Ok(Reason::StoppedByWorker { process }));
     }

@@ -41,7 +41,7 @@ impl RollingRestart {
         self.active && epoch == self.epoch
     }
 
-    /// Cancels the current rolling restart and the pending one, because the service stops.
+    /// Cancels the current rolling restart and the pending one, because the pool stops.
     pub fn cancel(&mut self) {
         *self = RollingRestart { epoch: self.epoch, ..RollingRestart::default() };
     }

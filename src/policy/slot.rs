@@ -28,7 +28,7 @@
 //!
 //! With a ready timeout, the bring-up decides what the policy does if a process fails before it is ready:
 //!
-//! - `Initial`: the policy stops the service. A worker that the service begins with has this value at first.
+//! - `Initial`: the policy stops the pool. A worker that the service begins with has this value at first.
 //! - `Added`: the policy drops the worker. A worker has this value after it was added, or removed and added again.
 //! - `Done`: the policy restarts the worker. Every worker has this value once one of its processes has been ready.
 //!
@@ -118,7 +118,7 @@ enum State {
 /// The reason for starting a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StartReason {
-    /// The first start of a worker that the service begins with. If the system refuses this start, the service stops.
+    /// The first start of a worker that the service begins with. If the system refuses this start, the pool stops.
     Initial,
     /// The worker was added, or was removed and added again.
     ScaleUp,

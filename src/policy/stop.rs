@@ -1,4 +1,4 @@
-//! Stops the service: asks every process to stop, waits, and kills the processes that still run. If an operator
+//! Stops the pool: asks every process to stop, waits, and kills the processes that still run. If an operator
 //! requests a stop twice, the second request kills all remaining processes at once. An exception is a quick stop
 //! request after a graceful one: it only shortens the wait.
 
@@ -13,10 +13,10 @@ use crate::report::Reason;
 /// The time from SIGQUIT to SIGKILL in a quick stop.
 const QUICK_STOP: Duration = Duration::from_secs(2);
 
-/// A stop of the service that has begun.
+/// A stop of the pool that has begun.
 #[derive(Debug)]
 pub(super) struct Stop {
-    /// The outcome of the service. The first reason to stop determines the outcome, and later reasons do not change it.
+    /// The outcome of the pool. The first reason to stop determines the outcome, and later reasons do not change it.
     pub outcome: Outcome,
     /// Whether an operator has requested the stop. Then the next stop request of the operator kills all remaining
     /// processes.
@@ -30,14 +30,14 @@ pub(super) struct StartupFailure {
     pub process: Process,
     /// `None` if the process is still alive but was not ready in time.
     pub exit: Option<Exit>,
-    /// The number of failures in a row if one failure would not have stopped the service.
+    /// The number of failures in a row if one failure would not have stopped the pool.
     pub failures: Option<u32>,
     /// Whether the process had called a function that starts workers.
     pub nested_call: bool,
 }
 
 impl Policy {
-    /// Returns whether a stop of the service has begun. From then on, no process is started.
+    /// Returns whether a stop of the pool has begun. From then on, no process is started.
     pub fn is_stopping(&self) -> bool {
         self.stop.is_some()
     }
@@ -66,14 +66,14 @@ impl Policy {
         }
     }
 
-    /// Stops the service because the restart limit is reached.
+    /// Stops the pool because the restart limit is reached.
     pub(super) fn give_up(&mut self, now: Instant, process: Process, exit: Exit) {
         let restarts = self.budget.spent();
         self.actions.emit(Event::RestartLimitReached { pool: self.config.pool, restarts });
         self.stop_because(now, Ok(Reason::RestartLimitReached { process, exit, restarts }));
     }
 
-    /// Stops the service because a worker cannot start or has exited with a fatal exit code.
+    /// Stops the pool because a worker cannot start or has exited with a fatal exit code.
     pub(super) fn fail_startup(&mut self, now: Instant, failure: StartupFailure) {
         if self.stop.is_some() {
             return;

@@ -8,10 +8,10 @@ use crate::exit::Exit;
 /// The decision about an exit that the policy has not requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Stop the service, because a worker cannot start, has called a function that starts workers, or has an exit
+    /// Stop the pool, because a worker cannot start, has called a function that starts workers, or has an exit
     /// status that shows that a restart would not help.
-    StopService,
-    /// Stop the service, because the worker has failed too often in a row and no process of the pool has lived long
+    StopPool,
+    /// Stop the pool, because the worker has failed too often in a row and no process of the pool has lived long
     /// enough.
     CrashLoop,
     /// Drop the worker, because it was added while the service ran and cannot start, or has called a function that
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     /// Give up the connections that are left in the queue of a removed worker, because no further process may be
     /// started that could serve them.
     AbandonDrain,
-    /// Stop the service, because the restart limit allows no further restart.
+    /// Stop the pool, because the restart limit allows no further restart.
     LimitReached,
     /// Start the next process of the worker.
     Restart(RestartReason),
@@ -68,10 +68,10 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     let is_normal = matches!(reason, Some(RestartReason::NormalExit | RestartReason::Retired));
     let cannot_start = never_reached_call || never_ready && (failed || is_normal);
     if is_fatal {
-        return Verdict::StopService;
+        return Verdict::StopPool;
     }
     let is_added = slot.bring_up() == BringUp::Added;
-    let startup_failure = if is_added { Verdict::DropAddition } else { Verdict::StopService };
+    let startup_failure = if is_added { Verdict::DropAddition } else { Verdict::StopPool };
     if cannot_start {
         return startup_failure;
     }
