@@ -74,7 +74,7 @@ impl Handle {
     ///
     /// If the service has no pool of this name, or if the pool has ended, a request has no effect. The parent then logs
     /// a warning and reports [`Event::RequestIgnored`](crate::Event::RequestIgnored). A [`Prefork`](crate::Prefork)
-    /// that is used alone has one pool, whose name is empty.
+    /// that is used alone has one pool with an empty name.
     ///
     /// ```no_run
     /// use taskfork::{Event, Prefork, Report, Supervisor};

@@ -64,8 +64,8 @@
 //! # Several pools
 //!
 //! A service can have several kinds of workers, for example web workers and job workers. [`Supervisor`] runs a pool for
-//! each kind. Each pool has its own ids, settings, listeners, limits and timeouts, while the service has one parent, one
-//! log and one report:
+//! each kind. Each pool has its own ids, settings, listeners, limits and timeouts, while the service has one parent,
+//! one log and one report:
 //!
 //! ```no_run
 //! use taskfork::{Prefork, Report, Supervisor};
@@ -630,8 +630,8 @@
 //! Wrong conclusions of the parent:
 //!
 //! - A bug in a worker may overwrite the memory that the workers of its pool share with the parent. Then the parent may
-//!   wrongly treat a worker of this pool as ready or alive, may replace workers of this pool, or may stop the pool or the
-//!   service. A worker cannot harm the parent through this memory in any other way.
+//!   wrongly treat a worker of this pool as ready or alive, may replace workers of this pool, or may stop the pool or
+//!   the service. A worker cannot harm the parent through this memory in any other way.
 //! - Two stop requests in quick succession count as two requests, so the parent kills the workers. For example,
 //!   `timeout` of coreutils may send TERM twice to the program that it runs. `timeout --foreground` sends TERM only
 //!   once.

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 static NAMES: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-/// Returns a copy of the name that is never freed, so that a [`Process`](crate::Process) can contain it and stay `Copy`.
-/// Equal names share one copy, so a program that starts many services does not leak memory for each of them.
+/// Returns a copy of the name that is never freed, so that a [`Process`](crate::Process) can contain it and stay
+/// `Copy`. Equal names share one copy, so a program that starts many services does not leak memory for each of them.
 pub(crate) fn intern(name: &str) -> &'static str {
     if name.is_empty() {
         return "";

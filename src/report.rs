@@ -127,7 +127,7 @@ impl Report {
         !self.reason.is_failure() && self.failed_pool().is_none()
     }
 
-    /// Returns the first pool whose failure makes the service fail.
+    /// Returns the first failed pool that makes the service fail.
     pub(crate) fn failed_pool(&self) -> Option<&PoolReport> {
         let any_success = self.pools.iter().any(PoolReport::is_success);
         self.pools.iter().find(|pool| !(pool.is_success() || (pool.is_optional && any_success)))
@@ -160,7 +160,7 @@ impl Report {
     }
 
     /// Returns one report for each pool, in the order in which the program has added the pools. A
-    /// [`Prefork`](crate::Prefork) that is used alone has one pool, whose name is empty.
+    /// [`Prefork`](crate::Prefork) that is used alone has one pool with an empty name.
     pub fn pools(&self) -> &[PoolReport] {
         &self.pools
     }
@@ -200,10 +200,10 @@ impl PoolReport {
         sum_of_restarts(&self.workers)
     }
 
-    /// Returns whether the pool ended normally. This is `true` if all of its workers exited by themselves with status
-    /// 0. It is also `true` if a signal, the program or a worker requested the stop of the pool or of the service, or if
-    /// the failure of another pool stopped it, even if the parent then had to kill workers. It does not matter whether
-    /// the pool is [optional](crate::Prefork::optional).
+    /// Returns whether the pool ended normally. This is `true` if the exit status of all of its workers was 0 when they
+    /// exited by themselves. It is also `true` if a signal, the program or a worker requested the stop of the pool or of
+    /// the service, or if the failure of another pool stopped it, even if the parent then had to kill workers. It does
+    /// not matter whether the pool is [optional](crate::Prefork::optional).
     pub fn is_success(&self) -> bool {
         match self.reason {
             Reason::Finished => !self.workers.iter().any(|worker| worker.failed),
@@ -335,7 +335,7 @@ mod tests {
         PoolReport::new(name, reason, vec![WorkerReport::new(0), WorkerReport::new(1)], is_optional)
     }
 
-    /// Returns the report of a pool that has finished and whose last worker has failed.
+    /// Returns the report of a pool that has finished after its last worker has failed.
     fn failed(name: &'static str, is_optional: bool) -> PoolReport {
         let worker = WorkerReport { exit: Some(Exit::Code(3)), failed: true, ..WorkerReport::new(0) };
         PoolReport::new(name, Reason::Finished, vec![worker], is_optional)

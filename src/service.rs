@@ -61,8 +61,8 @@ use crate::worker::{self, WorkResult, Worker};
 ///
 /// # Backends
 ///
-/// Pools with [forked](crate::Backend::Fork) and pools with [spawned](crate::Backend::Spawn) workers can be combined. If
-/// any pool has forked workers, the program must have a single thread: see [fork safety](crate#fork-safety). In
+/// Pools with [forked](crate::Backend::Fork) and pools with [spawned](crate::Backend::Spawn) workers can be combined.
+/// If any pool has forked workers, the program must have a single thread: see [fork safety](crate#fork-safety). In
 /// [`run_threads`](Supervisor::run_threads), the workers are threads, and pools with spawned workers can be added.
 /// Threads cannot be combined with forked workers. On Windows, all workers of [`start`](Supervisor::start) and
 /// [`run`](Supervisor::run) are spawned.
@@ -222,7 +222,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// Returns the same errors as [`start`](Supervisor::start), except that the process may have other threads. In
-    /// addition, `user` and `group` are errors in a pool whose workers are threads.
+    /// addition, `user` and `group` are errors in a pool of worker threads.
     pub fn run_threads<F>(self, work: F) -> Result<Report>
     where
         F: Fn(Worker) -> WorkResult + Send + Sync + 'static,

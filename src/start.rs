@@ -127,7 +127,7 @@ fn prepare(
     })
 }
 
-/// A pool whose settings are valid.
+/// A pool with valid settings.
 struct Checked {
     settings: PoolSettings,
     kind: WorkerKind,

@@ -37,7 +37,7 @@ pub(crate) struct Service {
     stop: Option<ServiceStop>,
     roll: ServiceRoll,
     ignored: IgnoredRequests,
-    /// The pool whose queued actions come first.
+    /// The pool that is the first to be asked for queued actions.
     first_in_turn: usize,
 }
 

@@ -65,8 +65,9 @@
 //! - `is_of_connection()`: returns whether accept(2) has failed because of one connection, so that the next call may
 //!   succeed.
 //! - `Lifeline`: ends the child, or sends SIGTERM to it, when the parent ends. The parent creates the lifeline, and the
-//!   child activates it with `hold()`. The clones of a lifeline share its descriptors. The lifeline also works if the parent has ended before that call. On Unix, a
-//!   child that then hangs is killed after the graceful timeout, if it has created a `StopRequest`.
+//!   child activates it with `hold()`. The clones of a lifeline share its descriptors. The lifeline also works if the
+//!   parent has ended before that call. On Unix, a child that then hangs is killed after the graceful timeout, if it
+//!   has created a `StopRequest`.
 //! - `usable_cpus()`: returns the CPUs on which this thread may run.
 //! - `pin_to()`: pins this thread to one CPU.
 //! - `ProcessName` (Linux, FreeBSD): the name of this process. Setting it does nothing on other systems.

@@ -15,7 +15,7 @@ pub(super) struct ServiceRoll {
     current: Option<PoolRoll>,
 }
 
-/// The pool whose turn it is.
+/// The turn of one pool in a rolling restart of all pools.
 #[derive(Clone, Copy, Debug)]
 struct PoolRoll {
     pool: usize,

@@ -15,7 +15,7 @@ use crate::report::{PoolReport, Reason};
 pub(super) struct ServiceStop {
     /// The first reason to stop the service. Later reasons do not change it.
     reason: Reason,
-    /// The pool whose failure is the reason.
+    /// The pool that has failed, if this failure is the reason.
     failed_pool: Option<usize>,
 }
 

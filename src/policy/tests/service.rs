@@ -25,7 +25,7 @@ fn web_and_jobs() -> ServiceSim {
     ServiceSim::new(vec![pool("web", 2), pool("jobs", 1)])
 }
 
-/// Returns a service whose pool `jobs` has finished.
+/// Returns a service in which the pool `jobs` has finished.
 fn with_finished_jobs() -> ServiceSim {
     let mut sim = web_and_jobs();
     sim.end(JOBS, 0, 0, Exit::Code(0));

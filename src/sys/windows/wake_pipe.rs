@@ -59,8 +59,9 @@ pub(crate) fn wait_for_socket(
         if error.raw_os_error() != Some(WSAENOTSOCK) {
             return Err(error);
         }
-        // WSAPoll fails in this way if it knows none of the sockets. In Wine, an inherited socket without a pipe is such
-        // a case, although accept and recv_from work. If the socket is not usable, the caller's next attempt fails.
+        // WSAPoll fails in this way if it knows none of the sockets. In Wine, an inherited socket without a pipe is
+        // such a case, although accept and recv_from work. If the socket is not usable, the caller's next attempt
+        // fails.
         thread::sleep(timeout);
         return Ok(false);
     }

@@ -14,8 +14,9 @@ use crate::sys::{CallError, Signal, SignalInfo};
 pub(super) enum Source {
     /// The signals are blocked, and the parent reads them from a signalfd. The process must have only one thread.
     /// Otherwise the kernel could deliver a signal to another thread, because each thread has its own signal mask. The
-    /// thread must keep the signals blocked. So this source does not fit a parent that also starts programs: it unblocks
-    /// the signals at each start, so that the program inherits them unblocked, and a signal would then end the parent.
+    /// thread must keep the signals blocked. So this source does not fit a parent that also starts programs: it
+    /// unblocks the signals at each start, so that the program inherits them unblocked, and a signal would then end the
+    /// parent.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     Blocked(Signalfd),
     /// The signals run a handler. The kernel may run it in any thread of the process.
