@@ -286,12 +286,14 @@ pub enum Event {
         /// Whether the pool ended normally, as in [`PoolReport::is_success`](crate::PoolReport::is_success).
         success: bool,
     },
-    /// A request for a pool had no effect, because there is no such pool or because the pool has ended. The request was
-    /// made through [`Handle::in_pool`](crate::Handle::in_pool), or it was a signal that concerns the first pool.
+    /// A request for a pool had no effect, because there is no such pool, or because the pool is stopping or has ended.
+    /// The request was made through a [`Handle`](crate::Handle), or it was a signal that concerns the first pool. If the
+    /// same request is repeated within a second, the parent does not report it again. The parent never reports a request
+    /// to stop a pool that is stopping or has ended, nor any request while the whole service stops.
     RequestIgnored {
         /// The name of the pool that the request concerned.
         pool: String,
-        /// Whether the pool has ended. If `false`, the service has no pool of this name.
+        /// Whether the pool is stopping or has ended. If `false`, the service has no pool of this name.
         has_ended: bool,
     },
 }

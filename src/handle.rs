@@ -72,9 +72,10 @@ impl Handle {
     /// - [`stop`](Handle::stop) stops this pool, and the other pools go on. The pool is not started again. The service
     ///   ends when all of its pools have ended.
     ///
-    /// If the service has no pool of this name, or if the pool has ended, a request has no effect. The parent then logs
-    /// a warning and reports [`Event::RequestIgnored`](crate::Event::RequestIgnored). A [`Prefork`](crate::Prefork)
-    /// that is used alone has one pool with an empty name.
+    /// If the service has no pool of this name, or if the pool is stopping or has ended, a request has no effect. The
+    /// parent then logs a warning and reports [`Event::RequestIgnored`](crate::Event::RequestIgnored), except for a
+    /// request to stop a pool that is already stopping or has ended. A [`Prefork`](crate::Prefork) that is used alone
+    /// has one pool with an empty name.
     ///
     /// ```no_run
     /// use taskfork::{Event, Prefork, Report, Supervisor};

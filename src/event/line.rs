@@ -82,7 +82,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &str) -> fmt::Result {
 }
 
 fn write_ignored(f: &mut fmt::Formatter<'_>, pool: &str, has_ended: bool) -> fmt::Result {
-    let problem = if has_ended { "which has ended" } else { "which does not exist" };
+    let problem = if has_ended { "which is stopping or has ended" } else { "which does not exist" };
     write!(f, "A request has no effect: it is for the pool {pool:?}, {problem}")
 }
 

@@ -1,4 +1,4 @@
-//! Requests that have no effect, because there is no such pool or because the pool has ended.
+//! Requests that have no effect, because there is no such pool, or because the pool is stopping or has ended.
 
 use std::mem;
 use std::time::Instant;

@@ -213,11 +213,14 @@ fn requests_without_effect_are_reported_once_a_second() {
     let report = |name, problem| format!("A request has no effect: it is for the pool {name:?}, which {problem}");
     let requests = [Request::ScaleUp, Request::ScaleDown];
     requests.into_iter().for_each(|request| sim.request(request));
-    assert_eq!(sim.take_log("no effect"), [report("web", "has ended")]);
+    assert_eq!(sim.take_log("no effect"), [report("web", "is stopping or has ended")]);
     sim.now += SECOND;
     requests.into_iter().for_each(|request| sim.tell(Input::Request { to: Some(WEB), request }));
     sim.request_in(MAIL, Request::Roll);
-    assert_eq!(sim.take_log("no effect"), [report("web", "has ended"), report("mail", "has ended")]);
+    assert_eq!(
+        sim.take_log("no effect"),
+        [report("web", "is stopping or has ended"), report("mail", "is stopping or has ended")]
+    );
     for name in ["cron", "cron", "other"] {
         sim.service.handle_ignored(name.to_owned());
         assert!(sim.service.has_requests());

@@ -138,7 +138,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 "log jobs: Rolling restart done",
                 "log jobs: Stopping 3 processes",
                 "log jobs: The pool has ended: stopped",
-                "log A request has no effect: it is for the pool \"jobs\", which has ended",
+                "log A request has no effect: it is for the pool \"jobs\", which is stopping or has ended",
                 "log web: Scaled to 3 workers",
                 "report: stopped",
             ] {
