@@ -28,7 +28,12 @@ use crate::worker::Worker;
 
 #[derive(Debug)]
 pub(crate) struct Spawn {
+    /// The program, which the launchers of all pools share.
     program: Arc<Program>,
+    /// Whether this launcher closes the program in a forked worker. Only one of the launchers that share the program
+    /// does, because the number may be that of another file after the first close.
+    #[cfg(unix)]
+    closes_program: bool,
     exit_notifier: ExitNotifier,
     setup: Option<WorkerSetup>,
     lifeline: Lifeline,
@@ -43,7 +48,18 @@ impl Spawn {
         common: &mut Common,
     ) -> Result<Spawn> {
         let lifeline = common.lifeline(graceful_timeout)?;
-        Ok(Spawn { program: common.program(&exit_notifier)?, exit_notifier, setup, lifeline, graceful_timeout })
+        #[cfg(unix)]
+        let closes_program = common.program.is_none();
+        let program = common.program(&exit_notifier)?;
+        Ok(Spawn {
+            program,
+            #[cfg(unix)]
+            closes_program,
+            exit_notifier,
+            setup,
+            lifeline,
+            graceful_timeout,
+        })
     }
 
     /// Returns an error if a worker that changes its user in this thread would lose its lifeline.
@@ -86,7 +102,9 @@ impl Launcher for Spawn {
 
     #[cfg(unix)]
     fn release_in_child(&self) {
-        self.program.release_in_child();
+        if self.closes_program {
+            self.program.release_in_child();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::{io, mem};
 
+use super::descriptor::close_inherited;
 use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, Shared, StatusSlot};
 
@@ -45,10 +46,7 @@ impl Shared {
     /// write to memory that the worker still shares with the parent (copy-on-write). So this value must not be dropped
     /// in the worker.
     pub fn close_file_in_child(&self) {
-        if let Some(file) = self.file() {
-            // SAFETY: the descriptor is open, and nothing in this process uses or closes it after this call.
-            unsafe { libc::close(file.as_raw_fd()) };
-        }
+        self.file().into_iter().for_each(|file| close_inherited(file.as_fd()));
     }
 
     /// Maps the memory that a spawned worker inherits. The worker calls this. Returns `None` if the file could shrink
