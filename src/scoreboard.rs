@@ -491,6 +491,16 @@ mod tests {
     }
 
     #[test]
+    fn a_late_nested_call_does_not_count() {
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
+        let old = start(&mut board, named(0, 0));
+        board.release(named(0, 0), None);
+        start(&mut board, named(0, 1));
+        old.note_nested_call();
+        assert_eq!(board.release(named(0, 1), None), LastMessages::default());
+    }
+
+    #[test]
     fn a_late_heartbeat_neither_counts_nor_hides_the_successors() {
         let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
         let old = start(&mut board, named(0, 0));

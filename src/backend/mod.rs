@@ -148,3 +148,18 @@ pub(crate) enum ExitCause {
     /// A thread has returned after it was reported as [`Stale`](ExitCause::Stale).
     ReturnedLate,
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_keep_their_own_timeouts_in_a_shared_lifeline() {
+        let mut common = Common::default();
+        for timeout in [Duration::from_secs(1), Duration::from_secs(2)] {
+            let lifeline = common.lifeline(timeout).expect("a lifeline");
+            let text = format!("{lifeline:?}");
+            assert!(text.contains(&format!("graceful_timeout: {timeout:?}")), "{text}");
+        }
+    }
+}

@@ -62,6 +62,17 @@ fn each_pool_has_its_own_graceful_timeout() {
 }
 
 #[test]
+fn a_pause_extends_the_deadlines_of_all_pools() {
+    let mut sim = web_and_jobs();
+    sim.request(Request::Stop);
+    sim.now += Duration::from_nanos(1);
+    sim.run(Input::Interruption);
+    sim.wake_at(sim.now + GRACEFUL);
+    assert_eq!(sim.sent(WEB, 0, 0), [WorkerSignal::Stop]);
+    assert_eq!(sim.sent(JOBS, 0, 0), [WorkerSignal::Stop]);
+}
+
+#[test]
 fn a_second_stop_kills_all_pools() {
     let mut sim = web_and_jobs();
     sim.run(Input::StopPool(sim.process(JOBS, 0, 0)));
@@ -314,9 +325,29 @@ fn a_stop_after_the_last_exit_is_not_the_reason() {
     sim.end(WEB, 0, 0, Exit::Code(0));
     let process = sim.pools[WEB].exit(sim.now, 1, 0);
     sim.tell(Input::Exited(exited(process, Exit::Code(0))));
-    sim.request(Request::Stop);
+    sim.tell(Input::Request { to: None, request: Request::Stop });
+    assert!(sim.service.poll_end().is_none(), "the last events come first");
+    sim.run_actions();
     assert!(!sim.logged("Stopping"));
     assert!(matches!(sim.outcome(), Ok(Reason::Finished)));
+}
+
+#[test]
+fn a_stop_drops_the_requests_of_finished_pools() {
+    let mut sim = web_and_jobs();
+    sim.tell(Input::Request { to: Some(JOBS), request: Request::ScaleUp });
+    let process = sim.pools[JOBS].exit(sim.now, 0, 0);
+    sim.tell(Input::Exited(exited(process, Exit::Code(0))));
+    sim.request(Request::Stop);
+    assert!(sim.ended[JOBS] && !sim.service.has_requests());
+}
+
+#[test]
+fn a_finished_pool_is_not_stopped() {
+    let mut sim = with_finished_jobs();
+    sim.run(Input::ProgramStop { to: Some(JOBS) });
+    assert!(!sim.logged("Stopping"));
+    assert_eq!(sim.alive(WEB).len(), 2);
 }
 
 #[test]
@@ -354,6 +385,15 @@ fn all_pools_have_to_be_up() {
     assert_eq!(sim.service.up(), None, "another pool is stopping");
     sim.end_stopped(JOBS);
     assert_eq!(sim.service.up(), Some(2), "a pool that has ended does not count");
+    sim.request(Request::Stop);
+    assert_eq!(sim.service.up(), None);
+}
+
+#[test]
+fn a_service_that_stops_is_not_up() {
+    let mut sim = ServiceSim::new(vec![pool("web", 1), optional("jobs", 1)]);
+    sim.end(WEB, 0, 0, Exit::Code(0));
+    assert_eq!(sim.service.up(), Some(1));
     sim.request(Request::Stop);
     assert_eq!(sim.service.up(), None);
 }

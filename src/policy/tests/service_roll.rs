@@ -154,6 +154,18 @@ fn a_pool_that_stops_loses_its_turn() {
 }
 
 #[test]
+fn a_rolling_restart_begins_with_the_first_open_pool() {
+    let mut sim = three_pools();
+    sim.end(WEB, 0, 0, Exit::Code(0));
+    sim.request(Request::Roll);
+    for pool in [JOBS, MAIL] {
+        assert_eq!(pools_rolling(&sim), [pool]);
+        finish_roll(&mut sim, pool);
+    }
+    assert!(!sim.service.has_requests() && !sim.service.is_rolling());
+}
+
+#[test]
 fn a_stop_of_the_last_pool_in_turn_ends_the_rolling_restart() {
     let mut sim = ServiceSim::new(vec![pool("web", 1), pool("jobs", 1)]);
     sim.request(Request::Roll);
