@@ -1,19 +1,15 @@
 //! The log lines of events.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{Event, Subject};
+use crate::error::Error;
 use crate::exit::{Exit, Process};
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self, self.subject()) {
-            // The line names the pool already, because it names a process of the pool.
-            (_, Subject::Process(_)) => {}
-            // The error, or the text about the request, names the pool.
-            (Event::StartFailed { .. } | Event::RequestIgnored { .. }, _) => {}
-            (_, Subject::Pool(pool)) => write_pool(f, pool)?,
-        }
+        write_pool(f, self)?;
         match self {
             Event::Listening { address, .. } => write!(f, "Listening on {address}"),
             Event::ListenerShutDown { address, restored, .. } => {
@@ -34,18 +30,13 @@ impl fmt::Display for Event {
                 write!(f, "{process} {exit}{out_of_memory}{}{}, restarting", suffix(*reached_call), reason.phrase())?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
-            Event::StartFailed { error, retry, .. } => {
-                write!(f, "{error:?}")?;
-                retry.map_or(Ok(()), |delay| write!(f, ", trying again in {} ms", delay.as_millis()))
-            }
+            Event::StartFailed { error, retry, .. } => write_refusal(f, error, *retry),
             Event::HeartbeatTimedOut { process } => {
-                let next = if process.is_thread() { "" } else { ", aborting it" };
-                write!(f, "{process} has sent no heartbeat in time{next}")
+                write!(f, "{process} has sent no heartbeat in time{}", unless_thread(*process, ", aborting it"))
             }
             Event::ReadyTimedOut { process } => write!(f, "{process} is not ready in time"),
             Event::StopTimedOut { process } => {
-                let next = if process.is_thread() { "" } else { ", killing it" };
-                write!(f, "{process} did not stop in time{next}")
+                write!(f, "{process} did not stop in time{}", unless_thread(*process, ", killing it"))
             }
             Event::KillTimedOut { process } => {
                 write!(f, "{process} did not exit within 10 s of SIGKILL, abandoning it")
@@ -76,9 +67,26 @@ impl fmt::Display for Event {
     }
 }
 
-/// Writes the name of the pool as the beginning of a line. Writes nothing if the pool has no name.
-fn write_pool(f: &mut fmt::Formatter<'_>, pool: &str) -> fmt::Result {
-    if pool.is_empty() { Ok(()) } else { write!(f, "{pool}: ") }
+/// Writes the name of the event's pool as the beginning of a line. Writes nothing if the pool has no name.
+fn write_pool(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+    match (event, event.subject()) {
+        // The line names the pool already, because it names a process of the pool.
+        (_, Subject::Process(_)) => Ok(()),
+        // The error, or the text about the request, names the pool.
+        (Event::StartFailed { .. } | Event::RequestIgnored { .. }, _) => Ok(()),
+        (_, Subject::Pool("")) => Ok(()),
+        (_, Subject::Pool(pool)) => write!(f, "{pool}: "),
+    }
+}
+
+/// Returns what the parent does next to a process. The parent cannot do this to a thread.
+fn unless_thread(process: Process, next: &str) -> &str {
+    if process.is_thread() { "" } else { next }
+}
+
+fn write_refusal(f: &mut fmt::Formatter<'_>, error: &Error, retry: Option<Duration>) -> fmt::Result {
+    write!(f, "{error:?}")?;
+    retry.map_or(Ok(()), |delay| write!(f, ", trying again in {} ms", delay.as_millis()))
 }
 
 fn write_ignored(f: &mut fmt::Formatter<'_>, pool: &str, has_ended: bool) -> fmt::Result {
@@ -124,7 +132,6 @@ fn suffix(reached_call: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::report::Reason;
 
     #[test]
