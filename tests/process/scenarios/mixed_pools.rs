@@ -1,10 +1,13 @@
 //! Services whose pools have different kinds of workers, and what a worker inherits of the other pools. Linux only.
 
+use std::fs;
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::{fs, io};
+use std::time::Duration;
 
 use taskfork::{Backend, Event, ListenConfig, Prefork, Report, RestartPolicy, Role, Supervisor, WorkResult, Worker};
 
+use super::refused_clients::wait_until_refused;
 use crate::Scenario;
 use crate::daemon::{Daemon, kill};
 use crate::interposed::BEFORE_PWRITE;
@@ -56,10 +59,11 @@ pub fn scenarios() -> Vec<Scenario> {
             let line = daemon.wait_for("log web: Listening on ");
             let address: SocketAddr = line.rsplit(' ').next().expect("an address").parse().expect("an address");
             daemon.wait_for_times("up ", 2);
-            drop(TcpStream::connect(address).expect("a listener"));
+            let client = TcpStream::connect(address).expect("a listener");
+            daemon.wait_for("web has stopped listening");
+            wait_until_refused(address);
+            drop(client);
             daemon.wait_for("log web: The pool has ended");
-            let error = TcpStream::connect(address).expect_err("no listener");
-            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         })
@@ -160,16 +164,22 @@ fn threads_and_spawns() -> Report {
     service.run_threads(work).unwrap_or_else(|error| end_with(&error))
 }
 
-/// The worker of the first pool stops its pool when it has a client. The worker of the other pool is forked later.
+/// The worker of the first pool stops its pool when it has a client, and serves this client until it leaves. The worker
+/// of the other pool is forked later.
 fn stops_one_pool() -> Report {
     let address = format!("{}:0", own_host(std::process::id()));
-    let web = pool(1, Backend::Fork).listen(address);
+    // The parent must not end the worker, because the end of the pool would close the listener as well.
+    let web = pool(1, Backend::Fork).listen(address).graceful_timeout(Duration::from_secs(600));
     let service = Supervisor::new().pool("web", web).pool("jobs", pool(1, Backend::Fork));
     serve(service, |worker| {
+        worker.enable_graceful_stop();
         up(worker);
         if worker.pool() == "web" {
-            worker.listeners()[0].accept().expect("a client");
+            let (mut client, _) = worker.listeners()[0].accept().expect("a client");
             worker.stop_pool();
+            worker.stop_listening();
+            say("web has stopped listening");
+            assert_eq!(client.read(&mut [0]).expect("the end"), 0);
         } else {
             drain(worker);
         }

@@ -71,6 +71,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert_eq!(daemon.count("no heartbeat in time"), 1, "{}", daemon.transcript());
         }),
+        Scenario::reporting("heartbeats_count_in_each_pool", one_job_worker_hangs, |daemon| {
+            let hanging = members(daemon, 3).into_iter().find(|member| member.pool == "jobs" && member.id == 1);
+            daemon.wait_for(&format!("{} has sent no heartbeat in time", hanging.expect("a worker").name));
+            assert_eq!(member(daemon).pool, "jobs");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("no heartbeat in time"), 1, "{}", daemon.transcript());
+        }),
         Scenario::reporting("only_the_pool_with_a_lifetime_is_recycled", jobs_live_shortly, |daemon| {
             daemon.wait_for_times("has reached its maximum lifetime", 3);
             daemon.signal(Signal::SIGTERM);
@@ -296,16 +304,31 @@ fn web_hangs() -> Report {
         if worker.pool() == "jobs" {
             return be_ready_and_drain(&worker);
         }
-        worker.enable_graceful_stop();
-        say_up(&worker);
-        worker.ready();
-        if worker.generation() == 0 {
-            idle();
-        }
-        while !worker.wait_for_stop(Some(Duration::from_millis(100))) {
-            worker.heartbeat();
-        }
+        beat_or_hang(&worker, worker.generation() == 0);
     })
+}
+
+/// All workers of the second pool send heartbeats, except the first process of worker 1.
+fn one_job_worker_hangs() -> Report {
+    let jobs = pool(2).heartbeat_timeout(Duration::from_secs(1));
+    serve_pools(web_and_jobs(pool(1), jobs), |worker| {
+        if worker.pool() == "web" {
+            return be_ready_and_drain(&worker);
+        }
+        beat_or_hang(&worker, worker.id() == 1 && worker.generation() == 0);
+    })
+}
+
+fn beat_or_hang(worker: &Worker, hangs: bool) {
+    worker.enable_graceful_stop();
+    say_up(worker);
+    worker.ready();
+    if hangs {
+        idle();
+    }
+    while !worker.wait_for_stop(Some(Duration::from_millis(100))) {
+        worker.heartbeat();
+    }
 }
 
 fn jobs_live_shortly() -> Report {

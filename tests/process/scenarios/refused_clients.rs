@@ -86,7 +86,7 @@ fn keep(daemon: &mut Daemon, address: SocketAddr) -> TcpStream {
 
 #[cfg(unix)]
 /// Connects again and again, because the parent may close its sockets later than the workers.
-fn wait_until_refused(address: SocketAddr) {
+pub fn wait_until_refused(address: SocketAddr) {
     loop {
         match TcpStream::connect(address) {
             Ok(_) => std::thread::yield_now(),
