@@ -23,6 +23,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times("is ready", 5);
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
+            assert_eq!(daemon.count("one of 2 in web"), 2, "{}", daemon.transcript());
+            assert_eq!(daemon.count("one of 3 in jobs"), 3, "{}", daemon.transcript());
             assert!(daemon.said("log web: Starting 2 processes"), "{}", daemon.transcript());
             assert!(daemon.said("log jobs: Starting 3 processes"), "{}", daemon.transcript());
             for member in members {
@@ -273,7 +275,10 @@ pub fn web_and_jobs(web: Prefork, jobs: Prefork) -> Supervisor {
 }
 
 fn two_and_three() -> Report {
-    serve_pools(web_and_jobs(pool(2), pool(3)), |worker| be_ready_and_drain(&worker))
+    serve_pools(web_and_jobs(pool(2), pool(3)), |worker| {
+        say(&format!("one of {} in {}", worker.worker_count(), worker.pool()));
+        be_ready_and_drain(&worker);
+    })
 }
 
 pub fn two_and_two() -> Report {
