@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Event, Subject};
 use crate::error::Error;
 use crate::exit::{Exit, Process};
+use crate::report::Reason;
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,7 +62,7 @@ impl fmt::Display for Event {
                 write_startup_failure(f, *process, *exit, *failures, *nested_call)
             }
             Event::RestartLimitReached { restarts, .. } => write!(f, "Too many child restarts ({restarts}), giving up"),
-            Event::PoolEnded { reason, .. } => write!(f, "The pool has ended: {reason}"),
+            Event::PoolEnded { reason, success, .. } => write_end(f, reason, *success),
             Event::RequestIgnored { pool, has_ended } => write_ignored(f, pool, *has_ended),
         }
     }
@@ -87,6 +88,15 @@ fn unless_thread(process: Process, next: &str) -> &str {
 fn write_refusal(f: &mut fmt::Formatter<'_>, error: &Error, retry: Option<Duration>) -> fmt::Result {
     write!(f, "{error:?}")?;
     retry.map_or(Ok(()), |delay| write!(f, ", trying again in {} ms", delay.as_millis()))
+}
+
+fn write_end(f: &mut fmt::Formatter<'_>, reason: &Reason, success: bool) -> fmt::Result {
+    match (reason.is_failure(), success) {
+        // The reason is the failure of another pool, which has stopped the service.
+        (true, true) => write!(f, "The pool has ended, because the service stops: {reason}"),
+        (false, false) => write!(f, "The pool has ended: {reason}, but a worker has failed"),
+        _ => write!(f, "The pool has ended: {reason}"),
+    }
 }
 
 fn write_ignored(f: &mut fmt::Formatter<'_>, pool: &str, has_ended: bool) -> fmt::Result {
@@ -132,7 +142,6 @@ fn suffix(reached_call: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Reason;
 
     #[test]
     fn lines_name_the_pool_once() {
@@ -161,6 +170,20 @@ mod tests {
         ] {
             assert_eq!(event.to_string(), line);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_pool_has_its_cause() {
+        let process = Process { pool: "web", id: 0, generation: 1, pid: Some(71) };
+        let failure = Reason::RestartLimitReached { process, exit: Exit::Code(1), restarts: 1 };
+        let line =
+            |pool, reason: &Reason, success| Event::PoolEnded { pool, reason: reason.clone(), success }.to_string();
+        let cause = "gave up after 1 restarts: web child 0 (pid 71) exited with status 1";
+        assert_eq!(line("web", &failure, false), format!("web: The pool has ended: {cause}"));
+        let of_other = line("jobs", &failure, true);
+        assert_eq!(of_other, format!("jobs: The pool has ended, because the service stops: {cause}"));
+        let failed = line("jobs", &Reason::Finished, false);
+        assert_eq!(failed, "jobs: The pool has ended: finished, but a worker has failed");
     }
 
     #[test]
