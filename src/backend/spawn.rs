@@ -20,6 +20,8 @@ use rand::rngs::SysRng;
 use super::{Common, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::listener::Listener;
+#[cfg(unix)]
+use crate::pool_name;
 use crate::pool_name::WorkerName;
 use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup, parse_name, write_name};
@@ -133,15 +135,24 @@ pub(crate) fn accept_spawn(pools: &[&'static str]) -> Result<Option<Worker>> {
             accept(text, pool).map(Some).map_err(|error| error.in_pool(pool))
         }
         #[cfg(unix)]
-        Origin::Fork(text) => Err(unfit(match text.parse::<SpawnText>() {
-            Ok(SpawnText { id, .. }) => format!("worker {id} has forked before the call, and this is the child"),
-            Err(()) => "a worker has forked before the call, and this is the child".into(),
-        })),
+        Origin::Fork(text) => Err(made_by_fork(text)),
         Origin::Descendant => Err(unfit(
             "a worker has executed its program again before the call, with the same pid or as another process; its mark \
              is the soft limit RLIMIT_LOCKS (on Linux) or RLIMIT_RSS",
         )),
         Origin::Library => Err(unfit("workers can be spawned by a program only, and this code is in a library")),
+    }
+}
+
+/// Returns the error for a process that a worker has forked before the call. `text` is the worker's offer.
+#[cfg(unix)]
+fn made_by_fork(text: &str) -> Error {
+    match text.parse::<SpawnText>() {
+        Ok(SpawnText { pool, id, .. }) => {
+            let error = unfit(format!("worker {id} has forked before the call, and this is the child"));
+            error.in_pool(pool_name::intern(&pool))
+        }
+        Err(()) => unfit("a worker has forked before the call, and this is the child"),
     }
 }
 
@@ -297,6 +308,30 @@ mod tests {
         ] {
             assert_eq!(wrong.parse::<SpawnText>(), Err(()), "{wrong}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn errors_in_a_workers_fork_name_the_pool() {
+        let offer = |pool: &str| SpawnText {
+            pool: pool.to_owned(),
+            parent: 71,
+            id: 2,
+            generation: 0,
+            count: 4,
+            graceful_timeout: Duration::from_secs(30),
+            setup: ChildSetup::default(),
+            slots: 64,
+            slot: 5,
+            kinds: String::new(),
+        };
+        let line = "backend: worker 2 has forked before the call, and this is the child";
+        assert_eq!(made_by_fork(&offer("").to_string()).to_string(), line);
+        assert_eq!(made_by_fork(&offer("jobs").to_string()).to_string(), format!("jobs: {line}"));
+        assert_eq!(
+            made_by_fork("?").to_string(),
+            "backend: a worker has forked before the call, and this is the child"
+        );
     }
 
     #[test]

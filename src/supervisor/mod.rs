@@ -220,7 +220,7 @@ impl Opened {
 #[inline]
 pub(crate) fn enter_worker(worker: Worker) -> Worker {
     if let Err(error) = worker::become_worker(&worker) {
-        failure::report(&format_args!("{error:?}"));
+        failure::report(&format_args!("{:?}", error.in_pool(worker.name().pool)));
         ::log::logger().flush();
         sys::exit_now(1);
     }
