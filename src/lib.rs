@@ -419,7 +419,7 @@
 //!   reacts only to a TTIN or TTOU that a process has sent. (macOS does not mark the signals of the kernel. There,
 //!   while the parent is in the background, it also ignores TTIN and TTOU from a process of its own process group.)
 //! - For the signals in this table, the program's own handlers do not run in the parent. Its handlers for other signals
-//!   run as usual. If the workers are [threads](Prefork::run_threads), the parent does not use USR1 and CHLD, so the
+//!   run as usual. If all workers are [threads](Prefork::run_threads), the parent does not use USR1 and CHLD, so the
 //!   program's handlers for these two signals run as usual too.
 //!
 //! The program itself makes the same requests through a [`Handle`], for example [`Handle::scale`]. The callback of

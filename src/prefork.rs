@@ -509,7 +509,8 @@ impl Prefork {
     ///
     /// When the service starts, the parent lists the CPUs that the calling thread may use, according to its CPU
     /// affinity and the cpuset of its cgroup. Worker 0 gets the first CPU of this list, worker 1 the second, and so on.
-    /// If there are more workers than CPUs, the list is used again from its beginning.
+    /// If there are more workers than CPUs, the list is used again from its beginning. Each pool of a
+    /// [`Supervisor`](crate::Supervisor) begins with the first CPU, so worker 0 of every pinned pool has the same CPU.
     ///
     /// A worker pins itself before it does anything else, so threads that it starts later are pinned too. But threads
     /// that a [spawned](Backend::Spawn) worker starts before the call of [`start`](Prefork::start) or
