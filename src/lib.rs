@@ -494,7 +494,7 @@
 //!
 //! | level | lines |
 //! |---|---|
-//! | error | The service stops because of a failure. A rolling restart, a replacement or an added worker has failed. |
+//! | error | The service or a pool stops because of a failure. A rolling restart, a replacement or an added worker has failed. |
 //! | warn | A worker has failed or has exceeded a timeout. A request has no effect. |
 //! | info | Each start, with the pid: `child 2 (pid 71) started, generation 0`. Normal exits, stops, scaling, rolling restarts, listeners. |
 //! | debug | A process is ready. |
@@ -514,6 +514,7 @@
 //!   whose user could not be changed.
 //! - The second line is the reason why the service has failed, if the call returns a [`Report`]. If the service ends
 //!   normally, nothing is printed.
+//! - If an [optional](Prefork::optional) pool fails, a line names the pool and the reason when the pool has ended.
 //! - If the call returns an [`Error`], the crate neither logs nor prints it, because the program gets it. If `main`
 //!   returns the error, Rust prints it.
 //!

@@ -99,6 +99,11 @@ impl Service {
         &self.pools[index].policy
     }
 
+    /// Returns whether the service goes on if this pool fails.
+    pub fn is_optional(&self, index: usize) -> bool {
+        self.pools[index].is_optional
+    }
+
     #[cfg(test)]
     pub fn policy_mut(&mut self, index: usize) -> &mut Policy {
         &mut self.pools[index].policy

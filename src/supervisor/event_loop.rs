@@ -295,18 +295,26 @@ impl<'a> EventLoop<'a> {
     /// the parent.
     fn execute(&mut self, pool: usize, action: Action) -> Option<Worker> {
         match action {
-            Action::Emit(event) => {
-                // Before the event, so that a client that knows of it is refused.
-                if matches!(event, Event::PoolEnded { .. }) {
-                    self.pools[pool].sockets.close();
-                }
-                self.emit(&event);
-            }
+            Action::Emit(event) => match event {
+                Event::PoolEnded { success, .. } => self.emit_end(pool, &event, success),
+                event => self.emit(&event),
+            },
             Action::Abandon { process } => self.abandon(process),
             Action::Send { process, message } => self.send(process, signal_for(message)),
             Action::Start { id, generation } => return self.start(pool, id, generation),
         }
         None
+    }
+
+    /// Reports the end of a pool. If an optional pool has failed and the log does not have this event, writes the event
+    /// to standard error, because the service may go on for a long time.
+    fn emit_end(&mut self, pool: usize, event: &Event, success: bool) {
+        // Before the event, so that a client that knows of it is refused.
+        self.pools[pool].sockets.close();
+        self.emit(event);
+        if !success && self.policy.is_optional(pool) {
+            failure::report_unless_logged(Level::Error, event);
+        }
     }
 
     /// Counts a process as exited although SIGKILL has not ended it. Does nothing if it has been reaped meanwhile.

@@ -5,14 +5,14 @@ use std::os::unix::net::UnixStream;
 use std::process::Termination;
 
 use log::LevelFilter;
-use taskfork::{Event, Prefork, Reason, Report, RestartPolicy};
+use taskfork::{Event, Prefork, Reason, Report, RestartPolicy, Supervisor};
 
 use super::not_root;
 use super::privileges::{CAP_SETUID, drop_capability};
 use crate::Scenario;
 use crate::daemon::Daemon;
 use crate::os::{Signal, ignore, watch};
-use crate::program::{EVER, drain, prepare, run, say, up};
+use crate::program::{EVER, drain, own_backend, prepare, run, run_pools, say, up};
 
 /// The beginning of each line that the crate writes to standard error.
 const OWN: &str = "taskfork: ";
@@ -61,6 +61,20 @@ pub fn scenarios() -> Vec<Scenario> {
             let lines = own_lines(daemon);
             let end = "finished, but worker 0 exited with status 1, and 1 more failed";
             assert_eq!(lines.last().map(String::as_str), Some(end), "{}", daemon.transcript());
+        }),
+        Scenario::reporting("without_a_logger_a_failed_optional_pool_is_printed", optional_jobs_fail, |daemon| {
+            let cause = "gave up after 0 restarts: jobs child 0 (";
+            daemon.wait_for_times(&format!("{OWN}jobs: The pool has ended: {cause}"), 1);
+            daemon.wait_for_times("up 0 ", 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(own_lines(daemon).len(), 2, "{}", daemon.transcript());
+        }),
+        Scenario::reporting("without_a_logger_the_failure_of_a_pool_is_printed_once", jobs_fail, |daemon| {
+            daemon.ends_with(1);
+            let lines = own_lines(daemon);
+            assert!(lines[1].starts_with("gave up after 0 restarts: jobs child 0 ("), "{}", daemon.transcript());
+            assert_eq!(lines.len(), 2, "{}", daemon.transcript());
         }),
         Scenario::reporting("a_successful_service_prints_nothing", succeeds, |daemon| {
             daemon.worker();
@@ -134,6 +148,31 @@ fn gives_up() -> Report {
 
 fn finishes() -> Report {
     serve_failing(Prefork::new().workers(2).restart_policy(RestartPolicy::Never))
+}
+
+fn optional_jobs_fail() -> Report {
+    serve_with_failing(Prefork::new().optional())
+}
+
+fn jobs_fail() -> Report {
+    serve_with_failing(Prefork::new())
+}
+
+/// Runs the pool `web`, and the pool `jobs`, which gives up at once.
+fn serve_with_failing(jobs: Prefork) -> Report {
+    watch(60);
+    let web = own_backend(Prefork::new().workers(1));
+    let jobs = own_backend(jobs.workers(1).max_restarts(0));
+    run_pools(Supervisor::new().pool("web", web).pool("jobs", jobs), |worker| {
+        watch(60);
+        if worker.pool() == "jobs" {
+            return Err("cannot connect: refused".into());
+        }
+        worker.enable_graceful_stop();
+        up(worker.id());
+        drain(&worker);
+        Ok(())
+    })
 }
 
 fn succeeds() -> Report {
