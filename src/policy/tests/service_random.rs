@@ -261,6 +261,12 @@ fn random_services_with_several_pools_keep_the_invariants() {
     for_each_seed(10_000, "script", script);
 }
 
+/// Runs few scripts, so that `cargo mutants` can afford them.
+#[test]
+fn a_single_pool_behaves_as_its_policy() {
+    for_each_seed(300, "script_with_twin", script_with_twin);
+}
+
 #[test]
 fn random_services_with_one_pool_behave_as_their_policy() {
     for_each_seed(5_000, "script_with_twin", script_with_twin);
