@@ -315,15 +315,16 @@ fn a_service_finishes_with_its_last_pool() {
 
 #[test]
 fn a_service_does_not_end_before_its_events() {
-    let mut sim = web_and_jobs();
-    sim.end(JOBS, 0, 0, Exit::Code(0));
-    sim.end(WEB, 0, 0, Exit::Code(0));
-    sim.tell(Input::Exited(exited(sim.process(WEB, 1, 0), Exit::Code(0))));
-    assert!(sim.service.poll_end().is_none());
-    while sim.service.poll_action().is_some() {
-        assert!(sim.service.poll_end().is_none() || sim.service.poll_action().is_none());
+    let mut sim = ServiceSim::new(vec![pool("web", 1), pool("jobs", 1)]);
+    for pool in [WEB, JOBS] {
+        sim.tell(Input::Exited(exited(sim.process(pool, 0, 0), Exit::Code(0))));
     }
-    assert!(sim.service.poll_end().is_some());
+    let mut ends = 0;
+    while sim.service.poll_end().is_none() {
+        let (_, action) = sim.service.poll_action().expect("an action before the end");
+        ends += usize::from(matches!(action, Action::Emit(Event::PoolEnded { .. })));
+    }
+    assert_eq!(ends, 2);
 }
 
 #[test]
@@ -360,10 +361,12 @@ fn a_finished_pool_is_not_stopped() {
 #[test]
 fn a_stop_does_not_stop_a_pool_without_processes() {
     let mut sim = web_and_jobs();
+    sim.tell(Input::Request { to: Some(JOBS), request: Request::ScaleUp });
     let process = sim.pools[JOBS].exit(sim.now, 0, 0);
     sim.tell(Input::Exited(exited(process, Exit::Code(0))));
     sim.request(Request::Stop);
     assert!(!sim.logged("jobs: Stopping"));
+    assert!(!sim.service.has_requests());
     sim.end_stopped(WEB);
     assert_eq!(sim.reasons(), [Reason::Stopped, Reason::Finished]);
 }
