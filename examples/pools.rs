@@ -1,5 +1,5 @@
-//! A service with two pools. The workers of `web` answer HTTP requests, and the workers of `jobs` do the work that takes
-//! long. A web worker passes each job to a job worker over a Unix socket. Unix only.
+//! A service with two pools. The workers of `web` answer HTTP requests, and the workers of `jobs` do the work that
+//! takes long. A web worker passes each job to a job worker over a Unix socket. Unix only.
 //!
 //! ```text
 //! $ cargo run --example pools -- 127.0.0.1:8000 jobs.sock

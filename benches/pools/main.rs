@@ -1,5 +1,6 @@
-//! Compares a service with eight pools of 250 workers with a service that has one pool of 2,000 workers. One run measures
-//! both services, because the machine's speed differs more between runs than the two services differ from each other.
+//! Compares a service with eight pools of 250 workers with a service that has one pool of 2,000 workers. One run
+//! measures both services, because the machine's speed differs more between runs than the two services differ from each
+//! other.
 //!
 //! `cargo bench --bench pools` measures. With `-- --check`, the exit status is 1 if a target is missed.
 

@@ -122,8 +122,8 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Asserts that the pool `jobs` has ended for this reason, and that the pool `web` goes on until it is stopped. `ready` is
-/// the number of processes of `jobs` that were ready.
+/// Asserts that the pool `jobs` has ended for this reason, and that the pool `web` goes on until it is stopped. `ready`
+/// is the number of processes of `jobs` that were ready.
 fn goes_on_without_jobs(daemon: &mut Daemon, ready: usize, reason: &str) {
     daemon.wait_for(&format!("log jobs: The pool has ended: {reason}"));
     assert!(!daemon.said("web drained"), "{}", daemon.transcript());

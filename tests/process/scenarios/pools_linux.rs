@@ -1,5 +1,4 @@
-//! Tests of services with several pools that read /proc, use pid namespaces, or need the portable parts of systemd. Linux
-//! only.
+//! Tests of services with several pools that read /proc or use pid namespaces. Linux only.
 
 use std::fs;
 use std::path::PathBuf;
