@@ -457,7 +457,8 @@ impl Prefork {
     ///
     /// If the address is in use, the parent logs a warning and tries again for up to 3 s. The reason is that the
     /// workers of a killed parent keep the address in use for as long as they drain. The parent handles no signals
-    /// meanwhile, so SIGTERM has the effect that the program has chosen: by default, it ends the program.
+    /// meanwhile, so SIGTERM has the effect that the program has chosen: by default, it ends the program. If another
+    /// listener of the service has the same address, the call returns an error at once.
     ///
     /// All workers share a socket, so no worker may call shutdown(2) on it. On Linux, the parent finds this when it
     /// starts a worker, and reports [`Event::ListenerShutDown`].

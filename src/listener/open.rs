@@ -52,8 +52,14 @@ impl ListenConfig {
         loop {
             attempt.is_last = retry.has_ended();
             match self.try_open(&mut attempt) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && retry.wait(&address) => {}
-                opened => return opened.map_err(|error| Error::listen(address, error)),
+                Ok(opened) => {
+                    retry.note_opened(address);
+                    return Ok(opened);
+                }
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(Error::listen(address, error)),
+                Err(_) if retry.has_opened(&address) => return Err(Error::listen(address, own_address())),
+                Err(_) if retry.wait(&address) => {}
+                Err(error) => return Err(Error::listen(address, error)),
             }
         }
     }
@@ -122,6 +128,10 @@ impl ListenConfig {
         };
         Ok(Opened { listener, file: None, group })
     }
+}
+
+fn own_address() -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, "another listener of this service has this address")
 }
 
 /// Binds the first address of `name` that can be bound. If no address can be bound, returns the error of the last

@@ -16,6 +16,8 @@ pub(crate) struct Retry<'a> {
     longest: Duration,
     left: Duration,
     pause: Duration,
+    /// The addresses of the listeners that are open already.
+    opened: Vec<String>,
     on_wait: &'a mut dyn FnMut(&str, Duration),
 }
 
@@ -32,13 +34,23 @@ pub(super) struct Attempt {
 impl<'a> Retry<'a> {
     /// Before the first pause for an address, `on_wait` gets the address and the longest time of all pauses.
     pub fn new(on_wait: &'a mut dyn FnMut(&str, Duration)) -> Retry<'a> {
-        Retry { longest: LONGEST, left: LONGEST, pause: FIRST_PAUSE, on_wait }
+        Retry { longest: LONGEST, left: LONGEST, pause: FIRST_PAUSE, opened: Vec::new(), on_wait }
     }
 
     /// Begins the attempts for the next listener.
     pub fn begin(&mut self) {
         self.left = self.longest;
         self.pause = FIRST_PAUSE;
+    }
+
+    /// Records that the service has opened a listener with this address.
+    pub fn note_opened(&mut self, address: String) {
+        self.opened.push(address);
+    }
+
+    /// Returns whether the service itself has opened a listener with this address. Then another attempt would fail too.
+    pub fn has_opened(&self, address: &str) -> bool {
+        self.opened.iter().any(|opened| opened == address)
     }
 
     /// Returns whether the next attempt is the last one.

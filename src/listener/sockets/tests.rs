@@ -57,6 +57,21 @@ fn senders(host: &str) -> Vec<UdpSocket> {
 }
 
 #[test]
+fn two_listeners_with_one_address_are_refused_at_once() {
+    let port = std::net::TcpListener::bind("127.77.0.1:0").expect("a port").local_addr().expect("an address");
+    let name = format!("unix:@taskfork-{}-{}", std::process::id(), port.port());
+    for address in [port.to_string(), format!("udp:{port}"), name] {
+        let mut on_wait = |_: &str, _| panic!("the address stays in use");
+        let mut retry = Retry::new(&mut on_wait);
+        let first = Sockets::open(vec![address.as_str().into()], 1, &mut retry).expect("sockets");
+        let error = Sockets::open(vec![address.as_str().into()], 1, &mut retry).expect_err("a refusal");
+        let text = format!("cannot listen on {address}: another listener of this service has this address");
+        assert_eq!(format!("{error:?}"), text);
+        drop(first);
+    }
+}
+
+#[test]
 fn only_the_serving_workers_receive_datagrams() {
     for host in ["127.0.0.1", "[::1]"] {
         let mut sockets = open(ListenConfig::from(format!("udp:{host}:0")).per_worker(), 4);
