@@ -65,8 +65,8 @@ fn report_reason(report: &Report) {
         None => {}
         // The event that ended the pool was logged as an error.
         Some(pool) if pool.reason().is_failure() => {
-            let line = format_args!("{reason}, but the pool {} {}", pool.name(), pool.reason());
-            failure::report_unless_logged(Level::Error, &line);
+            let failed = format!("the pool {} {}", pool.name(), pool.reason());
+            failure::report_unless_logged(Level::Error, &format_args!("{reason}, but {failed}"));
         }
         // Each exit was logged as a warning.
         Some(pool) => {
