@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -158,8 +159,15 @@ fn cgroup(controller: &str) -> Option<PathBuf> {
     path.is_dir().then_some(path)
 }
 
+/// Returns the name of a cgroup for a probe. No other probe has it, because scenarios of one process run at the same
+/// time.
+fn probe_name() -> String {
+    static PROBES: AtomicUsize = AtomicUsize::new(0);
+    format!("taskfork-probe-{}-{}", std::process::id(), PROBES.fetch_add(1, Ordering::Relaxed))
+}
+
 fn cannot_make_cgroup(controller: &str) -> Option<&'static str> {
-    let probe = cgroup(controller)?.join(format!("taskfork-probe-{}", std::process::id()));
+    let probe = cgroup(controller)?.join(probe_name());
     fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).err().map(|_| "a cgroup that the test may change")
 }
 
@@ -181,7 +189,7 @@ impl MemoryCgroup {
 
     /// Returns whether the memory of a new cgroup inside this one can be limited.
     fn works(&self) -> bool {
-        let probe = self.path.join(format!("taskfork-probe-{}", std::process::id()));
+        let probe = self.path.join(probe_name());
         let works = fs::create_dir(&probe).is_ok() && probe.join(self.limit).exists();
         let _ = fs::remove_dir(&probe);
         works
