@@ -39,7 +39,8 @@ pub fn has_pending(pid: u32, signal: i32) -> bool {
     u64::from_str_radix(pending.trim(), 16).expect("a mask") >> (signal - 1) & 1 != 0
 }
 
-/// Returns the largest amount of memory that the process has had resident so far, in bytes.
+/// Returns the largest amount of memory that the process has had resident so far, in bytes. A later result can be
+/// slightly smaller, because the kernel adds up the counters of the CPUs only now and then.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).expect("memory");

@@ -148,8 +148,11 @@ fn as_init() {
         let report = serve_pools(web_and_jobs(pool(1), pool(1)), |worker| match worker.pool() {
             "web" => kill_and_orphan(&worker),
             _ => {
+                // Ready before the kill, because otherwise the kill would be a startup failure.
+                worker.enable_graceful_stop();
+                worker.ready();
                 fs::write(pid_file(worker.generation()), std::process::id().to_string()).expect("a file");
-                be_ready_and_drain(&worker);
+                drain(&worker);
             }
         });
         std::process::exit(i32::from(!report.is_success()));
