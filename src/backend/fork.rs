@@ -36,7 +36,7 @@ impl Fork {
 }
 
 impl Launcher for Fork {
-    fn copies_buffers(&self) -> bool {
+    fn forks(&self) -> bool {
         true
     }
 

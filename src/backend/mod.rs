@@ -39,10 +39,10 @@ pub(crate) fn check(kind: WorkerKind, setup: Option<&WorkerSetup>) -> Result<()>
 /// the same way for every launcher. Threads differ from processes: a thread has no pid, and the kernel does not report
 /// its exit. So the launcher of threads also delivers signals to the threads and reports their exits.
 pub(crate) trait Launcher {
-    /// Returns whether a new worker gets a copy of the output that this process has buffered. A forked worker does, and
-    /// would write the output a second time. So the supervisor writes it before the start. It does not do so for
-    /// threads and spawned workers, because a write can block.
-    fn copies_buffers(&self) -> bool {
+    /// Returns whether the workers are forks, which get a copy of the parent's memory. A fork would write the output that
+    /// this process has buffered a second time, so the supervisor writes it before the start. It does not do so for
+    /// threads and spawned workers, because a write can block. Only a fork can share memory that has no file.
+    fn forks(&self) -> bool {
         false
     }
 

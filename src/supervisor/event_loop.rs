@@ -340,7 +340,7 @@ impl<'a> EventLoop<'a> {
         if generation > 0 || id >= self.pools[at].initial_workers {
             self.restore_listeners(at, id);
         }
-        if self.pools[at].launcher.copies_buffers() {
+        if self.pools[at].launcher.forks() {
             self.observers.output().flush();
         }
         match self.try_start(at, id, generation) {

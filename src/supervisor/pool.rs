@@ -56,7 +56,7 @@ impl Pool {
     #[cfg(unix)]
     pub fn set_inherited(&self, yes: bool) -> Result<()> {
         match &self.scoreboard {
-            Some(scoreboard) if self.launcher.copies_buffers() => Ok(scoreboard.set_inherited(yes)?),
+            Some(scoreboard) if self.launcher.forks() => Ok(scoreboard.set_inherited(yes)?),
             _ => Ok(()),
         }
     }
