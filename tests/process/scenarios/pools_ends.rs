@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskfork::Report;
+use taskfork::{Report, Worker};
 
 use super::pools::{be_ready_and_drain, drain, member, members, pool, say_up, serve_pools, two_and_two, web_and_jobs};
 use crate::Scenario;
@@ -216,21 +216,18 @@ fn all_optional_pools_fail() -> Report {
 }
 
 fn stops_own_pool() -> Report {
-    let gate = Gate::new();
-    serve_pools(web_and_jobs(pool(2), pool(2)), move |worker| {
-        worker.enable_graceful_stop();
-        say_up(&worker);
-        worker.ready();
-        if worker.pool() == "jobs" && worker.id() == 1 {
-            gate.pass();
-            worker.stop_pool();
-            worker.stop_pool();
-        }
-        drain(&worker);
+    stopped_by_worker(|worker| {
+        worker.stop_pool();
+        worker.stop_pool();
     })
 }
 
 fn stops_all() -> Report {
+    stopped_by_worker(Worker::stop_all)
+}
+
+/// Worker 1 of the pool `jobs` makes this stop request.
+fn stopped_by_worker(request: fn(&Worker)) -> Report {
     let gate = Gate::new();
     serve_pools(web_and_jobs(pool(2), pool(2)), move |worker| {
         worker.enable_graceful_stop();
@@ -238,7 +235,7 @@ fn stops_all() -> Report {
         worker.ready();
         if worker.pool() == "jobs" && worker.id() == 1 {
             gate.pass();
-            worker.stop_all();
+            request(&worker);
         }
         drain(&worker);
     })
