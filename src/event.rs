@@ -72,6 +72,9 @@ pub enum Event {
         /// [spawned](crate::Backend::Spawn) worker that exited in the code before this call, for example because the
         /// program forks there and exits, as a daemon does.
         reached_call: bool,
+        /// The number of units of work ([`Worker::begin_work`](crate::Worker::begin_work)) that the process had begun
+        /// and not completed when it exited. 0 if the process has called no such method.
+        work_in_progress: u64,
         /// Whether the parent caused the exit. This is true after a stop request. It is also true if the parent killed
         /// a replacement or an added worker that was not ready in time.
         asked: bool,
@@ -111,6 +114,8 @@ pub enum Event {
         out_of_memory: OutOfMemory,
         /// Whether the process had reached the call that starts the service: see [`Event::Exited`].
         reached_call: bool,
+        /// The number of units of work that the process had in progress: see [`Event::Exited`].
+        work_in_progress: u64,
         /// The reason for the restart. Only a failure counts towards the restart limit.
         reason: RestartReason,
         /// The delay before the restart.

@@ -705,7 +705,7 @@ pub use prefork::{Backend, Prefork, Role};
 pub use report::{PoolReport, Reason, Report, WorkerReport};
 pub use service::Supervisor;
 pub use stopped::Stopped;
-pub use worker::{WorkResult, Worker};
+pub use worker::{WorkGuard, WorkResult, Worker};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,12 +1,13 @@
 //! Messages from workers to the parent. Each worker has a status slot in shared memory, where it writes its messages. A
 //! doorbell (a socket pair; on Windows an event) then wakes the parent, which reads the slots.
 //!
-//! Each pool has its own scoreboard. A slot is one cache line. A worker writes only to its own slot. The parent only
-//! compares the words of a slot with values that it expects. So a worker that corrupts the shared memory can forge
-//! messages of any worker of its pool, but cannot harm the parent in any other way.
+//! Each pool has its own scoreboard. A slot is one cache line. A worker writes only to its own slot. The parent relies on
+//! nothing in a slot: any value of a word is valid. So a worker that corrupts the shared memory can forge messages of any
+//! worker of its pool, but cannot harm the parent in any other way.
 
 #[cfg(unix)]
 mod nested_calls;
+mod work;
 
 use std::process;
 use std::sync::Arc;
@@ -14,27 +15,39 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
-use crate::sys::{CallError, Shared, StatusSlot, WorkerKind};
+use crate::sys::{CallError, Shared, StatusSlot, WorkCounts, WorkerKind};
 #[cfg(unix)]
 pub(crate) use nested_calls::NestedCalls;
+use work::ThreadLease;
+pub(crate) use work::{Work, WorkMeter};
 
-/// The indexes of the words in a slot. A worker sets the words `READY`, `STOP_ALL`, `STOP_POOL` and `RETIRE` at most
-/// once each, and then wakes the parent. The worker sets `BEAT` at each heartbeat, without waking the parent.
-const READY: usize = 0;
-const STOP_ALL: usize = 1;
-const BEAT: usize = 2;
+/// The indexes of the words in a slot. On Windows, `sys` uses the word 5.
+///
+/// The messages that the worker has sent. Each bit is one kind of message, in the order of [`WorkerMessage`]. A worker
+/// sets each bit at most once, and then wakes the parent.
+const SENT: usize = 0;
+/// The worker sets this word at each heartbeat, without waking the parent.
+const BEAT: usize = 1;
 /// The token of the process that uses the slot, which a spawned worker reads once.
-const TOKEN: usize = 4;
-/// Set when a spawned worker's call has recognized it. The parent reads this word only after the process has exited.
-const REACHED: usize = 3;
-const RETIRE: usize = 6;
-const STOP_POOL: usize = 7;
-/// Set when the process has got a stop request that neither the parent nor the terminal made. The parent reads this
-/// word only after the process has exited.
-const STOP_NOTED: usize = 5;
+const TOKEN: usize = 2;
+/// Facts that the parent reads only after the process has exited: the bits [`REACHED`] and [`STOP_NOTED`].
+const NOTES: usize = 3;
 /// The token of the process, once it has called a function that starts workers. The parent reads this word only after
 /// the process has exited.
-const NESTED_CALL: usize = 8;
+const NESTED_CALL: usize = 4;
+
+/// The bits of [`SENT`].
+const READY: u32 = 1;
+const STOP_ALL: u32 = 2;
+const STOP_POOL: u32 = 4;
+const RETIRE: u32 = 8;
+/// The process has completed as many units of work as its limit allows.
+const WORK_DONE: u32 = 16;
+
+/// Set in [`NOTES`] when a spawned worker's call has recognized it.
+const REACHED: u32 = 1;
+/// Set in [`NOTES`] when the process has got a stop request that neither the parent nor the terminal made.
+const STOP_NOTED: u32 = 2;
 
 /// A message from a worker to the parent. Heartbeats are not messages: [`Scoreboard::beats`] returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +56,11 @@ pub(crate) enum WorkerMessage {
     StopAll(Process),
     StopPool(Process),
     Retire(Process),
+    WorkDone(Process),
 }
 
 /// The number of kinds of messages.
-const MESSAGES: usize = 4;
+const MESSAGES: usize = 5;
 
 /// The messages of one process that the parent has not read before.
 type NewMessages = [Option<WorkerMessage>; MESSAGES];
@@ -59,6 +73,8 @@ pub(crate) struct SlotHandle<'a> {
     pub slot: usize,
     pub token: u32,
     pub waker: &'a Arc<Waker>,
+    /// The work counts of a worker thread. `None` for a process, whose counts are in its slot.
+    pub thread_counts: Option<&'a Arc<ThreadLease>>,
 }
 
 /// The parent's side of the shared memory: assigns the slots to processes, and reads the messages of the workers.
@@ -75,6 +91,8 @@ pub(crate) struct Scoreboard {
     /// The numbers of the slots of ended worker threads that another thread may still write to. A new process must not
     /// use these slots until their leases are over.
     leased: Vec<(SlotLease, usize)>,
+    /// The work counts of the worker thread in each slot. Empty if the workers are processes.
+    thread_counts: Vec<Arc<ThreadLease>>,
     /// The token of the slot that was allocated last.
     token: u32,
     waker: Arc<Waker>,
@@ -91,8 +109,8 @@ struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Occupant {
     process: Process,
-    /// For each kind of message, in the order of [`WorkerMessage`], whether the parent has already read it.
-    seen: [bool; MESSAGES],
+    /// The bits of [`SENT`] that the parent has already read.
+    seen: u32,
     token: u32,
 }
 
@@ -110,7 +128,15 @@ pub(crate) struct StatusWriter {
     /// The value of a heartbeat of this process. Each start has a higher one. So a heartbeat of a process that the
     /// worker has left behind does not count for the next worker in this slot, and does not hide its heartbeats.
     token: u32,
-    _lease: SlotLease,
+    /// `None` if the worker is a process.
+    thread: Option<Box<ThreadPart>>,
+}
+
+/// The part of a [`StatusWriter`] that only a worker thread has.
+#[derive(Debug)]
+struct ThreadPart {
+    counts: Arc<ThreadLease>,
+    _lease: Arc<()>,
 }
 
 /// The messages that the parent reads after the end of a process.
@@ -122,6 +148,8 @@ pub(crate) struct LastMessages {
     pub stop_noted: bool,
     /// Whether the process had called [`StatusWriter::note_nested_call`].
     pub nested_call: bool,
+    /// The work counts of the process.
+    pub work: Work,
 }
 
 /// Keeps the slot of a worker thread from being used again. `None` for a worker process.
@@ -139,7 +167,16 @@ impl Scoreboard {
     /// workers wake the parent through `waker`.
     pub fn new(processes: usize, kind: WorkerKind, waker: Arc<Waker>) -> Result<Scoreboard, CallError> {
         let segments = vec![Segment { first: 0, shared: Arc::new(map(kind, processes)?) }];
-        Ok(Scoreboard { kind, segments, occupants: Vec::new(), free: Vec::new(), leased: Vec::new(), token: 0, waker })
+        Ok(Scoreboard {
+            kind,
+            segments,
+            occupants: Vec::new(),
+            free: Vec::new(),
+            leased: Vec::new(),
+            thread_counts: Vec::new(),
+            token: 0,
+            waker,
+        })
     }
 
     /// Returns the number of a cleared slot, for a process that is about to be started. After the start,
@@ -156,18 +193,38 @@ impl Scoreboard {
         if slot >= len {
             self.segments.push(Segment { first: len, shared: Arc::new(map(self.kind, len)?) });
         }
-        for word in [READY, STOP_ALL, STOP_POOL, BEAT, REACHED, STOP_NOTED, NESTED_CALL, RETIRE] {
+        for word in [SENT, BEAT, NOTES, NESTED_CALL] {
             self.word(slot, word).store(0, Ordering::Relaxed);
         }
+        self.reset_work(slot);
         // Zero is no token. After 2^32 starts the tokens begin again.
         self.token = self.token.wrapping_add(1).max(1);
         self.word(slot, TOKEN).store(self.token, Ordering::Relaxed);
         Ok(slot)
     }
 
+    /// Resets the work counts of a slot. A worker thread gets counts that no earlier thread can change.
+    fn reset_work(&mut self, slot: usize) {
+        if self.kind != WorkerKind::Thread {
+            return self.counts(slot).reset();
+        }
+        let counts = Arc::new(ThreadLease::new());
+        match self.thread_counts.get_mut(slot) {
+            Some(earlier) => *earlier = counts,
+            None => self.thread_counts.push(counts),
+        }
+    }
+
+    #[cfg_attr(not(test), allow(dead_code, reason = "max_requests will use it"))]
+    /// Sets the number of completed units of work at which the worker sends [`WorkerMessage::WorkDone`]. `None` is no
+    /// limit. `slot` must be the slot that [`Scoreboard::allocate`] has just returned.
+    pub fn limit_work(&self, slot: usize, limit: Option<u64>) {
+        self.counts(slot).limit.store(limit.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Records that `process` uses `slot`, which must be the slot that [`Scoreboard::allocate`] has just returned.
     pub fn assign(&mut self, slot: usize, process: Process) {
-        let occupant = Some(Occupant { process, seen: [false; MESSAGES], token: self.token });
+        let occupant = Some(Occupant { process, seen: 0, token: self.token });
         if self.free.last() == Some(&slot) {
             self.free.pop();
             self.occupants[slot] = occupant;
@@ -181,13 +238,14 @@ impl Scoreboard {
         let (segment, slot) = self.locate(slot);
         let segment = Arc::clone(segment);
         let waker = Arc::clone(&self.waker);
-        StatusWriter { segment, slot, waker, pid: process::id(), token: self.token, _lease: None }
+        StatusWriter { segment, slot, waker, pid: process::id(), token: self.token, thread: None }
     }
 
     /// Returns the handle that gives a worker thread or a spawned worker access to this slot.
-    pub fn slot_handle(&self, slot: usize) -> SlotHandle<'_> {
-        let (memory, slot) = self.locate(slot);
-        SlotHandle { memory, slot, token: self.token, waker: &self.waker }
+    pub fn slot_handle(&self, number: usize) -> SlotHandle<'_> {
+        let (memory, slot) = self.locate(number);
+        let thread_counts = self.thread_counts.get(number);
+        SlotHandle { memory, slot, token: self.token, waker: &self.waker, thread_counts }
     }
 
     /// Returns the messages that workers have sent since the last call.
@@ -210,7 +268,7 @@ impl Scoreboard {
         }
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let slot = self.occupants.iter().position(is_occupant);
-        slot.is_some_and(|slot| self.word(slot, REACHED).load(Ordering::Acquire) != 0)
+        slot.is_some_and(|slot| self.word(slot, NOTES).load(Ordering::Acquire) & REACHED != 0)
     }
 
     /// Releases the slot of a process that has ended. Returns the last messages of this process. A new process can use
@@ -218,9 +276,10 @@ impl Scoreboard {
     pub fn release(&mut self, process: Process, lease: SlotLease) -> LastMessages {
         let is_occupant = |occupant: &Option<Occupant>| occupant.is_some_and(|occupant| occupant.process == process);
         let Some(slot) = self.occupants.iter().position(is_occupant) else { return LastMessages::default() };
-        let stop_noted = self.word(slot, STOP_NOTED).load(Ordering::Acquire) != 0;
+        let stop_noted = self.word(slot, NOTES).load(Ordering::Acquire) & STOP_NOTED != 0;
         let is_of_process = |token| self.occupants[slot].is_some_and(|occupant| occupant.token == token);
         let nested_call = is_of_process(self.word(slot, NESTED_CALL).load(Ordering::Acquire));
+        let work = self.counts(slot).read();
         let (segment, at) = self.locate(slot);
         let unread = new_messages(&Arc::clone(segment)[at], &mut self.occupants[slot]);
         self.occupants[slot] = None;
@@ -229,7 +288,7 @@ impl Scoreboard {
         } else {
             self.leased.push((lease, slot));
         }
-        LastMessages { unread, stop_noted, nested_call }
+        LastMessages { unread, stop_noted, nested_call, work }
     }
 
     /// Returns the processes that have called [`heartbeat`](crate::Worker::heartbeat) since the last call.
@@ -239,6 +298,19 @@ impl Scoreboard {
         occupants
             .filter(|(slot, occupant)| take_token(self.word(*slot, BEAT), occupant.token))
             .map(|(_, occupant)| occupant.process)
+    }
+
+    /// Returns the work counts of this process. Takes longer the more processes there are: [`Scoreboard::works`] returns
+    /// the counts of all of them.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the status will use it"))]
+    pub fn work_of(&self, process: Process) -> Work {
+        self.works().find(|(known, _)| *known == process).map(|(_, work)| work).unwrap_or_default()
+    }
+
+    /// Returns the work counts of all processes.
+    pub fn works(&self) -> impl Iterator<Item = (Process, Work)> {
+        let occupants = self.occupants.iter().enumerate();
+        occupants.filter_map(|(slot, occupant)| Some((occupant.as_ref()?.process, self.counts(slot).read())))
     }
 
     /// Sets whether the workers that are forked from now on have this memory. Without it, a worker of another pool
@@ -260,6 +332,14 @@ impl Scoreboard {
         &segment[slot][word]
     }
 
+    fn counts(&self, slot: usize) -> &WorkCounts {
+        if let Some(counts) = self.thread_counts.get(slot) {
+            return counts.counts();
+        }
+        let (segment, slot) = self.locate(slot);
+        &segment[slot].work
+    }
+
     fn locate(&self, slot: usize) -> (&Arc<Shared>, usize) {
         let Segment { first, shared } =
             &self.segments[self.segments.partition_point(|segment| segment.first <= slot) - 1];
@@ -271,15 +351,10 @@ impl StatusWriter {
     /// Creates the writer of a worker thread that is about to be started.
     pub fn at(slot_handle: &SlotHandle<'_>, lease: &Arc<()>) -> StatusWriter {
         let segment = Arc::clone(slot_handle.memory);
+        let counts = slot_handle.thread_counts.cloned();
+        let thread = counts.map(|counts| Box::new(ThreadPart { counts, _lease: Arc::clone(lease) }));
         let waker = Arc::clone(slot_handle.waker);
-        StatusWriter {
-            segment,
-            slot: slot_handle.slot,
-            waker,
-            pid: process::id(),
-            token: slot_handle.token,
-            _lease: Some(Arc::clone(lease)),
-        }
+        StatusWriter { segment, slot: slot_handle.slot, waker, pid: process::id(), token: slot_handle.token, thread }
     }
 
     /// Creates the writer of a spawned worker from the shared memory and the waker that it has inherited.
@@ -291,7 +366,7 @@ impl StatusWriter {
             waker: Arc::new(waker),
             pid: process::id(),
             token,
-            _lease: None,
+            thread: None,
         }
     }
 
@@ -311,9 +386,13 @@ impl StatusWriter {
         self.send_once(RETIRE);
     }
 
+    fn work_done(&self) {
+        self.send_once(WORK_DONE);
+    }
+
     /// Records that this process, a spawned worker, has reached its call.
     pub fn reached(&self) {
-        self.segment[self.slot][REACHED].store(1, Ordering::Release);
+        self.segment[self.slot][NOTES].fetch_or(REACHED, Ordering::Release);
     }
 
     /// Records that this process has got a stop request that neither the parent nor the terminal made. Does nothing in
@@ -323,7 +402,7 @@ impl StatusWriter {
     /// because the parent reads the word after the process has exited.
     pub fn note_stop(&self) {
         if process::id() == self.pid {
-            self.segment[self.slot][STOP_NOTED].store(1, Ordering::Release);
+            self.segment[self.slot][NOTES].fetch_or(STOP_NOTED, Ordering::Release);
         }
     }
 
@@ -350,8 +429,13 @@ impl StatusWriter {
         }
     }
 
-    fn send_once(&self, word: usize) {
-        if process::id() == self.pid && self.segment[self.slot][word].swap(1, Ordering::Release) == 0 {
+    fn send_once(&self, message: u32) {
+        let sent = &self.segment[self.slot][SENT];
+        let is_sent = |sent: u32| sent & message != 0;
+        if is_sent(sent.load(Ordering::Relaxed)) || process::id() != self.pid {
+            return;
+        }
+        if !is_sent(sent.fetch_or(message, Ordering::Release)) {
             self.waker.wake();
         }
     }
@@ -360,15 +444,22 @@ impl StatusWriter {
 /// Returns the messages in a slot that the parent has not read before.
 fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessages {
     let Some(Occupant { process, seen, .. }) = occupant else { return NewMessages::default() };
-    let set = [READY, STOP_ALL, STOP_POOL, RETIRE].map(|word| slot[word].load(Ordering::Acquire) != 0);
+    let sent = slot[SENT].load(Ordering::Acquire);
     // Write to `seen` only if it changes. After a fork, the kernel copies each page that the parent writes to
     // (copy-on-write).
-    if set == *seen {
+    if sent == *seen {
         return NewMessages::default();
     }
-    let messages = [WorkerMessage::Ready, WorkerMessage::StopAll, WorkerMessage::StopPool, WorkerMessage::Retire];
-    let new = std::array::from_fn(|kind| (set[kind] && !seen[kind]).then(|| messages[kind](*process)));
-    *seen = set;
+    let messages = [
+        WorkerMessage::Ready,
+        WorkerMessage::StopAll,
+        WorkerMessage::StopPool,
+        WorkerMessage::Retire,
+        WorkerMessage::WorkDone,
+    ];
+    let unread = sent & !*seen;
+    let new = std::array::from_fn(|kind| (unread >> kind & 1 != 0).then(|| messages[kind](*process)));
+    *seen = sent;
     new
 }
 
@@ -397,16 +488,16 @@ mod tests {
     use super::*;
     use crate::sys::{self, Drained, WakeReceiver};
 
-    fn named(id: usize, generation: u32) -> Process {
+    pub(super) fn named(id: usize, generation: u32) -> Process {
         Process { pool: "", id, generation, pid: Some(71) }
     }
 
-    fn new_board(processes: usize, kind: WorkerKind) -> (Scoreboard, WakeReceiver) {
+    pub(super) fn new_board(processes: usize, kind: WorkerKind) -> (Scoreboard, WakeReceiver) {
         let (wake_receiver, waker) = sys::doorbell().expect("a doorbell");
         (Scoreboard::new(processes, kind, Arc::new(waker)).expect("memory"), wake_receiver)
     }
 
-    fn start(board: &mut Scoreboard, process: Process) -> StatusWriter {
+    pub(super) fn start(board: &mut Scoreboard, process: Process) -> StatusWriter {
         let slot = board.allocate().expect("memory");
         board.assign(slot, process);
         board.writer(slot)
@@ -443,7 +534,7 @@ mod tests {
         let old = start(&mut board, named(0, 0));
         old.stop_all();
         old.beat();
-        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0))), None, None];
+        let unread = [None, Some(WorkerMessage::StopAll(named(0, 0))), None, None, None];
         assert_eq!(board.release(named(0, 0), None), LastMessages { unread, ..LastMessages::default() });
         assert_eq!(board.release(named(0, 0), None), LastMessages::default(), "the slot is free already");
         let new = start(&mut board, named(0, 1));

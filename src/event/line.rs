@@ -24,11 +24,16 @@ impl fmt::Display for Event {
             Event::Stale { process } => write!(f, "{process} is stale"),
             Event::Returned { process } if process.is_thread() => write!(f, "{process} was stale, and has returned"),
             Event::Returned { process } => write!(f, "{process} was stale, and has exited"),
-            Event::Exited { process, exit, out_of_memory, reached_call, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))
+            Event::Exited { process, exit, out_of_memory, reached_call, work_in_progress, .. } => {
+                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))?;
+                write_work(f, *work_in_progress)
             }
-            Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}{}, restarting", suffix(*reached_call), reason.phrase())?;
+            Event::Restarting {
+                process, exit, out_of_memory, reached_call, work_in_progress, reason, delay, ..
+            } => {
+                write!(f, "{process} {exit}{out_of_memory}{}{}", suffix(*reached_call), reason.phrase())?;
+                write_work(f, *work_in_progress)?;
+                f.write_str(", restarting")?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry, .. } => write_refusal(f, error, *retry),
@@ -134,6 +139,15 @@ pub(crate) fn write_startup_failure(
     failures.map_or(Ok(()), |failures| write!(f, ", {failures} failures in a row"))
 }
 
+/// Writes how many units of work an exited process had in progress. Writes nothing if there were none.
+fn write_work(f: &mut fmt::Formatter<'_>, in_progress: u64) -> fmt::Result {
+    match in_progress {
+        0 => Ok(()),
+        1 => f.write_str(" with 1 unit of work in progress"),
+        units => write!(f, " with {units} units of work in progress"),
+    }
+}
+
 /// Returns the end of the phrase that describes an exit.
 fn suffix(reached_call: bool) -> &'static str {
     if reached_call { "" } else { " before it reached the call" }
@@ -141,7 +155,11 @@ fn suffix(reached_call: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::event::RestartReason;
+    use crate::exit::OutOfMemory;
 
     #[test]
     fn lines_name_the_pool_once() {
@@ -184,6 +202,27 @@ mod tests {
         assert_eq!(of_other, format!("jobs: The pool has ended, because the service stops: {cause}"));
         let failed = line("jobs", &Reason::Finished, false);
         assert_eq!(failed, "jobs: The pool has ended: finished, but a worker has failed");
+    }
+
+    #[test]
+    fn lines_of_exits_count_the_work_in_progress() {
+        let process = Process { pool: "", id: 2, generation: 0, pid: Some(71) };
+        let line = |work_in_progress| {
+            let restarting = Event::Restarting {
+                process,
+                exit: Exit::Signal(9),
+                out_of_memory: OutOfMemory::No,
+                reached_call: true,
+                work_in_progress,
+                reason: RestartReason::Failure,
+                delay: Duration::from_millis(7),
+                left: None,
+            };
+            restarting.to_string()
+        };
+        assert_eq!(line(0), "child 2 (pid 71) killed by signal 9, restarting in 7 ms");
+        assert_eq!(line(1), "child 2 (pid 71) killed by signal 9 with 1 unit of work in progress, restarting in 7 ms");
+        assert_eq!(line(3), "child 2 (pid 71) killed by signal 9 with 3 units of work in progress, restarting in 7 ms");
     }
 
     #[test]

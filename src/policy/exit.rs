@@ -23,12 +23,14 @@ pub(crate) struct ExitedProcess {
     pub stop_noted: bool,
     /// Whether the process had called a function that starts workers.
     pub nested_call: bool,
+    /// The number of units of work that the process had started and not completed.
+    pub work_in_progress: u64,
 }
 
 impl Policy {
     /// Handles the exit of a process. Ignores a process that the policy does not know.
     pub fn handle_exited(&mut self, now: Instant, exited: ExitedProcess) {
-        let ExitedProcess { process, exit, out_of_memory, reached_call, nested_call, .. } = exited;
+        let ExitedProcess { process, exit, out_of_memory, reached_call, nested_call, work_in_progress, .. } = exited;
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
         let Some(child) = slot.handle_exited(now, &exited) else { return };
@@ -40,7 +42,15 @@ impl Policy {
         let verdict = verdict(&child, exit, slot, &self.config, outlook);
         let asked = child.role == ExitedRole::Stopping;
         let restarting = matches!(verdict, Verdict::Restart(_));
-        self.actions.emit(Event::Exited { process, exit, out_of_memory, reached_call, asked, restarting });
+        self.actions.emit(Event::Exited {
+            process,
+            exit,
+            out_of_memory,
+            reached_call,
+            work_in_progress,
+            asked,
+            restarting,
+        });
         let failure = |failures| StartupFailure { process, exit: Some(exit), failures, nested_call };
         match verdict {
             Verdict::StopPool => self.fail_startup(now, failure(None)),
@@ -103,7 +113,7 @@ impl Policy {
     }
 
     fn restart(&mut self, now: Instant, exited: &ExitedProcess, child: &ExitedChild, reason: RestartReason) {
-        let &ExitedProcess { process, exit, out_of_memory, reached_call, .. } = exited;
+        let &ExitedProcess { process, exit, out_of_memory, reached_call, work_in_progress, .. } = exited;
         if reason.is_counted() {
             self.budget.take(now);
         }
@@ -113,7 +123,16 @@ impl Policy {
         }
         let delay = slot.schedule_restart(now, child.uptime, reason, self.config.delays, &mut self.rng);
         let left = self.budget.left(now);
-        self.actions.emit(Event::Restarting { process, exit, out_of_memory, reached_call, reason, delay, left });
+        self.actions.emit(Event::Restarting {
+            process,
+            exit,
+            out_of_memory,
+            reached_call,
+            work_in_progress,
+            reason,
+            delay,
+            left,
+        });
     }
 
     fn finish_slot(&mut self, now: Instant, id: usize, failed: bool) {

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
-use crate::sys::{CallError, Shared};
+use crate::sys::{CallError, Shared, StatusSlot};
 
 /// The shared memory. The first word is not zero if there was any nested call. Each other word is zero or the
 /// [mark](NestedCalls::mark) of a process that has made a nested call.
@@ -54,7 +54,7 @@ impl NestedCalls {
     }
 
     fn words(&self) -> impl Iterator<Item = &AtomicU32> {
-        self.0.iter().flatten().skip(1)
+        self.0.iter().flat_map(StatusSlot::words).skip(1)
     }
 }
 

@@ -427,7 +427,9 @@ impl<'a> EventLoop<'a> {
             WorkerMessage::Ready(process) => self.policy.handle_ready(now, process),
             WorkerMessage::StopAll(process) => self.policy.handle_stop_all(now, process),
             WorkerMessage::StopPool(process) => self.policy.handle_stop_pool(now, process),
-            WorkerMessage::Retire(process) => self.policy.handle_retire(now, process),
+            WorkerMessage::Retire(process) | WorkerMessage::WorkDone(process) => {
+                self.policy.handle_retire(now, process);
+            }
         }
     }
 
@@ -465,7 +467,9 @@ impl<'a> EventLoop<'a> {
         let out_of_memory = self.was_out_of_memory(at, process, exit);
         let stop_noted = last.stop_noted;
         let nested_call = last.nested_call || self.pools[at].launcher.take_nested_call(process);
-        let exited = ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted, nested_call };
+        let work_in_progress = last.work.in_progress;
+        let exited =
+            ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted, nested_call, work_in_progress };
         self.policy.handle_exited(Instant::now(), exited);
     }
 

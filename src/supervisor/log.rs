@@ -91,6 +91,7 @@ mod tests {
             exit,
             out_of_memory: OutOfMemory::No,
             reached_call: true,
+            work_in_progress: 0,
             reason,
             delay: Duration::ZERO,
             left: None,

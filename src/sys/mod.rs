@@ -6,6 +6,8 @@
 //! - `fork()` (Unix): forks this process. Fails if this process has more than one thread. The child has one thread, in
 //!   which every signal is blocked.
 //! - `ChildPanicGuard` (Unix): ends a forked child that panics before it has left the parent's stack frames.
+//! - `watch_forks()`: lets `is_fork()` recognize the processes that this process forks from now on.
+//! - `is_fork()`: returns whether a process that had called `watch_forks()` has forked this process. Reads only memory.
 //! - `thread_count()` (Unix): returns whether this process has one thread or several threads. Also returns the number
 //!   of threads, if it is known.
 //! - `flush_output()` (Unix): writes out the output that is still in the buffers of std and of the C library.
@@ -138,7 +140,7 @@ pub(crate) use no_cgroup::OomCounter;
 pub(crate) use offer::Secret;
 pub(crate) use process_name::ProcessName;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
-pub(crate) use shared::{Shared, StatusSlot};
+pub(crate) use shared::{Shared, StatusSlot, UnitCounts, WorkCounts};
 pub(crate) use shutdown::is_shut_down;
 pub(crate) use supervisor_lock::SupervisorLock;
 #[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]

@@ -6,15 +6,44 @@
 //! the file behind the memory never shrinks. (On Unix, an access beyond the end of a file that has shrunk raises
 //! SIGBUS, mmap(2).)
 
-use std::ops::Deref;
+use std::ops::{Deref, Index};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{CallError, Number, Owned, map_slots, unmap_slots};
 
-/// One cache line of shared memory. One worker uses it for its messages to the parent.
-pub(crate) type StatusSlot = [AtomicU32; 16];
+/// One cache line of shared memory. One worker uses it for its messages to the parent, which are the words that its
+/// index gives, and for its counts.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct StatusSlot {
+    words: [AtomicU32; 6],
+    pub work: WorkCounts,
+}
+
+const _: () = assert!(size_of::<StatusSlot>() == 64);
+
+/// The counts of the units of work of one worker. Each count is the sum of two values, because a thread that is the
+/// only writer of a value needs no atomic addition.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct WorkCounts {
+    /// Written by one thread of the worker.
+    pub owned: UnitCounts,
+    /// Written by all other threads of the worker.
+    pub shared: UnitCounts,
+    /// The number of completed units at which the worker wakes the parent. Zero if there is no such number. Only the
+    /// parent writes it, before it starts the worker.
+    pub limit: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct UnitCounts {
+    pub started: AtomicU64,
+    pub completed: AtomicU64,
+}
 
 /// Memory that this process shares with its children. A forked child shares the memory if it was forked while this
 /// value existed. A spawned program shares the memory if it has inherited the memory's file.
@@ -50,6 +79,22 @@ impl Shared {
 pub(super) fn whole_pages(slots: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<StatusSlot>();
     slots.max(1).next_multiple_of(PAGE)
+}
+
+impl StatusSlot {
+    /// Returns the words of the slot for messages.
+    #[cfg(unix)]
+    pub fn words(&self) -> &[AtomicU32] {
+        &self.words
+    }
+}
+
+impl Index<usize> for StatusSlot {
+    type Output = AtomicU32;
+
+    fn index(&self, word: usize) -> &AtomicU32 {
+        &self.words[word]
+    }
 }
 
 impl Deref for Shared {

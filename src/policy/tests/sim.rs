@@ -47,6 +47,7 @@ pub fn exited(process: Process, exit: Exit) -> ExitedProcess {
         reached_call: true,
         stop_noted: false,
         nested_call: false,
+        work_in_progress: 0,
     }
 }
 

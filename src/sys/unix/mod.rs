@@ -12,6 +12,7 @@ mod doorbell;
 #[cfg_attr(not(target_os = "linux"), path = "no_epoll.rs")]
 mod epoll;
 mod fork;
+mod fork_watch;
 mod guarded_socket;
 mod identity;
 mod inherited_fds;
@@ -43,6 +44,7 @@ pub(crate) use directory::{Directory, FileHandle, FileStatus, limit_future_mode}
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use epoll::{OpenEpoll, other_epolls};
 pub(crate) use fork::{ChildPanicGuard, Forked, exit_now, flush_output, fork};
+pub(crate) use fork_watch::{is_fork, watch_forks};
 pub(crate) use identity::{
     IdentityPart, IdentityRefusal, check_identity, drop_privileges, groups_of, may_change_identity, own_identity,
 };

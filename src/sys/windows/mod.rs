@@ -62,6 +62,15 @@ pub(crate) fn with_signals_blocked<T>(run: impl FnOnce() -> T) -> Result<T, Call
     Ok(run())
 }
 
+/// Does nothing, because Windows has no forks.
+pub(crate) fn watch_forks() {}
+
+/// Returns `false`, because Windows has no forks.
+#[inline]
+pub(crate) fn is_fork() -> bool {
+    false
+}
+
 /// Returns how many children one process can have. A process can have 2^24 handles, and the parent holds two handles
 /// for each child.
 pub(crate) fn process_limit() -> usize {

@@ -22,8 +22,9 @@ use super::inherited_handles::Number;
 use crate::sys::shared::whole_pages;
 use crate::sys::{CallError, Shared, StatusSlot};
 
-/// The word of a status slot that is set while the worker listens for stop requests.
-const LISTENS: usize = 15;
+/// The word of a status slot that is set while the worker listens for stop requests. The scoreboard uses no word with
+/// this index.
+const LISTENS: usize = 5;
 
 impl Shared {
     /// Maps zeroed memory for at least this number of status slots.
