@@ -94,6 +94,7 @@ mod threads;
 mod threads_unix;
 #[cfg(windows)]
 mod windows;
+mod work;
 mod worker;
 
 use super::Scenario;
@@ -125,6 +126,7 @@ pub fn all() -> Vec<Scenario> {
         stopped::scenarios(),
         stops::scenarios(),
         threads::scenarios(),
+        work::scenarios(),
         worker::scenarios(),
     ];
     let here = [
