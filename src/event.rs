@@ -220,8 +220,9 @@ pub enum Event {
         reason: RecycleReason,
     },
     /// The parent has started to replace a process ([`Event::Recycling`]), but the replacement failed. The old process
-    /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, the parent
-    /// tries again after 10 s. A replacement that an operator requested is not tried again.
+    /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, or had
+    /// completed its requests, the parent tries again after 10 s. A replacement that an operator requested
+    /// is not tried again.
     RecyclingAborted {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,
@@ -318,6 +319,10 @@ pub enum RestartReason {
     /// The process exited with status 0 after it had called [`Worker::retire`](crate::Worker::retire) and before the
     /// parent had started its replacement. The restart does not count.
     Retired,
+    /// The process exited with status 0 after it had completed its requests
+    /// ([`Prefork::max_requests`](crate::Prefork::max_requests)) and before the parent had started its replacement. The
+    /// restart does not count.
+    Requests,
 }
 
 impl RestartReason {
@@ -332,6 +337,7 @@ impl RestartReason {
         match self {
             RestartReason::StopRequest => " after a stop request from another process",
             RestartReason::Retired => " after it had retired",
+            RestartReason::Requests => " after it had completed its requests",
             RestartReason::Failure | RestartReason::NormalExit => "",
         }
     }
@@ -347,15 +353,23 @@ pub enum RecycleReason {
     Retired,
     /// The program has requested the replacement of this worker ([`Handle::replace`](crate::Handle::replace)).
     Requested,
+    /// The process has completed its requests ([`Prefork::max_requests`](crate::Prefork::max_requests)).
+    Requests {
+        /// The number of units of work that this process was to complete. It is between three quarters of
+        /// `max_requests` and all of it.
+        limit: u64,
+    },
 }
 
 impl fmt::Display for RecycleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RecycleReason::Lifetime => "has reached its maximum lifetime",
-            RecycleReason::Retired => "has retired",
-            RecycleReason::Requested => "was requested to be replaced",
-        })
+        match self {
+            RecycleReason::Lifetime => f.write_str("has reached its maximum lifetime"),
+            RecycleReason::Retired => f.write_str("has retired"),
+            RecycleReason::Requested => f.write_str("was requested to be replaced"),
+            RecycleReason::Requests { limit: 1 } => f.write_str("has completed its request"),
+            RecycleReason::Requests { limit } => write!(f, "has completed its {limit} requests"),
+        }
     }
 }
 

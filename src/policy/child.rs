@@ -21,8 +21,8 @@ pub(super) struct Child {
     /// Whether the last check found no heartbeat, but spared the process because the parent may have been stopped
     /// meanwhile.
     suspect: bool,
-    /// Whether the process has requested its replacement.
-    pub retired: bool,
+    /// The reason that the process itself has for its replacement, if any. It stays if a replacement fails.
+    pub worn_out: Option<RecycleReason>,
     /// The planned replacement of this process alone.
     pub recycling: Option<Recycling>,
 }
@@ -53,7 +53,7 @@ pub(super) enum Phase {
 
 impl Child {
     pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycling: Option<Recycling>) -> Child {
-        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, retired: false, recycling }
+        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, worn_out: None, recycling }
     }
 
     pub fn is(&self, generation: u32) -> bool {

@@ -87,6 +87,8 @@ pub(crate) struct Config {
     pub heartbeat_timeout: Option<Duration>,
     pub abort_timeout: Duration,
     pub max_lifetime: Option<Duration>,
+    /// The largest number of units of work after which a process is replaced.
+    pub max_requests: Option<u64>,
     /// How many workers may have a new process besides their old one, while they are being replaced.
     pub max_surge: usize,
     /// How many workers may have no ready process because they are being replaced.
@@ -134,6 +136,7 @@ pub(crate) struct Policy {
     /// Whether a process of the pool is known to have lived for [`SOUND_LIFE`](backoff::SOUND_LIFE).
     is_sound: bool,
     rng: SmallRng,
+    seed: u64,
     roll: RollingRestart,
     replacements: Replacements,
     /// The number of workers in `slots` that should run but have no ready process.
@@ -164,6 +167,7 @@ impl Policy {
             check_beats_at: config.heartbeat_timeout.map(|timeout| now + timeout),
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
+            seed,
             roll: RollingRestart::default(),
             replacements: Replacements::default(),
             unavailable: 0,

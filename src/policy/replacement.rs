@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
 use super::Policy;
 use super::child::Child;
 use super::deadline::Deadline;
-use crate::event::Event;
+use crate::event::{Event, RecycleReason};
 use crate::exit::Process;
 
 /// The workers whose processes are being replaced, and those whose old process drains after its replacement.
@@ -98,13 +100,36 @@ impl Policy {
     /// Handles the request of a process to be replaced. Has no effect if the process is being replaced already, or if
     /// it has been asked to stop.
     pub fn handle_retire(&mut self, now: Instant, process: Process) {
+        self.handle_worn_out(now, process, RecycleReason::Retired);
+    }
+
+    /// Handles the message of a process that it has completed as many units of work as [`Policy::request_limit`]
+    /// allows. Has no effect where [`Policy::handle_retire`] has none.
+    pub fn handle_work_done(&mut self, now: Instant, process: Process) {
+        if let Some(limit) = self.request_limit(process.id, process.generation) {
+            self.handle_worn_out(now, process, RecycleReason::Requests { limit });
+        }
+    }
+
+    pub(super) fn handle_worn_out(&mut self, now: Instant, process: Process, reason: RecycleReason) {
         if self.stop.is_some() {
             return;
         }
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
-        slot.handle_retire(now, process.generation);
+        slot.handle_worn_out(now, process.generation, reason);
         self.after(now, process.id, was_wanted);
+    }
+
+    /// Returns the number of units of work after which this process is replaced, or `None` if there is no limit. The
+    /// number is random, between three quarters and all of `max_requests`. So processes that were started together are
+    /// not replaced at the same time.
+    ///
+    /// The number follows from the seed of the policy and from the process, so the policy does not store it.
+    pub fn request_limit(&self, id: usize, generation: u32) -> Option<u64> {
+        let most = self.config.max_requests?;
+        let process = (id as u64) << 32 | u64::from(generation);
+        Some(SmallRng::seed_from_u64(self.seed ^ process).random_range(most - most / 4..=most))
     }
 
     /// Plans the replacement of the process of worker `id`, as an operator has requested. If the worker is about to

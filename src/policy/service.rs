@@ -193,6 +193,13 @@ impl Service {
         }
     }
 
+    #[expect(dead_code, reason = "workers do not report their work yet")]
+    pub fn handle_work_done(&mut self, now: Instant, process: Process) {
+        if let Some(policy) = self.policy_of(process) {
+            policy.handle_work_done(now, process);
+        }
+    }
+
     pub fn handle_beat(&mut self, now: Instant, process: Process) {
         if let Some(policy) = self.policy_of(process) {
             policy.handle_beat(now, process.id, process.generation);

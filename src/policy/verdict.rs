@@ -2,7 +2,7 @@
 
 use super::slot::{BringUp, ExitedChild, ExitedRole, Slot};
 use super::{Config, RestartPolicy};
-use crate::event::RestartReason;
+use crate::event::{RecycleReason, RestartReason};
 use crate::exit::Exit;
 
 /// The decision about an exit that the policy has not requested.
@@ -65,7 +65,8 @@ fn judge_serving(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Config,
     let is_fatal = is_fatal(exit, config) && !exited.was_given_up;
     let never_ready = config.ready_timeout.is_some() && slot.bring_up() != BringUp::Done;
     let never_reached_call = !exited.reached_call && !slot.reached_call();
-    let is_normal = matches!(reason, Some(RestartReason::NormalExit | RestartReason::Retired));
+    let is_normal =
+        matches!(reason, Some(RestartReason::NormalExit | RestartReason::Retired | RestartReason::Requests));
     let cannot_start = never_reached_call || never_ready && (failed || is_normal);
     if is_fatal {
         return Verdict::StopPool;
@@ -98,9 +99,11 @@ fn restart_reason(failed: bool, exited: &ExitedChild, policy: RestartPolicy) -> 
         RestartPolicy::Never => None,
         _ if failed => Some(RestartReason::Failure),
         _ if exited.stop_noted => Some(RestartReason::StopRequest),
-        _ if exited.retired => Some(RestartReason::Retired),
-        RestartPolicy::Always => Some(RestartReason::NormalExit),
-        RestartPolicy::OnFailure => None,
+        _ => match exited.worn_out {
+            Some(RecycleReason::Retired) => Some(RestartReason::Retired),
+            Some(RecycleReason::Requests { .. }) => Some(RestartReason::Requests),
+            _ => (policy == RestartPolicy::Always).then_some(RestartReason::NormalExit),
+        },
     }
 }
 

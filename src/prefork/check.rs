@@ -26,6 +26,9 @@ impl Config {
                 "0 needs a max_unavailable of at least 1, because otherwise no process could be replaced",
             ));
         }
+        if self.max_requests == Some(0) {
+            return Err(Error::unfit("max_requests", "0 would replace every process again and again"));
+        }
         if self.restart_window.is_some() && self.max_restarts.is_none() {
             return Err(Error::unfit("restart_window", "there is no max_restarts that it could limit"));
         }
@@ -122,6 +125,7 @@ mod tests {
             ("restart_window", new().restart_window(endless)),
             ("max_lifetime", new().max_lifetime(zero)),
             ("max_lifetime", new().max_lifetime(endless)),
+            ("max_requests", new().max_requests(0)),
             ("restart_backoff", new().restart_backoff(zero, ms(1))),
             ("restart_backoff", new().restart_backoff(ms(1), endless)),
             ("restart_backoff", new().restart_backoff(ms(2), ms(1))),

@@ -88,6 +88,7 @@ impl Default for PoolSettings {
             heartbeat_timeout: None,
             abort_timeout: Duration::from_secs(1),
             max_lifetime: None,
+            max_requests: None,
             max_surge: 1,
             max_unavailable: 0,
             drain: None,

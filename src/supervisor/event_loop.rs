@@ -365,7 +365,8 @@ impl<'a> EventLoop<'a> {
         // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
         // memory inherited from the parent, at the cost of page faults.
         let count = self.policy.pool(at).wanted();
-        self.pools[at].start(id, generation, count)
+        let max_requests = self.policy.pool(at).request_limit(id, generation);
+        self.pools[at].start(id, generation, count, max_requests)
     }
 
     /// Makes the next fork a fork of this pool: the worker gets the shared memory of this pool only.

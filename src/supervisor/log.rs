@@ -97,7 +97,9 @@ mod tests {
             left: None,
         };
         assert_eq!(level_of(&restarting(Exit::Code(1), RestartReason::Failure)), Some(Level::Warn));
-        for reason in [RestartReason::NormalExit, RestartReason::StopRequest, RestartReason::Retired] {
+        let uncounted =
+            [RestartReason::NormalExit, RestartReason::StopRequest, RestartReason::Retired, RestartReason::Requests];
+        for reason in uncounted {
             assert_eq!(level_of(&restarting(Exit::Code(0), reason)), Some(Level::Info));
         }
     }

@@ -27,12 +27,13 @@ pub(super) enum StartedIn {
 }
 
 impl Pool {
-    /// Starts a process or thread of worker `id`. `count` is the number of workers in the pool.
+    /// Starts a process or thread of worker `id`. `count` is the number of workers in the pool. `max_requests` is the
+    /// number of units of work after which the process wakes the parent.
     ///
     /// Inlined, so that fewer stack frames are in use at a fork. The kernel copies the pages of these frames
     /// (copy-on-write).
     #[inline]
-    pub fn start(&mut self, id: usize, generation: u32, count: usize) -> Result<StartedIn> {
+    pub fn start(&mut self, id: usize, generation: u32, count: usize, _max_requests: Option<u64>) -> Result<StartedIn> {
         let refused = |error| Error::from(error).starting(id);
         let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
         let listeners = self.sockets.of(id)?;

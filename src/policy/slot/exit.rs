@@ -4,6 +4,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::{Slot, StartReason, State};
+use crate::event::RecycleReason;
 use crate::exit::{Exit, Process};
 use crate::policy::ExitedProcess;
 
@@ -20,8 +21,8 @@ pub(in crate::policy) struct ExitedChild {
     pub stop_noted: bool,
     /// Whether the process had called a function that starts workers.
     pub nested_call: bool,
-    /// Whether the process had requested its replacement.
-    pub retired: bool,
+    /// The reason that the process itself had for its replacement, if any.
+    pub worn_out: Option<RecycleReason>,
     /// Whether the process served its id but was not ready yet.
     pub was_starting: bool,
     /// Whether the parent had aborted or killed the process.
@@ -79,7 +80,7 @@ impl Slot {
                 reached_call: true,
                 stop_noted: false,
                 nested_call: false,
-                retired: false,
+                worn_out: None,
                 was_starting: false,
                 was_given_up: false,
             });
@@ -109,7 +110,7 @@ impl Slot {
             reached_call: true,
             stop_noted: false,
             nested_call: false,
-            retired: child.retired,
+            worn_out: child.worn_out,
             was_starting: child.is_starting(),
             was_given_up,
         })

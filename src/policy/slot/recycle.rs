@@ -10,10 +10,10 @@ use crate::exit::Process;
 use crate::policy::Config;
 use crate::policy::child::{Child, Phase, Recycling};
 
-/// The age that a process must reach before it is replaced because it has retired. Otherwise processes that retire at
+/// The age that a process must reach before it is replaced because it is worn out. Otherwise processes that retire at
 /// their start would make the parent start processes without a pause.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
-/// The time after which the policy tries again to replace a process that has retired.
+/// The time after which the policy tries again to replace a process that is worn out.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Returns the end of the lifetime of a process that starts `now`. The lifetime is a random part of the maximum,
@@ -43,12 +43,14 @@ impl Slot {
         }
     }
 
-    /// Plans the replacement of the process with this generation, because it has retired. If that process is being
-    /// replaced already, the plan has an effect only if its replacement fails.
-    pub fn handle_retire(&mut self, now: Instant, generation: u32) {
-        if let Some(child) = self.running_mut().find(|child| child.is(generation)) {
-            child.retired = true;
-            child.recycle(now.max(child.since + SHORTEST_LIFE), RecycleReason::Retired);
+    /// Plans the replacement of the process with this generation, because it is worn out: it has retired or has
+    /// completed its requests. If that process is being replaced already, the plan has an effect only if
+    /// its replacement fails. Does nothing if the process was worn out before.
+    pub fn handle_worn_out(&mut self, now: Instant, generation: u32, reason: RecycleReason) {
+        let child = self.running_mut().find(|child| child.is(generation) && child.worn_out.is_none());
+        if let Some(child) = child {
+            child.worn_out = Some(reason);
+            child.recycle(now.max(child.since + SHORTEST_LIFE), reason);
         }
     }
 
@@ -63,10 +65,9 @@ impl Slot {
     /// Plans the next replacement of the worker's process after a replacement has failed.
     pub fn renew_recycling(&mut self, now: Instant, config: &Config, rng: &mut SmallRng) {
         let State::Running(child) = &mut self.state else { return };
-        child.recycling = if child.retired {
-            Some(Recycling { at: now + RETRY_DELAY, reason: RecycleReason::Retired })
-        } else {
-            end_of_lifetime(now, config, rng)
+        child.recycling = match child.worn_out {
+            Some(reason) => Some(Recycling { at: now + RETRY_DELAY, reason }),
+            None => end_of_lifetime(now, config, rng),
         };
     }
 }

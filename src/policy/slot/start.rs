@@ -29,9 +29,10 @@ impl Slot {
     ) -> Duration {
         let delay = match reason {
             RestartReason::Failure => self.backoff.after_failure(uptime, delays, rng),
-            RestartReason::NormalExit | RestartReason::StopRequest | RestartReason::Retired => {
-                self.backoff.after_normal_exit(uptime, delays, rng)
-            }
+            RestartReason::NormalExit
+            | RestartReason::StopRequest
+            | RestartReason::Retired
+            | RestartReason::Requests => self.backoff.after_normal_exit(uptime, delays, rng),
         };
         let reason = if reason.is_counted() { StartReason::Restart } else { StartReason::UncountedRestart };
         self.state = State::Backoff { until: now + delay, reason };

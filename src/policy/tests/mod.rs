@@ -6,6 +6,7 @@ mod observed;
 mod random;
 mod replacement;
 mod request;
+mod requests;
 mod restart;
 mod retire;
 mod roll;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sim::SECOND;
-use crate::event::RestartReason;
+use crate::event::{RecycleReason, RestartReason};
 use crate::policy::*;
 
 #[derive(Debug)]
@@ -141,6 +141,7 @@ impl Observed {
                 self.note_failure(policy, now, process.id);
             }
             Event::Restarting { process, .. } => drop(self.failures.remove(&process.id)),
+            Event::Recycling { process, reason } => self.check_age(now, process, reason),
             Event::Scaled { .. } => self.failures.clear(),
             Event::StartupFailed { failures: Some(failures), .. } => {
                 assert_eq!((Some(failures), policy.config.ready_timeout), (startup_failures(policy), None));
@@ -161,6 +162,16 @@ impl Observed {
             _ => {}
         }
         self.log.push(event.to_string());
+    }
+
+    /// Checks that processes that are worn out at their start are not replaced without a pause.
+    fn check_age(&self, now: Instant, process: Process, reason: RecycleReason) {
+        if matches!(reason, RecycleReason::Lifetime | RecycleReason::Requested) {
+            return;
+        }
+        // A process that has exited in the meantime is not checked.
+        let age = self.alive.get(&(process.id, process.generation)).map(|alive| now - alive.since);
+        assert!(age.is_none_or(|age| age >= SECOND), "{process} {reason} after {age:?}");
     }
 
     /// Checks that a worker is not restarted after too many failures in a row.

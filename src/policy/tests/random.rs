@@ -37,6 +37,7 @@ pub fn random_config(rng: &mut SmallRng) -> Config {
         heartbeat_timeout: optional(rng, 10),
         abort_timeout: rng.random_range(1..=3) * SECOND,
         max_lifetime: optional(rng, 30),
+        max_requests: rng.random_bool(0.5).then_some(1000),
         max_surge: surge,
         max_unavailable: unavailable,
         drain: rng.random_bool(0.3).then_some(SECOND),
@@ -92,6 +93,7 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         }
         (3..6, Some((id, generation))) => sim.ready(id, generation),
         (6, Some((id, generation))) if rng.random_bool(0.5) => sim.retire(id, generation),
+        (6, Some((id, generation))) if rng.random_bool(0.5) => sim.complete_requests(id, generation),
         (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),
         (7, _) if rng.random_bool(0.5) => sim.refuses_starts = !sim.refuses_starts,
         (7, _) => sim.has_work = !sim.has_work,

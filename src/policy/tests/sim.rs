@@ -26,6 +26,7 @@ pub fn config(workers: usize) -> Config {
         heartbeat_timeout: None,
         abort_timeout: SECOND,
         max_lifetime: None,
+        max_requests: None,
         max_surge: 1,
         max_unavailable: 0,
         drain: None,
@@ -145,6 +146,13 @@ impl Sim {
     pub fn retire(&mut self, id: usize, generation: u32) {
         let process = self.alive[&(id, generation)].process;
         self.policy.handle_retire(self.now, process);
+        self.run_actions();
+    }
+
+    /// Lets a process complete its requests.
+    pub fn complete_requests(&mut self, id: usize, generation: u32) {
+        let process = self.alive[&(id, generation)].process;
+        self.policy.handle_work_done(self.now, process);
         self.run_actions();
     }
 
