@@ -215,7 +215,6 @@ impl Scoreboard {
         }
     }
 
-    #[cfg_attr(not(test), allow(dead_code, reason = "max_requests will use it"))]
     /// Sets the number of completed units of work at which the worker sends [`WorkerMessage::WorkDone`]. `None` is no
     /// limit. `slot` must be the slot that [`Scoreboard::allocate`] has just returned.
     pub fn limit_work(&self, slot: usize, limit: Option<u64>) {

@@ -359,9 +359,12 @@ impl Worker {
     /// Begins a unit of work, for example a request or a job, and returns a guard. The unit is completed when the guard
     /// is dropped. A worker may have any number of units in progress at the same time, in all of its threads.
     ///
-    /// The parent uses the counts when the worker exits or is killed: the log and
-    /// [`Event::Exited`](crate::Event::Exited) contain the number of units that it had in progress, as in `child 2 (pid
-    /// 71) killed by signal 9 with 3 units of work in progress`.
+    /// The parent uses the counts in two ways:
+    ///
+    /// - If the worker exits or is killed, the log and [`Event::Exited`](crate::Event::Exited) contain the number of
+    ///   units that it had in progress, as in `child 2 (pid 71) killed by signal 9 with 3 units of work in progress`.
+    /// - With [`max_requests`](crate::Prefork::max_requests), the worker wakes the parent when it has completed a certain
+    ///   number of units, and the parent replaces it.
     ///
     /// Beginning and completing a unit takes a few nanoseconds and makes no system call. Both only add to a value in the
     /// worker's own cache line. The thread that makes the first call is the fastest, because it needs no atomic
@@ -372,6 +375,7 @@ impl Worker {
     /// - If the worker forks a process, units do not count in that process, neither new ones nor those that were in
     ///   progress at the fork. On Unix, the first call of this method registers a handler for that (pthread_atfork(3)).
     ///   A process that was made without the handlers, for example by the bare system call clone(2), is not recognized.
+    /// - A unit that ends by a panic counts as completed, because the panic drops the guard.
     /// - Each process counts from 0, and so does each [worker thread](crate::Prefork::run_threads). A guard that
     ///   outlives its worker thread does not count for the thread's successor.
     ///

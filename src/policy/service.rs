@@ -193,7 +193,6 @@ impl Service {
         }
     }
 
-    #[expect(dead_code, reason = "workers do not report their work yet")]
     pub fn handle_work_done(&mut self, now: Instant, process: Process) {
         if let Some(policy) = self.policy_of(process) {
             policy.handle_work_done(now, process);

@@ -428,9 +428,8 @@ impl<'a> EventLoop<'a> {
             WorkerMessage::Ready(process) => self.policy.handle_ready(now, process),
             WorkerMessage::StopAll(process) => self.policy.handle_stop_all(now, process),
             WorkerMessage::StopPool(process) => self.policy.handle_stop_pool(now, process),
-            WorkerMessage::Retire(process) | WorkerMessage::WorkDone(process) => {
-                self.policy.handle_retire(now, process);
-            }
+            WorkerMessage::Retire(process) => self.policy.handle_retire(now, process),
+            WorkerMessage::WorkDone(process) => self.policy.handle_work_done(now, process),
         }
     }
 

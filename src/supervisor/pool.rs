@@ -33,9 +33,12 @@ impl Pool {
     /// Inlined, so that fewer stack frames are in use at a fork. The kernel copies the pages of these frames
     /// (copy-on-write).
     #[inline]
-    pub fn start(&mut self, id: usize, generation: u32, count: usize, _max_requests: Option<u64>) -> Result<StartedIn> {
+    pub fn start(&mut self, id: usize, generation: u32, count: usize, max_requests: Option<u64>) -> Result<StartedIn> {
         let refused = |error| Error::from(error).starting(id);
         let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
+        if let Some((scoreboard, slot)) = self.scoreboard.as_ref().zip(slot) {
+            scoreboard.limit_work(slot, max_requests);
+        }
         let listeners = self.sockets.of(id)?;
         let slot_handle = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot));
         let request = StartRequest { pool: self.name, id, generation, count, slot_handle, listeners: &listeners };

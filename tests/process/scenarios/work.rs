@@ -12,7 +12,7 @@ use crate::Scenario;
 use crate::os::Signal;
 #[cfg(target_os = "linux")]
 use crate::os::in_child;
-use crate::program::{drain, fail, say, serve, up};
+use crate::program::{EVER, drain, fail, say, serve, up, up_until_signal};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -40,6 +40,19 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
+        Scenario::reporting("a_worker_with_completed_requests_is_replaced", complete_requests, |daemon| {
+            let old = daemon.workers(2);
+            daemon.send(old[1], Signal::SIGUSR2);
+            assert_eq!(daemon.worker().id, 1);
+            daemon.wait_for_times(&format!("log {} exited normally", old[1]), 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
+            assert_eq!(daemon.count("has completed its"), 1, "only once:\n{}", daemon.transcript());
+            let line = daemon.line(&format!("log {} has completed its ", old[1]));
+            let limit = line.split(' ').find_map(|word| word.parse::<u64>().ok().filter(|&limit| limit > ALLOWED));
+            assert!(limit.is_some_and(|limit| limit <= MAX_REQUESTS), "{line}");
+        }),
         Scenario::threading("a_late_unit_counts_for_no_later_thread", ends_units_late, |daemon| {
             daemon.wait_for("log child 0 (thread worker-0.0) exited with status 101 with 1 unit of work in progress,");
             daemon.wait_for("log child 0 (thread worker-0.1) exited with status 101 with 2 units of work in progress,");
@@ -111,6 +124,40 @@ fn forks_with_work() -> Report {
         up(worker.id());
         drain(&worker);
     })
+}
+
+const MAX_REQUESTS: u64 = 100_000;
+/// The largest number of requests that every process may complete.
+const ALLOWED: u64 = MAX_REQUESTS / 4 * 3 - 1;
+
+/// The first process of worker 1 works at SIGUSR2 in two threads, until its stop request. All other processes complete
+/// as many requests as they may.
+fn complete_requests() -> Report {
+    let service = Prefork::new().workers(2).max_restarts(0).ready_timeout(EVER).max_requests(MAX_REQUESTS);
+    let report = serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        worker.ready();
+        for _ in 0..ALLOWED {
+            drop(worker.begin_work());
+        }
+        if (worker.id(), worker.generation()) != (1, 0) {
+            up(worker.id());
+            return drain(&worker);
+        }
+        up_until_signal(1, Signal::SIGUSR2);
+        let work = || {
+            while !worker.stop_requested() {
+                drop(worker.begin_work());
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(work);
+            work();
+        });
+        drain(&worker);
+    });
+    say(&format!("in all: {} restarts", report.restarts()));
+    report
 }
 
 /// The first thread leaves a unit behind, which the second thread ends.
