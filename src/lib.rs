@@ -210,6 +210,13 @@
 //! If the parent wakes up late to check the heartbeats, the whole machine may have been suspended. In this case, a
 //! missing heartbeat does not show that a worker hangs. So the parent gives the worker one more timeout.
 //!
+//! # Work
+//!
+//! A worker counts its work with [`Worker::begin_work`]: the method returns a guard, and the unit of work, for example a
+//! request, is completed when the guard is dropped. If a worker dies, the log contains the number of units that it had
+//! in progress. With [`Prefork::max_requests`], the parent replaces a process after a number of completed units. A unit
+//! takes a few nanoseconds and no system call.
+//!
 //! # Lifetimes
 //!
 //! With [`Prefork::max_lifetime`], the parent replaces each process that has reached a certain age. The parent proceeds
