@@ -38,8 +38,8 @@ pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send +
 /// [worker thread](crate::Prefork::run_threads).
 ///
 /// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready),
-/// [`retire`](Worker::retire), [`stop_pool`](Worker::stop_pool) and [`stop_all`](Worker::stop_all) have no effect, and
-/// SIGTERM does not request a stop of the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts
+/// [`retire`](Worker::retire), [`stop_pool`](Worker::stop_pool), [`stop_all`](Worker::stop_all) and
+/// [`begin_work`](Worker::begin_work) have no effect, and SIGTERM does not request a stop of the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts
 /// as a heartbeat of the worker, until the worker ends.
 ///
 /// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
@@ -92,7 +92,7 @@ pub struct Worker {
     count: usize,
     /// `None` in a forked worker of `fork_processes`, because this function gives the program no handle.
     status: Option<Status>,
-    /// Created by the first call of [`Worker::begin_work`]. `None` if this worker has no status slot.
+    /// Created by the first call of [`Worker::begin_work`]. `None` if units do not count in this process.
     meter: OnceLock<Option<WorkMeter>>,
     listeners: Listeners,
     listener_names: ListenerNames,
@@ -408,7 +408,7 @@ impl Worker {
     #[cold]
     fn new_meter(&self) -> Option<WorkMeter> {
         match self.status.as_ref()? {
-            Status::OfProcess(status) => Some(WorkMeter::of_process(status)),
+            Status::OfProcess(status) => WorkMeter::of_process(status),
             Status::OfThread(status) => WorkMeter::of_thread(status),
         }
     }

@@ -9,6 +9,7 @@
 //! own: it is their only writer, and writes them without an atomic addition.
 
 use std::cell::Cell;
+use std::process;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -69,10 +70,14 @@ enum MeteredWorker {
 const MARGIN: u64 = 256;
 
 impl WorkMeter {
-    /// Returns the meter of this process, which is a worker. `status` is its only writer.
-    pub fn of_process(status: &'static StatusWriter) -> WorkMeter {
+    /// Returns the meter of this process, which is a worker. Returns `None` in a process that the worker has forked
+    /// before its first unit.
+    pub fn of_process(status: &'static StatusWriter) -> Option<WorkMeter> {
+        if process::id() != status.pid {
+            return None;
+        }
         sys::watch_forks();
-        WorkMeter::new(&status.segment[status.slot].work, MeteredWorker::Process(status))
+        Some(WorkMeter::new(&status.segment[status.slot].work, MeteredWorker::Process(status)))
     }
 
     /// Returns the meter of a worker thread. Returns `None` if the worker is a process.
@@ -228,7 +233,7 @@ mod tests {
         let slot = board.allocate().expect("memory");
         board.limit_work(slot, limit);
         board.assign(slot, process);
-        WorkMeter::of_process(Box::leak(Box::new(board.writer(slot))))
+        WorkMeter::of_process(Box::leak(Box::new(board.writer(slot)))).expect("a meter")
     }
 
     /// Starts a worker thread. The parent has its own clone of `lease`, as for a real thread.
@@ -305,8 +310,8 @@ mod tests {
         complete_one(&limited);
         assert_eq!(board.read_messages(), [WorkerMessage::WorkDone(named(0, 0))]);
         board.release(named(0, 0), None);
-        let unlimited = start_process(&mut board, named(0, 1), None);
-        complete_one(&unlimited);
+        let status = Box::leak(Box::new(start(&mut board, named(0, 1))));
+        complete_one(&WorkMeter::of_process(status).expect("a meter"));
         assert_eq!(board.read_messages(), [], "the slot was cleared");
     }
 
@@ -357,6 +362,24 @@ mod tests {
     }
 
     #[test]
+    fn counts_with_a_unit_in_progress_are_not_reused() {
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
+        let mut first = None;
+        for generation in 0..10 {
+            let lease = Arc::new(());
+            let (status, meter) = start_thread(&mut board, named(0, generation), &lease, None);
+            assert!(meter.start());
+            if generation > 0 {
+                meter.complete();
+            }
+            let first = first.get_or_insert(meter);
+            drop(status);
+            board.release(named(0, generation), Some(lease));
+            assert_eq!(first.counts.read(), Work { in_progress: 1, completed: 0 });
+        }
+    }
+
+    #[test]
     fn a_unit_outlives_the_memory_of_its_service() {
         let (mut board, receiver) = new_board(1, WorkerKind::Thread);
         let (status, meter) = start_thread(&mut board, named(0, 0), &Arc::default(), Some(1));
@@ -393,6 +416,17 @@ mod tests {
         let WorkCounts { owned, shared, .. } = meter.counts;
         let completed = [owned, shared].map(|counts| counts.completed.load(Ordering::Relaxed));
         assert_eq!(completed, [1, 1]);
+    }
+
+    #[test]
+    fn an_earlier_user_of_counts_sends_no_message() {
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
+        let (status, meter) = start_thread(&mut board, named(0, 0), &Arc::default(), Some(1));
+        let counts = status.thread.as_ref().expect("a thread").counts.0;
+        counts.send_done(meter.id - 1);
+        assert_eq!(board.read_messages(), []);
+        counts.send_done(meter.id);
+        assert_eq!(board.read_messages(), [WorkerMessage::WorkDone(named(0, 0))]);
     }
 
     #[test]

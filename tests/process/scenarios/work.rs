@@ -105,13 +105,14 @@ fn first_has_work() -> Report {
     })
 }
 
-/// The first process has two units in progress. A process that it forks begins more units, and ends its copies of all
-/// units.
+/// The first process has two units in progress. Two processes that it forks, before and after its first unit, begin more
+/// units, and the second one ends its copies of all units.
 #[cfg(target_os = "linux")]
 fn forks_with_work() -> Report {
     serve(Prefork::new().workers(1), |worker| {
         assert!(!worker.stop_requested());
         if worker.generation() == 0 {
+            assert_eq!(in_child(|| begin_endless(&worker)), 0);
             let units = RefCell::new(vec![worker.begin_work(), worker.begin_work()]);
             let status = in_child(|| {
                 begin_endless(&worker);
