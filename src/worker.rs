@@ -39,8 +39,9 @@ pub type WorkResult = std::result::Result<(), Box<dyn std::error::Error + Send +
 ///
 /// If a worker forks a process, that process is not a worker. In that process, [`ready`](Worker::ready),
 /// [`retire`](Worker::retire), [`stop_pool`](Worker::stop_pool), [`stop_all`](Worker::stop_all) and
-/// [`begin_work`](Worker::begin_work) have no effect, and SIGTERM does not request a stop of the worker. But a call of [`heartbeat`](Worker::heartbeat) in that process counts
-/// as a heartbeat of the worker, until the worker ends.
+/// [`begin_work`](Worker::begin_work) have no effect, and SIGTERM does not request a stop of the worker.
+/// But a call of [`heartbeat`](Worker::heartbeat) in that process counts as a heartbeat of the worker, until the worker
+/// ends.
 ///
 /// A worker wakes the parent through a descriptor that the worker inherits. If the worker closes that descriptor, it
 /// sends SIGCHLD to the parent instead. The system refuses this signal if the worker runs as another
@@ -363,11 +364,11 @@ impl Worker {
     ///
     /// - If the worker exits or is killed, the log and [`Event::Exited`](crate::Event::Exited) contain the number of
     ///   units that it had in progress, as in `child 2 (pid 71) killed by signal 9 with 3 units of work in progress`.
-    /// - With [`max_requests`](crate::Prefork::max_requests), the worker wakes the parent when it has completed a certain
-    ///   number of units, and the parent replaces it.
+    /// - With [`max_requests`](crate::Prefork::max_requests), the worker wakes the parent when it has completed a
+    ///   certain number of units, and the parent replaces it.
     ///
-    /// Beginning and completing a unit takes a few nanoseconds and makes no system call. Both only add to a value in the
-    /// worker's own cache line. The thread that makes the first call is the fastest, because it needs no atomic
+    /// Beginning and completing a unit takes a few nanoseconds and makes no system call. Both only add to a value in
+    /// the worker's own cache line. The thread that makes the first call is the fastest, because it needs no atomic
     /// addition. Any other thread needs about 10 ns more. Threads that do so at the same moment wait for each other.
     ///
     /// - The guard can be moved to another thread, and be held across an `.await`. It does not borrow the worker. So

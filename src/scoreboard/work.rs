@@ -171,8 +171,8 @@ struct User {
 impl ThreadCounts {
     /// Sends the message of this meter. Does nothing if the worker of the meter has ended.
     fn send_done(&self, meter: u64) {
-        // If the lock is not free, another unit of the worker sends the message. In a fork of this process, the lock may
-        // never become free.
+        // If the lock is not free, another unit of the worker sends the message. In a fork of this process, the lock
+        // may never become free.
         let Ok(user) = self.user.try_lock() else { return };
         if let Some(status) = user.status.upgrade().filter(|_| user.meter == meter) {
             drop(user);
