@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use log::{Level, log};
 
-use super::observer::{Observer, Output, ServiceState};
+use super::observer::{Observer, Output, ServiceView};
 use crate::event::Event;
 use crate::exit::Exit;
 
@@ -14,7 +14,7 @@ use crate::exit::Exit;
 pub(super) struct Log;
 
 impl Observer for Log {
-    fn handle_event(&mut self, event: &Event, _: &dyn ServiceState, output: &mut Output) {
+    fn handle_event(&mut self, event: &Event, _: &dyn ServiceView, output: &mut Output) {
         if let Some(level) = level_of(event) {
             output.log(level, event);
         }

@@ -19,9 +19,9 @@ use crate::sys;
 /// The closure that the program passes to [`Prefork::on_event`](crate::Prefork::on_event).
 pub(crate) type OnEvent = Box<dyn FnMut(&Event, &Handle)>;
 
-/// The state of the service at the time of an event.
+/// The service at the time of an event, as the observers see it.
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the notification of systemd needs it"))]
-pub(super) trait ServiceState {
+pub(super) trait ServiceView {
     /// Returns the number of workers if all of them are up, and `None` otherwise. Counting takes time, so only the
     /// observers that need the number call this method.
     fn up(&self) -> Option<usize>;
@@ -33,7 +33,7 @@ pub(super) trait ServiceState {
     fn is_stopping(&self) -> bool;
 }
 
-impl ServiceState for Service {
+impl ServiceView for Service {
     fn up(&self) -> Option<usize> {
         Service::up(self)
     }
@@ -49,7 +49,7 @@ impl ServiceState for Service {
 
 /// A receiver of the events of the service.
 pub(super) trait Observer {
-    fn handle_event(&mut self, event: &Event, service: &dyn ServiceState, output: &mut Output);
+    fn handle_event(&mut self, event: &Event, service: &dyn ServiceView, output: &mut Output);
 
     /// Returns the time at which to call [`Observer::flush`] if no event happens earlier.
     fn next_deadline(&self) -> Option<Instant> {
@@ -75,7 +75,7 @@ impl Observers {
         Observers { list, output: Output { is_unflushed: true } }
     }
 
-    pub fn emit(&mut self, event: &Event, service: &dyn ServiceState) {
+    pub fn emit(&mut self, event: &Event, service: &dyn ServiceView) {
         for observer in &mut self.list {
             observer.handle_event(event, service, &mut self.output);
         }
@@ -151,7 +151,7 @@ pub(super) struct Callback {
 }
 
 impl Observer for Callback {
-    fn handle_event(&mut self, event: &Event, _: &dyn ServiceState, output: &mut Output) {
+    fn handle_event(&mut self, event: &Event, _: &dyn ServiceView, output: &mut Output) {
         (self.on_event)(event, &self.handle);
         output.note_write();
     }
@@ -167,7 +167,7 @@ pub(super) struct State {
 }
 
 #[cfg(test)]
-impl ServiceState for State {
+impl ServiceView for State {
     fn up(&self) -> Option<usize> {
         self.up
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     impl Observer for Alarm {
-        fn handle_event(&mut self, _: &Event, _: &dyn ServiceState, _: &mut Output) {}
+        fn handle_event(&mut self, _: &Event, _: &dyn ServiceView, _: &mut Output) {}
 
         fn next_deadline(&self) -> Option<Instant> {
             self.at

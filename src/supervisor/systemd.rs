@@ -11,7 +11,7 @@ use ::log::Level;
 use nix::errno::Errno;
 use sd_notify::NotifyState;
 
-use super::observer::{Observer, Output, ServiceState};
+use super::observer::{Observer, Output, ServiceView};
 use crate::event::Event;
 use crate::sys;
 
@@ -85,7 +85,7 @@ impl Systemd {
     }
 
     /// Returns the notification for an event, or `None` if the event needs none. Fails if the clock cannot be read.
-    fn notification_for(&mut self, event: &Event, service: &dyn ServiceState) -> io::Result<Option<Notification>> {
+    fn notification_for(&mut self, event: &Event, service: &dyn ServiceView) -> io::Result<Option<Notification>> {
         let is_stop = matches!(event, Event::Stopping { .. });
         // Only this pool stops, so its failure does not end the service.
         if is_stop && !service.is_stopping() {
@@ -173,7 +173,7 @@ impl Systemd {
 }
 
 impl Observer for Systemd {
-    fn handle_event(&mut self, event: &Event, service: &dyn ServiceState, output: &mut Output) {
+    fn handle_event(&mut self, event: &Event, service: &dyn ServiceView, output: &mut Output) {
         match self.notification_for(event, service) {
             Ok(None) => {}
             Ok(Some(notification)) => {
