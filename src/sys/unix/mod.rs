@@ -28,6 +28,8 @@ mod program;
 mod recorded;
 mod shm;
 mod signal;
+#[cfg(target_os = "linux")]
+mod socket_diag;
 mod start_offer;
 mod start_record;
 mod stop_request;

@@ -1,22 +1,20 @@
 //! Facts about the process at the other end of a Unix stream socket.
 //!
 //! # Safety
-//! getsockopt(2) writes one `ucred`. socket(2) and pidfd_open(2) take integers and return a new descriptor, which
-//! nothing else owns.
+//! getsockopt(2) writes one `ucred`. pidfd_open(2) takes integers and returns a new descriptor, which nothing else owns.
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{has_ended, is_accepted};
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::fs::File;
-    use std::io::{Read, Write};
     use std::mem;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
     use nix::errno::Errno;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use nix::sys::stat::fstat;
+
+    use super::super::socket_diag::unix_diag;
 
     /// Returns whether the process that called listen(2) has ended, for a client's end of a connection. Other processes
     /// may still have copies of the listening socket. Returns `false` if this is unknown.
@@ -55,51 +53,9 @@ mod linux {
 
     /// Returns the inode number of the other end of a Unix socket, or 0 if that end has no inode.
     fn peer_inode(client: BorrowedFd<'_>) -> Option<u32> {
-        const SOCK_DIAG_BY_FAMILY: u16 = 20;
-        const NLM_F_REQUEST: u16 = 1;
         const UDIAG_SHOW_PEER: u32 = 4;
-        const ANY: u32 = u32::MAX;
-        const REQUEST: usize = 40;
-        let inode = u32::try_from(fstat(client).ok()?.st_ino).ok()?;
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: see the top of this file.
-        let netlink = match unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) } {
-            -1 => return None,
-            // SAFETY: see the top of this file.
-            fd => unsafe { OwnedFd::from_raw_fd(fd) },
-        };
-        let mut netlink = File::from(netlink);
-        // struct nlmsghdr: the length, the type and the flags; the sequence number and the sender are 0.
-        let mut request = Vec::with_capacity(REQUEST);
-        request.extend((REQUEST as u32).to_ne_bytes());
-        request.extend([SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST].map(u16::to_ne_bytes).concat());
-        request.extend([0; 8]);
-        // struct unix_diag_req: the family; any state; the inode; what to show; any cookie.
-        request.extend([libc::AF_UNIX as u8, 0, 0, 0]);
-        request.extend([ANY, inode, UDIAG_SHOW_PEER, ANY, ANY].map(u32::to_ne_bytes).concat());
-        netlink.write_all(&request).ok()?;
-        let mut response = [0; 1024];
-        let len = netlink.read(&mut response).ok()?;
-        let is_about = |response: &[u8]| u16_at(response, 4) == Some(SOCK_DIAG_BY_FAMILY);
-        Some(&response[..len]).filter(|response| is_about(response)).and_then(peer_in)
-    }
-
-    /// Finds the peer in a response: attributes follow a header of 16 bytes and a `struct unix_diag_msg` of 16 bytes.
-    fn peer_in(response: &[u8]) -> Option<u32> {
         const UNIX_DIAG_PEER: u16 = 2;
-        let mut attributes = response.get(32..)?;
-        loop {
-            let len = usize::from(u16_at(attributes, 0)?);
-            if u16_at(attributes, 2)? == UNIX_DIAG_PEER {
-                let value = attributes.get(4..8)?;
-                return Some(u32::from_ne_bytes(value.try_into().ok()?));
-            }
-            attributes = attributes.get(len.max(4).next_multiple_of(4)..)?;
-        }
-    }
-
-    fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-        Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+        unix_diag(client, UDIAG_SHOW_PEER, UNIX_DIAG_PEER)
     }
 
     #[cfg(test)]
@@ -137,16 +93,6 @@ mod linux {
             assert!(is_dead(pid));
             child.wait().expect("an exit");
             assert!(is_dead(pid));
-        }
-
-        #[test]
-        fn a_response_without_a_peer_is_unknown() {
-            let response = |attribute: [u8; 8]| [[0; 32].as_slice(), &attribute].concat();
-            assert_eq!(peer_in(&response([8, 0, 2, 0, 7, 0, 0, 0])), Some(7));
-            for wrong in [[8, 0, 1, 0, 7, 0, 0, 0], [0; 8], [255; 8]] {
-                assert_eq!(peer_in(&response(wrong)), None);
-            }
-            assert_eq!(peer_in(&[0; 31]), None);
         }
     }
 }
