@@ -2,10 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fmt, mem, process};
+use std::{fmt, mem, process, ptr};
 
 use crate::policy::{PendingRequests, Request};
-use crate::sys::Waker;
+use crate::status::Status;
+use crate::sys::{Lent, Waker};
+
+thread_local! {
+    /// Returns the status of the service while a callback of the service runs in this thread. The argument is the inbox
+    /// of the handle that asks: a handle of an earlier service gets no status.
+    static STATUS: Lent<Inbox, Option<Status>> = const { Lent::nothing() };
+}
 
 /// The handle with which the program controls its service from the parent. The callback of
 /// [`Prefork::on_event`](crate::Prefork::on_event) gets a reference to it, and can clone and keep it.
@@ -147,6 +154,50 @@ impl Handle {
         self.add(Request::Stop);
     }
 
+    /// Returns the status of the service, if a callback of the service calls this method:
+    /// [`on_event`](crate::Prefork::on_event) or [`on_interval`](crate::Prefork::on_interval). The status is created
+    /// when the method is called. This takes about 1 µs per process, so with many workers, do not call the method for
+    /// every event. Requests that the callback has made have not taken effect yet.
+    ///
+    /// Returns `None` in every other case, because the parent's state can be read only between two of its steps: in
+    /// another thread, in code that runs after the callback, in a worker process, and after the end of the service. To
+    /// give the status to another thread, for example to one that serves metrics, clone the [`Status`] in `on_interval`
+    /// and send the clone.
+    ///
+    /// In a service with several pools, the status contains all pools, also if this handle is for [one
+    /// pool](Handle::in_pool).
+    ///
+    /// ```no_run
+    /// use taskfork::{Event, Prefork, Report};
+    ///
+    /// fn main() -> taskfork::Result<Report> {
+    ///     let service = Prefork::new().workers(4).on_event(|event, handle| {
+    ///         if let (Event::Restarting { .. }, Some(status)) = (event, handle.status()) {
+    ///             let pool = &status.pools()[0];
+    ///             println!("{} of {} workers are ready", pool.ready(), pool.wanted());
+    ///         }
+    ///     });
+    ///     service.run(|worker| {
+    ///         // ..
+    /// #       drop(worker);
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn status(&self) -> Option<Status> {
+        if process::id() != self.inbox.pid {
+            return None;
+        }
+        STATUS.with(|status| status.call(&self.inbox).flatten())
+    }
+
+    /// Runs a callback of the service. While it runs, [`Handle::status`] calls `status`.
+    pub(crate) fn with_status(&self, status: &dyn Fn() -> Status, callback: impl FnOnce()) {
+        let own = &self.inbox;
+        let status_for = |asking: &Inbox| ptr::eq(asking, &raw const **own).then(status);
+        STATUS.with(|place| place.lend(&status_for, callback));
+    }
+
     fn add(&self, request: Request) {
         let target = match (&self.target, request) {
             // These requests concern one pool. Noted for this pool, so that the last of several numbers counts.
@@ -270,6 +321,8 @@ impl Drop for HandleReceiver {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::sys::{self, Drained};
 
@@ -382,6 +435,36 @@ mod tests {
         assert_eq!(Arc::strong_count(&waker), 1, "the handle keeps no descriptor open");
         handle.stop();
         assert!(!handle.inbox.has_requests.load(Ordering::Relaxed));
+    }
+
+    fn a_status() -> Status {
+        let state = crate::status::ServiceState::Running;
+        let started_at = std::time::UNIX_EPOCH;
+        Status { name: None, pid: 71, started_at, age: std::time::Duration::ZERO, state, pools: Vec::new() }
+    }
+
+    #[test]
+    fn only_the_callback_of_the_same_service_gets_a_status() {
+        let receiver = receiver();
+        let handle = receiver.handle();
+        let other = self::receiver().handle();
+        assert!(handle.status().is_none());
+        handle.with_status(&a_status, || {
+            assert_eq!(handle.clone().in_pool("jobs").status().map(|status| status.pid()), Some(71));
+            assert!(other.status().is_none(), "a handle of another service");
+            thread::scope(|scope| {
+                let status = scope.spawn(|| handle.status()).join().expect("the thread");
+                assert!(status.is_none(), "another thread");
+            });
+        });
+        assert!(handle.status().is_none());
+    }
+
+    #[test]
+    fn a_handle_in_another_process_gets_no_status() {
+        let (_receiver, waker) = sys::doorbell().expect("a doorbell");
+        let handle = HandleReceiver::in_process(process::id() + 1, Arc::new(waker), vec![""]).handle();
+        handle.with_status(&a_status, || assert!(handle.status().is_none()));
     }
 
     #[test]

@@ -694,6 +694,7 @@ mod scoreboard;
 mod service;
 mod setup;
 mod start;
+mod status;
 mod stop_flag;
 mod stopped;
 mod supervisor;
@@ -711,6 +712,7 @@ pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{PoolReport, Reason, Report, WorkerReport};
 pub use service::Supervisor;
+pub use status::{ListenerStatus, PoolStatus, ServiceState, Status, WorkerState, WorkerStatus};
 pub use stopped::Stopped;
 pub use worker::{WorkGuard, WorkResult, Worker};
 

@@ -16,7 +16,8 @@ use crate::listener::ListenConfig;
 use crate::policy::{Delays, RestartPolicy};
 use crate::report::Report;
 use crate::start::start;
-use crate::supervisor::{self, Finished, Supervised};
+use crate::status::Status;
+use crate::supervisor::{self, Finished, OnInterval, Supervised};
 use crate::worker::{WorkResult, Worker};
 
 /// The builder of a service: a pool of workers (processes or threads) and the parent that supervises them.
@@ -57,8 +58,8 @@ use crate::worker::{WorkResult, Worker};
 /// A service with several kinds of workers has several pools under one parent: a [`Supervisor`](crate::Supervisor) with
 /// a `Prefork` for each pool. There, "the service" in the descriptions of the settings means the pool, except that the
 /// failure of a pool stops the whole service unless the pool is [`optional`](Prefork::optional). The settings
-/// [`name`](Prefork::name), [`on_event`](Prefork::on_event), `socket_activation` and `notify_systemd` concern the whole
-/// service. So they are settings of the `Supervisor`, and an error on its pools.
+/// [`name`](Prefork::name), [`on_event`](Prefork::on_event), [`on_interval`](Prefork::on_interval), `socket_activation`
+/// and `notify_systemd` concern the whole service. So they are settings of the `Supervisor`, and an error on its pools.
 #[must_use = "nothing happens before start() or run()"]
 #[derive(Debug, Default)]
 pub struct Prefork {
@@ -704,6 +705,30 @@ impl Prefork {
     /// callback can clone the handle and keep it.
     pub fn on_event(mut self, on_event: impl FnMut(&Event, &Handle) + 'static) -> Prefork {
         self.service.on_event = Some(Box::new(on_event));
+        self
+    }
+
+    /// Sets a callback that the parent calls regularly with the [`Status`] of the service. Use it to publish metrics,
+    /// or to [scale](crate::guide::autoscaling) the service. Default: no callback, and then the parent does not wake up
+    /// for it. A second call of `on_interval` replaces the callback.
+    ///
+    /// - The first call comes one period after the start of the service, also if workers are still being started. The
+    ///   last call comes before the exit of the last process: the calls continue during a stop, with
+    ///   [`ServiceState::Stopping`](crate::ServiceState::Stopping).
+    /// - The calls are one period apart. If the parent or the callback is late by a period or more, the missed calls
+    ///   are left out, and the next call comes a whole period later.
+    /// - The parent calls the callback between two steps of its own work, never while another callback runs. While the
+    ///   callback runs, the parent does nothing else. The other rules are those of [`on_event`](Prefork::on_event):
+    ///   with forked workers, the callback must not start a thread, and the signals are blocked. If the callback
+    ///   panics, the parent kills all workers, and the panic continues.
+    /// - To create the status takes the parent about 1 µs per process, before each call.
+    ///
+    /// The second argument is a [`Handle`], with which the callback can control the service. The parent executes the
+    /// requests after the callback has returned.
+    ///
+    /// A period of less than 1 ms or more than a year is an error of [`start`](Prefork::start).
+    pub fn on_interval(mut self, period: Duration, on_interval: impl FnMut(&Status, &Handle) + 'static) -> Prefork {
+        self.service.on_interval = Some(OnInterval { period, call: Box::new(on_interval) });
         self
     }
 

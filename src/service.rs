@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Work;
 use crate::error::{Error, Result};
@@ -11,7 +12,8 @@ use crate::pool_name;
 use crate::prefork::{PoolSettings, Prefork, Role, ServiceSettings};
 use crate::report::Report;
 use crate::start::start;
-use crate::supervisor::{self, Finished, Supervised};
+use crate::status::Status;
+use crate::supervisor::{self, Finished, OnInterval, Supervised};
 use crate::worker::{self, WorkResult, Worker};
 
 /// The builder of a service with several pools of workers under one parent.
@@ -55,8 +57,9 @@ use crate::worker::{self, WorkResult, Worker};
 /// of its own pool only. [`Worker::pool`] returns the name of the pool, and [`Worker::worker_count`] the number of
 /// workers in the pool. Without [`workers`](Prefork::workers), each pool has one worker per CPU.
 ///
-/// The service has one parent with one name, one callback for [events](Supervisor::on_event), and one connection to
-/// systemd. So `name`, `on_event`, `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A
+/// The service has one parent with one name, one callback for [events](Supervisor::on_event), one for the
+/// [status](Supervisor::on_interval), and one connection to
+/// systemd. So `name`, `on_event`, `on_interval`, `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A
 /// `Prefork` with such a setting is refused.
 ///
 /// # Backends
@@ -142,6 +145,13 @@ impl Supervisor {
         self
     }
 
+    /// Calls `on_interval` in the parent once per period, with the [`Status`] of the service and of all of its pools.
+    /// Default: no callback. The rules are those of [`Prefork::on_interval`].
+    pub fn on_interval(mut self, period: Duration, on_interval: impl FnMut(&Status, &Handle) + 'static) -> Supervisor {
+        self.service.on_interval = Some(OnInterval { period, call: Box::new(on_interval) });
+        self
+    }
+
     /// Uses sockets that systemd has opened and passed to this program, for the listeners of all pools. Default: no.
     /// Unix only.
     ///
@@ -182,7 +192,7 @@ impl Supervisor {
     /// |---|---|
     /// | The service has no pool. | `pool` |
     /// | Two pools have the same name, or a name [cannot be shown](Supervisor::pool). | `pool` |
-    /// | A setting of the service was made on a pool. | `name`, `on_event`, `socket_activation` or `notify_systemd` |
+    /// | A setting of the service was made on a pool. | `name`, `on_event`, `on_interval`, `socket_activation` or `notify_systemd` |
     /// | The pools together have more workers than the system allows processes. | `workers` |
     pub fn start(self) -> Result<Role> {
         Role::of(self.supervise(None)?)
@@ -337,6 +347,7 @@ mod tests {
         for (setting, pool) in [
             ("name", one().name("shop")),
             ("on_event", one().on_event(|_, _| {})),
+            ("on_interval", one().on_interval(Duration::from_secs(1), |_, _| {})),
             #[cfg(unix)]
             ("socket_activation", one().socket_activation()),
             #[cfg(unix)]

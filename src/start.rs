@@ -121,6 +121,7 @@ fn prepare(
         lock,
         standard_fds,
         on_event: service.on_event,
+        on_interval: service.on_interval,
         pools: parts,
         #[cfg(unix)]
         systemd: service.notifies.then(Systemd::from_environment).flatten(),

@@ -14,10 +14,12 @@ use crate::exit::Process;
 pub(super) struct Child {
     pub process: Process,
     pub since: Instant,
+    /// When the process became ready. `None` if it is not ready yet.
+    pub ready_at: Option<Instant>,
     /// The number of rolling restarts that had begun when this process was started.
     pub epoch: u64,
     pub phase: Phase,
-    last_beat: Instant,
+    pub last_beat: Instant,
     /// Whether the last check found no heartbeat, but spared the process because the parent may have been stopped
     /// meanwhile.
     suspect: bool,
@@ -53,7 +55,8 @@ pub(super) enum Phase {
 
 impl Child {
     pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycling: Option<Recycling>) -> Child {
-        Child { process, since: now, epoch, phase, last_beat: now, suspect: false, worn_out: None, recycling }
+        let ready_at = (phase == Phase::Ready).then_some(now);
+        Child { process, since: now, ready_at, epoch, phase, last_beat: now, suspect: false, worn_out: None, recycling }
     }
 
     pub fn is(&self, generation: u32) -> bool {
@@ -87,6 +90,7 @@ impl Child {
     pub fn become_ready(&mut self, now: Instant, actions: &mut ActionQueue) {
         actions.emit(Event::Ready { process: self.process });
         self.phase = Phase::Ready;
+        self.ready_at = Some(now);
         self.beat(now);
     }
 
@@ -136,7 +140,13 @@ impl Child {
         if !matches!(phase, StoppingPhase::Killed { .. }) {
             actions.send(self.process, signal);
         }
-        StoppingChild { process: self.process, since: self.since, phase }
+        self.into_stopping(phase)
+    }
+
+    /// Returns this process as one that drains or stops.
+    pub fn into_stopping(self, phase: StoppingPhase) -> StoppingChild {
+        let Child { process, since, ready_at, last_beat, .. } = self;
+        StoppingChild { process, since, ready_at, last_beat, phase }
     }
 
     /// Records a heartbeat.

@@ -34,6 +34,7 @@ mod rolling_restart;
 mod scale;
 mod service;
 mod slot;
+mod status;
 mod stop;
 mod stopping_child;
 #[cfg(test)]
@@ -58,6 +59,7 @@ use rolling_restart::RollingRestart;
 use scale::ScalingLimited;
 pub(crate) use service::{PoolConfig, Service};
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
+pub(crate) use status::WorkerFacts;
 use stop::{StartupFailure, Stop};
 
 use crate::error::{Error, Result};

@@ -109,6 +109,11 @@ impl Service {
         &mut self.pools[index].policy
     }
 
+    /// Returns the policies of the pools that are neither stopping nor have ended.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Policy> {
+        self.pools.iter().filter(|pool| !pool.is_closed()).map(|pool| &pool.policy)
+    }
+
     /// Returns the position of the pool to which this process belongs.
     pub fn index_of(&self, process: Process) -> Option<usize> {
         self.pools.iter().position(|pool| pool.name() == process.pool)

@@ -51,6 +51,7 @@ mod exit;
 mod recycle;
 mod replace;
 mod start;
+mod status;
 mod stop;
 mod timeout;
 

@@ -14,6 +14,9 @@ use crate::exit::Process;
 pub(super) struct StoppingChild {
     pub process: Process,
     pub since: Instant,
+    /// When the process became ready. `None` if it was not ready before its stop.
+    pub ready_at: Option<Instant>,
+    pub last_beat: Instant,
     pub phase: StoppingPhase,
 }
 

@@ -62,12 +62,7 @@ impl Config {
             ("max_lifetime", self.max_lifetime),
         ];
         for (name, time) in times.into_iter().filter_map(|(name, time)| Some((name, time?))) {
-            if time < SHORTEST {
-                return Err(Error::unfit(name, format!("{time:?} is less than a millisecond")));
-            }
-            if time > LONGEST {
-                return Err(Error::unfit(name, format!("{time:?} is more than a year")));
-            }
+            check_time(name, time)?;
         }
         if first > max {
             return Err(Error::unfit(
@@ -77,6 +72,17 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Refuses a time that is too short to wait for, and a time that is longer than a year.
+pub(super) fn check_time(setting: &'static str, time: Duration) -> Result<()> {
+    if time < SHORTEST {
+        return Err(Error::unfit(setting, format!("{time:?} is less than a millisecond")));
+    }
+    if time > LONGEST {
+        return Err(Error::unfit(setting, format!("{time:?} is more than a year")));
+    }
+    Ok(())
 }
 
 /// Checks that the system allows this number of workers. This is the limit of the whole system. The user's limit

@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Backend;
+use super::check::check_time;
 use crate::error::{Error, Result};
 use crate::listener::{ListenConfig, ListenerNames};
 use crate::policy::{Config, Delays, RestartPolicy};
 use crate::setup::SetupConfig;
-use crate::supervisor::OnEvent;
+use crate::supervisor::{OnEvent, OnInterval};
 
 /// Without a ready timeout, a service that cannot start ends after this many failures of one worker in a row.
 const STARTUP_FAILURES: u32 = 10;
@@ -31,6 +32,7 @@ pub(crate) struct ServiceSettings {
     /// The name of the service, which is also the name of the parent's process.
     pub name: Option<String>,
     pub on_event: Option<OnEvent>,
+    pub on_interval: Option<OnInterval>,
     #[cfg(unix)]
     pub is_activated: bool,
     #[cfg(unix)]
@@ -44,13 +46,23 @@ impl ServiceSettings {
         let of_unix = [(self.is_activated, "socket_activation"), (self.notifies, "notify_systemd")];
         #[cfg(not(unix))]
         let of_unix = [];
-        let settings =
-            [(self.name.is_some(), "name"), (self.on_event.is_some(), "on_event")].into_iter().chain(of_unix);
+        let settings = [
+            (self.name.is_some(), "name"),
+            (self.on_event.is_some(), "on_event"),
+            (self.on_interval.is_some(), "on_interval"),
+        ];
+        let settings = settings.into_iter().chain(of_unix);
         settings.filter(|(is_set, _)| *is_set).map(|(_, setting)| setting).next()
     }
 
-    /// Refuses a name that no tool could show, and a name that would look like the name of a worker.
+    /// Refuses values that have no use.
     pub fn check(&self) -> Result<()> {
+        self.check_name()?;
+        self.on_interval.as_ref().map_or(Ok(()), |interval| check_time("on_interval", interval.period))
+    }
+
+    /// Refuses a name that no tool could show, and a name that would look like the name of a worker.
+    fn check_name(&self) -> Result<()> {
         let Some(name) = &self.name else { return Ok(()) };
         if name.is_empty() {
             return Err(Error::unfit("name", "the name is empty"));
@@ -106,6 +118,20 @@ impl fmt::Debug for ServiceSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn periods_that_are_too_short_or_too_long_are_refused() {
+        let check = |period| {
+            let on_interval = Some(OnInterval { period, call: Box::new(|_, _| {}) });
+            ServiceSettings { on_interval, ..ServiceSettings::default() }.check()
+        };
+        for period in [Duration::ZERO, Duration::from_micros(999), Duration::from_secs(367 * 86_400), Duration::MAX] {
+            assert_eq!(check(period).expect_err("a refusal").setting(), Some("on_interval"), "{period:?}");
+        }
+        for period in [Duration::from_millis(1), Duration::from_secs(366 * 86_400)] {
+            assert!(check(period).is_ok(), "{period:?}");
+        }
+    }
 
     #[test]
     fn names_that_tools_cannot_show_are_refused() {

@@ -20,6 +20,7 @@ use super::observer::Observers;
 use super::poller::Waited;
 use super::pool::{Pool, StartedIn};
 use super::reaper::Reaper;
+use super::status::{ServiceInfo, View};
 use crate::backend::{ChildExit, ExitCause};
 use crate::error::Result;
 use crate::event::Event;
@@ -59,6 +60,7 @@ pub(super) struct EventLoop<'a> {
     #[cfg(unix)]
     sharing: Option<usize>,
     observers: Observers,
+    info: ServiceInfo,
     /// The requests of the program. `None` if the program has no callback, and so no handle.
     program_requests: Option<HandleReceiver>,
     descriptors: &'a mut Descriptors,
@@ -76,6 +78,7 @@ impl<'a> EventLoop<'a> {
         configs: Vec<PoolConfig>,
         pools: Vec<Pool>,
         observers: Observers,
+        info: ServiceInfo,
         program_requests: Option<HandleReceiver>,
         descriptors: &'a mut Descriptors,
     ) -> Box<EventLoop<'a>> {
@@ -87,6 +90,7 @@ impl<'a> EventLoop<'a> {
             sharing: (pools.len() == 1).then_some(0),
             pools,
             observers,
+            info,
             program_requests,
             descriptors,
             has_unread_signals: false,
@@ -98,7 +102,7 @@ impl<'a> EventLoop<'a> {
     pub fn run(&mut self) -> Result<LoopExit> {
         self.emit_listening();
         loop {
-            self.observers.flush();
+            self.flush_observers();
             self.take_program_requests();
             if self.policy.has_requests() {
                 self.policy.execute_requests(Instant::now());
@@ -108,7 +112,7 @@ impl<'a> EventLoop<'a> {
                     return Ok(LoopExit::Child(worker));
                 }
                 self.collect_signals()?;
-                self.observers.flush();
+                self.flush_observers();
             }
             self.update_listeners();
             if let Some(exit) = self.reaper.next_exit() {
@@ -257,9 +261,7 @@ impl<'a> EventLoop<'a> {
         self.policy.extend_deadlines(now);
         self.extend_drains(now);
         self.wait_for_core_dumps(now);
-        for process in self.pools.iter().flat_map(Pool::beats) {
-            self.policy.handle_beat(now, process);
-        }
+        self.take_beats(now);
         self.policy.handle_timeout(now);
     }
 
@@ -526,7 +528,24 @@ impl<'a> EventLoop<'a> {
     }
 
     fn emit(&mut self, event: &Event) {
-        self.observers.emit(event, &self.policy);
+        let service = View { policy: &self.policy, pools: &self.pools, info: &self.info };
+        self.observers.emit(event, &service);
+    }
+
+    /// Flushes the observers whose deadline has passed. The observer that is about to show the status of the service
+    /// to the program gets the heartbeats up to now.
+    fn flush_observers(&mut self) {
+        if self.observers.is_status_due() {
+            self.take_beats(Instant::now());
+        }
+        self.observers.flush(&View { policy: &self.policy, pools: &self.pools, info: &self.info });
+    }
+
+    /// Passes the heartbeats to the policy.
+    fn take_beats(&mut self, now: Instant) {
+        for process in self.pools.iter().flat_map(Pool::beats) {
+            self.policy.handle_beat(now, process);
+        }
     }
 }
 

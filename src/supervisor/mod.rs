@@ -27,7 +27,8 @@
 //!
 //! - `event_loop`: waits for events, passes them to the policy, and executes the policy's actions.
 //! - `children`: the registry of child processes. `reaper`: finds the children that have exited.
-//! - `observer`: the receivers of events: the log, systemd, and the program's `on_event` closure.
+//! - `observer`: the receivers of events: the log, systemd, and the program's `on_event` and `on_interval` closures.
+//! - `status`: what the observers may look at, and the status of the service, which the program's closures get.
 //! - `descriptors`: the descriptors that the parent has open. `poller`: the wait for events on these descriptors.
 //! - `finish`: the steps after the loop: the parent returns a result, and a worker runs its closure.
 
@@ -40,18 +41,21 @@ mod observer;
 mod poller;
 mod pool;
 mod reaper;
+mod status;
 mod strangers;
 #[cfg(unix)]
 mod systemd;
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Instant;
 
 use self::descriptors::Descriptors;
 use self::event_loop::{EventLoop, LoopExit};
 pub(crate) use self::log::warn_of_wait;
-use self::observer::{Callback, Observers};
+use self::observer::{Callback, Interval, Observers};
 use self::pool::Pool;
+use self::status::ServiceInfo;
 #[cfg(unix)]
 use crate::backend::Fork;
 use crate::backend::{Common, Launcher, Spawn, Thread, Work};
@@ -65,7 +69,7 @@ use crate::setup::{WorkerSetup, warn_of_name};
 use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, Waker, WorkerKind};
 use crate::worker::{self, Worker};
 pub(crate) use finish::{Finished, run_and_exit};
-pub(crate) use observer::OnEvent;
+pub(crate) use observer::{OnEvent, OnInterval};
 #[cfg(unix)]
 pub(crate) use systemd::Systemd;
 
@@ -82,6 +86,7 @@ pub(crate) struct ServiceParts {
     pub lock: SupervisorLock,
     pub standard_fds: StandardFds,
     pub on_event: Option<OnEvent>,
+    pub on_interval: Option<OnInterval>,
     pub pools: Vec<PoolParts>,
     #[cfg(unix)]
     pub systemd: Option<Systemd>,
@@ -104,24 +109,26 @@ pub(crate) struct PoolParts {
 /// Starts the workers and supervises them. In the parent, returns when the service has ended. In each forked worker,
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
 pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
-    let ServiceParts { name, lock, standard_fds, on_event, pools, .. } = parts;
+    let ServiceParts { name, lock, standard_fds, on_event, on_interval, pools, .. } = parts;
     let names: Vec<&'static str> = pools.iter().map(|pool| pool.config.pool).collect();
     let (configs, Opened { mut descriptors, waker, pools }) = open(lock, standard_fds, pools)?;
     // A service without a scoreboard has no callback.
-    let callback = on_event.zip(waker).map(|(on_event, waker)| {
-        let requests = HandleReceiver::new(waker, names);
-        let handle = requests.handle();
-        (Callback { on_event, handle }, requests)
-    });
-    let (callback, requests) = callback.unzip();
+    let has_callback = on_event.is_some() || on_interval.is_some();
+    let requests = waker.filter(|_| has_callback).map(|waker| HandleReceiver::new(waker, names));
+    let handle = requests.as_ref().map(HandleReceiver::handle);
+    let callback = on_event.zip(handle.clone()).map(|(on_event, handle)| Callback { on_event, handle });
+    let now = Instant::now();
+    let interval = on_interval.zip(handle).map(|(on_interval, handle)| Interval::new(on_interval, handle, now));
     let observers = Observers::new(
         #[cfg(unix)]
         parts.systemd,
         callback,
+        interval,
     );
+    let info = ServiceInfo::new(name.clone());
     // Dropped at the end of the service, in the parent only.
     let process_name = name.and_then(name_parent);
-    let mut event_loop = EventLoop::new(configs, pools, observers, requests, &mut descriptors);
+    let mut event_loop = EventLoop::new(configs, pools, observers, info, requests, &mut descriptors);
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
     #[cfg(unix)]

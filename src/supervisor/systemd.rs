@@ -194,7 +194,7 @@ impl Observer for Systemd {
         self.watchdog.as_ref().filter(|_| self.stage != Stage::Stopping).map(|watchdog| watchdog.next)
     }
 
-    fn flush(&mut self, now: Instant, output: &mut Output) {
+    fn flush(&mut self, now: Instant, _: &dyn ServiceView, output: &mut Output) {
         if let (true, Some(watchdog)) = (self.unsent.is_empty(), &mut self.watchdog) {
             watchdog.next = now + watchdog.period;
             self.enqueue(Notification { states: vec![NotifyState::Watchdog], status: None });
@@ -404,7 +404,7 @@ mod tests {
         }
         let retry_at = systemd.next_deadline().expect("a retry");
         assert!(retry_at > Instant::now() && retry_at <= Instant::now() + RETRY);
-        systemd.flush(retry_at, &mut output);
+        systemd.flush(retry_at, &State::default(), &mut output);
         assert_eq!(systemd.unsent.len(), 1, "no watchdog notification is queued while others are unsent");
         manager.set_nonblocking(true).expect("a socket");
         let mut lines = Vec::new();
@@ -416,7 +416,7 @@ mod tests {
             lines.len()
         };
         assert_eq!(receive(), scales);
-        systemd.flush(retry_at, &mut output);
+        systemd.flush(retry_at, &State::default(), &mut output);
         assert_eq!(systemd.next_deadline(), Some(now + period));
         assert_eq!(receive(), scales + 1);
         assert_eq!(lines.last().map(String::as_str), Some(&*format!("STATUS=Scaled to {scales} workers\n")));

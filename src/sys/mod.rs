@@ -77,6 +77,7 @@
 //! - `steer()` (Linux): installs a BPF program in the kernel. For each packet, the program chooses one of the sockets
 //!   that share the port.
 //! - `has_waiting()` (Linux): returns whether a socket has a connection to accept or data to receive.
+//! - `queue_length()` (Linux): returns the number of connections that wait at a listening socket.
 //! - `is_shut_down()` (Linux): returns whether shutdown(2) was called on a socket, in whichever process.
 //! - `take_passed()` (Unix): takes over a descriptor that a service manager has passed.
 //! - `is_listening()` (Unix): returns whether a socket listens.
@@ -100,6 +101,9 @@
 //! - `OomCounter` (Linux): counts the processes in this cgroup that the kernel has killed because memory ran out.
 //! - `process_limit()`: returns how many processes the system allows. On Windows, returns how many children one process
 //!   can have.
+//! - `process_times()` (Linux, Windows): returns the [`ProcessTimes`] of a child process. `process_clock()`: returns the
+//!   time now, on the clock of [`ProcessTimes::started`].
+//! - `Lent`: a function that is available only while another function runs, in the same thread.
 //! - `POLL_CALLS`: the names of the system calls that mio's `Poll` makes, for error messages. On Unix, also contains
 //!   whether a forked child inherits the descriptor of a `Poll`.
 //!
@@ -112,10 +116,16 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::time::Duration;
 
 mod gate;
+mod lent;
 #[cfg(not(target_os = "linux"))]
 mod no_cgroup;
+#[cfg(not(any(target_os = "linux", windows)))]
+mod no_process_times;
+#[cfg(not(target_os = "linux"))]
+mod no_queue_length;
 mod offer;
 #[cfg_attr(target_os = "linux", path = "unix/process_name.rs")]
 #[cfg_attr(target_os = "freebsd", path = "unix/process_title.rs")]
@@ -135,8 +145,13 @@ mod unix;
 mod windows;
 
 pub(crate) use gate::Gate;
+pub(crate) use lent::Lent;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_cgroup::OomCounter;
+#[cfg(not(any(target_os = "linux", windows)))]
+pub(crate) use no_process_times::{process_clock, process_times};
+#[cfg(not(target_os = "linux"))]
+pub(crate) use no_queue_length::queue_length;
 pub(crate) use offer::Secret;
 pub(crate) use process_name::ProcessName;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
@@ -171,6 +186,16 @@ impl CallError {
     pub fn last(call: &'static str) -> CallError {
         CallError::new(call, io::Error::last_os_error())
     }
+}
+
+/// The times of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(target_os = "linux", windows)), allow(dead_code, reason = "the times are not read"))]
+pub(crate) struct ProcessTimes {
+    /// When the process was started, on the clock that `process_clock()` reads.
+    pub started: Duration,
+    /// The CPU time of all threads of the process, in user mode and in the kernel.
+    pub cpu: Duration,
 }
 
 /// Where this process comes from, as recorded before `main`.

@@ -42,7 +42,7 @@ impl Slot {
             let child = match child.phase {
                 Phase::Ready => {
                     let phase = StoppingPhase::Draining { stop_at: now + drain, last: kill_at };
-                    StoppingChild { process: child.process, since: child.since, phase }
+                    child.into_stopping(phase)
                 }
                 _ => child.stop(WorkerSignal::Stop, kill_at, actions),
             };

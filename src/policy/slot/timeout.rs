@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::exit::Process;
 use crate::policy::child::{Child, Phase};
 use crate::policy::deadline::Deadline;
-use crate::policy::stopping_child::{KILL_TIMEOUT, StoppingChild, StoppingPhase};
+use crate::policy::stopping_child::{KILL_TIMEOUT, StoppingPhase};
 use crate::policy::{ActionQueue, Config};
 
 /// The result of a passed deadline that the slot leaves to the policy.
@@ -111,8 +111,7 @@ impl Slot {
 
     fn kill_dropped(&mut self, now: Instant, mut child: Child, actions: &mut ActionQueue) {
         child.kill(now, actions);
-        let Child { process, since, .. } = child;
         let phase = StoppingPhase::Killed { give_up_at: Some(Deadline::after(now, KILL_TIMEOUT)) };
-        self.stopping.push(StoppingChild { process, since, phase });
+        self.stopping.push(child.into_stopping(phase));
     }
 }

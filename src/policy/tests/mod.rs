@@ -17,6 +17,7 @@ mod service_roll;
 mod service_sim;
 mod sim;
 mod startup;
+mod status;
 mod stop;
 
 pub(super) use sim::{config, some_time};

@@ -214,6 +214,9 @@ impl Observed {
         let is_within = max.is_none_or(|max| self.restarts <= max);
         assert!(policy.config.restart_window.is_some() || is_within, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.exits + self.alive.len() as u32);
+        let shown = || policy.facts().filter_map(|facts| facts.process);
+        let is_alive = |process: Process| self.alive.contains_key(&(process.id, process.generation));
+        assert!(shown().count() == self.alive.len() && shown().all(is_alive), "the status shows every process");
         let queued = policy.actions.len();
         let max_queued = 8 * (policy.slots.len() + self.alive.len()) + 8;
         assert!(queued <= max_queued, "{queued} actions are queued for {} processes", self.alive.len());

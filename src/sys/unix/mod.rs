@@ -24,7 +24,11 @@ mod orphan_timer;
 mod passed_socket;
 mod peer;
 mod poll;
+#[cfg(target_os = "linux")]
+mod process_times;
 mod program;
+#[cfg(target_os = "linux")]
+mod queue_length;
 mod recorded;
 mod shm;
 mod signal;
@@ -55,7 +59,11 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use passed_socket::{is_listening, take_passed};
 pub(crate) use peer::{has_ended, is_accepted};
+#[cfg(target_os = "linux")]
+pub(crate) use process_times::{process_clock, process_times};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
+#[cfg(target_os = "linux")]
+pub(crate) use queue_length::queue_length;
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
 pub(crate) use start_offer::{become_independent, origin, take_inherited, was_spawned};

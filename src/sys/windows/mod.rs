@@ -8,6 +8,7 @@ mod event;
 mod handle;
 mod inherited_handles;
 mod lifeline;
+mod process_times;
 mod program;
 mod setup;
 mod shm;
@@ -24,6 +25,7 @@ pub(crate) use child::{
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
 pub(crate) use lifeline::Lifeline;
+pub(crate) use process_times::{process_clock, process_times};
 pub(crate) use program::{Program, is_secure_exec, parent_id};
 pub(crate) use setup::{drop_privileges, exit_now, pin_to, usable_cpus};
 pub(super) use shm::{map_slots, unmap_slots};

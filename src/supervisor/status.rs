@@ -1,0 +1,104 @@
+//! Assembles the [`Status`] of the service from what the policy, the pools and the system know.
+
+use std::process;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::observer::ServiceView;
+use super::pool::Pool;
+use crate::policy::{Service, WorkerFacts};
+use crate::status::{PoolStatus, Status, WorkerStatus};
+use crate::sys;
+
+/// The name of the service, and the time of its start.
+#[derive(Debug)]
+pub(super) struct ServiceInfo {
+    name: Option<String>,
+    started: Instant,
+    started_at: SystemTime,
+}
+
+impl ServiceInfo {
+    /// Describes a service that starts now.
+    pub fn new(name: Option<String>) -> ServiceInfo {
+        ServiceInfo { name, started: Instant::now(), started_at: SystemTime::now() }
+    }
+}
+
+/// The parts of the event loop that the observers may look at.
+pub(super) struct View<'a> {
+    pub policy: &'a Service,
+    pub pools: &'a [Pool],
+    pub info: &'a ServiceInfo,
+}
+
+impl ServiceView for View<'_> {
+    fn up(&self) -> Option<usize> {
+        self.policy.up()
+    }
+
+    fn is_rolling(&self) -> bool {
+        self.policy.is_rolling()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.policy.is_stopping()
+    }
+
+    fn status(&self) -> Status {
+        let clock = Clock { now: Instant::now(), taken_at: sys::process_clock() };
+        Status {
+            name: self.info.name.clone(),
+            pid: process::id(),
+            started_at: self.info.started_at,
+            age: clock.now.saturating_duration_since(self.info.started),
+            state: self.policy.state(),
+            pools: (0..self.pools.len()).map(|at| self.pool_status(at, clock)).collect(),
+        }
+    }
+}
+
+/// The time of a status, on two clocks.
+#[derive(Clone, Copy)]
+struct Clock {
+    now: Instant,
+    /// The time on the clock of `sys::process_times`.
+    taken_at: Duration,
+}
+
+impl View<'_> {
+    fn pool_status(&self, at: usize, clock: Clock) -> PoolStatus {
+        let policy = self.policy.pool(at);
+        let pool = &self.pools[at];
+        let workers = policy.facts().map(|facts| {
+            let beats = policy.expects_beats();
+            worker_status(pool.name, facts, beats, clock)
+        });
+        PoolStatus {
+            name: pool.name,
+            wanted: policy.wanted(),
+            ready: policy.ready(),
+            restarts: policy.restarts(),
+            workers: workers.collect(),
+            listeners: pool.sockets.statuses(),
+        }
+    }
+}
+
+fn worker_status(pool: &'static str, facts: WorkerFacts, beats: bool, clock: Clock) -> WorkerStatus {
+    let age = |since: Option<Instant>| since.map(|since| clock.now.saturating_duration_since(since));
+    WorkerStatus {
+        pool,
+        id: facts.id,
+        generation: facts.generation,
+        process: facts.process,
+        state: facts.state,
+        age: age(facts.since),
+        since_ready: age(facts.ready_at),
+        last_heartbeat: age(facts.last_beat).filter(|_| beats),
+        restarts: facts.restarts,
+        last_exit: facts.last_exit,
+        work_in_progress: 0,
+        work_completed: 0,
+        taken_at: clock.taken_at,
+    }
+}
