@@ -74,6 +74,7 @@ mod spawn_exits;
 mod spawn_refusals;
 #[cfg(target_os = "linux")]
 mod spawn_starts;
+mod statuses;
 mod stop_requests;
 #[cfg(unix)]
 mod stop_signals;
@@ -122,6 +123,7 @@ pub fn all() -> Vec<Scenario> {
         rolls::scenarios(),
         spawn::scenarios(),
         spawn_exits::scenarios(),
+        statuses::scenarios(),
         stop_requests::scenarios(),
         stopped::scenarios(),
         stops::scenarios(),
