@@ -299,9 +299,7 @@ impl Scoreboard {
             .map(|(_, occupant)| occupant.process)
     }
 
-    /// Returns the work counts of this process. Takes longer the more processes there are: [`Scoreboard::works`]
-    /// returns the counts of all of them.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the status will use it"))]
+    #[cfg(test)]
     pub fn work_of(&self, process: Process) -> Work {
         self.works().find(|(known, _)| *known == process).map(|(_, work)| work).unwrap_or_default()
     }

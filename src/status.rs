@@ -184,6 +184,12 @@ impl PoolStatus {
         &self.workers
     }
 
+    /// Returns the number of units of work that all workers of the pool have in progress, those that are stopping
+    /// included. It is the sum of [`WorkerStatus::work_in_progress`].
+    pub fn work_in_progress(&self) -> u64 {
+        self.workers.iter().fold(0, |sum, worker| sum.saturating_add(worker.work_in_progress))
+    }
+
     /// Returns the listeners of the pool, in the order of the [`listen`](crate::Prefork::listen) calls. Empty if the
     /// pool has no listeners, and when the parent has closed them because the pool stops.
     pub fn listeners(&self) -> &[ListenerStatus] {

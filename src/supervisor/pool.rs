@@ -4,7 +4,7 @@ use crate::backend::{ChildExit, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
 use crate::exit::Process;
 use crate::listener::{Listeners, Sockets};
-use crate::scoreboard::{LastMessages, Scoreboard, SlotLease, WorkerMessage};
+use crate::scoreboard::{LastMessages, Scoreboard, SlotLease, Work, WorkerMessage};
 use crate::sys::ChildHandle;
 use crate::worker::Worker;
 
@@ -92,6 +92,11 @@ impl Pool {
 
     pub fn beats(&self) -> impl Iterator<Item = Process> {
         self.scoreboard.iter().flat_map(Scoreboard::beats)
+    }
+
+    /// Returns the work counts of all processes.
+    pub fn works(&self) -> impl Iterator<Item = (Process, Work)> {
+        self.scoreboard.iter().flat_map(Scoreboard::works)
     }
 
     /// Returns whether this process has reached the call that starts the service.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::observer::ServiceView;
 use super::pool::Pool;
+use crate::exit::Process;
 use crate::policy::{Service, WorkerFacts};
+use crate::scoreboard::Work;
 use crate::status::{PoolStatus, Status, WorkerStatus};
 use crate::sys;
 
@@ -69,9 +71,14 @@ impl View<'_> {
     fn pool_status(&self, at: usize, clock: Clock) -> PoolStatus {
         let policy = self.policy.pool(at);
         let pool = &self.pools[at];
+        let works = Works::of(pool);
         let workers = policy.facts().map(|facts| {
-            let beats = policy.expects_beats();
-            worker_status(pool.name, facts, beats, clock)
+            let work = facts.process.map(|process| works.of_process(process)).unwrap_or_default();
+            WorkerStatus {
+                work_in_progress: work.in_progress,
+                work_completed: work.completed,
+                ..worker_status(pool.name, facts, policy.expects_beats(), clock)
+            }
         });
         PoolStatus {
             name: pool.name,
@@ -81,6 +88,24 @@ impl View<'_> {
             workers: workers.collect(),
             listeners: pool.sockets.statuses(),
         }
+    }
+}
+
+/// The work counts of all processes of a pool, in the order of their ids and generations. So each process is found by a
+/// binary search, and not by a search through all slots of the scoreboard.
+struct Works(Vec<(Process, Work)>);
+
+impl Works {
+    fn of(pool: &Pool) -> Works {
+        let mut works: Vec<(Process, Work)> = pool.works().collect();
+        works.sort_unstable_by_key(|(process, _)| (process.id, process.generation));
+        Works(works)
+    }
+
+    fn of_process(&self, process: Process) -> Work {
+        let key = (process.id, process.generation);
+        let found = self.0.binary_search_by_key(&key, |(process, _)| (process.id, process.generation));
+        found.map(|at| self.0[at].1).unwrap_or_default()
     }
 }
 

@@ -66,6 +66,15 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
         }),
+        Scenario::reporting("status_counts_the_units_of_work", does_work, |daemon| {
+            let gate = Gate::of(daemon.scratch());
+            daemon.workers(2);
+            daemon.wait_for_times("work 2: 1/7 1/7", 1);
+            gate.open(2);
+            daemon.wait_for_times("work 0: 0/8 0/8", 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        }),
         Scenario::reporting("cpu_time_grows_with_the_work_of_a_process", shows_cpu_time, |daemon| {
             daemon.worker();
             daemon.wait_for_times("it has worked", 1);
@@ -214,6 +223,28 @@ fn shows_heartbeats() -> Report {
         up(worker.id());
         gate.pass();
         worker.heartbeat();
+        drain(&worker);
+    })
+}
+
+/// Each worker completes seven units of work, and one more after the test has opened the gate.
+fn does_work() -> Report {
+    let gate = Gate::new();
+    let describe = |status: &Status| {
+        let pool = &status.pools()[0];
+        let counts = |worker: &WorkerStatus| format!("{}/{}", worker.work_in_progress(), worker.work_completed());
+        let counts: Vec<String> = pool.workers().iter().map(counts).collect();
+        format!("work {}: {}", pool.work_in_progress(), counts.join(" "))
+    };
+    serve(Prefork::new().workers(2).on_interval(PERIOD, print_changes(describe)), move |worker| {
+        assert!(!worker.stop_requested());
+        for _ in 0..7 {
+            drop(worker.begin_work());
+        }
+        let unit = worker.begin_work();
+        up(worker.id());
+        gate.pass();
+        drop(unit);
         drain(&worker);
     })
 }
