@@ -12,7 +12,6 @@ use super::open::{Opened, SocketFile};
 use super::retry::Retry;
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
-use crate::status::ListenerStatus;
 use crate::sys;
 
 /// All listening sockets of the service. The parent keeps them open until it stops the service.
@@ -135,18 +134,16 @@ impl Sockets {
         self.by_worker.first().map_or_else(Vec::new, |sockets| sockets.iter().map(Listener::to_string).collect())
     }
 
-    /// Returns the address of each listener and the length of its queue, in the order of the
-    /// [`listen`](crate::Prefork::listen) calls.
-    pub fn statuses(&self) -> Vec<ListenerStatus> {
-        let statuses = self.states.iter().zip(&self.groups).enumerate().map(|(listener, (state, group))| {
+    /// Returns the number of connections that wait in the queue of each listener, in the order of the
+    /// [`listen`](crate::Prefork::listen) calls. `None` if the number is unknown.
+    pub fn queue_lengths(&self) -> Vec<Option<u32>> {
+        let lengths = self.groups.iter().enumerate().map(|(listener, group)| {
             // The sockets of all workers, or the one socket that they share.
             let count = if group.is_some() { self.by_worker.len() } else { 1 };
             let sockets = self.by_worker.iter().take(count).map(|sockets| &sockets[listener]);
-            let lengths = sockets.map(|socket| sys::queue_length(socket.as_passed()));
-            let queued = lengths.sum::<Option<u32>>();
-            ListenerStatus { address: state.text.clone(), queued }
+            sockets.map(|socket| sys::queue_length(socket.as_passed())).sum()
         });
-        statuses.collect()
+        lengths.collect()
     }
 
     /// Returns the listeners of worker `id`. If the id is new, this method first opens the sockets of the worker. The

@@ -8,7 +8,7 @@ use super::pool::Pool;
 use crate::exit::Process;
 use crate::policy::{Service, WorkerFacts};
 use crate::scoreboard::Work;
-use crate::status::{PoolStatus, Status, WorkerStatus};
+use crate::status::{ListenerStatus, PoolStatus, Status, WorkerStatus};
 use crate::sys;
 
 /// The name of the service, and the time of its start.
@@ -72,6 +72,7 @@ impl View<'_> {
         let policy = self.policy.pool(at);
         let pool = &self.pools[at];
         let works = Works::of(pool);
+        let queues = pool.sockets.addresses().into_iter().zip(pool.sockets.queue_lengths());
         let workers = policy.facts().map(|facts| {
             let work = facts.process.map(|process| works.of_process(process)).unwrap_or_default();
             WorkerStatus {
@@ -86,7 +87,7 @@ impl View<'_> {
             ready: policy.ready(),
             restarts: policy.restarts(),
             workers: workers.collect(),
-            listeners: pool.sockets.statuses(),
+            listeners: queues.map(|(address, queued)| ListenerStatus { address, queued }).collect(),
         }
     }
 }
