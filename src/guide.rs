@@ -9,6 +9,8 @@
 //! | [`pools`] | Several kinds of workers under one parent, and what mpservice, gunicorn's dirty workers and a Procfile have instead. |
 //! | [`deploying`] | A directory for each version, new versions and rollbacks, and how the processes appear in `ps` and systemd. |
 //! | [`limits`] | How to choose the number of workers, timeouts, restart limits, memory and descriptors, also for systemd and Kubernetes. |
+//! | [`observability`] | Which events to count, what the status of the service contains, and how to make metrics of both. |
+//! | [`autoscaling`] | How to change the number of workers with the load. |
 //! | [`reloading`] | How to read the configuration again on HUP. |
 //! | [`logging`] | Logging with `tracing` and `env_logger` in the parent and in the workers. |
 //! | [`systemd`] | Unit files for a service and its socket, with timeouts that match those of the service. |
@@ -56,6 +58,14 @@ pub mod reloading {}
 #[doc = concat!("\n```rust,no_run\n", include_str!("../examples/tracing.rs"), "```\n\n")]
 #[doc = include_str!("guide/logging_details.md")]
 pub mod logging {}
+
+#[doc = include_str!("guide/observability.md")]
+pub mod observability {}
+
+#[doc = include_str!("guide/autoscaling.md")]
+#[doc = concat!("\n```rust,no_run\n", include_str!("../examples/autoscale.rs"), "```\n\n")]
+#[doc = include_str!("guide/autoscaling_details.md")]
+pub mod autoscaling {}
 
 #[doc = include_str!("guide/systemd.md")]
 pub mod systemd {}

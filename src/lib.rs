@@ -609,6 +609,13 @@
 //! [`Prefork::on_event`] sets a callback that gets the same information as values of the type [`Event`]. The callback
 //! also gets events that are not logged, and a [`Handle`] with which it can control the service.
 //!
+//! # Status
+//!
+//! [`Prefork::on_interval`] sets a callback that regularly gets the [`Status`] of the service: its state, the number of
+//! ready workers in each pool, the processes with their ages, restarts and work in progress, and the lengths of the
+//! listeners' queues. The guide shows how to make [metrics](guide::observability) of it, and how to write an
+//! [autoscaler](guide::autoscaling).
+//!
 //! # Limitations
 //!
 //! The death of the parent:
