@@ -220,8 +220,8 @@ pub enum Event {
         reason: RecycleReason,
     },
     /// The parent has started to replace a process ([`Event::Recycling`]), but the replacement failed. The old process
-    /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, or had
-    /// completed its requests, the parent tries again after 10 s. A replacement that an operator requested
+    /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, had completed
+    /// its requests or uses too much memory, the parent tries again after 10 s. A replacement that an operator requested
     /// is not tried again.
     RecyclingAborted {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
@@ -359,6 +359,11 @@ pub enum RecycleReason {
         /// `max_requests` and all of it.
         limit: u64,
     },
+    /// The process uses more memory than [`Prefork::max_memory`](crate::Prefork::max_memory) allows.
+    Memory {
+        /// The private memory of the process when the parent read it, in bytes.
+        bytes: u64,
+    },
 }
 
 impl fmt::Display for RecycleReason {
@@ -369,6 +374,11 @@ impl fmt::Display for RecycleReason {
             RecycleReason::Requested => f.write_str("was requested to be replaced"),
             RecycleReason::Requests { limit: 1 } => f.write_str("has completed its request"),
             RecycleReason::Requests { limit } => write!(f, "has completed its {limit} requests"),
+            RecycleReason::Memory { bytes } => {
+                f.write_str("uses ")?;
+                line::write_size(f, *bytes)?;
+                f.write_str(" of private memory")
+            }
         }
     }
 }

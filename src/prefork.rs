@@ -449,6 +449,35 @@ impl Prefork {
         self
     }
 
+    /// Sets the private memory, in bytes, above which the parent replaces a process. The parent proceeds as with
+    /// [`max_requests`](Prefork::max_requests). Default: no limit.
+    ///
+    /// Once per second, the parent reads how much memory each process uses. If the readings would take more than 1 % of
+    /// the parent's time, it reads less often. So a process that grows fast can exceed the limit by far: to protect the
+    /// machine, also limit the memory of the cgroup. A process whose memory has exceeded the limit once is replaced,
+    /// even if the process frees the memory again.
+    ///
+    /// *Private memory* is what the end of this process would free:
+    ///
+    /// - On Linux, anonymous memory that the process does not share, such as its heap, and its swapped memory. Memory
+    ///   that a forked worker still shares with the parent does not count, and neither do files that the process maps.
+    ///   The parent reads `smaps_rollup` in `/proc`, but only for processes that `statm` shows to be near the limit. If
+    ///   the workers have another [user](Prefork::user), the parent needs the capability `CAP_SYS_PTRACE` for this,
+    ///   which containers do not have by default. Without it, the parent logs a warning and does not replace the
+    ///   process.
+    /// - On macOS, the footprint of the process.
+    /// - On FreeBSD, the resident memory of the process, which includes memory that it shares with the parent.
+    /// - On Windows, the private bytes of the process, which it has allocated even if it does not use them.
+    ///
+    /// # Errors
+    ///
+    /// The start fails if `bytes` is 0, if the workers are threads, because they share their memory with the parent, or
+    /// if the system does not show the memory of a process, for example on Linux without `/proc`.
+    pub fn max_memory(mut self, bytes: u64) -> Prefork {
+        self.pool.config.max_memory = Some(bytes);
+        self
+    }
+
     /// Lets the other pools of a [`Supervisor`](crate::Supervisor) go on if this pool fails. Default: the failure of a
     /// pool stops the service. If this `Prefork` is used alone, the setting has no effect.
     ///

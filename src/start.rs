@@ -1,6 +1,7 @@
 //! The start of a service: decides whether this process is a worker or becomes the parent, checks the settings of all
 //! pools, opens the listeners, and starts the supervisor.
 
+use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::setup::WorkerSetup;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
 use crate::supervisor::{self, PoolParts, ServiceParts, Supervised};
-use crate::sys::{StandardFds, SupervisorLock, WorkerKind};
+use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 
 /// The backend of a pool for which the program does not choose one.
@@ -138,6 +139,9 @@ struct Checked {
 impl Checked {
     fn of(mut settings: PoolSettings, kind: WorkerKind, service: &ServiceSettings) -> Result<Checked> {
         settings.config = settings.config.checked()?;
+        if settings.config.max_memory.is_some() {
+            check_memory(kind)?;
+        }
         let setup = settings.setup.resolve(kind, service.name.as_deref(), settings.config.pool)?;
         Ok(Checked { settings, kind, setup })
     }
@@ -152,6 +156,20 @@ impl Checked {
         config.drain = sockets.are_per_worker().then_some(DRAIN);
         let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         Ok(PoolParts { config, optional, with_scoreboard, kind, work, sockets, setup })
+    }
+}
+
+/// Checks that the parent can read how much memory the workers use.
+fn check_memory(kind: WorkerKind) -> Result<()> {
+    if kind == WorkerKind::Thread {
+        return Err(Error::unfit("max_memory", "worker threads share their memory with the parent"));
+    }
+    let own = process::id();
+    match sys::private_memory_bound(own).and_then(|_| sys::private_memory(own)) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(Error::unfit("max_memory", format!("the memory of a process cannot be read: {}", error.source)))
+        }
     }
 }
 

@@ -148,6 +148,11 @@ fn write_work(f: &mut fmt::Formatter<'_>, in_progress: u64) -> fmt::Result {
     }
 }
 
+/// Writes a number of bytes, rounded down to MiB, or to KiB if it is less than 1 MiB.
+pub(super) fn write_size(f: &mut fmt::Formatter<'_>, bytes: u64) -> fmt::Result {
+    if bytes < 1 << 20 { write!(f, "{} KiB", bytes >> 10) } else { write!(f, "{} MiB", bytes >> 20) }
+}
+
 /// Returns the end of the phrase that describes an exit.
 fn suffix(reached_call: bool) -> &'static str {
     if reached_call { "" } else { " before it reached the call" }

@@ -28,6 +28,7 @@ mod deadlines;
 mod exit;
 mod heartbeat;
 mod kill_deadline;
+mod memory;
 mod replacement;
 mod request;
 mod rolling_restart;
@@ -53,6 +54,10 @@ pub(crate) use backoff::Delays;
 use budget::Budget;
 use deadlines::DeadlineQueue;
 pub(crate) use exit::ExitedProcess;
+use memory::MemoryChecks;
+pub(crate) use memory::MemoryReading;
+#[cfg_attr(not(test), expect(unused_imports, reason = "the status will show it"))]
+pub(crate) use memory::MemorySample;
 use replacement::Replacements;
 pub(crate) use request::{PendingRequests, Request};
 use rolling_restart::RollingRestart;
@@ -91,6 +96,8 @@ pub(crate) struct Config {
     pub max_lifetime: Option<Duration>,
     /// The largest number of units of work after which a process is replaced.
     pub max_requests: Option<u64>,
+    /// The private memory, in bytes, above which a process is replaced.
+    pub max_memory: Option<u64>,
     /// How many workers may have a new process besides their old one, while they are being replaced.
     pub max_surge: usize,
     /// How many workers may have no ready process because they are being replaced.
@@ -145,6 +152,8 @@ pub(crate) struct Policy {
     unavailable: usize,
     stop: Option<Stop>,
     check_beats_at: Option<Instant>,
+    /// The readings of the workers' memory. `None` without a `max_memory`.
+    memory: Option<Box<MemoryChecks>>,
     /// The time of the last wait that ended early for no known reason. The parent, and the workers too, may have been
     /// stopped (SIGSTOP) until then.
     interrupted_at: Option<Instant>,
@@ -167,6 +176,7 @@ impl Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
             is_sound: false,
             check_beats_at: config.heartbeat_timeout.map(|timeout| now + timeout),
+            memory: config.max_memory.map(|limit| Box::new(MemoryChecks::new(limit, now))),
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
             seed,
@@ -273,7 +283,8 @@ impl Policy {
     /// Returns the time at which to call [`Policy::handle_timeout`] if no event happens earlier.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let deadline = self.deadlines.next(&self.slots);
-        deadline.into_iter().chain(self.check_beats_at).chain(self.next_recycling()).min()
+        let other = [self.check_beats_at, self.next_recycling(), self.next_memory_reading()];
+        deadline.into_iter().chain(other.into_iter().flatten()).min()
     }
 
     /// Returns how many workers should run.

@@ -15,7 +15,7 @@ mod stop;
 use std::iter;
 use std::time::Instant;
 
-use super::{Action, Config, ExitedProcess, Policy, Request};
+use super::{Action, Config, ExitedProcess, MemoryReading, Policy, Request};
 use crate::exit::Process;
 use ignored::IgnoredRequests;
 use pools::{Pool, Pools};
@@ -201,6 +201,31 @@ impl Service {
     pub fn handle_work_done(&mut self, now: Instant, process: Process) {
         if let Some(policy) = self.policy_of(process) {
             policy.handle_work_done(now, process);
+        }
+    }
+
+    /// Returns what the parent must read now about the memory of one pool, and the position of this pool. See
+    /// [`Policy::memory_reading`].
+    pub fn memory_reading(&mut self, now: Instant) -> Option<(usize, MemoryReading)> {
+        let mut pools = self.pools.iter_mut().enumerate().filter(|(_, pool)| !pool.has_ended());
+        pools.find_map(|(index, pool)| Some((index, pool.policy.memory_reading(now)?)))
+    }
+
+    pub fn handle_memory_bound(&mut self, now: Instant, process: Process, bytes: u64) {
+        if let Some(policy) = self.policy_of(process) {
+            policy.handle_memory_bound(now, process, bytes);
+        }
+    }
+
+    pub fn handle_memory(&mut self, now: Instant, process: Process, bytes: u64) {
+        if let Some(policy) = self.policy_of(process) {
+            policy.handle_memory(now, process, bytes);
+        }
+    }
+
+    pub fn end_memory_reading(&mut self, pool: usize, begun: Instant, now: Instant) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            pool.policy.end_memory_reading(begun, now);
         }
     }
 

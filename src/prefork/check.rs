@@ -26,8 +26,9 @@ impl Config {
                 "0 needs a max_unavailable of at least 1, because otherwise no process could be replaced",
             ));
         }
-        if self.max_requests == Some(0) {
-            return Err(Error::unfit("max_requests", "0 would replace every process again and again"));
+        let limits = [("max_requests", self.max_requests), ("max_memory", self.max_memory)];
+        if let Some((name, _)) = limits.into_iter().find(|(_, limit)| *limit == Some(0)) {
+            return Err(Error::unfit(name, "0 would replace every process again and again"));
         }
         if self.restart_window.is_some() && self.max_restarts.is_none() {
             return Err(Error::unfit("restart_window", "there is no max_restarts that it could limit"));
@@ -132,6 +133,7 @@ mod tests {
             ("max_lifetime", new().max_lifetime(zero)),
             ("max_lifetime", new().max_lifetime(endless)),
             ("max_requests", new().max_requests(0)),
+            ("max_memory", new().max_memory(0)),
             ("restart_backoff", new().restart_backoff(zero, ms(1))),
             ("restart_backoff", new().restart_backoff(ms(1), endless)),
             ("restart_backoff", new().restart_backoff(ms(2), ms(1))),

@@ -101,6 +101,7 @@ impl Default for PoolSettings {
             abort_timeout: Duration::from_secs(1),
             max_lifetime: None,
             max_requests: None,
+            max_memory: None,
             max_surge: 1,
             max_unavailable: 0,
             drain: None,

@@ -79,6 +79,11 @@ impl Children {
         Ok(Some(ChildExit { process, exit, cause: ExitCause::Exited, lease: None }))
     }
 
+    /// Returns the children that have not been reaped.
+    pub fn processes(&self) -> impl Iterator<Item = Process> {
+        self.entries.iter().map(|(process, _)| *process)
+    }
+
     /// Returns whether a worker has this pid.
     pub fn contains(&self, pid: u32) -> bool {
         self.entries.iter().any(|(_, child)| child.pid() == pid)

@@ -16,6 +16,7 @@ use ::log::Level;
 
 use super::children::Children;
 use super::descriptors::Descriptors;
+use super::memory::MemoryReader;
 use super::observer::Observers;
 use super::poller::Waited;
 use super::pool::{Pool, StartedIn};
@@ -61,6 +62,7 @@ pub(super) struct EventLoop<'a> {
     sharing: Option<usize>,
     observers: Observers,
     info: ServiceInfo,
+    memory: MemoryReader,
     /// The requests of the program. `None` if the program has no callback, and so no handle.
     program_requests: Option<HandleReceiver>,
     descriptors: &'a mut Descriptors,
@@ -91,6 +93,7 @@ impl<'a> EventLoop<'a> {
             pools,
             observers,
             info,
+            memory: MemoryReader::default(),
             program_requests,
             descriptors,
             has_unread_signals: false,
@@ -261,6 +264,7 @@ impl<'a> EventLoop<'a> {
         self.policy.extend_deadlines(now);
         self.extend_drains(now);
         self.wait_for_core_dumps(now);
+        self.memory.read_due(&mut self.policy, &self.children, self.observers.output());
         self.take_beats(now);
         self.policy.handle_timeout(now);
     }

@@ -37,6 +37,7 @@ mod descriptors;
 mod event_loop;
 mod finish;
 mod log;
+mod memory;
 mod observer;
 mod poller;
 mod pool;

@@ -99,6 +99,8 @@
 //! - `exit_now()`: ends this process. On Unix, no more code of the program runs. A worker calls this, for example, when
 //!   the change of its user has failed halfway.
 //! - `OomCounter` (Linux): counts the processes in this cgroup that the kernel has killed because memory ran out.
+//! - `private_memory()`: returns how much memory the end of a process would free. The caller must know that the process
+//!   was not reaped. `private_memory_bound()`: returns an upper bound of this number, which is cheaper on Linux.
 //! - `process_limit()`: returns how many processes the system allows. On Windows, returns how many children one process
 //!   can have.
 //! - `process_times()` (Linux, Windows): returns the [`ProcessTimes`] of a child process. `process_clock()`: returns the

@@ -43,8 +43,8 @@ impl Slot {
         }
     }
 
-    /// Plans the replacement of the process with this generation, because it is worn out: it has retired or has
-    /// completed its requests. If that process is being replaced already, the plan has an effect only if
+    /// Plans the replacement of the process with this generation, because it is worn out: it has retired, has completed
+    /// its requests, or uses too much memory. If that process is being replaced already, the plan has an effect only if
     /// its replacement fails. Does nothing if the process was worn out before.
     pub fn handle_worn_out(&mut self, now: Instant, generation: u32, reason: RecycleReason) {
         let child = self.running_mut().find(|child| child.is(generation) && child.worn_out.is_none());
@@ -52,6 +52,12 @@ impl Slot {
             child.worn_out = Some(reason);
             child.recycle(now.max(child.since + SHORTEST_LIFE), reason);
         }
+    }
+
+    /// Returns whether the process with this generation serves or starts, was not given up, and is not worn out.
+    pub fn may_wear_out(&self, generation: u32) -> bool {
+        let is_this = |child: &Child| child.is(generation) && !child.was_given_up() && child.worn_out.is_none();
+        self.running().any(is_this)
     }
 
     /// Plans the replacement of the process that was started last. If the next process is about to start, does nothing,

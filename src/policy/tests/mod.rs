@@ -1,6 +1,7 @@
 //! Simulations of whole lives of a service, on a simulated clock.
 
 mod heartbeat;
+mod memory;
 mod nested;
 mod observed;
 mod random;

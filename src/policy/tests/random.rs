@@ -9,8 +9,11 @@ use super::*;
 /// Simulates one service with random settings and random events, until it ends.
 fn script(seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let config = random_config(&mut rng);
+    let max_memory = rng.random_bool(0.3).then_some(100);
+    let config = Config { max_memory, ..random_config(&mut rng) };
     let mut sim = Sim::with_seed(config, seed);
+    sim.shared = rng.random_range(0..150);
+    sim.reading_time = rng.random_range(0..100) * Duration::from_millis(1);
     if rng.random_bool(0.5) {
         sim.actions_per_event = rng.random_range(0..4);
     }
@@ -94,6 +97,7 @@ fn random_event(sim: &mut Sim, rng: &mut SmallRng) {
         (3..6, Some((id, generation))) => sim.ready(id, generation),
         (6, Some((id, generation))) if rng.random_bool(0.5) => sim.retire(id, generation),
         (6, Some((id, generation))) if rng.random_bool(0.5) => sim.complete_requests(id, generation),
+        (6, Some(key)) if rng.random_bool(0.5) => drop(sim.private.insert(key, rng.random_range(0..150))),
         (6, Some((id, generation))) => sim.policy.handle_beat(sim.now, id, generation),
         (7, _) if rng.random_bool(0.5) => sim.refuses_starts = !sim.refuses_starts,
         (7, _) => sim.has_work = !sim.has_work,

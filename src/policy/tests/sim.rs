@@ -1,5 +1,6 @@
 //! [`Sim`]: the processes and the clock that the policy's tests simulate.
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 use super::observed::{Alive, Observed};
@@ -27,6 +28,7 @@ pub fn config(workers: usize) -> Config {
         abort_timeout: SECOND,
         max_lifetime: None,
         max_requests: None,
+        max_memory: None,
         max_surge: 1,
         max_unavailable: 0,
         drain: None,
@@ -58,6 +60,14 @@ pub struct Sim {
     pub policy: Policy,
     pub now: Instant,
     pub observed: Observed,
+    /// The private memory of each process, in bytes. A process that is not in this map has none.
+    pub private: BTreeMap<(usize, u32), u64>,
+    /// The memory that each process shares with the parent, in bytes.
+    pub shared: u64,
+    /// The time that it takes to read the exact size of one process.
+    pub reading_time: Duration,
+    /// What the policy has read, and when.
+    pub readings: Vec<(Instant, MemoryReading)>,
     /// The maximum number of actions that are executed after an event. Further actions wait in the queue.
     pub actions_per_event: usize,
 }
@@ -70,7 +80,16 @@ impl Sim {
     pub fn with_seed(config: Config, seed: u64) -> Sim {
         let now = some_time();
         let policy = Policy::new(config, seed, now);
-        let mut sim = Sim { policy, now, observed: Observed::default(), actions_per_event: usize::MAX };
+        let mut sim = Sim {
+            policy,
+            now,
+            observed: Observed::default(),
+            private: BTreeMap::new(),
+            shared: 0,
+            reading_time: Duration::ZERO,
+            readings: Vec::new(),
+            actions_per_event: usize::MAX,
+        };
         sim.run_actions();
         sim
     }
@@ -215,10 +234,32 @@ impl Sim {
                 self.policy.handle_core_dump(self.now, process);
             }
         }
+        self.read_memory();
         self.policy.handle_timeout(self.now);
         self.run_actions();
         let next = self.policy.next_deadline();
         assert!(next.is_none_or(|next| next > self.now), "the next deadline is in the future");
+    }
+
+    /// Reads what the policy asks for.
+    fn read_memory(&mut self) {
+        let begun = self.now;
+        let Some(reading) = self.policy.memory_reading(begun) else { return };
+        self.readings.push((begun, reading));
+        match reading {
+            MemoryReading::Bounds => {
+                for (key, alive) in &self.observed.alive {
+                    let bytes = self.private.get(key).copied().unwrap_or(0) + self.shared;
+                    self.policy.handle_memory_bound(begun, alive.process, bytes);
+                }
+            }
+            MemoryReading::Exact(process) => {
+                self.now += self.reading_time;
+                let bytes = self.private.get(&(process.id, process.generation)).copied().unwrap_or(0);
+                self.policy.handle_memory(begun, process, bytes);
+            }
+        }
+        self.policy.end_memory_reading(begun, self.now);
     }
 
     /// Moves the clock by `time`. On the way, lets the policy handle every deadline at its time.

@@ -24,6 +24,9 @@ mod orphan_timer;
 mod passed_socket;
 mod peer;
 mod poll;
+#[cfg_attr(target_os = "macos", path = "memory_footprint.rs")]
+#[cfg_attr(target_os = "freebsd", path = "resident_memory.rs")]
+mod private_memory;
 #[cfg(target_os = "linux")]
 mod process_times;
 mod program;
@@ -59,6 +62,7 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use passed_socket::{is_listening, take_passed};
 pub(crate) use peer::{has_ended, is_accepted};
+pub(crate) use private_memory::{private_memory, private_memory_bound};
 #[cfg(target_os = "linux")]
 pub(crate) use process_times::{process_clock, process_times};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};

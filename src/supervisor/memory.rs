@@ -1,0 +1,63 @@
+//! [`MemoryReader`], which reads the memory of the workers when the policy asks for it.
+
+use std::time::Instant;
+
+use ::log::Level;
+
+use super::children::Children;
+use super::observer::Output;
+use crate::exit::Process;
+use crate::policy::{MemoryReading, Service};
+use crate::sys::{self, CallError};
+
+#[derive(Debug, Default)]
+pub(super) struct MemoryReader {
+    /// Whether this reader has logged that it cannot read the memory of a worker.
+    has_warned: bool,
+}
+
+impl MemoryReader {
+    /// Reads what the policy asks for now, if anything, and passes the sizes to the policy.
+    pub fn read_due(&mut self, policy: &mut Service, children: &Children, output: &mut Output) {
+        let begun = Instant::now();
+        let Some((pool, reading)) = policy.memory_reading(begun) else { return };
+        match reading {
+            MemoryReading::Bounds => {
+                for process in children.processes() {
+                    if policy.index_of(process) != Some(pool) {
+                        continue;
+                    }
+                    match read(process, sys::private_memory_bound) {
+                        Ok(bytes) => policy.handle_memory_bound(begun, process, bytes),
+                        Err(error) => self.warn(process, &error, output),
+                    }
+                }
+            }
+            // After the process was reaped, another process may have its pid.
+            MemoryReading::Exact(process) if children.processes().any(|known| known == process) => {
+                match read(process, sys::private_memory) {
+                    Ok(bytes) => policy.handle_memory(begun, process, bytes),
+                    Err(error) => self.warn(process, &error, output),
+                }
+            }
+            MemoryReading::Exact(_) => {}
+        }
+        policy.end_memory_reading(pool, begun, Instant::now());
+    }
+
+    /// Logs the first failure of the service. A failure that repeats every second would fill the log.
+    fn warn(&mut self, process: Process, error: &CallError, output: &mut Output) {
+        if !self.has_warned {
+            self.has_warned = true;
+            let line = format_args!(
+                "cannot read the memory of {process}, so it is not replaced if it exceeds max_memory: {}",
+                error.source
+            );
+            output.log(Level::Warn, &line);
+        }
+    }
+}
+
+fn read(process: Process, size_of: fn(u32) -> Result<u64, CallError>) -> Result<u64, CallError> {
+    process.pid.map_or(Ok(0), size_of)
+}
