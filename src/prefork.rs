@@ -742,8 +742,8 @@ impl Prefork {
     /// for it. A second call of `on_interval` replaces the callback.
     ///
     /// - The first call comes one period after the start of the service, also if workers are still being started. The
-    ///   last call comes before the exit of the last process: the calls continue during a stop, with
-    ///   [`ServiceState::Stopping`](crate::ServiceState::Stopping).
+    ///   calls continue during a stop, with [`ServiceState::Stopping`](crate::ServiceState::Stopping). A call in the
+    ///   last moment of the service may find no process.
     /// - The calls are one period apart. If the parent or the callback is late by a period or more, the missed calls
     ///   are left out, and the next call comes a whole period later.
     /// - The parent calls the callback between two steps of its own work, never while another callback runs. While the

@@ -81,6 +81,7 @@ pub struct WorkerStatus {
     pub(crate) last_exit: Option<Exit>,
     pub(crate) work_in_progress: u64,
     pub(crate) work_completed: u64,
+    pub(crate) memory_sample: Option<PrivateMemory>,
     /// The time at which the status was created, on the clock of `sys::process_times`.
     pub(crate) taken_at: Duration,
 }
@@ -102,6 +103,14 @@ pub enum WorkerState {
     Draining,
     /// The parent has asked the process to stop, or has killed it.
     Stopping,
+}
+
+/// The private memory of a process at an earlier time, in a [`WorkerStatus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrivateMemory {
+    pub(crate) bytes: u64,
+    pub(crate) age: Duration,
+    pub(crate) is_exact: bool,
 }
 
 /// The state of one listener of a pool in a [`Status`].
@@ -283,8 +292,59 @@ impl WorkerStatus {
     /// `None` on Linux. On macOS and FreeBSD, it always returns `None`.
     pub fn cpu_time(&self) -> Option<Duration> {
         let times = sys::process_times(self.pid()?)?;
-        // Another process may have got the pid since the status was created. It was then started later.
-        (times.started <= self.taken_at).then_some(times.cpu)
+        self.is_own(times).then_some(times.cpu)
+    }
+
+    /// Reads the number of bytes of the process's private memory, which its end would free. This is the memory that
+    /// [`max_memory`](crate::Prefork::max_memory) limits.
+    ///
+    /// This method asks the system when it is called. On Linux, the kernel walks through all pages of the process,
+    /// which takes about 5 ms for 512 MiB. So do not call it for many large processes at each call of `on_interval`.
+    /// [`last_private_memory`](WorkerStatus::last_private_memory) costs nothing.
+    ///
+    /// Returns `None` if the process has exited since the status was created, for a worker
+    /// [thread](crate::Prefork::run_threads), if the worker [waits](WorkerState::Waiting) for its process, and if the
+    /// system refuses to read it, for example because the process has another user. Only the parent can call it: in a
+    /// worker process, it returns `None` on Linux. On macOS and FreeBSD, call it only while the callback runs that got
+    /// the status: later, another process may have got the pid of a process that has exited.
+    pub fn private_memory(&self) -> Option<u64> {
+        let pid = self.pid()?;
+        let has_times = cfg!(any(target_os = "linux", windows));
+        if has_times && !sys::process_times(pid).is_some_and(|times| self.is_own(times)) {
+            return None;
+        }
+        // A process that has exited and was not reaped has no memory.
+        sys::private_memory(pid).ok().filter(|&bytes| bytes > 0)
+    }
+
+    /// Returns the private memory that the parent has last read for [`max_memory`](crate::Prefork::max_memory). `None`
+    /// without `max_memory`, and before the first reading.
+    pub fn last_private_memory(&self) -> Option<PrivateMemory> {
+        self.memory_sample
+    }
+
+    /// Returns whether these are the times of this process. Another process may have got the pid since the status was
+    /// created. It was then started later.
+    fn is_own(&self, times: sys::ProcessTimes) -> bool {
+        times.started <= self.taken_at
+    }
+}
+
+impl PrivateMemory {
+    /// Returns the number of bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns how long before the creation of the status the parent has read the number.
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+
+    /// Returns whether the number is exact. Otherwise it is an upper bound, which also contains memory that the process
+    /// shares with its parent. The parent reads the exact number only if the bound exceeds the limit.
+    pub fn is_exact(&self) -> bool {
+        self.is_exact
     }
 }
 

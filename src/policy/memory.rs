@@ -129,7 +129,6 @@ impl Policy {
     }
 
     /// Returns the last sample of this process. Returns `None` before the first one, and without a `max_memory`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the status will show it"))]
     pub fn memory_sample(&self, process: Process) -> Option<MemorySample> {
         self.memory.as_ref()?.samples.get(&(process.id, process.generation)).copied()
     }

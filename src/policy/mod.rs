@@ -56,7 +56,6 @@ use deadlines::DeadlineQueue;
 pub(crate) use exit::ExitedProcess;
 use memory::MemoryChecks;
 pub(crate) use memory::MemoryReading;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the status will show it"))]
 pub(crate) use memory::MemorySample;
 use replacement::Replacements;
 pub(crate) use request::{PendingRequests, Request};

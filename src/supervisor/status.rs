@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::observer::ServiceView;
 use super::pool::Pool;
 use crate::exit::Process;
-use crate::policy::{Service, WorkerFacts};
+use crate::policy::{MemorySample, Service, WorkerFacts};
 use crate::scoreboard::Work;
-use crate::status::{ListenerStatus, PoolStatus, Status, WorkerStatus};
+use crate::status::{ListenerStatus, PoolStatus, PrivateMemory, Status, WorkerStatus};
 use crate::sys;
 
 /// The name of the service, and the time of its start.
@@ -67,6 +67,13 @@ struct Clock {
     taken_at: Duration,
 }
 
+impl Clock {
+    fn age_of(self, sample: MemorySample) -> PrivateMemory {
+        let MemorySample { bytes, at, is_exact } = sample;
+        PrivateMemory { bytes, age: self.now.saturating_duration_since(at), is_exact }
+    }
+}
+
 impl View<'_> {
     fn pool_status(&self, at: usize, clock: Clock) -> PoolStatus {
         let policy = self.policy.pool(at);
@@ -78,6 +85,10 @@ impl View<'_> {
             WorkerStatus {
                 work_in_progress: work.in_progress,
                 work_completed: work.completed,
+                memory_sample: facts
+                    .process
+                    .and_then(|process| policy.memory_sample(process))
+                    .map(|sample| clock.age_of(sample)),
                 ..worker_status(pool.name, facts, policy.expects_beats(), clock)
             }
         });
@@ -125,6 +136,7 @@ fn worker_status(pool: &'static str, facts: WorkerFacts, beats: bool, clock: Clo
         last_exit: facts.last_exit,
         work_in_progress: 0,
         work_completed: 0,
+        memory_sample: None,
         taken_at: clock.taken_at,
     }
 }

@@ -82,6 +82,15 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
         })
         .for_processes(),
+        Scenario::reporting("private_memory_shows_what_a_process_has_filled", shows_memory, |daemon| {
+            daemon.worker();
+            daemon.wait_for_times("little memory", 1);
+            Gate::of(daemon.scratch()).open(1);
+            daemon.wait_for("much memory, much sampled");
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+        })
+        .for_processes(),
         Scenario::new("panic_in_on_interval_leaves_no_worker_behind", panics_in_on_interval, |daemon| {
             daemon.workers(2);
             assert!(!daemon.end().success());
@@ -260,6 +269,31 @@ fn shows_cpu_time() -> Report {
         worker.enable_graceful_stop();
         up(worker.id());
         while !worker.stop_requested() {}
+    })
+}
+
+/// The worker fills memory after the test has opened the gate.
+fn shows_memory() -> Report {
+    const MUCH: u64 = 64 << 20;
+    let gate = Gate::new();
+    let describe = |status: &Status| {
+        let size = |bytes: Option<u64>| match bytes {
+            None => "none",
+            Some(0..MUCH) => "little",
+            Some(_) => "much",
+        };
+        let worker = status.pools()[0].workers().first();
+        let sampled = worker.and_then(WorkerStatus::last_private_memory).map(|sample| sample.bytes());
+        format!("{} memory, {} sampled", size(worker.and_then(WorkerStatus::private_memory)), size(sampled))
+    };
+    let service = Prefork::new().workers(1).max_memory(1 << 40).on_interval(PERIOD, print_changes(describe));
+    serve(service, move |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        gate.pass();
+        let filled = std::hint::black_box(vec![1_u8; MUCH as usize]);
+        drain(&worker);
+        drop(filled);
     })
 }
 
