@@ -386,3 +386,49 @@ impl fmt::Display for WorkerState {
         })
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn worker(pid: u32, taken_at: Duration) -> WorkerStatus {
+        WorkerStatus {
+            pool: "",
+            id: 0,
+            generation: 0,
+            process: Some(Process { pool: "", id: 0, generation: 0, pid: Some(pid) }),
+            state: WorkerState::Ready,
+            age: None,
+            since_ready: None,
+            last_heartbeat: None,
+            restarts: 0,
+            last_exit: None,
+            work_in_progress: 0,
+            work_completed: 0,
+            memory_sample: None,
+            taken_at,
+        }
+    }
+
+    #[test]
+    fn a_later_process_with_the_same_pid_is_ignored() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat");
+        let now = worker(child.id(), sys::process_clock());
+        assert!(now.cpu_time().is_some() && now.private_memory().is_some(), "{now:?}");
+        let before = worker(child.id(), Duration::ZERO);
+        assert_eq!((before.cpu_time(), before.private_memory()), (None, None));
+        drop(child.stdin.take());
+        child.wait().expect("an exit");
+        assert_eq!((now.cpu_time(), now.private_memory()), (None, None), "it has exited");
+    }
+
+    #[test]
+    fn forged_work_counts_do_not_overflow() {
+        let forged = WorkerStatus { work_in_progress: u64::MAX, ..worker(1, Duration::ZERO) };
+        let workers = vec![forged.clone(), forged];
+        let pool = PoolStatus { name: "", wanted: 2, ready: 2, restarts: 0, workers, listeners: Vec::new() };
+        assert_eq!(pool.work_in_progress(), u64::MAX);
+    }
+}
