@@ -53,6 +53,7 @@ mod privileges;
 #[cfg(target_os = "linux")]
 mod races;
 mod readiness;
+mod recycles;
 
 #[cfg(unix)]
 mod refusals;
@@ -115,6 +116,7 @@ pub fn all() -> Vec<Scenario> {
         pools_refusals::scenarios(),
         prefork::scenarios(),
         readiness::scenarios(),
+        recycles::scenarios(),
         refused_clients::scenarios(),
         reports::scenarios(),
         services::scenarios(),

@@ -1,0 +1,85 @@
+//! Tests of `max_memory`: the parent replaces a worker that uses too much memory.
+
+use std::hint::black_box;
+
+use taskfork::{Prefork, Report};
+
+use crate::Scenario;
+use crate::os::Signal;
+use crate::program::{EVER, drain, say, serve, up, up_until_signal};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::reporting("a_worker_that_fills_its_memory_is_replaced", first_grows, |daemon| {
+            let old = daemon.workers(2);
+            daemon.send(old[1], Signal::SIGUSR2);
+            assert_eq!(daemon.worker().id, 1);
+            daemon.wait_for_times(&format!("log {} exited normally", old[1]), 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            let line = daemon.line(&format!("log {} uses ", old[1])).to_owned();
+            assert!(line.ends_with(" MiB of private memory, replacing it"), "{line}");
+            let size = line.split(' ').find_map(|word| word.parse::<usize>().ok().filter(|&size| size >= GROWTH));
+            assert!(size.is_some_and(|size| size < 2 * GROWTH), "{line}");
+            assert_eq!(daemon.count(" of private memory"), 1, "{}", daemon.transcript());
+            assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
+        })
+        .for_processes(),
+        #[cfg(target_os = "linux")]
+        Scenario::reporting("memory_of_the_parent_replaces_no_forked_worker", first_grows_in_large_service, |daemon| {
+            // The parent checks the last worker first. So it has checked worker 2 once it replaces worker 1.
+            let old = daemon.workers(3);
+            daemon.send(old[1], Signal::SIGUSR2);
+            assert_eq!(daemon.worker().id, 1);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count(" of private memory"), 1, "{}", daemon.transcript());
+        })
+        .forking(),
+        Scenario::threading("max_memory_is_refused_for_worker_threads", first_grows, |daemon| {
+            daemon.ends_with(1);
+            assert!(daemon.said("error max_memory: worker threads share their memory with the parent"));
+        }),
+    ]
+}
+
+/// The memory that a worker may have, in MiB.
+const LIMIT: usize = 128;
+/// The memory that the growing worker fills, in MiB.
+const GROWTH: usize = 192;
+
+fn filled(mebibytes: usize) -> Vec<u8> {
+    black_box(vec![1; mebibytes << 20])
+}
+
+/// The first process of worker 1 fills memory at SIGUSR2, and then waits for its stop request.
+fn serve_growing(workers: usize) -> Report {
+    let service = Prefork::new().workers(workers).max_restarts(0).ready_timeout(EVER);
+    let report = serve(service.max_memory((LIMIT << 20) as u64), |worker| {
+        assert!(!worker.stop_requested());
+        worker.ready();
+        if (worker.id(), worker.generation()) != (1, 0) {
+            up(worker.id());
+            return drain(&worker);
+        }
+        up_until_signal(1, Signal::SIGUSR2);
+        let memory = filled(GROWTH);
+        drain(&worker);
+        drop(memory);
+    });
+    say(&format!("in all: {} restarts", report.restarts()));
+    report
+}
+
+fn first_grows() -> Report {
+    serve_growing(2)
+}
+
+/// Each worker shares more memory with the parent than it may have.
+#[cfg(target_os = "linux")]
+fn first_grows_in_large_service() -> Report {
+    let shared = filled(GROWTH);
+    let report = serve_growing(3);
+    drop(black_box(shared));
+    report
+}
