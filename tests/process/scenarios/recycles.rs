@@ -1,12 +1,21 @@
-//! Tests of `max_memory`: the parent replaces a worker that uses too much memory.
+//! Tests of `max_memory` and `max_requests`: the parent replaces a worker that uses too much memory, or that has
+//! completed enough requests.
 
 use std::hint::black_box;
+#[cfg(target_os = "linux")]
+use std::io::ErrorKind;
+#[cfg(target_os = "linux")]
+use std::net::SocketAddr;
 
 use taskfork::{Prefork, Report};
 
+#[cfg(target_os = "linux")]
+use super::retires::{Clients, answer};
 use crate::Scenario;
 use crate::os::Signal;
 use crate::program::{EVER, drain, say, serve, up, up_until_signal};
+#[cfg(target_os = "linux")]
+use crate::program::{own_host, serve_watched};
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -34,6 +43,20 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.signal(Signal::SIGTERM);
             daemon.ends_with(0);
             assert_eq!(daemon.count(" of private memory"), 1, "{}", daemon.transcript());
+        })
+        .forking(),
+        #[cfg(target_os = "linux")]
+        Scenario::reporting("a_thousand_recycles_under_load_lose_no_request", serves_few_requests, |daemon| {
+            let line = daemon.wait_for("address ");
+            let address = line.trim_start_matches("address ").parse().expect("an address");
+            let clients = Clients::start(address);
+            daemon.wait_for_times("requests, replacing it", 1000);
+            let answers = clients.stop();
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert!(answers >= 3000, "{answers} answers");
+            assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
+            assert!(!daemon.said("killed by signal"), "{}", daemon.transcript());
         })
         .forking(),
         Scenario::threading("max_memory_is_refused_for_worker_threads", first_grows, |daemon| {
@@ -66,6 +89,34 @@ fn serve_growing(workers: usize) -> Report {
         let memory = filled(GROWTH);
         drain(&worker);
         drop(memory);
+    });
+    say(&format!("in all: {} restarts", report.restarts()));
+    report
+}
+
+/// Each process is replaced after three or four requests, but not before it is a second old.
+#[cfg(target_os = "linux")]
+fn serves_few_requests() -> Report {
+    const WORKERS: usize = 60;
+    let own = SocketAddr::from((own_host(std::process::id()), 0));
+    let service = Prefork::new().workers(WORKERS).max_surge(WORKERS).max_restarts(0).ready_timeout(EVER);
+    let report = serve_watched(service.max_requests(4).listen(own), 180, |worker| {
+        worker.enable_graceful_stop();
+        let listener = &worker.listeners()[0];
+        if (worker.id(), worker.generation()) == (0, 0) {
+            say(&format!("address {}", listener.as_tcp().expect("TCP").local_addr().expect("an address")));
+        }
+        worker.ready();
+        loop {
+            match listener.accept() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => return,
+                accepted => {
+                    let unit = worker.begin_work();
+                    answer(accepted.expect("a connection").0);
+                    drop(unit);
+                }
+            }
+        }
     });
     say(&format!("in all: {} restarts", report.restarts()));
     report

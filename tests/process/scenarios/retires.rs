@@ -191,21 +191,21 @@ fn serves_and_retires() -> Report {
     }))
 }
 
-fn answer(mut client: Connection) {
+pub(super) fn answer(mut client: Connection) {
     let mut line = String::new();
     BufReader::new(&mut client).read_line(&mut line).expect("a request");
     write!(client, "{line}").expect("a client");
 }
 
 /// Threads of the test that send one request after the other, and fail if a request gets no answer.
-struct Clients {
+pub(super) struct Clients {
     is_over: Arc<AtomicBool>,
     answers: Arc<AtomicUsize>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Clients {
-    fn start(address: SocketAddr) -> Clients {
+    pub fn start(address: SocketAddr) -> Clients {
         let is_over = Arc::<AtomicBool>::default();
         let answers = Arc::<AtomicUsize>::default();
         let threads = (0..4).map(|_| {
@@ -222,7 +222,7 @@ impl Clients {
         Clients { is_over, answers, threads }
     }
 
-    fn stop(self) -> usize {
+    pub fn stop(self) -> usize {
         self.is_over.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|client| client.join().expect("every request is answered"));
         self.answers.load(Ordering::Relaxed)
