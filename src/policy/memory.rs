@@ -18,6 +18,9 @@ use crate::exit::Process;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two readings.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest time between two readings. Without this limit, a parent that was stopped (SIGSTOP) during a reading would
+/// pause for days.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// The pause after a reading, as a multiple of the time that the reading took.
 const PAUSE_FACTOR: u32 = 99;
 
@@ -117,8 +120,8 @@ impl Policy {
     /// Plans the next reading, after a reading that has begun at `begun`.
     pub fn end_memory_reading(&mut self, begun: Instant, now: Instant) {
         let Some(checks) = &mut self.memory else { return };
-        let pause = now.saturating_duration_since(begun) * PAUSE_FACTOR;
-        let next_at = now + pause.max(SHORTEST_PAUSE);
+        let pause = now.saturating_duration_since(begun).saturating_mul(PAUSE_FACTOR);
+        let next_at = now + pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         checks.next_at = if checks.suspects.is_empty() { next_at.max(checks.check_at) } else { next_at };
     }
 

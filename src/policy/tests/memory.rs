@@ -86,6 +86,19 @@ fn readings_take_at_most_one_percent_of_the_time() {
 }
 
 #[test]
+fn a_pause_of_the_parent_delays_the_next_reading_by_minutes() {
+    let mut sim = Sim::new(with_limit(1));
+    sim.shared = 2 * LIMIT;
+    sim.reading_time = 100 * 3600 * SECOND;
+    sim.step();
+    sim.step();
+    assert_eq!(exact_readings(&sim), [(0, 0)]);
+    let resumed = sim.now;
+    sim.step();
+    assert_eq!(sim.now - resumed, 600 * SECOND);
+}
+
+#[test]
 fn a_young_process_above_the_limit_is_replaced_a_second_later() {
     let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..with_limit(1) });
     sim.pass(SECOND - SECOND / 10);
