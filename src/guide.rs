@@ -11,12 +11,13 @@
 //! | [`limits`] | How to choose the number of workers, timeouts, restart limits, memory and descriptors, also for systemd and Kubernetes. |
 //! | [`observability`] | Which events to count, what the status of the service contains, and how to make metrics of both. |
 //! | [`autoscaling`] | How to change the number of workers with the load. |
+//! | [`recycling`] | Which setting replaces a process for which trouble: age, requests, memory. |
 //! | [`reloading`] | How to read the configuration again on HUP. |
 //! | [`logging`] | Logging with `tracing` and `env_logger` in the parent and in the workers. |
 //! | [`systemd`] | Unit files for a service and its socket, with timeouts that match those of the service. |
 //! | [`containers`] | How to run a service as pid 1 of a container: signals, zombie processes, the CPU quota, memory. |
 //! | [`kubernetes`] | A manifest with probes, and the order of events when a pod is stopped. |
-//! | [`migrating`] | The options of Tornado, uvicorn and gunicorn, and the settings of taskfork that replace them. |
+//! | [`migrating`] | The options of Tornado, uvicorn, gunicorn and granian, and the settings of taskfork that replace them. |
 //!
 //! The methods of [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker) document the settings. The documentation of
 //! the [crate] lists [all signals](crate#signals) and all [limitations](crate#limitations).
@@ -48,6 +49,9 @@ pub mod deploying {}
 
 #[doc = include_str!("guide/limits.md")]
 pub mod limits {}
+
+#[doc = include_str!("guide/recycling.md")]
+pub mod recycling {}
 
 #[doc = include_str!("guide/reloading.md")]
 #[doc = concat!("\n```rust,no_run\n", include_str!("../examples/reload.rs"), "```\n\n")]

@@ -217,12 +217,14 @@
 //! in progress. With [`Prefork::max_requests`], the parent replaces a process after a number of completed units. A unit
 //! takes a few nanoseconds and no system call.
 //!
-//! # Lifetimes
+//! # Recycling
 //!
-//! With [`Prefork::max_lifetime`], the parent replaces each process that has reached a certain age. The parent proceeds
-//! as in a [rolling restart](#rolling-restarts), and by default replaces one worker at a time. For each process, the
-//! parent chooses a random age between three quarters of the lifetime and the whole lifetime. These replacements do not
-//! count as restarts.
+//! The parent replaces each process that has reached a certain age ([`Prefork::max_lifetime`]), has completed a number
+//! of units of work ([`Prefork::max_requests`]) or uses too much private memory ([`Prefork::max_memory`]). A worker can
+//! also request its own replacement ([`Worker::retire`]). The parent proceeds as in a [rolling
+//! restart](#rolling-restarts), and by default replaces one worker at a time. These replacements do not count as
+//! restarts. For each process, the parent chooses a random age and a random number of units, between three quarters of
+//! the limit and the whole. The guide shows [which setting helps against which trouble](guide::recycling).
 //!
 //! # Listeners
 //!
@@ -451,8 +453,8 @@
 //! rolling restart after the current one.
 //!
 //! Two settings change how the parent proceeds. They have the meanings of `maxSurge` and `maxUnavailable` in
-//! Kubernetes, and hold for all replacements together: those of rolling restarts, of [lifetimes](#lifetimes), of
-//! [`Worker::retire`] and of [`Handle::replace`].
+//! Kubernetes, and hold for all replacements together: those of rolling restarts, of [recycling](#recycling) and
+//! of [`Handle::replace`].
 //!
 //! | [`max_surge`](Prefork::max_surge) | [`max_unavailable`](Prefork::max_unavailable) | effect |
 //! |---|---|---|
