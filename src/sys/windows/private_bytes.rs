@@ -26,7 +26,11 @@ pub(crate) fn private_memory(pid: u32) -> Result<u64, CallError> {
     // SAFETY: the call writes at most `size` bytes, which is the size of `counters`. A PROCESS_MEMORY_COUNTERS_EX begins
     // with the fields of a PROCESS_MEMORY_COUNTERS, and the size selects the longer structure.
     let written = unsafe { K32GetProcessMemoryInfo(process.as_raw_handle(), (&raw mut counters).cast(), size) };
-    if written == 0 { Err(CallError::last("GetProcessMemoryInfo")) } else { Ok(counters.PrivateUsage as u64) }
+    if written == 0 {
+        return Err(CallError::last("GetProcessMemoryInfo"));
+    }
+    // Both fields are the commit charge of the process. Wine 8 fills only the second one.
+    Ok(counters.PrivateUsage.max(counters.PagefileUsage) as u64)
 }
 
 #[cfg(test)]
