@@ -152,8 +152,18 @@ fn stopping_processes_are_not_replaced_for_their_memory() {
     assert!(exact_readings(&sim).is_empty());
     sim.request(Request::Stop);
     let read = sim.readings.len();
-    sim.pass(20 * SECOND);
+    sim.pass(2 * GRACEFUL);
     assert_eq!(sim.readings.len(), read, "a stop ends the checks");
+}
+
+#[test]
+fn the_exact_size_of_an_aborted_process_is_not_read() {
+    let mut sim = Sim::new(Config { heartbeat_timeout: Some(5 * SECOND), abort_timeout: 5 * SECOND, ..with_limit(1) });
+    sim.pass(6 * SECOND);
+    assert_eq!(sim.sent(0, 0), [WorkerSignal::Abort]);
+    sim.private.insert((0, 0), 2 * LIMIT);
+    sim.pass(3 * SECOND);
+    assert!(exact_readings(&sim).is_empty(), "the kernel may block the parent until the process has exited");
 }
 
 #[test]
@@ -183,6 +193,9 @@ fn samples_have_the_last_size_and_its_time() {
     sim.pass(SECOND);
     let exact = sim.policy.memory_sample(first).expect("a sample");
     assert_eq!((exact.bytes, exact.is_exact), (7, true));
+    sim.step();
+    assert_eq!(sim.readings.last().map(|(_, reading)| *reading), Some(MemoryReading::Bounds));
+    assert_eq!(sim.policy.memory_sample(first), Some(exact), "a bound does not replace an exact size");
     sim.end(0, 0, Exit::Code(0));
     sim.pass(SECOND);
     assert_eq!(sim.policy.memory_sample(first), None, "the process has exited");
