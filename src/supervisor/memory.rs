@@ -49,11 +49,13 @@ impl MemoryReader {
     fn warn(&mut self, process: Process, error: &CallError, output: &mut Output) {
         if !self.has_warned {
             self.has_warned = true;
-            let line = format_args!(
-                "cannot read the memory of {process}, so it is not replaced if it exceeds max_memory: {}",
-                error.source
+            let source = &error.source;
+            output.log(
+                Level::Warn,
+                &format_args!(
+                    "cannot read the memory of {process}, so it is not replaced if it exceeds max_memory: {source}"
+                ),
             );
-            output.log(Level::Warn, &line);
         }
     }
 }
