@@ -101,7 +101,10 @@ impl Policy {
             return;
         }
         // An earlier exact size says more than the bound, which may include much memory of the parent.
-        checks.samples.entry((process.id, process.generation)).or_insert(sample);
+        let last = checks.samples.entry((process.id, process.generation)).or_insert(sample);
+        if !last.is_exact {
+            *last = sample;
+        }
         if slot.may_wear_out(process.generation) {
             checks.suspects.push(process);
         }

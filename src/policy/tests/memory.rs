@@ -201,3 +201,16 @@ fn samples_have_the_last_size_and_its_time() {
     assert_eq!(sim.policy.memory_sample(first), None, "the process has exited");
     assert!(sim.policy.memory_sample(process(&sim, 1)).is_some());
 }
+
+/// The system may refuse to read the exact size.
+#[test]
+fn without_exact_sizes_samples_have_the_last_bound() {
+    let mut sim = Sim::new(with_limit(1));
+    let process = sim.alive[&(0, 0)].process;
+    for bytes in [2 * LIMIT, 3 * LIMIT] {
+        sim.now += SECOND;
+        sim.policy.handle_memory_bound(sim.now, process, bytes);
+        let sample = MemorySample { bytes, at: sim.now, is_exact: false };
+        assert_eq!(sim.policy.memory_sample(process), Some(sample));
+    }
+}
