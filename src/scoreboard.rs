@@ -299,11 +299,6 @@ impl Scoreboard {
             .map(|(_, occupant)| occupant.process)
     }
 
-    #[cfg(test)]
-    pub fn work_of(&self, process: Process) -> Work {
-        self.works().find(|(known, _)| *known == process).map(|(_, work)| work).unwrap_or_default()
-    }
-
     /// Returns the work counts of all processes.
     pub fn works(&self) -> impl Iterator<Item = (Process, Work)> {
         let occupants = self.occupants.iter().enumerate();

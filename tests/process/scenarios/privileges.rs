@@ -452,6 +452,9 @@ pub const CAP_KILL: u32 = 5;
 pub const CAP_SETGID: u32 = 6;
 pub const CAP_SETUID: u32 = 7;
 pub const CAP_NET_BIND_SERVICE: u32 = 10;
+pub const CAP_SYS_PTRACE: u32 = 19;
+pub const CAP_SYS_ADMIN: u32 = 21;
+pub const CAP_PERFMON: u32 = 38;
 
 /// Drops a capability of this thread. A spawned worker drops it again, because a program that root executes starts with
 /// all capabilities.

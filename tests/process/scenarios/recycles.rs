@@ -6,9 +6,13 @@ use std::hint::black_box;
 use std::io::ErrorKind;
 #[cfg(target_os = "linux")]
 use std::net::SocketAddr;
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 use taskfork::{Prefork, Report};
 
+#[cfg(target_os = "linux")]
+use super::privileges::{CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, drop_capability};
 #[cfg(target_os = "linux")]
 use super::retires::{Clients, answer};
 use crate::Scenario;
@@ -45,6 +49,20 @@ pub fn scenarios() -> Vec<Scenario> {
             assert_eq!(daemon.count(" of private memory"), 1, "{}", daemon.transcript());
         })
         .forking(),
+        #[cfg(target_os = "linux")]
+        Scenario::reporting("a_refused_reading_of_memory_is_logged_once", workers_hide_their_memory, |daemon| {
+            let old = daemon.workers(2);
+            daemon.wait_for_times("sampled", 3);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            assert_eq!(daemon.count("log cannot read the memory of "), 1, "{}", daemon.transcript());
+            // The parent checks the last worker first.
+            let end = "so it is not replaced if it exceeds max_memory: Permission denied (os error 13)";
+            let line = format!("log cannot read the memory of {}, {end}", old[1]);
+            assert!(daemon.said(&line), "{}", daemon.transcript());
+            assert!(!daemon.said("replacing it"), "{}", daemon.transcript());
+        })
+        .for_processes(),
         #[cfg(target_os = "linux")]
         Scenario::reporting("a_thousand_recycles_under_load_lose_no_request", serves_few_requests, |daemon| {
             let line = daemon.wait_for("address ");
@@ -92,6 +110,29 @@ fn serve_growing(workers: usize) -> Report {
     });
     say(&format!("in all: {} restarts", report.restarts()));
     report
+}
+
+/// The workers forbid other processes to read their memory, and the parent lacks the capabilities to do so anyway. Forked
+/// workers inherit both from the parent. Prints `sampled` at each new sample.
+#[cfg(target_os = "linux")]
+fn workers_hide_their_memory() -> Report {
+    // Newer kernels also accept the last two.
+    [CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON].into_iter().for_each(drop_capability);
+    // SAFETY: prctl(2) takes integers here.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }, 0);
+    let mut last_age = Duration::MAX;
+    let service = Prefork::new().workers(2).max_memory(1).on_interval(Duration::from_millis(10), move |status, _| {
+        let Some(sample) = status.pools()[0].workers()[0].last_private_memory() else { return };
+        if sample.age() < last_age {
+            say("sampled");
+        }
+        last_age = sample.age();
+    });
+    serve(service, |worker| {
+        assert!(!worker.stop_requested());
+        up(worker.id());
+        drain(&worker);
+    })
 }
 
 /// Each process is replaced after three or four requests, but not before it is a second old.
