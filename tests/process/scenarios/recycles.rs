@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use taskfork::ListenConfig;
 use taskfork::{Prefork, Report};
 
 #[cfg(target_os = "linux")]
@@ -16,10 +18,14 @@ use super::privileges::{CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, drop_capabil
 #[cfg(target_os = "linux")]
 use super::retires::{Clients, answer};
 use crate::Scenario;
+#[cfg(target_os = "linux")]
+use crate::daemon::Daemon;
 use crate::os::Signal;
 use crate::program::{EVER, drain, say, serve, up, up_until_signal};
 #[cfg(target_os = "linux")]
 use crate::program::{own_host, serve_watched};
+#[cfg(target_os = "linux")]
+use crate::room::lacks_room;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -65,17 +71,14 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .for_processes(),
         #[cfg(target_os = "linux")]
-        Scenario::reporting("a_thousand_recycles_under_load_lose_no_request", serves_few_requests, |daemon| {
-            let line = daemon.wait_for("address ");
-            let address = line.trim_start_matches("address ").parse().expect("an address");
-            let clients = Clients::start(address);
-            daemon.wait_for_times("requests, replacing it", 1000);
-            let answers = clients.stop();
-            daemon.signal(Signal::SIGTERM);
-            daemon.ends_with(0);
-            assert!(answers >= 3000, "{answers} answers");
-            assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
-            assert!(!daemon.said("killed by signal"), "{}", daemon.transcript());
+        Scenario::reporting("a_thousand_recycles_under_load_lose_no_request", many_serve_few_requests, |daemon| {
+            recycles_lose_no_request(daemon, 1000);
+        })
+        .needs(|| lacks_room(700, 256 << 20))
+        .forking(),
+        #[cfg(target_os = "linux")]
+        Scenario::reporting("recycles_with_a_shared_socket_lose_no_request", share_a_socket, |daemon| {
+            recycles_lose_no_request(daemon, 60);
         })
         .forking(),
         Scenario::threading("max_memory_is_refused_for_worker_threads", first_grows, |daemon| {
@@ -136,13 +139,26 @@ fn workers_hide_their_memory() -> Report {
     })
 }
 
+#[cfg(target_os = "linux")]
+fn recycles_lose_no_request(daemon: &mut Daemon, recycles: usize) {
+    let line = daemon.wait_for("address ");
+    let address = line.trim_start_matches("address ").parse().expect("an address");
+    let clients = Clients::start(address);
+    daemon.wait_for_times("requests, replacing it", recycles);
+    let answers = clients.stop();
+    daemon.signal(Signal::SIGTERM);
+    daemon.ends_with(0);
+    assert!(answers >= 3 * recycles, "{answers} answers");
+    assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
+    assert!(!daemon.said("killed by signal"), "{}", daemon.transcript());
+}
+
 /// Each process is replaced after three or four requests, but not before it is a second old.
 #[cfg(target_os = "linux")]
-fn serves_few_requests() -> Report {
-    const WORKERS: usize = 60;
+fn serve_few_requests(workers: usize, set_up: fn(ListenConfig) -> ListenConfig) -> Report {
     let own = SocketAddr::from((own_host(std::process::id()), 0));
-    let service = Prefork::new().workers(WORKERS).max_surge(WORKERS).max_restarts(0).ready_timeout(EVER);
-    let report = serve_watched(service.max_requests(4).listen(own), 180, |worker| {
+    let service = Prefork::new().workers(workers).max_surge(workers).max_restarts(0).ready_timeout(EVER);
+    let report = serve_watched(service.max_requests(4).listen(set_up(own.into())), 180, |worker| {
         worker.enable_graceful_stop();
         let listener = &worker.listeners()[0];
         if (worker.id(), worker.generation()) == (0, 0) {
@@ -162,6 +178,17 @@ fn serves_few_requests() -> Report {
     });
     say(&format!("in all: {} restarts", report.restarts()));
     report
+}
+
+/// Each worker has its own socket, because each client wakes all workers that share one.
+#[cfg(target_os = "linux")]
+fn many_serve_few_requests() -> Report {
+    serve_few_requests(340, ListenConfig::per_worker)
+}
+
+#[cfg(target_os = "linux")]
+fn share_a_socket() -> Report {
+    serve_few_requests(20, |listener| listener)
 }
 
 fn first_grows() -> Report {
