@@ -8,26 +8,26 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use taskfork::{ListenerStatus, PoolStatus, Prefork, Report};
+use taskfork::{ListenerStatus, Prefork, Report};
 
 const MAX_WORKERS: usize = 16;
-/// The number of calls in a row that find too many workers before a worker is removed.
-const CALM: u32 = 5;
 
 fn main() -> taskfork::Result<Report> {
     env_logger::init();
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().unwrap_or("127.0.0.1:7000".into());
     let period = arguments.next().map_or(1000, |period| period.parse().expect("the period in milliseconds"));
-    let mut calm = 0;
+    let mut calm = 0; // The number of calls in a row that have found too many workers.
     let service = Prefork::new().workers(1).max_workers(MAX_WORKERS).graceful_timeout(Duration::from_secs(300));
     let service = service.listen(address).on_interval(Duration::from_millis(period), move |status, handle| {
         let pool = &status.pools()[0];
-        let needed = needed(pool);
+        let queued: u32 = pool.listeners().iter().filter_map(ListenerStatus::queued).sum();
+        let clients = pool.work_in_progress().saturating_add(queued.into());
+        let needed = clients.min(MAX_WORKERS as u64 - 1) as usize + 1; // One worker is idle.
         calm = if needed < pool.wanted() { calm + 1 } else { 0 };
         if needed > pool.wanted() {
             handle.scale(needed); // Clients wait, so add all workers at once.
-        } else if calm >= CALM {
+        } else if calm == 5 {
             handle.scale(pool.wanted() - 1); // Remove one worker at a time, because the load may rise again.
             calm = 0;
         }
@@ -43,11 +43,4 @@ fn main() -> taskfork::Result<Report> {
             let _ = io::copy(&mut &connection, &mut &connection); // The client may be gone.
         }
     })
-}
-
-/// Returns a worker for each client, whether a worker serves it or it still waits in a queue, and one that is idle.
-fn needed(pool: &PoolStatus) -> usize {
-    let queued: u32 = pool.listeners().iter().filter_map(ListenerStatus::queued).sum();
-    let clients = pool.work_in_progress().saturating_add(queued.into());
-    usize::try_from(clients).unwrap_or(MAX_WORKERS).saturating_add(1).min(MAX_WORKERS)
 }
