@@ -288,8 +288,8 @@ impl WorkerStatus {
     ///
     /// This method asks the system when it is called, which takes about 20 µs. It returns `None` if the process has
     /// exited since the status was created, for a worker [thread](crate::Prefork::run_threads), and if the worker
-    /// [waits](WorkerState::Waiting) for its process. Only the parent can call it: in a worker process, it returns
-    /// `None` on Linux. On macOS and FreeBSD, it always returns `None`.
+    /// [waits](WorkerState::Waiting) for its process. On macOS, it also returns `None` for a process of another user,
+    /// unless the caller is root. Only the parent can call it: in a worker process, it returns `None` on Linux.
     pub fn cpu_time(&self) -> Option<Duration> {
         let times = sys::process_times(self.pid()?)?;
         self.is_own(times).then_some(times.cpu)
@@ -305,14 +305,10 @@ impl WorkerStatus {
     /// Returns `None` if the process has exited since the status was created, for a worker
     /// [thread](crate::Prefork::run_threads), if the worker [waits](WorkerState::Waiting) for its process, and if the
     /// system refuses to read it, for example because the process has another user. Only the parent can call it: in a
-    /// worker process, it returns `None` on Linux. On macOS and FreeBSD, call it only while the callback runs that got
-    /// the status: later, another process may have got the pid of a process that has exited.
+    /// worker process, it returns `None` on Linux.
     pub fn private_memory(&self) -> Option<u64> {
         let pid = self.pid()?;
-        let has_times = cfg!(any(target_os = "linux", windows));
-        if has_times && !sys::process_times(pid).is_some_and(|times| self.is_own(times)) {
-            return None;
-        }
+        sys::process_times(pid).filter(|&times| self.is_own(times))?;
         // A process that has exited and was not reaped has no memory.
         sys::private_memory(pid).ok().filter(|&bytes| bytes > 0)
     }

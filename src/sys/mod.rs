@@ -103,7 +103,7 @@
 //!   was not reaped. `private_memory_bound()`: returns an upper bound of this number, which is cheaper on Linux.
 //! - `process_limit()`: returns how many processes the system allows. On Windows, returns how many children one process
 //!   can have.
-//! - `process_times()` (Linux, Windows): returns the [`ProcessTimes`] of a child process. `process_clock()`: returns the
+//! - `process_times()`: returns the [`ProcessTimes`] of a child process. `process_clock()`: returns the
 //!   time now, on the clock of [`ProcessTimes::started`].
 //! - `Lent`: a function that is available only while another function runs, in the same thread.
 //! - `POLL_CALLS`: the names of the system calls that mio's `Poll` makes, for error messages. On Unix, also contains
@@ -124,8 +124,6 @@ mod gate;
 mod lent;
 #[cfg(not(target_os = "linux"))]
 mod no_cgroup;
-#[cfg(not(any(target_os = "linux", windows)))]
-mod no_process_times;
 #[cfg(not(target_os = "linux"))]
 mod no_queue_length;
 mod offer;
@@ -150,8 +148,6 @@ pub(crate) use gate::Gate;
 pub(crate) use lent::Lent;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_cgroup::OomCounter;
-#[cfg(not(any(target_os = "linux", windows)))]
-pub(crate) use no_process_times::{process_clock, process_times};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_queue_length::queue_length;
 pub(crate) use offer::Secret;

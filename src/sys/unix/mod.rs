@@ -27,7 +27,8 @@ mod poll;
 #[cfg_attr(target_os = "macos", path = "memory_footprint.rs")]
 #[cfg_attr(target_os = "freebsd", path = "resident_memory.rs")]
 mod private_memory;
-#[cfg(target_os = "linux")]
+#[cfg_attr(target_os = "macos", path = "rusage_times.rs")]
+#[cfg_attr(target_os = "freebsd", path = "kinfo_times.rs")]
 mod process_times;
 mod program;
 #[cfg(target_os = "linux")]
@@ -63,7 +64,6 @@ pub(crate) use limit::process_limit;
 pub(crate) use passed_socket::{is_listening, take_passed};
 pub(crate) use peer::{has_ended, is_accepted};
 pub(crate) use private_memory::{private_memory, private_memory_bound};
-#[cfg(target_os = "linux")]
 pub(crate) use process_times::{process_clock, process_times};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 #[cfg(target_os = "linux")]

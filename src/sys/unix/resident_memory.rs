@@ -16,6 +16,14 @@ pub(crate) fn private_memory_bound(pid: u32) -> Result<u64, CallError> {
 /// Returns the resident memory of this process in bytes, including memory that it shares. FreeBSD has no cheaper way to
 /// find the private part than to list all mappings of the process.
 pub(crate) fn private_memory(pid: u32) -> Result<u64, CallError> {
+    let info = process_info(pid)?;
+    // SAFETY: getpagesize(3) takes no argument and accesses no memory.
+    let page_size = unsafe { libc::getpagesize() };
+    Ok(u64::try_from(info.ki_rssize).unwrap_or(0) * u64::try_from(page_size).unwrap_or(0))
+}
+
+/// Returns what the kernel knows about this process.
+pub(super) fn process_info(pid: u32) -> Result<libc::kinfo_proc, CallError> {
     let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid as libc::c_int];
     // SAFETY: all-zero bytes are a valid kinfo_proc, because it consists of integers, pointers and arrays of them.
     let mut info: libc::kinfo_proc = unsafe { mem::zeroed() };
@@ -29,7 +37,5 @@ pub(crate) fn private_memory(pid: u32) -> Result<u64, CallError> {
     if size != mem::size_of_val(&info) {
         return Err(CallError::new("sysctl", Error::from(ErrorKind::NotFound)));
     }
-    // SAFETY: getpagesize(3) takes no argument and accesses no memory.
-    let page_size = unsafe { libc::getpagesize() };
-    Ok(u64::try_from(info.ki_rssize).unwrap_or(0) * u64::try_from(page_size).unwrap_or(0))
+    Ok(info)
 }
