@@ -461,10 +461,10 @@ impl Prefork {
     ///
     /// - On Linux, anonymous memory that the process does not share, such as its heap, and its swapped memory. Memory
     ///   that a forked worker still shares with the parent does not count, and neither do files that the process maps.
-    ///   The parent reads `smaps_rollup` in `/proc`, but only for processes that `statm` shows to be near the limit. If
-    ///   the workers have another [user](Prefork::user), the parent needs the capability `CAP_SYS_PTRACE` for this,
-    ///   which containers do not have by default. Without it, the parent logs a warning and does not replace the
-    ///   process.
+    ///   The parent reads `status` in `/proc`, and `smaps_rollup` only for processes that `status` shows to be above
+    ///   the limit. If the workers have another [user](Prefork::user), the parent needs the capability `CAP_SYS_PTRACE`
+    ///   for this, or, with newer kernels, `CAP_PERFMON`. Containers have neither by default. Without it, the parent
+    ///   logs a warning and does not replace the process.
     /// - On macOS, the footprint of the process.
     /// - On FreeBSD, the resident memory of the process, which includes memory that it shares with the parent.
     /// - On Windows, the private bytes of the process, which it has allocated even if it does not use them.
