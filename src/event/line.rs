@@ -25,15 +25,15 @@ impl fmt::Display for Event {
             Event::Returned { process } if process.is_thread() => write!(f, "{process} was stale, and has returned"),
             Event::Returned { process } => write!(f, "{process} was stale, and has exited"),
             Event::Exited { process, exit, out_of_memory, reached_call, work_in_progress, .. } => {
-                write!(f, "{process} {exit}{out_of_memory}{}", suffix(*reached_call))?;
-                write_work(f, *work_in_progress)
+                let work = WorkInProgress(*work_in_progress);
+                write!(f, "{process} {exit}{out_of_memory}{}{work}", suffix(*reached_call))
             }
             Event::Restarting {
                 process, exit, out_of_memory, reached_call, work_in_progress, reason, delay, ..
             } => {
-                write!(f, "{process} {exit}{out_of_memory}{}{}", suffix(*reached_call), reason.phrase())?;
-                write_work(f, *work_in_progress)?;
-                f.write_str(", restarting")?;
+                let cause = reason.phrase();
+                let work = WorkInProgress(*work_in_progress);
+                write!(f, "{process} {exit}{out_of_memory}{}{cause}{work}, restarting", suffix(*reached_call))?;
                 if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
             }
             Event::StartFailed { error, retry, .. } => write_refusal(f, error, *retry),
@@ -139,12 +139,16 @@ pub(crate) fn write_startup_failure(
     failures.map_or(Ok(()), |failures| write!(f, ", {failures} failures in a row"))
 }
 
-/// Writes how many units of work an exited process had in progress. Writes nothing if there were none.
-fn write_work(f: &mut fmt::Formatter<'_>, in_progress: u64) -> fmt::Result {
-    match in_progress {
-        0 => Ok(()),
-        1 => f.write_str(" with 1 unit of work in progress"),
-        units => write!(f, " with {units} units of work in progress"),
+/// The number of units of work that an exited process had in progress. `Display` writes nothing if there were none.
+struct WorkInProgress(u64);
+
+impl fmt::Display for WorkInProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            1 => f.write_str(" with 1 unit of work in progress"),
+            units => write!(f, " with {units} units of work in progress"),
+        }
     }
 }
 
