@@ -320,9 +320,10 @@ fn has_two_pools() {
     let service =
         Supervisor::new().pool("web", pool(1)).pool("jobs", pool(2)).on_interval(PERIOD, move |status, handle| {
             print(status, handle);
-            match &status.pools()[1] {
-                jobs if jobs.ready() == 2 => handle.in_pool("jobs").scale(3),
-                jobs if jobs.ready() == 3 => handle.stop(),
+            let ready: Vec<usize> = status.pools().iter().map(|pool| pool.ready()).collect();
+            match ready[..] {
+                [1, 2] => handle.in_pool("jobs").scale(3),
+                [1, 3] => handle.stop(),
                 _ => {}
             }
         });
