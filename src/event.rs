@@ -73,7 +73,7 @@ pub enum Event {
         /// program forks there and exits, as a daemon does.
         reached_call: bool,
         /// The number of units of work ([`Worker::begin_work`](crate::Worker::begin_work)) that the process had begun
-        /// and not completed when it exited. 0 if the process has called no such method.
+        /// and not completed when it exited. 0 if the process has not called this method.
         work_in_progress: u64,
         /// Whether the parent caused the exit. This is true after a stop request. It is also true if the parent killed
         /// a replacement or an added worker that was not ready in time.
@@ -221,8 +221,8 @@ pub enum Event {
     },
     /// The parent has started to replace a process ([`Event::Recycling`]), but the replacement failed. The old process
     /// stays. If it had reached its maximum lifetime, it stays for one more lifetime. If it had retired, had completed
-    /// its requests or uses too much memory, the parent tries again after 10 s. A replacement that an operator requested
-    /// is not tried again.
+    /// its requests or used too much memory, the parent tries again after 10 s. A replacement that an operator
+    /// requested is not tried again.
     RecyclingAborted {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,

@@ -212,9 +212,9 @@
 //!
 //! # Work
 //!
-//! A worker counts its work with [`Worker::begin_work`]: the method returns a guard, and the unit of work, for example a
-//! request, is completed when the guard is dropped. If a worker dies, the log contains the number of units that it had
-//! in progress. With [`Prefork::max_requests`], the parent replaces a process after a number of completed units. A unit
+//! A worker counts its work with [`Worker::begin_work`]: the method returns a guard, and the unit of work, for example
+//! a request, is completed when the guard is dropped. If a worker dies, the log contains the number of units that it
+//! had in progress. With [`Prefork::max_requests`], the parent replaces a process after a number of completed units. A unit
 //! takes a few nanoseconds and no system call.
 //!
 //! # Recycling

@@ -428,16 +428,17 @@ impl Prefork {
     }
 
     /// Sets the number of units of work ([`Worker::begin_work`]) after which the parent replaces a process. The parent
-    /// proceeds as with [`max_lifetime`](Prefork::max_lifetime): by default it replaces one process at a time, and stops
-    /// the old process only when the replacement is ready. The replacement does not count as a restart. Default: no
-    /// limit.
+    /// proceeds as with [`max_lifetime`](Prefork::max_lifetime): by default it replaces one process at a time, and
+    /// stops the old process only when the replacement is ready. The replacement does not count as a restart. Default:
+    /// no limit.
     ///
     /// For each process the parent chooses a random number between three quarters of `max` and `max`, so that workers
     /// that were started together are not replaced together. A process that has completed this number keeps serving
     /// until its turn comes. A worker is replaced at most about once per second, however small `max` is. If a
     /// replacement fails, the old process stays, and the parent tries again after 10 s. If a process that has completed
     /// its number exits with status 0 before its turn, it is restarted, and this restart does not count
-    /// ([`RestartReason::Requests`](crate::RestartReason::Requests)).
+    /// ([`RestartReason::Requests`](crate::RestartReason::Requests)). Only with
+    /// [`RestartPolicy::Never`](crate::RestartPolicy::Never) it is not restarted.
     ///
     /// A unit that ends by a panic counts as well. Without calls of `begin_work`, the setting has no effect.
     ///

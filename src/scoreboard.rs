@@ -1,9 +1,9 @@
 //! Messages from workers to the parent. Each worker has a status slot in shared memory, where it writes its messages. A
 //! doorbell (a socket pair; on Windows an event) then wakes the parent, which reads the slots.
 //!
-//! Each pool has its own scoreboard. A slot is one cache line. A worker writes only to its own slot. The parent relies on
-//! nothing in a slot: any value of a word is valid. So a worker that corrupts the shared memory can forge messages of any
-//! worker of its pool, but cannot harm the parent in any other way.
+//! Each pool has its own scoreboard. A slot is one cache line. A worker writes only to its own slot. The parent relies
+//! on nothing in a slot: any value of a word is valid. So a worker that corrupts the shared memory can forge messages
+//! and work counts of any worker of its pool, but cannot harm the parent in any other way.
 
 #[cfg(unix)]
 mod nested_calls;

@@ -58,9 +58,9 @@ use crate::worker::{self, WorkResult, Worker};
 /// workers in the pool. Without [`workers`](Prefork::workers), each pool has one worker per CPU.
 ///
 /// The service has one parent with one name, one callback for [events](Supervisor::on_event), one for the
-/// [status](Supervisor::on_interval), and one connection to
-/// systemd. So `name`, `on_event`, `on_interval`, `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A
-/// `Prefork` with such a setting is refused.
+/// [status](Supervisor::on_interval), and one connection to systemd. So `name`, `on_event`, `on_interval`,
+/// `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A `Prefork` with such a setting is
+/// refused.
 ///
 /// # Backends
 ///

@@ -1,5 +1,5 @@
-//! Measures the calls that a worker may make often, `heartbeat`, `stop_requested` and `begin_work`: `cargo bench --bench
-//! calls`.
+//! Measures the calls that a worker may make often, `heartbeat`, `stop_requested` and `begin_work`:
+//! `cargo bench --bench calls`.
 
 use std::hint::black_box;
 use std::thread;

@@ -18,8 +18,8 @@ use crate::exit::Process;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two readings.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// The longest time between two readings. Without this limit, a parent that was stopped (SIGSTOP) during a reading would
-/// pause for days.
+/// The longest time between two readings. Without this limit, a parent that was stopped (SIGSTOP) during a reading
+/// would pause for days.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// The pause after a reading, as a multiple of the time that the reading took.
 const PAUSE_FACTOR: u32 = 99;

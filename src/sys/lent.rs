@@ -1,9 +1,9 @@
 //! A function that is available only during a call.
 //!
 //! # Safety
-//! A [`Lent`] stores a pointer to a function without its lifetime. The pointer is stored only while [`Lent::lend`] runs,
-//! which borrows the function for this time. `lend` removes the pointer before it returns, also if it unwinds. A `Lent`
-//! is not [`Sync`], so the pointer is used only by the thread that runs `lend`.
+//! A [`Lent`] stores a pointer to a function without its lifetime. The pointer is stored only while [`Lent::lend`]
+//! runs, which borrows the function for this time. `lend` removes the pointer before it returns, also if it unwinds. A
+//! `Lent` is not [`Sync`], so the pointer is used only by the thread that runs `lend`.
 
 use std::cell::Cell;
 use std::mem;

@@ -1,7 +1,8 @@
 //! Facts about the process at the other end of a Unix stream socket.
 //!
 //! # Safety
-//! getsockopt(2) writes one `ucred`. pidfd_open(2) takes integers and returns a new descriptor, which nothing else owns.
+//! getsockopt(2) writes one `ucred`. pidfd_open(2) takes integers and returns a new descriptor, which nothing else
+//! owns.
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{has_ended, is_accepted};

@@ -9,8 +9,8 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::stat::fstat;
 
-/// Asks the kernel about a Unix socket. `show` selects the information, and `attribute` is the attribute that carries it
-/// in the response. Returns the first four bytes of this attribute. Returns `None` if the kernel cannot answer this.
+/// Asks the kernel about a Unix socket. `show` selects the information, and `attribute` is the attribute that carries
+/// it in the response. Returns the first four bytes of this attribute. Returns `None` if the kernel cannot answer this.
 pub(super) fn unix_diag(socket: BorrowedFd<'_>, show: u32, attribute: u16) -> Option<u32> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;

@@ -23,8 +23,8 @@ pub(crate) fn private_memory(pid: u32) -> Result<u64, CallError> {
     let process = unsafe { handle::owned(OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid), "OpenProcess")? };
     let mut counters = PROCESS_MEMORY_COUNTERS_EX::default();
     let size = size_of::<PROCESS_MEMORY_COUNTERS_EX>() as u32;
-    // SAFETY: the call writes at most `size` bytes, which is the size of `counters`. A PROCESS_MEMORY_COUNTERS_EX begins
-    // with the fields of a PROCESS_MEMORY_COUNTERS, and the size selects the longer structure.
+    // SAFETY: the call writes at most `size` bytes, which is the size of `counters`. A PROCESS_MEMORY_COUNTERS_EX
+    // begins with the fields of a PROCESS_MEMORY_COUNTERS, and the size selects the longer structure.
     let written = unsafe { K32GetProcessMemoryInfo(process.as_raw_handle(), (&raw mut counters).cast(), size) };
     if written == 0 {
         return Err(CallError::last("GetProcessMemoryInfo"));

@@ -105,8 +105,8 @@ fn first_has_work() -> Report {
     })
 }
 
-/// The first process has two units in progress. Two processes that it forks, before and after its first unit, begin more
-/// units, and the second one ends its copies of all units.
+/// The first process has two units in progress. Two processes that it forks, before and after its first unit, begin
+/// more units, and the second one ends its copies of all units.
 #[cfg(target_os = "linux")]
 fn forks_with_work() -> Report {
     serve(Prefork::new().workers(1), |worker| {
