@@ -1,5 +1,6 @@
 //! Tests of [`Status`]: what `on_interval` and [`Handle::status`] show while the service runs.
 
+use std::mem;
 use std::time::Duration;
 
 use taskfork::{Event, Handle, Prefork, Report, Role, Status, Supervisor, WorkerState, WorkerStatus};
@@ -98,8 +99,8 @@ pub fn scenarios() -> Vec<Scenario> {
         })
         .for_threads_too(),
         Scenario::new("status_contains_all_pools", has_two_pools, |daemon| {
-            daemon.wait_for_times("pools web 1/1, jobs 2/2", 1);
-            daemon.wait_for_times("pools web 1/1, jobs 3/3", 1);
+            daemon.wait_for_times("pools web 1/1 with 1 unit, jobs 2/2 with 4 units", 1);
+            daemon.wait_for_times("pools web 1/1 with 1 unit, jobs 3/3 with 6 units", 1);
             daemon.ends_with(0);
         }),
         #[cfg(target_os = "linux")]
@@ -309,11 +310,18 @@ fn panics_in_on_interval() {
     });
 }
 
-/// Scales the second pool when all workers are ready, and stops the service when it has been scaled.
+/// Scales the second pool when all workers are ready, and stops the service when it has been scaled. Each worker of the
+/// first pool has one unit of work in progress, and each worker of the second pool has two.
 fn has_two_pools() {
     prepare();
     let mut print = print_changes(|status| {
-        let pools = status.pools().iter().map(|pool| format!("{} {}/{}", pool.name(), pool.ready(), pool.wanted()));
+        let pools = status.pools().iter().map(|pool| {
+            let units = match pool.work_in_progress() {
+                1 => "1 unit".to_owned(),
+                units => format!("{units} units"),
+            };
+            format!("{} {}/{} with {units}", pool.name(), pool.ready(), pool.wanted())
+        });
         format!("pools {}", pools.collect::<Vec<_>>().join(", "))
     });
     let pool = |workers| Prefork::new().workers(workers).ready_timeout(EVER);
@@ -330,6 +338,8 @@ fn has_two_pools() {
     match service.start() {
         Ok(Role::Worker(worker)) => {
             assert!(!worker.stop_requested());
+            let units = if worker.pool() == "web" { 1 } else { 2 };
+            (0..units).for_each(|_| mem::forget(worker.begin_work()));
             worker.ready();
             drain(&worker);
         }

@@ -8,6 +8,7 @@ use std::thread;
 
 use taskfork::{Event, Prefork, Report, WorkGuard, Worker};
 
+use super::pools::{be_ready_and_drain, pool, serve_pools, web_and_jobs};
 use crate::Scenario;
 use crate::os::Signal;
 #[cfg(target_os = "linux")]
@@ -52,6 +53,14 @@ pub fn scenarios() -> Vec<Scenario> {
             let line = daemon.line(&format!("log {} has completed its ", old[1]));
             let limit = line.split(' ').find_map(|word| word.parse::<u64>().ok().filter(|&limit| limit > ALLOWED));
             assert!(limit.is_some_and(|limit| limit <= MAX_REQUESTS), "{line}");
+        }),
+        Scenario::reporting("only_the_pool_with_max_requests_is_recycled", jobs_complete_requests, |daemon| {
+            daemon.wait_for_times(" has completed its request, replacing it", 2);
+            daemon.signal(Signal::SIGTERM);
+            daemon.ends_with(0);
+            let transcript = daemon.transcript();
+            let mut recycled = transcript.lines().filter(|line| line.contains(" has completed its request"));
+            assert!(recycled.all(|line| line.starts_with("log jobs child 0 ")), "{transcript}");
         }),
         Scenario::threading("a_late_unit_counts_for_no_later_thread", ends_units_late, |daemon| {
             daemon.wait_for("log child 0 (thread worker-0.0) exited with status 101 with 1 unit of work in progress,");
@@ -159,6 +168,14 @@ fn complete_requests() -> Report {
     });
     say(&format!("in all: {} restarts", report.restarts()));
     report
+}
+
+/// Every worker completes three units of work at its start. In the second pool, one unit is enough.
+fn jobs_complete_requests() -> Report {
+    serve_pools(web_and_jobs(pool(1), pool(1).max_requests(1)), |worker| {
+        (0..3).for_each(|_| drop(worker.begin_work()));
+        be_ready_and_drain(&worker);
+    })
 }
 
 /// The first thread leaves a unit behind, which the second thread ends.
