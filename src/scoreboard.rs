@@ -316,13 +316,14 @@ impl Scoreboard {
     }
 }
 
-/// Returns the messages in a slot that the parent has not read before.
+/// Returns the messages in a slot that the parent has not read before. Each message is new once, even if the worker
+/// clears its bits.
 fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessages {
     let Some(Occupant { process, seen, .. }) = occupant else { return NewMessages::default() };
-    let sent = slot[SENT].load(Ordering::Acquire);
+    let unread = slot[SENT].load(Ordering::Acquire) & !*seen;
     // Write to `seen` only if it changes. After a fork, the kernel copies each page that the parent writes to
     // (copy-on-write).
-    if sent == *seen {
+    if unread == 0 {
         return NewMessages::default();
     }
     let messages = [
@@ -332,9 +333,8 @@ fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessag
         WorkerMessage::Retire,
         WorkerMessage::WorkDone,
     ];
-    let unread = sent & !*seen;
     let new = std::array::from_fn(|kind| (unread >> kind & 1 != 0).then(|| messages[kind](*process)));
-    *seen = sent;
+    *seen |= unread;
     new
 }
 
@@ -401,6 +401,18 @@ mod tests {
         first.beat();
         assert!(board.beats().eq([named(0, 0)]));
         assert!(board.beats().eq([]));
+    }
+
+    #[test]
+    fn an_overwritten_slot_repeats_no_message() {
+        let (mut board, _receiver) = new_board(1, WorkerKind::Thread);
+        let writer = start(&mut board, named(0, 0));
+        writer.retire();
+        assert_eq!(board.read_messages(), [WorkerMessage::Retire(named(0, 0))]);
+        for sent in [0, RETIRE, RETIRE | 1 << 31] {
+            board.word(0, SENT).store(sent, Ordering::Relaxed);
+            assert_eq!(board.read_messages(), []);
+        }
     }
 
     #[test]
