@@ -15,9 +15,12 @@ use crate::sys::CallError;
 /// Unlike [`private_memory`], the kernel only reads counters for this. On systems with many CPUs, these counters can be
 /// off by some MiB.
 pub(crate) fn private_memory_bound(pid: u32) -> Result<u64, CallError> {
-    let status = read(pid, "status")?;
+    Ok(anonymous_part(&read(pid, "status")?))
+}
+
+fn anonymous_part(status: &str) -> u64 {
     // A process that has exited has no memory, and then its status has no lines about memory.
-    Ok(bytes_after(&status, "RssAnon:").unwrap_or(0) + bytes_after(&status, "VmSwap:").unwrap_or(0))
+    bytes_after(status, "RssAnon:").unwrap_or(0) + bytes_after(status, "VmSwap:").unwrap_or(0)
 }
 
 /// Returns how many bytes of private memory this process has: the anonymous memory that it does not share, and its
@@ -28,8 +31,9 @@ pub(crate) fn private_memory_bound(pid: u32) -> Result<u64, CallError> {
 /// of it is in `Private_Clean`. Dirty pages of a shared mapping count at most as much as the process has anonymous
 /// memory.
 ///
-/// The kernel walks through all pages of the process, which takes about 5 ms for 512 MiB. This call needs the right to
-/// trace the process (ptrace(2)), because the list of mappings is secret.
+/// The kernel walks through all pages of the process, which takes about 5 ms for 512 MiB. It waits while the
+/// process changes its mappings, so it blocks if a file system does not return from mmap(2). This call needs the right
+/// to trace the process (ptrace(2)), because the list of mappings is secret.
 pub(crate) fn private_memory(pid: u32) -> Result<u64, CallError> {
     let rollup = match read(pid, "smaps_rollup") {
         Err(error) if error.source.raw_os_error() == Some(libc::ESRCH) => return Ok(0),
@@ -89,6 +93,13 @@ mod tests {
         assert_eq!(private_part(&rollup(100, 100, 30)), Some(130 << 10));
         assert_eq!(private_part("Private_Dirty: 1 kB\nAnonymous: 1 kB\n"), Some(1 << 10));
         assert_eq!(private_part("nothing"), None);
+    }
+
+    #[test]
+    fn the_bound_contains_resident_and_swapped_memory() {
+        let status = "Name:\tVmSwap: 9 kB\nVmRSS:\t     900 kB\nRssAnon:\t     100 kB\nVmSwap:\t      30 kB\n";
+        assert_eq!(anonymous_part(status), 130 << 10);
+        assert_eq!(anonymous_part("Name:\tcat\nState:\tZ (zombie)\n"), 0);
     }
 
     #[test]
