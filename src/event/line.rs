@@ -167,7 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::event::RestartReason;
+    use crate::event::{RecycleReason, RestartReason};
     use crate::exit::OutOfMemory;
 
     #[test]
@@ -232,6 +232,13 @@ mod tests {
         assert_eq!(line(0), "child 2 (pid 71) killed by signal 9, restarting in 7 ms");
         assert_eq!(line(1), "child 2 (pid 71) killed by signal 9 with 1 unit of work in progress, restarting in 7 ms");
         assert_eq!(line(3), "child 2 (pid 71) killed by signal 9 with 3 units of work in progress, restarting in 7 ms");
+    }
+
+    #[test]
+    fn lines_of_memory_are_in_kib_below_one_mib() {
+        let line = |bytes| RecycleReason::Memory { bytes }.to_string();
+        assert_eq!(line((1 << 20) - 1), "uses 1023 KiB of private memory");
+        assert_eq!(line(1 << 20), "uses 1 MiB of private memory");
     }
 
     #[test]

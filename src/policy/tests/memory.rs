@@ -62,6 +62,15 @@ fn all_processes_are_checked_once_per_second() {
 }
 
 #[test]
+fn nothing_is_read_before_its_time() {
+    let mut sim = Sim::new(with_limit(1));
+    assert_eq!(sim.policy.memory_reading(sim.now), None);
+    sim.pass(SECOND + SECOND / 2);
+    assert_eq!(sim.policy.memory_reading(sim.now), None);
+    assert_eq!(sim.policy.memory_reading(sim.now + SECOND / 2), Some(MemoryReading::Bounds));
+}
+
+#[test]
 fn without_a_limit_no_memory_is_read() {
     let mut sim = Sim::new(config(2));
     assert_eq!(sim.policy.next_deadline(), None);
@@ -179,6 +188,21 @@ fn an_exit_before_the_exact_reading_cancels_it() {
 }
 
 #[test]
+fn a_cancelled_exact_reading_begins_no_check() {
+    let mut sim = Sim::new(Config { max_restarts: None, ..with_limit(2) });
+    sim.private.extend([((0, 0), 2 * LIMIT), ((1, 0), 2 * LIMIT)]);
+    let begun = sim.now;
+    sim.step();
+    sim.step();
+    assert_eq!(exact_readings(&sim), [(1, 0)]);
+    sim.end(0, 0, Exit::Signal(9));
+    sim.pass(SECOND);
+    let checks = sim.readings.iter().filter(|(_, reading)| *reading == MemoryReading::Bounds);
+    let times: Vec<Duration> = checks.map(|(at, _)| *at - begun).collect();
+    assert_eq!(times, [SECOND, 2 * SECOND]);
+}
+
+#[test]
 fn samples_have_the_last_size_and_its_time() {
     let mut sim = Sim::new(with_limit(2));
     let process = |sim: &Sim, id| sim.alive[&(id, 0)].process;
@@ -200,6 +224,21 @@ fn samples_have_the_last_size_and_its_time() {
     sim.pass(SECOND);
     assert_eq!(sim.policy.memory_sample(first), None, "the process has exited");
     assert!(sim.policy.memory_sample(process(&sim, 1)).is_some());
+    sim.policy.handle_memory_bound(sim.now, first, 7);
+    assert_eq!(sim.policy.memory_sample(first), None, "a size that was read too late");
+}
+
+#[test]
+fn samples_of_earlier_processes_are_dropped() {
+    let mut sim = Sim::new(Config { max_restarts: None, ..with_limit(1) });
+    sim.pass(SECOND + SECOND / 2);
+    let first = sim.alive[&(0, 0)].process;
+    assert!(sim.policy.memory_sample(first).is_some());
+    sim.end(0, 0, Exit::Signal(9));
+    sim.pass(SECOND);
+    let second = sim.alive[&(0, 1)].process;
+    assert_eq!(sim.policy.memory_sample(first), None);
+    assert!(sim.policy.memory_sample(second).is_some());
 }
 
 /// The system may refuse to read the exact size.
