@@ -453,10 +453,10 @@ impl Prefork {
     /// Sets the private memory, in bytes, above which the parent replaces a process. The parent proceeds as with
     /// [`max_requests`](Prefork::max_requests). Default: no limit.
     ///
-    /// Once per second, the parent reads how much memory each process uses. If the readings would take more than 1 % of
-    /// the parent's time, it reads less often. So a process that grows fast can exceed the limit by far: to protect the
-    /// machine, also limit the memory of the cgroup. A process whose memory has exceeded the limit once is replaced,
-    /// even if the process frees the memory again.
+    /// Once per second, the parent reads how much memory each process uses. If the readings of the pool would take more
+    /// than 1 % of the parent's time, it reads less often. So a process that grows fast can exceed the limit by far: to
+    /// protect the machine, also limit the memory of the cgroup. A process whose memory has exceeded the limit once is
+    /// replaced, even if the process frees the memory again.
     ///
     /// *Private memory* is what the end of this process would free:
     ///

@@ -4,8 +4,8 @@
 //! process whose bound is above the limit: one process in each turn of the loop, because an exact size can take the
 //! kernel several milliseconds.
 //!
-//! After each reading, the parent waits for 99 times as long as the reading took. So all readings together take at most
-//! 1 % of the parent's time, however large the processes are.
+//! After each reading, the parent waits for 99 times as long as the reading took. So all readings of a pool together
+//! take at most 1 % of the parent's time, however large the processes are.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
