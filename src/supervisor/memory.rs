@@ -63,3 +63,22 @@ impl MemoryReader {
 fn read(process: Process, size_of: fn(u32) -> Result<u64, CallError>) -> Result<u64, CallError> {
     process.pid.map_or(Ok(0), size_of)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::{Config, PoolConfig};
+    use crate::prefork::PoolSettings;
+
+    #[test]
+    fn a_pause_follows_each_reading() {
+        let config = Config { workers: 1, max_memory: Some(1), ..PoolSettings::default().config };
+        let begun = Instant::now() - Duration::from_secs(5);
+        let mut policy = Service::new(vec![PoolConfig { config, optional: false }], 1, begun);
+        assert!(policy.next_deadline().is_some_and(|deadline| deadline < Instant::now()), "a reading is due");
+        MemoryReader::default().read_due(&mut policy, &Children::default(), &mut Output::flushed());
+        assert!(policy.next_deadline().is_some_and(|deadline| deadline > Instant::now()));
+    }
+}

@@ -78,7 +78,7 @@ impl View<'_> {
     fn pool_status(&self, at: usize, clock: Clock) -> PoolStatus {
         let policy = self.policy.pool(at);
         let pool = &self.pools[at];
-        let works = Works::of(pool);
+        let works = Works::new(pool.works());
         let queues = pool.sockets.addresses().into_iter().zip(pool.sockets.queue_lengths());
         let workers = policy.facts().map(|facts| {
             let work = facts.process.map(|process| works.of_process(process)).unwrap_or_default();
@@ -108,8 +108,8 @@ impl View<'_> {
 struct Works(Vec<(Process, Work)>);
 
 impl Works {
-    fn of(pool: &Pool) -> Works {
-        let mut works: Vec<(Process, Work)> = pool.works().collect();
+    fn new(works: impl Iterator<Item = (Process, Work)>) -> Works {
+        let mut works: Vec<(Process, Work)> = works.collect();
         works.sort_unstable_by_key(|(process, _)| (process.id, process.generation));
         Works(works)
     }
@@ -138,5 +138,21 @@ fn worker_status(pool: &'static str, facts: WorkerFacts, beats: bool, clock: Clo
         work_completed: 0,
         memory_sample: None,
         taken_at: clock.taken_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_has_its_own_work() {
+        let process = |id, generation| Process { pool: "", id, generation, pid: Some(71) };
+        let work = |completed| Work { in_progress: 0, completed };
+        let works =
+            [(process(2, 0), work(1)), (process(0, 1), work(2)), (process(1, 0), work(3)), (process(0, 0), work(4))];
+        let sorted = Works::new(works.into_iter());
+        assert!(works.iter().all(|&(process, work)| sorted.of_process(process) == work));
+        assert_eq!(sorted.of_process(process(1, 1)), Work::default());
     }
 }
