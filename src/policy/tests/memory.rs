@@ -59,6 +59,7 @@ fn all_processes_are_checked_once_per_second() {
     sim.pass(5 * SECOND);
     let times: Vec<Duration> = sim.readings.iter().map(|(at, _)| *at - begun).collect();
     assert_eq!(times, [1, 2, 3, 4, 5].map(|second| second * SECOND));
+    assert_eq!(sim.policy.next_deadline(), Some(begun + 6 * SECOND), "no other wakeups");
 }
 
 #[test]

@@ -149,3 +149,16 @@ fn a_service_starts_until_all_pools_have_come_up() {
     service.handle_request(now, None, Request::Stop);
     assert_eq!(service.state(), ServiceState::Stopping);
 }
+
+#[test]
+fn a_removed_worker_does_not_keep_the_service_starting() {
+    let now = some_time();
+    let mut service = service(vec![Config { pool: "web", ..with_readiness(2) }]);
+    start_all(&mut service, now);
+    service.handle_ready(now, Process { pool: "web", id: 0, generation: 0, pid: Some(71) });
+    assert_eq!(service.state(), ServiceState::Starting, "worker 1 is not ready");
+    service.handle_request(now, None, Request::ScaleDown);
+    service.execute_requests(now);
+    start_all(&mut service, now);
+    assert_eq!(service.state(), ServiceState::Running);
+}
