@@ -138,24 +138,6 @@ fn without_surge_a_process_with_completed_requests_stops_first() {
 }
 
 #[test]
-fn policy_never_restarts_no_process_after_its_last_request() {
-    let mut sim = Sim::new(Config { restart_policy: RestartPolicy::Never, ..with_requests(2) });
-    sim.complete_requests(0, 0);
-    sim.complete_requests(1, 0);
-    sim.end(0, 0, Exit::Code(0));
-    sim.pass(2 * SECOND);
-    assert_eq!(sim.alive(), [(1, 0), (1, 1)]);
-}
-
-#[test]
-fn completed_requests_do_not_count_as_readiness() {
-    let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..with_requests(1) });
-    sim.complete_requests(0, 0);
-    sim.end(0, 0, Exit::Code(0));
-    assert!(matches!(sim.outcome(), Ok(Reason::StartupFailed { .. })));
-}
-
-#[test]
 fn an_operator_can_replace_a_young_process_at_once() {
     let mut sim = Sim::new(with_requests(1));
     sim.complete_requests(0, 0);

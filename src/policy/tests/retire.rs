@@ -93,22 +93,26 @@ fn a_retired_process_that_fails_costs_a_restart() {
 }
 
 #[test]
-fn policy_never_replaces_a_retired_process_only_while_it_runs() {
-    let never = Config { restart_policy: RestartPolicy::Never, ..config(2) };
-    let mut sim = Sim::new(never);
-    sim.retire(0, 0);
-    sim.retire(1, 0);
-    sim.end(0, 0, Exit::Code(0));
-    sim.pass(2 * SECOND);
-    assert_eq!(sim.alive(), [(1, 0), (1, 1)]);
+fn policy_never_replaces_a_worn_out_process_only_while_it_runs() {
+    for wear_out in [Sim::retire, Sim::complete_requests] {
+        let never = Config { restart_policy: RestartPolicy::Never, max_requests: Some(1000), ..config(2) };
+        let mut sim = Sim::new(never);
+        wear_out(&mut sim, 0, 0);
+        wear_out(&mut sim, 1, 0);
+        sim.end(0, 0, Exit::Code(0));
+        sim.pass(2 * SECOND);
+        assert_eq!(sim.alive(), [(1, 0), (1, 1)]);
+    }
 }
 
 #[test]
-fn a_process_that_retires_and_exits_before_it_is_ready_fails_the_startup() {
-    let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), ..config(1) });
-    sim.retire(0, 0);
-    sim.end(0, 0, Exit::Code(0));
-    assert!(matches!(sim.outcome(), Ok(Reason::StartupFailed { .. })));
+fn a_worn_out_process_that_was_never_ready_fails_the_startup() {
+    for wear_out in [Sim::retire, Sim::complete_requests] {
+        let mut sim = Sim::new(Config { ready_timeout: Some(10 * SECOND), max_requests: Some(1000), ..config(1) });
+        wear_out(&mut sim, 0, 0);
+        sim.end(0, 0, Exit::Code(0));
+        assert!(matches!(sim.outcome(), Ok(Reason::StartupFailed { .. })));
+    }
 }
 
 #[test]
