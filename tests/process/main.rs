@@ -150,8 +150,9 @@ fn main() -> ExitCode {
     check_names(&scenarios);
     let trials = scenarios.into_iter().flat_map(Scenario::into_trials).collect();
     let mut arguments = Arguments::from_args();
-    // Runs eight scenarios at the same time even with few CPUs, because most scenarios wait most of the time.
-    arguments.test_threads.get_or_insert(8);
+    // Runs many scenarios at the same time even with few CPUs, because most scenarios wait most of the time. Under Wine,
+    // a process costs more.
+    arguments.test_threads.get_or_insert(if cfg!(windows) { 8 } else { 16 });
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
