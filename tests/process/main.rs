@@ -152,7 +152,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Runs many scenarios at the same time even with few CPUs, because most scenarios wait most of the time. Under Wine,
     // a process costs more.
-    arguments.test_threads.get_or_insert(if cfg!(windows) { 8 } else { 16 });
+    arguments.test_threads.get_or_insert(if cfg!(windows) { 8 } else { 12 });
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

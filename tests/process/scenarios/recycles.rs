@@ -125,7 +125,9 @@ fn workers_hide_their_memory() -> Report {
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }, 0);
     let mut last_age = Duration::MAX;
     let service = Prefork::new().workers(2).max_memory(1).on_interval(Duration::from_millis(10), move |status, _| {
-        let Some(sample) = status.pools()[0].workers()[0].last_private_memory() else { return };
+        // There is no worker yet if the first interval is over before the first start.
+        let first = status.pools()[0].workers().first();
+        let Some(sample) = first.and_then(|worker| worker.last_private_memory()) else { return };
         if sample.age() < last_age {
             say("sampled");
         }
