@@ -302,6 +302,25 @@ pub enum Event {
         /// Whether the pool is stopping or has ended. If `false`, the service has no pool of this name.
         has_ended: bool,
     },
+    /// An upgrade begins: the parent tries the program that is on disk now. [`Event::UpgradeAborted`] follows if the
+    /// trial fails. Otherwise the parent executes the new program, and [`Event::UpgradeFinished`] follows there.
+    UpgradeStarted,
+    /// An upgrade has failed or was refused. Before the parent has executed the new program, nothing has changed: the
+    /// old program goes on. After that, a replacement by the new program has failed, and the processes of the old
+    /// program that have not been replaced yet stay.
+    UpgradeAborted {
+        /// The reason.
+        reason: String,
+    },
+    /// The parent has executed the new program, which now supervises the processes of the old one.
+    Adopted {
+        /// The name of the pool. Empty for a `Prefork` that is used alone.
+        pool: &'static str,
+        /// The number of processes.
+        processes: usize,
+    },
+    /// An upgrade has ended: every process of the old program has been replaced and has exited.
+    UpgradeFinished,
 }
 
 /// The reason why a worker is restarted after the exit of its process.
@@ -435,6 +454,8 @@ impl Event {
             | Event::RestartLimitReached { pool, .. }
             | Event::PoolEnded { pool, .. } => Subject::Pool(pool),
             Event::RequestIgnored { pool, .. } => Subject::Pool(pool),
+            Event::Adopted { pool, .. } => Subject::Pool(pool),
+            Event::UpgradeStarted | Event::UpgradeAborted { .. } | Event::UpgradeFinished => Subject::Pool(""),
         }
     }
 }

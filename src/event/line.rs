@@ -69,6 +69,10 @@ impl fmt::Display for Event {
             Event::RestartLimitReached { restarts, .. } => write!(f, "Too many child restarts ({restarts}), giving up"),
             Event::PoolEnded { reason, success, .. } => write_end(f, reason, *success),
             Event::RequestIgnored { pool, has_ended } => write_ignored(f, pool, *has_ended),
+            Event::UpgradeStarted => f.write_str("Upgrading: trying the program on disk"),
+            Event::UpgradeAborted { reason } => write!(f, "Upgrade aborted: {reason}"),
+            Event::Adopted { processes, .. } => write!(f, "The new program supervises {processes} processes"),
+            Event::UpgradeFinished => f.write_str("Upgrade done"),
         }
     }
 }

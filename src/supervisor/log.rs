@@ -53,6 +53,9 @@ fn level_of(event: &Event) -> Option<Level> {
         | Event::RollingRestartFinished { .. }
         | Event::Recycling { .. }
         | Event::Stopping { .. }
+        | Event::UpgradeStarted
+        | Event::Adopted { .. }
+        | Event::UpgradeFinished
         | Event::PoolEnded { success: true, .. } => Some(Level::Info),
         Event::Exited { .. }
         | Event::Restarting { .. }
@@ -71,6 +74,7 @@ fn level_of(event: &Event) -> Option<Level> {
         Event::RollingRestartAborted { .. }
         | Event::ScalingAborted { .. }
         | Event::RecyclingAborted { .. }
+        | Event::UpgradeAborted { .. }
         | Event::StartupFailed { .. }
         | Event::PoolEnded { success: false, .. }
         | Event::ListenerShutDown { restored: false, .. }
