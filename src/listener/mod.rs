@@ -15,6 +15,8 @@ mod open;
 mod path;
 mod retry;
 mod sockets;
+#[allow(dead_code, reason = "the upgrade uses it")]
+mod spec;
 mod steering;
 
 use std::fmt;
@@ -33,6 +35,8 @@ pub use connection::Connection;
 pub use index::ListenerIndex;
 pub(crate) use retry::Retry;
 pub(crate) use sockets::{ShutDown, Sockets};
+#[allow(unused_imports, reason = "the upgrade uses them")]
+pub(crate) use spec::{FileSpec, Given, Passed, SocketKind, SocketLine, Spec, SpecOrigin};
 
 use crate::sys::{self, BorrowedSocket, CallError, Gate, OwnedSocket};
 
