@@ -712,6 +712,8 @@ mod waker_set;
 mod waker_thread;
 mod worker;
 
+use listener::Retry;
+
 pub use error::{Error, Result};
 pub use event::{Event, RecycleReason, RestartReason};
 pub use exit::{Exit, OutOfMemory, Process};
@@ -780,14 +782,12 @@ struct Readme;
 ///
 /// # Examples
 ///
-/// All workers accept connections from one socket. This example works only on Unix. To share a socket on Windows, use
-/// [`Prefork::listen`].
+/// All workers accept connections from one socket, which [`bind`] opens before the call.
 ///
 /// ```no_run
 /// use std::io::Write;
-/// use std::net::TcpListener;
 ///
-/// let listener = TcpListener::bind("127.0.0.1:8000")?;
+/// let listener = taskfork::bind("127.0.0.1:8000")?;
 /// let id = taskfork::fork_processes(None, None)?;
 /// loop {
 ///     let (mut connection, _) = listener.accept()?;
@@ -803,6 +803,61 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
         .workers(n.into().unwrap_or(0))
         .max_restarts(max_restarts.into().unwrap_or(MAX_RESTARTS))
         .start_plain()
+}
+
+/// Opens a socket for use before the call: a TCP listener, a UDP socket or a Unix listener. All workers share the socket.
+///
+/// A forked worker inherits the socket, as it inherits all descriptors of the program. A
+/// [spawned](Backend::Spawn) worker runs `main` from its beginning. There, this function returns the socket that the
+/// parent has opened, so the same program works with both backends, and on Windows.
+///
+/// The argument is an address, or a [`ListenConfig`] with an address and settings, as for [`Prefork::listen`]. The
+/// [socket is non-blocking](Listener#the-socket-is-non-blocking). [`Listener::accept`] and [`Listener::recv_from`] wait.
+/// [`Listener::as_tcp`] and similar methods return the type of the standard library.
+///
+/// `Prefork::listen` is the simpler choice for a program that uses [`Prefork`]: then the parent closes the socket early
+/// when the service stops, and [`Worker::listeners`] returns it. A socket of this function can also be passed to
+/// `Prefork::listen`. This is useful if the program needs the port before the call.
+///
+/// # Which socket a spawned worker gets
+///
+/// The parent passes every socket of this function that is open when the worker starts. A call in the worker gets the
+/// socket that was opened by the same call in the parent: a socket for the same address, as the program has written it.
+/// If several open sockets have the same address, for example `127.0.0.1:0`, their order decides. So all workers have
+/// the same port. A call for an address that the parent has not opened, or has closed again, opens a new socket. So make
+/// the same calls in every process. A call after the worker has reached its call of `start` or `fork_processes` always
+/// opens a new socket.
+///
+/// # Unix sockets
+///
+/// The parent removes the file when it drops the [`Listener`], or when it exits because [`fork_processes`] has ended. A
+/// worker never removes the file. [`ListenConfig::unix`] describes what happens to a file that is at the path already.
+///
+/// # Errors
+///
+/// - The system refuses to open the socket. If the address is in use by another process, this function tries again for 3
+///   s before it fails.
+/// - The program already has an open socket of this function with the same address. This fails at once.
+/// - [`ListenConfig::per_worker`] is set, or the argument is a socket that is bound already.
+/// - [`Error::setting`] returns the name of a setting that is invalid for this address.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::Write;
+///
+/// let listener = taskfork::bind("127.0.0.1:8000")?;
+/// let id = taskfork::fork_processes(None, None)?;
+/// loop {
+///     let (mut connection, _) = listener.accept()?;
+///     writeln!(connection, "hello from worker {id}")?;
+/// }
+/// # #[allow(unreachable_code)]
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn bind(on: impl Into<ListenConfig>) -> Result<Listener> {
+    let mut on_wait = supervisor::warn_of_wait;
+    listener::bind(on.into(), &mut Retry::new(&mut on_wait))
 }
 
 /// Returns the task id of this worker, or `None` in a process that is not a worker, such as the parent. In a worker of

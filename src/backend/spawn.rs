@@ -19,13 +19,15 @@ use rand::rngs::SysRng;
 
 use super::{Common, Launcher, StartRequest, Started};
 use crate::error::{Error, Result};
-use crate::listener::Listener;
+use crate::listener::{self, BoundListener, Listener, Passed, SocketKind, SocketLine};
 #[cfg(unix)]
 use crate::pool_name;
 use crate::pool_name::WorkerName;
 use crate::scoreboard::StatusWriter;
 use crate::setup::{ChildSetup, WorkerSetup, parse_name, write_name};
-use crate::sys::{self, CallError, ExitNotifier, Inherited, InheritedFds, Lifeline, Origin, Program, Secret};
+use crate::sys::{
+    self, BorrowedSocket, CallError, ExitNotifier, Inherited, InheritedFds, Lifeline, Origin, Program, Secret,
+};
 use crate::worker::Worker;
 
 #[derive(Debug)]
@@ -83,17 +85,19 @@ impl Launcher for Spawn {
         let listeners = listeners.as_deref().unwrap_or_default();
         let refused = |error| Error::from(error).starting(id);
         let secret = draw_secret().map_err(refused)?;
-        let sockets = listeners.iter().map(Listener::as_passed).collect();
+        let bound = listener::bound();
+        let (sockets, lines) = with_bound(listeners, &bound);
         let fds = InheritedFds::new(slot_handle.memory, slot_handle.slot, slot_handle.waker, &self.lifeline, sockets)
             .map_err(refused)?;
         let setup = self.setup.as_ref().map(|setup| setup.for_worker(id)).unwrap_or_default();
-        let kinds = listeners.iter().map(Listener::kind).collect();
+        let kinds = listeners.iter().map(|listener| listener.kind().letter()).collect();
         let slots = slot_handle.memory.len();
         let slot = slot_handle.slot;
         let graceful_timeout = self.graceful_timeout;
         let pool = pool.to_owned();
         let parent = process::id();
-        let text = SpawnText { pool, parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds };
+        let text =
+            SpawnText { pool, parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds, lines };
         let start = || self.program.start(secret, &text.to_string(), fds);
         match self.exit_notifier.with_program_mask(start) {
             Ok(child) => Ok(Started::Parent(Some(child))),
@@ -189,7 +193,8 @@ fn accept(text: SpawnText, pool: &'static str) -> Result<Worker> {
     }
     let closed = || unfit(format!("what worker {id} was passed by its parent was closed or replaced before the call"));
     let Inherited { memory, waker, lifeline, sockets } = sys::take_inherited(slots, slot).ok_or_else(closed)?;
-    let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(kind, socket));
+    // The sockets of `bind` are closed here. The program has copies of those that it uses.
+    let given = kinds.chars().zip(sockets).map(|(kind, socket)| Listener::given(SocketKind::of_letter(kind)?, socket));
     let listeners: Vec<Listener> = given.collect::<Option<_>>().ok_or_else(closed)?;
     let listeners = (!listeners.is_empty()).then(|| listeners.into());
     // Nothing can fail from here on. The lifeline may start a thread, and then the variable could not be removed.
@@ -220,16 +225,36 @@ struct SpawnText {
     /// The length of the shared memory, in slots, and the worker's slot.
     slots: usize,
     slot: usize,
-    /// The kind of each socket, as a letter.
+    /// The kind of each listener of the worker, as a letter.
     kinds: String,
+    /// The sockets that the program has opened by [`bind`](crate::bind).
+    lines: Vec<SocketLine>,
+}
+
+/// Returns the sockets that a worker inherits: its listeners, and those that [`bind`](crate::bind) has opened. A socket
+/// that is both is passed once.
+fn with_bound<'a>(listeners: &'a [Listener], bound: &'a [BoundListener]) -> (Vec<BorrowedSocket<'a>>, Vec<SocketLine>) {
+    let mut sockets: Vec<_> = listeners.iter().map(Listener::as_passed).collect();
+    let lines = bound.iter().map(BoundListener::passed).map(|Passed { spec, fd }| {
+        let known = sockets.iter().position(|socket| sys::is_same_socket(*socket, fd));
+        let at = known.unwrap_or_else(|| {
+            sockets.push(fd);
+            sockets.len() - 1
+        });
+        SocketLine { spec, position: InheritedFds::FIRST_SOCKET + at }
+    });
+    let lines = lines.collect();
+    (sockets, lines)
 }
 
 impl fmt::Display for SpawnText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SpawnText { pool, parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds } = self;
+        let SpawnText { pool, parent, id, generation, count, graceful_timeout, setup, slots, slot, kinds, lines } =
+            self;
         let graceful_timeout = graceful_timeout.as_nanos();
         write_name(f, Some(&**pool).filter(|pool| !pool.is_empty()))?;
-        write!(f, " {parent} {id} {generation} {count} {graceful_timeout} {setup} {slots} {slot} {kinds}")
+        write!(f, " {parent} {id} {generation} {count} {graceful_timeout} {setup} {slots} {slot} {kinds}")?;
+        lines.iter().try_for_each(|line| write!(f, "\n{line}"))
     }
 }
 
@@ -240,7 +265,8 @@ impl FromStr for SpawnText {
         fn next<T: FromStr>(fields: &mut std::str::Split<'_, char>) -> std::result::Result<T, ()> {
             fields.next().ok_or(())?.parse().map_err(|_| ())
         }
-        let fields = &mut text.split(' ');
+        let mut lines = text.split('\n');
+        let fields = &mut lines.next().ok_or(())?.split(' ');
         let pool = parse_name(fields.next().ok_or(())?)?.unwrap_or_default();
         let parent = next(fields)?;
         let id = next(fields)?;
@@ -260,6 +286,7 @@ impl FromStr for SpawnText {
             slots: next(fields)?,
             slot: next(fields)?,
             kinds: next(fields)?,
+            lines: lines.map(str::parse).collect::<std::result::Result<_, ()>>()?,
         };
         fields.next().is_none().then_some(text).ok_or(())
     }
@@ -292,10 +319,13 @@ mod tests {
             slots: 64,
             slot: 5,
             kinds: String::new(),
+            lines: Vec::new(),
         };
         let formatted = text.to_string();
         assert_eq!(formatted.parse(), Ok(text.clone()));
-        let text = SpawnText { pool: "größe 7".into(), kinds: "tux".into(), ..text };
+        let line: SocketLine = "socket bt,,127.0.0.1:0,0,,,,, 3".parse().expect("a line");
+        let lines = vec![line.clone(), line];
+        let text = SpawnText { pool: "größe 7".into(), kinds: "tux".into(), lines, ..text };
         assert_eq!(text.to_string().parse(), Ok(text));
         for wrong in [
             "",
@@ -324,6 +354,7 @@ mod tests {
             slots: 64,
             slot: 5,
             kinds: String::new(),
+            lines: Vec::new(),
         };
         let line = "backend: worker 2 has forked before the call, and this is the child";
         assert_eq!(made_by_fork(&offer("").to_string()).to_string(), line);

@@ -23,7 +23,8 @@ use super::{BoundSocket, Listener};
 /// - `"unix:/run/service.sock"`: a Unix stream socket at this path. Unix only.
 /// - `"unix:@service"`: a Unix stream socket with this abstract name, which has no file (unix(7)). Every process in the
 ///   same network namespace can connect. Linux only.
-/// - A `TcpListener`, `UdpSocket` or `UnixListener`, which is bound already: the service uses this socket.
+/// - A [`Listener`] of [`bind`](crate::bind), a `TcpListener`, `UdpSocket` or `UnixListener`, which is bound already:
+///   the service uses this socket.
 ///
 /// # Examples
 ///
@@ -265,6 +266,13 @@ impl From<String> for ListenConfig {
 impl From<SocketAddr> for ListenConfig {
     fn from(address: SocketAddr) -> ListenConfig {
         ListenConfig::new(Source::Address(address))
+    }
+}
+
+/// A socket of [`bind`](crate::bind), for example.
+impl From<Listener> for ListenConfig {
+    fn from(listener: Listener) -> ListenConfig {
+        ListenConfig::new(Source::Bound(listener))
     }
 }
 

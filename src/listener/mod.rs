@@ -6,10 +6,12 @@ mod abstract_name;
 mod accept;
 #[cfg(unix)]
 mod activation;
+mod bind;
 mod config;
 mod connection;
 mod group;
 mod index;
+mod matching;
 mod open;
 #[cfg(unix)]
 mod path;
@@ -24,15 +26,17 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use accept::stopped_listening;
 #[cfg(unix)]
 pub(crate) use activation::take_over;
+pub(crate) use bind::{BoundListener, bind, bound, remove_files};
 pub use config::ListenConfig;
 pub use connection::Connection;
 pub use index::ListenerIndex;
+use open::SocketFile;
 pub(crate) use retry::Retry;
 pub(crate) use sockets::{ShutDown, Sockets};
 #[allow(unused_imports, reason = "the upgrade uses them")]
@@ -77,6 +81,8 @@ pub struct Listener {
 /// A socket that all worker threads of this process share.
 #[derive(Debug)]
 struct SharedSocket {
+    /// The file of a Unix socket of [`bind`]. Comes before the socket, because a [`SocketFile`] must be dropped first.
+    file: Mutex<Option<SocketFile>>,
     socket: BoundSocket,
     /// The number of listeners with this socket that are not closed.
     users: AtomicUsize,
@@ -103,7 +109,7 @@ pub(crate) fn for_thread(listeners: &Listeners, gate: &Arc<Gate>) -> Listeners {
 
 impl Listener {
     fn new(socket: BoundSocket, gate: Option<Arc<Gate>>) -> Listener {
-        let shared = Arc::new(SharedSocket { socket, users: AtomicUsize::new(1) });
+        let shared = Arc::new(SharedSocket { file: Mutex::new(None), socket, users: AtomicUsize::new(1) });
         Listener { shared, is_closed: AtomicBool::new(false), gate }
     }
 
@@ -194,7 +200,47 @@ impl Listener {
 
     /// Returns the descriptor (on Windows, the socket handle) that the parent passes to a spawned worker.
     pub(crate) fn as_passed(&self) -> BorrowedSocket<'_> {
+        self.shared.as_passed()
+    }
+
+    /// Returns the kind of this socket.
+    pub(crate) fn kind(&self) -> SocketKind {
         match self.socket() {
+            BoundSocket::Tcp(_) => SocketKind::Tcp,
+            BoundSocket::Udp(_) => SocketKind::Udp,
+            #[cfg(unix)]
+            BoundSocket::Unix(_) => SocketKind::Unix,
+        }
+    }
+
+    /// Makes the listener remove this file when it is dropped.
+    fn with_file(self, file: Option<SocketFile>) -> Listener {
+        *self.shared.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        self
+    }
+
+    /// Creates a listener from a socket that a spawned worker has inherited. Returns `None` if this system does not have
+    /// this kind of sockets.
+    pub(crate) fn given(kind: SocketKind, socket: OwnedSocket) -> Option<Listener> {
+        let listener = Listener::from(match kind {
+            SocketKind::Tcp => BoundSocket::Tcp(socket.into()),
+            SocketKind::Udp => BoundSocket::Udp(socket.into()),
+            #[cfg(unix)]
+            SocketKind::Unix => BoundSocket::Unix(socket.into()),
+            #[cfg(not(unix))]
+            SocketKind::Unix => return None,
+        });
+        // On Windows, the socket is non-blocking only in the process that has made it so.
+        if cfg!(windows) {
+            listener.set_nonblocking().ok()?;
+        }
+        Some(listener)
+    }
+}
+
+impl SharedSocket {
+    fn as_passed(&self) -> BorrowedSocket<'_> {
+        match &self.socket {
             BoundSocket::Tcp(listener) => borrow(listener),
             BoundSocket::Udp(socket) => borrow(socket),
             #[cfg(unix)]
@@ -202,33 +248,8 @@ impl Listener {
         }
     }
 
-    /// Returns a letter for the kind of this socket. The parent passes the letter to a spawned worker together with the
-    /// socket. The worker cannot query the kind from the system, because Wine does not report the kind of an inherited
-    /// socket.
-    pub(crate) fn kind(&self) -> char {
-        match self.socket() {
-            BoundSocket::Tcp(_) => 't',
-            BoundSocket::Udp(_) => 'u',
-            #[cfg(unix)]
-            BoundSocket::Unix(_) => 'x',
-        }
-    }
-
-    /// Creates a listener from a socket that a spawned worker has inherited. `kind` is the [letter](Listener::kind) for
-    /// the kind of the socket. Returns `None` if the letter is unknown.
-    pub(crate) fn given(kind: char, socket: OwnedSocket) -> Option<Listener> {
-        let listener = Listener::from(match kind {
-            't' => BoundSocket::Tcp(socket.into()),
-            'u' => BoundSocket::Udp(socket.into()),
-            #[cfg(unix)]
-            'x' => BoundSocket::Unix(socket.into()),
-            _ => return None,
-        });
-        // On Windows, the socket is non-blocking only in the process that has made it so.
-        if cfg!(windows) {
-            listener.set_nonblocking().ok()?;
-        }
-        Some(listener)
+    fn take_file(&self) -> Option<SocketFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -38,6 +38,13 @@ pub(crate) use super::path::SocketFile;
 #[derive(Debug)]
 pub(crate) enum SocketFile {}
 
+#[cfg(not(unix))]
+impl SocketFile {
+    pub fn adopt(_: &super::spec::FileSpec) -> Option<SocketFile> {
+        None
+    }
+}
+
 impl ListenConfig {
     /// Opens the socket. If the address is in use, tries again until `retry` ends.
     pub(super) fn open(self, retry: &mut Retry<'_>) -> Result<Opened> {
@@ -45,7 +52,9 @@ impl ListenConfig {
         self.check(&address)?;
         if let Source::Bound(listener) = self.source {
             listener.set_nonblocking().map_err(|error| Error::listen(address, error))?;
-            return Ok(Opened { listener, file: None, group: None });
+            // The parent removes the file when it closes its copy of the socket, even if worker threads have others.
+            let file = listener.shared.take_file();
+            return Ok(Opened { listener, file, group: None });
         }
         let mut attempt = Attempt::default();
         retry.begin();

@@ -15,6 +15,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::retry::Attempt;
+use super::spec::FileSpec;
 use crate::accounts::{find_group, find_user};
 use crate::sys::{self, CallError, Directory, FileHandle, FileStatus};
 
@@ -40,6 +41,7 @@ struct OwnerIds {
 /// Drop it before the listener: while the socket is open, no other file gets the same inode number.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
+    /// An absolute path, because the program may change its directory.
     path: PathBuf,
     id: (u64, u64),
     pid: u32,
@@ -90,7 +92,29 @@ pub(super) fn listen(
         place.remove(id);
         return Err(error);
     }
-    Ok((socket.into(), SocketFile { path: path.to_owned(), id, pid: process::id() }))
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok((socket.into(), SocketFile { path, id, pid: process::id() }))
+}
+
+impl SocketFile {
+    /// Takes over the file of a socket that another process has opened, or this process with another program. Then this
+    /// process removes the file.
+    #[expect(clippy::unnecessary_wraps, reason = "other systems have no socket files")]
+    pub fn adopt(spec: &FileSpec) -> Option<SocketFile> {
+        let FileSpec { path, device, inode } = spec;
+        Some(SocketFile { path: path.clone(), id: (*device, *inode), pid: process::id() })
+    }
+
+    pub fn spec(&self) -> FileSpec {
+        let SocketFile { path, id: (device, inode), .. } = self;
+        FileSpec { path: path.clone(), device: *device, inode: *inode }
+    }
+
+    /// Leaves the file to another process.
+    #[allow(dead_code, reason = "the upgrade uses it")]
+    pub fn release(&mut self) {
+        self.pid = 0;
+    }
 }
 
 impl Place {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::thread;
 use std::time::Duration;
 
+use super::bind::bound_addresses;
+
 /// The total length of all pauses for one listener. nginx waits for 2.5 s in total, and gunicorn for 5 s.
 const LONGEST: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -34,7 +36,7 @@ pub(super) struct Attempt {
 impl<'a> Retry<'a> {
     /// Before the first pause for an address, `on_wait` gets the address and the longest time of all pauses.
     pub fn new(on_wait: &'a mut dyn FnMut(&str, Duration)) -> Retry<'a> {
-        Retry { longest: LONGEST, left: LONGEST, pause: FIRST_PAUSE, opened: Vec::new(), on_wait }
+        Retry { longest: LONGEST, left: LONGEST, pause: FIRST_PAUSE, opened: bound_addresses(), on_wait }
     }
 
     /// Begins the attempts for the next listener.

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::open::SocketFile;
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
 /// The identity of one socket. The text form is one word. Another version of this crate may read it, so it may get
@@ -76,6 +77,8 @@ pub(crate) struct SocketLine {
 }
 
 const LINE_WORD: &str = "socket";
+/// Also begins such a line.
+const BIND_WORD: &str = "bind";
 
 impl fmt::Display for SocketLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +91,7 @@ impl FromStr for SocketLine {
 
     fn from_str(line: &str) -> Result<SocketLine, ()> {
         let mut words = line.split(' ');
-        if words.next() != Some(LINE_WORD) {
+        if !matches!(words.next(), Some(LINE_WORD | BIND_WORD)) {
             return Err(());
         }
         let spec = words.next().ok_or(())?.parse()?;
@@ -149,6 +152,20 @@ impl FromStr for Spec {
             _ => return Err(()),
         };
         Ok(Spec { origin, pool, text, ordinal, name, kind, worker, file })
+    }
+}
+
+#[cfg(unix)]
+impl FileSpec {
+    pub fn of(file: &SocketFile) -> FileSpec {
+        file.spec()
+    }
+}
+
+#[cfg(not(unix))]
+impl FileSpec {
+    pub fn of(file: &SocketFile) -> FileSpec {
+        match *file {}
     }
 }
 

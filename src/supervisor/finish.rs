@@ -10,6 +10,7 @@ use super::descriptors::Descriptors;
 use crate::error::{Error, Result, WithSources};
 use crate::exit::Process;
 use crate::failure;
+use crate::listener;
 use crate::policy::Outcome;
 use crate::report::{PoolReport, Reason, Report};
 use crate::worker::{WorkResult, Worker};
@@ -24,12 +25,14 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// Exits with status 0 if the service has ended normally, and returns an error otherwise. Does not restore the
-    /// program's signal handling before this exit, so that no further signal changes the exit status.
+    /// program's signal handling before this exit, so that no further signal changes the exit status. The exit drops no
+    /// values of the program, so this method removes the files of the program's sockets.
     pub fn exit(self) -> Result<Infallible> {
         let error = match self.end {
             Ok(Reason::Finished | Reason::Stopped | Reason::StoppedByWorker { .. }) => {
                 // At the exit, nothing else writes the lines that the logger has buffered.
                 ::log::logger().flush();
+                listener::remove_files();
                 process::exit(0)
             }
             Ok(reason) => Error::ended(reason),

@@ -212,6 +212,16 @@ pub(crate) enum Origin {
     Library,
 }
 
+/// The text that another process has passed to this one, as recorded before `main`. It describes the descriptors that
+/// were passed with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PassedText {
+    pub text: &'static str,
+    /// Whether this process is the parent that has opened the descriptors, with another program. `false`: the parent is
+    /// another process.
+    pub to_parent: bool,
+}
+
 /// The part of the memory, the descriptors and the sockets that a spawned worker owns.
 #[derive(Debug)]
 pub(crate) struct Inherited {

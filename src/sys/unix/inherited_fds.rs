@@ -1,6 +1,6 @@
 //! The descriptors that a spawned worker inherits from its parent.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::doorbell::Waker;
@@ -26,7 +26,15 @@ pub(crate) type Owned = OwnedFd;
 pub(crate) type BorrowedSocket<'a> = BorrowedFd<'a>;
 pub(crate) type OwnedSocket = OwnedFd;
 
+/// Returns whether both have the same number.
+pub(crate) fn is_same_socket(one: BorrowedSocket<'_>, other: BorrowedSocket<'_>) -> bool {
+    one.as_raw_fd() == other.as_raw_fd()
+}
+
 impl<'a> InheritedFds<'a> {
+    /// The position of the first socket in the list of everything that a worker inherits.
+    pub const FIRST_SOCKET: usize = 3;
+
     pub fn new(
         memory: &'a Arc<Shared>,
         _: usize,

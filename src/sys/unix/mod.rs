@@ -58,7 +58,7 @@ pub(crate) use fork_watch::{is_fork, watch_forks};
 pub(crate) use identity::{
     IdentityPart, IdentityRefusal, check_identity, drop_privileges, groups_of, may_change_identity, own_identity,
 };
-pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
+pub(crate) use inherited_fds::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket, is_same_socket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use passed_socket::{is_listening, take_passed};
@@ -70,7 +70,7 @@ pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(crate) use queue_length::queue_length;
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
-pub(crate) use start_offer::{become_independent, origin, take_inherited, was_spawned};
+pub(crate) use start_offer::{become_independent, copy_passed, origin, passed_text, take_inherited, was_spawned};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 pub(crate) use wait::{ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of};

@@ -16,12 +16,12 @@ use std::{fmt, ptr, slice};
 
 use super::inherited_fds::InheritedFds;
 use super::lifeline::Lifeline;
-use super::program::{executable_id, take_env_var};
+use super::program::{executable_id, is_secure_exec, take_env_var};
 use super::recorded::Recorded;
 use super::shm::{nameless_file, never_changes, seal, stat_of};
 use super::{mark, start_record};
 use crate::sys::offer::{Offer, ProgramId, Secret, VARIABLE, Variable};
-use crate::sys::{CallError, Inherited, Origin, Shared};
+use crate::sys::{CallError, Inherited, Origin, PassedText, Shared};
 
 const VARIABLE_C: &CStr = c"TASKFORK_WORKER";
 
@@ -103,6 +103,26 @@ pub(crate) fn origin() -> Origin {
 /// process has not become the worker. Costs no system call.
 pub(crate) fn was_spawned() -> bool {
     !IS_WORKER.load(Ordering::Relaxed) && offer().is_some()
+}
+
+/// Returns the text that another process has passed to this one, until this process has reached its call. Returns `None`
+/// if the executable gives this process rights, because then its environment cannot be trusted.
+pub(crate) fn passed_text() -> Option<PassedText> {
+    let offer = offer().filter(|_| was_spawned() && !is_secure_exec())?;
+    Some(PassedText { text: offer.text, to_parent: false })
+}
+
+/// Returns a copy of the passed descriptor at this position of the list. Returns `None` if it was closed or replaced,
+/// or if this process has taken what it inherits.
+pub(crate) fn copy_passed(position: usize) -> Option<OwnedFd> {
+    let passed = parse_list(offer()?.inherited).nth(position).filter(|passed| passed.number != -1)?;
+    if IS_TAKEN.load(Ordering::Relaxed) || !passed.is_unchanged() {
+        return None;
+    }
+    // SAFETY: the descriptor is open, because it was found unchanged. fcntl(2) fails if it was closed meanwhile.
+    let copy = unsafe { BorrowedFd::borrow_raw(passed.number) }.try_clone_to_owned().ok()?;
+    // Another thread may have closed the number before it was copied.
+    passed.has_file(copy.as_raw_fd()).then_some(copy)
 }
 
 /// Takes ownership, in a spawned worker, of what it inherits. Returns `None` if a descriptor was closed or replaced, or
@@ -238,7 +258,12 @@ impl Passed {
 
     /// Returns whether the descriptor is still the one that the parent has passed.
     fn is_unchanged(&self) -> bool {
-        self.number == -1 || Passed::at(self.number) == Some(*self)
+        self.number == -1 || self.has_file(self.number)
+    }
+
+    /// Returns whether the file of the passed descriptor is behind this number.
+    fn has_file(&self, number: RawFd) -> bool {
+        Passed::at(number).is_some_and(|found| (found.device, found.inode) == (self.device, self.inode))
     }
 }
 

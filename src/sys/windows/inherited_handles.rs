@@ -32,7 +32,15 @@ pub(crate) type Number = isize;
 /// An inherited handle that the worker owns.
 pub(crate) type Owned = OwnedHandle;
 
+/// Returns whether both have the same number.
+pub(crate) fn is_same_socket(one: BorrowedSocket<'_>, other: BorrowedSocket<'_>) -> bool {
+    one.as_raw_socket() == other.as_raw_socket()
+}
+
 impl<'a> InheritedFds<'a> {
+    /// The position of the first socket in the list of everything that a worker inherits.
+    pub const FIRST_SOCKET: usize = 3;
+
     pub fn new(
         memory: &Arc<Shared>,
         slot: usize,

@@ -24,7 +24,7 @@ pub(crate) use child::{
     ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of,
 };
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
-pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket};
+pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket, is_same_socket};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use private_bytes::{private_memory, private_memory_bound};
 pub(crate) use process_times::{process_clock, process_times};
@@ -32,7 +32,7 @@ pub(crate) use program::{Program, is_secure_exec, parent_id};
 pub(crate) use setup::{drop_privileges, exit_now, pin_to, usable_cpus};
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals};
-pub(crate) use start_offer::{become_independent, origin, take_inherited, was_spawned};
+pub(crate) use start_offer::{become_independent, copy_passed, origin, passed_text, take_inherited, was_spawned};
 pub(crate) use stop_request::StopRequest;
 pub(super) use wake_pipe::{WakePipe, wait_for_socket};
 pub(crate) use wake_pipe::{close_in_place, is_of_connection};

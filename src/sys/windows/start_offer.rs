@@ -9,7 +9,8 @@
 //! for a handle that is not open or has another type. A view of a section is mapped once and never unmapped, and no
 //! process can write to it any more.
 
-use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket};
+use std::os::windows::io::{AsRawHandle, BorrowedSocket, FromRawHandle, FromRawSocket};
+use std::os::windows::io::{OwnedHandle, OwnedSocket, RawHandle, RawSocket};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::{io, ptr, slice, str};
@@ -33,7 +34,7 @@ use super::inherited_handles::{InheritedFds, Number};
 use super::program::{executable_id, take_env_var};
 use super::shm::start_sockets;
 use crate::sys::offer::{Offer, ProgramId, Secret, VARIABLE, Variable};
-use crate::sys::{CallError, Inherited, Origin, Shared};
+use crate::sys::{CallError, Inherited, Origin, PassedText, Shared};
 
 /// The address of the message, if it was valid before `main`, and its length.
 static MESSAGE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
@@ -106,6 +107,25 @@ pub(crate) fn origin() -> Origin {
 /// Returns whether a parent has started this process as a worker, and the process has not become the worker.
 pub(crate) fn was_spawned() -> bool {
     !IS_WORKER.load(Ordering::Relaxed) && offer().is_some()
+}
+
+/// Returns the text that another process has passed to this one, until this process has reached its call.
+pub(crate) fn passed_text() -> Option<PassedText> {
+    let offer = offer().filter(|_| was_spawned())?;
+    Some(PassedText { text: offer.text, to_parent: false })
+}
+
+/// Returns a copy of the passed socket at this position of the list. Returns `None` if this process has taken what it
+/// inherits, or if the socket cannot be copied. The position must be that of a socket.
+pub(crate) fn copy_passed(position: usize) -> Option<OwnedSocket> {
+    let number = parse_list(offer()?.inherited).nth(position)?;
+    if IS_TAKEN.load(Ordering::Relaxed) {
+        return None;
+    }
+    start_sockets()?;
+    // SAFETY: the parent has passed this socket, and no code owns it yet. WSADuplicateSocketW fails for a number that is
+    // no open socket.
+    unsafe { BorrowedSocket::borrow_raw(number as RawSocket) }.try_clone_to_owned().ok()
 }
 
 /// Takes ownership of what a spawned worker inherits. The worker calls this. Returns `None` if something is missing, or
