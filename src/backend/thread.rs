@@ -113,7 +113,12 @@ impl Launcher for Thread {
                 }
             }
             Signal::Abort | Signal::Kill => self.give_up(worker),
-            Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => {}
+            Signal::Hangup
+            | Signal::TerminalInput
+            | Signal::TerminalOutput
+            | Signal::User1
+            | Signal::User2
+            | Signal::Child => {}
         }
     }
 

@@ -568,7 +568,7 @@ fn request_of(signal: Signal) -> Option<Request> {
         Signal::TerminalInput => Some(Request::ScaleUp),
         Signal::TerminalOutput => Some(Request::ScaleDown),
         Signal::User1 => Some(Request::Reopen),
-        Signal::Child | Signal::Abort | Signal::Kill => None,
+        Signal::User2 | Signal::Child | Signal::Abort | Signal::Kill => None,
     }
 }
 

@@ -28,8 +28,9 @@
 //!   the kernel then delivers the unread signals to the program.
 //! - `Signals::take()`: takes over the signals of [`Signal::SUPERVISED`] from the program. From then on, these signals
 //!   do not take effect, but wait until `Signals::next()` reads them. Does not take over the signals that the program
-//!   ignores, except SIGCHLD. Does not take over SIGCHLD and SIGUSR1 if all workers are threads. On Windows, takes over
-//!   console events and named events. Requires the [`SupervisorLock`].
+//!   ignores, except SIGCHLD. Takes over SIGUSR2 only if it has its default disposition. Does not take over SIGCHLD and
+//!   SIGUSR1 if all workers are threads. On Windows, takes over console events and named events. Requires the
+//!   [`SupervisorLock`].
 //! - `Signals::next()`: returns the next unread signal, or `None`. Never blocks. Skips a SIGTTIN or SIGTTOU that the
 //!   kernel has sent because a background job used its terminal.
 //! - `Signals::while_waiting()`: runs a closure that waits for signals. On Unix, this thread may block SIGTTIN and
@@ -312,7 +313,7 @@ pub(crate) struct SignalInfo {
     pub sender: Option<u32>,
 }
 
-/// The signals that this crate uses. A supervisor takes over the first eight from the program.
+/// The signals that this crate uses. A supervisor takes over the first nine from the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Terminate,
@@ -322,6 +323,7 @@ pub(crate) enum Signal {
     TerminalInput,
     TerminalOutput,
     User1,
+    User2,
     Child,
     Abort,
     Kill,
@@ -329,7 +331,7 @@ pub(crate) enum Signal {
 
 #[cfg(unix)]
 impl Signal {
-    pub const SUPERVISED: [Signal; 8] = [
+    pub const SUPERVISED: [Signal; 9] = [
         Signal::Terminate,
         Signal::Interrupt,
         Signal::Quit,
@@ -337,6 +339,7 @@ impl Signal {
         Signal::TerminalInput,
         Signal::TerminalOutput,
         Signal::User1,
+        Signal::User2,
         Signal::Child,
     ];
 

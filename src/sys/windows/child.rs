@@ -87,7 +87,12 @@ impl ChildHandle {
                 if is_notified { Ok(()) } else { self.kill() }
             }
             Signal::Abort | Signal::Kill => self.kill(),
-            Signal::Hangup | Signal::TerminalInput | Signal::TerminalOutput | Signal::User1 | Signal::Child => Ok(()),
+            Signal::Hangup
+            | Signal::TerminalInput
+            | Signal::TerminalOutput
+            | Signal::User1
+            | Signal::User2
+            | Signal::Child => Ok(()),
         }
     }
 

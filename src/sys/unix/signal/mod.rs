@@ -37,6 +37,7 @@ fn native(signal: Signal) -> Native {
         Signal::TerminalInput => Native::SIGTTIN,
         Signal::TerminalOutput => Native::SIGTTOU,
         Signal::User1 => Native::SIGUSR1,
+        Signal::User2 => Native::SIGUSR2,
         Signal::Child => Native::SIGCHLD,
         Signal::Abort => Native::SIGABRT,
         Signal::Kill => Native::SIGKILL,

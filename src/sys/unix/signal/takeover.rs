@@ -12,8 +12,9 @@ use super::source::Source;
 use super::*;
 
 /// The signals that this crate has taken over from the program. These are the signals of [`Signal::SUPERVISED`] that
-/// the program does not ignore. SIGCHLD is taken over even if the program ignores it. If all workers are threads,
-/// SIGCHLD and SIGUSR1 are left to the program.
+/// the program does not ignore. SIGCHLD is taken over even if the program ignores it. SIGUSR2 is left to the program if
+/// the program handles it. If all workers are threads, SIGCHLD and SIGUSR1 are left to the program.
+///
 /// Dropping this value, in the parent or in a forked child, restores the program's signal mask and dispositions.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -67,7 +68,7 @@ impl Signals {
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
         for signal in Signal::SUPERVISED {
             let is_wanted = has_processes || is_request(signal);
-            if is_wanted && (signal == Signal::Child || !is_ignored(signal)?) {
+            if is_wanted && is_available(signal)? {
                 taken.push(signal);
             }
         }
@@ -202,6 +203,17 @@ fn is_request(signal: Signal) -> bool {
     !matches!(signal, Signal::Child | Signal::User1)
 }
 
+/// Returns whether the signal may be taken over from the program. The program may handle SIGUSR2 for a purpose of its
+/// own, because a parent that can be upgraded is the only one that needs this signal.
+fn is_available(signal: Signal) -> Result<bool, CallError> {
+    let disposition = swap_disposition(signal, None)?.sa_sigaction;
+    Ok(match signal {
+        Signal::Child => true,
+        Signal::User2 => disposition == libc::SIG_DFL,
+        _ => disposition != libc::SIG_IGN,
+    })
+}
+
 /// Runs a closure while the signals that are requests to the parent are blocked in this thread. A thread that the
 /// closure starts inherits this signal mask. So the kernel delivers the requests to other threads.
 pub(crate) fn with_requests_blocked<T>(run: impl FnOnce() -> T) -> Result<T, CallError> {
@@ -248,5 +260,23 @@ fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<lib
     match unsafe { libc::sigaction(number(signal), new, &raw mut old) } {
         0 => Ok(old),
         _ => Err(CallError::last("sigaction")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handled_user_signal_2_is_left_to_the_program() {
+        extern "C" fn handle(_: libc::c_int) {}
+        assert!(is_available(Signal::User2).expect("a disposition"));
+        let before = swap_disposition(Signal::User2, None).expect("a disposition");
+        for handler in [libc::SIG_IGN, handle as *const () as libc::sighandler_t] {
+            let action = libc::sigaction { sa_sigaction: handler, ..before };
+            swap_disposition(Signal::User2, Some(&action)).expect("a disposition");
+            assert!(!is_available(Signal::User2).expect("a disposition"));
+        }
+        swap_disposition(Signal::User2, Some(&before)).expect("a disposition");
     }
 }
