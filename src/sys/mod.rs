@@ -106,6 +106,9 @@
 //!   can have.
 //! - `process_times()`: returns the [`ProcessTimes`] of a child process. `process_clock()`: returns the
 //!   time now, on the clock of [`ProcessTimes::started`].
+//! - `CAN_UPGRADE`: whether a parent can be upgraded: whether it can execute another program and stay the parent of its
+//!   workers.
+//! - `Channel` (Linux): receives text and descriptors from a candidate. `Message`: what it has received.
 //! - `Lent`: a function that is available only while another function runs, in the same thread.
 //! - `POLL_CALLS`: the names of the system calls that mio's `Poll` makes, for error messages. On Unix, also contains
 //!   whether a forked child inherits the descriptor of a `Poll`.
@@ -127,6 +130,8 @@ mod lent;
 mod no_cgroup;
 #[cfg(not(target_os = "linux"))]
 mod no_queue_length;
+#[cfg(any(not(target_os = "linux"), taskfork_portable))]
+mod no_upgrade;
 mod offer;
 #[cfg_attr(target_os = "linux", path = "unix/process_name.rs")]
 #[cfg_attr(target_os = "freebsd", path = "unix/process_title.rs")]
@@ -151,6 +156,9 @@ pub(crate) use lent::Lent;
 pub(crate) use no_cgroup::OomCounter;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_queue_length::queue_length;
+#[cfg(any(not(target_os = "linux"), taskfork_portable))]
+#[allow(unused_imports, reason = "the upgrade is not complete yet")]
+pub(crate) use no_upgrade::CAN_UPGRADE;
 pub(crate) use offer::Secret;
 pub(crate) use process_name::ProcessName;
 pub(crate) use reuseport::{has_waiting, share_port, steer};

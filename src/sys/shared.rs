@@ -67,6 +67,12 @@ impl Shared {
         Ok(Shared { slots: map_slots(len, number)?, len, file })
     }
 
+    /// Makes this value the owner of the file behind the memory.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    pub(super) fn keep_file(&mut self, file: Owned) {
+        self.file = Some(file);
+    }
+
     /// Returns the file behind the memory, which a spawned program can inherit. Returns `None` if the memory has no
     /// file, or if another process has created the file.
     pub(super) fn file(&self) -> Option<&Owned> {

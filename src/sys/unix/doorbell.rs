@@ -55,6 +55,13 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 fn refuse_descriptors(_: BorrowedFd<'_>) {}
 
 impl WakeReceiver {
+    /// Creates the parent's end from the descriptor that the program before an upgrade has handed over.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub fn from_fd(fd: OwnedFd) -> WakeReceiver {
+        WakeReceiver(fd.into())
+    }
+
     /// Reads up to 4096 bytes. If there may be more, the caller reads the rest after its next wait. So a worker that
     /// wakes the parent again and again cannot keep the parent in a loop here.
     pub fn drain(&self) -> Result<Drained, CallError> {
@@ -93,6 +100,13 @@ impl From<OwnedFd> for Waker {
 }
 
 impl Waker {
+    /// Creates the waker in the parent, from the descriptor that the program before an upgrade has handed over.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub fn from_fd(fd: OwnedFd) -> Waker {
+        Waker { socket: fd.into(), parent: std::process::id() as libc::pid_t }
+    }
+
     /// Wakes the parent. If the program has closed the descriptor, sends the parent SIGCHLD instead. SIGCHLD makes the
     /// parent look for exits and for messages. The kernel refuses this signal if the worker runs as another user.
     ///
@@ -147,6 +161,18 @@ mod tests {
             let error = CallError::last("getsockopt").source;
             assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT), "this kernel has no such option: {error}");
         }
+    }
+
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[test]
+    fn a_handed_over_doorbell_works() {
+        let (receiver, waker) = doorbell().expect("a doorbell");
+        let fd = |end: BorrowedFd<'_>| end.try_clone_to_owned().expect("a descriptor");
+        let handed_over = (WakeReceiver::from_fd(fd(receiver.as_fd())), Waker::from_fd(fd(waker.as_fd())));
+        drop((receiver, waker));
+        handed_over.1.wake();
+        assert_eq!(drained(&handed_over.0), Drained::Partly);
+        assert_eq!(drained(&handed_over.0), Drained::Empty);
     }
 
     #[test]

@@ -42,6 +42,9 @@ mod start_offer;
 mod start_record;
 mod stop_request;
 mod threads;
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(dead_code, reason = "the upgrade is not complete yet")]
+mod upgrade;
 mod wait;
 mod wake_pipe;
 
@@ -73,6 +76,9 @@ pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signa
 pub(crate) use start_offer::{become_independent, copy_passed, origin, passed_text, take_inherited, was_spawned};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(unused_imports, reason = "the upgrade is not complete yet")]
+pub(crate) use upgrade::{CAN_UPGRADE, Channel, Message};
 pub(crate) use wait::{ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of};
 pub(super) use wake_pipe::{WakePipe, wait_for_socket};
 pub(crate) use wake_pipe::{close_in_place, is_of_connection};

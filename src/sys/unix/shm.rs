@@ -49,6 +49,17 @@ impl Shared {
         self.file().into_iter().for_each(|file| close_inherited(file.as_fd()));
     }
 
+    /// Maps the memory of a scoreboard that the program before an upgrade has used, and keeps its file. Returns an error
+    /// if the file could shrink or is too short.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub fn from_file(file: OwnedFd, slots: usize) -> Result<Shared, CallError> {
+        let mapped = Shared::map_inherited(file.as_raw_fd(), slots);
+        let mut shared = mapped.ok_or_else(|| CallError::new("mmap", io::ErrorKind::InvalidData))?;
+        shared.keep_file(file);
+        Ok(shared)
+    }
+
     /// Maps the memory that a spawned worker inherits. The worker calls this. Returns `None` if the file could shrink
     /// or is too short.
     pub(super) fn map_inherited(file: RawFd, slots: usize) -> Option<Shared> {
@@ -280,6 +291,22 @@ mod tests {
         {
             assert!(Shared::map_inherited(file, slots).is_none(), "{file} {slots}");
         }
+    }
+
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[test]
+    fn handed_over_memory_keeps_its_file() {
+        let shared = Shared::for_programs(3).expect("memory");
+        let file = || shared.file().expect("a file").try_clone().expect("a descriptor");
+        let again = Shared::from_file(file(), 3).expect("the memory");
+        shared[2][0].store(71, Ordering::Relaxed);
+        assert_eq!((again.len(), again[2][0].load(Ordering::Relaxed)), (3, 71));
+        assert_eq!(
+            stat_of(again.file().expect("a file").as_raw_fd()).map(|stat| stat.st_ino),
+            stat_of(file().as_raw_fd()).map(|stat| stat.st_ino)
+        );
+        let error = Shared::from_file(file(), shared.len() + 1).expect_err("it is too short");
+        assert_eq!(error.source.kind(), io::ErrorKind::InvalidData);
     }
 
     #[cfg(not(target_os = "macos"))]

@@ -1,0 +1,5 @@
+//! Replaces `unix/upgrade` on systems on which a parent cannot be upgraded.
+
+/// Whether a parent can be upgraded on this system.
+#[allow(dead_code, reason = "the upgrade is not complete yet")]
+pub(crate) const CAN_UPGRADE: bool = false;
