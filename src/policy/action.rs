@@ -34,6 +34,23 @@ pub(crate) enum Action {
         process: Process,
     },
     Emit(Event),
+    /// Open the program on disk, and start the checker: a process of this program that checks the settings and exits.
+    /// The supervisor then calls [`Service::handle_check_passed`](super::Service::handle_check_passed) or
+    /// [`Service::handle_upgrade_failed`](super::Service::handle_upgrade_failed). Belongs to the service, so its pool
+    /// has no meaning.
+    Check,
+    /// Kill the checker, and do not report its result. Belongs to the service.
+    EndCheck,
+    /// Start a process of the new program, as the trial worker of this pool. The supervisor then calls the methods that
+    /// it calls after [`Action::Start`].
+    StartTrial {
+        id: usize,
+        generation: u32,
+    },
+    /// Execute the new program. No start is in flight then, and no action is queued. If the execution fails, the
+    /// supervisor calls [`Service::handle_upgrade_failed`](super::Service::handle_upgrade_failed). Belongs to the
+    /// service.
+    Exec,
 }
 
 #[derive(Debug, Default)]

@@ -19,6 +19,8 @@
 //! If the system refuses to start a process, the caller reports this as an event ([`Policy::handle_start_failed`]). So
 //! a stop request that arrives in the meantime takes effect before the policy tries the start again.
 
+#![allow(dead_code, unused_imports, reason = "the supervisor does not upgrade yet")]
+
 mod action;
 mod backoff;
 mod budget;
@@ -35,11 +37,13 @@ mod rolling_restart;
 mod scale;
 mod service;
 mod slot;
+mod snapshot;
 mod status;
 mod stop;
 mod stopping_child;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod verdict;
 
 use std::cell::Cell;
@@ -62,8 +66,10 @@ use rolling_restart::RollingRestart;
 use scale::ScalingLimited;
 pub(crate) use service::{PoolConfig, Service};
 use slot::{BringUp, ReadyTimeout, Slot, Timeout};
+pub(crate) use snapshot::{ChildRole, ChildSnapshot, PoolCondition, PoolSnapshot, ServiceSnapshot, SlotSnapshot};
 pub(crate) use status::WorkerFacts;
 use stop::{StartupFailure, Stop};
+pub(crate) use upgrade::{TrialPool, UpgradeConfig};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -317,6 +323,8 @@ impl Policy {
         match request {
             Request::Stop => self.stop_gracefully(now),
             Request::QuickStop => self.stop_quickly(now),
+            // Only a service can be upgraded.
+            Request::Upgrade => {}
             _ if self.stop.is_some() => {}
             Request::Replace(id) if id >= self.slots.len().max(self.first_starts.end) => self.requests.add_unknown(id),
             _ => self.requests.add(request),
@@ -344,7 +352,7 @@ impl Policy {
                 Request::Scale(workers) => self.scale_to(now, workers),
                 Request::Replace(id) => self.request_replacement(now, id),
                 Request::Reopen => self.send_to_all(WorkerSignal::Reopen),
-                Request::Stop | Request::QuickStop => {}
+                Request::Stop | Request::QuickStop | Request::Upgrade => {}
             }
         }
         self.advance_replacements(now);

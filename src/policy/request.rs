@@ -16,6 +16,8 @@ pub(crate) enum Request {
     /// Replace the process of the worker with this id.
     Replace(usize),
     Reopen,
+    /// Upgrade the service to the program on disk.
+    Upgrade,
 }
 
 /// No system runs this number of processes. So no worker has this id or a higher one.

@@ -11,11 +11,12 @@ mod ignored;
 mod pools;
 mod roll;
 mod stop;
+mod upgrade;
 
 use std::iter;
 use std::time::Instant;
 
-use super::{Action, Config, ExitedProcess, MemoryReading, Policy, Request};
+use super::{Action, Config, ExitedProcess, MemoryReading, Policy, Request, UpgradeConfig};
 use crate::exit::Process;
 use ignored::IgnoredRequests;
 use pools::{Pool, Pools};
@@ -28,6 +29,8 @@ pub(crate) struct PoolConfig {
     pub config: Config,
     /// Whether the service goes on if this pool fails. No effect on the only pool of a service.
     pub optional: bool,
+    /// Whether the program has no such pool any more, and only stops the processes that an earlier program has left.
+    pub removed: bool,
 }
 
 #[derive(Debug)]
@@ -39,13 +42,14 @@ pub(crate) struct Service {
     ignored: IgnoredRequests,
     /// The pool that is the first to be asked for queued actions.
     first_in_turn: usize,
+    upgrade: UpgradeConfig,
 }
 
 impl Service {
     /// # Panics
     ///
     /// If there is no pool.
-    pub fn new(pools: Vec<PoolConfig>, seed: u64, now: Instant) -> Service {
+    pub fn new(pools: Vec<PoolConfig>, upgrade: UpgradeConfig, seed: u64, now: Instant) -> Service {
         let mut pools = Pools::new(pools, seed, now);
         if pools.is_single() {
             pools[0].is_optional = false;
@@ -56,6 +60,7 @@ impl Service {
             roll: ServiceRoll::default(),
             ignored: IgnoredRequests::default(),
             first_in_turn: 0,
+            upgrade,
         }
     }
 

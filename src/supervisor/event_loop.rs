@@ -10,7 +10,7 @@
 //! a worker that has already exited or become ready does not count as late.
 
 use std::process;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::log::Level;
 
@@ -29,11 +29,14 @@ use crate::exit::{Exit, OutOfMemory, Process};
 use crate::failure;
 use crate::handle::{HandleReceiver, Target};
 use crate::listener::ShutDown;
-use crate::policy::{Action, ExitedProcess, Outcome, PoolConfig, Request, Service, WorkerSignal};
+use crate::policy::{Action, ExitedProcess, Outcome, PoolConfig, Request, Service, UpgradeConfig, WorkerSignal};
 use crate::report::PoolReport;
 use crate::scoreboard::WorkerMessage;
 use crate::sys::{self, ChildHandle, FEW_PROCESSES, Signal, SignalInfo};
 use crate::worker::Worker;
+
+/// The settings of upgrades.
+const UPGRADE: UpgradeConfig = UpgradeConfig { timeout: Duration::from_secs(60), refusal: None };
 
 /// The way in which the loop ended.
 pub(super) enum LoopExit {
@@ -85,7 +88,7 @@ impl<'a> EventLoop<'a> {
         descriptors: &'a mut Descriptors,
     ) -> Box<EventLoop<'a>> {
         Box::new(EventLoop {
-            policy: Service::new(configs, seed(), Instant::now()),
+            policy: Service::new(configs, UPGRADE, seed(), Instant::now()),
             children: Children::default(),
             reaper: Reaper::new(),
             #[cfg(unix)]
@@ -308,6 +311,8 @@ impl<'a> EventLoop<'a> {
             Action::Abandon { process } => self.abandon(process),
             Action::Send { process, message } => self.send(process, signal_for(message)),
             Action::Start { id, generation } => return self.start(pool, id, generation),
+            // No request for an upgrade reaches the policy yet.
+            Action::Check | Action::EndCheck | Action::StartTrial { .. } | Action::Exec => {}
         }
         None
     }

@@ -217,7 +217,7 @@ impl Opened {
             let scoreboard = self.waker.as_ref().filter(|_| with_scoreboard).map(new_scoreboard).transpose()?;
             let name = config.pool;
             self.pools.push(Pool { name, initial_workers: config.workers, launcher, scoreboard, sockets });
-            configs.push(PoolConfig { config, optional });
+            configs.push(PoolConfig { config, optional, removed: false });
         }
         Ok(configs)
     }

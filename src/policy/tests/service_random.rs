@@ -14,7 +14,7 @@ const NAMES: [&str; 3] = ["web", "jobs", "mail"];
 fn random_pool(rng: &mut SmallRng, name: &'static str) -> PoolConfig {
     let graceful_timeout = [GRACEFUL, 5 * SECOND, SECOND][rng.random_range(0..3)];
     let config = Config { pool: name, graceful_timeout, ..random_config(rng) };
-    PoolConfig { config, optional: rng.random_bool(0.5) }
+    PoolConfig { config, optional: rng.random_bool(0.5), removed: false }
 }
 
 /// Simulates one service with random settings and random events, until it ends.

@@ -5,9 +5,11 @@ use super::sim::{config, exited, refusal, some_time};
 use crate::exit::Exit;
 use crate::policy::*;
 
+pub const UPGRADE: UpgradeConfig = UpgradeConfig { timeout: Duration::from_secs(60), refusal: None };
+
 /// Returns the settings of a pool with the default settings of the simulations.
 pub fn pool(name: &'static str, workers: usize) -> PoolConfig {
-    PoolConfig { config: Config { pool: name, ..config(workers) }, optional: false }
+    PoolConfig { config: Config { pool: name, ..config(workers) }, optional: false, removed: false }
 }
 
 pub fn optional(name: &'static str, workers: usize) -> PoolConfig {
@@ -147,7 +149,7 @@ impl ServiceSim {
         let count = pools.len();
         let is_optional = pools.iter().map(|pool| pool.optional && count > 1).collect();
         ServiceSim {
-            service: Service::new(pools, seed, now),
+            service: Service::new(pools, UPGRADE, seed, now),
             twin: None,
             now,
             pools: (0..count).map(|_| Observed::default()).collect(),
@@ -295,6 +297,7 @@ impl ServiceSim {
                 }
             }
             Action::Emit(event) => self.note_event(index, &event),
+            Action::Check | Action::EndCheck | Action::StartTrial { .. } | Action::Exec => panic!("{action:?}"),
         }
     }
 

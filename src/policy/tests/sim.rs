@@ -114,6 +114,7 @@ impl Sim {
                     }
                 }
                 Some(Action::Emit(event)) => self.observed.note_event(&self.policy, self.now, &event),
+                Some(action) => panic!("{action:?} belongs to a service"),
                 None => {
                     self.scaling = false;
                     break;

@@ -1,5 +1,6 @@
 //! What the status shows.
 
+use super::service_sim::UPGRADE;
 use super::*;
 use crate::status::{ServiceState, WorkerState};
 
@@ -112,8 +113,8 @@ fn workers_that_have_not_been_started_wait() {
 }
 
 fn service(configs: Vec<Config>) -> Service {
-    let pools = configs.into_iter().map(|config| PoolConfig { config, optional: false });
-    Service::new(pools.collect(), 1, some_time())
+    let pools = configs.into_iter().map(|config| PoolConfig { config, optional: false, removed: false });
+    Service::new(pools.collect(), UPGRADE, 1, some_time())
 }
 
 /// Starts every process that the service asks for.
