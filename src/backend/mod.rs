@@ -1,6 +1,9 @@
 //! Starts workers as forks, as new processes of this program, or as threads. A [`Launcher`] only starts worker
 //! processes. The supervisor registers, signals and reaps these processes.
 
+#[cfg(target_os = "linux")]
+#[allow(dead_code, reason = "the parent does not start candidates yet")]
+pub(crate) mod candidate;
 #[cfg(unix)]
 mod fork;
 mod spawn;
