@@ -17,3 +17,40 @@
 mod answer;
 mod offer;
 mod reason;
+mod received;
+
+use std::ops::RangeInclusive;
+
+#[allow(unused_imports, reason = "the parent does not start candidates yet")]
+pub(crate) use answer::CheckedPool;
+#[allow(unused_imports, reason = "the parent does not start candidates yet")]
+pub(crate) use received::{CheckAnswer, PoolToTry};
+
+/// The versions of the state format that this version of the crate can read and write. The layout of the status slots is
+/// a part of the format.
+pub(crate) const FORMATS: RangeInclusive<u32> = 1..=1;
+
+/// Returns the newest version that is in both ranges.
+fn newest_common(one: &RangeInclusive<u32>, other: &RangeInclusive<u32>) -> Option<u32> {
+    let newest = *one.end().min(other.end());
+    (newest >= *one.start().max(other.start())).then_some(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_format_is_used() {
+        for (one, other, newest) in [
+            (1..=1, 1..=1, Some(1)),
+            (1..=3, 2..=5, Some(3)),
+            (2..=5, 1..=3, Some(3)),
+            (1..=9, 4..=4, Some(4)),
+            (1..=2, 3..=4, None),
+            (3..=4, 1..=2, None),
+        ] {
+            assert_eq!(newest_common(&one, &other), newest, "{one:?} {other:?}");
+        }
+    }
+}

@@ -7,8 +7,7 @@
 //! ```text
 //! answer 1 2                 the formats of the state that the new program can read
 //! pool 776562 4 1 0 -        the name in hexadecimal digits or -, workers, max_surge, optional, ready_timeout in ns
-//! socket SPEC 0              a new socket of a listener: its descriptor, as an index into those of this message
-//! bind SPEC 1                a new socket that the program has made by `bind`
+//! socket SPEC 0              a new socket: its descriptor, as an index into those of this message
 //! passed                     everything was sent, and all checks have passed
 //! ```
 //!
@@ -19,7 +18,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::offer::{PoolWord, SocketLine, next, parse_pool};
+use super::offer::{PoolWord, next, parse_pool};
+use crate::listener::SocketLine;
 
 /// The first word of each message.
 const WORD: &str = "answer";
@@ -42,7 +42,7 @@ pub(crate) struct CheckedPool {
 pub(super) struct Message {
     pub formats: RangeInclusive<u32>,
     pub pools: Vec<CheckedPool>,
-    /// The new sockets. The descriptors are indexes into those of this message.
+    /// The new sockets. The positions are those of their descriptors in this message.
     pub sockets: Vec<SocketLine>,
     pub end: Option<End>,
 }
@@ -102,7 +102,7 @@ impl Message {
                     nanos => Some(Duration::from_nanos(nanos.parse().ok()?)),
                 },
             }),
-            "socket" | "bind" => self.sockets.push(SocketLine::parse(word, words)?),
+            "socket" => self.sockets.push(line.parse().ok()?),
             "passed" => self.end = Some(End::Passed),
             "reached" => self.end = Some(End::Reached),
             "refused" => {
@@ -168,10 +168,8 @@ mod tests {
         let web = CheckedPool { name: "web".into(), workers: 4, max_surge: 1, optional: false, ready_timeout: None };
         let ready_timeout = Some(Duration::from_millis(1500));
         let unnamed = CheckedPool { name: String::new(), workers: 1, max_surge: 0, optional: true, ready_timeout };
-        let sockets = vec![
-            SocketLine { is_bound: true, spec: "a:b%20".into(), fd: 1 },
-            SocketLine { is_bound: false, spec: "c".into(), fd: 0 },
-        ];
+        let sockets = ["socket lt,,127.0.0.1:0,0,,,,, 1", "socket bu,,udp:[::]:53,0,,,,, 0"];
+        let sockets = sockets.map(|line| line.parse().expect("a line")).to_vec();
         Message { formats: 2..=3, pools: vec![web, unnamed], sockets, end: Some(End::Passed) }
     }
 
@@ -203,7 +201,7 @@ mod tests {
             ("4 1 0 -", "4 1 0"),
             ("4 1 0 -", "4 1 no -"),
             ("4 1 0 -", "-4 1 0 -"),
-            ("bind a:b%20 1", "bind a:b%20"),
+            (",,,,, 1\n", ",,,,,\n"),
         ] {
             let wrong = text.replacen(line, wrong, 1);
             assert_ne!(wrong, text, "{line}");

@@ -13,14 +13,14 @@
 //! count 4
 //! memory 1 64 5              the shared memory, its number of slots, and the slot of the worker
 //! waker 2
-//! socket SPEC 3              a socket of a listener
-//! bind SPEC 4                a socket that the program has made by `bind`
+//! socket SPEC 3              a socket of the service
 //! ```
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::{FromStr, SplitAsciiWhitespace};
 
+use crate::listener::SocketLine;
 use crate::setup::{parse_name, write_name};
 
 /// The first word of the text.
@@ -41,6 +41,7 @@ pub(super) struct Offer {
     pub parent: u32,
     /// The candidate's end of the channel.
     pub channel: usize,
+    /// The sockets of the service.
     pub sockets: Vec<SocketLine>,
 }
 
@@ -73,16 +74,6 @@ pub(super) struct OfferedSlot {
     pub slots: usize,
     pub slot: usize,
     pub waker: usize,
-}
-
-/// A socket that one of the two programs passes to the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SocketLine {
-    /// Whether the program has made the socket by `bind`, and not by `listen`.
-    pub is_bound: bool,
-    /// The text form of the socket's `Spec`: one word.
-    pub spec: String,
-    pub fd: usize,
 }
 
 /// The reason why a text is no offer that this program can use.
@@ -186,7 +177,7 @@ impl Found {
             "count" => self.count = Some(next(words)?),
             "memory" => self.memory = Some(Memory { fd: next(words)?, slots: next(words)?, slot: next(words)? }),
             "waker" => self.waker = Some(next(words)?),
-            "socket" | "bind" => self.sockets.push(SocketLine::parse(word, words)?),
+            "socket" => self.sockets.push(line.parse().ok()?),
             _ => {}
         }
         Some(())
@@ -208,20 +199,6 @@ impl Found {
         let pool = self.pool?;
         let worker = TrialWorker { pool, id: self.id?, generation: self.generation?, count: self.count?, slot };
         Some(Offer { formats, task: Task::Work(worker), parent, channel, sockets: self.sockets })
-    }
-}
-
-impl SocketLine {
-    /// Parses the rest of a line that begins with `word`.
-    pub fn parse(word: &str, words: &mut SplitAsciiWhitespace<'_>) -> Option<SocketLine> {
-        Some(SocketLine { is_bound: word == "bind", spec: words.next()?.to_owned(), fd: next(words)? })
-    }
-}
-
-impl fmt::Display for SocketLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SocketLine { is_bound, spec, fd } = self;
-        write!(f, "{} {spec} {fd}", if *is_bound { "bind" } else { "socket" })
     }
 }
 
@@ -254,10 +231,8 @@ mod tests {
     fn worker_offer() -> Offer {
         let slot = OfferedSlot { memory: 1, slots: 64, slot: 5, waker: 2 };
         let worker = TrialWorker { pool: "größe".into(), id: 7, generation: 3, count: 4, slot: Some(slot) };
-        let sockets = vec![
-            SocketLine { is_bound: false, spec: "listen:127.0.0.1%3a0".into(), fd: 3 },
-            SocketLine { is_bound: true, spec: "x".into(), fd: 4 },
-        ];
+        let sockets = ["socket lt,,127.0.0.1:0,0,,,,, 3", "socket bu,jobs,udp:[::]:53,1,,,,, 4"];
+        let sockets = sockets.map(|line| line.parse().expect("a line")).to_vec();
         Offer { formats: 1..=2, task: Task::Work(worker), parent: 71, channel: 0, sockets }
     }
 
@@ -302,7 +277,8 @@ mod tests {
             ("memory 1 64 5", "memory 1 64 64"),
             ("memory 1 64 5", ""),
             ("waker 2", ""),
-            ("bind x 4", "bind x"),
+            (" 4\n", "\n"),
+            ("socket lt", "socket zt"),
         ] {
             let wrong = text.replacen(line, wrong, 1);
             assert_ne!(wrong, text, "{line}");
