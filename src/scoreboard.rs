@@ -5,6 +5,9 @@
 //! on nothing in a slot: any value of a word is valid. So a worker that corrupts the shared memory can forge messages
 //! and work counts of any worker of its pool, but cannot harm the parent in any other way.
 
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(dead_code, reason = "the upgrade is not complete yet")]
+mod adopted;
 #[cfg(unix)]
 mod nested_calls;
 mod status_writer;
@@ -17,6 +20,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::exit::Process;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{CallError, Shared, StatusSlot, WorkCounts, WorkerKind};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(unused_imports, reason = "the upgrade is not complete yet")]
+pub(crate) use adopted::{BoardState, OccupantState};
 #[cfg(unix)]
 pub(crate) use nested_calls::NestedCalls;
 pub(crate) use status_writer::StatusWriter;

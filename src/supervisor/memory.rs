@@ -69,14 +69,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{Config, PoolConfig};
+    use crate::policy::{Config, PoolConfig, UpgradeConfig};
     use crate::prefork::PoolSettings;
 
     #[test]
     fn a_pause_follows_each_reading() {
         let config = Config { workers: 1, max_memory: Some(1), ..PoolSettings::default().config };
         let begun = Instant::now() - Duration::from_secs(5);
-        let mut policy = Service::new(vec![PoolConfig { config, optional: false }], 1, begun);
+        let upgrade = UpgradeConfig { timeout: Duration::from_secs(60), refusal: None };
+        let mut policy = Service::new(vec![PoolConfig { config, optional: false, removed: false }], upgrade, 1, begun);
         assert!(policy.next_deadline().is_some_and(|deadline| deadline < Instant::now()), "a reading is due");
         MemoryReader::default().read_due(&mut policy, &Children::default(), &mut Output::flushed());
         assert!(policy.next_deadline().is_some_and(|deadline| deadline > Instant::now()));
