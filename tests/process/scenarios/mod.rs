@@ -1,6 +1,7 @@
 //! All scenarios, one module for each subject.
 
 mod accepts;
+mod binds;
 #[cfg(target_os = "linux")]
 mod blocked;
 #[cfg(target_os = "linux")]
@@ -104,6 +105,7 @@ use super::Scenario;
 pub fn all() -> Vec<Scenario> {
     let everywhere = [
         accepts::scenarios(),
+        binds::scenarios(),
         ends::scenarios(),
         handles::scenarios(),
         heartbeats::scenarios(),
