@@ -102,7 +102,6 @@ impl Error {
     }
 
     /// Returns the error for a setting that cannot be applied, with the system's error as its source.
-    #[cfg(unix)]
     pub(crate) fn unfit_for(name: &'static str, problem: String, source: io::Error) -> Error {
         Kind::Setting { name, problem, source: Some(source) }.into()
     }

@@ -695,6 +695,7 @@ mod failure;
 pub mod guide;
 mod handle;
 mod listener;
+mod pid_file;
 mod policy;
 mod pool_name;
 mod prefork;

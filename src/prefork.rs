@@ -3,6 +3,7 @@
 mod check;
 mod settings;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +59,9 @@ use crate::worker::{WorkResult, Worker};
 /// A service with several kinds of workers has several pools under one parent: a [`Supervisor`](crate::Supervisor) with
 /// a `Prefork` for each pool. There, "the service" in the descriptions of the settings means the pool, except that the
 /// failure of a pool stops the whole service unless the pool is [`optional`](Prefork::optional). The settings
-/// [`name`](Prefork::name), [`on_event`](Prefork::on_event), [`on_interval`](Prefork::on_interval), `socket_activation`
-/// and `notify_systemd` concern the whole service. So they are settings of the `Supervisor`, and an error on its pools.
+/// [`name`](Prefork::name), [`on_event`](Prefork::on_event), [`on_interval`](Prefork::on_interval),
+/// [`pid_file`](Prefork::pid_file), `socket_activation` and `notify_systemd` concern the whole service. So they are
+/// settings of the `Supervisor`, and an error on its pools.
 #[must_use = "nothing happens before start() or run()"]
 #[derive(Debug, Default)]
 pub struct Prefork {
@@ -709,6 +711,38 @@ impl Prefork {
         self
     }
 
+    /// Makes the parent write its pid to this file, for scripts that send signals to the parent: `kill -HUP $(cat
+    /// /run/web.pid)`. The file contains the pid and a line break, and everybody may read it (mode 0644). Default: no
+    /// file. Service managers need none, because they know the pid.
+    ///
+    /// The parent writes the file in [`start`](Prefork::start), before it opens a listener. It removes the file when the
+    /// service has ended, before `start` returns. The workers do not touch the file. The directory must exist, and the
+    /// parent must be allowed to create files there. A relative path begins at the directory in which `start` is called.
+    ///
+    /// - **One service per file.** While the parent runs, it holds a lock on the file. If another process holds the
+    ///   lock, `start` returns an error that names the pid of this process. So the file also prevents that a service is
+    ///   started twice by mistake.
+    /// - **A file that was left behind** by a killed parent is replaced, also if another process has the pid in it by
+    ///   now: the system releases the lock when the parent exits, even by SIGKILL. Workers that outlive the parent do
+    ///   not hold the lock.
+    /// - **Other files.** A file that contains anything else than a pid, a directory and a symbolic link at the path are
+    ///   an error, and stay as they are.
+    /// - **Reading.** Another process sees the old file or the whole new file, never a part. For a moment during the
+    ///   start and the end of the service, the directory contains two further files, `.NAME.new` and `.NAME.taskfork`.
+    /// - **In the parent, the program must not open the file.** The lock is a record lock of fcntl(2), and the system
+    ///   releases it when the process closes any descriptor of the file. Other processes may open and close the file.
+    ///
+    /// In a pid namespace, for example a container, the file contains the pid as processes in the namespace see it.
+    ///
+    /// On Windows, the parent keeps the file open instead of locking it, and writes to the existing file: a reader may
+    /// see an empty file for a moment. While another process has the file open, the parent cannot remove it.
+    ///
+    /// In every case of an error, [`Error::setting`] is `pid_file`.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Prefork {
+        self.service.pid_file = Some(path.into());
+        self
+    }
+
     /// Sets how the parent starts worker processes. Default: [`Backend::Fork`] on Unix, [`Backend::Spawn`] on Windows.
     /// [`run_threads`](Prefork::run_threads) refuses this setting, because it starts no processes.
     pub fn backend(mut self, backend: Backend) -> Prefork {
@@ -778,6 +812,7 @@ impl Prefork {
     ///   fatal exit status is 0 or cannot occur on this system, or the system does not support the backend.
     /// - The [user](Prefork::user) or the [group](Prefork::group) does not exist, or the change to it requires root, or
     ///   the system cannot [pin](Prefork::pin_cpus) workers. [`Error::setting`] names the setting.
+    /// - The [pid file](Prefork::pid_file) belongs to a process that runs, or cannot be written.
     /// - A [listener](Prefork::listen) cannot be opened. The text of the error names the listener's address. If the
     ///   listener cannot have [one socket for each worker](ListenConfig::per_worker), [`Error::setting`] is
     ///   `per_worker`.

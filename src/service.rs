@@ -1,6 +1,7 @@
 //! [`Supervisor`], the builder of a service with several pools.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,9 +59,9 @@ use crate::worker::{self, WorkResult, Worker};
 /// workers in the pool. Without [`workers`](Prefork::workers), each pool has one worker per CPU.
 ///
 /// The service has one parent with one name, one callback for [events](Supervisor::on_event), one for the
-/// [status](Supervisor::on_interval), and one connection to systemd. So `name`, `on_event`, `on_interval`,
-/// `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A `Prefork` with such a setting is
-/// refused.
+/// [status](Supervisor::on_interval), one [pid file](Supervisor::pid_file), and one connection to systemd. So `name`,
+/// `on_event`, `on_interval`, `pid_file`, `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A
+/// `Prefork` with such a setting is refused.
 ///
 /// # Backends
 ///
@@ -152,6 +153,13 @@ impl Supervisor {
         self
     }
 
+    /// Makes the parent write its pid to this file, and lock it: a second service with this file is refused. Default: no
+    /// file. The rules are those of [`Prefork::pid_file`].
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Supervisor {
+        self.service.pid_file = Some(path.into());
+        self
+    }
+
     /// Uses sockets that systemd has opened and passed to this program, for the listeners of all pools. Default: no.
     /// Unix only.
     ///
@@ -192,7 +200,7 @@ impl Supervisor {
     /// |---|---|
     /// | The service has no pool. | `pool` |
     /// | Two pools have the same name, or a name [cannot be shown](Supervisor::pool). | `pool` |
-    /// | A setting of the service was made on a pool. | `name`, `on_event`, `on_interval`, `socket_activation` or `notify_systemd` |
+    /// | A setting of the service was made on a pool. | `name`, `on_event`, `on_interval`, `pid_file`, `socket_activation` or `notify_systemd` |
     /// | The pools together have more workers than the system allows processes. | `workers` |
     pub fn start(self) -> Result<Role> {
         Role::of(self.supervise(None)?)
@@ -348,6 +356,7 @@ mod tests {
             ("name", one().name("shop")),
             ("on_event", one().on_event(|_, _| {})),
             ("on_interval", one().on_interval(Duration::from_secs(1), |_, _| {})),
+            ("pid_file", one().pid_file("/run/web.pid")),
             #[cfg(unix)]
             ("socket_activation", one().socket_activation()),
             #[cfg(unix)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backend::{self, Work};
 use crate::error::{Error, Result};
 use crate::listener::{ListenerNames, Retry, Sockets};
+use crate::pid_file::PidFile;
 use crate::prefork::{Backend, PoolSettings, ServiceSettings};
 use crate::setup::WorkerSetup;
 #[cfg(unix)]
@@ -106,6 +107,8 @@ fn prepare(
     for pool in &checked {
         backend::check(pool.kind, pool.setup.as_ref()).map_err(|error| error.in_pool(pool.settings.config.pool))?;
     }
+    // Before the listeners, because an error that names the running service is better than an address in use.
+    let pid_file = service.pid_file.as_deref().map(PidFile::write).transpose()?;
     #[cfg(unix)]
     if service.is_activated {
         crate::listener::take_over(checked.iter_mut().flat_map(|pool| &mut pool.settings.listens).collect())?;
@@ -121,6 +124,7 @@ fn prepare(
         name: service.name,
         lock,
         standard_fds,
+        pid_file,
         on_event: service.on_event,
         on_interval: service.on_interval,
         pools: parts,

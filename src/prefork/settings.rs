@@ -1,12 +1,14 @@
 //! The settings of one pool, and the settings of the whole service.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Backend;
 use super::check::check_time;
 use crate::error::{Error, Result};
 use crate::listener::{ListenConfig, ListenerNames};
+use crate::pid_file::PidFile;
 use crate::policy::{Config, Delays, RestartPolicy};
 use crate::setup::SetupConfig;
 use crate::supervisor::{OnEvent, OnInterval};
@@ -33,6 +35,7 @@ pub(crate) struct ServiceSettings {
     pub name: Option<String>,
     pub on_event: Option<OnEvent>,
     pub on_interval: Option<OnInterval>,
+    pub pid_file: Option<PathBuf>,
     #[cfg(unix)]
     pub is_activated: bool,
     #[cfg(unix)]
@@ -50,6 +53,7 @@ impl ServiceSettings {
             (self.name.is_some(), "name"),
             (self.on_event.is_some(), "on_event"),
             (self.on_interval.is_some(), "on_interval"),
+            (self.pid_file.is_some(), "pid_file"),
         ];
         let settings = settings.into_iter().chain(of_unix);
         settings.filter(|(is_set, _)| *is_set).map(|(_, setting)| setting).next()
@@ -58,6 +62,7 @@ impl ServiceSettings {
     /// Refuses values that have no use.
     pub fn check(&self) -> Result<()> {
         self.check_name()?;
+        self.pid_file.as_deref().map_or(Ok(()), PidFile::check_path)?;
         self.on_interval.as_ref().map_or(Ok(()), |interval| check_time("on_interval", interval.period))
     }
 

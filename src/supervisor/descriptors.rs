@@ -14,6 +14,7 @@ use super::poller::{PollSource, Poller, Waited};
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::failure;
+use crate::pid_file::PidFile;
 #[cfg(unix)]
 use crate::sys::OpenEpoll;
 use crate::sys::{
@@ -25,6 +26,7 @@ use crate::sys::{
 ///
 /// `signals` is the last field so that it is dropped last, because dropping it restores the signal mask.
 pub(super) struct Descriptors {
+    pid_file: Option<PidFile>,
     poller: Poller,
     wake_receiver: Option<WakeReceiver>,
     /// The result of the last drain of the doorbell. Workers wake the parent through the doorbell.
@@ -40,11 +42,17 @@ pub(super) struct Descriptors {
 const BROKEN_DOORBELL: Duration = Duration::from_millis(100);
 
 impl Descriptors {
-    pub fn open(lock: SupervisorLock, workers: &[WorkerKind], standard_fds: StandardFds) -> Result<Descriptors> {
+    pub fn open(
+        lock: SupervisorLock,
+        workers: &[WorkerKind],
+        standard_fds: StandardFds,
+        pid_file: Option<PidFile>,
+    ) -> Result<Descriptors> {
         let signals = Signals::take(lock, workers)?;
         let poller = Poller::open()?;
         poller.register(PollSource::Signals, &signals)?;
         Ok(Descriptors {
+            pid_file,
             poller,
             wake_receiver: None,
             drained: Drained::Empty,
@@ -146,12 +154,16 @@ impl Descriptors {
     /// page fault.
     #[inline]
     pub fn release_in_child(self) {
+        if let Some(pid_file) = self.pid_file {
+            pid_file.release_in_child();
+        }
         self.poller.release_in_child();
     }
 
-    /// Closes everything in the parent, and restores the program's signal handling. If `has_stopped` is true, drops the
+    /// Closes everything in the parent, removes the pid file, and restores the program's signal handling. If `has_stopped` is true, drops the
     /// stop requests that the parent has not read, because the service has already stopped.
     pub fn close(self, has_stopped: bool) -> Result<()> {
+        drop(self.pid_file);
         Ok(self.signals.end(has_stopped)?)
     }
 

@@ -67,6 +67,7 @@ use crate::error::Result;
 use crate::failure;
 use crate::handle::HandleReceiver;
 use crate::listener::Sockets;
+use crate::pid_file::PidFile;
 use crate::policy::{Config, PoolConfig};
 use crate::scoreboard::Scoreboard;
 use crate::setup::{WorkerSetup, warn_of_name};
@@ -89,6 +90,7 @@ pub(crate) struct ServiceParts {
     pub name: Option<String>,
     pub lock: SupervisorLock,
     pub standard_fds: StandardFds,
+    pub pid_file: Option<PidFile>,
     pub on_event: Option<OnEvent>,
     pub on_interval: Option<OnInterval>,
     pub pools: Vec<PoolParts>,
@@ -113,9 +115,9 @@ pub(crate) struct PoolParts {
 /// Starts the workers and supervises them. In the parent, returns when the service has ended. In each forked worker,
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
 pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
-    let ServiceParts { name, lock, standard_fds, on_event, on_interval, pools, .. } = parts;
+    let ServiceParts { name, lock, standard_fds, pid_file, on_event, on_interval, pools, .. } = parts;
     let names: Vec<&'static str> = pools.iter().map(|pool| pool.config.pool).collect();
-    let (configs, Opened { mut descriptors, waker, pools }) = open(lock, standard_fds, pools)?;
+    let (configs, Opened { mut descriptors, waker, pools }) = open(lock, standard_fds, pid_file, pools)?;
     // A service without a scoreboard has no callback.
     let has_callback = on_event.is_some() || on_interval.is_some();
     let requests = waker.filter(|_| has_callback).map(|waker| HandleReceiver::new(waker, names));
@@ -175,7 +177,12 @@ struct Opened {
 /// before the first fork: the kernel copies every page of the stack that the parent writes to between two forks
 /// (copy-on-write).
 #[inline(never)]
-fn open(lock: SupervisorLock, standard_fds: StandardFds, parts: Vec<PoolParts>) -> Result<(Vec<PoolConfig>, Opened)> {
+fn open(
+    lock: SupervisorLock,
+    standard_fds: StandardFds,
+    pid_file: Option<PidFile>,
+    parts: Vec<PoolParts>,
+) -> Result<(Vec<PoolConfig>, Opened)> {
     let kinds: Vec<WorkerKind> = parts.iter().map(|pool| pool.kind).collect();
     #[cfg(unix)]
     let has_forks = kinds.contains(&WorkerKind::Fork);
@@ -183,7 +190,7 @@ fn open(lock: SupervisorLock, standard_fds: StandardFds, parts: Vec<PoolParts>) 
     if has_forks {
         worker::prepare()?;
     }
-    let descriptors = Descriptors::open(lock, &kinds, standard_fds)?;
+    let descriptors = Descriptors::open(lock, &kinds, standard_fds, pid_file)?;
     #[cfg(unix)]
     if has_forks {
         descriptors.warn_of_epolls();

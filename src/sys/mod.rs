@@ -84,6 +84,8 @@
 //! - `is_listening()` (Unix): returns whether a socket listens.
 //! - `Directory` (Unix): a directory that is opened once, with its files and locks. `FileHandle`: one of these files,
 //!   opened without reading it. `FileStatus`: what kind of file it is.
+//! - `LockedPidFile`: a file with a pid, which belongs to this process until the process exits. Other processes see in
+//!   whose possession the file is. Fails with a `PidFileRefusal`.
 //! - `limit_future_mode()` (Unix): limits the mode of the file that bind(2) creates for a socket. Linux only.
 //! - `has_ended()`, `is_accepted()` (Unix): return whether the process that listens at the other end of a connection
 //!   has ended, and whether a process has accepted the connection. Linux only.
@@ -133,6 +135,7 @@ mod no_queue_length;
 #[cfg(any(not(target_os = "linux"), taskfork_portable))]
 mod no_upgrade;
 mod offer;
+mod pid_file;
 #[cfg_attr(target_os = "linux", path = "unix/process_name.rs")]
 #[cfg_attr(target_os = "freebsd", path = "unix/process_title.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "freebsd")), path = "no_process_name.rs")]
@@ -160,6 +163,7 @@ pub(crate) use no_queue_length::queue_length;
 #[allow(unused_imports, reason = "the upgrade is not complete yet")]
 pub(crate) use no_upgrade::CAN_UPGRADE;
 pub(crate) use offer::Secret;
+pub(crate) use pid_file::PidFileRefusal;
 pub(crate) use process_name::ProcessName;
 pub(crate) use reuseport::{has_waiting, share_port, steer};
 pub(crate) use shared::{Shared, StatusSlot, UnitCounts, WorkCounts};

@@ -8,11 +8,12 @@
 //! borrowed.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 
@@ -28,7 +29,7 @@ pub(crate) struct FileStatus {
     /// Device number and inode number. Together they identify the file for as long as the file exists.
     pub id: (u64, u64),
     pub is_socket: bool,
-    is_regular: bool,
+    pub is_regular: bool,
 }
 
 /// An open file that can be neither read nor written: it stands for the file, whatever is at the file's path by now.
@@ -67,6 +68,27 @@ impl Directory {
         }
     }
 
+    /// Opens the file with this name for reading, without following a symbolic link. Does not wait for the writer of a
+    /// FIFO. Returns `None` if there is no file.
+    pub fn open_file(&self, name: &OsStr) -> Result<Option<File>, CallError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        match openat(&self.0, name, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => Ok(None),
+            opened => opened.map(|fd| Some(fd.into())).map_err(refused("openat")),
+        }
+    }
+
+    /// Creates a file that only this user and root can open. Fails if there is a file with this name.
+    pub fn create_file(&self, name: &OsStr) -> Result<File, CallError> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from).map_err(refused("openat"))
+    }
+
+    /// Renames a file in this directory, and replaces the file that has the new name, or the symbolic link.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), CallError> {
+        renameat(&self.0, from, &self.0, to).map_err(refused("renameat"))
+    }
+
     pub fn remove(&self, name: &OsStr) -> Result<(), CallError> {
         unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir).map_err(refused("unlinkat"))
     }
@@ -98,6 +120,11 @@ impl Directory {
         let mode = Mode::from_bits_truncate(stat.st_mode);
         let strangers = if user.is_root() { Mode::S_IWGRP | Mode::S_IWOTH } else { Mode::S_IWOTH };
         Ok(is_owner_trusted && (mode.contains(Mode::S_ISVTX) || !mode.intersects(strangers)))
+    }
+
+    /// Returns the status of a file that is open.
+    pub fn status_of(fd: BorrowedFd<'_>) -> Result<FileStatus, CallError> {
+        fstat(fd).map(FileStatus::from).map_err(refused("fstat"))
     }
 
     /// Changes the owner of a file. The directory must be [trusted](Directory::is_trusted).

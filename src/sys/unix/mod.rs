@@ -23,6 +23,7 @@ mod mark;
 mod orphan_timer;
 mod passed_socket;
 mod peer;
+mod pid_file;
 mod poll;
 #[cfg_attr(target_os = "macos", path = "memory_footprint.rs")]
 #[cfg_attr(target_os = "freebsd", path = "resident_memory.rs")]
@@ -66,6 +67,7 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use limit::process_limit;
 pub(crate) use passed_socket::{is_listening, take_passed};
 pub(crate) use peer::{has_ended, is_accepted};
+pub(crate) use pid_file::LockedPidFile;
 pub(crate) use private_memory::{private_memory, private_memory_bound};
 pub(crate) use process_times::{process_clock, process_times};
 pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};

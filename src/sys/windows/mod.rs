@@ -8,6 +8,7 @@ mod event;
 mod handle;
 mod inherited_handles;
 mod lifeline;
+mod pid_file;
 mod private_bytes;
 mod process_times;
 mod program;
@@ -26,6 +27,7 @@ pub(crate) use child::{
 pub(crate) use doorbell::{WakeReceiver, Waker, doorbell};
 pub(crate) use inherited_handles::{BorrowedSocket, InheritedFds, Number, Owned, OwnedSocket, is_same_socket};
 pub(crate) use lifeline::Lifeline;
+pub(crate) use pid_file::LockedPidFile;
 pub(crate) use private_bytes::{private_memory, private_memory_bound};
 pub(crate) use process_times::{process_clock, process_times};
 pub(crate) use program::{Program, is_secure_exec, parent_id};

@@ -41,6 +41,7 @@ mod orphans;
 mod orphans_unix;
 #[cfg(target_os = "linux")]
 mod per_worker;
+mod pid_files;
 mod pools;
 mod pools_ends;
 #[cfg(target_os = "linux")]
@@ -113,6 +114,7 @@ pub fn all() -> Vec<Scenario> {
         nested::scenarios(),
         operations::scenarios(),
         orphans::scenarios(),
+        pid_files::scenarios(),
         pools::scenarios(),
         pools_ends::scenarios(),
         pools_refusals::scenarios(),
