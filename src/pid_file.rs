@@ -39,7 +39,6 @@ impl PidFile {
 
     /// Closes the descriptor in a forked worker. Does not free memory, because freeing writes to pages that the kernel
     /// would first copy (copy-on-write).
-    #[cfg(unix)]
     #[inline]
     pub fn release_in_child(self) {
         self.file.close_inherited();

@@ -2,7 +2,7 @@
 //! closes the file when the process exits, however it exits.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::windows::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -36,8 +36,7 @@ impl LockedPidFile {
             return Err(PidFileRefusal::NotAPidFile);
         }
         file.set_len(0).map_err(|error| CallError::new("SetFileInformationByHandle", error))?;
-        // The position is the end of the earlier content. Not written there, so the file has no gap.
-        std::io::Seek::rewind(&mut file).map_err(|error| CallError::new("SetFilePointerEx", error))?;
+        file.rewind().map_err(|error| CallError::new("SetFilePointerEx", error))?;
         file.write_all(text.as_bytes()).map_err(|error| CallError::new("WriteFile", error))?;
         Ok(LockedPidFile { file: Some(file) })
     }
@@ -49,6 +48,10 @@ impl LockedPidFile {
             let _ = fs::remove_file(path);
         }
     }
+
+    /// Does nothing, because Windows has no forks.
+    #[inline]
+    pub fn close_inherited(&self) {}
 }
 
 /// Returns whether the file contains a pid, or nothing.
