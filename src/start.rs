@@ -156,7 +156,7 @@ impl Checked {
         let work = work.filter(|_| kind == WorkerKind::Thread);
         let work = work.map(|work| with_names(Arc::clone(work), settings.listener_names()));
         let PoolSettings { mut config, optional, listens, .. } = settings;
-        let sockets = Sockets::open(listens, config.workers, retry)?;
+        let sockets = Sockets::open(config.pool, listens, config.workers, &mut Vec::new(), retry)?;
         config.drain = sockets.are_per_worker().then_some(DRAIN);
         let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         Ok(PoolParts { config, optional, with_scoreboard, kind, work, sockets, setup })

@@ -26,9 +26,8 @@ static BOUND: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 struct Entry {
     spec: Spec,
     socket: Weak<SharedSocket>,
-    /// The position of the socket in the list of descriptors that this process was passed. `None` if this process has
-    /// opened the socket.
-    passed: Option<usize>,
+    /// The line by which this process was passed the socket. `None` if this process has opened the socket.
+    passed: Option<SocketLine>,
 }
 
 /// An open socket that [`bind`] has returned.
@@ -92,13 +91,20 @@ pub(super) fn bound_addresses() -> Vec<String> {
     entries().iter().filter(|entry| entry.socket().is_some()).map(|entry| entry.spec.text.clone()).collect()
 }
 
+/// Returns the specifications of the open sockets that [`bind`] has returned and another process has passed to this one.
+/// They are written as that process has written them.
+pub(super) fn passed_specs() -> Vec<Spec> {
+    let mut entries = entries();
+    entries.retain(|entry| entry.socket().is_some());
+    entries.iter().filter_map(|entry| Some(entry.passed.as_ref()?.spec.clone())).collect()
+}
+
 /// Removes the files of all sockets that [`bind`] has opened. Called before this process exits without dropping the
 /// values of the program.
 pub(crate) fn remove_files() {
     let sockets: Vec<_> = entries().iter().filter_map(Entry::socket).collect();
-    for socket in sockets {
-        drop(socket.take_file());
-    }
+    let files: Vec<_> = sockets.iter().filter_map(|socket| socket.take_file()).collect();
+    drop(files);
 }
 
 /// Refuses settings that a socket of [`bind`] cannot have.
@@ -124,10 +130,10 @@ fn next_ordinal(text: &str) -> usize {
 /// Returns the socket that another process has passed to this one for this call of [`bind`].
 fn find_passed(on: &ListenConfig, text: &str, ordinal: usize) -> Option<(Listener, Entry)> {
     let PassedText { text: passed, to_parent } = sys::passed_text()?;
-    let used: Vec<usize> = entries().iter().filter_map(|entry| entry.passed).collect();
+    let used = passed_specs();
     let lines = passed.lines().filter_map(|line| line.parse::<SocketLine>().ok());
     let mut free: Vec<SocketLine> =
-        lines.filter(|line| line.spec.worker.is_none() && !used.contains(&line.position)).collect();
+        lines.filter(|line| line.spec.worker.is_none() && !used.contains(&line.spec)).collect();
     let is_same = |line: &SocketLine| {
         let spec = &line.spec;
         spec.origin == SpecOrigin::Bind && spec.text == text && spec.ordinal == ordinal
@@ -138,14 +144,25 @@ fn find_passed(on: &ListenConfig, text: &str, ordinal: usize) -> Option<(Listene
     let (listener, line) = same.or_else(|| {
         let addresses = matching::fixed_addresses(on);
         let mut copies = free.into_iter().filter_map(|line| Some((copy_of(&line)?, line)));
-        copies.find(|(listener, _)| addresses.has(listener))
+        copies.find(|(listener, _)| addresses.has(listener.kind(), listener.as_passed()))
     })?;
-    let spec = Spec { origin: SpecOrigin::Bind, pool: String::new(), text: text.to_owned(), ordinal, ..line.spec };
-    let spec = Spec { name: on.own_name().map(str::to_owned), ..spec };
+    let file = line.spec.file.clone();
+    let name = on.own_name().map(str::to_owned);
+    let kind = listener.kind();
+    let spec = Spec {
+        origin: SpecOrigin::Bind,
+        pool: String::new(),
+        text: text.to_owned(),
+        ordinal,
+        name,
+        kind,
+        worker: None,
+        file,
+    };
     // Only the parent removes the file.
     let file = spec.file.as_ref().filter(|_| to_parent).and_then(SocketFile::adopt);
     let listener = listener.with_file(file);
-    let entry = Entry { spec, socket: Arc::downgrade(&listener.shared), passed: Some(line.position) };
+    let entry = Entry { spec, socket: Arc::downgrade(&listener.shared), passed: Some(line) };
     Some((listener, entry))
 }
 

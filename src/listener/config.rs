@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use super::group::SocketOptions;
 #[cfg(unix)]
 use super::path::Owner;
+use super::spec::SocketKind;
 use super::{BoundSocket, Listener};
 
 /// The address and the settings of a listener, for [`Prefork::listen`](crate::Prefork::listen).
@@ -41,6 +42,8 @@ use super::{BoundSocket, Listener};
 pub struct ListenConfig {
     pub(super) source: Source,
     name: Option<String>,
+    /// The address as the program has written it, if a socket of the service manager has replaced it.
+    replaced: Option<String>,
     pub(super) options: SocketOptions,
     /// Whether each worker has its own socket. If not, all workers share one socket.
     pub(super) per_worker: bool,
@@ -71,6 +74,7 @@ impl ListenConfig {
         ListenConfig {
             source,
             name: None,
+            replaced: None,
             options: SocketOptions { backlog: 1024, only_v6: false },
             per_worker: false,
             by_cpu: false,
@@ -232,6 +236,30 @@ impl ListenConfig {
         self.name.as_deref()
     }
 
+    /// Returns the address as the program has written it. `None` if the program has passed a socket.
+    pub(super) fn written(&self) -> Option<String> {
+        match self.source {
+            Source::Bound(_) => self.replaced.clone(),
+            _ => Some(self.to_string()),
+        }
+    }
+
+    /// Returns the kind of the socket.
+    pub(super) fn kind(&self) -> SocketKind {
+        match &self.source {
+            Source::Name(name) if name.starts_with("udp:") => SocketKind::Udp,
+            Source::Name(_) | Source::Address(_) => SocketKind::Tcp,
+            #[cfg(unix)]
+            Source::Path(_) | Source::Abstract(_) => SocketKind::Unix,
+            Source::Bound(listener) => listener.kind(),
+        }
+    }
+
+    /// Returns whether the service manager has opened the socket.
+    pub(super) fn is_activated(&self) -> bool {
+        self.replaced.is_some()
+    }
+
     #[cfg(unix)]
     pub(super) fn has_name(&self, name: Option<&str>) -> bool {
         self.name.as_deref() == name
@@ -240,6 +268,7 @@ impl ListenConfig {
     /// Makes [`ListenConfig::open`] use this socket, instead of opening a new socket.
     #[cfg(unix)]
     pub(super) fn replace(&mut self, listener: Listener) {
+        self.replaced = Some(self.to_string());
         self.source = Source::Bound(listener);
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::config::ListenConfig;
 use super::{BoundSocket, Listener, borrow, steering};
 use crate::sys::{self, CallError};
 
@@ -26,6 +27,12 @@ pub(super) struct SocketGroup {
 }
 
 impl SocketGroup {
+    /// Returns the settings of the group that begins with this socket.
+    pub fn of(first: &Listener, listen: &ListenConfig) -> io::Result<SocketGroup> {
+        let kind = if first.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
+        Ok(SocketGroup { address: first.address()?, kind, options: listen.options, by_cpu: listen.by_cpu })
+    }
+
     /// Opens another socket of this group, at the address of the first socket.
     pub fn open_next(&self) -> io::Result<Listener> {
         self.options.bind(self.address, self.kind, Some(GroupPosition::Next))

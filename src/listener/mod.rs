@@ -7,6 +7,8 @@ mod accept;
 #[cfg(unix)]
 mod activation;
 mod bind;
+#[allow(dead_code, reason = "the upgrade uses it")]
+mod column;
 mod config;
 mod connection;
 mod group;
@@ -15,6 +17,8 @@ mod matching;
 mod open;
 #[cfg(unix)]
 mod path;
+#[allow(dead_code, reason = "the upgrade uses it")]
+mod retired;
 mod retry;
 mod sockets;
 #[allow(dead_code, reason = "the upgrade uses it")]
@@ -37,10 +41,14 @@ pub use config::ListenConfig;
 pub use connection::Connection;
 pub use index::ListenerIndex;
 use open::SocketFile;
+#[allow(unused_imports, reason = "the upgrade uses it")]
+pub(crate) use retired::{Retired, discard};
 pub(crate) use retry::Retry;
 pub(crate) use sockets::{ShutDown, Sockets};
 #[allow(unused_imports, reason = "the upgrade uses them")]
 pub(crate) use spec::{FileSpec, Given, Passed, SocketKind, SocketLine, Spec, SpecOrigin};
+
+use socket2::SockRef;
 
 use crate::sys::{self, BorrowedSocket, CallError, Gate, OwnedSocket};
 
@@ -170,6 +178,16 @@ impl Listener {
             BoundSocket::Unix(listener) => BoundSocket::Unix(listener.try_clone()?),
         };
         Ok(Listener::from(socket))
+    }
+
+    /// Sets how many connections may wait. Does nothing for a UDP socket.
+    fn set_backlog(&self, backlog: i32) -> io::Result<()> {
+        match self.socket() {
+            BoundSocket::Tcp(listener) => SockRef::from(listener).listen(backlog),
+            BoundSocket::Udp(_) => Ok(()),
+            #[cfg(unix)]
+            BoundSocket::Unix(listener) => SockRef::from(listener).listen(backlog),
+        }
     }
 
     fn set_nonblocking(&self) -> io::Result<()> {

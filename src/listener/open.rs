@@ -23,9 +23,10 @@ const DEFAULT_MODE: u32 = 0o666;
 
 /// The result of [`ListenConfig::open`].
 pub(super) struct Opened {
-    pub listener: Listener,
-    /// The file of a Unix socket. The file is removed when this value is dropped.
+    /// The file of a Unix socket. The file is removed when this value is dropped, which must be before the socket is
+    /// closed.
     pub file: Option<SocketFile>,
+    pub listener: Listener,
     /// The group of a per-worker listener. `None` if all workers share the socket.
     pub group: Option<SocketGroup>,
 }
@@ -42,6 +43,10 @@ pub(crate) enum SocketFile {}
 impl SocketFile {
     pub fn adopt(_: &super::spec::FileSpec) -> Option<SocketFile> {
         None
+    }
+
+    pub fn release(&mut self) {
+        match *self {}
     }
 }
 
@@ -73,7 +78,7 @@ impl ListenConfig {
         }
     }
 
-    fn check(&self, address: &str) -> Result<()> {
+    pub(super) fn check(&self, address: &str) -> Result<()> {
         if self.per_worker {
             self.check_per_worker(address)?;
         }
@@ -112,7 +117,7 @@ impl ListenConfig {
 
     #[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix sockets need it"))]
     fn try_open(&self, attempt: &mut Attempt) -> io::Result<Opened> {
-        let &ListenConfig { options, per_worker, by_cpu, .. } = self;
+        let &ListenConfig { options, per_worker, .. } = self;
         let bind = |address, kind| options.bind(address, kind, per_worker.then_some(GroupPosition::First));
         let listener = match &self.source {
             #[cfg(unix)]
@@ -130,11 +135,7 @@ impl ListenConfig {
             Source::Address(address) => bind(*address, Type::STREAM)?,
             Source::Bound(listener) => listener.try_clone()?,
         };
-        let kind = if listener.as_udp().is_some() { Type::DGRAM } else { Type::STREAM };
-        let group = match per_worker {
-            true => Some(SocketGroup { address: listener.address()?, kind, options, by_cpu }),
-            false => None,
-        };
+        let group = per_worker.then(|| SocketGroup::of(&listener, self)).transpose()?;
         Ok(Opened { listener, file: None, group })
     }
 }

@@ -3,13 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::vec;
 
 use socket2::SockRef;
 
+use super::column::{self, NewSockets};
 use super::config::ListenConfig;
 use super::group::SocketGroup;
 use super::open::{Opened, SocketFile};
 use super::retry::Retry;
+use super::spec::{Given, Passed, Spec};
 use super::{Listener, Listeners, steering};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -59,6 +62,8 @@ pub(crate) struct Sockets {
     is_steered: bool,
     /// What is known about each listener.
     states: Vec<ListenerState>,
+    /// The identity of each listener's first socket. `None` for a socket that the program has opened.
+    specs: Vec<Option<Spec>>,
 }
 
 /// A listener on which shutdown(2) was called, most likely by a worker.
@@ -83,38 +88,107 @@ struct ListenerState {
 }
 
 impl Sockets {
-    /// Opens the sockets for this number of workers. If this fails, closes the sockets that are open already, and
-    /// removes their files.
-    pub fn open(listens: Vec<ListenConfig>, workers: usize, retry: &mut Retry<'_>) -> Result<Sockets> {
-        let mut firsts = Vec::new();
+    /// Opens the sockets of a pool for this number of workers. If this fails, closes the sockets that are open already,
+    /// and removes their files.
+    ///
+    /// After an upgrade, `given` has the sockets of the program before. A listener takes its sockets out of this list,
+    /// and opens them only if they are not there. Existing sockets are not changed, except for their backlog. If a
+    /// per-worker listener exists already, its BPF program stays as it is until the next call of [`Sockets::serve`],
+    /// which must come before the start of a worker with a new id.
+    pub fn open(
+        pool: &str,
+        listens: Vec<ListenConfig>,
+        workers: usize,
+        given: &mut Vec<Given>,
+        retry: &mut Retry<'_>,
+    ) -> Result<Sockets> {
+        let columns = column::find_or_open(pool, listens, given, retry)?;
         let mut sockets = Sockets::default();
-        for listen in listens {
-            let backlog = listen.backlog_len();
-            let opened = listen.open(retry)?;
-            sockets.states.push(ListenerState::of(&opened, backlog));
-            firsts.push(opened.listener);
-            sockets.groups.push(opened.group);
-            sockets._files.extend(opened.file);
-        }
-        if firsts.is_empty() {
+        if columns.is_empty() {
             return Ok(sockets);
+        }
+        sockets.cpus = column::cpus_of(&columns)?;
+        let rows = column::row_count(&columns, workers);
+        let has_known_group = columns.iter().any(|column| !column.is_new && column.opened.group.is_some());
+        let mut firsts = Vec::with_capacity(columns.len());
+        let mut rests = Vec::with_capacity(columns.len());
+        for mut column in columns {
+            column.adopt();
+            sockets.states.push(ListenerState::of(&column.opened, column.backlog));
+            let Opened { file, listener, group } = column.opened;
+            sockets._files.extend(file);
+            sockets.groups.push(group);
+            sockets.specs.push(column.spec);
+            firsts.push(listener);
+            rests.push(column.rest);
         }
         sockets.by_worker.push(firsts.into());
         if !sockets.are_per_worker() {
             return Ok(sockets);
         }
-        if sockets.groups.iter().flatten().any(|group| group.by_cpu) {
-            sockets.cpus = sys::usable_cpus()?;
+        while sockets.by_worker.len() < rows {
+            sockets.open_next(&mut rests)?;
         }
-        while sockets.by_worker.len() < workers {
-            sockets.open_next()?;
+        if has_known_group {
+            return Ok(sockets);
         }
-        sockets.serving = (0..workers).collect();
+        sockets.serving = (0..rows).collect();
         let has_program = sockets.groups.iter().flatten().any(SocketGroup::opens_with_program);
         if has_program || !sockets.cpus.is_empty() {
             sockets.steer()?;
         }
         Ok(sockets)
+    }
+
+    /// Checks the listeners of a pool in the candidate of an upgrade. Returns new sockets for the listeners whose sockets
+    /// are not in `given`. Changes nothing on existing sockets. If this succeeds, this process does not remove the files
+    /// of new Unix sockets.
+    #[allow(dead_code, reason = "the upgrade uses it")]
+    pub fn check(
+        pool: &str,
+        listens: Vec<ListenConfig>,
+        workers: usize,
+        given: &mut Vec<Given>,
+        retry: &mut Retry<'_>,
+    ) -> Result<Vec<Given>> {
+        let columns = column::find_or_open(pool, listens, given, retry)?;
+        let cpus = column::cpus_of(&columns)?;
+        let rows = column::row_count(&columns, workers);
+        let ids: Vec<usize> = (0..rows.max(workers)).collect();
+        if columns.iter().any(|column| column.opened.group.is_some()) && steering::program(&ids, &cpus).is_none() {
+            return Err(too_many_steered(ids.len()));
+        }
+        let new = columns.into_iter().filter(|column| column.is_new).map(|column| column.into_given(rows));
+        let new = new.collect::<Result<Vec<NewSockets>>>()?;
+        let hand_over = |NewSockets { mut file, sockets }| {
+            if let Some(file) = &mut file {
+                file.release();
+            }
+            sockets
+        };
+        Ok(new.into_iter().flat_map(hand_over).collect())
+    }
+
+    /// Returns the listeners of worker `id` in a worker that starts before the upgrade. All sockets must be in `given`.
+    #[allow(dead_code, reason = "the upgrade uses it")]
+    pub fn for_trial(pool: &str, listens: Vec<ListenConfig>, id: usize, given: &mut Vec<Given>) -> Result<Listeners> {
+        column::of_worker(pool, listens, id, given)
+    }
+
+    /// Returns all sockets of [`listen`](crate::Prefork::listen), for another program. The sockets of
+    /// [`bind`](crate::bind) are not among them, and neither are those that the program has opened itself.
+    #[allow(dead_code, reason = "the upgrade uses it")]
+    pub fn passed(&self) -> Vec<Passed<'_>> {
+        let mut passed = Vec::new();
+        for (listener, (spec, group)) in self.specs.iter().zip(&self.groups).enumerate() {
+            let Some(spec) = spec else { continue };
+            let rows = if group.is_some() { self.by_worker.len() } else { 1 };
+            for (worker, sockets) in self.by_worker.iter().take(rows).enumerate() {
+                let spec = Spec { worker: group.as_ref().map(|_| worker), ..spec.clone() };
+                passed.push(Passed { spec, fd: sockets[listener].as_passed() });
+            }
+        }
+        passed
     }
 
     /// Closes the parent's copies of all sockets, and removes the files of Unix sockets.
@@ -153,11 +227,11 @@ impl Sockets {
             return Ok(self.by_worker.first().cloned());
         }
         // Without a BPF program, the kernel would choose the new socket as soon as the socket is open.
-        if id >= self.by_worker.len() && !self.is_steered {
+        if id >= self.by_worker.len() && !self.is_steered && !self.serving.is_empty() {
             self.steer()?;
         }
         while id >= self.by_worker.len() {
-            self.open_next()?;
+            self.open_next(&mut [])?;
         }
         Ok(Some(Arc::clone(&self.by_worker[id])))
     }
@@ -244,9 +318,12 @@ impl Sockets {
         found
     }
 
-    /// Opens the sockets of the next worker id.
-    fn open_next(&mut self) -> Result<()> {
-        let sockets = self.by_worker[0].iter().zip(&self.groups).map(|(first, group)| {
+    /// Opens the sockets of the next worker id. `existing` has, for each listener, the next sockets that exist already.
+    fn open_next(&mut self, existing: &mut [vec::IntoIter<Listener>]) -> Result<()> {
+        let sockets = self.by_worker[0].iter().zip(&self.groups).enumerate().map(|(listener, (first, group))| {
+            if let Some(socket) = existing.get_mut(listener).and_then(Iterator::next) {
+                return Ok(socket);
+            }
             let socket = group.as_ref().map_or_else(|| first.try_clone(), SocketGroup::open_next);
             socket.map_err(|error| Error::listen(first.to_string(), error))
         });
@@ -261,11 +338,7 @@ impl Sockets {
             let Some(group) = group else { continue };
             let cpus = if group.by_cpu { &self.cpus[..] } else { &[] };
             let Some(program) = steering::program(&self.serving, cpus) else {
-                let count = self.serving.len();
-                return Err(Error::unfit(
-                    "per_worker",
-                    format!("the program that steers to {count} workers is too long"),
-                ));
+                return Err(too_many_steered(self.serving.len()));
             };
             sys::steer(socket.as_passed(), &program)
                 .map_err(|error| Error::listen(socket.to_string(), error.source))?;
@@ -299,6 +372,10 @@ impl ListenerState {
     }
 }
 
+fn too_many_steered(workers: usize) -> Error {
+    Error::unfit("per_worker", format!("the program that steers to {workers} workers is too long"))
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
@@ -310,7 +387,8 @@ mod tests {
     fn per_worker_is_refused_outside_linux() {
         for listen in [ListenConfig::from("127.0.0.1:0").per_worker(), ListenConfig::from("127.0.0.1:0").steer_by_cpu()]
         {
-            let error = Sockets::open(vec![listen], 1, &mut Retry::never(&mut |_, _| {})).expect_err("a refusal");
+            let error = Sockets::open("", vec![listen], 1, &mut Vec::new(), &mut Retry::never(&mut |_, _| {}))
+                .expect_err("a refusal");
             assert_eq!(error.setting(), Some("per_worker"), "{error}");
         }
     }

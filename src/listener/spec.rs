@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::open::SocketFile;
+use super::{Listener, borrow};
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
 /// The identity of one socket. The text form is one word. Another version of this crate may read it, so it may get
@@ -33,6 +34,8 @@ pub(crate) struct Spec {
 pub(crate) enum SpecOrigin {
     /// [`Prefork::listen`](crate::Prefork::listen).
     Listen,
+    /// A service manager has opened the socket for a listener of [`Prefork::listen`](crate::Prefork::listen).
+    Activated,
     /// [`bind`](super::bind).
     Bind,
 }
@@ -100,11 +103,31 @@ impl FromStr for SocketLine {
     }
 }
 
+impl Spec {
+    /// Returns whether both sockets belong to the same listener.
+    pub fn is_sibling(&self, other: &Spec) -> bool {
+        let Spec { origin, pool, text, ordinal, .. } = other;
+        self.origin == *origin && self.pool == *pool && self.text == *text && self.ordinal == *ordinal
+    }
+}
+
+impl Given {
+    pub fn borrowed(&self) -> BorrowedSocket<'_> {
+        borrow(&self.fd)
+    }
+
+    /// Returns the listener with this socket. Returns `None` if this system does not have this kind of sockets.
+    pub fn into_listener(self) -> Option<Listener> {
+        Listener::given(self.spec.kind, self.fd)
+    }
+}
+
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Spec { origin, pool, text, ordinal, name, kind, worker, file } = self;
         f.write_char(match origin {
             SpecOrigin::Listen => 'l',
+            SpecOrigin::Activated => 'a',
             SpecOrigin::Bind => 'b',
         })?;
         f.write_char(kind.letter())?;
@@ -193,6 +216,7 @@ fn letters(field: &str) -> Result<(SpecOrigin, SocketKind), ()> {
     let mut letters = field.chars();
     let origin = match letters.next() {
         Some('l') => SpecOrigin::Listen,
+        Some('a') => SpecOrigin::Activated,
         Some('b') => SpecOrigin::Bind,
         _ => return Err(()),
     };
@@ -283,6 +307,7 @@ mod tests {
             tcp("[::]:80"),
             tcp(""),
             Spec { origin: SpecOrigin::Bind, kind: SocketKind::Udp, ordinal: 3, ..tcp("udp:localhost:53") },
+            Spec { origin: SpecOrigin::Activated, ..tcp("0.0.0.0:8000") },
             Spec { worker: Some(12), pool: "größe 7".into(), name: Some(String::new()), ..tcp("0.0.0.0:8000") },
             Spec { kind: SocketKind::Unix, name: Some("a=b".into()), file: Some(file), ..tcp("unix:/run/a b,c") },
         ]

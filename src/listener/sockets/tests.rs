@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::super::Retired;
+use super::super::spec::SpecOrigin;
 use super::*;
 
 fn open(listen: ListenConfig, workers: usize) -> Sockets {
@@ -14,7 +16,7 @@ fn open(listen: ListenConfig, workers: usize) -> Sockets {
 }
 
 fn try_open(listens: Vec<ListenConfig>, workers: usize) -> Result<Sockets> {
-    Sockets::open(listens, workers, &mut Retry::never(&mut |_, _| {}))
+    Sockets::open("", listens, workers, &mut Vec::new(), &mut Retry::never(&mut |_, _| {}))
 }
 
 fn bound(sockets: &Sockets) -> std::net::SocketAddr {
@@ -63,8 +65,9 @@ fn two_listeners_with_one_address_are_refused_at_once() {
     for address in [port.to_string(), format!("udp:{port}"), name] {
         let mut on_wait = |_: &str, _| panic!("the address stays in use");
         let mut retry = Retry::new(&mut on_wait);
-        let first = Sockets::open(vec![address.as_str().into()], 1, &mut retry).expect("sockets");
-        let error = Sockets::open(vec![address.as_str().into()], 1, &mut retry).expect_err("a refusal");
+        let first = Sockets::open("", vec![address.as_str().into()], 1, &mut Vec::new(), &mut retry).expect("sockets");
+        let error =
+            Sockets::open("", vec![address.as_str().into()], 1, &mut Vec::new(), &mut retry).expect_err("a refusal");
         let text = format!("cannot listen on {address}: another listener of this service has this address");
         assert_eq!(format!("{error:?}"), text);
         drop(first);
@@ -264,4 +267,188 @@ fn closed_inherited_sockets_refuse_clients_and_keep_their_files() {
     assert_eq!(TcpStream::connect(address).expect_err("no socket").kind(), ErrorKind::ConnectionRefused);
     assert_eq!(UnixStream::connect(&path).expect_err("no socket").kind(), ErrorKind::ConnectionRefused);
     std::fs::remove_file(&path).expect("the file of the socket");
+}
+
+/// Passes all sockets to another program, as exec(2) would.
+fn pass(pool: &str, sockets: &Sockets) -> Vec<Given> {
+    let passed = sockets.passed();
+    assert!(passed.iter().all(|passed| passed.spec.pool == pool));
+    let give = |Passed { spec, fd }: Passed<'_>| {
+        // The text form is what the other program reads.
+        let spec = spec.to_string().parse().expect("a specification");
+        Given { spec, fd: fd.try_clone_to_owned().expect("a descriptor") }
+    };
+    passed.into_iter().map(give).collect()
+}
+
+fn open_with(given: &mut Vec<Given>, listens: Vec<ListenConfig>, workers: usize) -> Sockets {
+    Sockets::open("", listens, workers, given, &mut Retry::never(&mut |_, _| {})).expect("sockets")
+}
+
+fn check_with(given: &mut Vec<Given>, listens: Vec<ListenConfig>, workers: usize) -> Result<Vec<Given>> {
+    Sockets::check("", listens, workers, given, &mut Retry::never(&mut |_, _| {}))
+}
+
+#[test]
+fn the_next_program_keeps_the_sockets() {
+    let listens = || {
+        let named = ListenConfig::from("127.0.0.1:0").name("web");
+        vec![ListenConfig::from("127.0.0.1:0"), named, "udp:127.0.0.1:0".into()]
+    };
+    let before = try_open(listens(), 1).expect("sockets");
+    let mut given = pass("", &before);
+    assert_eq!(given.len(), 3);
+    given.reverse();
+    let after = open_with(&mut given, listens(), 1);
+    assert_eq!(after.addresses(), before.addresses());
+    assert!(given.is_empty());
+    assert_eq!(pass("", &after).len(), 3, "they can be passed on");
+}
+
+#[test]
+fn another_spelling_or_pool_keeps_a_fixed_address() {
+    let before = try_open(vec!["127.78.0.1:0".into()], 1).expect("sockets");
+    let port = bound(&before).port();
+    let mut given = pass("", &before);
+    given[0].spec.pool = "web".to_owned();
+    given[0].spec.text = format!("localhost:{port}");
+    let after = open_with(&mut given, vec![format!("127.78.0.1:{port}").into()], 1);
+    assert_eq!(after.addresses(), before.addresses());
+    let mut given = pass("", &before);
+    let after = open_with(&mut given, vec!["127.78.0.2:0".into()], 1);
+    assert_ne!(after.addresses(), before.addresses());
+    assert_eq!(given.len(), 1, "a socket that is not used is left over");
+}
+
+#[test]
+fn the_backlog_of_an_existing_socket_is_set_again() {
+    let name = format!("unix:@taskfork-backlog-{}", std::process::id());
+    let listen = |backlog| vec![ListenConfig::from(name.as_str()).backlog(backlog)];
+    let before = try_open(listen(7), 1).expect("sockets");
+    assert_eq!(longest_queue(&before), 7 + 1);
+    open_with(&mut pass("", &before), listen(9), 1);
+    assert_eq!(longest_queue(&before), 9 + 1);
+    check_with(&mut pass("", &before), listen(11), 1).expect("no refusal");
+    assert_eq!(longest_queue(&before), 9 + 1, "the check changes nothing");
+    let mut given = pass("", &before);
+    given[0].spec.origin = SpecOrigin::Activated;
+    open_with(&mut given, listen(13), 1);
+    assert_eq!(longest_queue(&before), 9 + 1, "the service manager has opened the socket");
+}
+
+/// Returns how many connections a Unix socket accepts before its queue is full. Linux accepts one more than the backlog.
+fn longest_queue(sockets: &Sockets) -> usize {
+    let listener = sockets.by_worker[0][0].as_unix().expect("a Unix listener");
+    let address = SockRef::from(listener).local_addr().expect("an address");
+    let connect = || {
+        let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
+        client.set_nonblocking(true).expect("nonblocking");
+        client.connect(&address).ok().map(|()| client)
+    };
+    let clients: Vec<_> = std::iter::from_fn(connect).collect();
+    while listener.accept().is_ok() {}
+    clients.len()
+}
+
+#[test]
+fn per_worker_sockets_keep_their_workers() {
+    let listens = || vec![ListenConfig::from("udp:127.0.0.1:0").per_worker(), "127.0.0.1:0".into()];
+    let mut before = try_open(listens(), 4).expect("sockets");
+    before.serve([0, 2].into_iter()).expect("steering");
+    let mut given = pass("", &before);
+    assert_eq!(given.len(), 5);
+    given.reverse();
+    let mut after = open_with(&mut given, listens(), 6);
+    assert_eq!((after.addresses(), after.by_worker.len()), (before.addresses(), 4));
+    let senders = senders("127.0.0.1");
+    let counts = |shares: Vec<Vec<u16>>| shares.iter().map(Vec::len).collect::<Vec<_>>();
+    let shares_before = counts(shares(&after, &senders));
+    assert!(shares_before[0] > 10 && shares_before[2] > 10, "{shares_before:?}");
+    assert_eq!((shares_before[1], shares_before[3]), (0, 0), "nothing has changed before serve()");
+    after.serve([1, 3].into_iter()).expect("steering");
+    after.of(4).expect("another socket");
+    let shares_after = counts(shares(&after, &senders));
+    assert!(shares_after[1] > 10 && shares_after[3] > 10, "{shares_after:?}");
+    assert_eq!((shares_after[0], shares_after[2], shares_after[4]), (0, 0, 0), "{shares_after:?}");
+}
+
+#[test]
+fn the_check_opens_new_listeners_only() {
+    let old = || ListenConfig::from("udp:127.0.0.1:0").per_worker();
+    let before = try_open(vec![old()], 3).expect("sockets");
+    let new = || ListenConfig::from("127.0.0.1:0").per_worker();
+    let listens = || vec![new(), old(), "127.0.0.1:0".into()];
+    let opened = check_with(&mut pass("", &before), listens(), 5).expect("no refusal");
+    assert_eq!(opened.len(), 4, "three for the workers, and one for all");
+    let mut given = pass("", &before);
+    given.extend(opened);
+    let listeners = Sockets::for_trial("", listens(), 2, &mut pass_copies(&given)).expect("no refusal");
+    let listeners = listeners.expect("listeners");
+    let after = open_with(&mut given, listens(), 5);
+    assert!(given.is_empty());
+    assert_eq!(after.by_worker.len(), 3);
+    for (passed, own) in listeners.iter().zip(after.by_worker[2].iter()) {
+        assert_eq!(inode(passed), inode(own), "{passed}");
+    }
+}
+
+#[test]
+fn a_trial_worker_opens_no_socket() {
+    let error = Sockets::for_trial("", vec!["127.0.0.1:0".into()], 0, &mut Vec::new()).expect_err("a refusal");
+    assert_eq!(error.to_string(), "listen: the parent has passed no socket for 127.0.0.1:0");
+    let group = || vec![ListenConfig::from("127.0.0.1:0").per_worker()];
+    let before = try_open(group(), 2).expect("sockets");
+    let error = Sockets::for_trial("", group(), 2, &mut pass("", &before)).expect_err("a refusal");
+    assert_eq!(error.to_string(), "listen: worker 2 has no socket for 127.0.0.1:0");
+}
+
+#[test]
+fn an_upgrade_cannot_change_per_worker() {
+    let shared = || vec![ListenConfig::from("127.0.0.1:0")];
+    let group = || vec![ListenConfig::from("127.0.0.1:0").per_worker()];
+    for (one, other) in [(shared(), group()), (group(), shared())] {
+        let before = try_open(one, 2).expect("sockets");
+        let error = check_with(&mut pass("", &before), other, 2).expect_err("a refusal");
+        let problem = "per_worker: 127.0.0.1:0 is open already, and an upgrade cannot change this setting";
+        assert_eq!(error.to_string(), problem);
+    }
+}
+
+#[test]
+fn the_file_of_a_unix_socket_belongs_to_the_next_program() {
+    let path = |name: &str| std::env::temp_dir().join(format!("taskfork-{name}-{}", std::process::id()));
+    let kept = || ListenConfig::unix(path("kept"));
+    let before = ManuallyDrop::new(try_open(vec![kept(), ListenConfig::unix(path("retired"))], 1).expect("sockets"));
+    let mut given = pass("", &before);
+    let opened = check_with(&mut pass("", &before), vec![kept(), ListenConfig::unix(path("new"))], 1);
+    let opened = opened.expect("no refusal");
+    assert!(path("new").exists(), "the checker leaves the new file");
+    Retired::new(opened);
+    assert!(!path("new").exists());
+    let after = open_with(&mut given, vec![kept()], 1);
+    let retired = Retired::new(given);
+    UnixStream::connect(path("retired")).expect("the socket still listens");
+    drop(retired);
+    assert!(!path("retired").exists());
+    UnixStream::connect(path("kept")).expect("the socket listens");
+    drop(after);
+    assert!(!path("kept").exists());
+}
+
+#[test]
+fn a_failed_check_leaves_no_file() {
+    let path = std::env::temp_dir().join(format!("taskfork-failed-check-{}", std::process::id()));
+    let listens = vec![ListenConfig::unix(&path), "nonsense".into()];
+    check_with(&mut Vec::new(), listens, 1).expect_err("a refusal");
+    assert!(!path.exists());
+}
+
+fn pass_copies(given: &[Given]) -> Vec<Given> {
+    let copy = |given: &Given| Given { spec: given.spec.clone(), fd: given.fd.try_clone().expect("a descriptor") };
+    given.iter().map(copy).collect()
+}
+
+fn inode(socket: &Listener) -> std::path::PathBuf {
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(socket));
+    std::fs::read_link(link).expect("a descriptor")
 }
