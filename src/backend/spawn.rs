@@ -138,6 +138,7 @@ pub(crate) fn accept_spawn(pools: &[&'static str]) -> Result<Option<Worker>> {
             let pool = find_pool(&text.pool, pools)?;
             accept(text, pool).map(Some).map_err(|error| error.in_pool(pool))
         }
+        Origin::Candidate(_) => Err(unfit("a running service has started this program as a candidate for an upgrade")),
         #[cfg(unix)]
         Origin::Fork(text) => Err(made_by_fork(text)),
         Origin::Descendant => Err(unfit(

@@ -216,6 +216,10 @@ pub(crate) enum Origin {
     Independent,
     /// A parent has started it as a worker, with this text.
     Worker(&'static str),
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only a parent on Linux can be upgraded"))]
+    /// The parent of a running service has started it as a candidate, with this text, because the parent is about to be
+    /// upgraded to this program.
+    Candidate(&'static str),
     /// It is a fork of a process that was started as a worker with this text and has not reached its call.
     #[cfg(unix)]
     Fork(&'static str),

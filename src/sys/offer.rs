@@ -37,8 +37,9 @@ pub(super) struct Variable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offer<'a> {
     pub secret: Secret,
-    /// The name of the process in hexadecimal digits, or nothing.
-    pub name: &'a str,
+    /// The name of the process in hexadecimal digits, or nothing. In an upgrade, words follow that are set before
+    /// `main`, too.
+    pub start: &'a str,
     /// The inherited descriptors, separated by spaces.
     pub inherited: &'a str,
     /// The part that the launcher has written.
@@ -70,8 +71,8 @@ impl FromStr for Variable {
 
 impl fmt::Display for Offer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Offer { secret: [a, b, c, d], name, inherited, text } = self;
-        write!(f, "{a} {b} {c} {d}\n{name}\n{inherited}\n{text}")
+        let Offer { secret: [a, b, c, d], start, inherited, text } = self;
+        write!(f, "{a} {b} {c} {d}\n{start}\n{inherited}\n{text}")
     }
 }
 
@@ -82,7 +83,7 @@ impl Offer<'_> {
         let fields = &mut parts.next()?.split(' ');
         let mut part = || next(fields).ok();
         let secret = [part()?, part()?, part()?, part()?];
-        let offer = Offer { secret, name: parts.next()?, inherited: parts.next()?, text: parts.next()? };
+        let offer = Offer { secret, start: parts.next()?, inherited: parts.next()?, text: parts.next()? };
         (secret == expected).then_some(offer)
     }
 }
@@ -120,8 +121,8 @@ mod tests {
     fn an_offer_is_read_only_with_its_secret() {
         let secret = [1, u32::MAX, 3, 4];
         for offer in [
-            Offer { secret, name: "6162", inherited: "3:4:5 -1:0:0", text: "1 2\n3" },
-            Offer { secret, name: "", inherited: "", text: "" },
+            Offer { secret, start: "6162", inherited: "3:4:5 -1:0:0", text: "1 2\n3" },
+            Offer { secret, start: "", inherited: "", text: "" },
         ] {
             let message = offer.to_string();
             assert_eq!(Offer::read(message.as_bytes(), secret), Some(offer));

@@ -75,12 +75,17 @@ pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(crate) use queue_length::queue_length;
 pub(super) use shm::{map_slots, unmap_slots};
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(unused_imports, reason = "the upgrade is not complete yet")]
+pub(crate) use start_offer::take_candidate_fds;
 pub(crate) use start_offer::{become_independent, copy_passed, origin, passed_text, take_inherited, was_spawned};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 #[allow(unused_imports, reason = "the upgrade is not complete yet")]
-pub(crate) use upgrade::{CAN_UPGRADE, Channel, Message};
+pub(crate) use upgrade::{
+    CAN_UPGRADE, Channel, Message, NewProgram, TakenState, foreign_listeners, monotonic_nanos, take_state,
+};
 pub(crate) use wait::{ChildHandle, adopts_orphans, exited_children, is_echild, peek_exited, reap_stranger, signal_of};
 pub(super) use wake_pipe::{WakePipe, wait_for_socket};
 pub(crate) use wake_pipe::{close_in_place, is_of_connection};

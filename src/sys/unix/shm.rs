@@ -60,6 +60,14 @@ impl Shared {
         Ok(shared)
     }
 
+    /// Maps the memory that was passed to a candidate, which becomes a worker. Closes the file, because a mapping does
+    /// not need it (mmap(2)). Returns `None` if the file could shrink or is too short.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub fn from_passed(file: OwnedFd, slots: usize) -> Option<Shared> {
+        Shared::map_inherited(file.as_raw_fd(), slots)
+    }
+
     /// Maps the memory that a spawned worker inherits. The worker calls this. Returns `None` if the file could shrink
     /// or is too short.
     pub(super) fn map_inherited(file: RawFd, slots: usize) -> Option<Shared> {

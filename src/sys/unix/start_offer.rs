@@ -19,11 +19,16 @@ use super::lifeline::Lifeline;
 use super::program::{executable_id, is_secure_exec, take_env_var};
 use super::recorded::Recorded;
 use super::shm::{nameless_file, never_changes, seal, stat_of};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use super::upgrade;
 use super::{mark, start_record};
 use crate::sys::offer::{Offer, ProgramId, Secret, VARIABLE, Variable};
 use crate::sys::{CallError, Inherited, Origin, PassedText, Shared};
 
 const VARIABLE_C: &CStr = c"TASKFORK_WORKER";
+
+/// The beginning of the text in an offer to a candidate. Another program than that of the parent may read it.
+pub(super) const CANDIDATE: &str = "candidate ";
 
 /// The message, if it was valid before `main`.
 static MESSAGE: Recorded = Recorded::new();
@@ -36,9 +41,9 @@ static PROGRAM: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
-/// A descriptor that a spawned worker inherits, identified by the numbers of its file.
+/// A descriptor that was passed to this process, identified by the numbers of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Passed {
+pub(super) struct Passed {
     /// -1 if there is no descriptor.
     number: RawFd,
     device: u64,
@@ -62,22 +67,38 @@ pub(super) fn record() {
     for (word, part) in SECRET.iter().zip(variable.secret) {
         word.store(part, Ordering::Relaxed);
     }
+    let Some(offer) = receive(&MESSAGE, &variable, |_| true) else { return };
+    mark::set(variable.program);
+    let mut words = offer.start.split(' ');
+    words.next();
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    upgrade::restore_signals(&mut words, 0);
+    Lifeline::arm_before_main();
+}
+
+/// Records a message whose file is inherited, if the message has the secret of the variable and `accepts` returns true.
+/// Closes the file, makes the passed descriptors close-on-exec, and sets the name of the process. Runs before `main`.
+pub(super) fn receive(
+    recorded: &'static Recorded,
+    variable: &Variable,
+    accepts: impl Fn(&Offer<'_>) -> bool,
+) -> Option<Offer<'static>> {
     let is_valid = never_changes(variable.number, variable.len)
-        && MESSAGE.record(variable.len, |bytes| {
-            copy_file(variable.number, bytes) && Offer::read(bytes, variable.secret).is_some()
+        && recorded.record(variable.len, |bytes| {
+            copy_file(variable.number, bytes)
+                && Offer::read(bytes, variable.secret).is_some_and(|offer| accepts(&offer))
         });
-    let Some(offer) = offer().filter(|_| is_valid) else { return };
+    let offer = Offer::read(recorded.get().filter(|_| is_valid)?, variable.secret)?;
     // SAFETY: the file has the secret of this start, so the parent has passed it, and only this function uses it.
     unsafe { libc::close(variable.number) };
     for passed in parse_list(offer.inherited).filter(|passed| passed.number != -1) {
         // SAFETY: fcntl(2) takes integers here.
         unsafe { libc::fcntl(passed.number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    if let Some(name) = name_of(offer.name) {
+    if let Some(name) = offer.start.split(' ').next().and_then(name_of) {
         start_record::set_name(&name);
     }
-    mark::set(variable.program);
-    Lifeline::arm_before_main();
+    Some(offer)
 }
 
 /// Returns where this process comes from.
@@ -87,7 +108,10 @@ pub(crate) fn origin() -> Origin {
         return Origin::Independent;
     }
     match offer() {
-        Some(offer) if std::process::id() == recorded_pid => Origin::Worker(offer.text),
+        Some(offer) if std::process::id() == recorded_pid => match offer.text.starts_with(CANDIDATE) {
+            true => Origin::Candidate(offer.text),
+            false => Origin::Worker(offer.text),
+        },
         Some(offer) => Origin::Fork(offer.text),
         None => match executable_id() {
             Ok(program) if mark::is_set(program) || !mark::is_reliable() && is_in_variable(program) => {
@@ -108,6 +132,10 @@ pub(crate) fn was_spawned() -> bool {
 /// Returns the text that another process has passed to this one, until this process has reached its call. Returns `None`
 /// if the executable gives this process rights, because then its environment cannot be trusted.
 pub(crate) fn passed_text() -> Option<PassedText> {
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    if let Some(state) = upgrade::passed_text() {
+        return Some(state);
+    }
     let offer = offer().filter(|_| was_spawned() && !is_secure_exec())?;
     Some(PassedText { text: offer.text, to_parent: false })
 }
@@ -115,14 +143,12 @@ pub(crate) fn passed_text() -> Option<PassedText> {
 /// Returns a copy of the passed descriptor at this position of the list. Returns `None` if it was closed or replaced,
 /// or if this process has taken what it inherits.
 pub(crate) fn copy_passed(position: usize) -> Option<OwnedFd> {
-    let passed = parse_list(offer()?.inherited).nth(position).filter(|passed| passed.number != -1)?;
-    if IS_TAKEN.load(Ordering::Relaxed) || !passed.is_unchanged() {
-        return None;
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    if upgrade::passed_text().is_some() {
+        return upgrade::copy_passed(position);
     }
-    // SAFETY: the descriptor is open, because it was found unchanged. fcntl(2) fails if it was closed meanwhile.
-    let copy = unsafe { BorrowedFd::borrow_raw(passed.number) }.try_clone_to_owned().ok()?;
-    // Another thread may have closed the number before it was copied.
-    passed.has_file(copy.as_raw_fd()).then_some(copy)
+    let passed = parse_list(offer()?.inherited).nth(position)?;
+    if IS_TAKEN.load(Ordering::Relaxed) { None } else { passed.copy() }
 }
 
 /// Takes ownership, in a spawned worker, of what it inherits. Returns `None` if a descriptor was closed or replaced, or
@@ -134,9 +160,8 @@ pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {
     if !is_complete || slot >= slots || IS_TAKEN.swap(true, Ordering::Relaxed) {
         return None;
     }
-    // SAFETY: the descriptor is the one that the parent has passed, because its file has the same numbers. This
-    // function takes it once, so it has no other owner.
-    let own = |passed: &Passed| (passed.number != -1).then(|| unsafe { OwnedFd::from_raw_fd(passed.number) });
+    // SAFETY: the flag makes sure that each descriptor is taken once.
+    let own = |passed: &Passed| unsafe { passed.own() };
     // A mapping does not need its descriptor (mmap(2)), so this one is closed here.
     let memory = own(memory)?;
     let memory = Shared::map_inherited(memory.as_raw_fd(), slots)?;
@@ -148,6 +173,20 @@ pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {
     })
 }
 
+/// Takes ownership, in a candidate, of all descriptors that were passed to it, in their order. Returns `None` if one of
+/// them was closed or replaced, or if this was called before.
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(dead_code, reason = "the upgrade is not complete yet")]
+pub(crate) fn take_candidate_fds() -> Option<Vec<OwnedFd>> {
+    let passed: Vec<Passed> = parse_list(offer()?.inherited).collect();
+    let is_complete = passed.iter().all(Passed::is_unchanged) && start_record::pid() == Some(std::process::id());
+    if !is_complete || IS_TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the flag makes sure that the descriptors are taken once.
+    Some(passed.iter().filter_map(|passed| unsafe { passed.own() }).collect())
+}
+
 /// Removes the traces of the start, when this process has become a worker. Programs that it starts from now on are
 /// independent of its parent.
 pub(crate) fn become_independent() {
@@ -156,21 +195,37 @@ pub(crate) fn become_independent() {
     take_env_var(VARIABLE);
 }
 
-/// Writes an offer into a file without a name. Returns the file and the value of the environment variable.
+/// Writes the offer to a spawned worker. Returns its file and the value of the environment variable.
 pub(super) fn write_offer(
     secret: Secret,
     program: ProgramId,
     inherited: &InheritedFds<'_>,
     text: &str,
 ) -> Result<(OwnedFd, String), CallError> {
-    let passed: Result<Vec<String>, _> = inherited.numbered().map(|fd| Ok(Passed::of(fd)?.to_string())).collect();
-    let name: String = start_record::name().iter().map(|byte| format!("{byte:02x}")).collect();
-    let offer = Offer { secret, name: &name, inherited: &passed?.join(" "), text }.to_string();
-    let file = nameless_file(offer.len())?;
-    write_file(file.as_fd(), offer.as_bytes())?;
+    write_message(secret, program, &digits_of(&start_record::name()), inherited.numbered(), text)
+}
+
+/// Writes a message into a file without a name. `start` is what is set before `main`. Returns the file and the value of
+/// the environment variable.
+pub(super) fn write_message<'a>(
+    secret: Secret,
+    program: ProgramId,
+    start: &str,
+    fds: impl Iterator<Item = Option<BorrowedFd<'a>>>,
+    text: &str,
+) -> Result<(OwnedFd, String), CallError> {
+    let passed: Result<Vec<String>, _> = fds.map(|fd| Ok(Passed::of(fd)?.to_string())).collect();
+    let message = Offer { secret, start, inherited: &passed?.join(" "), text }.to_string();
+    let file = nameless_file(message.len())?;
+    write_file(file.as_fd(), message.as_bytes())?;
     seal(file.as_fd())?;
-    let variable = Variable { number: file.as_raw_fd(), len: offer.len(), secret, program };
+    let variable = Variable { number: file.as_raw_fd(), len: message.len(), secret, program };
     Ok((file, variable.to_string()))
+}
+
+/// Returns bytes as hexadecimal digits.
+pub(super) fn digits_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn offer() -> Option<Offer<'static>> {
@@ -183,7 +238,7 @@ fn is_in_variable(program: ProgramId) -> bool {
     program == ProgramId(volume, file)
 }
 
-fn parse_list(list: &str) -> impl Iterator<Item = Passed> {
+pub(super) fn parse_list(list: &str) -> impl Iterator<Item = Passed> {
     list.split(' ').filter_map(|passed| passed.parse().ok())
 }
 
@@ -256,9 +311,34 @@ impl Passed {
         Some(Passed { number, device: stat.st_dev as u64, inode: stat.st_ino as u64 })
     }
 
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    pub fn number(&self) -> RawFd {
+        self.number
+    }
+
     /// Returns whether the descriptor is still the one that the parent has passed.
-    fn is_unchanged(&self) -> bool {
+    pub fn is_unchanged(&self) -> bool {
         self.number == -1 || self.has_file(self.number)
+    }
+
+    /// Returns a copy of the descriptor. Returns `None` if it was closed or replaced.
+    pub fn copy(&self) -> Option<OwnedFd> {
+        if self.number == -1 || !self.is_unchanged() {
+            return None;
+        }
+        // SAFETY: the descriptor is open, because it was found unchanged. fcntl(2) fails if it was closed meanwhile.
+        let copy = unsafe { BorrowedFd::borrow_raw(self.number) }.try_clone_to_owned().ok()?;
+        // Another thread may have closed the number before it was copied.
+        self.has_file(copy.as_raw_fd()).then_some(copy)
+    }
+
+    /// Takes ownership of the descriptor, or returns `None` if there is none.
+    ///
+    /// # Safety
+    /// The descriptor must be unchanged, so that it is the one that was passed. It must have no other owner.
+    pub unsafe fn own(&self) -> Option<OwnedFd> {
+        // SAFETY: the caller guarantees that the descriptor is open and has no other owner.
+        (self.number != -1).then(|| unsafe { OwnedFd::from_raw_fd(self.number) })
     }
 
     /// Returns whether the file of the passed descriptor is behind this number.

@@ -14,6 +14,8 @@ use super::main_program;
 use super::program::is_secure_exec;
 use super::recorded::Recorded;
 use super::start_offer;
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use super::upgrade;
 
 /// The size of the longest path, including the zero byte at its end.
 const LONGEST: usize = libc::PATH_MAX as usize;
@@ -51,8 +53,12 @@ unsafe extern "C" fn record(count: libc::c_int, arguments: *const *const libc::c
         // SAFETY: these C libraries pass the arguments of `main`.
         unsafe { record_arguments(count, arguments) };
     }
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    upgrade::record_start();
     // If the program has more rights than the user that started it, that user may have chosen the environment.
     if !is_secure_exec() {
+        #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+        upgrade::record_state();
         start_offer::record();
     }
 }
@@ -73,11 +79,13 @@ fn record_name() {
     unsafe { libc::prctl(libc::PR_GET_NAME, NAME.as_ptr()) };
 }
 
-/// Sets the name of this process. A process that was started by a descriptor is named after the descriptor's number.
+/// Sets and records the name of this process. A process that was started by a descriptor is named after the
+/// descriptor's number.
 #[cfg(target_os = "linux")]
 pub(super) fn set_name(name: &[u8; 16]) {
     // SAFETY: PR_SET_NAME reads at most 16 bytes (prctl(2)).
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    record_name();
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -140,6 +148,12 @@ pub(super) fn arguments() -> Vec<OsString> {
     let Some(bytes) = ARGUMENTS.get() else { return std::env::args_os().collect() };
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     bytes.split(|&byte| byte == 0).map(|argument| OsStr::from_bytes(argument).to_owned()).collect()
+}
+
+/// Returns the first recorded argument, which is the name under which the program was started.
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+pub(super) fn first_argument() -> Option<&'static CStr> {
+    CStr::from_bytes_until_nul(ARGUMENTS.get()?).ok()
 }
 
 fn until_zero(text: &[AtomicU8]) -> Vec<u8> {

@@ -170,7 +170,7 @@ pub(super) fn write_offer(
     text: &str,
 ) -> Result<(OwnedHandle, String), CallError> {
     let numbers: Vec<String> = inherited.handles().map(|handle| (handle as Number).to_string()).collect();
-    let offer = Offer { secret, name: "", inherited: &numbers.join(" "), text }.to_string();
+    let offer = Offer { secret, start: "", inherited: &numbers.join(" "), text }.to_string();
     let too_long = |_| CallError::new("CreateFileMappingW", io::ErrorKind::InvalidInput);
     let size = u32::try_from(offer.len()).map_err(too_long)?;
     // SAFETY: CreateFileMappingW accepts null for the attributes and the name. INVALID_HANDLE_VALUE selects the paging
