@@ -383,6 +383,9 @@ pub enum RecycleReason {
         /// The private memory of the process when the parent read it, in bytes.
         bytes: u64,
     },
+    /// The process runs the program of an upgrade that was aborted. It has become the only process of its worker,
+    /// because the process of the old program has exited during the upgrade.
+    UpgradeAborted,
 }
 
 impl fmt::Display for RecycleReason {
@@ -391,6 +394,7 @@ impl fmt::Display for RecycleReason {
             RecycleReason::Lifetime => f.write_str("has reached its maximum lifetime"),
             RecycleReason::Retired => f.write_str("has retired"),
             RecycleReason::Requested => f.write_str("was requested to be replaced"),
+            RecycleReason::UpgradeAborted => f.write_str("runs the program of an aborted upgrade"),
             RecycleReason::Requests { limit: 1 } => f.write_str("has completed its request"),
             RecycleReason::Requests { limit } => write!(f, "has completed its {limit} requests"),
             RecycleReason::Memory { bytes } => {

@@ -77,6 +77,10 @@ impl ActionQueue {
         self.0.shrink_to(64);
     }
 
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub fn push(&mut self, action: Action) {
         self.0.push_back(action);
     }
@@ -96,7 +100,18 @@ impl ActionQueue {
 
     /// Removes the starts that are still in the queue: those of worker `of`, or all if `of` is `None`.
     pub fn cancel_starts(&mut self, of: Option<usize>) {
-        self.0.retain(|action| !matches!(action, Action::Start { id, .. } if of.is_none_or(|of| of == *id)));
+        let is_cancelled = |action: &Action| match action {
+            Action::Start { id, .. } | Action::StartTrial { id, .. } => of.is_none_or(|of| of == *id),
+            _ => false,
+        };
+        self.0.retain(|action| !is_cancelled(action));
+    }
+
+    /// Removes [`Action::Check`]. Returns whether it was in the queue.
+    pub fn cancel_check(&mut self) -> bool {
+        let before = self.0.len();
+        self.0.retain(|action| !matches!(action, Action::Check));
+        self.0.len() < before
     }
 
     /// Removes the actions that a stop makes unnecessary, so that the stop does not wait for them.

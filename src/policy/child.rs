@@ -1,6 +1,6 @@
 //! A [`Child`] is a process that serves its worker id, or that will serve it once it is ready.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use super::kill_deadline::KillDeadline;
@@ -20,9 +20,11 @@ pub(super) struct Child {
     pub epoch: u64,
     pub phase: Phase,
     pub last_beat: Instant,
+    /// The longest time between two heartbeats. `None` if no heartbeats are expected.
+    pub heartbeat_timeout: Option<Duration>,
     /// Whether the last check found no heartbeat, but spared the process because the parent may have been stopped
     /// meanwhile.
-    suspect: bool,
+    pub suspect: bool,
     /// The reason that the process itself has for its replacement, if any. It stays if a replacement fails.
     pub worn_out: Option<RecycleReason>,
     /// The planned replacement of this process alone.
@@ -56,7 +58,18 @@ pub(super) enum Phase {
 impl Child {
     pub fn new(process: Process, now: Instant, epoch: u64, phase: Phase, recycling: Option<Recycling>) -> Child {
         let ready_at = (phase == Phase::Ready).then_some(now);
-        Child { process, since: now, ready_at, epoch, phase, last_beat: now, suspect: false, worn_out: None, recycling }
+        Child {
+            process,
+            since: now,
+            ready_at,
+            epoch,
+            phase,
+            last_beat: now,
+            heartbeat_timeout: None,
+            suspect: false,
+            worn_out: None,
+            recycling,
+        }
     }
 
     pub fn is(&self, generation: u32) -> bool {
@@ -145,8 +158,8 @@ impl Child {
 
     /// Returns this process as one that drains or stops.
     pub fn into_stopping(self, phase: StoppingPhase) -> StoppingChild {
-        let Child { process, since, ready_at, last_beat, .. } = self;
-        StoppingChild { process, since, ready_at, last_beat, phase }
+        let Child { process, since, ready_at, last_beat, heartbeat_timeout, .. } = self;
+        StoppingChild { process, since, ready_at, last_beat, heartbeat_timeout, phase }
     }
 
     /// Records a heartbeat.
@@ -159,7 +172,7 @@ impl Child {
     /// `doubtful` means that the parent itself may have been stopped or starved. In this case the first check without a
     /// heartbeat only marks the process, and the second such check aborts it.
     pub fn check_beat(&mut self, now: Instant, config: &Config, doubtful: bool, actions: &mut ActionQueue) {
-        let Some(timeout) = config.heartbeat_timeout else { return };
+        let Some(timeout) = self.heartbeat_timeout else { return };
         if !matches!(self.phase, Phase::Ready | Phase::Probation { .. }) || now < self.last_beat + timeout {
             return;
         }

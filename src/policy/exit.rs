@@ -6,6 +6,7 @@ use super::backoff::SOUND_LIFE;
 use super::deadline::Deadline;
 use super::slot::{ExitedChild, ExitedRole, Slot};
 use super::stop::StartupFailure;
+use super::trial::TrialFailure;
 use super::verdict::{Outlook, Verdict, verdict};
 use super::{Policy, WorkerSignal};
 use crate::event::{Event, RestartReason};
@@ -64,6 +65,7 @@ impl Policy {
         }
         match child.role {
             ExitedRole::Replacement => self.handle_failed_replacement(now, process.id),
+            ExitedRole::Trial => self.fail_trial(TrialFailure::Exited { process, exit, reached_call }),
             ExitedRole::Current => {
                 // A process that exits with status 0 again and again before it is ready also blocks a rolling restart.
                 let has_failed = match verdict {

@@ -15,7 +15,7 @@ impl Policy {
     /// - If the parent wakes up late by a tenth of the timeout or more, or was interrupted during the period, the
     ///   workers may have been delayed. A process without a heartbeat then gets one more period, but only once.
     pub(super) fn check_heartbeats(&mut self, now: Instant) -> bool {
-        let Some(timeout) = self.config.heartbeat_timeout else { return false };
+        let Some(timeout) = self.beat_interval else { return false };
         let Some(check_at) = self.check_beats_at else { return false };
         let Some(late) = now.checked_duration_since(check_at) else { return false };
         let interrupted = self.interrupted_at.is_some_and(|at| at + timeout >= check_at);

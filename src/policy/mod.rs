@@ -22,6 +22,7 @@
 #![allow(dead_code, unused_imports, reason = "the supervisor does not upgrade yet")]
 
 mod action;
+mod adopt;
 mod backoff;
 mod budget;
 mod child;
@@ -43,6 +44,7 @@ mod stop;
 mod stopping_child;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod upgrade;
 mod verdict;
 
@@ -56,6 +58,7 @@ use action::ActionQueue;
 pub(crate) use action::{Action, WorkerSignal};
 pub(crate) use backoff::Delays;
 use budget::Budget;
+use deadline::Deadline;
 use deadlines::DeadlineQueue;
 pub(crate) use exit::ExitedProcess;
 use memory::MemoryChecks;
@@ -69,6 +72,7 @@ use slot::{BringUp, ReadyTimeout, Slot, Timeout};
 pub(crate) use snapshot::{ChildRole, ChildSnapshot, PoolCondition, PoolSnapshot, ServiceSnapshot, SlotSnapshot};
 pub(crate) use status::WorkerFacts;
 use stop::{StartupFailure, Stop};
+use trial::{Trial, TrialFailure};
 pub(crate) use upgrade::{TrialPool, UpgradeConfig};
 
 use crate::error::{Error, Result};
@@ -152,10 +156,15 @@ pub(crate) struct Policy {
     seed: u64,
     roll: RollingRestart,
     replacements: Replacements,
+    /// Whether no replacement may begin, because an upgrade is in progress.
+    is_held: bool,
+    trial: Option<Box<Trial>>,
     /// The number of workers in `slots` that should run but have no ready process.
     unavailable: usize,
     stop: Option<Stop>,
     check_beats_at: Option<Instant>,
+    /// The time between two checks of the heartbeats.
+    beat_interval: Option<Duration>,
     /// The readings of the workers' memory. `None` without a `max_memory`.
     memory: Option<Box<MemoryChecks>>,
     /// The time of the last wait that ended early for no known reason. The parent, and the workers too, may have been
@@ -180,12 +189,15 @@ impl Policy {
             budget: Budget::new(config.max_restarts, config.restart_window),
             is_sound: false,
             check_beats_at: config.heartbeat_timeout.map(|timeout| now + timeout),
+            beat_interval: config.heartbeat_timeout,
             memory: config.max_memory.map(|limit| Box::new(MemoryChecks::new(limit, now))),
             interrupted_at: None,
             rng: SmallRng::seed_from_u64(seed),
             seed,
             roll: RollingRestart::default(),
             replacements: Replacements::default(),
+            is_held: false,
+            trial: None,
             unavailable: 0,
             stop: None,
             slots: Vec::with_capacity(config.workers),
@@ -362,7 +374,11 @@ impl Policy {
         let Some(slot) = self.slots.get_mut(process.id) else { return };
         let was_wanted = slot.is_wanted();
         let was_stopped = slot.is_stopped();
-        slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
+        if slot.is_trial() {
+            self.handle_trial_started(now, process);
+        } else {
+            slot.handle_started(now, process, self.roll.epoch(), &self.config, &mut self.rng);
+        }
         if was_stopped {
             self.stop_slot(now, process.id);
         }
@@ -381,6 +397,12 @@ impl Policy {
             return self.stop_because(now, Err(error));
         }
         let was_wanted = slot.is_wanted();
+        if slot.is_trial() {
+            slot.end_trial(now, Deadline::after(now, self.config.graceful_timeout), &mut self.actions);
+            slot.start_if_due(now, &mut self.actions);
+            self.fail_trial(TrialFailure::NotStarted { error: &error });
+            return self.after(now, id, was_wanted);
+        }
         let retry = slot.handle_start_failed(now, self.config.delays, &mut self.rng);
         self.actions.emit(Event::StartFailed { pool: self.config.pool, error, retry });
         if self.replacements.is_under_way(id) {
@@ -451,6 +473,10 @@ impl Policy {
                     self.fail_startup(now, StartupFailure { process, exit: None, failures: None, nested_call: false });
                 }
                 ReadyTimeout::Addition => self.drop_addition(id),
+                ReadyTimeout::Trial(process) => {
+                    self.slots[id].start_if_due(now, &mut self.actions);
+                    self.fail_trial(TrialFailure::NotReady { process });
+                }
             }
         }
         due.into_iter().for_each(|id| self.update_slot(id));

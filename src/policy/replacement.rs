@@ -63,6 +63,18 @@ impl Replacements {
         self.by_id.get(&id).is_some_and(|replacement| replacement.stage != Stage::Draining)
     }
 
+    pub fn any_under_way(&self) -> bool {
+        self.by_id.values().any(|replacement| replacement.stage != Stage::Draining)
+    }
+
+    /// Lets the current rolling restart wait for the exit of the processes of this worker that drain or stop. Has no
+    /// effect if the worker has a replacement already.
+    pub fn await_exits(&mut self, id: usize) {
+        if !self.by_id.contains_key(&id) {
+            self.insert(id, Cause::RollingRestart, Stage::Draining);
+        }
+    }
+
     #[cfg(test)]
     pub fn begins_with_stop(&self, id: usize) -> bool {
         self.by_id.get(&id).is_some_and(|replacement| replacement.stage == Stage::OldFirst)
@@ -167,9 +179,11 @@ impl Policy {
     }
 
     /// Returns the order that the next replacement must have. A further process is preferred, because then the number
-    /// of ready workers stays the same. Returns `None` if both bounds are reached.
+    /// of ready workers stays the same. Returns `None` if both bounds are reached, or during an upgrade.
     fn free_stage(&self) -> Option<Stage> {
-        if self.replacements.surging < self.config.max_surge {
+        if self.is_held {
+            None
+        } else if self.replacements.surging < self.config.max_surge {
             Some(Stage::NewFirst)
         } else if self.unavailable() < self.config.max_unavailable {
             Some(Stage::OldFirst)

@@ -68,6 +68,23 @@ impl PendingRequests {
         requests
     }
 
+    /// Returns the requests in the order in which [`PendingRequests::take`] returns them.
+    pub fn list(&self) -> Vec<Request> {
+        let ids = self.replacements.iter().copied().chain(self.unknown);
+        self.requests.iter().copied().chain(ids.map(Request::Replace)).collect()
+    }
+
+    pub fn has_reopen(&self) -> bool {
+        self.requests.contains(&Request::Reopen)
+    }
+
+    /// Removes the request to reopen files. Returns whether there was one.
+    pub fn take_reopen(&mut self) -> bool {
+        let has_reopen = self.has_reopen();
+        self.requests.retain(|request| *request != Request::Reopen);
+        has_reopen
+    }
+
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.replacements.is_empty() && self.unknown.is_none()
     }

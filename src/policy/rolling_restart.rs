@@ -5,11 +5,17 @@ use std::collections::BTreeSet;
 use super::Policy;
 use crate::event::Event;
 
+/// The number that the first processes of the new program store after an upgrade.
+pub(super) const ADOPTER_EPOCH: u64 = 1;
+
 #[derive(Debug, Default)]
 pub(super) struct RollingRestart {
     /// The number of rolling restarts that have begun. Each process stores this number when it starts. A process that
-    /// stores a lower number is outdated.
+    /// stores a number below `bound` is outdated.
     epoch: u64,
+    /// The current rolling restart replaces the processes that store a lower number. This is `epoch`, except after an
+    /// upgrade: then it is the number of the first processes of the new program.
+    bound: u64,
     active: bool,
     /// Whether another rolling restart was requested during the current one. The requested one begins when the current
     /// one ends.
@@ -34,6 +40,16 @@ pub(super) enum Outdated {
 impl RollingRestart {
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Returns the state of a pool whose processes an earlier program has started. Their number is 0, and that of the
+    /// processes of this program is [`ADOPTER_EPOCH`] or more.
+    pub fn adopted() -> RollingRestart {
+        RollingRestart { epoch: ADOPTER_EPOCH, ..RollingRestart::default() }
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.active
     }
 
     /// Returns whether a process with this epoch was started during the current rolling restart.
@@ -68,7 +84,13 @@ impl Policy {
     /// Begins a rolling restart. Replacements that are under way continue. A worker with such a replacement gets
     /// another process afterwards, because the replacement has begun before the rolling restart.
     fn begin_roll(&mut self) {
+        self.begin_roll_of(self.roll.epoch + 1);
+    }
+
+    /// Begins a rolling restart of the processes that store a number below `bound`.
+    pub(super) fn begin_roll_of(&mut self, bound: u64) {
         self.roll.epoch += 1;
+        self.roll.bound = bound;
         self.roll.active = true;
         self.roll.pending = false;
         self.roll.due = (0..self.slots.len()).collect();
@@ -78,7 +100,7 @@ impl Policy {
     /// Removes the id of the next worker that the rolling restart must replace now, and returns it.
     pub(super) fn next_outdated(&mut self) -> Option<usize> {
         while let Some(id) = self.roll.due.pop_first() {
-            let outdated = self.slots[id].outdated(self.roll.epoch);
+            let outdated = self.slots[id].outdated(self.roll.bound);
             let is_busy = outdated == Outdated::Busy || self.replacements.is_under_way(id);
             if outdated == Outdated::Yes && !is_busy {
                 return Some(id);

@@ -78,7 +78,7 @@ impl Policy {
     }
 
     /// Adds workers under the lowest free ids.
-    fn add_workers(&mut self, now: Instant, count: usize) {
+    pub(super) fn add_workers(&mut self, now: Instant, count: usize) {
         let mut next = 0;
         for _ in 0..count {
             // Continues where the last search ended, because a search from the first id for each worker would take a

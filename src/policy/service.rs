@@ -7,6 +7,7 @@
 //! Each method has the same meaning as the method of [`Policy`] with the same name. With one pool, the actions are
 //! exactly those of the pool's own policy.
 
+mod adopt;
 mod ignored;
 mod pools;
 mod roll;
@@ -16,6 +17,7 @@ mod upgrade;
 use std::iter;
 use std::time::Instant;
 
+use super::upgrade::Upgrade;
 use super::{Action, Config, ExitedProcess, MemoryReading, Policy, Request, UpgradeConfig};
 use crate::exit::Process;
 use ignored::IgnoredRequests;
@@ -42,7 +44,7 @@ pub(crate) struct Service {
     ignored: IgnoredRequests,
     /// The pool that is the first to be asked for queued actions.
     first_in_turn: usize,
-    upgrade: UpgradeConfig,
+    upgrade: Upgrade,
 }
 
 impl Service {
@@ -60,7 +62,7 @@ impl Service {
             roll: ServiceRoll::default(),
             ignored: IgnoredRequests::default(),
             first_in_turn: 0,
-            upgrade,
+            upgrade: Upgrade::new(upgrade),
         }
     }
 
@@ -70,8 +72,11 @@ impl Service {
     pub fn poll_action(&mut self) -> Option<(usize, Action)> {
         loop {
             let action = self.poll_queued().or_else(|| self.poll_first_start());
-            if action.is_some() || !self.note_ends() {
+            if action.is_some() {
                 return action;
+            }
+            if !self.note_ends() {
+                return self.poll_exec();
             }
         }
     }
@@ -96,7 +101,8 @@ impl Service {
 
     /// Returns the time at which to call [`Service::handle_timeout`] if no event happens earlier.
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        self.pools.live_mut().filter_map(|pool| pool.policy.next_deadline()).min()
+        let upgrade = self.upgrade.deadline();
+        self.pools.live_mut().filter_map(|pool| pool.policy.next_deadline()).chain(upgrade).min()
     }
 
     /// Returns the policy of a pool, for questions about its workers.
@@ -142,10 +148,11 @@ impl Service {
 
     /// Handles a request for the pool `to`. `None` stands for the service: then stop requests, rolling restarts and
     /// [`Request::Reopen`] concern all pools, and other requests the first pool. Requests for a pool that is stopping
-    /// or has ended have no effect and are reported.
+    /// or has ended have no effect and are reported. [`Request::Upgrade`] always concerns the service.
     pub fn handle_request(&mut self, now: Instant, to: Option<usize>, request: Request) {
         match (to, request) {
             (None, Request::Stop | Request::QuickStop) => self.stop_by_operator(now, request),
+            (_, Request::Upgrade) => self.upgrade.requested |= !self.is_stopping(),
             _ if self.pools.is_single() => self.pools[0].policy.handle_request(now, request),
             (Some(index), Request::Stop | Request::QuickStop) => self.handle_program_stop(now, Some(index)),
             _ if self.is_stopping() => {}
@@ -164,18 +171,32 @@ impl Service {
         }
     }
 
-    /// Returns whether a call of [`Service::execute_requests`] is due.
+    /// Returns whether a call of [`Service::execute_requests`] is due. Requests that wait for the end of an upgrade do
+    /// not count.
     pub fn has_requests(&self) -> bool {
-        let has_requests = |pool: &Pool| pool.policy.has_requests();
-        self.pools.iter().any(has_requests) || self.is_roll_due() || !self.ignored.is_empty()
+        if self.is_upgrade_due() || !self.ignored.is_empty() {
+            return true;
+        }
+        if self.upgrade.holds() {
+            return self.pools.iter().any(|pool| pool.policy.requests.has_reopen());
+        }
+        let has_requests = |pool: &Pool| !pool.is_waiting() && pool.policy.has_requests();
+        self.pools.iter().any(has_requests) || self.is_roll_due()
     }
 
     /// Executes the requests that have arrived since the last call, as [`Policy::execute_requests`] does. Also lets the
-    /// rolling restart of all pools go on with the next pool.
+    /// rolling restart of all pools go on with the next pool, and an upgrade with its next step. During an upgrade, the
+    /// requests wait for its end, except those to reopen files.
     pub fn execute_requests(&mut self, now: Instant) {
         self.report_ignored(now);
+        self.advance_upgrade(now);
+        if self.upgrade.holds() {
+            self.pools.live_mut().for_each(|pool| pool.policy.execute_reopen());
+            return;
+        }
         self.advance_roll(now);
-        self.pools.live_mut().for_each(|pool| pool.policy.execute_requests(now));
+        let started = self.pools.live_mut().filter(|pool| !pool.is_waiting());
+        started.for_each(|pool| pool.policy.execute_requests(now));
     }
 
     /// Lowers the `max_workers` of a pool to the number of processes that the system allows.
@@ -277,6 +298,7 @@ impl Service {
 
     pub fn extend_deadlines(&mut self, now: Instant) {
         self.pools.live_mut().for_each(|pool| pool.policy.extend_deadlines(now));
+        self.upgrade.extend(now, self.pools[0].policy.interrupted_at);
     }
 
     /// Handles every deadline that has passed, in all pools.
@@ -287,5 +309,6 @@ impl Service {
                 self.stop_after_failure(now, index);
             }
         }
+        self.handle_upgrade_timeout(now);
     }
 }

@@ -21,6 +21,10 @@
 //! If the old process must exit first, it moves to `stopping`, and the next state is `Backoff`, whose start is due once
 //! `stopping` is empty.
 //!
+//! The trial of an upgrade is a replacement that does not take over when it is ready: the state stays `Replacing` until
+//! the parent executes the new program, or until the trial ends. A worker in the state `Backoff` may have the trial as
+//! its next process. If such a process fails, the next state is `Backoff` again, and no verdict is needed.
+//!
 //! A process that does not exit within [`KILL_TIMEOUT`](super::stopping_child::KILL_TIMEOUT) after SIGKILL is
 //! abandoned: the policy handles this as an exit.
 //!
@@ -50,10 +54,12 @@
 mod exit;
 mod recycle;
 mod replace;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
 mod timeout;
+mod trial;
 
 pub(super) use exit::{ExitedChild, ExitedRole};
 pub(super) use timeout::{ReadyTimeout, Timeout};
@@ -81,6 +87,8 @@ pub(super) struct Slot {
     /// other starts or stops.
     max_processes: usize,
     state: State,
+    /// Whether the process that was started last, or the requested start, is the trial of an upgrade.
+    is_trial: bool,
     bring_up: BringUp,
     /// Whether a process of this worker is known to have reached the call that starts the service.
     reached_call: bool,
@@ -173,6 +181,7 @@ impl Slot {
             generation: 0,
             max_processes: if config.max_surge == 0 { 1 } else { 2 },
             state: State::Backoff { until: now, reason: StartReason::ScaleUp },
+            is_trial: false,
             bring_up: BringUp::Added,
             reached_call: false,
             queue: Queue::Unopened,
@@ -183,6 +192,11 @@ impl Slot {
             report: WorkerReport::new(id),
             reported_generation: 0,
         }
+    }
+
+    /// Returns the slot of a worker that does not run.
+    pub fn unused(id: usize, now: Instant, config: &Config) -> Slot {
+        Slot { state: State::Stopped, ..Slot::added(id, now, config) }
     }
 
     /// Returns whether this worker counts as one of the workers that should run.
@@ -307,7 +321,8 @@ impl Slot {
         }
     }
 
-    /// Handles a process's report that it is ready. If this process is a replacement, returns the old process.
+    /// Handles a process's report that it is ready. If this process is a replacement, returns the old process. The trial
+    /// of an upgrade does not take over: the old process serves on.
     #[must_use = "the old process must be stopped"]
     pub fn handle_ready(&mut self, now: Instant, generation: u32, actions: &mut ActionQueue) -> Option<Child> {
         // A process that was ready but has been asked to stop counts as well: it shows that this worker can become
@@ -335,7 +350,7 @@ impl Slot {
         self.open_queue();
         self.newest()?.become_ready(now, actions);
         match mem::replace(&mut self.state, State::Stopped) {
-            State::Replacing { old, new: Some(new) } => {
+            State::Replacing { old, new: Some(new) } if !self.is_trial => {
                 self.state = State::Running(*new);
                 Some(old)
             }

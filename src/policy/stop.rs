@@ -24,6 +24,13 @@ pub(super) struct Stop {
     quick: bool,
 }
 
+impl Stop {
+    /// Returns the stop of a pool that an earlier program has begun.
+    pub fn adopted() -> Stop {
+        Stop { outcome: Ok(Reason::Stopped), requested: false, quick: false }
+    }
+}
+
 /// The facts about a process whose failure shows that a restart would not help.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartupFailure {

@@ -17,6 +17,7 @@ pub(super) struct StoppingChild {
     /// When the process became ready. `None` if it was not ready before its stop.
     pub ready_at: Option<Instant>,
     pub last_beat: Instant,
+    pub heartbeat_timeout: Option<Duration>,
     pub phase: StoppingPhase,
 }
 

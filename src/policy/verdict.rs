@@ -52,7 +52,7 @@ pub(super) fn verdict(exited: &ExitedChild, exit: Exit, slot: &Slot, config: &Co
     match exited.role {
         ExitedRole::Current | ExitedRole::Outgoing => judge_serving(exited, exit, slot, config, outlook),
         ExitedRole::Draining => judge_draining(exited, exit, slot, config, outlook),
-        ExitedRole::Stopping | ExitedRole::Replacement => Verdict::NothingMissing,
+        ExitedRole::Stopping | ExitedRole::Replacement | ExitedRole::Trial => Verdict::NothingMissing,
     }
 }
 

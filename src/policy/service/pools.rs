@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::PoolConfig;
 use crate::event::Event;
-use crate::policy::Policy;
+use crate::policy::{Policy, PoolCondition, PoolSnapshot};
 use crate::report::Reason;
 
 /// One pool of a service.
@@ -22,6 +22,13 @@ pub(super) struct Pool {
     pub shows_roll: bool,
     /// The number of rolling restarts whose last event `poll_action` has returned.
     pub shown_rolls: u64,
+    /// The worker whose failed replacement has aborted the last rolling restart, since the pool's turn in an upgrade
+    /// began.
+    pub aborted_roll: Option<usize>,
+    /// Whether only an earlier program has this pool. The pool stops.
+    pub is_removed: bool,
+    /// Whether the pool starts its workers only when an upgrade has replaced the processes of the other pools.
+    waits: bool,
 }
 
 impl Pool {
@@ -32,7 +39,47 @@ impl Pool {
             end: None,
             shows_roll: false,
             shown_rolls: 0,
+            aborted_roll: None,
+            is_removed: config.removed,
+            waits: false,
         }
+    }
+
+    /// Returns a pool of a service whose processes another program has started. `snapshot` is `None` if that program
+    /// does not have the pool.
+    fn adopt(config: PoolConfig, snapshot: Option<PoolSnapshot>, seed: u64, taken: Instant, now: Instant) -> Pool {
+        let PoolConfig { config, optional, removed } = config;
+        let condition = snapshot.as_ref().map_or(PoolCondition::Failed, |snapshot| snapshot.condition);
+        let mut policy = match snapshot {
+            Some(snapshot) => Policy::adopt(config, snapshot, seed, taken, now),
+            None => Policy::idle(config, seed, now),
+        };
+        if removed && matches!(condition, PoolCondition::Open | PoolCondition::Failed) {
+            policy.stop_because(now, Ok(Reason::Stopped));
+        }
+        Pool {
+            shown_rolls: policy.roll.epoch(),
+            policy,
+            is_optional: optional || removed,
+            end: (condition == PoolCondition::Ended).then_some(Reason::Finished),
+            shows_roll: false,
+            aborted_roll: None,
+            is_removed: removed,
+            waits: condition == PoolCondition::Failed && !removed,
+        }
+    }
+
+    /// Returns whether the pool has not been started, because an upgrade is in progress.
+    pub fn is_waiting(&self) -> bool {
+        self.waits && !self.policy.is_stopping()
+    }
+
+    /// Starts the workers of a pool that waits for the end of an upgrade.
+    pub fn start_if_waiting(&mut self, now: Instant) {
+        if self.is_waiting() {
+            self.policy.start_added(now);
+        }
+        self.waits = false;
     }
 
     pub fn name(&self) -> &'static str {
@@ -55,6 +102,9 @@ impl Pool {
             Event::RollingRestartFinished { .. } | Event::RollingRestartAborted { .. } => {
                 self.shows_roll = false;
                 self.shown_rolls += 1;
+                if let Event::RollingRestartAborted { id, .. } = event {
+                    self.aborted_roll = Some(*id);
+                }
             }
             Event::Stopping { .. } => self.shows_roll = false,
             _ => {}
@@ -83,6 +133,29 @@ impl Pools {
         let mut pools = configs.into_iter().zip(&mut seeds).map(|(config, seed)| Pool::new(config, seed, now));
         let first = pools.next().expect("a service has at least one pool");
         Pools { first, others: pools.collect() }
+    }
+
+    /// Creates the pools of a service whose processes another program has started. Otherwise as [`Pools::new`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no pool.
+    pub fn adopt(
+        configs: Vec<PoolConfig>,
+        mut snapshots: Vec<PoolSnapshot>,
+        seed: u64,
+        taken: Instant,
+        now: Instant,
+    ) -> Pools {
+        let seeds = (0..).map(|index| seed.wrapping_add(index));
+        let mut pools = configs.into_iter().zip(seeds).map(|(config, seed)| {
+            let position = snapshots.iter().position(|snapshot| snapshot.name == config.config.pool);
+            let snapshot = position.map(|position| snapshots.swap_remove(position));
+            Pool::adopt(config, snapshot, seed, taken, now)
+        });
+        let first = pools.next().expect("a service has at least one pool");
+        let others = pools.collect();
+        Pools { first, others }
     }
 
     pub fn len(&self) -> usize {

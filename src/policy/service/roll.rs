@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Service;
 use crate::policy::Request;
+use crate::policy::upgrade::UpgradePhase;
 
 /// The rolling restart of a service with several pools. In a service with one pool, the pool's own rolling restart is
 /// the service's.
@@ -22,6 +23,18 @@ struct PoolRoll {
     /// The number of this rolling restart among those of the pool. The pool may have an earlier one in progress, which
     /// a request for this pool alone has begun.
     number: u64,
+}
+
+impl ServiceRoll {
+    /// Gives a pool its turn. `number` is the number of its rolling restart.
+    pub fn begin_turn(&mut self, pool: usize, number: u64) {
+        self.current = Some(PoolRoll { pool, number });
+    }
+
+    /// Ends the current rolling restart of all pools. The pool whose turn it is goes on.
+    pub fn end(&mut self) {
+        self.current = None;
+    }
 }
 
 impl Service {
@@ -62,6 +75,9 @@ impl Service {
     pub(super) fn advance_roll(&mut self, now: Instant) {
         if !self.is_roll_due() {
             return;
+        }
+        if let (UpgradePhase::Rolling, Some(roll)) = (self.upgrade.phase, self.roll.current) {
+            return self.end_adopted_turn(now, roll.pool);
         }
         let mut next = self.roll.current.and_then(|roll| self.next_open(roll.pool + 1));
         if next.is_none() && self.roll.requested {

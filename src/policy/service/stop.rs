@@ -113,6 +113,7 @@ impl Service {
         if self.pools.iter().all(Pool::has_ended) {
             return;
         }
+        self.end_upgrade_for_stop();
         self.stop = Some(ServiceStop { reason, failed_pool });
         self.roll = Default::default();
         self.ignored.clear();
@@ -134,7 +135,7 @@ impl Service {
     /// service.
     fn end_if_over(&mut self, index: usize) -> bool {
         let pool = &self.pools[index];
-        if self.pools.is_single() || pool.has_ended() || !pool.policy.is_over() {
+        if self.pools.is_single() || pool.has_ended() || pool.is_waiting() || !pool.policy.is_over() {
             return false;
         }
         let report = self.report(index);
@@ -150,6 +151,10 @@ impl Service {
     /// Returns the outcome if the service has ended: every pool has ended, and every action has been taken.
     #[must_use]
     pub fn poll_end(&mut self) -> Option<Outcome> {
+        // The upgrade ends at the next call of `execute_requests`.
+        if self.is_upgrading() {
+            return None;
+        }
         if self.pools.is_single() {
             let reason = self.reason(0);
             let pool = &mut self.pools[0];

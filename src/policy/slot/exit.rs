@@ -3,6 +3,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
+use super::trial::after_trial;
 use super::{Slot, StartReason, State};
 use crate::event::RecycleReason;
 use crate::exit::{Exit, Process};
@@ -42,6 +43,8 @@ pub(in crate::policy) enum ExitedRole {
     Outgoing,
     /// The process was a replacement and was not ready yet. The old process still serves.
     Replacement,
+    /// The process was the trial of an upgrade. If no other process serves, the worker starts its next one at once.
+    Trial,
 }
 
 impl Slot {
@@ -51,10 +54,11 @@ impl Slot {
         let &ExitedProcess { stop_noted, nested_call, .. } = exited;
         self.note_uptime(now);
         let exited = ExitedChild { reached_call, stop_noted, nested_call, ..self.take_out(now, generation)? };
-        self.reached_call |= reached_call;
+        // The trial runs another program.
+        self.reached_call |= reached_call && exited.role != ExitedRole::Trial;
         self.abandoned += usize::from(exit == Exit::Stale && !exited.process.is_thread());
         // A process that exits in the role of a replacement has never served, so its exit is not reported.
-        let has_served = exited.role != ExitedRole::Replacement;
+        let has_served = !matches!(exited.role, ExitedRole::Replacement | ExitedRole::Trial);
         if has_served && (self.report.exit.is_none() || is_newer(generation, self.reported_generation)) {
             self.report.exit = Some(exit);
             self.reported_generation = generation;
@@ -86,12 +90,18 @@ impl Slot {
             });
         }
         let (next, role, child) = match mem::replace(&mut self.state, State::Stopped) {
+            State::Running(child) if child.is(generation) && mem::take(&mut self.is_trial) => {
+                (after_trial(now), ExitedRole::Trial, child)
+            }
             State::Running(child) if child.is(generation) => (State::Stopped, ExitedRole::Current, child),
             State::Replacing { old, new: Some(new) } if new.is(generation) => {
-                (State::Running(old), ExitedRole::Replacement, *new)
+                let is_trial = mem::take(&mut self.is_trial);
+                let role = if is_trial { ExitedRole::Trial } else { ExitedRole::Replacement };
+                (State::Running(old), role, *new)
             }
             State::Replacing { old, new } if old.is(generation) => {
-                let starting = State::Starting { reason: StartReason::Replacement };
+                let reason = if self.is_trial { StartReason::UncountedRestart } else { StartReason::Replacement };
+                let starting = State::Starting { reason };
                 (new.map_or(starting, |new| State::Running(*new)), ExitedRole::Outgoing, old)
             }
             other => {

@@ -15,7 +15,7 @@ use crate::policy::deadline::Deadline;
 use crate::policy::{Action, ActionQueue, Config};
 
 /// The time that a replacement must live before it counts as ready, if no ready timeout is set.
-const PROBATION: Duration = Duration::from_secs(1);
+pub(super) const PROBATION: Duration = Duration::from_secs(1);
 
 impl Slot {
     /// Schedules a restart. Returns the delay before the restart.
@@ -68,10 +68,8 @@ impl Slot {
     pub fn handle_started(&mut self, now: Instant, process: Process, epoch: u64, config: &Config, rng: &mut SmallRng) {
         let reason = self.start_reason();
         let is_restart = reason == Some(StartReason::Restart);
-        self.generation = process.generation.wrapping_add(1);
-        self.report.processes = self.report.processes.saturating_add(1);
+        self.note_start(process);
         self.report.restarts = self.report.restarts.saturating_add(u32::from(is_restart));
-        self.report.failed = false;
         if config.ready_timeout.is_none() {
             self.open_queue();
         }
@@ -79,7 +77,8 @@ impl Slot {
         let child = |without_readiness| {
             let not_ready =
                 config.ready_timeout.map(|timeout| Phase::NotReady { late_at: Deadline::after(now, timeout) });
-            Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycling)
+            let child = Child::new(process, now, epoch, not_ready.unwrap_or(without_readiness), recycling);
+            Child { heartbeat_timeout: config.heartbeat_timeout, ..child }
         };
         let probation = Phase::Probation { ready_at: Deadline::after(now, PROBATION) };
         self.state = match mem::replace(&mut self.state, State::Stopped) {
@@ -87,6 +86,12 @@ impl Slot {
             _ if reason == Some(StartReason::Replacement) => State::Running(child(probation)),
             _ => State::Running(child(Phase::Ready)),
         };
+    }
+
+    pub(super) fn note_start(&mut self, process: Process) {
+        self.generation = process.generation.wrapping_add(1);
+        self.report.processes = self.report.processes.saturating_add(1);
+        self.report.failed = false;
     }
 
     /// Handles a start that the system has refused. Returns the delay before the next attempt. Returns `None` for a

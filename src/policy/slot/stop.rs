@@ -107,6 +107,7 @@ impl Slot {
     /// state.
     fn clear(&mut self, actions: &mut ActionQueue) -> impl Iterator<Item = Child> + use<> {
         self.queue = Queue::Unopened;
+        self.is_trial = false;
         let (first, second) = match mem::replace(&mut self.state, State::Stopped) {
             State::Running(child) => (Some(child), None),
             State::Replacing { old, new: Some(new) } => (Some(old), Some(*new)),

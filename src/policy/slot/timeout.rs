@@ -3,6 +3,7 @@
 use std::mem;
 use std::time::Instant;
 
+use super::trial::after_trial;
 use super::{BringUp, Slot, State};
 use crate::event::Event;
 use crate::exit::Process;
@@ -26,6 +27,8 @@ pub(in crate::policy) enum ReadyTimeout {
     Startup(Process),
     /// A replacement, which the slot has killed. The old process still serves.
     Replacement,
+    /// The process of the trial of an upgrade, which the slot has killed.
+    Trial(Process),
     /// A process of an added worker. No process of this worker was ever ready. The slot has killed the process, and the
     /// worker is dropped.
     Addition,
@@ -86,7 +89,18 @@ impl Slot {
 
     fn handle_late(&mut self, now: Instant, actions: &mut ActionQueue) -> Option<ReadyTimeout> {
         let state = mem::replace(&mut self.state, State::Stopped);
+        let is_trial = mem::take(&mut self.is_trial);
         let (next, late) = match (state, self.bring_up) {
+            (State::Running(child), _) if is_trial => {
+                let process = child.process;
+                self.kill_dropped(now, child, actions);
+                (after_trial(now), Some(ReadyTimeout::Trial(process)))
+            }
+            (State::Replacing { old, new: Some(new) }, _) if is_trial => {
+                let process = new.process;
+                self.kill_dropped(now, *new, actions);
+                (State::Running(old), Some(ReadyTimeout::Trial(process)))
+            }
             (State::Running(child), BringUp::Added) => {
                 self.kill_dropped(now, child, actions);
                 (State::Stopped, Some(ReadyTimeout::Addition))

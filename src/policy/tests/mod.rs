@@ -1,5 +1,6 @@
 //! Simulations of whole lives of a service, on a simulated clock.
 
+mod adopt;
 mod heartbeat;
 mod memory;
 mod nested;
@@ -20,6 +21,8 @@ mod sim;
 mod startup;
 mod status;
 mod stop;
+mod upgrade;
+mod upgrade_random;
 
 pub(super) use sim::{config, some_time};
 

@@ -34,6 +34,8 @@ pub struct Observed {
     pub starts: u32,
     pub exits: u32,
     pub restarts: u32,
+    /// The number of these restarts that an earlier program has made.
+    restarts_before: u32,
     /// The number of failures in a row of each worker, since the number of workers last changed.
     pub failures: BTreeMap<usize, u32>,
     /// The longest life of a process that has exited.
@@ -60,6 +62,16 @@ impl Observed {
     /// Records the requests that the policy is about to execute.
     pub fn note_requests(&mut self, policy: &Policy) {
         self.scaling |= policy.requests.scales_down();
+    }
+
+    /// Records that another program takes over. `starts_again` is whether it starts the pool again, which has failed.
+    pub fn adopt(&mut self, starts_again: bool) {
+        self.rolling = false;
+        self.restarts_before = self.restarts;
+        self.failures.clear();
+        // The new program does not count failures in a row from before.
+        self.longest_life = self.longest_life.max(10 * SECOND);
+        self.stopping &= !starts_again;
     }
 
     /// Records that the policy has started a process.
@@ -211,7 +223,7 @@ impl Observed {
         let is_counted = policy.stop.is_some() || policy.unavailable == unavailable;
         assert!(is_counted, "{unavailable} workers are unavailable");
         let max = policy.config.max_restarts;
-        let is_within = max.is_none_or(|max| self.restarts <= max);
+        let is_within = max.is_none_or(|max| self.restarts - self.restarts_before <= max);
         assert!(policy.config.restart_window.is_some() || is_within, "{} restarts", self.restarts);
         assert_eq!(self.starts, self.exits + self.alive.len() as u32);
         let shown = || policy.facts().filter_map(|facts| facts.process);

@@ -134,6 +134,10 @@ pub struct ServiceSim {
     /// Whether the simulation checks that a call that concerns one pool does not change another.
     pub checks_isolation: bool,
     pub actions_per_event: usize,
+    /// Whether the checker of an upgrade runs.
+    pub is_checking: bool,
+    /// Whether the policy has requested the execution of the new program.
+    pub is_executing: bool,
 }
 
 impl ServiceSim {
@@ -161,6 +165,8 @@ impl ServiceSim {
             rolls_one_by_one: true,
             checks_isolation: true,
             actions_per_event: usize::MAX,
+            is_checking: false,
+            is_executing: false,
         }
     }
 
@@ -297,7 +303,20 @@ impl ServiceSim {
                 }
             }
             Action::Emit(event) => self.note_event(index, &event),
-            Action::Check | Action::EndCheck | Action::StartTrial { .. } | Action::Exec => panic!("{action:?}"),
+            Action::Check => {
+                assert!(!self.is_checking, "a checker runs already");
+                self.is_checking = true;
+            }
+            Action::EndCheck => {
+                assert!(self.is_checking, "no checker runs");
+                self.is_checking = false;
+            }
+            Action::StartTrial { id, generation } => self.start(index, id, generation),
+            Action::Exec => {
+                let queued = (0..self.pools.len()).any(|index| !self.service.pool(index).actions.is_empty());
+                assert!(!queued && !self.is_checking, "the execution would lose actions");
+                self.is_executing = true;
+            }
         }
     }
 
@@ -315,9 +334,14 @@ impl ServiceSim {
     }
 
     fn note_event(&mut self, index: usize, event: &Event) {
-        if !matches!(event, Event::RequestIgnored { .. }) {
-            assert_eq!(event.pool(), self.name(index));
-        }
+        let of_service = matches!(
+            event,
+            Event::RequestIgnored { .. }
+                | Event::UpgradeStarted
+                | Event::UpgradeAborted { .. }
+                | Event::UpgradeFinished
+        );
+        assert!(of_service || event.pool() == self.name(index), "{event}");
         match event {
             Event::RestartLimitReached { .. } | Event::StartupFailed { .. } => self.note_failure(index),
             Event::Stopping { .. } => {
@@ -337,6 +361,55 @@ impl ServiceSim {
         let is_stopping = self.service.is_stopping();
         assert!(rolling == 0 || self.service.is_rolling() || is_stopping, "{rolling} pools roll");
         assert!(rolling <= 1 || !self.rolls_one_by_one, "{rolling} pools roll");
+    }
+
+    /// Lets the checker succeed. `pools` are the pools that need a trial worker.
+    pub fn pass_check(&mut self, pools: &[usize]) {
+        let trial = |&index: &usize| {
+            let Config { ready_timeout, workers, .. } = self.service.pool(index).config;
+            TrialPool { index, ready_timeout, workers }
+        };
+        let trials = pools.iter().map(trial).collect();
+        self.pass_check_of(trials);
+    }
+
+    pub fn pass_check_of(&mut self, trials: Vec<TrialPool>) {
+        assert!(std::mem::take(&mut self.is_checking), "no checker runs");
+        self.service.handle_check_passed(self.now, trials);
+        self.run_actions();
+    }
+
+    /// Lets the checker or the execution of the new program fail.
+    pub fn fail_upgrade(&mut self, reason: &str) {
+        self.is_checking = false;
+        self.is_executing = false;
+        self.service.handle_upgrade_failed(self.now, reason.to_owned());
+        self.run_actions();
+    }
+
+    /// Executes the new program, which calls with these settings. The first pools are those of the old program.
+    pub fn adopt(&mut self, pools: Vec<PoolConfig>) {
+        let taken = self.now;
+        let snapshot = self.service.snapshot(taken);
+        for (index, pool) in snapshot.pools.iter().enumerate() {
+            let starts_again = pool.condition == PoolCondition::Failed;
+            self.pools[index].adopt(starts_again);
+            self.ended[index] &= !starts_again;
+        }
+        self.is_optional = pools.iter().map(|pool| pool.removed || pool.optional && pools.len() > 1).collect();
+        for pool in &pools[snapshot.pools.len()..] {
+            self.pools.push(Observed::default());
+            self.may_stop.push(pool.removed);
+            self.ended.push(false);
+        }
+        for (index, _) in pools.iter().enumerate().filter(|(_, pool)| pool.removed) {
+            self.may_stop[index] = true;
+        }
+        self.service = Service::adopt(pools, UPGRADE, snapshot.clone(), 1, taken, self.now);
+        self.is_executing = false;
+        self.is_checking = false;
+        check_adoption(&snapshot, &self.service.snapshot(taken));
+        self.run_actions();
     }
 
     pub fn name(&self, index: usize) -> &'static str {
@@ -451,5 +524,39 @@ impl ServiceSim {
     /// Returns the reason of each pool.
     pub fn reasons(&self) -> Vec<Reason> {
         self.service.reports().iter().map(|pool| pool.reason().clone()).collect()
+    }
+}
+
+/// Checks that the new program has each process of the old one exactly once, with the same times.
+fn check_adoption(before: &ServiceSnapshot, after: &ServiceSnapshot) {
+    for before in &before.pools {
+        let after = after.pools.iter().find(|pool| pool.name == before.name).expect("the pool is adopted");
+        for before in &before.slots {
+            let after = &after.slots[before.id];
+            let times = |child: &ChildSnapshot| (child.process, child.age, child.ready_for, child.silent_for);
+            let sorted = |slot: &SlotSnapshot| {
+                let mut children: Vec<_> = slot.children.iter().map(times).collect();
+                children.sort_by_key(|child| child.0.generation);
+                children
+            };
+            assert_eq!(sorted(before), sorted(after));
+            let counts = |slot: &SlotSnapshot| (slot.generation, slot.processes, slot.restarts, slot.exit);
+            assert_eq!(counts(before), counts(after));
+            for child in &before.children {
+                let adopted = after.children.iter().find(|after| after.process == child.process).expect("a process");
+                assert!(fits(child.role, adopted.role), "{child:?} became {adopted:?}");
+            }
+        }
+    }
+}
+
+/// Returns whether the new program may give a process with the first role the second one.
+fn fits(before: ChildRole, after: ChildRole) -> bool {
+    let is_stopping = matches!(after, ChildRole::Stopping { .. } | ChildRole::Draining { .. });
+    match before {
+        ChildRole::Trial => after == ChildRole::Serving || is_stopping,
+        ChildRole::Serving | ChildRole::NotReady { .. } | ChildRole::Probation { .. } => before == after || is_stopping,
+        ChildRole::Aborting { kill_in } => before == after || after == ChildRole::Stopping { kill_in },
+        ChildRole::Draining { .. } | ChildRole::Stopping { .. } | ChildRole::Killed { .. } => before == after,
     }
 }
