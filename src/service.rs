@@ -12,7 +12,7 @@ use crate::handle::Handle;
 use crate::pool_name;
 use crate::prefork::{PoolSettings, Prefork, Role, ServiceSettings};
 use crate::report::Report;
-use crate::start::start;
+use crate::start::{refuse, start};
 use crate::status::Status;
 use crate::supervisor::{self, Finished, OnInterval, Supervised};
 use crate::worker::{self, WorkResult, Worker};
@@ -255,7 +255,8 @@ impl Supervisor {
     fn supervise(self, work: Option<Work>) -> Result<Supervised> {
         // First, because a nested call must be refused as one, whatever its settings are.
         worker::check_no_worker()?;
-        start(settings_of(self.pools)?, self.service, true, work)
+        let pools = settings_of(self.pools).map_err(refuse)?;
+        start(pools, self.service, true, work)
     }
 }
 

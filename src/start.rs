@@ -1,6 +1,9 @@
 //! The start of a service: decides whether this process is a worker or becomes the parent, checks the settings of all
 //! pools, opens the listeners, and starts the supervisor.
 
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+mod candidate;
+
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,7 +47,11 @@ pub(crate) fn start(
     let standard_fds = StandardFds::reserve()?;
     let accepting = ACCEPTING.lock().unwrap_or_else(PoisonError::into_inner);
     worker::check_no_worker()?;
-    let kinds = pools.iter().map(|pool| kind_of(pool, work.is_some())).collect::<Result<Vec<_>>>()?;
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    if let Some(accepted) = backend::candidate::accept_candidate()? {
+        return Ok(Supervised::Worker(candidate::run(accepted, pools, &service, work.is_some())));
+    }
+    let kinds = kinds_of(&pools, work.is_some())?;
     let names = Names::of(&pools);
     let spawning = names_of_spawning(&pools, &kinds);
     if spawning.is_empty() {
@@ -58,6 +65,21 @@ pub(crate) fn start(
         Supervised::Worker(worker) => Ok(Supervised::Worker(names.attach(worker))),
         parent => Ok(parent),
     }
+}
+
+/// Passes on the error of a check that the caller makes before [`start`]. In a candidate of an upgrade, sends the error to
+/// the old parent instead, and ends this process.
+pub(crate) fn refuse(error: Error) -> Error {
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    if let Ok(Some(accepted)) = backend::candidate::accept_candidate() {
+        candidate::refuse(&accepted.reply, &error);
+    }
+    error
+}
+
+/// Returns the kind of the workers of each pool.
+fn kinds_of(pools: &[PoolSettings], with_threads: bool) -> Result<Vec<WorkerKind>> {
+    pools.iter().map(|pool| kind_of(pool, with_threads)).collect()
 }
 
 /// Returns the kind of the workers of a pool. `with_threads` is whether a pool without a backend has worker threads.
@@ -96,17 +118,10 @@ fn prepare(
     work: Option<Work>,
     standard_fds: StandardFds,
 ) -> Result<ServiceParts> {
-    service.check()?;
-    let mut checked = Vec::new();
-    for (pool, kind) in pools.into_iter().zip(kinds) {
-        let name = pool.config.pool;
-        checked.push(Checked::of(pool, kind, &service).map_err(|error| error.in_pool(name))?);
-    }
-    check_sum(&checked)?;
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has activated sockets"))]
+    let mut checked = check_settings(pools, kinds, &service)?;
     let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
-    for pool in &checked {
-        backend::check(pool.kind, pool.setup.as_ref()).map_err(|error| error.in_pool(pool.settings.config.pool))?;
-    }
+    check_process(&checked)?;
     // Before the listeners, because an error that names the running service is better than an address in use.
     let pid_file = service.pid_file.as_deref().map(PidFile::write).transpose()?;
     #[cfg(unix)]
@@ -131,6 +146,26 @@ fn prepare(
         #[cfg(unix)]
         systemd: service.notifies.then(Systemd::from_environment).flatten(),
     })
+}
+
+/// Checks the settings of the service and of all pools.
+fn check_settings(pools: Vec<PoolSettings>, kinds: Vec<WorkerKind>, service: &ServiceSettings) -> Result<Vec<Checked>> {
+    service.check()?;
+    let mut checked = Vec::with_capacity(pools.len());
+    for (pool, kind) in pools.into_iter().zip(kinds) {
+        let name = pool.config.pool;
+        checked.push(Checked::of(pool, kind, service).map_err(|error| error.in_pool(name))?);
+    }
+    check_sum(&checked)?;
+    Ok(checked)
+}
+
+/// Checks that this process can start the workers of all pools.
+fn check_process(pools: &[Checked]) -> Result<()> {
+    for pool in pools {
+        backend::check(pool.kind, pool.setup.as_ref()).map_err(|error| error.in_pool(pool.settings.config.pool))?;
+    }
+    Ok(())
 }
 
 /// A pool with valid settings.

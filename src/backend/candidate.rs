@@ -14,16 +14,18 @@
 //!
 //! The two programs can have different versions of this crate. `offer` and `answer` describe the texts.
 
+mod accept;
 mod answer;
+mod launch;
 mod offer;
 mod reason;
 mod received;
 
 use std::ops::RangeInclusive;
 
-#[allow(unused_imports, reason = "the parent does not start candidates yet")]
+pub(crate) use accept::{Accepted, Duty, Reply, TrialCall, TrialSettings, accept_candidate};
 pub(crate) use answer::CheckedPool;
-#[allow(unused_imports, reason = "the parent does not start candidates yet")]
+pub(crate) use launch::{Candidate, StartedCandidate, TrialRequest};
 pub(crate) use received::{CheckAnswer, PoolToTry};
 
 /// The versions of the state format that this version of the crate can read and write. The layout of the status slots is

@@ -1,8 +1,7 @@
 //! Starts workers as forks, as new processes of this program, or as threads. A [`Launcher`] only starts worker
 //! processes. The supervisor registers, signals and reaps these processes.
 
-#[cfg(target_os = "linux")]
-#[allow(dead_code, reason = "the parent does not start candidates yet")]
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
 pub(crate) mod candidate;
 #[cfg(unix)]
 mod fork;
@@ -15,6 +14,8 @@ use std::time::Duration;
 #[cfg(unix)]
 pub(crate) use fork::Fork;
 pub(crate) use spawn::{Spawn, accept_spawn, check_not_spawned};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+pub(crate) use spawn::{draw_secret, find_pool, unfit};
 pub(crate) use thread::{Thread, Work};
 
 use crate::error::Result;

@@ -141,12 +141,17 @@ pub(crate) fn accept_spawn(pools: &[&'static str]) -> Result<Option<Worker>> {
         Origin::Candidate(_) => Err(unfit("a running service has started this program as a candidate for an upgrade")),
         #[cfg(unix)]
         Origin::Fork(text) => Err(made_by_fork(text)),
-        Origin::Descendant => Err(unfit(
-            "a worker has executed its program again before the call, with the same pid or as another process; its mark \
-             is the soft limit RLIMIT_LOCKS (on Linux) or RLIMIT_RSS",
-        )),
+        Origin::Descendant => Err(descendant()),
         Origin::Library => Err(unfit("workers can be spawned by a program only, and this code is in a library")),
     }
+}
+
+/// Returns the error for a process of a worker's program that descends from the worker, but has no offer.
+pub(super) fn descendant() -> Error {
+    unfit(
+        "a worker has executed its program again before the call, with the same pid or as another process; its mark is \
+         the soft limit RLIMIT_LOCKS (on Linux) or RLIMIT_RSS",
+    )
 }
 
 /// Returns the error for a process that a worker has forked before the call. `text` is the worker's offer.
@@ -162,7 +167,7 @@ fn made_by_fork(text: &str) -> Error {
 }
 
 /// Returns the pool with this name.
-fn find_pool(name: &str, pools: &[&'static str]) -> Result<&'static str> {
+pub(crate) fn find_pool(name: &str, pools: &[&'static str]) -> Result<&'static str> {
     let problem = || match name {
         "" => "the parent has a pool without a name, which this program does not have".to_owned(),
         _ => format!("the parent has a pool {name}, which this program does not have"),
@@ -208,7 +213,7 @@ fn accept(text: SpawnText, pool: &'static str) -> Result<Worker> {
     Ok(Worker::new(pool, id, generation, count, Some(status), listeners))
 }
 
-fn unfit(problem: impl Into<String>) -> Error {
+pub(crate) fn unfit(problem: impl Into<String>) -> Error {
     Error::unfit("backend", problem)
 }
 
@@ -293,7 +298,7 @@ impl FromStr for SpawnText {
     }
 }
 
-fn draw_secret() -> std::result::Result<Secret, CallError> {
+pub(crate) fn draw_secret() -> std::result::Result<Secret, CallError> {
     let mut secret = Secret::default();
     for part in &mut secret {
         *part = SysRng.try_next_u32().map_err(|error| CallError::new("getrandom", error))?;

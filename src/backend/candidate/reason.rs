@@ -10,8 +10,9 @@ use crate::exit::Exit;
 /// The reason why the new program is not tried any further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// The system cannot execute the program, or the program must not be executed.
-    NotExecuted(String),
+    /// The old parent cannot make what a candidate needs. (`NewProgram` has reasons of its own if the program cannot be
+    /// executed.)
+    NotTried(String),
     /// The process has ended before it has reached the call. Then the program may be broken, or may have no call of this
     /// crate.
     Ended(Exit),
@@ -37,9 +38,9 @@ impl fmt::Display for About<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the program {} ", self.path.display())?;
         match self.reason {
-            Reason::NotExecuted(problem) => write!(f, "cannot be executed: {problem}"),
+            Reason::NotTried(problem) => write!(f, "cannot be tried: {problem}"),
             Reason::Ended(exit) => write!(f, "{} before it reached the call", Ended(*exit)),
-            Reason::WorkerEnded(exit) => write!(f, "{} as a worker", Ended(*exit)),
+            Reason::WorkerEnded(exit) => write!(f, "{} in its trial as a worker", Ended(*exit)),
             Reason::TooLate(time) => write!(f, "does not reach the call within {time:?}"),
             Reason::Refused(problem) if problem.is_empty() => f.write_str("refuses its settings"),
             Reason::Refused(problem) => write!(f, "refuses its settings: {problem}"),
@@ -83,12 +84,12 @@ mod tests {
     fn each_reason_is_one_clear_line() {
         let path = Path::new("/srv/app");
         for (reason, line) in [
-            (Reason::NotExecuted("Permission denied".into()), "cannot be executed: Permission denied"),
+            (Reason::NotTried("socketpair: no room".into()), "cannot be tried: socketpair: no room"),
             (Reason::Ended(Exit::Code(0)), "exited with status 0 before it reached the call"),
             (Reason::Ended(Exit::Code(3)), "exited with status 3 before it reached the call"),
             (Reason::Ended(Exit::Signal(11)), "was killed by signal 11 before it reached the call"),
             (Reason::Ended(Exit::Unknown), "exited with unknown status before it reached the call"),
-            (Reason::WorkerEnded(Exit::Signal(6)), "was killed by signal 6 as a worker"),
+            (Reason::WorkerEnded(Exit::Signal(6)), "was killed by signal 6 in its trial as a worker"),
             (Reason::TooLate(Duration::from_secs(60)), "does not reach the call within 60s"),
             (Reason::Refused("workers: too few".into()), "refuses its settings: workers: too few"),
             (Reason::Refused(String::new()), "refuses its settings"),

@@ -129,6 +129,13 @@ pub(crate) fn was_spawned() -> bool {
     !IS_WORKER.load(Ordering::Relaxed) && offer().is_some()
 }
 
+/// Returns whether this process has the environment variable of a spawned worker or of a candidate, whatever its value
+/// is.
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+pub(crate) fn is_in_environment() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
 /// Returns the text that another process has passed to this one, until this process has reached its call. Returns `None`
 /// if the executable gives this process rights, because then its environment cannot be trusted.
 pub(crate) fn passed_text() -> Option<PassedText> {
