@@ -14,6 +14,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -87,6 +89,37 @@ impl LockedPidFile {
 
     fn is_in(&self, place: &Place) -> bool {
         place.directory.file(&place.name).is_ok_and(|file| file == Some(self.status))
+    }
+}
+
+/// What a candidate and the new program of an upgrade need.
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+impl LockedPidFile {
+    /// Checks that [`LockedPidFile::write`] could write this file now, without writing anything. The process `owner`
+    /// may have the file.
+    pub fn check(path: &Path, owner: u32) -> Result<(), PidFileRefusal> {
+        match Place::open(path)?.check() {
+            Err(PidFileRefusal::Live(Some(pid))) if pid == owner => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// Takes over the file that the program before exec(3) has written. Locks it again, because the new program may
+    /// have opened and closed the file before its call. Fails if another process has the lock by now.
+    pub fn adopt(fd: OwnedFd) -> Result<LockedPidFile, CallError> {
+        let file = File::from(fd);
+        lock(&file)?;
+        let status = Directory::status_of(file.as_fd())?;
+        Ok(LockedPidFile { file, status })
+    }
+
+    /// Returns whether this file is at the path.
+    pub fn is_at(&self, path: &Path) -> bool {
+        Place::open(path).is_ok_and(|place| self.is_in(&place))
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
