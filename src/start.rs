@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use crate::backend::{self, Work};
 use crate::error::{Error, Result};
-use crate::listener::{ListenerNames, Retry, Sockets};
+use crate::listener::{Given, ListenerNames, Retired, Retry, Sockets};
 use crate::pid_file::PidFile;
 use crate::prefork::{Backend, PoolSettings, ServiceSettings};
 use crate::setup::WorkerSetup;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, PoolParts, ServiceParts, Supervised};
+use crate::supervisor::{self, Adoption, PoolParts, ServiceParts, Supervised, UpgradeSettings};
 use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 
@@ -122,10 +122,15 @@ fn prepare(
     let mut checked = check_settings(pools, kinds, &service)?;
     let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
     check_process(&checked)?;
+    let mut adoption = Adoption::take()?;
     // Before the listeners, because an error that names the running service is better than an address in use.
-    let pid_file = service.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let pid_file = match &mut adoption {
+        Some(adoption) => adoption.pid_file(service.pid_file.as_deref())?,
+        None => service.pid_file.as_deref().map(PidFile::write).transpose()?,
+    };
+    let mut given = adoption.as_mut().map(|adoption| adoption.take_sockets()).transpose()?.unwrap_or_default();
     #[cfg(unix)]
-    if service.is_activated {
+    if service.is_activated && adoption.is_none() {
         crate::listener::take_over(checked.iter_mut().flat_map(|pool| &mut pool.settings.listens).collect())?;
     }
     let mut on_wait = supervisor::warn_of_wait;
@@ -133,7 +138,8 @@ fn prepare(
     let mut parts = Vec::new();
     for pool in checked {
         let name = pool.settings.config.pool;
-        parts.push(pool.open(with_reports, work.as_ref(), &mut retry).map_err(|error| error.in_pool(name))?);
+        let opened = pool.open(with_reports, work.as_ref(), &mut given, &mut retry);
+        parts.push(opened.map_err(|error| error.in_pool(name))?);
     }
     Ok(ServiceParts {
         name: service.name,
@@ -145,6 +151,9 @@ fn prepare(
         pools: parts,
         #[cfg(unix)]
         systemd: service.notifies.then(Systemd::from_environment).flatten(),
+        upgrade: UpgradeSettings { program: None, timeout: Duration::from_secs(60) },
+        retired: adoption.is_some().then(|| Retired::new(given)),
+        adoption,
     })
 }
 
@@ -186,12 +195,18 @@ impl Checked {
     }
 
     /// Opens the listeners of the pool.
-    fn open(self, with_reports: bool, work: Option<&Work>, retry: &mut Retry<'_>) -> Result<PoolParts> {
+    fn open(
+        self,
+        with_reports: bool,
+        work: Option<&Work>,
+        given: &mut Vec<Given>,
+        retry: &mut Retry<'_>,
+    ) -> Result<PoolParts> {
         let Checked { settings, kind, setup } = self;
         let work = work.filter(|_| kind == WorkerKind::Thread);
         let work = work.map(|work| with_names(Arc::clone(work), settings.listener_names()));
         let PoolSettings { mut config, optional, listens, .. } = settings;
-        let sockets = Sockets::open(config.pool, listens, config.workers, &mut Vec::new(), retry)?;
+        let sockets = Sockets::open(config.pool, listens, config.workers, given, retry)?;
         config.drain = sockets.are_per_worker().then_some(DRAIN);
         let with_scoreboard = with_reports || kind == WorkerKind::Spawn;
         Ok(PoolParts { config, optional, with_scoreboard, kind, work, sockets, setup })

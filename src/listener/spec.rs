@@ -112,6 +112,11 @@ impl Spec {
 }
 
 impl Given {
+    /// Returns this socket as one that is passed on to another process.
+    pub fn passed(&self) -> Passed<'_> {
+        Passed { spec: self.spec.clone(), fd: self.borrowed() }
+    }
+
     pub fn borrowed(&self) -> BorrowedSocket<'_> {
         borrow(&self.fd)
     }

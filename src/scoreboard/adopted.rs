@@ -42,6 +42,10 @@ impl Scoreboard {
         }
     }
 
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
     /// Returns the file of each segment.
     pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.segments.iter().filter_map(|segment| segment.shared.file().map(AsFd::as_fd))

@@ -10,13 +10,20 @@ use ::log::Level;
 
 #[cfg(unix)]
 use super::log;
+use super::handover::HandedOverSignals;
 use super::poller::{PollSource, Poller, Waited};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use crate::backend::candidate::Candidate;
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::failure;
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use crate::pid_file::PassedPidFile;
 use crate::pid_file::PidFile;
 #[cfg(unix)]
 use crate::sys::OpenEpoll;
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use crate::sys::SignalHandover;
 use crate::sys::{
     self, Drained, ExitNotifier, OomCounter, SignalInfo, Signals, StandardFds, SupervisorLock, WakeReceiver, Waker,
     WorkerKind,
@@ -47,8 +54,9 @@ impl Descriptors {
         workers: &[WorkerKind],
         standard_fds: StandardFds,
         pid_file: Option<PidFile>,
+        handed_over: Option<HandedOverSignals>,
     ) -> Result<Descriptors> {
-        let signals = Signals::take(lock, workers)?;
+        let signals = take_signals(lock, workers, handed_over)?;
         let poller = Poller::open()?;
         poller.register(PollSource::Signals, &signals)?;
         Ok(Descriptors {
@@ -81,9 +89,13 @@ impl Descriptors {
         }
     }
 
-    /// Opens the doorbell. Returns the waker, through which the workers of all pools wake the parent.
-    pub fn open_doorbell(&mut self) -> Result<Arc<Waker>> {
-        let (wake_receiver, waker) = sys::doorbell()?;
+    /// Opens the doorbell, unless the program before an upgrade has `handed_over` the one that the workers use. Returns
+    /// the waker, through which the workers of all pools wake the parent.
+    pub fn open_doorbell(&mut self, handed_over: Option<(WakeReceiver, Waker)>) -> Result<Arc<Waker>> {
+        let (wake_receiver, waker) = match handed_over {
+            Some(doorbell) => doorbell,
+            None => sys::doorbell()?,
+        };
         self.poller.register(PollSource::Doorbell, &wake_receiver)?;
         self.wake_receiver = Some(wake_receiver);
         Ok(Arc::new(waker))
@@ -171,5 +183,42 @@ impl Descriptors {
     pub fn close_after(self, error: Error) -> Error {
         let _ = self.close(false);
         error
+    }
+}
+
+/// Takes over the signals from the program, or from the program before an upgrade.
+fn take_signals(
+    lock: SupervisorLock,
+    workers: &[WorkerKind],
+    handed_over: Option<HandedOverSignals>,
+) -> Result<Signals> {
+    match handed_over {
+        None => Ok(Signals::take(lock, workers)?),
+        #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+        Some(HandedOverSignals { text, fds }) => Ok(Signals::take_handed_over(lock, workers, &text, fds)?),
+        #[cfg(not(all(target_os = "linux", not(taskfork_portable))))]
+        Some(handed_over) => match handed_over {},
+    }
+}
+
+/// What an upgrade passes to the new program.
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+impl Descriptors {
+    /// Makes a message of a candidate end the wait.
+    pub fn register_candidate(&self, candidate: &Candidate) -> Result<()> {
+        self.poller.register(PollSource::Candidate, candidate)
+    }
+
+    pub fn signal_handover(&self) -> SignalHandover<'_> {
+        self.signals.handover()
+    }
+
+    /// Returns the parent's end of the doorbell.
+    pub fn wake_receiver(&self) -> Option<&WakeReceiver> {
+        self.wake_receiver.as_ref()
+    }
+
+    pub fn passed_pid_file(&self) -> Option<PassedPidFile<'_>> {
+        self.pid_file.as_ref().map(PidFile::passed)
     }
 }

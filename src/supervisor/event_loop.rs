@@ -9,13 +9,16 @@
 //! Exits and messages come before timeouts: the loop runs timeouts only after it has handled all exits and messages. So
 //! a worker that has already exited or become ready does not count as late.
 
-use std::process;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+#[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "event_loop/no_upgrade.rs")]
+mod upgrade;
+
+use std::time::Instant;
 
 use ::log::Level;
 
 use super::children::Children;
 use super::descriptors::Descriptors;
+use super::handover::Adoption;
 use super::memory::MemoryReader;
 use super::observer::Observers;
 use super::poller::Waited;
@@ -29,14 +32,14 @@ use crate::exit::{Exit, OutOfMemory, Process};
 use crate::failure;
 use crate::handle::{HandleReceiver, Target};
 use crate::listener::ShutDown;
-use crate::policy::{Action, ExitedProcess, Outcome, PoolConfig, Request, Service, UpgradeConfig, WorkerSignal};
+use crate::policy::{Action, ExitedProcess, Outcome, Request, Service, WorkerSignal};
 use crate::report::PoolReport;
 use crate::scoreboard::WorkerMessage;
 use crate::sys::{self, ChildHandle, FEW_PROCESSES, Signal, SignalInfo};
 use crate::worker::Worker;
 
-/// The settings of upgrades.
-const UPGRADE: UpgradeConfig = UpgradeConfig { timeout: Duration::from_secs(60), refusal: None };
+pub(super) use upgrade::Upgrader;
+pub(crate) use upgrade::UpgradeSettings;
 
 /// The way in which the loop ended.
 pub(super) enum LoopExit {
@@ -68,6 +71,7 @@ pub(super) struct EventLoop<'a> {
     memory: MemoryReader,
     /// The requests of the program. `None` if the program has no callback, and so no handle.
     program_requests: Option<HandleReceiver>,
+    upgrader: Upgrader,
     descriptors: &'a mut Descriptors,
     /// Whether the last call of `collect_signals` may have left signals.
     has_unread_signals: bool,
@@ -80,15 +84,16 @@ impl<'a> EventLoop<'a> {
     /// every page of the stack that the parent writes to between two forks is copied for each worker (copy-on-write).
     #[inline(never)]
     pub fn new(
-        configs: Vec<PoolConfig>,
+        policy: Service,
         pools: Vec<Pool>,
         observers: Observers,
         info: ServiceInfo,
         program_requests: Option<HandleReceiver>,
+        upgrader: Upgrader,
         descriptors: &'a mut Descriptors,
     ) -> Box<EventLoop<'a>> {
         Box::new(EventLoop {
-            policy: Service::new(configs, UPGRADE, seed(), Instant::now()),
+            policy,
             children: Children::default(),
             reaper: Reaper::new(),
             #[cfg(unix)]
@@ -98,15 +103,35 @@ impl<'a> EventLoop<'a> {
             info,
             memory: MemoryReader::default(),
             program_requests,
+            upgrader,
             descriptors,
             has_unread_signals: false,
             stale: Vec::new(),
         })
     }
 
+    /// Takes over the processes of the program before an upgrade.
+    pub fn adopt(&mut self, adoption: Adoption) {
+        for process in adoption.processes() {
+            if let Some(pid) = process.pid {
+                self.children.add(process, ChildHandle::new(pid));
+            }
+        }
+        // The signals of exits between the two programs may have coalesced.
+        self.reaper.request_scan();
+        self.report_window(&adoption);
+        // Before the start of a worker whose id the old program did not have.
+        self.update_listeners();
+        // A stop request that has arrived between the two programs comes before anything else.
+        self.has_unread_signals = true;
+    }
+
     /// Runs the loop until the service ends. In a forked child, returns right after the fork.
     pub fn run(&mut self) -> Result<LoopExit> {
         self.emit_listening();
+        if self.has_unread_signals {
+            self.collect_signals()?;
+        }
         loop {
             self.flush_observers();
             self.take_program_requests();
@@ -128,6 +153,8 @@ impl<'a> EventLoop<'a> {
                 self.collect_signals()?;
                 // A worker that has lost the doorbell sends SIGCHLD instead, and each SIGCHLD requests a scan.
                 self.read_messages();
+            } else if self.take_exec() {
+                self.exec();
             } else if let Some(end) = self.policy.poll_end() {
                 return Ok(LoopExit::Finished(end));
             } else {
@@ -154,6 +181,7 @@ impl<'a> EventLoop<'a> {
         let now = Instant::now();
         let is_due = deadline.is_some_and(|deadline| deadline <= now);
         self.collect_messages(is_due)?;
+        self.read_check();
         self.collect_missed_exits(is_due, now)?;
         if is_due && !self.reaper.is_busy() {
             self.run_timers(now);
@@ -306,13 +334,19 @@ impl<'a> EventLoop<'a> {
         match action {
             Action::Emit(event) => match event {
                 Event::PoolEnded { success, .. } => self.emit_end(pool, &event, success),
+                Event::UpgradeAborted { .. } | Event::UpgradeFinished => {
+                    self.forget_upgrade(matches!(event, Event::UpgradeFinished));
+                    self.emit(&event);
+                }
                 event => self.emit(&event),
             },
+            Action::Check => self.start_check(),
+            Action::EndCheck => self.end_check(),
+            Action::StartTrial { id, generation } => self.start_trial(pool, id, generation),
+            Action::Exec => self.request_exec(),
             Action::Abandon { process } => self.abandon(process),
             Action::Send { process, message } => self.send(process, signal_for(message)),
             Action::Start { id, generation } => return self.start(pool, id, generation),
-            // No request for an upgrade reaches the policy yet.
-            Action::Check | Action::EndCheck | Action::StartTrial { .. } | Action::Exec => {}
         }
         None
     }
@@ -451,8 +485,12 @@ impl<'a> EventLoop<'a> {
             self.handle_late_return(process);
             return;
         }
+        if self.handle_checker_exit(process, exit) {
+            return;
+        }
         let Some(at) = self.policy.index_of(process) else { return };
         let reached_call = self.note_reached_call(at, process);
+        self.explain_trial_exit(process, exit);
         let last = self.pools[at].release(process, lease);
         for message in last.unread.into_iter().flatten() {
             self.handle_message(message);
@@ -487,8 +525,9 @@ impl<'a> EventLoop<'a> {
     /// Returns whether this process has reached the call that starts the service. If it has not, but another
     /// process of the same worker has, also reports that to the policy.
     fn note_reached_call(&mut self, at: usize, process: Process) -> bool {
+        let of_trial = self.trial_has_reached(process);
         let pool = &self.pools[at];
-        let reached_call = pool.has_reached(process);
+        let reached_call = of_trial.unwrap_or_else(|| pool.has_reached(process));
         let others = || self.policy.pool(at).processes_of(process.id);
         if !reached_call && others().into_iter().any(|other| pool.has_reached(other)) {
             self.policy.handle_reached_call(process);
@@ -558,13 +597,6 @@ impl<'a> EventLoop<'a> {
     }
 }
 
-/// Returns a seed for the random delays. The seed differs between services, so that services that start together do not
-/// also restart their workers together.
-fn seed() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(process::id()) << 32 | u64::from(since.subsec_nanos())
-}
-
 fn request_of(signal: Signal) -> Option<Request> {
     match signal {
         Signal::Terminate | Signal::Interrupt => Some(Request::Stop),
@@ -573,7 +605,8 @@ fn request_of(signal: Signal) -> Option<Request> {
         Signal::TerminalInput => Some(Request::ScaleUp),
         Signal::TerminalOutput => Some(Request::ScaleDown),
         Signal::User1 => Some(Request::Reopen),
-        Signal::User2 | Signal::Child | Signal::Abort | Signal::Kill => None,
+        Signal::User2 => Some(Request::Upgrade),
+        Signal::Child | Signal::Abort | Signal::Kill => None,
     }
 }
 

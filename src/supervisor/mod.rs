@@ -36,8 +36,7 @@ mod children;
 mod descriptors;
 mod event_loop;
 mod finish;
-#[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, unused_imports, reason = "the upgrade is not complete yet")]
+#[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "no_handover.rs")]
 mod handover;
 mod log;
 mod memory;
@@ -50,29 +49,31 @@ mod strangers;
 #[cfg(unix)]
 mod systemd;
 
-use std::mem;
+use std::{mem, process};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use self::descriptors::Descriptors;
-use self::event_loop::{EventLoop, LoopExit};
+use self::event_loop::{EventLoop, LoopExit, Upgrader};
+pub(crate) use self::handover::Adoption;
 pub(crate) use self::log::warn_of_wait;
 use self::observer::{Callback, Interval, Observers};
 use self::pool::Pool;
 use self::status::ServiceInfo;
 #[cfg(unix)]
 use crate::backend::Fork;
-use crate::backend::{Common, Launcher, Spawn, Thread, Work};
+use crate::backend::{Common, Launcher, Removed, Spawn, Thread, Work};
 use crate::error::Result;
 use crate::failure;
 use crate::handle::HandleReceiver;
-use crate::listener::Sockets;
+use crate::listener::{Retired, Sockets};
 use crate::pid_file::PidFile;
-use crate::policy::{Config, PoolConfig};
+use crate::policy::{Config, PoolConfig, Service, UpgradeConfig};
 use crate::scoreboard::Scoreboard;
 use crate::setup::{WorkerSetup, warn_of_name};
 use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, Waker, WorkerKind};
 use crate::worker::{self, Worker};
+pub(crate) use event_loop::UpgradeSettings;
 pub(crate) use finish::{Finished, run_and_exit};
 pub(crate) use observer::{OnEvent, OnInterval};
 #[cfg(unix)]
@@ -96,6 +97,11 @@ pub(crate) struct ServiceParts {
     pub pools: Vec<PoolParts>,
     #[cfg(unix)]
     pub systemd: Option<Systemd>,
+    pub upgrade: UpgradeSettings,
+    /// The service that this program takes over from the program before an upgrade.
+    pub adoption: Option<Box<Adoption>>,
+    /// The sockets that only processes of the program before the upgrade use.
+    pub retired: Option<Retired>,
 }
 
 /// Everything that [`supervise`] needs for one pool.
@@ -116,8 +122,11 @@ pub(crate) struct PoolParts {
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
 pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     let ServiceParts { name, lock, standard_fds, pid_file, on_event, on_interval, pools, .. } = parts;
+    let ServiceParts { upgrade, mut adoption, retired, .. } = parts;
     let names: Vec<&'static str> = pools.iter().map(|pool| pool.config.pool).collect();
-    let (configs, Opened { mut descriptors, waker, pools }) = open(lock, standard_fds, pid_file, pools)?;
+    let refusal = refusal_of(&pools);
+    let opened = open(lock, standard_fds, pid_file, pools, adoption.as_deref_mut())?;
+    let (configs, Opened { mut descriptors, waker, pools }) = opened;
     // A service without a scoreboard has no callback.
     let has_callback = on_event.is_some() || on_interval.is_some();
     let requests = waker.filter(|_| has_callback).map(|waker| HandleReceiver::new(waker, names));
@@ -131,10 +140,15 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
         callback,
         interval,
     );
-    let info = ServiceInfo::new(name.clone());
+    let info = ServiceInfo::new(name.clone(), adoption.as_ref().map(|adoption| adoption.uptime()));
     // Dropped at the end of the service, in the parent only.
     let process_name = name.and_then(name_parent);
-    let mut event_loop = EventLoop::new(configs, pools, observers, info, requests, &mut descriptors);
+    let service = service_of(configs, UpgradeConfig { timeout: upgrade.timeout, refusal }, adoption.as_deref());
+    let upgrader = Upgrader::new(upgrade, retired);
+    let mut event_loop = EventLoop::new(service, pools, observers, info, requests, upgrader, &mut descriptors);
+    if let Some(adoption) = adoption {
+        event_loop.adopt(*adoption);
+    }
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
     #[cfg(unix)]
@@ -160,6 +174,30 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     }
 }
 
+/// Returns why a service with these pools cannot be upgraded. `None` if it can.
+fn refusal_of(pools: &[PoolParts]) -> Option<&'static str> {
+    if pools.iter().any(|pool| pool.kind == WorkerKind::Thread) {
+        return Some("worker threads end with the program that runs them, so restart the service instead");
+    }
+    (!sys::CAN_UPGRADE).then_some("a service can be upgraded on Linux only, so restart the service instead")
+}
+
+/// Returns the policy of a service that starts now, or of the service that this program takes over.
+fn service_of(configs: Vec<PoolConfig>, upgrade: UpgradeConfig, adoption: Option<&Adoption>) -> Service {
+    let now = Instant::now();
+    match adoption {
+        None => Service::new(configs, upgrade, seed(), now),
+        Some(adoption) => Service::adopt(configs, upgrade, adoption.snapshot(), seed(), adoption.taken(), now),
+    }
+}
+
+/// Returns a seed for the random delays. The seed differs between services, so that services that start together do not
+/// also restart their workers together.
+fn seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(process::id()) << 32 | u64::from(since.subsec_nanos())
+}
+
 /// Names the process of the parent. If that fails, logs a warning and returns `None`.
 fn name_parent(name: String) -> Option<ProcessName> {
     ProcessName::set(&name).map_err(|error| warn_of_name(&name, error)).ok()
@@ -182,6 +220,7 @@ fn open(
     standard_fds: StandardFds,
     pid_file: Option<PidFile>,
     parts: Vec<PoolParts>,
+    mut adoption: Option<&mut Adoption>,
 ) -> Result<(Vec<PoolConfig>, Opened)> {
     let kinds: Vec<WorkerKind> = parts.iter().map(|pool| pool.kind).collect();
     #[cfg(unix)]
@@ -190,13 +229,14 @@ fn open(
     if has_forks {
         worker::prepare()?;
     }
-    let descriptors = Descriptors::open(lock, &kinds, standard_fds, pid_file)?;
+    let handed_over = adoption.as_deref_mut().map(Adoption::take_signals).transpose()?;
+    let descriptors = Descriptors::open(lock, &kinds, standard_fds, pid_file, handed_over)?;
     #[cfg(unix)]
     if has_forks {
         descriptors.warn_of_epolls();
     }
     let mut opened = Opened { descriptors, waker: None, pools: Vec::with_capacity(parts.len()) };
-    match opened.open_pools(parts) {
+    match opened.open_pools(parts, adoption) {
         Ok(configs) => Ok((configs, opened)),
         Err(error) => {
             drop(opened.pools);
@@ -207,9 +247,10 @@ fn open(
 
 impl Opened {
     /// Creates the launcher and the shared memory of each pool. Returns the settings of the policy.
-    fn open_pools(&mut self, parts: Vec<PoolParts>) -> Result<Vec<PoolConfig>> {
-        if parts.iter().any(|pool| pool.with_scoreboard) {
-            self.waker = Some(self.descriptors.open_doorbell()?);
+    fn open_pools(&mut self, parts: Vec<PoolParts>, mut adoption: Option<&mut Adoption>) -> Result<Vec<PoolConfig>> {
+        let handed_over = adoption.as_deref_mut().map(Adoption::take_doorbell).transpose()?.flatten();
+        if handed_over.is_some() || parts.iter().any(|pool| pool.with_scoreboard) {
+            self.waker = Some(self.descriptors.open_doorbell(handed_over)?);
         }
         let mut common = Common::default();
         let mut configs = Vec::with_capacity(parts.len());
@@ -223,13 +264,34 @@ impl Opened {
                     Box::new(Spawn::new(exit_notifier, setup, config.graceful_timeout, &mut common)?)
                 }
             };
-            let new_scoreboard = |waker| Scoreboard::new(config.workers, kind, Arc::clone(waker));
-            let scoreboard = self.waker.as_ref().filter(|_| with_scoreboard).map(new_scoreboard).transpose()?;
             let name = config.pool;
+            let new_scoreboard = |waker| match &mut adoption {
+                Some(adoption) => adoption.scoreboard(name, config.workers, kind, waker),
+                None => Ok(Scoreboard::new(config.workers, kind, Arc::clone(waker))?),
+            };
+            let scoreboard = self.waker.as_ref().filter(|_| with_scoreboard).map(new_scoreboard).transpose()?;
             self.pools.push(Pool { name, initial_workers: config.workers, launcher, scoreboard, sockets });
             configs.push(PoolConfig { config, optional, removed: false });
         }
+        if let Some(adoption) = adoption {
+            self.open_removed(&mut configs, adoption)?;
+        }
         Ok(configs)
+    }
+
+    /// Adds the pools of the program before the upgrade that this program does not have. Their processes are stopped.
+    fn open_removed(&mut self, configs: &mut Vec<PoolConfig>, adoption: &mut Adoption) -> Result<()> {
+        let known: Vec<&str> = configs.iter().map(|pool| pool.config.pool).collect();
+        let removed: Vec<Config> = adoption.removed_pools(&known);
+        for config in removed {
+            let name = config.pool;
+            let adopt = |waker| adoption.scoreboard(name, 0, WorkerKind::Spawn, waker);
+            let scoreboard = self.waker.as_ref().map(adopt).transpose()?;
+            let sockets = Sockets::default();
+            self.pools.push(Pool { name, initial_workers: 0, launcher: Box::new(Removed), scoreboard, sockets });
+            configs.push(PoolConfig { config, optional: true, removed: true });
+        }
+        Ok(())
     }
 }
 

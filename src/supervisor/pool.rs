@@ -1,10 +1,10 @@
 //! What the parent has for each pool: the launcher, the shared memory and the sockets.
 
 use crate::backend::{ChildExit, Launcher, StartRequest, Started};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exit::Process;
 use crate::listener::{Listeners, Sockets};
-use crate::scoreboard::{LastMessages, Scoreboard, SlotLease, Work, WorkerMessage};
+use crate::scoreboard::{LastMessages, Scoreboard, SlotHandle, SlotLease, Work, WorkerMessage};
 use crate::sys::ChildHandle;
 use crate::worker::Worker;
 
@@ -34,8 +34,7 @@ impl Pool {
     /// (copy-on-write).
     #[inline]
     pub fn start(&mut self, id: usize, generation: u32, count: usize, max_requests: Option<u64>) -> Result<StartedIn> {
-        let refused = |error| Error::from(error).starting(id);
-        let slot = self.scoreboard.as_mut().map(Scoreboard::allocate).transpose().map_err(refused)?;
+        let slot = self.allocate().map_err(|error| error.starting(id))?;
         if let Some((scoreboard, slot)) = self.scoreboard.as_ref().zip(slot) {
             scoreboard.limit_work(slot, max_requests);
         }
@@ -46,6 +45,16 @@ impl Pool {
             Started::Child => Ok(StartedIn::Child(self.enter(id, generation, count, slot, listeners))),
             Started::Parent(child) => Ok(StartedIn::Parent(child, slot)),
         }
+    }
+
+    /// Returns a cleared status slot for a process that is about to be started. `None` if the pool has no shared memory.
+    pub fn allocate(&mut self) -> Result<Option<usize>> {
+        Ok(self.scoreboard.as_mut().map(Scoreboard::allocate).transpose()?)
+    }
+
+    /// Returns what gives a process access to its status slot.
+    pub fn slot_handle(&self, slot: Option<usize>) -> Option<SlotHandle<'_>> {
+        self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot))
     }
 
     /// Returns the worker in a process that has just been forked.

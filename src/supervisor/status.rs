@@ -20,9 +20,18 @@ pub(super) struct ServiceInfo {
 }
 
 impl ServiceInfo {
-    /// Describes a service that starts now.
-    pub fn new(name: Option<String>) -> ServiceInfo {
-        ServiceInfo { name, started: Instant::now(), started_at: SystemTime::now() }
+    /// Describes a service that starts now, or one that this program takes over and that has this age.
+    pub fn new(name: Option<String>, age: Option<Duration>) -> ServiceInfo {
+        let age = age.unwrap_or_default();
+        let now = Instant::now();
+        let started = now.checked_sub(age).unwrap_or(now);
+        ServiceInfo { name, started, started_at: SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH) }
+    }
+
+    /// Returns how long the service has run.
+    #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), expect(dead_code, reason = "only an upgrade needs it"))]
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 }
 

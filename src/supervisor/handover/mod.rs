@@ -5,7 +5,11 @@
 //! add both without a new version. A new version is needed if the meaning of a field changes, or the layout of the
 //! status slots, in which the workers of both programs leave their messages.
 
+mod adoption;
 mod fields;
+mod outgoing;
 mod state;
 
-pub(crate) use state::{DoorbellState, PidFileState, PoolState, State};
+pub(crate) use adoption::Adoption;
+pub(super) use adoption::HandedOverSignals;
+pub(super) use outgoing::{Outgoing, Text};

@@ -19,13 +19,12 @@ use crate::scoreboard::{BoardState, OccupantState};
 /// What the old program passes to the new one. The text contains the positions of the descriptors in a list, which the
 /// old program passes besides the text.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct State {
+pub(super) struct State {
     pub format: u32,
     /// The time of the snapshot on the monotonic clock, in nanoseconds.
     pub taken: u64,
-    /// How long the service has run, and how long the trial's process took from its start to the call.
+    /// How long the service has run.
     pub uptime: Duration,
-    pub startup: Duration,
     /// The signal handling from before the call. Its descriptors are the first ones in the list, and this is their
     /// number.
     pub signals: String,
@@ -40,20 +39,20 @@ pub(crate) struct State {
 
 /// The positions of the two ends of the doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DoorbellState {
+pub(super) struct DoorbellState {
     pub receiver: usize,
     pub waker: usize,
 }
 
 /// The file with the pid of the parent: its path, and the position of its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PidFileState {
+pub(super) struct PidFileState {
     pub path: PathBuf,
     pub position: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PoolState {
+pub(super) struct PoolState {
     pub snapshot: PoolSnapshot,
     pub board: Option<BoardState>,
     /// The positions of the files of the board's segments.
@@ -74,7 +73,7 @@ impl State {
 impl Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "taskfork {}", self.format)?;
-        writeln!(f, "taken {} {} {}", self.taken, nanos(self.uptime), nanos(self.startup))?;
+        writeln!(f, "taken {} {}", self.taken, nanos(self.uptime))?;
         writeln!(f, "signals {} {}", self.signal_fds, self.signals)?;
         if let Some(DoorbellState { receiver, waker }) = self.doorbell {
             writeln!(f, "doorbell {receiver} {waker}")?;
@@ -179,7 +178,6 @@ impl FromStr for State {
             format,
             taken: 0,
             uptime: Duration::ZERO,
-            startup: Duration::ZERO,
             signals: String::new(),
             signal_fds: 0,
             doorbell: None,
@@ -202,7 +200,6 @@ impl State {
             "taken" => {
                 self.taken = fields.next()?;
                 self.uptime = fields.duration()?;
-                self.startup = fields.duration()?;
             }
             "signals" => {
                 self.signal_fds = fields.next()?;
@@ -419,7 +416,6 @@ mod tests {
             format: 1,
             taken: u64::MAX,
             uptime: time(1),
-            startup: time(2),
             signals: "mask 0 1 2".into(),
             signal_fds: 2,
             doorbell: Some(DoorbellState { receiver: 2, waker: 3 }),

@@ -13,10 +13,16 @@ pub(super) enum PollSource {
     Signals,
     /// The doorbell. A worker that has written an urgent message wakes the parent through the doorbell.
     Doorbell,
+    /// The channels to the processes that try a new program. Several channels may be registered.
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        expect(dead_code, reason = "no system but Linux has upgrades")
+    )]
+    Candidate,
 }
 
 impl PollSource {
-    const COUNT: usize = PollSource::Doorbell as usize + 1;
+    const COUNT: usize = PollSource::Candidate as usize + 1;
 }
 
 /// The way in which a wait ended.

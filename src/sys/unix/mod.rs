@@ -74,6 +74,9 @@ pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 #[cfg(target_os = "linux")]
 pub(crate) use queue_length::queue_length;
 pub(super) use shm::{map_slots, unmap_slots};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+#[allow(unused_imports, reason = "the upgrade is not complete yet")]
+pub(crate) use signal::SignalHandover;
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
 pub(crate) use start_offer::{become_independent, copy_passed, origin, passed_text, take_inherited, was_spawned};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]

@@ -4,7 +4,8 @@
 //! (The pipe is a socket pair, because std makes a socket pair close-on-exec on every system.)
 //!
 //! The handler records each signal as one bit, as the kernel does with pending signals. The byte only wakes the parent.
-//! So no signal is lost if the pipe is full and the handler cannot write the byte.
+//! So no signal is lost if the pipe is full and the handler cannot write the byte. The byte is the number of the signal,
+//! for the program after an upgrade, which has no access to the recorded bits.
 //!
 //! # Safety
 //! The handler uses only lock-free atomics, write(2), raise(3) and `errno`, which are async-signal-safe
@@ -89,6 +90,18 @@ impl SelfPipe {
         }
     }
 
+    /// Returns the recorded signals, which stay recorded. Empties the pipe, in which there may be signals that were read.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub fn unread(&self) -> impl Iterator<Item = Signal> {
+        let mut bytes = [0; 256];
+        while let Ok(1..) = (&self.reader).read(&mut bytes) {}
+        // A signal that arrives from now on is in the pipe as well.
+        let arrived = ARRIVED.load(Ordering::SeqCst);
+        let recorded = move |(index, _): &(usize, Signal)| arrived & 1 << index != 0;
+        Signal::SUPERVISED.into_iter().enumerate().filter(recorded).map(|(_, signal)| signal)
+    }
+
     pub fn next(&mut self) -> Result<Option<SignalInfo>, CallError> {
         if let Some(signal) = self.take_arrived() {
             return Ok(Some(SignalInfo { signal, sender: None }));
@@ -159,9 +172,9 @@ fn record(signal: libc::c_int, bit: u32) {
     let wake = WAKE_FD.load(Ordering::SeqCst);
     if wake != NO_PIPE {
         ARRIVED.fetch_or(bit, Ordering::Relaxed);
-        // SAFETY: write(2) reads one byte of a static string. The descriptor stays open as long as this thread is in
-        // the handler.
-        unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
+        let byte = signal as u8;
+        // SAFETY: write(2) reads one byte. The descriptor stays open as long as this thread is in the handler.
+        unsafe { libc::write(wake, (&raw const byte).cast(), 1) };
     } else if MAY_PASS_ON.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
         // SAFETY: raise(3) takes an integer. The kernel blocks a signal while its handler runs (sigaction(2)), so the
         // raised signal takes effect only after this handler has returned.

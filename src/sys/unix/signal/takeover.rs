@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::unistd::Pid;
 
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use super::handover::HandedOver;
 use super::source::Source;
 use super::*;
 
@@ -60,9 +62,38 @@ pub(super) struct Dispositions {
 #[derive(Debug)]
 struct Mask(SigSet);
 
+/// Only a parent on Linux can be upgraded, so nothing is handed over.
+#[cfg(any(not(target_os = "linux"), taskfork_portable))]
+#[derive(Clone, Copy)]
+pub(super) enum HandedOver {}
+
+#[cfg(any(not(target_os = "linux"), taskfork_portable))]
+impl HandedOver {
+    fn program_mask(self, _: SigSet) -> SigSet {
+        match self {}
+    }
+
+    fn send_again(self, _: &[Signal]) -> Result<(), CallError> {
+        match self {}
+    }
+
+    fn disposition_of_child(self) -> Result<Option<libc::sigaction>, CallError> {
+        match self {}
+    }
+}
+
 impl Signals {
     /// `workers` are the kinds of the workers of all pools.
     pub fn take(lock: SupervisorLock, workers: &[WorkerKind]) -> Result<Signals, CallError> {
+        Signals::take_as(lock, workers, None)
+    }
+
+    /// `handed_over` is what the program before an upgrade has passed.
+    pub(super) fn take_as(
+        lock: SupervisorLock,
+        workers: &[WorkerKind],
+        handed_over: Option<HandedOver>,
+    ) -> Result<Signals, CallError> {
         let has_processes = workers.iter().any(|&kind| kind != WorkerKind::Thread);
         let has_only_forks = workers.iter().all(|&kind| kind == WorkerKind::Fork);
         let mut taken = Vec::with_capacity(Signal::SUPERVISED.len());
@@ -72,12 +103,31 @@ impl Signals {
                 taken.push(signal);
             }
         }
-        let mask = Mask(swap_mask(&SigSet::all())?);
+        let present = swap_mask(&SigSet::all())?;
+        let mask = Mask(handed_over.map_or(present, |handed_over| handed_over.program_mask(present)));
         let source = Source::open(has_only_forks, &taken)?;
         let mut dispositions = Dispositions::default();
         source.set_dispositions(&mut dispositions, &taken)?;
+        if let Some(handed_over) = handed_over {
+            if let Some(disposition) = handed_over.disposition_of_child()? {
+                dispositions.restore_later(Signal::Child, disposition);
+            }
+            handed_over.send_again(&taken)?;
+        }
         swap_mask(&source.mask(mask.0, &taken))?;
         Ok(Signals { dispositions, source, mask, _lock: lock })
+    }
+
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub(super) fn program_mask(&self) -> SigSet {
+        self.mask.0
+    }
+
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[allow(dead_code, reason = "the upgrade is not complete yet")]
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// Ends the takeover in the parent, and restores the program's dispositions. Sends unread stop requests (SIGTERM,
@@ -150,11 +200,19 @@ impl Dispositions {
         action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_SIGINFO;
         let old = swap_disposition(signal, Some(&action))?;
-        match self.first {
-            None => self.first = Some((signal, old)),
-            Some(_) => self.others.push((signal, old)),
-        }
+        self.restore_later(signal, old);
         Ok(())
+    }
+
+    /// Makes this the disposition that the program gets back.
+    fn restore_later(&mut self, signal: Signal, disposition: libc::sigaction) {
+        match self.first.iter_mut().chain(&mut self.others).find(|(replaced, _)| *replaced == signal) {
+            Some((_, replaced)) => *replaced = disposition,
+            None => match self.first {
+                None => self.first = Some((signal, disposition)),
+                Some(_) => self.others.push((signal, disposition)),
+            },
+        }
     }
 
     fn replaced(&self) -> impl Iterator<Item = Signal> {
@@ -251,7 +309,7 @@ pub(super) fn is_plain(signal: Signal) -> Result<bool, CallError> {
 }
 
 /// Replaces the disposition of the signal if `new` is given. Returns the disposition from before the call.
-fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
+pub(super) fn swap_disposition(signal: Signal, new: Option<&libc::sigaction>) -> Result<libc::sigaction, CallError> {
     // SAFETY: all-zero bytes are a valid sigaction, as in `Dispositions::set`.
     let mut old: libc::sigaction = unsafe { mem::zeroed() };
     let new = new.map_or(ptr::null(), ptr::from_ref);

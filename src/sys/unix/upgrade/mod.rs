@@ -15,7 +15,7 @@ mod tests;
 pub(crate) use channel::{Channel, Message};
 pub(crate) use foreign::foreign_listeners;
 pub(crate) use new_program::NewProgram;
-pub(super) use start::record as record_start;
+pub(super) use start::{bit, record as record_start, was_ignored_at_start};
 pub(crate) use state::{TakenState, monotonic_nanos, take_state};
 pub(super) use state::{copy_passed, passed_text, record as record_state};
 

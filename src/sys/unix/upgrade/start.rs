@@ -117,8 +117,13 @@ fn is_ignored(signal: libc::c_int) -> bool {
 }
 
 /// Returns the bit of a signal, or no bit for a number that is no signal.
-pub(super) fn bit(signal: libc::c_int) -> u64 {
+pub(in crate::sys::unix) fn bit(signal: libc::c_int) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|shift| 1_u64.checked_shl(shift)).unwrap_or_default()
+}
+
+/// Returns whether the signal was ignored when the service was started.
+pub(in crate::sys::unix) fn was_ignored_at_start(signal: libc::c_int) -> bool {
+    IGNORED.load(Ordering::Relaxed) & bit(signal) != 0
 }
 
 /// What the old program passes on, because the new program cannot find it out: the facts about the first start.

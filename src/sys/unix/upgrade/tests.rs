@@ -14,9 +14,10 @@ use std::{env, fs};
 use nix::sys::signal::{SigSet, Signal as Native};
 
 use super::super::shm::nameless_file;
+use super::super::{SignalHandover, Signals};
 use super::super::{Threads, copy_passed, origin, passed_text, take_candidate_fds, thread_count};
 use super::*;
-use crate::sys::Origin;
+use crate::sys::{Origin, SupervisorLock, WorkerKind};
 
 /// What a helper does.
 const STEP: &str = "TASKFORK_TEST_UPGRADE";
@@ -82,20 +83,45 @@ fn print_facts(when: &str) {
     println!("{when}-mask {:?}", mask());
 }
 
+/// Runs in a child with one thread, because a test has a thread of its own.
 #[test]
 fn helper_before_exec() {
     let Ok(step) = env::var(STEP) else { return };
     println!();
+    // SAFETY: the other thread of this process waits for this test, and holds no lock.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        execute(&step);
+        std::process::exit(0);
+    }
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    println!("ended-by {}", libc::WTERMSIG(status));
+}
+
+fn execute(step: &str) {
     env::set_current_dir("/").expect("a directory");
     let file = file_with("passed");
     let fds = [file.as_fd()];
     print_facts("before");
-    let program = match &*step {
+    let program = match step {
         "refused" => NewProgram::open(Some(&env::temp_dir().join("taskfork-no-program")))
             .map(|program| program.with_arguments(arguments("helper_after_exec")))
             .expect("a file"),
         _ => own_program("helper_after_exec"),
     };
+    if let Some(kind) = kind_of_workers(step) {
+        let lock = SupervisorLock::begin().expect("no supervisor yet");
+        let signals = Signals::take(lock, &[kind]).expect("the signals");
+        // SAFETY: kill(2) takes integers.
+        let send = |signal: Native| unsafe { libc::kill(libc::getpid(), signal as libc::c_int) };
+        send(Native::SIGHUP);
+        let SignalHandover { text, fds } = signals.handover();
+        send(Native::SIGUSR1);
+        println!("refused {}", program.exec(SECRET, &text, &fds, Duration::from_secs(60)));
+        return;
+    }
     if step == "pending" {
         SigSet::from(Native::SIGHUP).thread_block().expect("a mask");
         nix::sys::signal::raise(Native::SIGHUP).expect("a signal");
@@ -114,6 +140,7 @@ fn helper_after_exec() {
     let Ok(step) = env::var(STEP) else { return };
     println!();
     match &*step {
+        "fork-to-spawn" | "spawn-to-fork" | "spawn-to-spawn" => return read_handed_over(&step),
         "late" => loop {
             std::thread::park();
         },
@@ -152,6 +179,31 @@ fn helper_after_exec() {
     println!("timers {}", fs::read_to_string("/proc/self/timers").expect("timers").len());
 }
 
+/// Returns the kind of workers before and after the upgrade.
+fn kind_of_workers(step: &str) -> Option<WorkerKind> {
+    match step.split("-to-").next()? {
+        "fork" => Some(WorkerKind::Fork),
+        "spawn" => Some(WorkerKind::Spawn),
+        _ => None,
+    }
+}
+
+fn read_handed_over(step: &str) {
+    let kind = if step.ends_with("fork") { WorkerKind::Fork } else { WorkerKind::Spawn };
+    let state = take_state().expect("a state").expect("a state");
+    let lock = SupervisorLock::begin().expect("no supervisor yet");
+    let taken = Signals::take_handed_over(lock, &[kind], &state.text, state.fds);
+    let mut signals = taken.expect("the signals");
+    let mut read = Vec::new();
+    while let Some(info) = signals.next().expect("a signal") {
+        read.push(format!("{:?}", info.signal));
+    }
+    read.sort_unstable();
+    println!("read {}", read.join(" "));
+    drop(signals);
+    println!("mask {:?}", mask());
+}
+
 /// Returns the name of a process that was started by the path of this program.
 fn own_name() -> String {
     let path = env::current_exe().expect("a path");
@@ -170,9 +222,8 @@ fn passed_number() -> std::os::fd::RawFd {
 #[test]
 fn a_program_takes_its_state_after_exec() {
     let printed = printed(&run("exec"));
-    for fact in ["pid", "name"] {
-        assert_eq!(line(&printed, &format!("before-{fact}")), line(&printed, &format!("after-{fact}")), "{printed}");
-    }
+    assert_eq!(line(&printed, "before-pid"), line(&printed, "after-pid"));
+    assert_eq!(line(&printed, "after-name"), own_name());
     assert_eq!(line(&printed, "state"), "the text");
     assert_eq!(line(&printed, "content"), "passed");
     assert_eq!(line(&printed, "flags"), "[1]", "close-on-exec");
@@ -195,6 +246,15 @@ fn signals_that_arrive_before_exec_stay_pending() {
 }
 
 #[test]
+fn unread_signals_are_handed_over_to_any_backend() {
+    for step in ["fork-to-spawn", "spawn-to-fork", "spawn-to-spawn"] {
+        let printed = printed(&run(step));
+        assert_eq!(line(&printed, "read"), "Hangup User1", "{step}");
+        assert_eq!(line(&printed, "mask"), "[]", "{step}");
+    }
+}
+
+#[test]
 fn a_program_without_its_descriptors_gets_no_state() {
     let printed = printed(&run("closed"));
     assert!(line(&printed, "problem").contains("closed or replaced before the call"), "{printed}");
@@ -208,10 +268,7 @@ fn a_fork_of_the_new_program_gets_no_state() {
 
 #[test]
 fn a_program_that_takes_no_state_is_killed() {
-    use std::os::unix::process::ExitStatusExt;
-
-    let output = run("late");
-    assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{}", printed(&output));
+    assert_eq!(line(&printed(&run("late")), "ended-by"), libc::SIGKILL.to_string());
 }
 
 #[test]

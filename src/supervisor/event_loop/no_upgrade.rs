@@ -1,0 +1,61 @@
+//! Replaces `upgrade` on systems on which a parent cannot execute another program. The policy refuses each upgrade there,
+//! so it never returns an action of an upgrade.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::EventLoop;
+use crate::exit::{Exit, Process};
+use crate::listener::Retired;
+use crate::supervisor::handover::Adoption;
+
+/// The settings of upgrades.
+#[derive(Debug)]
+pub(crate) struct UpgradeSettings {
+    #[expect(dead_code, reason = "no program is ever executed")]
+    pub program: Option<PathBuf>,
+    pub timeout: Duration,
+}
+
+#[derive(Debug)]
+pub(in crate::supervisor) struct Upgrader;
+
+impl Upgrader {
+    pub fn new(_: UpgradeSettings, _: Option<Retired>) -> Upgrader {
+        Upgrader
+    }
+}
+
+impl EventLoop<'_> {
+    pub(super) fn start_check(&mut self) {}
+
+    pub(super) fn read_check(&mut self) {}
+
+    pub(super) fn handle_checker_exit(&mut self, _: Process, _: Exit) -> bool {
+        false
+    }
+
+    pub(super) fn start_trial(&mut self, _: usize, _: usize, _: u32) {}
+
+    pub(super) fn explain_trial_exit(&mut self, _: Process, _: Exit) {}
+
+    pub(super) fn trial_has_reached(&mut self, _: Process) -> Option<bool> {
+        None
+    }
+
+    pub(super) fn end_check(&mut self) {}
+
+    pub(super) fn forget_upgrade(&mut self, _: bool) {}
+
+    pub(super) fn request_exec(&mut self) {}
+
+    pub(super) fn take_exec(&mut self) -> bool {
+        false
+    }
+
+    pub(super) fn exec(&mut self) {}
+
+    pub(super) fn report_window(&mut self, adoption: &Adoption) {
+        match *adoption {}
+    }
+}
