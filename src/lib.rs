@@ -532,7 +532,8 @@
 //! # Windows
 //!
 //! Windows has no fork, so every worker process is spawned, even by [`fork_processes`]: **the code before the call runs
-//! again in each worker**. Apart from this, taskfork works as on Unix, with the following differences.
+//! again in each worker**. There, [`bind`] returns the socket that the parent has opened. Apart from this, taskfork works
+//! as on Unix, with the following differences.
 //!
 //! **Requests to the parent** use event objects, which the parent creates:
 //!
@@ -816,9 +817,14 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
 /// [socket is non-blocking](Listener#the-socket-is-non-blocking). [`Listener::accept`] and [`Listener::recv_from`] wait.
 /// [`Listener::as_tcp`] and similar methods return the type of the standard library.
 ///
-/// `Prefork::listen` is the simpler choice for a program that uses [`Prefork`]: then the parent closes the socket early
-/// when the service stops, and [`Worker::listeners`] returns it. A socket of this function can also be passed to
-/// `Prefork::listen`. This is useful if the program needs the port before the call.
+/// `Prefork::listen` is the simpler choice for a program that uses [`Prefork`]. A socket of this function can also be
+/// passed to `Prefork::listen`. This is useful if the program needs the port before the call. A socket that was not
+/// passed to `Prefork::listen` belongs to the program:
+///
+/// - The parent does not close it when the service stops. A client that connects while the workers finish their work
+///   waits, and its connection fails when the parent ends.
+/// - [`Worker::stop_listening`] ends the waits of [`Listener::accept`], but does not close the socket.
+/// - In worker threads, a stop request does not end the waits of [`Listener::accept`].
 ///
 /// # Which socket a spawned worker gets
 ///

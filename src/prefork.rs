@@ -100,8 +100,8 @@ pub enum Backend {
     /// **Before the call** of [`start`](Prefork::start) or [`run`](Prefork::run). A worker runs `main` from its
     /// beginning, so **all code before this call runs again in each worker**. When the worker reaches the call, `start`
     /// returns at once, or `run` runs the closure at once. So the code before the call should do only what every
-    /// process may do. This code may read the configuration, for example, but should not bind a port or print a
-    /// greeting. A process becomes a worker in the first call with this backend that it reaches. So the program must
+    /// process may do. This code may read the configuration, for example, but should not print a greeting. It should
+    /// open sockets only by [`bind`](crate::bind), which returns the parent's socket in a worker. A process becomes a worker in the first call with this backend that it reaches. So the program must
     /// not make another such call before the call that starts the workers.
     ///
     /// Until a worker reaches the call, it behaves like any other program: SIGTERM kills it. On Linux and FreeBSD it
@@ -850,18 +850,16 @@ impl Prefork {
     /// listener. `max_workers` ensures that every worker id is a valid index into `listeners`:
     ///
     /// ```no_run
-    /// use std::net::TcpListener;
-    /// use taskfork::{Prefork, Report};
+    /// use taskfork::{Prefork, Report, bind};
     ///
-    /// fn main() -> Result<Report, Box<dyn std::error::Error>> {
-    ///     let ports = [8000, 8001, 8002].map(|port| TcpListener::bind(("127.0.0.1", port)));
-    ///     let listeners = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
-    ///     Ok(Prefork::new().workers(2).max_workers(listeners.len()).run(|worker| {
+    /// fn main() -> taskfork::Result<Report> {
+    ///     let listeners = [bind("127.0.0.1:8000")?, bind("127.0.0.1:8001")?, bind("127.0.0.1:8002")?];
+    ///     Prefork::new().workers(2).max_workers(listeners.len()).run(|worker| {
     ///         let listener = &listeners[worker.id()];
     ///         // ..
-    /// #       drop(listener);
+    /// #       let _ = listener;
     ///         Ok(())
-    ///     })?)
+    ///     })
     /// }
     /// ```
     pub fn run<F>(self, work: F) -> Result<Report>
