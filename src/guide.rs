@@ -7,7 +7,7 @@
 //! | [`async_runtimes`] | tokio and other runtimes in the workers: graceful stop, failures, heartbeats, and how to use axum, actix-web, tonic and others. |
 //! | [`jobs`] | Workers that take jobs from a queue, and why two processes can have the same id. |
 //! | [`pools`] | Several kinds of workers under one parent, and what mpservice, gunicorn's dirty workers and a Procfile have instead. |
-//! | [`deploying`] | A directory for each version, new versions and rollbacks, and how the processes appear in `ps` and systemd. |
+//! | [`deploying`] | A directory for each version, upgrades of a running service without a lost connection, rollbacks, and how the processes appear in `ps` and systemd. |
 //! | [`limits`] | How to choose the number of workers, timeouts, restart limits, memory and descriptors, also for systemd and Kubernetes. |
 //! | [`observability`] | Which events to count, what the status of the service contains, and how to make metrics of both. |
 //! | [`autoscaling`] | How to change the number of workers with the load. |
@@ -17,7 +17,7 @@
 //! | [`systemd`] | Unit files for a service and its socket, with timeouts that match those of the service. |
 //! | [`containers`] | How to run a service as pid 1 of a container: signals, zombie processes, the CPU quota, memory. |
 //! | [`kubernetes`] | A manifest with probes, and the order of events when a pod is stopped. |
-//! | [`migrating`] | The options of Tornado, uvicorn, gunicorn and granian, and the settings of taskfork that replace them. |
+//! | [`migrating`] | The options of Tornado, uvicorn, gunicorn and granian, and the settings of taskfork that replace them. Also: the signals of nginx and unicorn, and libraries for upgrades. |
 //!
 //! The methods of [`Prefork`](crate::Prefork) and [`Worker`](crate::Worker) document the settings. The documentation of
 //! the [crate] lists [all signals](crate#signals) and all [limitations](crate#limitations).
