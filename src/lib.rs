@@ -42,7 +42,7 @@
 //!
 //! The [guide] shows how to write a service: [async servers](guide::async_runtimes), [job workers](guide::jobs),
 //! [several pools](guide::pools), [configuration](guide::reloading), [logging](guide::logging) and
-//! [limits](guide::limits). It also shows how to [deploy](guide::deploying) a service, and how to run it under
+//! [limits](guide::limits). It also shows how to [deploy](guide::deploying) and upgrade a service, and how to run it under
 //! [systemd](guide::systemd), in a [container](guide::containers) and under [Kubernetes](guide::kubernetes).
 //!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
@@ -59,6 +59,7 @@
 //! | restart | The start of a new process for a worker whose process has exited. |
 //! | replacement | A new process that the parent starts to take over from the old process of the same worker. By default, the old process serves until the replacement is ready. |
 //! | rolling restart | The replacement of the processes of all workers, a few workers at a time. |
+//! | upgrade | The parent becomes a new version of the program, with the same pid, and replaces all workers by workers of this version. |
 //! | graceful stop | The parent requests a stop, and the worker exits by itself. If the worker does not exit within a timeout, the parent kills it. |
 //!
 //! # Several pools
@@ -318,7 +319,7 @@
 //! # systemd
 //!
 //! With `Prefork::notify_systemd` (on Unix), the parent notifies systemd when all workers are ready, when a rolling
-//! restart begins and ends, and when the service stops. The parent also sends the messages that systemd's watchdog
+//! restart or an upgrade begins and ends, and when the service stops. The parent also sends the messages that systemd's watchdog
 //! requires. With `Prefork::socket_activation`, the service uses the sockets of a systemd socket unit.
 //!
 //! # Data for each worker
@@ -415,7 +416,8 @@
 //! |---|---|
 //! | TERM, INT | **Graceful stop.** The parent sends SIGTERM to all workers of all pools at once. After the pool's [`graceful_timeout`](Prefork::graceful_timeout) (default: 30 s), it sends SIGKILL to the workers that still run. A second TERM or INT sends SIGKILL at once. |
 //! | QUIT | **Quick stop.** The parent sends SIGQUIT to all workers, and SIGKILL 2 s later. After a TERM or INT, a QUIT shortens the graceful stop in this way. A further stop request sends SIGKILL at once. |
-//! | HUP | **[Rolling restart](#rolling-restarts)**, one pool after another. |
+//! | HUP | **[Rolling restart](#rolling-restarts)** of the same program, one pool after another. |
+//! | USR2 | **[Upgrade](#upgrades)** to the program that is on disk now (Linux). USR2 kills a worker that has no handler for it, so it must be sent to the parent only. |
 //! | TTIN | **Adds a worker** to the first pool, with the lowest free id. If there are already [`max_workers`](Prefork::max_workers) workers, the parent only logs a warning. |
 //! | TTOU | **Removes the worker** with the highest id from the first pool: the parent sends SIGTERM to it. If the worker has [its own socket](ListenConfig::per_worker), the parent first waits until the socket's queue is empty, but not longer than the `graceful_timeout`. The last worker is never removed: the parent only logs a warning. |
 //! | USR1 | **Sent on** to all workers, for example to make them reopen their logs. USR1 kills a worker that has no handler for it. |
@@ -423,7 +425,7 @@
 //!
 //! - If the program ignored one of these signals before the call, the parent ignores the signal too. For example,
 //!   `nohup` makes a program ignore HUP. SIGCHLD is an exception: the parent does not ignore it, because wait(2) would
-//!   fail.
+//!   fail. USR2 is left to the program also if the program installed a handler for it before the call.
 //! - The kernel sends TTIN and TTOU to a background job that uses its terminal. The parent ignores such a signal, and
 //!   reacts only to a TTIN or TTOU that a process has sent. (macOS does not mark the signals of the kernel. There,
 //!   while the parent is in the background, it also ignores TTIN and TTOU from a process of its own process group.)
@@ -467,8 +469,25 @@
 //! Where the old process exits first, there is no old process to go back to. If the new process fails, the parent
 //! aborts the rolling restart and restarts the worker as after any other failure.
 //!
-//! A replacement runs the same version of the program as the parent. To run a new version, stop the service and start
-//! it again.
+//! A replacement runs the same version of the program as the parent. Only an upgrade or a restart of the service runs a
+//! new version.
+//!
+//! ## Upgrades
+//!
+//! On Linux, USR2 or [`Handle::upgrade`] replaces the program of the whole service, without losing a connection:
+//!
+//! 1. The parent opens the program at the path by which it was started, or at the path that [`Prefork::program`] sets.
+//! 2. *Trial.* The parent starts the new program beside the running service. It must reach its call, its settings must
+//!    be valid, and one of its workers must become ready in each pool. If anything fails, the upgrade is aborted
+//!    ([`Event::UpgradeAborted`]), and nothing has changed. The trial takes at most [`Prefork::upgrade_timeout`].
+//! 3. *Execution.* The parent executes the new program in its own process. So the service keeps its pid. The workers and
+//!    the connections in the queues of the listeners stay.
+//! 4. *Adoption.* The call in the new program takes over the workers and begins a rolling restart, which replaces all
+//!    processes of the old program.
+//!
+//! The sockets must be opened by [`Prefork::listen`] or by [`bind`]. The code before the call runs again: in the trial,
+//! and then in the new parent. A rollback is an upgrade to the old program. The page [`guide::deploying`] has the
+//! details, and the [limitations](#limitations) list what an upgrade cannot do.
 //!
 //! ## Signals from a terminal
 //!
@@ -644,6 +663,19 @@
 //!   child. The parent notices the exit within a second after the next SIGCHLD or after the next timeout of its own.
 //!   The exit then counts as abnormal, with [unknown status](Exit::Unknown). Until the parent notices, the system may
 //!   give the worker's pid to another process. The parent's signals to the worker then go to that process.
+//!
+//! Upgrades:
+//!
+//! - Upgrades need Linux and worker processes. On other systems and for worker threads, a request for an upgrade only
+//!   leads to [`Event::UpgradeAborted`]. The same holds for a program with rights of its own (set-user-ID, set-group-ID,
+//!   file capabilities), for a script, and for a parent with listening sockets that neither `listen` nor `bind` has made.
+//! - Between the execution and the call of the new program, nothing supervises the workers. If the new program crashes
+//!   there, the service ends: its workers get SIGTERM. If the new program does not reach its call within
+//!   [`upgrade_timeout`](Prefork::upgrade_timeout), it is killed.
+//! - With spawned workers, other threads of the parent end at the execution without cleanup, and a signal that such a
+//!   thread takes at this instant can be lost.
+//! - The execution takes longer if the parent uses much memory: up to 60 ms for each GiB. The kernel kills the parent if
+//!   it cannot complete the execution after it has given up the old program.
 //!
 //! Wrong conclusions of the parent:
 //!
