@@ -42,8 +42,8 @@
 //!
 //! The [guide] shows how to write a service: [async servers](guide::async_runtimes), [job workers](guide::jobs),
 //! [several pools](guide::pools), [configuration](guide::reloading), [logging](guide::logging) and
-//! [limits](guide::limits). It also shows how to [deploy](guide::deploying) and upgrade a service, and how to run it under
-//! [systemd](guide::systemd), in a [container](guide::containers) and under [Kubernetes](guide::kubernetes).
+//! [limits](guide::limits). It also shows how to [deploy](guide::deploying) and upgrade a service, and how to run it
+//! under [systemd](guide::systemd), in a [container](guide::containers) and under [Kubernetes](guide::kubernetes).
 //!
 //! [tornado]: https://www.tornadoweb.org/en/stable/process.html#tornado.process.fork_processes
 //!
@@ -319,8 +319,8 @@
 //! # systemd
 //!
 //! With `Prefork::notify_systemd` (on Unix), the parent notifies systemd when all workers are ready, when a rolling
-//! restart or an upgrade begins and ends, and when the service stops. The parent also sends the messages that systemd's watchdog
-//! requires. With `Prefork::socket_activation`, the service uses the sockets of a systemd socket unit.
+//! restart or an upgrade begins and ends, and when the service stops. The parent also sends the messages that systemd's
+//! watchdog requires. With `Prefork::socket_activation`, the service uses the sockets of a systemd socket unit.
 //!
 //! # Data for each worker
 //!
@@ -381,8 +381,8 @@
 //! So each new worker runs the code before this call again. In return, the parent may have several threads, and a start
 //! takes the same time however much memory the parent uses.
 //!
-//! If the program creates a socket before the call, each worker creates the socket again. Use [`Prefork::listen`]
-//! instead: then the parent creates the socket once and passes it to the workers.
+//! If the program itself creates a socket before the call, each worker creates the socket again. Use
+//! [`Prefork::listen`] or [`bind`] instead: then the parent creates the socket once and passes it to the workers.
 //!
 //! # Threads
 //!
@@ -480,8 +480,8 @@
 //! 2. *Trial.* The parent starts the new program beside the running service. It must reach its call, its settings must
 //!    be valid, and one of its workers must become ready in each pool. If anything fails, the upgrade is aborted
 //!    ([`Event::UpgradeAborted`]), and nothing has changed. The trial takes at most [`Prefork::upgrade_timeout`].
-//! 3. *Execution.* The parent executes the new program in its own process. So the service keeps its pid. The workers and
-//!    the connections in the queues of the listeners stay.
+//! 3. *Execution.* The parent executes the new program in its own process. So the service keeps its pid. The workers
+//!    and the connections in the queues of the listeners stay.
 //! 4. *Adoption.* The call in the new program takes over the workers and begins a rolling restart, which replaces all
 //!    processes of the old program.
 //!
@@ -667,15 +667,16 @@
 //! Upgrades:
 //!
 //! - Upgrades need Linux and worker processes. On other systems and for worker threads, a request for an upgrade only
-//!   leads to [`Event::UpgradeAborted`]. The same holds for a program with rights of its own (set-user-ID, set-group-ID,
-//!   file capabilities), for a script, and for a parent with listening sockets that neither `listen` nor `bind` has made.
+//!   leads to [`Event::UpgradeAborted`]. The same holds for a program with rights of its own (set-user-ID,
+//!   set-group-ID, file capabilities), for a script, and for a parent with listening sockets that neither `listen` nor
+//!   `bind` has made.
 //! - Between the execution and the call of the new program, nothing supervises the workers. If the new program crashes
 //!   there, the service ends: its workers get SIGTERM. If the new program does not reach its call within
 //!   [`upgrade_timeout`](Prefork::upgrade_timeout), it is killed.
 //! - With spawned workers, other threads of the parent end at the execution without cleanup, and a signal that such a
 //!   thread takes at this instant can be lost.
-//! - The execution takes longer if the parent uses much memory: up to 60 ms for each GiB. The kernel kills the parent if
-//!   it cannot complete the execution after it has given up the old program.
+//! - The execution takes longer if the parent uses much memory: up to 60 ms for each GiB. The kernel kills the parent
+//!   if it cannot complete the execution after it has given up the old program.
 //!
 //! Wrong conclusions of the parent:
 //!
