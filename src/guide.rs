@@ -87,6 +87,7 @@ pub mod migrating {}
 mod tests {
     const SERVICE: &str = include_str!("../examples/service.rs");
     const SYSTEMD: &str = include_str!("guide/systemd.md");
+    const DEPLOYING: &str = include_str!("guide/deploying.md");
     const CONTAINERS: &str = include_str!("guide/containers.md");
     const KUBERNETES: &str = include_str!("guide/kubernetes.md");
 
@@ -120,6 +121,13 @@ mod tests {
         let (_, liveness) = KUBERNETES.split_once("livenessProbe:").expect("livenessProbe in the manifest");
         let until_restart = number_after(liveness, "periodSeconds:") * number_after(liveness, "failureThreshold:");
         assert!(until_restart > 2 * seconds("heartbeat_timeout"));
+    }
+
+    #[test]
+    fn reload_timeout_exceeds_trial_and_rolling_restart() {
+        let trial = 60;
+        let rolling_restart = 2 * seconds("ready_timeout") + seconds("graceful_timeout");
+        assert!(number_after(DEPLOYING, "TimeoutStartSec=") > trial + rolling_restart);
     }
 
     #[test]
