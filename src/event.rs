@@ -302,24 +302,33 @@ pub enum Event {
         /// Whether the pool is stopping or has ended. If `false`, the service has no pool of this name.
         has_ended: bool,
     },
-    /// An upgrade begins: the parent tries the program that is on disk now. [`Event::UpgradeAborted`] follows if the
-    /// trial fails. Otherwise the parent executes the new program, and [`Event::UpgradeFinished`] follows there.
+    /// An [upgrade](crate::Handle::upgrade) begins: the parent tries the program that is on disk now. The event concerns
+    /// the service, so its pool is empty.
+    ///
+    /// If the trial fails, [`Event::UpgradeAborted`] follows. Otherwise the parent executes the new program, and the
+    /// callback of the old program gets no further event. [`Event::Adopted`] is the next event of the new program.
     UpgradeStarted,
-    /// An upgrade has failed or was refused. Before the parent has executed the new program, nothing has changed: the
-    /// old program goes on. After that, a replacement by the new program has failed, and the processes of the old
-    /// program that have not been replaced yet stay.
+    /// An upgrade has failed or was refused. The event concerns the service, so its pool is empty. Logged as an error.
+    ///
+    /// - In the old program, nothing has changed: the parent and the workers go on. This is the case if no
+    ///   [`Event::Adopted`] precedes. If the upgrade was refused, not even [`Event::UpgradeStarted`] precedes.
+    /// - In the new program, a replacement has failed. The new program supervises all workers, and the processes of the
+    ///   old program that have not been replaced stay.
     UpgradeAborted {
-        /// The reason.
+        /// The reason, in words for an operator. It may contain text that the new program has written.
         reason: String,
     },
-    /// The parent has executed the new program, which now supervises the processes of the old one.
+    /// The parent has executed a new program, which now supervises the processes that the old program has started.
+    /// Reported once for each pool, before any other event of the pool. A rolling restart follows, except in a pool that
+    /// the new program does not have: its processes are stopped.
     Adopted {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,
-        /// The number of processes.
+        /// The number of processes that have not exited, those that are stopping included.
         processes: usize,
     },
-    /// An upgrade has ended: every process of the old program has been replaced and has exited.
+    /// An upgrade has succeeded: the new program has replaced every process of the old one. The event concerns the
+    /// service, so its pool is empty. Old processes may still be stopping.
     UpgradeFinished,
 }
 
@@ -456,9 +465,9 @@ impl Event {
             | Event::RecyclingAborted { pool, .. }
             | Event::RecyclingRefused { pool, .. }
             | Event::RestartLimitReached { pool, .. }
+            | Event::Adopted { pool, .. }
             | Event::PoolEnded { pool, .. } => Subject::Pool(pool),
             Event::RequestIgnored { pool, .. } => Subject::Pool(pool),
-            Event::Adopted { pool, .. } => Subject::Pool(pool),
             Event::UpgradeStarted | Event::UpgradeAborted { .. } | Event::UpgradeFinished => Subject::Pool(""),
         }
     }

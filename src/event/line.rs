@@ -71,7 +71,9 @@ impl fmt::Display for Event {
             Event::RequestIgnored { pool, has_ended } => write_ignored(f, pool, *has_ended),
             Event::UpgradeStarted => f.write_str("Upgrading: trying the program on disk"),
             Event::UpgradeAborted { reason } => write!(f, "Upgrade aborted: {reason}"),
-            Event::Adopted { processes, .. } => write!(f, "The new program supervises {processes} processes"),
+            Event::Adopted { processes, .. } => {
+                write!(f, "The new program supervises {processes} processes of the old one")
+            }
             Event::UpgradeFinished => f.write_str("Upgrade done"),
         }
     }
@@ -184,6 +186,11 @@ mod tests {
             (Event::Ready { process }, "jobs child 2 (pid 71) is ready"),
             (Event::Ready { process: thread }, "jobs child 2 (thread jobs-2.0) is ready"),
             (Event::Scaled { pool: "jobs", workers: 3 }, "jobs: Scaled to 3 workers"),
+            (
+                Event::Adopted { pool: "jobs", processes: 3 },
+                "jobs: The new program supervises 3 processes of the old one",
+            ),
+            (Event::UpgradeAborted { reason: "no".into() }, "Upgrade aborted: no"),
             (Event::StartFailed { pool: "jobs", error, retry: None }, "jobs: user: no"),
             (Event::PoolEnded { pool: "jobs", reason, success: true }, "jobs: The pool has ended: finished"),
             (
