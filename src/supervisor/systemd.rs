@@ -43,6 +43,8 @@ pub(crate) struct Systemd {
     watchdog: Option<Watchdog>,
     /// The reason why the service is about to stop, if it has failed. This reason becomes the last status.
     failure: Option<String>,
+    /// Whether an upgrade is in progress. The rolling restarts that belong to it do not end the stage `Reloading`.
+    is_upgrading: bool,
     /// The first pool that has failed in the current rolling restart of several pools, as a status.
     aborted: Option<String>,
     /// The kinds of errors that have been logged. Each kind is logged only once.
@@ -79,8 +81,34 @@ impl Systemd {
             retry_at: now,
             watchdog: period.map(|period| Watchdog { period, next: now + period }),
             failure: None,
+            is_upgrading: false,
             aborted: None,
             logged: Vec::new(),
+        }
+    }
+
+    /// Continues the notifications of the old program in the new program of an upgrade: systemd knows the service as
+    /// reloading. The next watchdog notification is due at once, because nobody has sent any between the two programs.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the supervisor does not upgrade yet"))]
+    pub fn adopted(mut self) -> Systemd {
+        self.stage = Stage::Reloading;
+        self.is_upgrading = true;
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.next = self.retry_at;
+        }
+        self
+    }
+
+    /// Notifies the service manager of an event, if the event needs a notification.
+    fn notify(&mut self, event: &Event, service: &dyn ServiceView, output: &mut Output) {
+        match self.notification_for(event, service) {
+            Ok(None) => {}
+            Ok(Some(notification)) => {
+                self.enqueue(notification);
+                self.send_pending(output);
+            }
+            Err(error) => self.log_once(&error, output),
         }
     }
 
@@ -111,12 +139,34 @@ impl Systemd {
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
+            // Sent during a rolling restart as well, because systemd may wait for the response to its SIGUSR2.
+            (Stage::Ready | Stage::Reloading, Event::UpgradeStarted) => {
+                let now = NotifyState::monotonic_usec_now()?;
+                self.is_upgrading = true;
+                (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
+            }
+            (Stage::Reloading, Event::UpgradeFinished) => {
+                self.is_upgrading = false;
+                self.aborted = None;
+                (Stage::Ready, vec![NotifyState::Ready], event.to_string())
+            }
+            (Stage::Reloading, Event::UpgradeAborted { .. }) => {
+                self.is_upgrading = false;
+                let status = event.to_string();
+                // The rolling restart that the upgrade has interrupted goes on.
+                if service.is_rolling() {
+                    self.aborted = Some(status);
+                    return Ok(None);
+                }
+                self.aborted = None;
+                (Stage::Ready, vec![NotifyState::Ready], status)
+            }
             (Stage::Reloading, Event::RollingRestartAborted { .. }) if service.is_rolling() => {
                 self.aborted.get_or_insert_with(|| event.to_string());
                 return Ok(None);
             }
             // The last pool of a rolling restart may also stop or end before its turn.
-            (Stage::Reloading, _) if !service.is_rolling() => {
+            (Stage::Reloading, _) if !service.is_rolling() && !self.is_upgrading => {
                 let status = self.aborted.take().unwrap_or_else(|| event.to_string());
                 (Stage::Ready, vec![NotifyState::Ready], status)
             }
@@ -174,14 +224,11 @@ impl Systemd {
 
 impl Observer for Systemd {
     fn handle_event(&mut self, event: &Event, service: &dyn ServiceView, output: &mut Output) {
-        match self.notification_for(event, service) {
-            Ok(None) => {}
-            Ok(Some(notification)) => {
-                self.enqueue(notification);
-                self.send_pending(output);
-            }
-            Err(error) => self.log_once(&error, output),
+        // systemd waits for both messages after its SIGUSR2, also if the upgrade was refused at once.
+        if self.stage == Stage::Ready && matches!(event, Event::UpgradeAborted { .. }) {
+            self.notify(&Event::UpgradeStarted, service, output);
         }
+        self.notify(event, service, output);
     }
 
     /// Returns the time of the next attempt to send the unsent notifications. If there are none, returns the time of
@@ -330,6 +377,61 @@ mod tests {
         assert_eq!(last.as_deref(), Some("READY=1\nSTATUS=mail: Rolling restart done\n"));
     }
 
+    fn aborted() -> Event {
+        Event::UpgradeAborted { reason: "no program".into() }
+    }
+
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[test]
+    fn an_upgrade_with_its_rolling_restarts_is_one_reload() {
+        let mut systemd = without_address();
+        let failed = Event::RollingRestartAborted { pool: "", id: 1 };
+        let trial = [(READY, true), (Event::UpgradeStarted, true), (READY, true), (aborted(), true)];
+        assert_eq!(states(&mut systemd, &trial), ["READY=1", "RELOADING=1", "READY=1"]);
+        assert_eq!(
+            states(&mut systemd, &[(Event::UpgradeStarted, true), (aborted(), true)]),
+            ["RELOADING=1", "READY=1"]
+        );
+        let adopting = || vec![(Event::Adopted { pool: "", processes: 2 }, false), (READY, true), (ROLLING, true)];
+        let mut adopted = without_address().adopted();
+        let events = adopting().into_iter().chain([(ROLLED, true), (READY, true), (Event::UpgradeFinished, true)]);
+        let messages = notifications(&mut adopted, &events.collect::<Vec<_>>());
+        let lines: Vec<_> = messages.iter().map(Notification::lines).collect();
+        assert_eq!(lines, ["READY=1\nSTATUS=Upgrade done\n"]);
+        let mut adopted = without_address().adopted();
+        let events = adopting().into_iter().chain([(failed, true), (READY, true), (aborted(), true)]);
+        let messages = notifications(&mut adopted, &events.collect::<Vec<_>>());
+        let lines: Vec<_> = messages.iter().map(Notification::lines).collect();
+        assert_eq!(lines, ["READY=1\nSTATUS=Upgrade aborted: no program\n"]);
+        assert_eq!(states(&mut adopted, &[(ROLLING, true), (ROLLED, true)]), ["RELOADING=1", "READY=1"]);
+        assert_eq!(states(&mut without_address().adopted(), &[(STOPPING, true)]), ["STOPPING=1"]);
+    }
+
+    #[test]
+    fn a_rolling_restart_goes_on_after_an_aborted_upgrade() {
+        let mut systemd = without_address();
+        let mut notify = |event: Event, is_rolling| {
+            let state = State { up: Some(4), is_rolling, is_stopping: false };
+            systemd.notification_for(&event, &state).expect("the time").as_ref().map(Notification::lines)
+        };
+        assert!(notify(READY, false).is_some());
+        assert!(notify(ROLLING, true).is_some_and(|lines| lines.starts_with("RELOADING=1\n")));
+        let upgrading = notify(Event::UpgradeStarted, true).expect("a response to the second signal");
+        assert!(upgrading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{upgrading}");
+        assert_eq!(notify(READY, true), None);
+        assert_eq!(notify(aborted(), true), None);
+        let last = notify(ROLLED, false);
+        assert_eq!(last.as_deref(), Some("READY=1\nSTATUS=Upgrade aborted: no program\n"));
+    }
+
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    #[test]
+    fn the_watchdog_of_a_new_program_is_due_at_once() {
+        let now = Instant::now();
+        let systemd = Systemd::new(None, Some(Duration::from_secs(5)), now).adopted();
+        assert_eq!(systemd.next_deadline(), Some(now));
+    }
+
     #[test]
     fn the_stop_of_one_pool_is_no_stop_of_the_service() {
         let mut systemd = without_address();
@@ -420,6 +522,26 @@ mod tests {
         assert_eq!(systemd.next_deadline(), Some(now + period));
         assert_eq!(receive(), scales + 1);
         assert_eq!(lines.last().map(String::as_str), Some(&*format!("STATUS=Scaled to {scales} workers\n")));
+        std::fs::remove_file(&path).expect("the socket's file");
+    }
+
+    #[test]
+    fn a_refused_upgrade_ends_the_reload_of_systemd() {
+        let path = std::env::temp_dir().join(format!("taskfork-refused-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let manager = UnixDatagram::bind(&path).expect("a socket");
+        manager.set_nonblocking(true).expect("a socket");
+        let mut systemd = Systemd::new(SocketAddr::from_pathname(&path).ok(), None, Instant::now());
+        let mut output = Output::flushed();
+        for event in [READY, aborted()] {
+            systemd.handle_event(&event, &State { up: Some(2), ..State::default() }, &mut output);
+        }
+        let mut message = [0; 256];
+        let mut next = || manager.recv(&mut message).map(|len| String::from_utf8_lossy(&message[..len]).into_owned());
+        assert!(next().expect("a message").starts_with("READY=1\n"));
+        assert!(next().expect("a message").starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(next().expect("a message"), "READY=1\nSTATUS=Upgrade aborted: no program\n");
+        next().expect_err("no more messages");
         std::fs::remove_file(&path).expect("the socket's file");
     }
 
