@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::check::check_process_limit;
-pub(crate) use self::settings::{PoolSettings, ServiceSettings};
+pub(crate) use self::settings::{PoolSettings, ServiceSettings, UpgradeSettings};
 use crate::backend::Work;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -60,8 +60,9 @@ use crate::worker::{WorkResult, Worker};
 /// a `Prefork` for each pool. There, "the service" in the descriptions of the settings means the pool, except that the
 /// failure of a pool stops the whole service unless the pool is [`optional`](Prefork::optional). The settings
 /// [`name`](Prefork::name), [`on_event`](Prefork::on_event), [`on_interval`](Prefork::on_interval),
-/// [`pid_file`](Prefork::pid_file), `socket_activation` and `notify_systemd` concern the whole service. So they are
-/// settings of the `Supervisor`, and an error on its pools.
+/// [`pid_file`](Prefork::pid_file), [`program`](Prefork::program), [`upgrade_timeout`](Prefork::upgrade_timeout),
+/// `socket_activation` and `notify_systemd` concern the whole service. So they are settings of the `Supervisor`, and an
+/// error on its pools.
 #[must_use = "nothing happens before start() or run()"]
 #[derive(Debug, Default)]
 pub struct Prefork {
@@ -667,7 +668,7 @@ impl Prefork {
     /// | message | sent when |
     /// |---|---|
     /// | `READY=1` | All workers are ready or, without a [`ready_timeout`](Prefork::ready_timeout), started. |
-    /// | `RELOADING=1`, then `READY=1` | A rolling restart (on SIGHUP) begins, and then ends or is aborted. |
+    /// | `RELOADING=1`, then `READY=1` | A rolling restart (on SIGHUP) or an upgrade (on SIGUSR2) begins, and then ends or is aborted. |
     /// | `STOPPING=1` | The parent begins to stop the workers, for whatever reason. |
     /// | `WATCHDOG=1` | Twice per `WatchdogSec`, until the stop. |
     ///
@@ -692,6 +693,9 @@ impl Prefork {
     ///   kills workers before this timeout has passed.
     /// - `TimeoutStartSec` also limits the duration of a reload. So it must be longer than a rolling restart of all
     ///   workers takes.
+    /// - With `ReloadSignal=SIGUSR2`, `systemctl reload` upgrades the service to the program on disk. The parent keeps its
+    ///   pid, so systemd notices no restart. The status line of the last `READY=1` is the result: `Upgrade done`, or
+    ///   `Upgrade aborted` with the reason.
     /// - With `WatchdogSec`, the parent wakes up twice in that time to send `WATCHDOG=1`. These messages show only that
     ///   the parent itself works. To detect workers that hang, set a [`heartbeat_timeout`](Prefork::heartbeat_timeout).
     ///
@@ -740,6 +744,44 @@ impl Prefork {
     /// In every case of an error, [`Error::setting`] is `pid_file`.
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Prefork {
         self.service.pid_file = Some(path.into());
+        self
+    }
+
+    /// Sets the path of the program that an upgrade ([`Handle::upgrade`], SIGUSR2) executes. Linux only; it has no effect
+    /// on other systems.
+    ///
+    /// Default: the path by which this program was started, if it led to this program's file at that time. Symbolic
+    /// links in it are followed again at each upgrade. So if the program was started by `/srv/current/bin/web`, and
+    /// `current` leads to another release by now, the upgrade executes the program of that release. If the program does
+    /// not know this path, an upgrade is refused with this reason unless `program` is set.
+    ///
+    /// A relative path begins at the directory in which the program was started. The file is opened at each upgrade, so
+    /// it need not exist before. The new program gets the arguments and the environment with which this program was
+    /// started. The setting of the new program counts for the next upgrade.
+    ///
+    /// An empty path is an error of [`start`](Prefork::start).
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Prefork {
+        self.service.upgrade.program = Some(path.into());
+        self
+    }
+
+    /// Limits the time of an upgrade ([`Handle::upgrade`], SIGUSR2). Default: 60 s. Linux only; it has no effect on
+    /// other systems.
+    ///
+    /// The timeout limits two parts of an upgrade, each by itself:
+    ///
+    /// - The trial, from the request until the parent executes the new program. It includes the end of replacements
+    ///   that are in progress, the start of the new program up to its call, and the readiness of its trial workers. If
+    ///   the time has passed, the upgrade is aborted, and nothing has changed.
+    /// - The way of the new program from its start as the parent to its call. Nothing supervises the workers in this
+    ///   time. If the time has passed, the parent is killed, and with it the service ends: its workers get SIGTERM. The
+    ///   trial has taken the same way before, so this happens only if the program behaves differently the second time.
+    ///
+    /// The timeout does not limit the rolling restart that follows, because a drain may take long.
+    ///
+    /// A timeout of less than a millisecond or more than an hour is an error of [`start`](Prefork::start).
+    pub fn upgrade_timeout(mut self, timeout: Duration) -> Prefork {
+        self.service.upgrade.timeout = Some(timeout);
         self
     }
 

@@ -60,8 +60,8 @@ use crate::worker::{self, WorkResult, Worker};
 ///
 /// The service has one parent with one name, one callback for [events](Supervisor::on_event), one for the
 /// [status](Supervisor::on_interval), one [pid file](Supervisor::pid_file), and one connection to systemd. So `name`,
-/// `on_event`, `on_interval`, `pid_file`, `socket_activation` and `notify_systemd` are settings of the `Supervisor`. A
-/// `Prefork` with such a setting is refused.
+/// `on_event`, `on_interval`, `pid_file`, `program`, `upgrade_timeout`, `socket_activation` and `notify_systemd` are
+/// settings of the `Supervisor`. A `Prefork` with such a setting is refused.
 ///
 /// # Backends
 ///
@@ -160,6 +160,19 @@ impl Supervisor {
         self
     }
 
+    /// Sets the path of the program that an upgrade executes. Default: the path by which this program was started. Linux
+    /// only. The rules are those of [`Prefork::program`].
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Supervisor {
+        self.service.upgrade.program = Some(path.into());
+        self
+    }
+
+    /// Limits the time of an upgrade. Default: 60 s. Linux only. The rules are those of [`Prefork::upgrade_timeout`].
+    pub fn upgrade_timeout(mut self, timeout: Duration) -> Supervisor {
+        self.service.upgrade.timeout = Some(timeout);
+        self
+    }
+
     /// Uses sockets that systemd has opened and passed to this program, for the listeners of all pools. Default: no.
     /// Unix only.
     ///
@@ -176,7 +189,7 @@ impl Supervisor {
     ///
     /// The messages are those of [`Prefork::notify_systemd`], once for the whole service: `READY=1` follows when the
     /// workers of all pools are up, and a SIGHUP leads to one `RELOADING=1`, which ends after the rolling restart of
-    /// the last pool. A pool that has ended, or an [optional](Prefork::optional) pool that is stopping, is not waited
+    /// the last pool. An upgrade of the service is one `RELOADING=1` too. A pool that has ended, or an [optional](Prefork::optional) pool that is stopping, is not waited
     /// for.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Supervisor {
@@ -200,7 +213,7 @@ impl Supervisor {
     /// |---|---|
     /// | The service has no pool. | `pool` |
     /// | Two pools have the same name, or a name [cannot be shown](Supervisor::pool). | `pool` |
-    /// | A setting of the service was made on a pool. | `name`, `on_event`, `on_interval`, `pid_file`, `socket_activation` or `notify_systemd` |
+    /// | A setting of the service was made on a pool. | `name`, `on_event`, `on_interval`, `pid_file`, `program`, `upgrade_timeout`, `socket_activation` or `notify_systemd` |
     /// | The pools together have more workers than the system allows processes. | `workers` |
     pub fn start(self) -> Result<Role> {
         Role::of(self.supervise(None)?)
@@ -358,6 +371,8 @@ mod tests {
             ("on_event", one().on_event(|_, _| {})),
             ("on_interval", one().on_interval(Duration::from_secs(1), |_, _| {})),
             ("pid_file", one().pid_file("/run/web.pid")),
+            ("program", one().program("/srv/web")),
+            ("upgrade_timeout", one().upgrade_timeout(Duration::from_secs(1))),
             #[cfg(unix)]
             ("socket_activation", one().socket_activation()),
             #[cfg(unix)]

@@ -16,7 +16,7 @@ use crate::prefork::{Backend, PoolSettings, ServiceSettings};
 use crate::setup::WorkerSetup;
 #[cfg(unix)]
 use crate::supervisor::Systemd;
-use crate::supervisor::{self, Adoption, PoolParts, ServiceParts, Supervised, UpgradeSettings};
+use crate::supervisor::{self, Adoption, PoolParts, ServiceParts, Supervised};
 use crate::sys::{self, StandardFds, SupervisorLock, WorkerKind};
 use crate::worker::{self, Worker};
 
@@ -146,12 +146,12 @@ fn prepare(
         lock,
         standard_fds,
         pid_file,
+        upgrade: service.upgrade,
         on_event: service.on_event,
         on_interval: service.on_interval,
         pools: parts,
         #[cfg(unix)]
         systemd: service.notifies.then(Systemd::from_environment).flatten(),
-        upgrade: UpgradeSettings { program: None, timeout: Duration::from_secs(60) },
         retired: adoption.is_some().then(|| Retired::new(given)),
         adoption,
     })

@@ -36,10 +36,40 @@ pub(crate) struct ServiceSettings {
     pub on_event: Option<OnEvent>,
     pub on_interval: Option<OnInterval>,
     pub pid_file: Option<PathBuf>,
+    pub upgrade: UpgradeSettings,
     #[cfg(unix)]
     pub is_activated: bool,
     #[cfg(unix)]
     pub notifies: bool,
+}
+
+/// The settings of upgrades. `None`: the default.
+#[derive(Debug, Default)]
+pub(crate) struct UpgradeSettings {
+    /// The path of the new program.
+    pub program: Option<PathBuf>,
+    pub timeout: Option<Duration>,
+}
+
+impl UpgradeSettings {
+    const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+    const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+    /// Returns the longest time of the trial, and of the new program's way to its call.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(UpgradeSettings::DEFAULT_TIMEOUT)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.program.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            return Err(Error::unfit("program", "the path is empty"));
+        }
+        let timeout = self.timeout();
+        if timeout > UpgradeSettings::LONGEST_TIMEOUT {
+            return Err(Error::unfit("upgrade_timeout", format!("{timeout:?} is more than an hour")));
+        }
+        check_time("upgrade_timeout", timeout)
+    }
 }
 
 impl ServiceSettings {
@@ -54,6 +84,8 @@ impl ServiceSettings {
             (self.on_event.is_some(), "on_event"),
             (self.on_interval.is_some(), "on_interval"),
             (self.pid_file.is_some(), "pid_file"),
+            (self.upgrade.program.is_some(), "program"),
+            (self.upgrade.timeout.is_some(), "upgrade_timeout"),
         ];
         let settings = settings.into_iter().chain(of_unix);
         settings.filter(|(is_set, _)| *is_set).map(|(_, setting)| setting).next()
@@ -63,6 +95,7 @@ impl ServiceSettings {
     pub fn check(&self) -> Result<()> {
         self.check_name()?;
         self.pid_file.as_deref().map_or(Ok(()), PidFile::check_path)?;
+        self.upgrade.check()?;
         self.on_interval.as_ref().map_or(Ok(()), |interval| check_time("on_interval", interval.period))
     }
 
@@ -137,6 +170,26 @@ mod tests {
         for period in [Duration::from_millis(1), Duration::from_secs(366 * 86_400)] {
             assert!(check(period).is_ok(), "{period:?}");
         }
+    }
+
+    #[test]
+    fn upgrade_settings_without_a_use_are_refused() {
+        let timeout = |time| UpgradeSettings { program: None, timeout: Some(time) };
+        let empty = UpgradeSettings { program: Some(PathBuf::new()), timeout: None };
+        let hour = Duration::from_secs(3600);
+        for (setting, upgrade) in [
+            ("program", empty),
+            ("upgrade_timeout", timeout(Duration::ZERO)),
+            ("upgrade_timeout", timeout(hour + Duration::from_nanos(1))),
+            ("upgrade_timeout", timeout(Duration::MAX)),
+        ] {
+            let error = ServiceSettings { upgrade, ..ServiceSettings::default() }.check().expect_err("a refusal");
+            assert_eq!(error.setting(), Some(setting), "{error}");
+        }
+        for time in [Duration::from_millis(1), hour] {
+            assert!(timeout(time).check().is_ok(), "{time:?}");
+        }
+        assert_eq!(UpgradeSettings::default().timeout(), Duration::from_secs(60), "the documented default");
     }
 
     #[test]

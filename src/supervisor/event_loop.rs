@@ -39,7 +39,6 @@ use crate::sys::{self, ChildHandle, FEW_PROCESSES, Signal, SignalInfo};
 use crate::worker::Worker;
 
 pub(super) use upgrade::Upgrader;
-pub(crate) use upgrade::UpgradeSettings;
 
 /// The way in which the loop ended.
 pub(super) enum LoopExit {

@@ -69,11 +69,11 @@ use crate::handle::HandleReceiver;
 use crate::listener::{Retired, Sockets};
 use crate::pid_file::PidFile;
 use crate::policy::{Config, PoolConfig, Service, UpgradeConfig};
+use crate::prefork::UpgradeSettings;
 use crate::scoreboard::Scoreboard;
 use crate::setup::{WorkerSetup, warn_of_name};
 use crate::sys::{self, ProcessName, StandardFds, SupervisorLock, Waker, WorkerKind};
 use crate::worker::{self, Worker};
-pub(crate) use event_loop::UpgradeSettings;
 pub(crate) use finish::{Finished, run_and_exit};
 pub(crate) use observer::{OnEvent, OnInterval};
 #[cfg(unix)]
@@ -124,7 +124,7 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     let ServiceParts { name, lock, standard_fds, pid_file, on_event, on_interval, pools, .. } = parts;
     let ServiceParts { upgrade, mut adoption, retired, .. } = parts;
     let names: Vec<&'static str> = pools.iter().map(|pool| pool.config.pool).collect();
-    let refusal = refusal_of(&pools);
+    let upgrade_config = upgrade_config(&upgrade, &pools);
     let opened = open(lock, standard_fds, pid_file, pools, adoption.as_deref_mut())?;
     let (configs, Opened { mut descriptors, waker, pools }) = opened;
     // A service without a scoreboard has no callback.
@@ -143,7 +143,7 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     let info = ServiceInfo::new(name.clone(), adoption.as_ref().map(|adoption| adoption.uptime()));
     // Dropped at the end of the service, in the parent only.
     let process_name = name.and_then(name_parent);
-    let service = service_of(configs, UpgradeConfig { timeout: upgrade.timeout, refusal }, adoption.as_deref());
+    let service = service_of(configs, upgrade_config, adoption.as_deref());
     let upgrader = Upgrader::new(upgrade, retired);
     let mut event_loop = EventLoop::new(service, pools, observers, info, requests, upgrader, &mut descriptors);
     if let Some(adoption) = adoption {
@@ -174,12 +174,15 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     }
 }
 
-/// Returns why a service with these pools cannot be upgraded. `None` if it can.
-fn refusal_of(pools: &[PoolParts]) -> Option<&'static str> {
-    if pools.iter().any(|pool| pool.kind == WorkerKind::Thread) {
-        return Some("worker threads end with the program that runs them, so restart the service instead");
-    }
-    (!sys::CAN_UPGRADE).then_some("a service can be upgraded on Linux only, so restart the service instead")
+/// Returns what the policy needs to know about upgrades.
+fn upgrade_config(settings: &UpgradeSettings, pools: &[PoolParts]) -> UpgradeConfig {
+    let has_threads = pools.iter().any(|pool| pool.kind == WorkerKind::Thread);
+    let refusal = if has_threads {
+        Some("the workers are threads, which end with the old program")
+    } else {
+        (!sys::CAN_UPGRADE).then_some("only Linux supports upgrades")
+    };
+    UpgradeConfig { timeout: settings.timeout(), refusal }
 }
 
 /// Returns the policy of a service that starts now, or of the service that this program takes over.

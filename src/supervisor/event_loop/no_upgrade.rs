@@ -1,21 +1,11 @@
 //! Replaces `upgrade` on systems on which a parent cannot execute another program. The policy refuses each upgrade there,
 //! so it never returns an action of an upgrade.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use super::EventLoop;
 use crate::exit::{Exit, Process};
 use crate::listener::Retired;
+use crate::prefork::UpgradeSettings;
 use crate::supervisor::handover::Adoption;
-
-/// The settings of upgrades.
-#[derive(Debug)]
-pub(crate) struct UpgradeSettings {
-    #[expect(dead_code, reason = "no program is ever executed")]
-    pub program: Option<PathBuf>,
-    pub timeout: Duration,
-}
 
 #[derive(Debug)]
 pub(in crate::supervisor) struct Upgrader;

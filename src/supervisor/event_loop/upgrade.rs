@@ -5,7 +5,6 @@
 //! that is replaced in the meantime does not matter.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ::log::Level;
@@ -17,6 +16,7 @@ use crate::error::Error;
 use crate::exit::{Exit, Process};
 use crate::listener::{self, BoundListener, Passed, Retired};
 use crate::policy::TrialPool;
+use crate::prefork::UpgradeSettings;
 use crate::supervisor::handover::{Adoption, Outgoing, Text};
 use crate::supervisor::pool::Pool;
 use crate::sys::{self, NewProgram, Signal};
@@ -27,15 +27,6 @@ const CHECKER: usize = usize::MAX;
 /// The parent warns if the new program takes longer than this to reach its call, because nothing supervises the workers
 /// in this time.
 const LONG_STARTUP: Duration = Duration::from_secs(1);
-
-/// The settings of upgrades.
-#[derive(Debug)]
-pub(crate) struct UpgradeSettings {
-    /// The path of the program, if the program has set it.
-    pub program: Option<PathBuf>,
-    /// The longest time until the new program is executed. The new program has this time to reach its call.
-    pub timeout: Duration,
-}
 
 /// The part of an upgrade that the supervisor carries out.
 #[derive(Debug)]
@@ -302,7 +293,7 @@ impl EventLoop<'_> {
         ::log::logger().flush();
         let bound = listener::bound();
         let Text { text, fds } = self.state(format, answer, &bound);
-        let reason = attempt.program.exec(secret, &text, &fds, self.upgrader.settings.timeout);
+        let reason = attempt.program.exec(secret, &text, &fds, self.upgrader.settings.timeout());
         self.upgrader.attempt = Some(attempt);
         Ok(reason)
     }
