@@ -32,8 +32,8 @@ thread_local! {
 ///
 /// # Several pools
 ///
-/// In a service with [several pools](crate::Supervisor), [`stop`](Handle::stop) and [`roll`](Handle::roll) concern all
-/// pools, and [`scale`](Handle::scale) and [`replace`](Handle::replace) concern the first pool, as the signals do. The
+/// In a service with [several pools](crate::Supervisor), [`stop`](Handle::stop), [`roll`](Handle::roll) and
+/// [`upgrade`](Handle::upgrade) concern all pools, and [`scale`](Handle::scale) and [`replace`](Handle::replace) concern the first pool, as the signals do. The
 /// handle that [`in_pool`](Handle::in_pool) returns concerns one pool.
 ///
 /// # Examples
@@ -143,6 +143,27 @@ impl Handle {
         self.add(Request::Roll);
     }
 
+    /// Requests an upgrade of the service to the program that is on disk now, as SIGUSR2 to the parent does. The parent
+    /// keeps its pid, its listeners and its workers, and replaces the workers by those of the new program. Linux only:
+    /// on other systems, and if the workers are threads, the parent only reports
+    /// [`Event::UpgradeAborted`](crate::Event::UpgradeAborted).
+    ///
+    /// An upgrade always concerns the whole service, also with a handle for [one pool](Handle::in_pool).
+    ///
+    /// - The parent first tries the new program. If the trial fails, nothing has changed, and the parent reports
+    ///   [`Event::UpgradeAborted`](crate::Event::UpgradeAborted) with the reason.
+    /// - Then the parent executes the new program. From then on, the callbacks of the old program are gone, and the
+    ///   handles with them. The callbacks of the new program get the events that follow, up to
+    ///   [`Event::UpgradeFinished`](crate::Event::UpgradeFinished).
+    /// - A request during the trial ends the trial and begins a new one, with the program that is on disk by then.
+    ///
+    /// [`Prefork::program`](crate::Prefork::program) sets the path of the new program, and
+    /// [`Prefork::upgrade_timeout`](crate::Prefork::upgrade_timeout) the time limit.
+    /// [`Status::last_upgrade`] returns the result.
+    pub fn upgrade(&self) {
+        self.add(Request::Upgrade);
+    }
+
     /// Requests a graceful stop of the whole service with all of its pools, as SIGTERM to the parent does. Then
     /// [`Report::reason`] is [`Stopped`](crate::Reason::Stopped). Has no effect if the service already stops.
     ///
@@ -202,6 +223,8 @@ impl Handle {
         let target = match (&self.target, request) {
             // These requests concern one pool. Noted for this pool, so that the last of several numbers counts.
             (Target::Service, Request::Scale(_) | Request::Replace(_)) => Target::Pool(0),
+            // The service has one program for all pools.
+            (Target::Pool(_), Request::Upgrade) => Target::Service,
             (target, _) => target.clone(),
         };
         self.inbox.add(target, request);
@@ -380,6 +403,16 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_concerns_the_whole_service() {
+        let receiver = receiver();
+        receiver.handle().in_pool("jobs").upgrade();
+        receiver.handle().upgrade();
+        assert_eq!(receiver.take(), [(Target::Service, Request::Upgrade)]);
+        receiver.handle().in_pool("mail").upgrade();
+        assert_eq!(receiver.take(), [(Target::Unknown("mail".into()), Request::Upgrade)]);
+    }
+
+    #[test]
     fn replacements_of_single_workers_come_last() {
         let receiver = receiver();
         receiver.handle().replace(2);
@@ -440,7 +473,15 @@ mod tests {
     fn a_status() -> Status {
         let state = crate::status::ServiceState::Running;
         let started_at = std::time::UNIX_EPOCH;
-        Status { name: None, pid: 71, started_at, age: std::time::Duration::ZERO, state, pools: Vec::new() }
+        Status {
+            name: None,
+            pid: 71,
+            started_at,
+            age: std::time::Duration::ZERO,
+            state,
+            last_upgrade: None,
+            pools: Vec::new(),
+        }
     }
 
     #[test]

@@ -758,7 +758,9 @@ pub use policy::RestartPolicy;
 pub use prefork::{Backend, Prefork, Role};
 pub use report::{PoolReport, Reason, Report, WorkerReport};
 pub use service::Supervisor;
-pub use status::{ListenerStatus, PoolStatus, PrivateMemory, ServiceState, Status, WorkerState, WorkerStatus};
+pub use status::{
+    ListenerStatus, PoolStatus, PrivateMemory, ServiceState, Status, UpgradeOutcome, WorkerState, WorkerStatus,
+};
 pub use stopped::Stopped;
 pub use worker::{WorkGuard, WorkResult, Worker};
 

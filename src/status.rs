@@ -36,6 +36,7 @@ pub struct Status {
     pub(crate) started_at: SystemTime,
     pub(crate) age: Duration,
     pub(crate) state: ServiceState,
+    pub(crate) last_upgrade: Option<UpgradeOutcome>,
     pub(crate) pools: Vec<PoolStatus>,
 }
 
@@ -51,8 +52,19 @@ pub enum ServiceState {
     Running,
     /// A [rolling restart](crate#rolling-restarts) is in progress, of all pools or of one pool.
     RollingRestart,
+    /// An [upgrade](crate::Handle::upgrade) is in progress: the parent tries a new program, or has executed it and replaces
+    /// the processes of the old program.
+    Upgrading,
     /// All pools are stopping or have ended.
     Stopping,
+}
+
+/// The result of the last upgrade, in a [`Status`]. `Display` writes `done`, or `aborted: ` and the reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeOutcome {
+    pub(crate) ended_at: SystemTime,
+    pub(crate) age: Duration,
+    pub(crate) failure: Option<String>,
 }
 
 /// The state of one pool in a [`Status`].
@@ -152,10 +164,44 @@ impl Status {
         self.state
     }
 
+    /// Returns the result of the last [upgrade](crate::Handle::upgrade) that has ended or was refused. `None` if there was
+    /// none.
+    ///
+    /// A parent that has just executed a new program knows no earlier upgrades: the method returns `None` until
+    /// [`Event::UpgradeFinished`](crate::Event::UpgradeFinished) or
+    /// [`Event::UpgradeAborted`](crate::Event::UpgradeAborted). Until then, [`state`](Status::state) is
+    /// [`Upgrading`](ServiceState::Upgrading).
+    pub fn last_upgrade(&self) -> Option<&UpgradeOutcome> {
+        self.last_upgrade.as_ref()
+    }
+
     /// Returns the pools, in the order in which the program has added them. A [`Prefork`](crate::Prefork) that is used
     /// alone has one pool, whose name is empty. Pools that have ended are included.
     pub fn pools(&self) -> &[PoolStatus] {
         &self.pools
+    }
+}
+
+impl UpgradeOutcome {
+    /// Returns whether every process of the old program was replaced.
+    pub fn is_success(&self) -> bool {
+        self.failure.is_none()
+    }
+
+    /// Returns the reason for which the upgrade was aborted or refused, as in
+    /// [`Event::UpgradeAborted`](crate::Event::UpgradeAborted). `None` after a success.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Returns the time at which the upgrade ended. If the system's clock was set since then, the time does not change.
+    pub fn ended_at(&self) -> SystemTime {
+        self.ended_at
+    }
+
+    /// Returns how long ago the upgrade ended.
+    pub fn age(&self) -> Duration {
+        self.age
     }
 }
 
@@ -360,12 +406,22 @@ impl ListenerStatus {
     }
 }
 
+impl fmt::Display for UpgradeOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.failure {
+            None => f.write_str("done"),
+            Some(reason) => write!(f, "aborted: {reason}"),
+        }
+    }
+}
+
 impl fmt::Display for ServiceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ServiceState::Starting => "starting",
             ServiceState::Running => "running",
             ServiceState::RollingRestart => "rolling restart",
+            ServiceState::Upgrading => "upgrading",
             ServiceState::Stopping => "stopping",
         })
     }

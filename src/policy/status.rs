@@ -81,6 +81,8 @@ impl Service {
     pub fn state(&self) -> ServiceState {
         if self.is_stopping() {
             ServiceState::Stopping
+        } else if self.is_upgrading() {
+            ServiceState::Upgrading
         } else if self.is_rolling() {
             ServiceState::RollingRestart
         } else if self.open().any(Policy::is_starting) {

@@ -8,9 +8,9 @@ use std::time::Duration;
 #[cfg(unix)]
 use ::log::Level;
 
+use super::handover::HandedOverSignals;
 #[cfg(unix)]
 use super::log;
-use super::handover::HandedOverSignals;
 use super::poller::{PollSource, Poller, Waited};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 use crate::backend::candidate::Candidate;

@@ -575,6 +575,7 @@ impl<'a> EventLoop<'a> {
     }
 
     fn emit(&mut self, event: &Event) {
+        self.info.note_event(event);
         let service = View { policy: &self.policy, pools: &self.pools, info: &self.info };
         self.observers.emit(event, &service);
     }

@@ -49,9 +49,9 @@ mod strangers;
 #[cfg(unix)]
 mod systemd;
 
-use std::{mem, process};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{mem, process};
 
 use self::descriptors::Descriptors;
 use self::event_loop::{EventLoop, LoopExit, Upgrader};
@@ -134,9 +134,13 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     let callback = on_event.zip(handle.clone()).map(|(on_event, handle)| Callback { on_event, handle });
     let now = Instant::now();
     let interval = on_interval.zip(handle).map(|(on_interval, handle)| Interval::new(on_interval, handle, now));
+    #[cfg(unix)]
+    let systemd = parts.systemd;
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
+    let systemd = if adoption.is_some() { systemd.map(Systemd::adopted) } else { systemd };
     let observers = Observers::new(
         #[cfg(unix)]
-        parts.systemd,
+        systemd,
         callback,
         interval,
     );

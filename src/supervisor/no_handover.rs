@@ -18,7 +18,7 @@ pub(crate) enum Adoption {}
 
 /// The signals that the program before has passed. This type has no values on this system.
 #[derive(Debug)]
-pub(in crate::supervisor) enum HandedOverSignals {}
+pub(crate) enum HandedOverSignals {}
 
 impl Adoption {
     pub fn take() -> Result<Option<Box<Adoption>>> {

@@ -241,6 +241,7 @@ impl ServiceView for State {
             started_at: std::time::UNIX_EPOCH,
             age: Duration::ZERO,
             state: crate::status::ServiceState::Running,
+            last_upgrade: None,
             pools: Vec::new(),
         }
     }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::observer::ServiceView;
 use super::pool::Pool;
+use crate::event::Event;
 use crate::exit::Process;
 use crate::policy::{MemorySample, Service, WorkerFacts};
 use crate::scoreboard::Work;
-use crate::status::{ListenerStatus, PoolStatus, PrivateMemory, Status, WorkerStatus};
+use crate::status::{ListenerStatus, PoolStatus, PrivateMemory, Status, UpgradeOutcome, WorkerStatus};
 use crate::sys;
 
 /// The name of the service, and the time of its start.
@@ -17,6 +18,16 @@ pub(super) struct ServiceInfo {
     name: Option<String>,
     started: Instant,
     started_at: SystemTime,
+    last_upgrade: Option<EndedUpgrade>,
+}
+
+/// An upgrade that has ended or was refused.
+#[derive(Debug)]
+struct EndedUpgrade {
+    ended: Instant,
+    ended_at: SystemTime,
+    /// The reason for which it was aborted.
+    failure: Option<String>,
 }
 
 impl ServiceInfo {
@@ -25,13 +36,37 @@ impl ServiceInfo {
         let age = age.unwrap_or_default();
         let now = Instant::now();
         let started = now.checked_sub(age).unwrap_or(now);
-        ServiceInfo { name, started, started_at: SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH) }
+        ServiceInfo {
+            name,
+            started,
+            started_at: SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
+            last_upgrade: None,
+        }
     }
 
     /// Returns how long the service has run.
-    #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), expect(dead_code, reason = "only an upgrade needs it"))]
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        expect(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn age(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Notes the end of an upgrade. Called before the observers get the event, so that their status has the end.
+    pub fn note_event(&mut self, event: &Event) {
+        let failure = match event {
+            Event::UpgradeFinished => None,
+            Event::UpgradeAborted { reason } => Some(reason.clone()),
+            _ => return,
+        };
+        self.last_upgrade = Some(EndedUpgrade { ended: Instant::now(), ended_at: SystemTime::now(), failure });
+    }
+
+    fn last_upgrade(&self, now: Instant) -> Option<UpgradeOutcome> {
+        let EndedUpgrade { ended, ended_at, failure } = self.last_upgrade.as_ref()?;
+        let age = now.saturating_duration_since(*ended);
+        Some(UpgradeOutcome { ended_at: *ended_at, age, failure: failure.clone() })
     }
 }
 
@@ -63,6 +98,7 @@ impl ServiceView for View<'_> {
             started_at: self.info.started_at,
             age: clock.now.saturating_duration_since(self.info.started),
             state: self.policy.state(),
+            last_upgrade: self.info.last_upgrade(clock.now),
             pools: (0..self.pools.len()).map(|at| self.pool_status(at, clock)).collect(),
         }
     }
@@ -163,5 +199,21 @@ mod tests {
         let sorted = Works::new(works.into_iter());
         assert!(works.iter().all(|&(process, work)| sorted.of_process(process) == work));
         assert_eq!(sorted.of_process(process(1, 1)), Work::default());
+    }
+
+    #[test]
+    fn the_last_end_of_an_upgrade_counts() {
+        let mut info = ServiceInfo::new(None, None);
+        let last = |info: &ServiceInfo| info.last_upgrade(Instant::now()).map(|outcome| outcome.to_string());
+        info.note_event(&Event::UpgradeStarted);
+        assert_eq!(last(&info), None, "it has not ended");
+        info.note_event(&Event::UpgradeAborted { reason: "no program".into() });
+        info.note_event(&Event::UpgradeStarted);
+        info.note_event(&Event::RollingRestartFinished { pool: "" });
+        assert_eq!(last(&info).as_deref(), Some("aborted: no program"));
+        let failed = info.last_upgrade(Instant::now()).expect("an outcome");
+        assert_eq!((failed.is_success(), failed.failure()), (false, Some("no program")));
+        info.note_event(&Event::UpgradeFinished);
+        assert_eq!(last(&info).as_deref(), Some("done"));
     }
 }

@@ -90,7 +90,6 @@ impl Systemd {
     /// Continues the notifications of the old program in the new program of an upgrade: systemd knows the service as
     /// reloading. The next watchdog notification is due at once, because nobody has sent any between the two programs.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[cfg_attr(not(test), expect(dead_code, reason = "the supervisor does not upgrade yet"))]
     pub fn adopted(mut self) -> Systemd {
         self.stage = Stage::Reloading;
         self.is_upgrading = true;

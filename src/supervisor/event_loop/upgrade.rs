@@ -208,8 +208,7 @@ impl EventLoop<'_> {
         let count = answer.pools.iter().find(|pool| pool.name == name).map_or(1, |pool| pool.workers);
         let slot_handle = self.pools[at].slot_handle(slot);
         let request = TrialRequest { pool: name, id, generation, count, slot_handle, passed: sockets };
-        let StartedCandidate { child, candidate } =
-            Candidate::start_worker(program, &request, FORMATS)?;
+        let StartedCandidate { child, candidate } = Candidate::start_worker(program, &request, FORMATS)?;
         Ok(StartedTrial { slot, candidate, child })
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct Adoption {
 
 /// The settings of the signals, and the descriptors that belong to them.
 #[derive(Debug)]
-pub(in crate::supervisor) struct HandedOverSignals {
+pub(crate) struct HandedOverSignals {
     pub text: String,
     pub fds: Vec<OwnedFd>,
 }

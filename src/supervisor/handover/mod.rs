@@ -10,6 +10,5 @@ mod fields;
 mod outgoing;
 mod state;
 
-pub(crate) use adoption::Adoption;
-pub(super) use adoption::HandedOverSignals;
+pub(crate) use adoption::{Adoption, HandedOverSignals};
 pub(super) use outgoing::{Outgoing, Text};
