@@ -6,7 +6,6 @@ use std::{env, io, mem, process};
 use crate::error::{Error, Result};
 use crate::sys::{LockedPidFile, PidFileRefusal};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the supervisor does not upgrade yet")]
 pub(crate) use upgrade::{AdoptedPidFile, GivenPidFile, PassedPidFile};
 
 const SETTING: &str = "pid_file";
@@ -51,7 +50,6 @@ impl PidFile {
 
 /// What an upgrade needs.
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, reason = "the supervisor does not upgrade yet")]
 mod upgrade {
     use std::os::fd::{BorrowedFd, OwnedFd};
 

@@ -151,7 +151,7 @@ fn prepare(
         on_interval: service.on_interval,
         pools: parts,
         #[cfg(unix)]
-        systemd: service.notifies.then(Systemd::from_environment).flatten(),
+        systemd: service.notifies.then(|| Systemd::from_environment(adoption.is_some())).flatten(),
         retired: adoption.is_some().then(|| Retired::new(given)),
         adoption,
     })

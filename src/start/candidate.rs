@@ -10,6 +10,7 @@ use crate::backend::candidate::{Accepted, CheckedPool, Duty, Reply, TrialCall, T
 use crate::backend::{find_pool, unfit};
 use crate::error::{Error, Result};
 use crate::listener::{self, BoundListener, Given, Passed, Retry, Sockets};
+use crate::pid_file::PidFile;
 use crate::prefork::{PoolSettings, ServiceSettings};
 use crate::supervisor;
 use crate::sys::{self, WorkerKind};
@@ -89,6 +90,7 @@ fn check(
     }
     let pools = check_settings(pools, kinds, service)?;
     check_process(&pools)?;
+    service.pid_file.as_deref().map_or(Ok(()), |path| PidFile::check(path, sys::parent_id()))?;
     let mut checked = CheckedService::default();
     match open(pools, given, &mut checked) {
         Ok(()) => Ok(checked),

@@ -134,13 +134,9 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     let callback = on_event.zip(handle.clone()).map(|(on_event, handle)| Callback { on_event, handle });
     let now = Instant::now();
     let interval = on_interval.zip(handle).map(|(on_interval, handle)| Interval::new(on_interval, handle, now));
-    #[cfg(unix)]
-    let systemd = parts.systemd;
-    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    let systemd = if adoption.is_some() { systemd.map(Systemd::adopted) } else { systemd };
     let observers = Observers::new(
         #[cfg(unix)]
-        systemd,
+        parts.systemd,
         callback,
         interval,
     );

@@ -65,12 +65,14 @@ struct Watchdog {
 
 impl Systemd {
     /// Reads `NOTIFY_SOCKET` and the watchdog's variables, and removes them from the environment. So no child can send
-    /// notifications for the service. Returns `None` if `NOTIFY_SOCKET` is not set.
-    pub fn from_environment() -> Option<Systemd> {
+    /// notifications for the service. Returns `None` if `NOTIFY_SOCKET` is not set. `is_adopted` is whether this program
+    /// takes over the service from the program before an upgrade.
+    pub fn from_environment(is_adopted: bool) -> Option<Systemd> {
         let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
         let [address, _, _] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(sys::take_env_var);
         let period = interval.map(|interval| (interval / 2).max(SHORTEST));
-        Some(Systemd::new(parse(&address?), period, Instant::now()))
+        let systemd = Systemd::new(parse(&address?), period, Instant::now());
+        Some(if is_adopted { systemd.adopted() } else { systemd })
     }
 
     fn new(address: Option<SocketAddr>, period: Option<Duration>, now: Instant) -> Systemd {
@@ -89,8 +91,7 @@ impl Systemd {
 
     /// Continues the notifications of the old program in the new program of an upgrade: systemd knows the service as
     /// reloading. The next watchdog notification is due at once, because nobody has sent any between the two programs.
-    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    pub fn adopted(mut self) -> Systemd {
+    fn adopted(mut self) -> Systemd {
         self.stage = Stage::Reloading;
         self.is_upgrading = true;
         if let Some(watchdog) = &mut self.watchdog {
@@ -380,7 +381,6 @@ mod tests {
         Event::UpgradeAborted { reason: "no program".into() }
     }
 
-    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     #[test]
     fn an_upgrade_with_its_rolling_restarts_is_one_reload() {
         let mut systemd = without_address();
@@ -423,7 +423,6 @@ mod tests {
         assert_eq!(last.as_deref(), Some("READY=1\nSTATUS=Upgrade aborted: no program\n"));
     }
 
-    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     #[test]
     fn the_watchdog_of_a_new_program_is_due_at_once() {
         let now = Instant::now();
