@@ -15,7 +15,7 @@
 //! | Starting | - | Running | Initial: stop all; else Backoff | - | - | - | Stopped, or stays with Draining | the same | Stopped |
 //! | Running, not ready | - | - | - | ready | by bring-up: stop all, drop, kill | by verdict | to `stopping`, or stays with Draining | the same | to `stopping` |
 //! | Running, ready | - | - | - | - | - | by verdict | to `stopping`, draining or stopping | - | to `stopping` |
-//! | Replacing | - | new process | Running (old) | old to `stopping`, Running (new) | kill new, Running (old) | old: new takes over; new: Running (old) | both to `stopping` | - | both to `stopping` |
+//! | Replacing | - | new process | Running (old) | old to `stopping`, Running (new); a trial stays | kill new, Running (old) | old: new takes over; new: Running (old) | both to `stopping` | - | both to `stopping` |
 //!
 //! A replacement begins in the state `Running, ready`. If the new process starts first, the next state is `Replacing`.
 //! If the old process must exit first, it moves to `stopping`, and the next state is `Backoff`, whose start is due once

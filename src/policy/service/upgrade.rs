@@ -86,7 +86,8 @@ impl Service {
             self.abort_upgrade(now, ENDS.to_owned());
             return;
         }
-        if mem::take(&mut self.upgrade.requested) {
+        let may_begin = !matches!(self.upgrade.phase, UpgradePhase::Rolling | UpgradePhase::Draining);
+        if may_begin && mem::take(&mut self.upgrade.requested) {
             self.begin_upgrade(now);
         }
         match self.upgrade.phase {

@@ -72,6 +72,8 @@ impl Observed {
         // The new program does not count failures in a row from before.
         self.longest_life = self.longest_life.max(10 * SECOND);
         self.stopping &= !starts_again;
+        // The new program may have fewer workers in its settings.
+        self.scaling = true;
     }
 
     /// Records that the policy has started a process.

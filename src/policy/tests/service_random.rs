@@ -58,7 +58,13 @@ fn run_script(sim: &mut ServiceSim, rng: &mut SmallRng, with_unknown: bool) {
         sim.exit_killed();
     }
     sim.checks_isolation = false;
-    rolling_restarts_always_end(sim);
+    finish_script(sim, rng, &[]);
+}
+
+/// Checks that the rolling restarts and the upgrade end, and that a stop ends the service. A further upgrade leads to a
+/// program with the settings `upgraded`.
+pub fn finish_script(sim: &mut ServiceSim, rng: &mut SmallRng, upgraded: &[PoolConfig]) {
+    rolling_restarts_always_end(sim, upgraded);
     stop_always_ends(sim, rng);
 }
 
@@ -92,7 +98,7 @@ fn random_exit(rng: &mut SmallRng, process: Process) -> ExitedProcess {
 }
 
 /// Makes an event of one pool. In a calm service, almost no process exits before the policy has asked it to stop.
-fn random_event_in(sim: &mut ServiceSim, rng: &mut SmallRng, pool: usize, is_calm: bool) {
+pub fn random_event_in(sim: &mut ServiceSim, rng: &mut SmallRng, pool: usize, is_calm: bool) {
     let living = sim.alive(pool);
     let someone = (!living.is_empty()).then(|| living[rng.random_range(0..living.len())]);
     match (rng.random_range(0..11), someone) {
@@ -143,7 +149,7 @@ fn random_request(rng: &mut SmallRng) -> Request {
 }
 
 /// Makes an event of the service, or lets time pass.
-fn random_event(sim: &mut ServiceSim, rng: &mut SmallRng, with_unknown: bool) {
+pub fn random_event(sim: &mut ServiceSim, rng: &mut SmallRng, with_unknown: bool) {
     match rng.random_range(0..12) {
         0..3 => sim.request(Request::Roll),
         3..5 => {
@@ -169,7 +175,7 @@ fn random_event(sim: &mut ServiceSim, rng: &mut SmallRng, with_unknown: bool) {
 }
 
 /// Lets all processes do at once what is expected of them. Checks that the rolling restarts of all pools end then.
-fn rolling_restarts_always_end(sim: &mut ServiceSim) {
+fn rolling_restarts_always_end(sim: &mut ServiceSim, upgraded: &[PoolConfig]) {
     // Executes the delayed actions.
     sim.actions_per_event = usize::MAX - 1;
     sim.run_actions();
@@ -181,7 +187,14 @@ fn rolling_restarts_always_end(sim: &mut ServiceSim) {
     }
     sim.run_actions();
     for _ in 0..600 {
-        if !sim.service.is_rolling() && sim.pools.iter().all(|pool| !pool.rolling) {
+        if sim.is_checking {
+            sim.pass_check(&(0..sim.pools.len()).collect::<Vec<_>>());
+        }
+        if sim.is_executing {
+            sim.adopt(upgraded.to_vec());
+        }
+        let is_upgrading = sim.service.is_upgrading();
+        if !is_upgrading && !sim.service.is_rolling() && sim.pools.iter().all(|pool| !pool.rolling) {
             return;
         }
         (0..sim.pools.len()).for_each(|pool| behave_well(sim, pool));
@@ -247,7 +260,7 @@ fn check_outcome(sim: &ServiceSim, outcome: &Outcome, has_ended: bool) {
     assert!(pool.is_none_or(|pool| !sim.is_optional[pool]), "{outcome:?}");
 }
 
-fn for_each_seed(seeds: u64, name: &str, script: fn(u64)) {
+pub fn for_each_seed(seeds: u64, name: &str, script: fn(u64)) {
     for seed in 0..seeds {
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| script(seed))) {
             eprintln!("as a test:\n\n#[test]\nfn {name}_{seed}() {{\n    {name}({seed});\n}}\n");

@@ -395,6 +395,12 @@ impl ServiceSim {
             let starts_again = pool.condition == PoolCondition::Failed;
             self.pools[index].adopt(starts_again);
             self.ended[index] &= !starts_again;
+            let children = pool.slots.iter().flat_map(|slot| &slot.children);
+            // Without a ready timeout in the old program, these processes have not reported that they are ready.
+            for child in children.filter(|child| matches!(child.role, ChildRole::Trial | ChildRole::Serving)) {
+                let Process { id, generation, .. } = child.process;
+                self.pools[index].alive.get_mut(&(id, generation)).expect("alive").ready = true;
+            }
         }
         self.is_optional = pools.iter().map(|pool| pool.removed || pool.optional && pools.len() > 1).collect();
         for pool in &pools[snapshot.pools.len()..] {
