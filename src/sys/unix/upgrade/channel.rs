@@ -240,14 +240,22 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::thread;
 
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
-    fn received(channel: &mut Channel) -> Message {
+    /// Returns the next message or error. (A process that another test is starting can keep the other end open for a
+    /// moment.)
+    fn received(channel: &mut Channel) -> Result<Message, ErrorKind> {
         loop {
-            if let Some(message) = channel.receive().expect("a message") {
-                return message;
+            match channel.receive() {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {
+                    let mut readable = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+                    poll(&mut readable, PollTimeout::NONE).expect("a socket");
+                }
+                Err(error) => return Err(error.source.kind()),
             }
-            thread::yield_now();
         }
     }
 
@@ -266,7 +274,7 @@ mod tests {
             Channel::send_blocking(end.as_fd(), b"", &[]).expect("an open channel");
             end
         });
-        let message = received(&mut channel);
+        let message = received(&mut channel).expect("a message");
         assert!(message.bytes == text);
         assert_eq!(message.fds.len(), 301);
         let device =
@@ -275,11 +283,10 @@ mod tests {
         // SAFETY: fcntl(2) takes integers here.
         let flags = unsafe { libc::fcntl(message.fds[0].as_raw_fd(), libc::F_GETFD) };
         assert_eq!(flags, libc::FD_CLOEXEC);
-        let empty = received(&mut channel);
+        let empty = received(&mut channel).expect("a message");
         assert!(empty.bytes.is_empty() && empty.fds.is_empty());
         drop(sender.join().expect("the sender"));
-        let error = channel.receive().expect_err("it is closed");
-        assert_eq!(error.source.kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(received(&mut channel).expect_err("it is closed"), ErrorKind::UnexpectedEof);
     }
 
     #[test]
@@ -290,13 +297,7 @@ mod tests {
 
         let (mut channel, end) = Channel::pair().expect("a channel");
         let sender = thread::spawn(move || Channel::send_blocking(end.as_fd(), &vec![0; MESSAGE_BYTES + 1], &[]));
-        let error = loop {
-            match channel.receive() {
-                Ok(message) => assert!(message.is_none(), "a message that is too long"),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error.source.kind(), ErrorKind::InvalidData);
+        assert_eq!(received(&mut channel).expect_err("it is too long"), ErrorKind::InvalidData);
         drop(channel);
         let _ = sender.join().expect("the sender");
     }
