@@ -122,8 +122,13 @@ fn candidate(scenario: &str) {
             service.on_event(move |_, _| assert!(size_of_val(&undroppable) == 0 && bound.as_tcp().is_some())).start()
         }
         "refuses" => {
-            let path = format!("unix:{}", scratch().join("socket").display());
-            web.listen(path.as_str()).listen("unix:/nowhere/of/this/name").start()
+            let unix = |name: &str| format!("unix:{}", scratch().join(name).display());
+            let bound = crate::bind(unix("bound").as_str()).expect("a socket");
+            let web = web.listen(unix("socket").as_str());
+            let jobs = Prefork::new().backend(Backend::Spawn).workers(1).listen("unix:/nowhere/of/this/name");
+            let result = Supervisor::new().pool("web", web).pool("jobs", jobs).start();
+            drop(bound);
+            result
         }
         "has no pool" => Supervisor::new().start(),
         "runs threads" => Prefork::new().run_threads(|_| Ok(())).map(Role::Parent),
@@ -133,7 +138,7 @@ fn candidate(scenario: &str) {
             process::exit(3)
         }),
         "has threads" => web.backend(Backend::Fork).start(),
-        _ => web.start(),
+        _ => web.name("shop").start(),
     };
     match result {
         Ok(Role::Worker(worker)) => work(&worker),
@@ -156,8 +161,14 @@ fn execute_again() {
 fn work(worker: &crate::Worker) {
     let (mut client, _) = worker.listeners()[0].as_tcp().map(accept).expect("a listener");
     worker.ready();
+    let name = fs::read_to_string("/proc/self/comm").expect("a name");
+    let files = fs::read_dir("/proc/self/fd").expect("a directory").flatten();
+    let files = files.filter_map(|file| fs::read_link(file.path()).ok());
+    let sockets = files.filter(|file| file.to_string_lossy().starts_with("socket:")).count();
     let nested = Prefork::new().start().expect_err("a nested call");
-    let facts = format!("{} {} {} {nested}", worker.id(), worker.generation(), worker.worker_count());
+    let id = worker.id();
+    let count = worker.worker_count();
+    let facts = format!("{id} {} {count} {} {sockets} {nested}", worker.generation(), name.trim_end());
     client.write_all(facts.as_bytes()).expect("a client");
     drop(client);
     process::exit(0)
@@ -253,7 +264,7 @@ fn a_refusal_reaches_the_parent_as_text() {
     let outcome = Outcome::of("refuses");
     let line = outcome.line("parent");
     assert!(line.contains("refuses its settings: ") && line.contains("/nowhere/of/this/name"), "{line}");
-    assert!(!outcome.scratch.join("socket").exists(), "the file of a new socket is removed");
+    assert_eq!(fs::read_dir(&outcome.scratch).expect("a directory").count(), 0, "the files of new sockets are removed");
     assert!(!outcome.output.contains("<dropped>"), "{}", outcome.output);
     Outcome::of("has no pool").assert_reason("refuses its settings: pool: the service has no pool");
     Outcome::of("runs threads").assert_reason(
@@ -286,7 +297,8 @@ fn a_candidate_that_executes_itself_starts_no_service() {
 fn a_trial_worker_serves_with_the_new_settings() {
     let outcome = Outcome::of("works");
     let nested = "this process is worker 1 already, and a worker cannot start workers";
-    let line = format!("1 5 4 {nested} | Code(0) true 1");
+    // The sockets are the listener, the waker and the client.
+    let line = format!("1 5 4 shop/1 3 {nested} | Code(0) true 1");
     assert_eq!(outcome.line("parent"), line);
 }
 
