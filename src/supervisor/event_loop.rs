@@ -152,8 +152,8 @@ impl<'a> EventLoop<'a> {
                 self.collect_signals()?;
                 // A worker that has lost the doorbell sends SIGCHLD instead, and each SIGCHLD requests a scan.
                 self.read_messages();
-            } else if self.take_exec() {
-                self.exec();
+            } else if self.is_exec_due() {
+                self.exec()?;
             } else if let Some(end) = self.policy.poll_end() {
                 return Ok(LoopExit::Finished(end));
             } else {

@@ -144,6 +144,16 @@ impl Service {
         Some((0, Action::Exec))
     }
 
+    /// Returns whether the decision to execute the new program still holds, and no action would be lost.
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only Linux has upgrades")
+    )]
+    pub fn may_execute(&self) -> bool {
+        let has_actions = |pool: &Pool| !pool.policy.actions.is_empty();
+        self.upgrade.phase == UpgradePhase::Executing && !self.pools.iter().any(has_actions)
+    }
+
     /// Ends the upgrade, if there is one. The trial workers are asked to stop, and everything goes on as before. After
     /// the execution of the new program, only the rolling restarts end.
     pub(super) fn abort_upgrade(&mut self, now: Instant, reason: String) {

@@ -2,6 +2,7 @@
 //! so it never returns an action of an upgrade.
 
 use super::EventLoop;
+use crate::error::Result;
 use crate::exit::{Exit, Process};
 use crate::listener::Retired;
 use crate::prefork::UpgradeSettings;
@@ -39,11 +40,13 @@ impl EventLoop<'_> {
 
     pub(super) fn request_exec(&mut self) {}
 
-    pub(super) fn take_exec(&mut self) -> bool {
+    pub(super) fn is_exec_due(&self) -> bool {
         false
     }
 
-    pub(super) fn exec(&mut self) {}
+    pub(super) fn exec(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     pub(super) fn report_window(&mut self, adoption: &Adoption) {
         match *adoption {}

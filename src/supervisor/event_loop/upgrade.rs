@@ -12,7 +12,7 @@ use ::log::Level;
 use super::EventLoop;
 use crate::backend::candidate::{Candidate, CheckAnswer, FORMATS, PoolToTry, StartedCandidate, TrialRequest};
 use crate::backend::draw_secret;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::exit::{Exit, Process};
 use crate::listener::{self, BoundListener, Passed, Retired};
 use crate::policy::TrialPool;
@@ -86,7 +86,7 @@ impl EventLoop<'_> {
         }
     }
 
-    fn try_start_check(&mut self) -> Result<(), String> {
+    fn try_start_check(&mut self) -> std::result::Result<(), String> {
         let bound = listener::bound();
         let passed = passed(&self.pools, &bound);
         let own: Vec<RawFd> = passed.iter().map(|socket| socket.fd.as_raw_fd()).collect();
@@ -196,7 +196,7 @@ impl EventLoop<'_> {
         }
     }
 
-    fn try_start_trial(&mut self, at: usize, id: usize, generation: u32) -> Result<StartedTrial, String> {
+    fn try_start_trial(&mut self, at: usize, id: usize, generation: u32) -> std::result::Result<StartedTrial, String> {
         let Some(Attempt { program, answer: Some(answer), .. }) = &self.upgrader.attempt else {
             return Err("there is no upgrade".to_owned());
         };
@@ -266,22 +266,28 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Takes the decision to execute the new program, if it is still valid.
-    pub(super) fn take_exec(&mut self) -> bool {
-        let is_due = self.upgrader.attempt.as_mut().is_some_and(|attempt| std::mem::take(&mut attempt.is_exec_due));
-        is_due && self.policy.is_upgrading()
+    /// Returns whether the policy has decided to execute the new program.
+    pub(super) fn is_exec_due(&self) -> bool {
+        self.upgrader.attempt.as_ref().is_some_and(|attempt| attempt.is_exec_due)
     }
 
-    /// Executes the new program in this process. Returns only if that fails, and then the old program goes on.
-    pub(super) fn exec(&mut self) {
-        let reason = self.try_exec().unwrap_or_else(|error| error);
-        self.fail_upgrade(reason);
+    /// Executes the new program in this process, unless something has arrived that must be handled before. Returns only
+    /// if the program was not executed, and then the old program goes on.
+    pub(super) fn exec(&mut self) -> Result<()> {
+        self.collect_signals()?;
+        // The new program reads no message that this program has read.
+        self.read_messages();
+        if self.policy.may_execute() {
+            let reason = self.try_exec().unwrap_or_else(|error| error);
+            // The signals are part of the state, and may have been read for it.
+            self.has_unread_signals = true;
+            self.fail_upgrade(reason);
+        }
+        Ok(())
     }
 
     /// Returns the reason why the new program cannot be executed.
-    fn try_exec(&mut self) -> Result<String, String> {
-        // Each message has one reader: those that are read now are not in the state.
-        self.read_messages();
+    fn try_exec(&mut self) -> std::result::Result<String, String> {
         let Some(attempt) = self.upgrader.attempt.take() else { return Err("there is no upgrade".to_owned()) };
         let Some(answer) = &attempt.answer else { return Err("there is no answer of the new program".to_owned()) };
         let format = answer.format(&FORMATS).ok_or("the programs have no common format")?;
