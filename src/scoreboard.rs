@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exit::Process;
+#[cfg(unix)]
+use crate::sys::CAN_UPGRADE;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{CallError, Shared, StatusSlot, WorkCounts, WorkerKind};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
@@ -295,8 +297,8 @@ impl Scoreboard {
         self.segments.iter().try_for_each(|segment| segment.shared.set_inherited(yes))
     }
 
-    /// Closes the files of the memory, in a forked worker of another pool. The scoreboard must be neither used nor
-    /// dropped there after this call.
+    /// Closes the files of the memory in a forked worker. The worker must not drop the scoreboard. A worker of the same
+    /// pool may go on using its slot.
     #[cfg(unix)]
     pub fn close_inherited(&self) {
         self.segments.iter().for_each(|segment| segment.shared.close_file_in_child());
@@ -346,8 +348,14 @@ fn new_messages(slot: &StatusSlot, occupant: &mut Option<Occupant>) -> NewMessag
 
 /// Maps memory for this number of slots. If the workers are spawned, the memory has a descriptor (on Windows, a
 /// handle), because a spawned worker can inherit memory only through a descriptor or handle. Forked workers of other
-/// pools do not have this memory.
+/// pools do not have this memory. The memory of forked workers has a descriptor if the parent can be upgraded, because
+/// the new program maps the memory again. Without it, for example because of a limit (`RLIMIT_FSIZE`), the service
+/// works, but cannot be upgraded.
 fn map(kind: WorkerKind, slots: usize) -> Result<Shared, CallError> {
+    #[cfg(unix)]
+    if kind == WorkerKind::Fork && CAN_UPGRADE {
+        return Shared::for_programs(slots).or_else(|_| Shared::new(slots));
+    }
     if kind != WorkerKind::Spawn {
         return Shared::new(slots);
     }

@@ -61,6 +61,10 @@ impl Pool {
     fn enter(&mut self, id: usize, generation: u32, count: usize, slot: Option<usize>, listeners: Listeners) -> Worker {
         self.sockets.release_in_child();
         let status = self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.writer(slot));
+        #[cfg(unix)]
+        if let Some(scoreboard) = &self.scoreboard {
+            scoreboard.close_inherited();
+        }
         Worker::new(self.name, id, generation, count, status, listeners)
     }
 

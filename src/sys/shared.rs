@@ -81,7 +81,7 @@ impl Shared {
 
     /// Returns the file behind the memory, which a spawned program can inherit. Returns `None` if the memory has no
     /// file, or if another process has created the file.
-    pub(crate) fn file(&self) -> Option<&Owned> {
+    pub fn file(&self) -> Option<&Owned> {
         self.file.as_ref()
     }
 }

@@ -42,9 +42,9 @@ impl Shared {
         }
     }
 
-    /// Closes the file of the memory in a forked worker of another pool. Does not change this value, because that would
-    /// write to memory that the worker still shares with the parent (copy-on-write). So this value must not be dropped
-    /// in the worker.
+    /// Closes the file of the memory in a forked worker. The mapping does not need the file (mmap(2)). Does not change
+    /// this value, because that would write to memory that the worker still shares with the parent (copy-on-write). So
+    /// this value must not be dropped in the worker.
     pub fn close_file_in_child(&self) {
         self.file().into_iter().for_each(|file| close_inherited(file.as_fd()));
     }
