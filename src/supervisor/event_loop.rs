@@ -9,6 +9,9 @@
 //! Exits and messages come before timeouts: the loop runs timeouts only after it has handled all exits and messages. So
 //! a worker that has already exited or become ready does not count as late.
 
+mod exit;
+mod request;
+mod start;
 #[cfg_attr(not(all(target_os = "linux", not(taskfork_portable))), path = "event_loop/no_upgrade.rs")]
 mod upgrade;
 
@@ -22,20 +25,19 @@ use super::handover::Adoption;
 use super::memory::MemoryReader;
 use super::observer::Observers;
 use super::poller::Waited;
-use super::pool::{Pool, StartedIn};
+use super::pool::Pool;
 use super::reaper::Reaper;
 use super::status::{ServiceInfo, View};
-use crate::backend::{ChildExit, ExitCause};
 use crate::error::Result;
 use crate::event::Event;
-use crate::exit::{Exit, OutOfMemory, Process};
+use crate::exit::Process;
 use crate::failure;
-use crate::handle::{HandleReceiver, Target};
+use crate::handle::HandleReceiver;
 use crate::listener::ShutDown;
-use crate::policy::{Action, ExitedProcess, Outcome, Request, Service, WorkerSignal};
+use crate::policy::{Action, Outcome, Service, WorkerSignal};
 use crate::report::PoolReport;
 use crate::scoreboard::WorkerMessage;
-use crate::sys::{self, ChildHandle, FEW_PROCESSES, Signal, SignalInfo};
+use crate::sys::{ChildHandle, Signal};
 use crate::worker::Worker;
 
 pub(super) use upgrade::Upgrader;
@@ -47,11 +49,6 @@ pub(super) enum LoopExit {
     /// This process is the parent, and the service has ended.
     Finished(Outcome),
 }
-
-/// The largest number of signals that the parent reads at once. The limit keeps a process that sends signals in a loop
-/// from keeping the parent busy. The kinds of signals take turns, so the parent still reads each signal that is
-/// pending.
-const MAX_SIGNALS: usize = 64;
 
 pub(super) struct EventLoop<'a> {
     policy: Service,
@@ -199,59 +196,6 @@ impl<'a> EventLoop<'a> {
         self.descriptors.wait(next.map(|next| next.saturating_duration_since(now)))
     }
 
-    /// Passes all pending requests to the policy, those of the program as well. For each SIGCHLD, reaps the child that
-    /// the signal names. Returns whether any signal was pending. If signals arrive faster than this method reads them,
-    /// it leaves some of them to the next call.
-    fn collect_signals(&mut self) -> Result<bool> {
-        self.take_program_requests();
-        let mut any = false;
-        for _ in 0..MAX_SIGNALS {
-            let Some(SignalInfo { signal, sender }) = self.descriptors.next_signal()? else {
-                self.has_unread_signals = false;
-                return Ok(any);
-            };
-            any = true;
-            if let Some(request) = request_of(signal) {
-                self.policy.handle_request(Instant::now(), None, request);
-            }
-            if signal == Signal::Child {
-                self.reaper.handle_child_signal(sender, &mut self.children)?;
-            }
-        }
-        self.has_unread_signals = true;
-        Ok(any)
-    }
-
-    fn has_program_requests(&self) -> bool {
-        self.program_requests.as_ref().is_some_and(HandleReceiver::has_requests)
-    }
-
-    /// Passes the requests to the policy that the program has made through its handles.
-    fn take_program_requests(&mut self) {
-        if !self.has_program_requests() {
-            return;
-        }
-        let now = Instant::now();
-        for (target, request) in self.program_requests.iter().flat_map(HandleReceiver::take) {
-            let to = match target {
-                Target::Service => None,
-                Target::Pool(at) => Some(at),
-                Target::Unknown(name) => {
-                    self.policy.handle_ignored(name);
-                    continue;
-                }
-            };
-            match request {
-                Request::Stop => self.policy.handle_program_stop(now, to),
-                Request::Scale(workers) if workers > FEW_PROCESSES => {
-                    self.policy.limit_workers(to.unwrap_or(0), sys::process_limit());
-                    self.policy.handle_request(now, to, request);
-                }
-                request => self.policy.handle_request(now, to, request),
-            }
-        }
-    }
-
     /// Reads the messages of the workers if a worker has woken the parent through the doorbell. If timeouts are about
     /// to run, always reads the messages, because a worker that has closed its descriptors cannot wake the parent. Also
     /// collects the exits of worker threads.
@@ -361,13 +305,6 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Counts a process as exited although SIGKILL has not ended it. Does nothing if it has been reaped meanwhile.
-    fn abandon(&mut self, process: Process) {
-        if self.children.abandon(process) {
-            self.reaper.add([ChildExit { process, exit: Exit::Stale, cause: ExitCause::Stale, lease: None }]);
-        }
-    }
-
     fn send(&mut self, process: Process, signal: Signal) {
         if process.is_thread() {
             if let Some(pool) = self.policy.index_of(process) {
@@ -376,77 +313,6 @@ impl<'a> EventLoop<'a> {
         } else if let Err(error) = self.children.send(process, signal) {
             self.observers.output().log(Level::Warn, &format_args!("{process}: {error:?}"));
         }
-    }
-
-    /// Starts a worker process or thread. Returns the worker if this process is a forked child, and `None` in the
-    /// parent.
-    fn start(&mut self, at: usize, id: usize, generation: u32) -> Option<Worker> {
-        if generation > 0 || id >= self.pools[at].initial_workers {
-            self.restore_listeners(at, id);
-        }
-        if self.pools[at].launcher.forks() {
-            self.observers.output().flush();
-        }
-        match self.try_start(at, id, generation) {
-            Ok(StartedIn::Child(worker)) => {
-                #[cfg(unix)]
-                self.close_others(at);
-                return Some(worker);
-            }
-            Ok(StartedIn::Parent(child, slot)) => self.handle_started(at, id, generation, slot, child),
-            Err(error) => {
-                let error = error.in_pool(self.pools[at].name);
-                self.policy.handle_start_failed(Instant::now(), at, id, error);
-            }
-        }
-        None
-    }
-
-    #[inline]
-    fn try_start(&mut self, at: usize, id: usize, generation: u32) -> Result<StartedIn> {
-        #[cfg(unix)]
-        self.share_memory_of(at).map_err(|error| error.starting(id))?;
-        // The parent counts the workers before it forks. If each worker counted instead, it would read more of the
-        // memory inherited from the parent, at the cost of page faults.
-        let count = self.policy.pool(at).wanted();
-        let max_requests = self.policy.pool(at).request_limit(id, generation);
-        self.pools[at].start(id, generation, count, max_requests)
-    }
-
-    /// Makes the next fork a fork of this pool: the worker gets the shared memory of this pool only.
-    #[cfg(unix)]
-    fn share_memory_of(&mut self, at: usize) -> Result<()> {
-        if self.sharing != Some(at) {
-            self.sharing = None;
-            self.pools.iter().enumerate().try_for_each(|(other, pool)| pool.set_inherited(other == at))?;
-            self.sharing = Some(at);
-        }
-        Ok(())
-    }
-
-    /// Closes the descriptors of the other pools in a forked worker.
-    #[cfg(unix)]
-    fn close_others(&self, own: usize) {
-        let others = self.pools.iter().enumerate().filter(|&(at, _)| at != own);
-        others.for_each(|(_, pool)| pool.close_inherited());
-    }
-
-    fn handle_started(
-        &mut self,
-        at: usize,
-        id: usize,
-        generation: u32,
-        slot: Option<usize>,
-        child: Option<ChildHandle>,
-    ) {
-        let pool = &mut self.pools[at];
-        let process = Process { pool: pool.name, id, generation, pid: child.as_ref().map(ChildHandle::pid) };
-        pool.assign(slot, process);
-        if let Some(child) = child {
-            self.children.add(process, child);
-        }
-        self.policy.handle_started(Instant::now(), process);
-        self.emit(&Event::Started { process });
     }
 
     /// Makes the kernel send new connections only to the workers that serve. Must be called before the parent asks a
@@ -474,84 +340,6 @@ impl<'a> EventLoop<'a> {
             WorkerMessage::StopPool(process) => self.policy.handle_stop_pool(now, process),
             WorkerMessage::Retire(process) => self.policy.handle_retire(now, process),
             WorkerMessage::WorkDone(process) => self.policy.handle_work_done(now, process),
-        }
-    }
-
-    /// Handles an exit. First handles the last messages that the exited process has written.
-    fn handle_exit(&mut self, ChildExit { process, exit, cause, lease }: ChildExit) {
-        let was_abandoned = cause == ExitCause::Exited && self.stale.contains(&process);
-        if cause == ExitCause::ReturnedLate || was_abandoned {
-            self.handle_late_return(process);
-            return;
-        }
-        if self.handle_checker_exit(process, exit) {
-            return;
-        }
-        let Some(at) = self.policy.index_of(process) else { return };
-        let reached_call = self.note_reached_call(at, process);
-        self.explain_trial_exit(process, exit);
-        let last = self.pools[at].release(process, lease);
-        for message in last.unread.into_iter().flatten() {
-            self.handle_message(message);
-        }
-        match cause {
-            ExitCause::Failed(message) => {
-                let event = Event::Failed { process, message };
-                self.emit(&event);
-                failure::report_unless_logged(Level::Warn, &event);
-            }
-            // The panic hook has printed the panic already.
-            ExitCause::Panicked(message) => {
-                self.emit(&Event::Failed { process, message: format!("panicked: {message}") });
-            }
-            ExitCause::Stale => {
-                self.stale.push(process);
-                if process.is_thread() {
-                    self.emit(&Event::Stale { process });
-                }
-            }
-            ExitCause::Exited | ExitCause::ReturnedLate => {}
-        }
-        let out_of_memory = self.was_out_of_memory(at, process, exit);
-        let stop_noted = last.stop_noted;
-        let nested_call = last.nested_call || self.pools[at].launcher.take_nested_call(process);
-        let work_in_progress = last.work.in_progress;
-        let exited =
-            ExitedProcess { process, exit, out_of_memory, reached_call, stop_noted, nested_call, work_in_progress };
-        self.policy.handle_exited(Instant::now(), exited);
-    }
-
-    /// Returns whether this process has reached the call that starts the service. If it has not, but another
-    /// process of the same worker has, also reports that to the policy.
-    fn note_reached_call(&mut self, at: usize, process: Process) -> bool {
-        let of_trial = self.trial_has_reached(process);
-        let pool = &self.pools[at];
-        let reached_call = of_trial.unwrap_or_else(|| pool.has_reached(process));
-        let others = || self.policy.pool(at).processes_of(process.id);
-        if !reached_call && others().into_iter().any(|other| pool.has_reached(other)) {
-            self.policy.handle_reached_call(process);
-        }
-        reached_call
-    }
-
-    /// Handles the end of a thread or process that did not end in time. The policy already counts it as exited.
-    fn handle_late_return(&mut self, process: Process) {
-        self.stale.retain(|stale| *stale != process);
-        if !process.is_thread() {
-            self.policy.handle_abandoned_exited(Instant::now(), process);
-        }
-        self.emit(&Event::Returned { process });
-    }
-
-    /// Returns whether the kernel's out-of-memory killer has killed this process.
-    fn was_out_of_memory(&mut self, at: usize, process: Process, exit: Exit) -> OutOfMemory {
-        if exit != Exit::Signal(9) || process.is_thread() || self.policy.pool(at).has_killed(process) {
-            return OutOfMemory::No;
-        }
-        match self.descriptors.take_out_of_memory() {
-            Some(true) => OutOfMemory::Yes,
-            Some(false) => OutOfMemory::No,
-            None => OutOfMemory::Perhaps,
         }
     }
 
@@ -594,19 +382,6 @@ impl<'a> EventLoop<'a> {
         for process in self.pools.iter().flat_map(Pool::beats) {
             self.policy.handle_beat(now, process);
         }
-    }
-}
-
-fn request_of(signal: Signal) -> Option<Request> {
-    match signal {
-        Signal::Terminate | Signal::Interrupt => Some(Request::Stop),
-        Signal::Quit => Some(Request::QuickStop),
-        Signal::Hangup => Some(Request::Roll),
-        Signal::TerminalInput => Some(Request::ScaleUp),
-        Signal::TerminalOutput => Some(Request::ScaleDown),
-        Signal::User1 => Some(Request::Reopen),
-        Signal::User2 => Some(Request::Upgrade),
-        Signal::Child | Signal::Abort | Signal::Kill => None,
     }
 }
 
