@@ -17,6 +17,8 @@
 //! - `origin()`: returns whether a parent has started this process as a worker, as recorded before `main`, or whether
 //!   this process descends from such a process.
 //! - `was_spawned()`: returns whether a parent has started this process as a worker that it has not become.
+//! - `passed_text()`: returns the text that was passed to this process, as a worker, as a candidate, or by the program
+//!   before an upgrade. `copy_passed()`: returns a copy of a descriptor that was passed with it.
 //! - `take_inherited()`: takes ownership of what a spawned worker inherits.
 //! - `become_independent()`: removes the traces of the start, when this process has become a worker.
 //! - `take_env_var()` (Unix): returns the value of an environment variable, and removes the variable.
@@ -110,6 +112,17 @@
 //!   time now, on the clock of [`ProcessTimes::started`].
 //! - `CAN_UPGRADE`: whether a parent can be upgraded: whether it can execute another program and stay the parent of its
 //!   workers.
+//! - `NewProgram`: the program to which this process is upgraded, as one open file. Starts it as a candidate, or
+//!   executes it in this process.
+//! - `take_state()`: returns what the program before an upgrade has passed to this one. `TakenState`: its text and its
+//!   descriptors.
+//! - `take_candidate_fds()`: takes ownership of the descriptors that were passed to a candidate.
+//! - `foreign_listeners()` (Linux): returns the listening sockets of this process that are not among the given ones.
+//! - `monotonic_nanos()` (Linux): returns the time on a clock that all programs of this system share.
+//! - `Shared::from_file()`, `Shared::from_passed()`, `WakeReceiver::from_fd()`, `Waker::from_fd()` (Linux): create these
+//!   values from descriptors that another program has passed.
+//! - `Signals::handover()`, `Signals::take_handed_over()` (Linux): pass unread signals and the program's signal mask to
+//!   the program after an upgrade.
 //! - `Channel` (Linux): receives text and descriptors from a candidate. `Message`: what it has received.
 //! - `Lent`: a function that is available only while another function runs, in the same thread.
 //! - `POLL_CALLS`: the names of the system calls that mio's `Poll` makes, for error messages. On Unix, also contains
@@ -133,6 +146,7 @@ mod no_cgroup;
 #[cfg(not(target_os = "linux"))]
 mod no_queue_length;
 #[cfg(any(not(target_os = "linux"), taskfork_portable))]
+#[allow(dead_code, reason = "the upgrade is not complete yet")]
 mod no_upgrade;
 mod offer;
 mod pid_file;
@@ -161,7 +175,7 @@ pub(crate) use no_cgroup::OomCounter;
 pub(crate) use no_queue_length::queue_length;
 #[cfg(any(not(target_os = "linux"), taskfork_portable))]
 #[allow(unused_imports, reason = "the upgrade is not complete yet")]
-pub(crate) use no_upgrade::CAN_UPGRADE;
+pub(crate) use no_upgrade::{CAN_UPGRADE, NewProgram, TakenState, take_candidate_fds, take_state};
 pub(crate) use offer::Secret;
 pub(crate) use pid_file::PidFileRefusal;
 pub(crate) use process_name::ProcessName;
