@@ -353,6 +353,7 @@ pub(crate) enum Signal {
     TerminalInput,
     TerminalOutput,
     User1,
+    #[cfg_attr(windows, allow(dead_code, reason = "Windows has no counterpart of this signal"))]
     User2,
     Child,
     Abort,
