@@ -59,6 +59,8 @@ impl Policy {
         for slot in slots {
             policy.adopt_slot(slot, taken, now);
         }
+        // After the stop requests, so that there are no more processes than necessary at the same time.
+        policy.slots.iter_mut().for_each(|slot| slot.start_if_due(now, &mut policy.actions));
         policy.adopt_heartbeats(now);
         policy.deadlines.update_all(&policy.slots);
         match condition {
@@ -81,7 +83,6 @@ impl Policy {
         let slot = Slot::adopt(snapshot, taken, now, &self.config, &mut self.rng, &mut self.actions);
         let id = self.slots.len();
         self.slots.push(slot);
-        self.slots[id].start_if_due(now, &mut self.actions);
         self.update_availability(id);
     }
 

@@ -563,6 +563,8 @@ fn fits(before: ChildRole, after: ChildRole) -> bool {
         ChildRole::Trial => after == ChildRole::Serving || is_stopping,
         ChildRole::Serving | ChildRole::NotReady { .. } | ChildRole::Probation { .. } => before == after || is_stopping,
         ChildRole::Aborting { kill_in } => before == after || after == ChildRole::Stopping { kill_in },
-        ChildRole::Draining { .. } | ChildRole::Stopping { .. } | ChildRole::Killed { .. } => before == after,
+        // A removed worker without its own sockets in the new program has nothing to drain.
+        ChildRole::Draining { .. } => before == after || is_stopping,
+        ChildRole::Stopping { .. } | ChildRole::Killed { .. } => before == after,
     }
 }
