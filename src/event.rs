@@ -306,7 +306,8 @@ pub enum Event {
     /// the service, so its pool is empty.
     ///
     /// If the trial fails, [`Event::UpgradeAborted`] follows. Otherwise the parent executes the new program, and the
-    /// callback of the old program gets no further event. [`Event::Adopted`] is the next event of the new program.
+    /// callback of the old program gets no further event. The new program begins with [`Event::Listening`] and
+    /// [`Event::Adopted`].
     UpgradeStarted,
     /// An upgrade has failed or was refused. The event concerns the service, so its pool is empty. Logged as an error.
     ///
@@ -319,7 +320,7 @@ pub enum Event {
         reason: String,
     },
     /// The parent has executed a new program, which now supervises the processes that the old program has started.
-    /// Reported once for each pool, before any other event of the pool. A rolling restart follows, except in a pool that
+    /// Reported once for each pool, before the first event of a process. A rolling restart follows, except in a pool that
     /// the new program does not have: its processes are stopped.
     Adopted {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
@@ -327,8 +328,8 @@ pub enum Event {
         /// The number of processes that have not exited, those that are stopping included.
         processes: usize,
     },
-    /// An upgrade has succeeded: the new program has replaced every process of the old one. The event concerns the
-    /// service, so its pool is empty. Old processes may still be stopping.
+    /// An upgrade has succeeded: the new program has replaced every process of the old one, and these processes have
+    /// exited. The event concerns the service, so its pool is empty.
     UpgradeFinished,
 }
 
