@@ -21,7 +21,6 @@ use ::log::Level;
 
 use super::children::Children;
 use super::descriptors::Descriptors;
-use super::handover::Adoption;
 use super::memory::MemoryReader;
 use super::observer::Observers;
 use super::poller::Waited;
@@ -37,7 +36,7 @@ use crate::listener::ShutDown;
 use crate::policy::{Action, Outcome, Service, WorkerSignal};
 use crate::report::PoolReport;
 use crate::scoreboard::WorkerMessage;
-use crate::sys::{ChildHandle, Signal};
+use crate::sys::Signal;
 use crate::worker::Worker;
 
 pub(super) use upgrade::Upgrader;
@@ -67,6 +66,10 @@ pub(super) struct EventLoop<'a> {
     memory: MemoryReader,
     /// The requests of the program. `None` if the program has no callback, and so no handle.
     program_requests: Option<HandleReceiver>,
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        expect(dead_code, reason = "only Linux has upgrades")
+    )]
     upgrader: Upgrader,
     descriptors: &'a mut Descriptors,
     /// Whether the last call of `collect_signals` may have left signals.
@@ -104,22 +107,6 @@ impl<'a> EventLoop<'a> {
             has_unread_signals: false,
             stale: Vec::new(),
         })
-    }
-
-    /// Takes over the processes of the program before an upgrade.
-    pub fn adopt(&mut self, adoption: Adoption) {
-        for process in adoption.processes() {
-            if let Some(pid) = process.pid {
-                self.children.add(process, ChildHandle::new(pid));
-            }
-        }
-        // The signals of exits between the two programs may have coalesced.
-        self.reaper.request_scan();
-        self.report_window(&adoption);
-        // Before the start of a worker whose id the old program did not have.
-        self.update_listeners();
-        // A stop request that has arrived between the two programs comes before anything else.
-        self.has_unread_signals = true;
     }
 
     /// Runs the loop until the service ends. In a forked child, returns right after the fork.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::exit::Process;
 use crate::listener::Given;
 use crate::pid_file::PidFile;
 use crate::policy::{Config, ServiceSnapshot};
@@ -43,11 +42,6 @@ impl Adoption {
 
     pub fn uptime(&self) -> Duration {
         match *self {}
-    }
-
-    pub fn processes(&self) -> impl Iterator<Item = Process> {
-        self.snapshot();
-        std::iter::empty()
     }
 
     pub fn removed_pools(&self, _: &[&str]) -> Vec<Config> {

@@ -4,7 +4,9 @@ use crate::backend::{ChildExit, Launcher, StartRequest, Started};
 use crate::error::Result;
 use crate::exit::Process;
 use crate::listener::{Listeners, Sockets};
-use crate::scoreboard::{LastMessages, Scoreboard, SlotHandle, SlotLease, Work, WorkerMessage};
+#[cfg(all(target_os = "linux", not(taskfork_portable)))]
+use crate::scoreboard::SlotHandle;
+use crate::scoreboard::{LastMessages, Scoreboard, SlotLease, Work, WorkerMessage};
 use crate::sys::ChildHandle;
 use crate::worker::Worker;
 
@@ -53,6 +55,7 @@ impl Pool {
     }
 
     /// Returns what gives a process access to its status slot.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     pub fn slot_handle(&self, slot: Option<usize>) -> Option<SlotHandle<'_>> {
         self.scoreboard.as_ref().zip(slot).map(|(scoreboard, slot)| scoreboard.slot_handle(slot))
     }

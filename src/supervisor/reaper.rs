@@ -64,6 +64,7 @@ impl Reaper {
     }
 
     /// Requests a scan.
+    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     pub fn request_scan(&mut self) {
         self.scan.request();
     }

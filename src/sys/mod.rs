@@ -19,6 +19,7 @@
 //! - `was_spawned()`: returns whether a parent has started this process as a worker that it has not become.
 //! - `passed_text()`: returns the text that was passed to this process, as a worker, as a candidate, or by the program
 //!   before an upgrade. `copy_passed()`: returns a copy of a descriptor that was passed with it.
+//! - `is_in_environment()` (Linux): returns whether this process has the environment variable of an offer.
 //! - `take_inherited()`: takes ownership of what a spawned worker inherits.
 //! - `become_independent()`: removes the traces of the start, when this process has become a worker.
 //! - `take_env_var()` (Unix): returns the value of an environment variable, and removes the variable.

@@ -73,12 +73,6 @@ impl Shared {
         self.file = Some(file);
     }
 
-    /// Returns the file behind the memory, which a candidate can inherit.
-    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    pub fn as_passed(&self) -> Option<super::BorrowedSocket<'_>> {
-        self.file().map(std::os::fd::AsFd::as_fd)
-    }
-
     /// Returns the file behind the memory, which a spawned program can inherit. Returns `None` if the memory has no
     /// file, or if another process has created the file.
     pub fn file(&self) -> Option<&Owned> {

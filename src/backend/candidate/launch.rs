@@ -77,8 +77,8 @@ impl Candidate {
         let mut fds = Vec::new();
         let mut slot = None;
         if let Some(handle) = slot_handle {
-            let memory = handle.memory.as_passed().ok_or_else(|| start.explain("its memory has no file".into()))?;
-            fds.extend([memory, handle.waker.as_fd()]);
+            let memory = handle.memory.file().ok_or_else(|| start.explain("its memory has no file".into()))?;
+            fds.extend([memory.as_fd(), handle.waker.as_fd()]);
             let slots = handle.memory.len();
             slot = Some(OfferedSlot { memory: CHANNEL + 1, slots, slot: handle.slot, waker: CHANNEL + 2 });
         }

@@ -137,7 +137,7 @@ fn candidate(scenario: &str) {
             println!("worker {id}");
             process::exit(3)
         }),
-        "has threads" => web.backend(Backend::Fork).start(),
+        "has threads" | "executes itself" => web.backend(Backend::Fork).start(),
         _ => web.name("shop").start(),
     };
     match result {

@@ -48,7 +48,7 @@ impl EventLoop<'_> {
         Ok(())
     }
 
-    pub(super) fn report_window(&mut self, adoption: &Adoption) {
-        match *adoption {}
+    pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) {
+        match adoption {}
     }
 }

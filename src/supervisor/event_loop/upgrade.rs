@@ -19,7 +19,7 @@ use crate::policy::TrialPool;
 use crate::prefork::UpgradeSettings;
 use crate::supervisor::handover::{Adoption, Outgoing, Text};
 use crate::supervisor::pool::Pool;
-use crate::sys::{self, NewProgram, Signal};
+use crate::sys::{self, ChildHandle, NewProgram, Signal};
 
 /// The id of the process that checks the new program. No worker has this id.
 const CHECKER: usize = usize::MAX;
@@ -79,6 +79,22 @@ impl Upgrader {
 }
 
 impl EventLoop<'_> {
+    /// Takes over the processes of the program before an upgrade.
+    pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) {
+        for process in adoption.processes() {
+            if let Some(pid) = process.pid {
+                self.children.add(process, ChildHandle::new(pid));
+            }
+        }
+        // The signals of exits between the two programs may have coalesced.
+        self.reaper.request_scan();
+        self.report_window(&adoption);
+        // Before the start of a worker whose id the old program did not have.
+        self.update_listeners();
+        // A stop request that has arrived between the two programs comes before anything else.
+        self.has_unread_signals = true;
+    }
+
     /// Opens the program on disk, and starts the process that checks it.
     pub(super) fn start_check(&mut self) {
         if let Err(reason) = self.try_start_check() {
@@ -249,7 +265,7 @@ impl EventLoop<'_> {
     }
 
     /// Reports how long nothing has supervised the workers.
-    pub(super) fn report_window(&mut self, adoption: &Adoption) {
+    fn report_window(&mut self, adoption: &Adoption) {
         let time = adoption.since_exec();
         let level = if time > LONG_STARTUP { Level::Warn } else { Level::Debug };
         let line = format_args!(
@@ -338,5 +354,5 @@ fn passed<'a>(pools: &'a [Pool], bound: &'a [BoundListener]) -> Vec<Passed<'a>> 
 struct StartedTrial {
     slot: Option<usize>,
     candidate: Candidate,
-    child: sys::ChildHandle,
+    child: ChildHandle,
 }

@@ -97,7 +97,8 @@ fn helper_before_exec() {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one int.
     unsafe { libc::waitpid(child, &raw mut status, 0) };
-    println!("ended-by {}", libc::WTERMSIG(status));
+    // The child can end in the middle of a line.
+    println!("\nended-by {}", libc::WTERMSIG(status));
 }
 
 fn execute(step: &str) {
