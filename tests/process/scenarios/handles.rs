@@ -61,6 +61,14 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.ends_with(0);
             assert!(daemon.said("drained 0") && daemon.said("report: stopped"), "{}", daemon.transcript());
         }),
+        Scenario::threading("refused_upgrade_is_the_last_one_in_the_status", upgrades_threads, |daemon| {
+            daemon.ends_with(0);
+            let reason = "the workers are threads, which end with the old program";
+            let last = format!("last: running, Some(\"aborted: {reason}");
+            assert!(daemon.said("first: None") && daemon.said(&last), "{}", daemon.transcript());
+            assert_eq!(daemon.count(&format!("log Upgrade aborted: {reason}")), 1, "{}", daemon.transcript());
+            assert_eq!(daemon.count("up "), 1, "nothing has changed:\n{}", daemon.transcript());
+        }),
         Scenario::reporting("handle_of_an_ended_service_does_not_stop_the_next", outlives_its_service, |daemon| {
             daemon.worker();
             daemon.signal(Signal::SIGTERM);
@@ -195,6 +203,25 @@ fn controlled_by_a_worker() -> Report {
         HANDLE.get().expect("a handle").stop();
         drain(&worker);
     })
+}
+
+/// Stops the service when the upgrade has been refused.
+fn upgrades_threads() -> Report {
+    serve_ready(Prefork::new().workers(1).on_event(|event, handle| {
+        let status = handle.status().expect("a status");
+        let last = status.last_upgrade().map(ToString::to_string);
+        match event {
+            Event::Ready { .. } => {
+                say(&format!("first: {last:?}"));
+                handle.upgrade();
+            }
+            Event::UpgradeAborted { .. } => {
+                say(&format!("last: {}, {last:?}", status.state()));
+                handle.stop();
+            }
+            _ => {}
+        }
+    }))
 }
 
 fn outlives_its_service() -> Report {
