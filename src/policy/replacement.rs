@@ -211,6 +211,9 @@ impl Policy {
     /// restart consider the worker again.
     pub(super) fn update_replacement(&mut self, id: usize) {
         self.roll.reconsider(id);
+        if self.is_held {
+            self.drop_if_current(id);
+        }
         let Some(&Replacement { cause, stage }) = self.replacements.by_id.get(&id) else { return };
         let slot = &self.slots[id];
         if stage != Stage::Draining && slot.is_being_replaced() {

@@ -112,6 +112,16 @@ impl Policy {
         None
     }
 
+    /// Lets the rolling restart forget this worker if it has no outdated process. During an upgrade, the rolling restart
+    /// looks at no worker by itself, but it ends if the last outdated process exits.
+    pub(super) fn drop_if_current(&mut self, id: usize) {
+        let slot = &self.slots[id];
+        let is_replaced = slot.is_trial() || self.replacements.is_under_way(id);
+        if !is_replaced && slot.outdated(self.roll.bound) == Outdated::No {
+            self.roll.due.remove(&id);
+        }
+    }
+
     /// Ends the rolling restart if all outdated processes have been replaced and have exited. Returns whether the
     /// pending rolling restart has begun.
     pub(super) fn finish_roll(&mut self) -> bool {

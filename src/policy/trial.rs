@@ -50,6 +50,7 @@ impl Policy {
     /// Begins no replacement from now on. Replacements that are under way continue.
     pub(super) fn hold_replacements(&mut self) {
         self.is_held = true;
+        (0..self.slots.len()).for_each(|id| self.drop_if_current(id));
     }
 
     /// Returns whether a trial may begin, or the new program may be executed: all initial workers have been started,

@@ -468,3 +468,15 @@ fn late_results_of_an_earlier_upgrade_are_ignored() {
     assert!(!sim.logged("late") && !sim.service.is_upgrading());
     assert_eq!(sim.alive(WEB), [(0, 0)]);
 }
+
+#[test]
+fn a_suspended_roll_ends_with_its_last_process() {
+    let mut sim = ServiceSim::new(vec![pool("web", 1), pool("jobs", 1)]);
+    sim.service.policy_mut(JOBS).config = Config { restart_policy: RestartPolicy::Never, ..pool("jobs", 1).config };
+    sim.request(Request::Upgrade);
+    sim.service.policy_mut(JOBS).request_roll();
+    sim.run_actions();
+    sim.end(JOBS, 0, 0, Exit::Code(0));
+    assert!(sim.logged("jobs: Rolling restart done"), "{:?}", sim.log);
+    assert!(sim.ended[JOBS] && sim.service.is_upgrading());
+}
