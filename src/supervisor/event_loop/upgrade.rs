@@ -308,7 +308,8 @@ impl EventLoop<'_> {
         let Some(answer) = &attempt.answer else { return Err("there is no answer of the new program".to_owned()) };
         let format = answer.format(&FORMATS).ok_or("the programs have no common format")?;
         let secret = draw_secret().map_err(|error| format!("{}: {}", error.call, error.source))?;
-        let line = format_args!("Executing the new program {}", attempt.program.path().display());
+        let path = attempt.program.path().display();
+        let line = format_args!("Executing the new program {path} (state format {format})");
         self.observers.output().log(Level::Info, &line);
         self.observers.output().flush();
         ::log::logger().flush();
