@@ -362,3 +362,35 @@ fn the_new_program_stops_old_workers_one_after_another() {
     settle(&mut sim);
     assert_eq!(sim.alive(WEB), [(0, 1), (1, 1), (2, 1)]);
 }
+
+#[test]
+fn failures_in_a_row_do_not_stop_an_upgraded_service() {
+    let config = || {
+        let config = Config { startup_failures: Some(2), restart_window: None, ..pool("", 2).config };
+        PoolConfig { config, ..pool("", 2) }
+    };
+    let mut sim = ServiceSim::new(vec![config()]);
+    upgrade(&mut sim, &[WEB], vec![config()]);
+    for _ in 0..4 {
+        let newest = sim.alive(WEB).into_iter().rfind(|key| key.0 == 1);
+        if let Some((id, generation)) = newest {
+            sim.end(WEB, id, generation, Exit::Code(1));
+        }
+        sim.pass(SECOND / 10);
+    }
+    assert!(!sim.service.is_stopping(), "{:?}", sim.log);
+}
+
+#[test]
+fn an_exit_before_the_call_restarts_an_adopted_worker() {
+    let mut sim = ServiceSim::new(vec![pool("", 2)]);
+    sim.end(WEB, 1, 0, Exit::Code(1));
+    sim.end(WEB, 1, 1, Exit::Code(1));
+    assert_eq!(sim.alive(WEB), [(0, 0)], "worker 1 waits");
+    upgrade(&mut sim, &[], vec![pool("", 2)]);
+    let early = |process| ExitedProcess { reached_call: false, ..exited(process, Exit::Code(1)) };
+    sim.end_with(WEB, 1, 2, early);
+    assert!(!sim.service.is_stopping(), "{:?}", sim.log);
+    sim.pass(SECOND);
+    assert!(sim.alive(WEB).contains(&(1, 3)), "{:?}", sim.log);
+}

@@ -480,3 +480,29 @@ fn a_suspended_roll_ends_with_its_last_process() {
     assert!(sim.logged("jobs: Rolling restart done"), "{:?}", sim.log);
     assert!(sim.ended[JOBS] && sim.service.is_upgrading());
 }
+
+#[test]
+fn the_end_of_an_upgrade_comes_before_the_stop() {
+    let mut sim = single(1);
+    sim.request(Request::Upgrade);
+    sim.log.clear();
+    sim.request(Request::Stop);
+    assert!(sim.log[0].starts_with("Upgrade aborted") && sim.log[1].starts_with("Stopping"), "{:?}", sim.log);
+}
+
+#[test]
+fn the_execution_waits_until_a_removed_queue_is_served() {
+    let config = Config { ready_timeout: Some(5 * SECOND), pool: "", ..with_queues(2) };
+    let mut sim = ServiceSim::new(vec![PoolConfig { config, ..pool("", 2) }]);
+    sim.ready(WEB, 0, 0);
+    sim.ready(WEB, 1, 0);
+    sim.request(Request::ScaleDown);
+    sim.request(Request::Upgrade);
+    sim.pass_check(&[WEB]);
+    sim.end(WEB, 1, 0, Exit::Signal(9));
+    assert_eq!(sim.alive(WEB), [(0, 0), (0, 1), (1, 1)], "a process is started for the queue");
+    sim.ready(WEB, 0, 1);
+    assert!(!sim.is_executing);
+    sim.ready(WEB, 1, 1);
+    assert!(sim.is_executing);
+}
