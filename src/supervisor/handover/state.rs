@@ -16,6 +16,9 @@ use crate::policy::{ChildRole, ChildSnapshot, PoolCondition, PoolSnapshot, Reque
 use crate::pool_name;
 use crate::scoreboard::{BoardState, OccupantState};
 
+/// No system runs this number of processes. So no worker has this id or a higher one.
+const MAX_IDS: usize = 1 << 22;
+
 /// What the old program passes to the new one. The text contains the positions of the descriptors in a list, which the
 /// old program passes besides the text.
 #[derive(Clone, Debug, PartialEq)]
@@ -238,7 +241,14 @@ impl State {
             ("occupant", Some(board)) => board.occupants.push(read_occupant(fields)?),
             ("segment" | "occupant", None) => return Err(malformed(line)),
             ("request", _) => snapshot.requests.extend(read_request(fields)?),
-            ("slot", _) => snapshot.slots.push(read_slot(fields)?),
+            ("slot", _) => {
+                let slot = read_slot(fields)?;
+                let is_next = snapshot.slots.last().is_none_or(|last| last.id < slot.id);
+                if !is_next || slot.id >= MAX_IDS {
+                    return Err(malformed(line));
+                }
+                snapshot.slots.push(slot);
+            }
             (_, _) => {
                 let pool = pool_name::intern(&snapshot.name);
                 let Some(slot) = snapshot.slots.last_mut() else { return Err(malformed(line)) };
@@ -454,6 +464,8 @@ mod tests {
             ("socket lt", "socket xx"),
             (" trial", " trail"),
             ("slot 0 3", "slot 0"),
+            ("slot 1 3", "slot 0 3"),
+            ("slot 2 3", "slot 4194304 3"),
         ] {
             let changed = text.replacen(line, wrong, 1);
             let error = changed.parse::<State>().expect_err("a refusal");
