@@ -112,9 +112,6 @@ impl<'a> EventLoop<'a> {
     /// Runs the loop until the service ends. In a forked child, returns right after the fork.
     pub fn run(&mut self) -> Result<LoopExit> {
         self.emit_listening();
-        if self.has_unread_signals {
-            self.collect_signals()?;
-        }
         loop {
             self.flush_observers();
             self.take_program_requests();

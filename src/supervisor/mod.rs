@@ -146,14 +146,12 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     let service = service_of(configs, upgrade_config, adoption.as_deref());
     let upgrader = Upgrader::new(upgrade, retired);
     let mut event_loop = EventLoop::new(service, pools, observers, info, requests, upgrader, &mut descriptors);
-    if let Some(adoption) = adoption {
-        event_loop.adopt(*adoption);
-    }
+    let adopted = adoption.map_or(Ok(()), |adoption| event_loop.adopt(*adoption));
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
     #[cfg(unix)]
     let _guard = sys::ChildPanicGuard::new();
-    match event_loop.run() {
+    match adopted.and_then(|()| event_loop.run()) {
         Err(error) => {
             drop(event_loop);
             Err(descriptors.close_after(error))

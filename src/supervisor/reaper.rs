@@ -63,12 +63,6 @@ impl Reaper {
         self.exits.pop_front()
     }
 
-    /// Requests a scan.
-    #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    pub fn request_scan(&mut self) {
-        self.scan.request();
-    }
-
     /// Handles SIGCHLD: reaps the child that the signal names, and requests a scan. The scan does not run at once,
     /// because it takes time. So the parent can replace the reaped child before the scan.
     pub fn handle_child_signal(&mut self, pid: Option<u32>, children: &mut Children) -> Result<()> {

@@ -48,7 +48,7 @@ impl EventLoop<'_> {
         Ok(())
     }
 
-    pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) {
+    pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) -> Result<()> {
         match adoption {}
     }
 }

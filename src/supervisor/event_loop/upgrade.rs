@@ -79,20 +79,26 @@ impl Upgrader {
 }
 
 impl EventLoop<'_> {
-    /// Takes over the processes of the program before an upgrade.
-    pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) {
+    /// Takes over the processes of the program before an upgrade. Handles what has happened since then: first stop
+    /// requests, then the messages and the exits.
+    pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) -> Result<()> {
         for process in adoption.processes() {
             if let Some(pid) = process.pid {
                 self.children.add(process, ChildHandle::new(pid));
             }
         }
-        // The signals of exits between the two programs may have coalesced.
-        self.reaper.request_scan();
         self.report_window(&adoption);
         // Before the start of a worker whose id the old program did not have.
         self.update_listeners();
-        // A stop request that has arrived between the two programs comes before anything else.
-        self.has_unread_signals = true;
+        self.collect_signals()?;
+        // The signals of exits between the two programs may have coalesced.
+        self.reaper.scan(&mut self.children)?;
+        self.collect_signals()?;
+        self.read_messages();
+        while let Some(exit) = self.reaper.next_exit() {
+            self.handle_exit(exit);
+        }
+        Ok(())
     }
 
     /// Opens the program on disk, and starts the process that checks it.
