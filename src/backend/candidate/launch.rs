@@ -14,7 +14,7 @@ use crate::backend::spawn::draw_secret;
 use crate::exit::Exit;
 use crate::listener::{Passed, SocketLine};
 use crate::scoreboard::SlotHandle;
-use crate::sys::{CallError, Channel, ChildHandle, Message, NewProgram};
+use crate::sys::{self, CallError, Channel, ChildHandle, Message, NewProgram};
 
 /// A request to start a trial worker.
 #[derive(Debug)]
@@ -106,6 +106,12 @@ impl Candidate {
             Ok(()) => Reason::Ended(exit),
         };
         explain(&self.path, &reason)
+    }
+
+    /// Closes, in a forked worker, the descriptors of this value. The worker must not use or drop the value afterwards.
+    pub fn close_inherited(&self) {
+        self.channel.close_inherited();
+        self.received.sockets().for_each(|socket| sys::close_inherited(socket.fd.as_fd()));
     }
 
     /// Returns the reason if a candidate has not reached the call in this time.

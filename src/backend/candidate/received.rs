@@ -113,6 +113,11 @@ impl Received {
         self.end == Some(End::Reached)
     }
 
+    /// Returns the sockets of an answer that is not complete yet.
+    pub fn sockets(&self) -> impl Iterator<Item = &Given> {
+        self.sockets.iter()
+    }
+
     /// Takes the answer of a checker, once it is complete.
     pub fn take_answer(&mut self) -> Result<Option<CheckAnswer>, Reason> {
         match self.end {

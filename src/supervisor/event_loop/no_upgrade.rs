@@ -15,6 +15,9 @@ impl Upgrader {
     pub fn new(_: UpgradeSettings, _: Option<Retired>) -> Upgrader {
         Upgrader
     }
+
+    #[cfg(unix)]
+    pub fn close_inherited(&self) {}
 }
 
 impl EventLoop<'_> {

@@ -57,11 +57,12 @@ impl EventLoop<'_> {
         Ok(())
     }
 
-    /// Closes the descriptors of the other pools in a forked worker.
+    /// Closes the descriptors of the other pools and of an upgrade in a forked worker.
     #[cfg(unix)]
     fn close_others(&self, own: usize) {
         let others = self.pools.iter().enumerate().filter(|&(at, _)| at != own);
         others.for_each(|(_, pool)| pool.close_inherited());
+        self.upgrader.close_inherited();
     }
 
     pub(super) fn handle_started(

@@ -4,7 +4,7 @@
 //! The program is opened once. The checker, the trial workers and the parent itself execute this open file, so a file
 //! that is replaced in the meantime does not matter.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use ::log::Level;
@@ -71,6 +71,19 @@ impl Upgrader {
     fn has_reached(&mut self, process: Process) -> Option<bool> {
         let trial = self.trial(process)?;
         Some(trial.candidate.has_reached().unwrap_or(false))
+    }
+
+    /// Closes, in a forked worker, the descriptors of an upgrade that is in progress. Otherwise the worker would hold
+    /// listeners of a program that may never run. Writes to no memory, because the kernel would have to copy it
+    /// (copy-on-write).
+    #[inline]
+    pub fn close_inherited(&self) {
+        let Some(Attempt { program, check, answer, trials, .. }) = &self.attempt else { return };
+        sys::close_inherited(program.as_fd());
+        let trials = trials.iter().map(|trial| &trial.candidate);
+        check.iter().chain(trials).for_each(Candidate::close_inherited);
+        let new_sockets = answer.iter().flat_map(|answer| &answer.new_sockets);
+        new_sockets.for_each(|socket| sys::close_inherited(socket.fd.as_fd()));
     }
 
     fn trial(&mut self, process: Process) -> Option<&mut Trial> {
@@ -249,9 +262,9 @@ impl EventLoop<'_> {
 
     /// Ends the process that checks the new program.
     pub(super) fn end_check(&mut self) {
-        if let Some(attempt) = self.upgrader.attempt.take() {
-            self.send(attempt.checker, Signal::Kill);
-        }
+        let Some(Attempt { checker, answer, .. }) = self.upgrader.attempt.take() else { return };
+        self.send(checker, Signal::Kill);
+        discard_new_sockets(answer);
     }
 
     fn fail_upgrade(&mut self, reason: String) {
@@ -262,8 +275,8 @@ impl EventLoop<'_> {
     /// Forgets the new program, because the upgrade has ended. If it `has_succeeded`, no process of the old program is
     /// left.
     pub(super) fn forget_upgrade(&mut self, has_succeeded: bool) {
-        if let Some(Attempt { answer: Some(answer), .. }) = self.upgrader.attempt.take() {
-            listener::discard(answer.new_sockets);
+        if let Some(Attempt { answer, .. }) = self.upgrader.attempt.take() {
+            discard_new_sockets(answer);
         }
         if has_succeeded {
             self.upgrader.retired = None;
@@ -299,6 +312,10 @@ impl EventLoop<'_> {
         self.collect_signals()?;
         // The new program reads no message that this program has read.
         self.read_messages();
+        // The new program cannot reap a process again, and would not learn its exit status.
+        if self.reaper.has_exits() {
+            return Ok(());
+        }
         if self.policy.may_execute() {
             let reason = self.try_exec().unwrap_or_else(|error| error);
             // The signals are part of the state, and may have been read for it.
@@ -349,6 +366,13 @@ impl EventLoop<'_> {
             outgoing.add_socket(socket.passed());
         }
         outgoing.finish()
+    }
+}
+
+/// Closes the sockets that the new program would have needed, and removes their files.
+fn discard_new_sockets(answer: Option<CheckAnswer>) {
+    if let Some(answer) = answer {
+        listener::discard(answer.new_sockets);
     }
 }
 

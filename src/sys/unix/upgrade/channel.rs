@@ -12,7 +12,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::sys::CallError;
-use crate::sys::unix::descriptor::above_standard;
+use crate::sys::unix::descriptor::{above_standard, close_inherited};
 
 /// The limits of one packet. Linux passes at most 253 descriptors with a packet (`SCM_MAX_FD`).
 const PACKET_BYTES: usize = 32 * 1024;
@@ -117,6 +117,12 @@ impl Channel {
             return Err(invalid());
         }
         Ok(Some(received))
+    }
+
+    /// Closes, in a forked worker, the descriptors of the parent's end. The worker must not use or drop it afterwards.
+    pub fn close_inherited(&self) {
+        close_inherited(self.socket.as_fd());
+        self.partial.fds.iter().for_each(|fd| close_inherited(fd.as_fd()));
     }
 
     /// Sends one message from the candidate's end. Waits while the channel is full.

@@ -159,6 +159,12 @@ impl NewProgram {
     }
 }
 
+impl AsFd for NewProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: open(2) reads a C string.
