@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Occupant, Scoreboard, Segment, Waker};
+use super::{NOTES, Occupant, REACHED, Scoreboard, Segment, Waker};
 use crate::exit::Process;
 use crate::sys::{CallError, Shared, WorkerKind};
 
@@ -26,14 +27,18 @@ pub(crate) struct OccupantState {
     /// The messages that the parent has read.
     pub seen: u32,
     pub token: u32,
+    /// Whether the process has reached its call.
+    pub has_reached: bool,
 }
 
 impl Scoreboard {
     /// Returns what a new program needs, besides the [files](Scoreboard::files).
     pub fn state(&self) -> BoardState {
         let occupants = self.occupants.iter().enumerate().filter_map(|(slot, occupant)| {
-            let Occupant { process: Process { id, generation, .. }, seen, token } = (*occupant)?;
-            Some(OccupantState { slot, id, generation, seen, token })
+            let Occupant { process, seen, token } = (*occupant)?;
+            let Process { id, generation, .. } = process;
+            let has_reached = self.has_reached(process);
+            Some(OccupantState { slot, id, generation, seen, token, has_reached })
         });
         BoardState {
             segments: self.segments.iter().map(|segment| segment.shared.len()).collect(),
@@ -67,7 +72,7 @@ impl Scoreboard {
             len += slots;
         }
         let mut occupants = Vec::new();
-        for &OccupantState { slot, id, generation, seen, token } in &state.occupants {
+        for &OccupantState { slot, id, generation, seen, token, .. } in &state.occupants {
             let known = processes.iter().find(|process| process.id == id && process.generation == generation);
             let Some(&process) = known.filter(|_| slot < len) else { continue };
             if occupants.len() <= slot {
@@ -76,7 +81,7 @@ impl Scoreboard {
             occupants[slot] = Some(Occupant { process, seen, token });
         }
         let free = (0..occupants.len()).filter(|&slot| occupants[slot].is_none()).collect();
-        Ok(Scoreboard {
+        let scoreboard = Scoreboard {
             kind,
             segments,
             occupants,
@@ -85,7 +90,12 @@ impl Scoreboard {
             thread_counts: Vec::new(),
             token: state.token,
             waker,
-        })
+        };
+        // The workers of the old program may have been forks, which do not note this.
+        for occupant in state.occupants.iter().filter(|occupant| occupant.has_reached && occupant.slot < len) {
+            scoreboard.word(occupant.slot, NOTES).fetch_or(REACHED, Ordering::Relaxed);
+        }
+        Ok(scoreboard)
     }
 }
 
@@ -97,6 +107,25 @@ mod tests {
 
     fn named(id: usize, generation: u32) -> Process {
         Process { pool: "", id, generation, pid: Some(71) }
+    }
+
+    #[test]
+    fn processes_of_another_kind_of_worker_have_reached_the_call() {
+        let (_receiver, waker) = sys::doorbell().expect("a doorbell");
+        let waker = Arc::new(waker);
+        for (before, has_reached) in [(WorkerKind::Fork, true), (WorkerKind::Spawn, false)] {
+            let mut old = Scoreboard::new(1, before, Arc::clone(&waker)).expect("memory");
+            let slot = old.allocate().expect("memory");
+            old.assign(slot, named(0, 0));
+            let files = old.files().map(|file| file.try_clone_to_owned().expect("a descriptor")).collect();
+            let state = old.state();
+            let new = Scoreboard::adopt(WorkerKind::Spawn, &state, files, &[named(0, 0)], Arc::clone(&waker));
+            let new = new.expect("memory");
+            assert_eq!(new.has_reached(named(0, 0)), has_reached, "{before:?}");
+            assert!(new.has_reached(named(1, 0)), "it has no slot");
+            old.writer(slot).reached();
+            assert!(new.has_reached(named(0, 0)));
+        }
     }
 
     #[test]

@@ -13,7 +13,13 @@ impl Service {
     /// Returns the state that the new program needs.
     pub fn snapshot(&self, now: Instant) -> ServiceSnapshot {
         ServiceSnapshot {
-            pools: self.pools.iter().map(|pool| pool.snapshot(now)).collect(),
+            // A pool that this program does not have and that has ended is unknown to the next program.
+            pools: self
+                .pools
+                .iter()
+                .filter(|pool| !(pool.is_removed && Pool::has_ended(pool)))
+                .map(|pool| pool.snapshot(now))
+                .collect(),
             roll_requested: self.roll.requested,
             upgrade_requested: self.upgrade.requested,
         }
@@ -66,7 +72,7 @@ impl Pool {
             Some(reason) if reason.is_failure() => PoolCondition::Failed,
             Some(_) => PoolCondition::Ended,
             // The new program starts the pool after its own rolling restarts.
-            None if self.is_waiting() => PoolCondition::Failed,
+            None if self.is_waiting() || self.is_removed => PoolCondition::Failed,
             None => snapshot.condition,
         };
         PoolSnapshot { condition, ..snapshot }

@@ -87,7 +87,7 @@ impl Adoption {
         let removed = pools.filter(|pool| !known.contains(&&*pool.name));
         let stopping = removed.map(|pool| Config {
             pool: pool_name::intern(&pool.name),
-            workers: 0,
+            workers: pool.configured,
             graceful_timeout: pool.graceful_timeout,
             ..PoolSettings::default().config
         });

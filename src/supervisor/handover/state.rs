@@ -102,8 +102,8 @@ fn write_pool(f: &mut fmt::Formatter<'_>, PoolState { snapshot, board, files }: 
     if let Some(BoardState { segments, token, occupants }) = board {
         writeln!(f, "board {token}")?;
         segments.iter().zip(files).try_for_each(|(len, file)| writeln!(f, "segment {len} {file}"))?;
-        for OccupantState { slot, id, generation, seen, token } in occupants {
-            writeln!(f, "occupant {slot} {id} {generation} {seen} {token}")?;
+        for OccupantState { slot, id, generation, seen, token, has_reached } in occupants {
+            writeln!(f, "occupant {slot} {id} {generation} {seen} {token} {}", u8::from(*has_reached))?;
         }
     }
     requests.iter().try_for_each(|request| write_request(f, *request))?;
@@ -283,6 +283,7 @@ fn read_occupant(fields: &mut Fields<'_>) -> Result<OccupantState> {
         generation: fields.next()?,
         seen: fields.next()?,
         token: fields.next()?,
+        has_reached: fields.flag()?,
     })
 }
 
@@ -406,7 +407,7 @@ mod tests {
             slots: slots.collect(),
             requests,
         };
-        let occupant = OccupantState { slot: 1, id: 2, generation: 3, seen: 4, token: 5 };
+        let occupant = OccupantState { slot: 1, id: 2, generation: 3, seen: 4, token: 5, has_reached: true };
         let board = BoardState { segments: vec![64, 128], token: 8, occupants: vec![occupant] };
         let empty = |condition| PoolState {
             snapshot: PoolSnapshot {
