@@ -111,6 +111,11 @@ impl Policy {
         self.wanted.set(None);
     }
 
+    /// Returns whether a process that an earlier program has started serves in this pool, and was not asked to stop.
+    pub(super) fn has_adopted_running(&self) -> bool {
+        self.stop.is_none() && self.slots.iter().any(Slot::has_adopted_running)
+    }
+
     /// Begins to replace the processes of the earlier program, and waits for the exit of those that stop already.
     /// Returns the number of the rolling restart that does so.
     pub(super) fn roll_adopted(&mut self, now: Instant) -> u64 {

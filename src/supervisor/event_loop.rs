@@ -314,6 +314,7 @@ impl<'a> EventLoop<'a> {
                 self.observers.output().log(Level::Warn, &format_args!("{error:?}"));
             }
         }
+        self.close_retired();
     }
 
     fn handle_message(&mut self, message: WorkerMessage) {

@@ -63,6 +63,16 @@ impl Service {
         }
         service
     }
+
+    /// Returns whether a process that an earlier program has started serves, and was not asked to stop. Call this only
+    /// in a service that was adopted.
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only Linux has upgrades")
+    )]
+    pub fn has_adopted_running(&self) -> bool {
+        self.pools.iter().any(|pool| !pool.is_closed() && pool.policy.has_adopted_running())
+    }
 }
 
 impl Pool {

@@ -85,6 +85,11 @@ impl Slot {
         self.running().filter_map(|child| child.heartbeat_timeout).min()
     }
 
+    /// Returns whether a process that an earlier program has started serves as this worker.
+    pub fn has_adopted_running(&self) -> bool {
+        self.running().any(|child| child.epoch < ADOPTER_EPOCH)
+    }
+
     /// Returns whether processes of this worker drain or stop, and the next one, if any, was not started by an earlier
     /// program.
     pub fn has_adopted_leaving(&self) -> bool {

@@ -21,6 +21,8 @@ impl Upgrader {
 }
 
 impl EventLoop<'_> {
+    pub(super) fn close_retired(&mut self) {}
+
     pub(super) fn start_check(&mut self) {}
 
     pub(super) fn read_check(&mut self) {}

@@ -73,11 +73,12 @@ impl Upgrader {
         Some(trial.candidate.has_reached().unwrap_or(false))
     }
 
-    /// Closes, in a forked worker, the descriptors of an upgrade that is in progress. Otherwise the worker would hold
-    /// listeners of a program that may never run. Writes to no memory, because the kernel would have to copy it
+    /// Closes, in a forked worker, the descriptors of an upgrade that is in progress, and those of listeners that its
+    /// program does not have. Otherwise the worker would keep these listeners open. Writes to no memory, because the kernel would have to copy it
     /// (copy-on-write).
     #[inline]
     pub fn close_inherited(&self) {
+        self.retired.iter().for_each(Retired::close_inherited);
         let Some(Attempt { program, check, answer, trials, .. }) = &self.attempt else { return };
         sys::close_inherited(program.as_fd());
         let trials = trials.iter().map(|trial| &trial.candidate);
@@ -114,6 +115,15 @@ impl EventLoop<'_> {
         Ok(())
     }
 
+    /// Closes the parent's copies of the sockets that this program does not use, once all processes of the program before
+    /// the upgrade have been asked to stop. After a rolling restart that was aborted, some of them may serve for long.
+    pub(super) fn close_retired(&mut self) {
+        let Some(retired) = &mut self.upgrader.retired else { return };
+        if !self.policy.has_adopted_running() {
+            retired.close();
+        }
+    }
+
     /// Opens the program on disk, and starts the process that checks it.
     pub(super) fn start_check(&mut self) {
         if let Err(reason) = self.try_start_check() {
@@ -123,7 +133,7 @@ impl EventLoop<'_> {
 
     fn try_start_check(&mut self) -> std::result::Result<(), String> {
         let bound = listener::bound();
-        let passed = passed(&self.pools, &bound);
+        let passed = passed(&self.pools, &bound, self.upgrader.retired.as_ref());
         let own: Vec<RawFd> = passed.iter().map(|socket| socket.fd.as_raw_fd()).collect();
         let foreign = sys::foreign_listeners(&own);
         if !foreign.is_empty() {
@@ -237,7 +247,7 @@ impl EventLoop<'_> {
         };
         let slot = self.pools[at].allocate().map_err(|error| error.to_string())?;
         let bound = listener::bound();
-        let mut sockets = passed(&self.pools, &bound);
+        let mut sockets = passed(&self.pools, &bound, self.upgrader.retired.as_ref());
         sockets.extend(answer.new_sockets.iter().map(listener::Given::passed));
         let name = self.pools[at].name;
         let count = answer.pools.iter().find(|pool| pool.name == name).map_or(1, |pool| pool.workers);
@@ -359,7 +369,7 @@ impl EventLoop<'_> {
                 outgoing.add_board(name, scoreboard);
             }
         }
-        for socket in passed(&self.pools, bound) {
+        for socket in passed(&self.pools, bound, self.upgrader.retired.as_ref()) {
             outgoing.add_socket(socket);
         }
         for socket in &answer.new_sockets {
@@ -376,10 +386,12 @@ fn discard_new_sockets(answer: Option<CheckAnswer>) {
     }
 }
 
-/// Returns all sockets of the service.
-fn passed<'a>(pools: &'a [Pool], bound: &'a [BoundListener]) -> Vec<Passed<'a>> {
+/// Returns all sockets of the service. The retired ones are among them, because the next program may need them again: it
+/// may be the one from before the last upgrade.
+fn passed<'a>(pools: &'a [Pool], bound: &'a [BoundListener], retired: Option<&'a Retired>) -> Vec<Passed<'a>> {
     let listened = pools.iter().flat_map(|pool| pool.sockets.passed());
-    listened.chain(bound.iter().map(BoundListener::passed)).collect()
+    let retired = retired.into_iter().flat_map(Retired::passed);
+    listened.chain(bound.iter().map(BoundListener::passed)).chain(retired).collect()
 }
 
 struct StartedTrial {
