@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use rand::seq::IndexedRandom;
 
 use crate::connection;
+use crate::deployment::Broken;
 use crate::procfs;
 use crate::server::Server;
 
@@ -26,6 +27,10 @@ pub enum Disturbance {
     Scale,
     /// kill -9 of a random worker
     Kill,
+    /// USR2 to the parent after the deployment of another build, again as soon as the upgrade has ended
+    Upgrade,
+    /// USR2 to the parent after the deployment of a broken build, in turn, again as soon as the trial has failed
+    Broken,
 }
 
 /// The kill of a worker.
@@ -44,14 +49,26 @@ impl Disturbance {
             Disturbance::Hup => "HUP",
             Disturbance::Scale => "TTIN, TTOU",
             Disturbance::Kill => "kill -9",
+            Disturbance::Upgrade => "upgrades",
+            Disturbance::Broken => "broken builds",
         }
+    }
+
+    /// Returns whether the next disturbance waits for the end of the last one, instead of a period.
+    pub fn is_consecutive(self) -> bool {
+        matches!(self, Disturbance::Upgrade | Disturbance::Broken)
     }
 
     /// Disturbs the server once. `times` is the number of earlier disturbances. Returns false if there is no worker to
     /// kill. This can happen because taskfork delays the restart of a worker that is killed repeatedly.
-    pub fn disturb(self, server: &Server, times: usize, kills: &mut Vec<Kill>) -> io::Result<bool> {
+    pub fn disturb(self, server: &mut Server, times: usize, kills: &mut Vec<Kill>) -> io::Result<bool> {
         let signal = match self {
             Disturbance::Kill => return kill(server, kills),
+            Disturbance::Upgrade => return server.upgrade(times + 1).map(|()| true),
+            Disturbance::Broken => {
+                let builds = Broken::value_variants();
+                return server.refuse(builds[times % builds.len()]).map(|()| true);
+            }
             Disturbance::Hup => Signal::SIGHUP,
             Disturbance::Scale if times % 2 == 0 => Signal::SIGTTIN,
             Disturbance::Scale => Signal::SIGTTOU,

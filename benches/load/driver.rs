@@ -25,7 +25,7 @@ pub struct Args {
     /// Kind of listener; may be repeated; default: both
     #[arg(long, value_enum)]
     mode: Vec<Mode>,
-    /// Disturbance every 250 ms; may be repeated; default: each, in a run of its own
+    /// Disturbance every 250 ms, or consecutive upgrades; may be repeated; default: each, in a run of its own
     #[arg(long, value_enum)]
     disturb: Vec<Disturbance>,
     /// Number of wrk's connections, and of its threads
@@ -48,6 +48,8 @@ struct Run {
     times: usize,
     replaced: usize,
     kills: Vec<Kill>,
+    /// How long the parent was away from its loop in each upgrade.
+    away: Vec<Duration>,
 }
 
 /// Makes all runs, prints the table, and returns whether the losses of all runs with a target are within their bounds.
@@ -103,19 +105,22 @@ fn run_once(
     let mut kills = Vec::new();
     let started = Instant::now();
     if let Some(disturbance) = disturbance {
-        for due in (1..).map(|nth| PERIOD * nth).take_while(|&due| due < duration) {
+        let mut due = PERIOD;
+        while due < duration {
             thread::sleep(due.saturating_sub(started.elapsed()));
-            let disturbed = disturbance.disturb(&server, times, &mut kills);
+            let disturbed = disturbance.disturb(&mut server, times, &mut kills);
             times += usize::from(disturbed.map_err(|error| server.failure(&error.to_string()))?);
+            due = if disturbance.is_consecutive() { started.elapsed() } else { due + PERIOD };
         }
     }
     let report = load.finish()?;
     let replaced = server.replaced();
+    let away = std::mem::take(&mut server.away);
     server.stop()?;
-    if disturbance.is_some() && replaced == 0 {
+    if disturbance.is_some_and(|disturbance| disturbance != Disturbance::Broken) && replaced == 0 {
         return Err(io::Error::other("no worker was replaced: nothing was disturbed"));
     }
-    Ok(Run { report, times, replaced, kills })
+    Ok(Run { report, times, replaced, kills, away })
 }
 
 fn print_header() -> io::Result<()> {
@@ -129,12 +134,12 @@ fn print_header() -> io::Result<()> {
 
 /// Prints the row of a run, and returns whether the losses of this run are within their bound.
 fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &Run, calm: &Run) -> io::Result<bool> {
-    let Run { report, times, replaced, kills } = run;
+    let Run { report, times, replaced, kills, away } = run;
     let Errors { connect, read, write, timeout, status } = report.errors;
     let reasons = verdict::broken(disturbance, report, kills);
     let accepted = match disturbance {
         Some(Disturbance::Kill) => kills.iter().map(|kill| kill.accepted).sum::<u64>().to_string(),
-        Some(Disturbance::Hup | Disturbance::Scale) | None => "-".into(),
+        Some(_) | None => "-".into(),
     };
     println!(
         "| {} | {} | {} | {times} | {replaced} | {} | {}: {connect}, {read}, {write}, {timeout}, {status}, {} | \
@@ -152,6 +157,12 @@ fn print(program: &Program, mode: Mode, disturbance: Option<Disturbance>, run: &
         if reasons.is_empty() { "yes" } else { "NO" },
     );
     io::stdout().flush()?;
+    if let Some(longest) = away.iter().max() {
+        let mut sorted = away.clone();
+        sorted.sort_unstable();
+        let median = sorted[sorted.len() / 2];
+        eprintln!("load: the parent was away for {median:?} (median of {}), at most for {longest:?}", away.len());
+    }
     for reason in &reasons {
         eprintln!("load: {}, {}: {reason}", program.name(), disturbance.map_or("-", Disturbance::name));
     }

@@ -16,6 +16,7 @@ use nix::sys::signal::{self, SigHandler, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::deployment::{Broken, Deployment};
 use crate::disturbance::Disturbance;
 use crate::procfs;
 
@@ -24,6 +25,23 @@ const WORKERS: usize = 4;
 
 /// A server that takes longer than this to start or to end fails the run.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The parent's lines about the end of an upgrade, and about the adoption by the new program.
+const DONE: &str = "Upgrade done";
+const ABORTED: &str = "Upgrade aborted: ";
+const ADOPTED: &str = "The new program supervises ";
+
+/// A line of the server's log, with the time of its arrival.
+struct Line {
+    text: String,
+    at: Instant,
+}
+
+impl Line {
+    fn arrived(text: String) -> Line {
+        Line { text, at: Instant::now() }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -49,9 +67,13 @@ pub enum Program {
 
 pub struct Server {
     child: Child,
+    /// The directory of the executed copy of the example. `None` for nginx.
+    deployment: Option<Deployment>,
     pub address: SocketAddr,
-    lines: Receiver<String>,
+    lines: Receiver<Line>,
     log: Vec<String>,
+    /// How long the parent was away from its loop in each upgrade.
+    pub away: Vec<Duration>,
     started: &'static str,
     /// The number of workers at the start.
     workers: usize,
@@ -108,16 +130,18 @@ impl Program {
     }
 
     /// Returns the command that starts the server. Also returns the address for nginx, because nginx does not log it.
-    fn command(&self, mode: Mode) -> io::Result<(Command, Option<SocketAddr>)> {
+    fn command(&self, mode: Mode, deployment: Option<&Deployment>) -> io::Result<(Command, Option<SocketAddr>)> {
+        let path = deployment.map_or_else(PathBuf::new, Deployment::program);
         match self {
-            Program::Taskfork { example: Example::Http, path } => {
+            Program::Taskfork { example: Example::Http, .. } => {
                 let mut command = Command::new(path);
-                command.env_remove("RUST_LOG");
+                // The time of an upgrade is read from lines of this level.
+                command.env("RUST_LOG", "info,taskfork=debug");
                 command.args(["--bind", "127.0.0.1:0", "--max-restarts", "1000000", "--workers", &WORKERS.to_string()]);
                 command.args((mode == Mode::PerWorker).then_some("--per-worker"));
                 Ok((command, None))
             }
-            Program::Taskfork { example: Example::Service, path } => {
+            Program::Taskfork { example: Example::Service, .. } => {
                 let mut command = Command::new(path);
                 // The service itself logs nothing, but the parent logs at this level that a worker is ready.
                 command.arg("127.0.0.1:0").env("RUST_LOG", "taskfork=debug");
@@ -140,7 +164,10 @@ impl Program {
 
     /// Returns whether the server can do this when it is disturbed.
     pub fn takes(&self, disturbance: Disturbance) -> bool {
-        disturbance != Disturbance::Scale || !matches!(self, Program::Nginx { .. })
+        match self {
+            Program::Taskfork { .. } => true,
+            Program::Nginx { .. } => matches!(disturbance, Disturbance::Hup | Disturbance::Kill),
+        }
     }
 
     /// Returns whether a loss beyond the bound of this disturbance fails the benchmark.
@@ -182,17 +209,30 @@ fn configuration(address: SocketAddr, mode: Mode) -> String {
 impl Server {
     /// Starts the server, and waits until all workers have started.
     pub fn start(program: &Program, mode: Mode) -> io::Result<Server> {
-        let (mut command, known) = program.command(mode)?;
+        let deployment = match program {
+            Program::Taskfork { path, .. } => Some(Deployment::new(path)?),
+            Program::Nginx { .. } => None,
+        };
+        let (mut command, known) = program.command(mode, deployment.as_ref())?;
         command.env_remove("WEB_CONCURRENCY");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         end_with_driver(&mut command);
         let mut child = command.spawn().map_err(|error| io::Error::other(format!("{command:?}: {error}")))?;
         let stderr = BufReader::new(child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?);
         let (sender, lines) = mpsc::channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let lines_of_server = stderr.lines().map_while(Result::ok);
+        thread::spawn(move || lines_of_server.map(Line::arrived).try_for_each(|line| sender.send(line)));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server =
-            Server { child, address, lines, log: Vec::new(), started: program.started(), workers: WORKERS };
+        let mut server = Server {
+            child,
+            deployment,
+            address,
+            lines,
+            log: Vec::new(),
+            away: Vec::new(),
+            started: program.started(),
+            workers: WORKERS,
+        };
         server.address = match known {
             Some(address) => address,
             None => server.wait_for(|server| {
@@ -208,6 +248,38 @@ impl Server {
         Ok(server)
     }
 
+    /// Deploys this build and upgrades to it. Fails if the upgrade is aborted.
+    pub fn upgrade(&mut self, number: usize) -> io::Result<()> {
+        self.deployment.as_ref().ok_or(io::ErrorKind::Unsupported)?.deploy(number)?;
+        let last = self.request_upgrade(&[DONE, ABORTED])?;
+        if last.contains(ABORTED) { Err(io::Error::other(last)) } else { Ok(()) }
+    }
+
+    /// Deploys this broken build, requests an upgrade, and waits until it is refused.
+    pub fn refuse(&mut self, broken: Broken) -> io::Result<()> {
+        self.deployment.as_ref().ok_or(io::ErrorKind::Unsupported)?.deploy_broken(broken)?;
+        let last = self.request_upgrade(&[DONE, ABORTED])?;
+        if last.contains(ABORTED) { Ok(()) } else { Err(io::Error::other(format!("{broken:?} was not refused"))) }
+    }
+
+    /// Sends USR2, and waits for a line with one of these texts. Measures how long the parent was away.
+    fn request_upgrade(&mut self, ends: &[&str]) -> io::Result<String> {
+        self.take_lines();
+        self.signal(Signal::SIGUSR2)?;
+        let mut ready = None;
+        loop {
+            let line = self.next_line(Instant::now() + LIMIT)?;
+            if line.text.contains(" is ready") {
+                ready = Some(line.at);
+            } else if line.text.contains(ADOPTED) {
+                self.away.extend(ready.map(|ready| line.at - ready));
+            }
+            if ends.iter().any(|end| line.text.contains(end)) {
+                return Ok(line.text);
+            }
+        }
+    }
+
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(signal::kill(self.pid(), signal)?)
     }
@@ -218,7 +290,7 @@ impl Server {
 
     /// Returns the number of workers that the server has started after those of its start.
     pub fn replaced(&mut self) -> usize {
-        self.log.extend(self.lines.try_iter());
+        self.take_lines();
         self.count() - self.workers
     }
 
@@ -246,25 +318,36 @@ impl Server {
             if let Some(found) = find(self) {
                 return Ok(found);
             }
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.log.push(line),
-                Err(error) => return Err(self.failure(&format!("a line is missing in the log: {error}"))),
-            }
+            self.next_line(until)?;
         }
+    }
+
+    fn next_line(&mut self, until: Instant) -> io::Result<Line> {
+        match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                self.log.push(line.text.clone());
+                Ok(line)
+            }
+            Err(error) => Err(self.failure(&format!("a line is missing in the log: {error}"))),
+        }
+    }
+
+    fn take_lines(&mut self) {
+        self.log.extend(self.lines.try_iter().map(|line| line.text));
     }
 
     fn read_to_end(&mut self) -> RecvTimeoutError {
         let until = Instant::now() + LIMIT;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.log.push(line),
+                Ok(line) => self.log.push(line.text),
                 Err(end) => return end,
             }
         }
     }
 
     pub fn failure(&mut self, what: &str) -> io::Error {
-        self.log.extend(self.lines.try_iter());
+        self.take_lines();
         let last = &self.log[self.log.len().saturating_sub(20)..];
         io::Error::other(format!("{what}; the end of the server's log:\n{}", last.join("\n")))
     }

@@ -11,7 +11,7 @@ const UNSEEN: u64 = 50_000;
 pub fn broken(disturbance: Option<Disturbance>, report: &Report, kills: &[Kill]) -> Vec<String> {
     match disturbance {
         Some(Disturbance::Kill) => beyond_the_accepted(report, kills),
-        Some(Disturbance::Hup | Disturbance::Scale) | None => {
+        Some(_) | None => {
             let lost = report.lost();
             Vec::from_iter((lost > 0).then(|| format!("{lost} lost, but none may be")))
         }

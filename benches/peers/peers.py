@@ -27,9 +27,9 @@ class Peer:
         extra = self.hang if watched and isinstance(self.hang, list) else []
         return [word.format(**places) for word in self.command[:1] + extra + self.command[1:]]
 
-    def environment(self, watched: bool) -> dict[str, str]:
+    def environment(self, watched: bool, **places: object) -> dict[str, str]:
         extra = self.hang if watched and isinstance(self.hang, dict) else {}
-        return {**self.env, **extra}
+        return {name: value.format(**places) for name, value in {**self.env, **extra}.items()}
 
 
 def _python(name: str, *arguments: str, **more) -> Peer:

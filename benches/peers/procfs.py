@@ -116,6 +116,16 @@ def end_everything() -> None:
         time.sleep(0.01)
 
 
+def reap_orphans(except_pid: int) -> None:
+    """Reaps children that have ended, except for one, whose exit status the caller reads."""
+    for child in children(os.getpid()):
+        if child != except_pid:
+            try:
+                os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                pass
+
+
 def reap() -> None:
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:

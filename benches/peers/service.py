@@ -34,7 +34,7 @@ class Service:
         directory.mkdir(parents=True)
         self._prepare(directory)
         argv = peer.argv(watched, place=place, port=self.port, directory=directory)
-        env = {**base_environment(place), **peer.environment(watched), "PEERS_PORT": str(self.port)}
+        env = {**base_environment(place), **peer.environment(watched, directory=directory), "PEERS_PORT": str(self.port)}
         env |= {"PEERS_LINES": str(directory / "lines"), "PEERS_FATE": fate}
         log = (directory / "log").open("wb")
         to_log = [(os.POSIX_SPAWN_DUP2, log.fileno(), fd) for fd in (1, 2)]
