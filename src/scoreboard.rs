@@ -6,7 +6,6 @@
 //! and work counts of any worker of its pool, but cannot harm the parent in any other way.
 
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, reason = "the upgrade is not complete yet")]
 mod adopted;
 #[cfg(unix)]
 mod nested_calls;
@@ -23,7 +22,6 @@ use crate::sys::CAN_UPGRADE;
 pub(crate) use crate::sys::Waker;
 use crate::sys::{CallError, Shared, StatusSlot, WorkCounts, WorkerKind};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the upgrade is not complete yet")]
 pub(crate) use adopted::{BoardState, OccupantState};
 #[cfg(unix)]
 pub(crate) use nested_calls::NestedCalls;

@@ -2,7 +2,6 @@
 //! processes. The supervisor registers, signals and reaps these processes.
 
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, unused_imports, reason = "the parent does not start candidates yet")]
 pub(crate) mod candidate;
 #[cfg(unix)]
 mod fork;
@@ -18,7 +17,6 @@ pub(crate) use fork::Fork;
 pub(crate) use removed::Removed;
 pub(crate) use spawn::{Spawn, accept_spawn, check_not_spawned};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the parent does not start candidates yet")]
 pub(crate) use spawn::{draw_secret, find_pool, unfit};
 pub(crate) use thread::{Thread, Work};
 

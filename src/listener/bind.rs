@@ -35,6 +35,10 @@ struct Entry {
 pub(crate) struct BoundListener {
     spec: Spec,
     socket: Arc<SharedSocket>,
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     is_new: bool,
 }
 
@@ -44,7 +48,10 @@ impl BoundListener {
     }
 
     /// Returns whether this process has opened the socket, and was not passed it by another process.
-    #[allow(dead_code, reason = "the upgrade uses it")]
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn is_new(&self) -> bool {
         self.is_new
     }

@@ -49,6 +49,10 @@ pub(super) fn find_or_open(
 }
 
 /// Returns the listeners of one worker. All of them must be in `given`, except those that the program has opened.
+#[cfg_attr(
+    not(all(target_os = "linux", not(taskfork_portable))),
+    allow(dead_code, reason = "only an upgrade needs it")
+)]
 pub(super) fn of_worker(
     pool: &str,
     listens: Vec<ListenConfig>,
@@ -141,6 +145,10 @@ impl Column {
         }
     }
 
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     fn into_socket_of(mut self, id: usize) -> Result<Listener> {
         match &self.spec {
             Some(spec) if self.opened.group.is_some() && id > 0 => {
@@ -153,6 +161,10 @@ impl Column {
 
     /// Opens all sockets of a new listener. Returns them for another process, with the file of a Unix socket, which this
     /// process still owns.
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn into_given(self, rows: usize) -> Result<NewSockets> {
         let mut new = NewSockets { file: self.opened.file, sockets: Vec::new() };
         let Some(spec) = self.spec else { return Ok(new) };
@@ -173,6 +185,10 @@ impl Column {
 }
 
 /// New sockets of one listener. The file is dropped first, because the sockets must be open until then.
+#[cfg_attr(
+    not(all(target_os = "linux", not(taskfork_portable))),
+    allow(dead_code, reason = "only an upgrade needs it")
+)]
 pub(super) struct NewSockets {
     pub file: Option<SocketFile>,
     pub sockets: Vec<Given>,

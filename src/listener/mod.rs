@@ -7,7 +7,6 @@ mod accept;
 #[cfg(unix)]
 mod activation;
 mod bind;
-#[allow(dead_code, reason = "the upgrade uses it")]
 mod column;
 mod config;
 mod connection;
@@ -17,11 +16,9 @@ mod matching;
 mod open;
 #[cfg(unix)]
 mod path;
-#[allow(dead_code, reason = "the upgrade uses it")]
 mod retired;
 mod retry;
 mod sockets;
-#[allow(dead_code, reason = "the upgrade uses it")]
 mod spec;
 mod steering;
 
@@ -41,7 +38,10 @@ pub use config::ListenConfig;
 pub use connection::Connection;
 pub use index::ListenerIndex;
 use open::SocketFile;
-#[allow(unused_imports, reason = "the upgrade uses it")]
+#[cfg_attr(
+    not(all(target_os = "linux", not(taskfork_portable))),
+    allow(unused_imports, reason = "only an upgrade needs it")
+)]
 pub(crate) use retired::{Retired, discard};
 pub(crate) use retry::Retry;
 pub(crate) use sockets::{ShutDown, Sockets};

@@ -111,7 +111,10 @@ impl SocketFile {
     }
 
     /// Leaves the file to another process.
-    #[allow(dead_code, reason = "the upgrade uses it")]
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn release(&mut self) {
         self.pid = 0;
     }

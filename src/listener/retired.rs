@@ -55,6 +55,10 @@ impl Retired {
 }
 
 /// Closes new sockets of an upgrade that was aborted, and removes their files.
+#[cfg_attr(
+    not(all(target_os = "linux", not(taskfork_portable))),
+    allow(dead_code, reason = "only an upgrade needs it")
+)]
 pub(crate) fn discard(given: Vec<Given>) {
     drop(Retired::new(given));
 }

@@ -143,7 +143,10 @@ impl Sockets {
     /// Checks the listeners of a pool in the candidate of an upgrade. Returns new sockets for the listeners whose sockets
     /// are not in `given`. Changes nothing on existing sockets. If this succeeds, this process does not remove the files
     /// of new Unix sockets.
-    #[allow(dead_code, reason = "the upgrade uses it")]
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn check(
         pool: &str,
         listens: Vec<ListenConfig>,
@@ -170,14 +173,20 @@ impl Sockets {
     }
 
     /// Returns the listeners of worker `id` in a worker that starts before the upgrade. All sockets must be in `given`.
-    #[allow(dead_code, reason = "the upgrade uses it")]
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn for_trial(pool: &str, listens: Vec<ListenConfig>, id: usize, given: &mut Vec<Given>) -> Result<Listeners> {
         column::of_worker(pool, listens, id, given)
     }
 
     /// Returns all sockets of [`listen`](crate::Prefork::listen), for another program. The sockets of
     /// [`bind`](crate::bind) are not among them, and neither are those that the program has opened itself.
-    #[allow(dead_code, reason = "the upgrade uses it")]
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn passed(&self) -> Vec<Passed<'_>> {
         let mut passed = Vec::new();
         for (listener, (spec, group)) in self.specs.iter().zip(&self.groups).enumerate() {

@@ -113,6 +113,10 @@ impl Spec {
 
 impl Given {
     /// Returns this socket as one that is passed on to another process.
+    #[cfg_attr(
+        not(all(target_os = "linux", not(taskfork_portable))),
+        allow(dead_code, reason = "only an upgrade needs it")
+    )]
     pub fn passed(&self) -> Passed<'_> {
         Passed { spec: self.spec.clone(), fd: self.borrowed() }
     }

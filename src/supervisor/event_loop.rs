@@ -68,7 +68,7 @@ pub(super) struct EventLoop<'a> {
     program_requests: Option<HandleReceiver>,
     #[cfg_attr(
         not(all(target_os = "linux", not(taskfork_portable))),
-        expect(dead_code, reason = "only Linux has upgrades")
+        allow(dead_code, reason = "only Linux has upgrades")
     )]
     upgrader: Upgrader,
     descriptors: &'a mut Descriptors,

@@ -147,7 +147,6 @@ mod no_cgroup;
 #[cfg(not(target_os = "linux"))]
 mod no_queue_length;
 #[cfg(any(not(target_os = "linux"), taskfork_portable))]
-#[allow(dead_code, reason = "the upgrade is not complete yet")]
 mod no_upgrade;
 mod offer;
 mod pid_file;
@@ -175,8 +174,7 @@ pub(crate) use no_cgroup::OomCounter;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use no_queue_length::queue_length;
 #[cfg(any(not(target_os = "linux"), taskfork_portable))]
-#[allow(unused_imports, reason = "the upgrade is not complete yet")]
-pub(crate) use no_upgrade::{CAN_UPGRADE, NewProgram, TakenState, take_candidate_fds, take_state};
+pub(crate) use no_upgrade::CAN_UPGRADE;
 pub(crate) use offer::Secret;
 pub(crate) use pid_file::PidFileRefusal;
 pub(crate) use process_name::ProcessName;

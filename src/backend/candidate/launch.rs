@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::time::Duration;
 
 use super::offer::{Offer, OfferedSlot, Task, TrialWorker};
 use super::reason::{About, Reason};
@@ -112,11 +111,6 @@ impl Candidate {
     pub fn close_inherited(&self) {
         self.channel.close_inherited();
         self.received.sockets().for_each(|socket| sys::close_inherited(socket.fd.as_fd()));
-    }
-
-    /// Returns the reason if a candidate has not reached the call in this time.
-    pub fn explain_delay(&self, time: Duration) -> String {
-        explain(&self.path, &Reason::TooLate(time))
     }
 
     fn read(&mut self) -> Result<(), Reason> {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::exit::Exit;
 
@@ -18,8 +17,6 @@ pub(super) enum Reason {
     Ended(Exit),
     /// A trial worker has ended after the call.
     WorkerEnded(Exit),
-    /// The process has not reached the call in this time.
-    TooLate(Duration),
     /// The call has refused its settings, or what the old parent has passed.
     Refused(String),
     /// The two programs have no format of the state in common.
@@ -41,7 +38,6 @@ impl fmt::Display for About<'_> {
             Reason::NotTried(problem) => write!(f, "cannot be tried: {problem}"),
             Reason::Ended(exit) => write!(f, "{} before it reached the call", Ended(*exit)),
             Reason::WorkerEnded(exit) => write!(f, "{} in its trial as a worker", Ended(*exit)),
-            Reason::TooLate(time) => write!(f, "does not reach the call within {time:?}"),
             Reason::Refused(problem) if problem.is_empty() => f.write_str("refuses its settings"),
             Reason::Refused(problem) => write!(f, "refuses its settings: {problem}"),
             Reason::Formats { reads, writes } => {
@@ -90,7 +86,6 @@ mod tests {
             (Reason::Ended(Exit::Signal(11)), "was killed by signal 11 before it reached the call"),
             (Reason::Ended(Exit::Unknown), "exited with unknown status before it reached the call"),
             (Reason::WorkerEnded(Exit::Signal(6)), "was killed by signal 6 in its trial as a worker"),
-            (Reason::TooLate(Duration::from_secs(60)), "does not reach the call within 60s"),
             (Reason::Refused("workers: too few".into()), "refuses its settings: workers: too few"),
             (Reason::Refused(String::new()), "refuses its settings"),
             (Reason::Formats { reads: 3..=4, writes: 1..=1 }, "reads other formats (3-4) than this program writes (1)"),

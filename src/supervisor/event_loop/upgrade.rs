@@ -215,10 +215,10 @@ impl EventLoop<'_> {
 
     fn warn_of_startup(&mut self, startup: Duration) {
         if startup > LONG_STARTUP {
-            let line = format_args!(
-                "the new program takes {:.1} s to reach its call; after it is executed, nothing supervises the workers \
-                 in this time",
-                startup.as_secs_f64()
+            let seconds = startup.as_secs_f64();
+            let line = format!(
+                "the new program takes {seconds:.1} s to reach its call; after it is executed, nothing supervises the \
+                 workers in this time"
             );
             self.observers.output().log(Level::Warn, &line);
         }
@@ -297,9 +297,9 @@ impl EventLoop<'_> {
     fn report_window(&mut self, adoption: &Adoption) {
         let time = adoption.since_exec();
         let level = if time > LONG_STARTUP { Level::Warn } else { Level::Debug };
-        let line = format_args!(
-            "the new program has reached its call after {:.3} s, in which nothing supervised the workers",
-            time.as_secs_f64()
+        let seconds = time.as_secs_f64();
+        let line = format!(
+            "the new program has reached its call after {seconds:.3} s, in which nothing supervised the workers"
         );
         self.observers.output().log(level, &line);
     }
@@ -342,7 +342,7 @@ impl EventLoop<'_> {
         let format = answer.format(&FORMATS).ok_or("the programs have no common format")?;
         let secret = draw_secret().map_err(|error| format!("{}: {}", error.call, error.source))?;
         let path = attempt.program.path().display();
-        let line = format_args!("Executing the new program {path} (state format {format})");
+        let line = format!("Executing the new program {path} (state format {format})");
         self.observers.output().log(Level::Info, &line);
         self.observers.output().flush();
         ::log::logger().flush();

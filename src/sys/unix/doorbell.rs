@@ -57,7 +57,6 @@ fn refuse_descriptors(_: BorrowedFd<'_>) {}
 impl WakeReceiver {
     /// Creates the parent's end from the descriptor that the program before an upgrade has handed over.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub fn from_fd(fd: OwnedFd) -> WakeReceiver {
         WakeReceiver(fd.into())
     }
@@ -102,7 +101,6 @@ impl From<OwnedFd> for Waker {
 impl Waker {
     /// Creates the waker in the parent, from the descriptor that the program before an upgrade has handed over.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub fn from_fd(fd: OwnedFd) -> Waker {
         Waker { socket: fd.into(), parent: std::process::id() as libc::pid_t }
     }

@@ -44,7 +44,6 @@ mod start_record;
 mod stop_request;
 mod threads;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, reason = "the upgrade is not complete yet")]
 mod upgrade;
 mod wait;
 mod wake_pipe;
@@ -75,17 +74,14 @@ pub(crate) use program::{Program, is_secure_exec, parent_id, take_env_var};
 pub(crate) use queue_length::queue_length;
 pub(super) use shm::{map_slots, unmap_slots};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the upgrade is not complete yet")]
 pub(crate) use signal::SignalHandover;
 pub(crate) use signal::{ExitNotifier, Signals, with_requests_blocked, with_signals_blocked};
 pub(crate) use start_offer::{become_independent, copy_passed, origin, passed_text, take_inherited, was_spawned};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the upgrade is not complete yet")]
 pub(crate) use start_offer::{is_in_environment, take_candidate_fds};
 pub(crate) use stop_request::StopRequest;
 pub(crate) use threads::{Threads, thread_count};
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the upgrade is not complete yet")]
 pub(crate) use upgrade::{
     CAN_UPGRADE, Channel, Message, NewProgram, TakenState, foreign_listeners, monotonic_nanos, take_state,
 };

@@ -52,7 +52,6 @@ impl Shared {
     /// Maps the memory of a scoreboard that the program before an upgrade has used, and keeps its file. Returns an error
     /// if the file could shrink or is too short.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub fn from_file(file: OwnedFd, slots: usize) -> Result<Shared, CallError> {
         let mapped = Shared::map_inherited(file.as_raw_fd(), slots);
         let mut shared = mapped.ok_or_else(|| CallError::new("mmap", io::ErrorKind::InvalidData))?;
@@ -63,7 +62,6 @@ impl Shared {
     /// Maps the memory that was passed to a candidate, which becomes a worker. Closes the file, because a mapping does
     /// not need it (mmap(2)). Returns `None` if the file could shrink or is too short.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub fn from_passed(file: OwnedFd, slots: usize) -> Option<Shared> {
         Shared::map_inherited(file.as_raw_fd(), slots)
     }

@@ -183,7 +183,6 @@ pub(crate) fn take_inherited(slots: usize, slot: usize) -> Option<Inherited> {
 /// Takes ownership, in a candidate, of all descriptors that were passed to it, in their order. Returns `None` if one of
 /// them was closed or replaced, or if this was called before.
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, reason = "the upgrade is not complete yet")]
 pub(crate) fn take_candidate_fds() -> Option<Vec<OwnedFd>> {
     let passed: Vec<Passed> = parse_list(offer()?.inherited).collect();
     let is_complete = passed.iter().all(Passed::is_unchanged) && start_record::pid() == Some(std::process::id());

@@ -16,7 +16,6 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use crate::sys::{CallError, Signal, SignalInfo, SupervisorLock, WorkerKind};
 
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(dead_code, reason = "the upgrade is not complete yet")]
 mod handover;
 mod job_control;
 mod self_pipe;
@@ -26,7 +25,6 @@ mod signalfd;
 mod source;
 mod takeover;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-#[allow(unused_imports, reason = "the upgrade is not complete yet")]
 pub(crate) use handover::SignalHandover;
 pub(super) use sender::sender;
 pub(super) use takeover::is_ignored;

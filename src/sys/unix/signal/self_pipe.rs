@@ -92,7 +92,6 @@ impl SelfPipe {
 
     /// Returns the recorded signals, which stay recorded. Empties the pipe, in which there may be signals that were read.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub fn unread(&self) -> impl Iterator<Item = Signal> {
         let mut bytes = [0; 256];
         while let Ok(1..) = (&self.reader).read(&mut bytes) {}

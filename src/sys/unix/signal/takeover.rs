@@ -119,13 +119,11 @@ impl Signals {
     }
 
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub(super) fn program_mask(&self) -> SigSet {
         self.mask.0
     }
 
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
-    #[allow(dead_code, reason = "the upgrade is not complete yet")]
     pub(super) fn source(&self) -> &Source {
         &self.source
     }
