@@ -1,5 +1,6 @@
 //! All scenarios, one module for each subject.
 
+mod aborted;
 mod broken;
 mod carried;
 mod chaos;
@@ -68,6 +69,7 @@ impl Scenario {
 
 pub fn run() -> ExitCode {
     let scenarios = [
+        aborted::scenarios(),
         broken::scenarios(),
         carried::scenarios(),
         chaos::scenarios(),
