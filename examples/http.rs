@@ -6,6 +6,7 @@
 //! $ curl localhost:8000         # worker 1 (pid 71)
 //! $ kill -9 71                  # the worker is restarted at once; only requests that it had accepted are lost
 //! $ kill -HUP <the parent>      # replaces every worker, one at a time; the old process stops when the new one is ready
+//! $ kill -USR2 <the parent>     # upgrades to the program that is on disk now, under the same pid (Linux)
 //! $ kill -TTIN <the parent>     # adds a worker; TTOU removes one
 //! $ kill <the parent>           # or ^C: the workers finish their requests, then it exits with status 0
 //! ```
@@ -51,6 +52,9 @@ struct Args {
     /// Seconds that a stopping worker has to finish its requests
     #[arg(long, default_value_t = 30)]
     graceful_timeout: u64,
+    /// Seconds that a new program has to prove itself in an upgrade (Linux)
+    #[arg(long, default_value_t = 60)]
+    upgrade_timeout: u64,
     /// Open a socket for each worker, instead of one for all (Linux)
     #[arg(long)]
     per_worker: bool,
@@ -74,6 +78,7 @@ fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         .listen(if args.per_worker { listen.per_worker() } else { listen })
         .workers(args.workers)
         .graceful_timeout(Duration::from_secs(args.graceful_timeout))
+        .upgrade_timeout(Duration::from_secs(args.upgrade_timeout))
         .ready_timeout(READY_TIMEOUT);
     if let Some(max) = args.max_restarts {
         prefork = prefork.max_restarts(max);

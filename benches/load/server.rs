@@ -138,6 +138,8 @@ impl Program {
                 // The time of an upgrade is read from lines of this level.
                 command.env("RUST_LOG", "info,taskfork=debug");
                 command.args(["--bind", "127.0.0.1:0", "--max-restarts", "1000000", "--workers", &WORKERS.to_string()]);
+                // A broken build that hangs is refused after this time.
+                command.args(["--upgrade-timeout", "3"]);
                 command.args((mode == Mode::PerWorker).then_some("--per-worker"));
                 Ok((command, None))
             }
