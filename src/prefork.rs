@@ -102,8 +102,9 @@ pub enum Backend {
     /// beginning, so **all code before this call runs again in each worker**. When the worker reaches the call, `start`
     /// returns at once, or `run` runs the closure at once. So the code before the call should do only what every
     /// process may do. This code may read the configuration, for example, but should not print a greeting. It should
-    /// open sockets only by [`bind`](crate::bind), which returns the parent's socket in a worker. A process becomes a worker in the first call with this backend that it reaches. So the program must
-    /// not make another such call before the call that starts the workers.
+    /// open sockets only by [`bind`](crate::bind), which returns the parent's socket in a worker. A process becomes a
+    /// worker in the first call with this backend that it reaches. So the program must not make another such call
+    /// before the call that starts the workers.
     ///
     /// Until a worker reaches the call, it behaves like any other program: SIGTERM kills it. On Linux and FreeBSD it
     /// gets SIGTERM when the parent ends. On other systems it keeps running until the call, and then exits. It inherits
@@ -458,7 +459,7 @@ impl Prefork {
     ///
     /// Once per second, the parent reads how much memory each process uses. If the readings of the pool would take more
     /// than 1 % of the parent's time, it reads less often. So a process that grows fast can exceed the limit by far: to
-    /// protect the machine, also limit the memory of the cgroup. A process whose memory has exceeded the limit once is
+    /// protect the machine, also limit the memory of the cgroup. A process that has exceeded the limit once is
     /// replaced, even if the process frees the memory again.
     ///
     /// *Private memory* is what the end of this process would free:
@@ -615,7 +616,7 @@ impl Prefork {
     /// 4. On Linux, the worker gives up all capabilities: the effective, permitted, inheritable and ambient sets are
     ///    empty afterwards, even if the program has set `PR_SET_KEEPCAPS` (prctl(2)).
     /// 5. The worker tries to become root again and checks that this fails.
-    /// 6. On Linux, a spawned worker whose program has already started threads checks that each thread has the new user
+    /// 6. On Linux, a spawned worker with further threads checks that each thread has the new user
     ///    and group and no capability. Such a thread keeps capabilities if it has set `PR_SET_KEEPCAPS`, and inherits
     ///    the inheritable set of the parent. The worker repeats this check for up to 1 s, because a thread that is
     ///    exiting keeps its rights until it is gone.
@@ -693,8 +694,8 @@ impl Prefork {
     ///   kills workers before this timeout has passed.
     /// - `TimeoutStartSec` also limits the duration of a reload. So it must be longer than a rolling restart of all
     ///   workers takes.
-    /// - With `ReloadSignal=SIGUSR2`, `systemctl reload` upgrades the service to the program on disk. The parent keeps its
-    ///   pid, so systemd notices no restart. The status line of the last `READY=1` is the result: `Upgrade done`, or
+    /// - With `ReloadSignal=SIGUSR2`, `systemctl reload` upgrades the service to the program on disk. The parent keeps
+    ///   its pid, so systemd notices no restart. The status line of the last `READY=1` is the result: `Upgrade done`, or
     ///   `Upgrade aborted` with the reason.
     /// - With `WatchdogSec`, the parent wakes up twice in that time to send `WATCHDOG=1`. These messages show only that
     ///   the parent itself works. To detect workers that hang, set a [`heartbeat_timeout`](Prefork::heartbeat_timeout).
@@ -716,12 +717,13 @@ impl Prefork {
     }
 
     /// Makes the parent write its pid to this file, for scripts that send signals to the parent: `kill -HUP $(cat
-    /// /run/web.pid)`. The file contains the pid and a line break, and everybody may read it (mode 0644). Default: no
+    /// /run/web.pid)`. The file contains the pid and a line break, and every user may read it (mode 0644). Default: no
     /// file. Service managers need none, because they know the pid.
     ///
-    /// The parent writes the file in [`start`](Prefork::start), before it opens a listener. It removes the file when the
-    /// service has ended, before `start` returns. The workers do not touch the file. The directory must exist, and the
-    /// parent must be allowed to create files there. A relative path begins at the directory in which `start` is called.
+    /// The parent writes the file in [`start`](Prefork::start), before it opens a listener. It removes the file when
+    /// the service has ended, before `start` returns. The workers do not touch the file. The directory must exist, and
+    /// the parent must be allowed to create files there. A relative path begins at the directory in which `start` is
+    /// called.
     ///
     /// - **One service per file.** While the parent runs, it holds a lock on the file. If another process holds the
     ///   lock, `start` returns an error that names the pid of this process. So the file also prevents that a service is
@@ -729,8 +731,8 @@ impl Prefork {
     /// - **A file that was left behind** by a killed parent is replaced, also if another process has the pid in it by
     ///   now: the system releases the lock when the parent exits, even by SIGKILL. Workers that outlive the parent do
     ///   not hold the lock.
-    /// - **Other files.** A file that contains anything else than a pid, a directory and a symbolic link at the path are
-    ///   an error, and stay as they are.
+    /// - **Other files.** A file that contains anything else than a pid, a directory and a symbolic link at the path
+    ///   are an error, and stay as they are.
     /// - **Reading.** Another process sees the old file or the whole new file, never a part. For a moment during the
     ///   start and the end of the service, the directory contains two further files, `.NAME.new` and `.NAME.taskfork`.
     /// - **In the parent, the program must not open the file.** The lock is a record lock of fcntl(2), and the system
@@ -747,8 +749,8 @@ impl Prefork {
         self
     }
 
-    /// Sets the path of the program that an upgrade ([`Handle::upgrade`], SIGUSR2) executes. Linux only; it has no effect
-    /// on other systems.
+    /// Sets the path of the program that an upgrade ([`Handle::upgrade`], SIGUSR2) executes. Linux only; it has no
+    /// effect on other systems.
     ///
     /// Default: the path by which this program was started, if it led to this program's file at that time. Symbolic
     /// links in it are followed again at each upgrade. So if the program was started by `/srv/current/bin/web`, and

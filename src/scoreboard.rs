@@ -81,7 +81,7 @@ pub(crate) struct SlotHandle<'a> {
     pub slot: usize,
     pub token: u32,
     pub waker: &'a Arc<Waker>,
-    /// The work counts of a worker thread. `None` for a process, whose counts are in its slot.
+    /// The work counts of a worker thread. `None` for a process, because its counts are in its slot.
     pub thread_counts: Option<&'a Arc<ThreadLease>>,
 }
 

@@ -278,7 +278,7 @@ pub(crate) fn parse_name(text: &str) -> std::result::Result<Option<String>, ()> 
     unless_none(text, from_hex)
 }
 
-/// Returns the text whose bytes are written in hexadecimal.
+/// Returns the text of these hexadecimal digits.
 fn from_hex(hex: &str) -> std::result::Result<String, ()> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let pairs = hex.as_bytes().chunks(2).map(|pair| match pair {

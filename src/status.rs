@@ -175,8 +175,7 @@ impl Status {
         self.last_upgrade.as_ref()
     }
 
-    /// Returns the pools, in the order in which the program has added them. A [`Prefork`](crate::Prefork) that is used
-    /// alone has one pool, whose name is empty. Pools that have ended are included.
+    /// Returns the pools, in the order in which the program has added them. A [`Prefork`](crate::Prefork) that is used alone has one pool without a name. Pools that have ended are included.
     pub fn pools(&self) -> &[PoolStatus] {
         &self.pools
     }

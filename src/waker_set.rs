@@ -48,7 +48,7 @@ impl WakerSet {
         drop(removed);
     }
 
-    /// Wakes every task whose waker is stored now, and removes the wakers. If a waker panics, the others still wake
+    /// Wakes every task that has stored a waker, and removes the wakers. If a waker panics, the others still wake
     /// their tasks.
     pub fn wake_all(&self) {
         let waiting = mem::take(&mut self.lock().waiting);

@@ -48,8 +48,8 @@ pub(crate) fn expect_request() -> Result<(), CallError> {
     Ok(())
 }
 
-/// Passes the tasks of a worker thread, whose stop is requested now, to the thread. Call this once for each successful
-/// call of [`expect_request`].
+/// Passes the tasks of a worker thread to the thread, because its stop is requested now. Call this once for each
+/// successful call of [`expect_request`].
 pub(crate) fn wake_soon(wakers: Arc<WakerSet>) {
     lock().made.push(wakers);
     CHANGED.notify_all();

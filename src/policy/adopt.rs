@@ -40,8 +40,8 @@ impl Policy {
         policy
     }
 
-    /// Returns the policy of a pool whose processes another program has started. `taken` is the time of the snapshot.
-    /// The number of restarts that are left begins afresh.
+    /// Returns the policy of a pool with processes that another program has started. `taken` is the time of the
+    /// snapshot. The number of restarts that are left begins afresh.
     ///
     /// If the new program has another number of workers in its settings, workers are added or removed. Otherwise the
     /// number stays, which scaling may have changed.
@@ -96,7 +96,7 @@ impl Policy {
     fn adopt_number(&mut self, now: Instant, configured: usize) {
         let wanted = self.wanted();
         let workers = if self.config.workers == configured { wanted } else { self.config.workers };
-        // A pool whose workers have all finished stays so.
+        // A pool in which all workers have finished stays so.
         if wanted > 0 {
             self.scale_to(now, workers.min(self.config.max_workers));
         }

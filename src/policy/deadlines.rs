@@ -48,7 +48,7 @@ impl DeadlineQueue {
         due
     }
 
-    /// Returns the id of the worker whose process must be replaced first, and that time.
+    /// Returns the id of the worker that must get a new process first, and that time.
     pub fn next_recycling(&mut self, slots: &[Slot]) -> Option<(Instant, usize)> {
         self.recyclings.next(slots)
     }

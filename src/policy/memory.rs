@@ -1,7 +1,6 @@
 //! Plans when the parent reads how much memory the processes of a pool use.
 //!
-//! The parent first reads an upper bound for every process, because that is cheap. It then reads the exact size of each
-//! process whose bound is above the limit: one process in each turn of the loop, because an exact size can take the
+//! The parent first reads an upper bound for every process, because that is cheap. It then reads the exact size of each process with a bound above the limit: one process in each turn of the loop, because an exact size can take the
 //! kernel several milliseconds.
 //!
 //! After each reading, the parent waits for 99 times as long as the reading took. So all readings of a pool together
@@ -51,7 +50,7 @@ pub(super) struct MemoryChecks {
     next_at: Instant,
     /// The earliest time at which the next check of all processes begins.
     check_at: Instant,
-    /// The processes whose upper bound is above the limit, and whose exact size was not read since.
+    /// The processes with an upper bound above the limit, of which the exact size was not read since.
     suspects: Vec<Process>,
     /// The last sample of each process, by worker id and generation.
     samples: BTreeMap<(usize, u32), MemorySample>,

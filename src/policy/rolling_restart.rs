@@ -20,9 +20,9 @@ pub(super) struct RollingRestart {
     /// Whether another rolling restart was requested during the current one. The requested one begins when the current
     /// one ends.
     pending: bool,
-    /// The ids of the workers whose processes may be outdated.
+    /// The ids of the workers with processes that may be outdated.
     due: BTreeSet<usize>,
-    /// The ids of the workers whose processes are outdated but cannot be replaced now: the process is not ready yet, or
+    /// The ids of the workers with outdated processes that cannot be replaced now: the process is not ready yet, or
     /// an earlier one of its worker still drains. Each event of such a worker moves its id to `due`.
     busy: BTreeSet<usize>,
 }
@@ -42,8 +42,8 @@ impl RollingRestart {
         self.epoch
     }
 
-    /// Returns the state of a pool whose processes an earlier program has started. Their number is 0, and that of the
-    /// processes of this program is [`ADOPTER_EPOCH`] or more.
+    /// Returns the state of a pool with processes that an earlier program has started. Their number is 0, and that of
+    /// the processes of this program is [`ADOPTER_EPOCH`] or more.
     pub fn adopted() -> RollingRestart {
         RollingRestart { epoch: ADOPTER_EPOCH, ..RollingRestart::default() }
     }
@@ -112,8 +112,8 @@ impl Policy {
         None
     }
 
-    /// Lets the rolling restart forget this worker if it has no outdated process. During an upgrade, the rolling restart
-    /// looks at no worker by itself, but it ends if the last outdated process exits.
+    /// Lets the rolling restart forget this worker if it has no outdated process. During an upgrade, the rolling
+    /// restart looks at no worker by itself, but it ends if the last outdated process exits.
     pub(super) fn drop_if_current(&mut self, id: usize) {
         let slot = &self.slots[id];
         let is_replaced = slot.is_trial() || self.replacements.is_under_way(id);

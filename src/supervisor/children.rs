@@ -27,7 +27,7 @@ pub(super) struct Children {
     entries: Vec<(Process, ChildHandle)>,
     /// The processes that SIGKILL has not ended. The end of the supervision does not wait for them.
     abandoned: Vec<Process>,
-    /// The pid of the process whose children these are. A fork has a copy of this value and must not kill them.
+    /// The pid of the parent of these children. A fork has a copy of this value and must not kill them.
     parent: u32,
 }
 

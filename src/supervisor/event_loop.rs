@@ -57,8 +57,8 @@ pub(super) struct EventLoop<'a> {
     reaper: Reaper,
     /// The pools, in the order of the policy's pools.
     pools: Vec<Pool>,
-    /// The pool whose workers can be forked now, because the memory of the others is left out of a fork. `None` if the
-    /// memory of several pools may be left out. The memory of the only pool is never left out.
+    /// The pool of the workers that can be forked now, because the memory of the others is left out of a fork. `None`
+    /// if the memory of several pools may be left out. The memory of the only pool is never left out.
     #[cfg(unix)]
     sharing: Option<usize>,
     observers: Observers,
@@ -353,7 +353,7 @@ impl<'a> EventLoop<'a> {
         self.observers.emit(event, &service);
     }
 
-    /// Flushes the observers whose deadline has passed. The observer that is about to show the status of the service
+    /// Flushes the observers that are due. The observer that is about to show the status of the service
     /// to the program gets the heartbeats up to now.
     fn flush_observers(&mut self) {
         if self.observers.is_status_due() {

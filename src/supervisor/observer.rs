@@ -58,7 +58,7 @@ pub(super) trait Observer {
         false
     }
 
-    /// Does the work whose deadline has passed at `now`.
+    /// Does the work that is due at `now`.
     fn flush(&mut self, _now: Instant, _service: &dyn ServiceView, _output: &mut Output) {}
 }
 
@@ -98,7 +98,7 @@ impl Observers {
         readers.any(|observer| observer.next_deadline().is_some_and(|deadline| deadline <= Instant::now()))
     }
 
-    /// Flushes the observers whose deadline has passed.
+    /// Flushes the observers that are due.
     pub fn flush(&mut self, service: &dyn ServiceView) {
         for observer in &mut self.list {
             let Some(deadline) = observer.next_deadline() else { continue };

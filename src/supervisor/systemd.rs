@@ -65,8 +65,8 @@ struct Watchdog {
 
 impl Systemd {
     /// Reads `NOTIFY_SOCKET` and the watchdog's variables, and removes them from the environment. So no child can send
-    /// notifications for the service. Returns `None` if `NOTIFY_SOCKET` is not set. `is_adopted` is whether this program
-    /// takes over the service from the program before an upgrade.
+    /// notifications for the service. Returns `None` if `NOTIFY_SOCKET` is not set. `is_adopted` is whether this
+    /// program takes over the service from the program before an upgrade.
     pub fn from_environment(is_adopted: bool) -> Option<Systemd> {
         let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
         let [address, _, _] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(sys::take_env_var);
@@ -90,7 +90,8 @@ impl Systemd {
     }
 
     /// Continues the notifications of the old program in the new program of an upgrade: systemd knows the service as
-    /// reloading. The next watchdog notification is due at once, because nobody has sent any between the two programs.
+    /// reloading. The next watchdog notification is due at once, because no process has sent any between the two
+    /// programs.
     fn adopted(mut self) -> Systemd {
         self.stage = Stage::Reloading;
         self.is_upgrading = true;

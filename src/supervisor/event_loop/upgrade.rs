@@ -74,8 +74,8 @@ impl Upgrader {
     }
 
     /// Closes, in a forked worker, the descriptors of an upgrade that is in progress, and those of listeners that its
-    /// program does not have. Otherwise the worker would keep these listeners open. Writes to no memory, because the kernel would have to copy it
-    /// (copy-on-write).
+    /// program does not have. Otherwise the worker would keep these listeners open. Writes to no memory, because the
+    /// kernel would have to copy it (copy-on-write).
     #[inline]
     pub fn close_inherited(&self) {
         self.retired.iter().for_each(Retired::close_inherited);
@@ -102,7 +102,7 @@ impl EventLoop<'_> {
             }
         }
         self.report_window(&adoption);
-        // Before the start of a worker whose id the old program did not have.
+        // Before the start of a worker with an id that the old program did not have.
         self.update_listeners();
         self.collect_signals()?;
         // The signals of exits between the two programs may have coalesced.
@@ -115,8 +115,9 @@ impl EventLoop<'_> {
         Ok(())
     }
 
-    /// Closes the parent's copies of the sockets that this program does not use, once all processes of the program before
-    /// the upgrade have been asked to stop. After a rolling restart that was aborted, some of them may serve for long.
+    /// Closes the parent's copies of the sockets that this program does not use, once all processes of the program
+    /// before the upgrade have been asked to stop. After a rolling restart that was aborted, some of them may serve for
+    /// long.
     pub(super) fn close_retired(&mut self) {
         let Some(retired) = &mut self.upgrader.retired else { return };
         if !self.policy.has_adopted_running() {
@@ -386,8 +387,8 @@ fn discard_new_sockets(answer: Option<CheckAnswer>) {
     }
 }
 
-/// Returns all sockets of the service. The retired ones are among them, because the next program may need them again: it
-/// may be the one from before the last upgrade.
+/// Returns all sockets of the service. The retired ones are among them, because the next program may need them again:
+/// it may be the one from before the last upgrade.
 fn passed<'a>(pools: &'a [Pool], bound: &'a [BoundListener], retired: Option<&'a Retired>) -> Vec<Passed<'a>> {
     let listened = pools.iter().flat_map(|pool| pool.sockets.passed());
     let retired = retired.into_iter().flat_map(Retired::passed);
