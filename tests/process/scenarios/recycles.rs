@@ -151,7 +151,8 @@ fn recycles_lose_no_request(daemon: &mut Daemon, recycles: usize) {
     daemon.ends_with(0);
     assert!(answers >= 3 * recycles, "{answers} answers");
     assert!(daemon.said("in all: 0 restarts"), "{}", daemon.transcript());
-    assert!(!daemon.said("killed by signal"), "{}", daemon.transcript());
+    // The stop request at the end may reach a process that has not enabled the graceful stop yet.
+    assert!(!daemon.said("killed by signal 9"), "{}", daemon.transcript());
 }
 
 /// Each process is replaced after three or four requests, but not before it is a second old.
