@@ -675,8 +675,8 @@
 //!   [`upgrade_timeout`](Prefork::upgrade_timeout), it is killed.
 //! - With spawned workers, other threads of the parent end at the execution without cleanup, and a signal that such a
 //!   thread takes at this instant can be lost.
-//! - The execution takes longer if the parent uses much memory: up to 60 ms for each GiB. The kernel kills the parent
-//!   if it cannot complete the execution after it has given up the old program.
+//! - The execution takes longer if the parent has touched much memory: 30 to 140 ms for each GiB. The kernel kills the
+//!   parent if it cannot complete the execution after it has given up the old program.
 //!
 //! Wrong conclusions of the parent:
 //!
