@@ -45,8 +45,9 @@ use open::SocketFile;
 pub(crate) use retired::{Retired, discard};
 pub(crate) use retry::Retry;
 pub(crate) use sockets::{ShutDown, Sockets};
-#[allow(unused_imports, reason = "the upgrade uses them")]
-pub(crate) use spec::{FileSpec, Given, Passed, SocketKind, SocketLine, Spec, SpecOrigin};
+#[cfg(all(test, target_os = "linux", not(taskfork_portable)))]
+pub(crate) use spec::Spec;
+pub(crate) use spec::{Given, Passed, SocketKind, SocketLine};
 
 use socket2::SockRef;
 
