@@ -30,6 +30,7 @@
 //! - `observer`: the receivers of events: the log, systemd, and the program's `on_event` and `on_interval` closures.
 //! - `status`: what the observers may look at, and the status of the service, which the program's closures get.
 //! - `descriptors`: the descriptors that the parent has open. `poller`: the wait for events on these descriptors.
+//! - `handover`: the state that the parent passes to the new program in an upgrade.
 //! - `finish`: the steps after the loop: the parent returns a result, and a worker runs its closure.
 
 mod children;
