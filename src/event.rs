@@ -302,8 +302,8 @@ pub enum Event {
         /// Whether the pool is stopping or has ended. If `false`, the service has no pool of this name.
         has_ended: bool,
     },
-    /// An [upgrade](crate::Handle::upgrade) begins: the parent tries the program that is on disk now. The event concerns
-    /// the service, so its pool is empty.
+    /// An [upgrade](crate::Handle::upgrade) begins: the parent tries the program that is on disk now. The event
+    /// concerns the service, so its pool is empty.
     ///
     /// If the trial fails, [`Event::UpgradeAborted`] follows. Otherwise the parent executes the new program, and the
     /// callback of the old program gets no further event. The new program begins with [`Event::Listening`] and
@@ -320,8 +320,8 @@ pub enum Event {
         reason: String,
     },
     /// The parent has executed a new program, which now supervises the processes that the old program has started.
-    /// Reported once for each pool, before the first event of a process. A rolling restart follows, except in a pool that
-    /// the new program does not have: its processes are stopped.
+    /// Reported once for each pool, before the first event of a process. A rolling restart follows, except in a pool
+    /// that the new program does not have: its processes are stopped.
     Adopted {
         /// The name of the pool. Empty for a `Prefork` that is used alone.
         pool: &'static str,

@@ -551,8 +551,8 @@
 //! # Windows
 //!
 //! Windows has no fork, so every worker process is spawned, even by [`fork_processes`]: **the code before the call runs
-//! again in each worker**. There, [`bind`] returns the socket that the parent has opened. Apart from this, taskfork works
-//! as on Unix, with the following differences.
+//! again in each worker**. There, [`bind`] returns the socket that the parent has opened. Apart from this, taskfork
+//! works as on Unix, with the following differences.
 //!
 //! **Requests to the parent** use event objects, which the parent creates:
 //!
@@ -842,7 +842,8 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
         .start_plain()
 }
 
-/// Opens a socket for use before the call: a TCP listener, a UDP socket or a Unix listener. All workers share the socket.
+/// Opens a socket for use before the call: a TCP listener, a UDP socket or a Unix listener. All workers share the
+/// socket.
 ///
 /// A forked worker inherits the socket, as it inherits all descriptors of the program. A
 /// [spawned](Backend::Spawn) worker runs `main` from its beginning. There, this function returns the socket that the
@@ -866,9 +867,9 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
 /// The parent passes every socket of this function that is open when the worker starts. A call in the worker gets the
 /// socket that was opened by the same call in the parent: a socket for the same address, as the program has written it.
 /// If several open sockets have the same address, for example `127.0.0.1:0`, their order decides. So all workers have
-/// the same port. A call for an address that the parent has not opened, or has closed again, opens a new socket. So make
-/// the same calls in every process. A call after the worker has reached its call of `start` or `fork_processes` always
-/// opens a new socket.
+/// the same port. A call for an address that the parent has not opened, or has closed again, opens a new socket. So
+/// make the same calls in every process. A call after the worker has reached its call of `start` or `fork_processes`
+/// always opens a new socket.
 ///
 /// # Unix sockets
 ///
@@ -877,8 +878,8 @@ pub fn fork_processes(n: impl Into<Option<usize>>, max_restarts: impl Into<Optio
 ///
 /// # Errors
 ///
-/// - The system refuses to open the socket. If the address is in use by another process, this function tries again for 3
-///   s before it fails.
+/// - The system refuses to open the socket. If the address is in use by another process, this function tries again for
+///   3 s before it fails.
 /// - The program already has an open socket of this function with the same address. This fails at once.
 /// - [`ListenConfig::per_worker`] is set, or the argument is a socket that is bound already.
 /// - [`Error::setting`] returns the name of a setting that is invalid for this address.

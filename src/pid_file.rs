@@ -81,8 +81,8 @@ mod upgrade {
     }
 
     impl PidFile {
-        /// Checks in a candidate that the new program will be able to write the file. `parent` is the pid of the running
-        /// parent, which may have the file. Changes nothing.
+        /// Checks in a candidate that the new program will be able to write the file. `parent` is the pid of the
+        /// running parent, which may have the file. Changes nothing.
         pub fn check(path: &Path, parent: u32) -> Result<()> {
             let absolute = resolve(path).map_err(|error| cannot_write(path, error))?;
             LockedPidFile::check(&absolute, parent).map_err(|refusal| error_of(refusal, path))

@@ -695,8 +695,8 @@ impl Prefork {
     /// - `TimeoutStartSec` also limits the duration of a reload. So it must be longer than a rolling restart of all
     ///   workers takes.
     /// - With `ReloadSignal=SIGUSR2`, `systemctl reload` upgrades the service to the program on disk. The parent keeps
-    ///   its pid, so systemd notices no restart. The status line of the last `READY=1` is the result: `Upgrade done`, or
-    ///   `Upgrade aborted` with the reason.
+    ///   its pid, so systemd notices no restart. The status line of the last `READY=1` is the result: `Upgrade done`,
+    ///   or `Upgrade aborted` with the reason.
     /// - With `WatchdogSec`, the parent wakes up twice in that time to send `WATCHDOG=1`. These messages show only that
     ///   the parent itself works. To detect workers that hang, set a [`heartbeat_timeout`](Prefork::heartbeat_timeout).
     ///

@@ -153,15 +153,15 @@ impl Supervisor {
         self
     }
 
-    /// Makes the parent write its pid to this file, and lock it: a second service with this file is refused. Default: no
-    /// file. The rules are those of [`Prefork::pid_file`].
+    /// Makes the parent write its pid to this file, and lock it: a second service with this file is refused. Default:
+    /// no file. The rules are those of [`Prefork::pid_file`].
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Supervisor {
         self.service.pid_file = Some(path.into());
         self
     }
 
-    /// Sets the path of the program that an upgrade executes. Default: the path by which this program was started. Linux
-    /// only. The rules are those of [`Prefork::program`].
+    /// Sets the path of the program that an upgrade executes. Default: the path by which this program was started.
+    /// Linux only. The rules are those of [`Prefork::program`].
     pub fn program(mut self, path: impl Into<PathBuf>) -> Supervisor {
         self.service.upgrade.program = Some(path.into());
         self
@@ -189,8 +189,8 @@ impl Supervisor {
     ///
     /// The messages are those of [`Prefork::notify_systemd`], once for the whole service: `READY=1` follows when the
     /// workers of all pools are up, and a SIGHUP leads to one `RELOADING=1`, which ends after the rolling restart of
-    /// the last pool. An upgrade of the service is one `RELOADING=1` too. A pool that has ended, or an [optional](Prefork::optional) pool that is stopping, is not waited
-    /// for.
+    /// the last pool. An upgrade of the service is one `RELOADING=1` too. A pool that has ended, or an
+    /// [optional](Prefork::optional) pool that is stopping, is not waited for.
     #[cfg(unix)]
     pub fn notify_systemd(mut self) -> Supervisor {
         self.service.notifies = true;

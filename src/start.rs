@@ -67,8 +67,8 @@ pub(crate) fn start(
     }
 }
 
-/// Passes on the error of a check that the caller makes before [`start`]. In a candidate of an upgrade, sends the error to
-/// the old parent instead, and ends this process.
+/// Passes on the error of a check that the caller makes before [`start`]. In a candidate of an upgrade, sends the error
+/// to the old parent instead, and ends this process.
 pub(crate) fn refuse(error: Error) -> Error {
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     if let Ok(Some(accepted)) = backend::candidate::accept_candidate() {

@@ -52,8 +52,8 @@ pub enum ServiceState {
     Running,
     /// A [rolling restart](crate#rolling-restarts) is in progress, of all pools or of one pool.
     RollingRestart,
-    /// An [upgrade](crate::Handle::upgrade) is in progress: the parent tries a new program, or has executed it and replaces
-    /// the processes of the old program.
+    /// An [upgrade](crate::Handle::upgrade) is in progress: the parent tries a new program, or has executed it and
+    /// replaces the processes of the old program.
     Upgrading,
     /// All pools are stopping or have ended.
     Stopping,
@@ -164,8 +164,8 @@ impl Status {
         self.state
     }
 
-    /// Returns the result of the last [upgrade](crate::Handle::upgrade) that has ended or was refused. `None` if there was
-    /// none.
+    /// Returns the result of the last [upgrade](crate::Handle::upgrade) that has ended or was refused. `None` if there
+    /// was none.
     ///
     /// A parent that has just executed a new program knows no earlier upgrades: the method returns `None` until
     /// [`Event::UpgradeFinished`](crate::Event::UpgradeFinished) or
@@ -175,7 +175,8 @@ impl Status {
         self.last_upgrade.as_ref()
     }
 
-    /// Returns the pools, in the order in which the program has added them. A [`Prefork`](crate::Prefork) that is used alone has one pool without a name. Pools that have ended are included.
+    /// Returns the pools, in the order in which the program has added them. A [`Prefork`](crate::Prefork) that is used
+    /// alone has one pool without a name. Pools that have ended are included.
     pub fn pools(&self) -> &[PoolStatus] {
         &self.pools
     }

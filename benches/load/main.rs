@@ -1,5 +1,5 @@
-//! Counts the requests that clients of the HTTP examples lose while workers are replaced, added, removed and killed, and
-//! while the service is upgraded. wrk sends the requests.
+//! Counts the requests that clients of the HTTP examples lose while workers are replaced, added, removed and killed,
+//! and while the service is upgraded. wrk sends the requests.
 //!
 //! `cargo bench --bench load` makes the runs. The exit status is 1 if a run loses more requests than its target allows.
 

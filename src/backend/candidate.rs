@@ -9,8 +9,8 @@
 //! - A *trial worker* becomes a worker of the old parent, with the settings of the new program. It is a full worker: it
 //!   serves, and the parent supervises it as it supervises a spawned worker.
 //!
-//! A candidate must never become a parent, because the service would then have two. So the rules are those for a spawned
-//! worker: if anything goes wrong before the call, the call fails.
+//! A candidate must never become a parent, because the service would then have two. So the rules are those for a
+//! spawned worker: if anything goes wrong before the call, the call fails.
 //!
 //! The two programs can have different versions of this crate. `offer` and `answer` describe the texts.
 
@@ -28,8 +28,8 @@ pub(crate) use answer::CheckedPool;
 pub(crate) use launch::{Candidate, StartedCandidate, TrialRequest};
 pub(crate) use received::{CheckAnswer, PoolToTry};
 
-/// The versions of the state format that this version of the crate can read and write. The layout of the status slots is
-/// a part of the format.
+/// The versions of the state format that this version of the crate can read and write. The layout of the status slots
+/// is a part of the format.
 pub(crate) const FORMATS: RangeInclusive<u32> = 1..=1;
 
 /// Returns the newest version that is in both ranges.

@@ -1,8 +1,8 @@
 //! Sockets that the program opens before the call: [`bind`].
 //!
-//! The program opens the socket again in each process that runs it from the beginning: in a spawned worker, and after an
-//! upgrade. There, [`bind`] returns the socket that exists already. It finds the socket by the address as the program
-//! has written it, and by its position among the open sockets with the same address.
+//! The program opens the socket again in each process that runs it from the beginning: in a spawned worker, and after
+//! an upgrade. There, [`bind`] returns the socket that exists already. It finds the socket by the address as the
+//! program has written it, and by its position among the open sockets with the same address.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -98,8 +98,8 @@ pub(super) fn bound_addresses() -> Vec<String> {
     entries().iter().filter(|entry| entry.socket().is_some()).map(|entry| entry.spec.text.clone()).collect()
 }
 
-/// Returns the specifications of the open sockets that [`bind`] has returned and another process has passed to this one.
-/// They are written as that process has written them.
+/// Returns the specifications of the open sockets that [`bind`] has returned and another process has passed to this
+/// one. They are written as that process has written them.
 pub(super) fn passed_specs() -> Vec<Spec> {
     let mut entries = entries();
     entries.retain(|entry| entry.socket().is_some());

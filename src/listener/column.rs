@@ -83,7 +83,8 @@ pub(super) fn row_count(columns: &[Column], workers: usize) -> usize {
     known.or_else(|| groups().next().map(|_| workers)).unwrap_or(1)
 }
 
-/// Returns the identity that the first socket of a listener would have. `None` for a socket that the program has opened.
+/// Returns the identity that the first socket of a listener would have. `None` for a socket that the program has
+/// opened.
 fn new_spec(pool: &str, listen: &ListenConfig, before: &[Column]) -> Option<Spec> {
     let text = listen.written()?;
     let is_same = |column: &&Column| column.spec.as_ref().is_some_and(|spec| spec.text == text);
@@ -159,8 +160,8 @@ impl Column {
         }
     }
 
-    /// Opens all sockets of a new listener. Returns them for another process, with the file of a Unix socket, which this
-    /// process still owns.
+    /// Opens all sockets of a new listener. Returns them for another process, with the file of a Unix socket, which
+    /// this process still owns.
     #[cfg_attr(
         not(all(target_os = "linux", not(taskfork_portable))),
         allow(dead_code, reason = "only an upgrade needs it")

@@ -238,8 +238,8 @@ impl Listener {
         self
     }
 
-    /// Creates a listener from a socket that a spawned worker has inherited. Returns `None` if this system does not have
-    /// this kind of sockets.
+    /// Creates a listener from a socket that a spawned worker has inherited. Returns `None` if this system does not
+    /// have this kind of sockets.
     pub(crate) fn given(kind: SocketKind, socket: OwnedSocket) -> Option<Listener> {
         let listener = Listener::from(match kind {
             SocketKind::Tcp => BoundSocket::Tcp(socket.into()),

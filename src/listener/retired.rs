@@ -11,8 +11,9 @@ use super::spec::Passed;
 #[cfg(all(target_os = "linux", not(taskfork_portable)))]
 use crate::sys;
 
-/// The sockets that only workers of the program before an upgrade use, and the files of Unix sockets among them. Dropping
-/// this value closes the parent's copies and removes the files. The parent keeps it until none of these workers is left.
+/// The sockets that only workers of the program before an upgrade use, and the files of Unix sockets among them.
+/// Dropping this value closes the parent's copies and removes the files. The parent keeps it until none of these
+/// workers is left.
 #[derive(Debug, Default)]
 pub(crate) struct Retired {
     /// Empty after `close`.

@@ -140,9 +140,9 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Checks the listeners of a pool in the candidate of an upgrade. Returns new sockets for the listeners whose sockets
-    /// are not in `given`. Changes nothing on existing sockets. If this succeeds, this process does not remove the files
-    /// of new Unix sockets.
+    /// Checks the listeners of a pool in the candidate of an upgrade. Returns new sockets for the listeners whose
+    /// sockets are not in `given`. Changes nothing on existing sockets. If this succeeds, this process does not remove
+    /// the files of new Unix sockets.
     #[cfg_attr(
         not(all(target_os = "linux", not(taskfork_portable))),
         allow(dead_code, reason = "only an upgrade needs it")

@@ -1,6 +1,7 @@
 //! Plans when the parent reads how much memory the processes of a pool use.
 //!
-//! The parent first reads an upper bound for every process, because that is cheap. It then reads the exact size of each process with a bound above the limit: one process in each turn of the loop, because an exact size can take the
+//! The parent first reads an upper bound for every process, because that is cheap. It then reads the exact size of each
+//! process with a bound above the limit: one process in each turn of the loop, because an exact size can take the
 //! kernel several milliseconds.
 //!
 //! After each reading, the parent waits for 99 times as long as the reading took. So all readings of a pool together

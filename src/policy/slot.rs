@@ -321,8 +321,8 @@ impl Slot {
         }
     }
 
-    /// Handles a process's report that it is ready. If this process is a replacement, returns the old process. The trial
-    /// of an upgrade does not take over: the old process serves on.
+    /// Handles a process's report that it is ready. If this process is a replacement, returns the old process. The
+    /// trial of an upgrade does not take over: the old process serves on.
     #[must_use = "the old process must be stopped"]
     pub fn handle_ready(&mut self, now: Instant, generation: u32, actions: &mut ActionQueue) -> Option<Child> {
         // A process that was ready but has been asked to stop counts as well: it shows that this worker can become

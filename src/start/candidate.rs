@@ -1,7 +1,7 @@
 //! The call in a candidate of an upgrade: a process that runs the new program beside the running service.
 //!
-//! A candidate never becomes a parent. A checker ends in this module. So does a trial worker that cannot become a worker,
-//! because the program may go on after an error.
+//! A candidate never becomes a parent. A checker ends in this module. So does a trial worker that cannot become a
+//! worker, because the program may go on after an error.
 
 use std::os::fd::AsFd;
 
@@ -52,7 +52,8 @@ pub(super) fn refuse(reply: &Reply, error: &Error) -> ! {
     sys::exit_now(1)
 }
 
-/// Sends the answer of a checker, and ends this process. The old parent keeps the new sockets open, so their files stay.
+/// Sends the answer of a checker, and ends this process. The old parent keeps the new sockets open, so their files
+/// stay.
 fn pass(reply: &Reply, CheckedService { pools, opened }: CheckedService) -> ! {
     write_output();
     let bound = listener::bound();
@@ -62,8 +63,8 @@ fn pass(reply: &Reply, CheckedService { pools, opened }: CheckedService) -> ! {
     sys::exit_now(if is_sent { 0 } else { 1 })
 }
 
-/// Writes the output that is still in buffers. This comes before the answer, because the old parent may kill this process
-/// as soon as it has the answer.
+/// Writes the output that is still in buffers. This comes before the answer, because the old parent may kill this
+/// process as soon as it has the answer.
 fn write_output() {
     log::logger().flush();
     sys::flush_output();
@@ -77,7 +78,8 @@ struct CheckedService {
     opened: Vec<Given>,
 }
 
-/// Makes the checks that the parent makes before it starts the workers, and opens the listeners that are not in `given`.
+/// Makes the checks that the parent makes before it starts the workers, and opens the listeners that are not in
+/// `given`.
 fn check(
     pools: Vec<PoolSettings>,
     service: &ServiceSettings,

@@ -172,8 +172,9 @@ impl Descriptors {
         self.poller.release_in_child();
     }
 
-    /// Closes everything in the parent, removes the pid file, and restores the program's signal handling. If `has_stopped` is true, drops the
-    /// stop requests that the parent has not read, because the service has already stopped.
+    /// Closes everything in the parent, removes the pid file, and restores the program's signal handling. If
+    /// `has_stopped` is true, drops the stop requests that the parent has not read, because the service has already
+    /// stopped.
     pub fn close(self, has_stopped: bool) -> Result<()> {
         drop(self.pid_file);
         Ok(self.signals.end(has_stopped)?)

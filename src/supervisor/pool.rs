@@ -49,7 +49,8 @@ impl Pool {
         }
     }
 
-    /// Returns a cleared status slot for a process that is about to be started. `None` if the pool has no shared memory.
+    /// Returns a cleared status slot for a process that is about to be started. `None` if the pool has no shared
+    /// memory.
     pub fn allocate(&mut self) -> Result<Option<usize>> {
         Ok(self.scoreboard.as_mut().map(Scoreboard::allocate).transpose()?)
     }

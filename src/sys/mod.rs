@@ -87,8 +87,8 @@
 //! - `is_listening()` (Unix): returns whether a socket listens.
 //! - `Directory` (Unix): a directory that is opened once, with its files and locks. `FileHandle`: one of these files,
 //!   opened without reading it. `FileStatus`: what kind of file it is.
-//! - `LockedPidFile`: a file with a pid, which belongs to this process until the process exits. Other processes see in
-//!   whose possession the file is. Fails with a `PidFileRefusal`.
+//! - `LockedPidFile`: a file with a pid, which belongs to this process until the process exits. Other processes can
+//!   find out which process has locked it. Fails with a `PidFileRefusal`.
 //! - `limit_future_mode()` (Unix): limits the mode of the file that bind(2) creates for a socket. Linux only.
 //! - `has_ended()`, `is_accepted()` (Unix): return whether the process that listens at the other end of a connection
 //!   has ended, and whether a process has accepted the connection. Linux only.
@@ -120,8 +120,8 @@
 //! - `take_candidate_fds()`: takes ownership of the descriptors that were passed to a candidate.
 //! - `foreign_listeners()` (Linux): returns the listening sockets of this process that are not among the given ones.
 //! - `monotonic_nanos()` (Linux): returns the time on a clock that all programs of this system share.
-//! - `Shared::from_file()`, `Shared::from_passed()`, `WakeReceiver::from_fd()`, `Waker::from_fd()` (Linux): create these
-//!   values from descriptors that another program has passed.
+//! - `Shared::from_file()`, `Shared::from_passed()`, `WakeReceiver::from_fd()`, `Waker::from_fd()` (Linux): create
+//!   these values from descriptors that another program has passed.
 //! - `Signals::handover()`, `Signals::take_handed_over()` (Linux): pass unread signals and the program's signal mask to
 //!   the program after an upgrade.
 //! - `Channel` (Linux): receives text and descriptors from a candidate. `Message`: what it has received.

@@ -62,12 +62,12 @@ pub(crate) struct Reply {
     parents_formats: RangeInclusive<u32>,
 }
 
-/// Returns what this process must do if a parent has started it as a candidate, and `None` otherwise. Exits if the parent
-/// has ended already.
+/// Returns what this process must do if a parent has started it as a candidate, and `None` otherwise. Exits if the
+/// parent has ended already.
 ///
 /// # Errors
-/// Returns an error in a candidate that cannot answer, and in other processes that a candidate has made before its call.
-/// They must not run as a parent, because the service would then have two.
+/// Returns an error in a candidate that cannot answer, and in other processes that a candidate has made before its
+/// call. They must not run as a parent, because the service would then have two.
 pub(crate) fn accept_candidate() -> Result<Option<Accepted>> {
     if sys::is_secure_exec() && sys::is_in_environment() {
         return Err(unfit(
@@ -191,8 +191,8 @@ impl Reply {
         pools_sent && sockets_sent && self.send(&Message::end(FORMATS, End::Passed), &[])
     }
 
-    /// Sends the error because of which this program cannot be the new program. Each message contains the formats too. If
-    /// the two programs have no format in common, the old parent reports that instead of the error.
+    /// Sends the error because of which this program cannot be the new program. Each message contains the formats too.
+    /// If the two programs have no format in common, the old parent reports that instead of the error.
     pub fn refuse(&self, error: &Error) {
         // `Debug` contains the system's error.
         self.send(&Message::end(FORMATS, End::Refused(format!("{error:?}"))), &[]);

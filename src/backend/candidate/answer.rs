@@ -1,8 +1,8 @@
 //! The text of a candidate's answer.
 //!
 //! Another version of this crate may read the text, with the same rules as for an offer. An answer consists of one or
-//! several messages. Each message begins with the formats of the state that the new program can read. The descriptors of
-//! new sockets are attached to the message that lists them.
+//! several messages. Each message begins with the formats of the state that the new program can read. The descriptors
+//! of new sockets are attached to the message that lists them.
 //!
 //! ```text
 //! answer 1 2                 the formats of the state that the new program can read

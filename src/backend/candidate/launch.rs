@@ -84,8 +84,8 @@ impl Candidate {
         start.run(fds, passed, Task::Work(TrialWorker { pool: pool.to_owned(), id, generation, count, slot }))
     }
 
-    /// Reads what a checker has sent. Returns the answer once it is complete. The answer counts whatever the exit status
-    /// of the checker is, so call this method once more after the exit.
+    /// Reads what a checker has sent. Returns the answer once it is complete. The answer counts whatever the exit
+    /// status of the checker is, so call this method once more after the exit.
     pub fn read_answer(&mut self) -> Result<Option<CheckAnswer>, String> {
         self.read().and_then(|()| self.received.take_answer()).map_err(|reason| explain(&self.path, &reason))
     }

@@ -1,7 +1,7 @@
 //! The text of an offer to a candidate.
 //!
-//! Another version of this crate may read the text. So it consists of lines of words and numbers. A reader ignores lines
-//! that begin with a word that it does not know, and words at the end of a line that it does not expect.
+//! Another version of this crate may read the text. So it consists of lines of words and numbers. A reader ignores
+//! lines that begin with a word that it does not know, and words at the end of a line that it does not expect.
 //!
 //! ```text
 //! candidate 1 2 worker       the formats of the state that the old parent writes, and what the candidate must do

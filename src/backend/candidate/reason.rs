@@ -12,8 +12,8 @@ pub(super) enum Reason {
     /// The old parent cannot make what a candidate needs. (`NewProgram` has reasons of its own if the program cannot be
     /// executed.)
     NotTried(String),
-    /// The process has ended before it has reached the call. Then the program may be broken, or may have no call of this
-    /// crate.
+    /// The process has ended before it has reached the call. Then the program may be broken, or may have no call of
+    /// this crate.
     Ended(Exit),
     /// A trial worker has ended after the call.
     WorkerEnded(Exit),

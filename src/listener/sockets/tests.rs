@@ -336,7 +336,8 @@ fn the_backlog_of_an_existing_socket_is_set_again() {
     assert_eq!(longest_queue(&before), 9 + 1, "the service manager has opened the socket");
 }
 
-/// Returns how many connections a Unix socket accepts before its queue is full. Linux accepts one more than the backlog.
+/// Returns how many connections a Unix socket accepts before its queue is full. Linux accepts one more than the
+/// backlog.
 fn longest_queue(sockets: &Sockets) -> usize {
     let listener = sockets.by_worker[0][0].as_unix().expect("a Unix listener");
     let address = SockRef::from(listener).local_addr().expect("an address");

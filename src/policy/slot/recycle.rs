@@ -44,8 +44,8 @@ impl Slot {
     }
 
     /// Plans the replacement of the process with this generation, because it is worn out: it has retired, has completed
-    /// its requests, uses too much memory, or is left from an aborted upgrade. If that process is being replaced already, the plan has an effect only if
-    /// its replacement fails. Does nothing if the process was worn out before.
+    /// its requests, uses too much memory, or is left from an aborted upgrade. If that process is being replaced
+    /// already, the plan has an effect only if its replacement fails. Does nothing if the process was worn out before.
     pub fn handle_worn_out(&mut self, now: Instant, generation: u32, reason: RecycleReason) {
         let child = self.running_mut().find(|child| child.is(generation) && child.worn_out.is_none());
         if let Some(child) = child {

@@ -1,5 +1,5 @@
-//! Tests with real candidates. The test binary runs itself again, with only the test [`program`]. That process is an old
-//! parent. It starts itself once more as a candidate, which makes the call.
+//! Tests with real candidates. The test binary runs itself again, with only the test [`program`]. That process is an
+//! old parent. It starts itself once more as a candidate, which makes the call.
 
 use std::env;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Replaces `upgrade` on systems on which a parent cannot execute another program. The policy refuses each upgrade there,
-//! so it never returns an action of an upgrade.
+//! Replaces `upgrade` on systems on which a parent cannot execute another program. The policy refuses each upgrade
+//! there, so it never returns an action of an upgrade.
 
 use super::EventLoop;
 use crate::error::Result;

@@ -104,8 +104,8 @@ impl Adoption {
         Ok(Some((WakeReceiver::from_fd(self.fd(receiver)?), Waker::from_fd(self.fd(waker)?))))
     }
 
-    /// Returns the pid file at the path that this program wants. Takes over the one of the old program, and removes it if
-    /// this program wants another one or none.
+    /// Returns the pid file at the path that this program wants. Takes over the one of the old program, and removes it
+    /// if this program wants another one or none.
     pub fn pid_file(&mut self, wanted: Option<&Path>) -> Result<Option<PidFile>> {
         let given = match self.state.pid_file.take() {
             Some(PidFileState { path, position }) => Some(GivenPidFile { fd: self.fd(position)?, path }),

@@ -208,7 +208,8 @@ fn holder(file: &File) -> Result<Option<libc::pid_t>, CallError> {
 
 #[allow(clippy::unnecessary_cast, reason = "the types of the constants differ between systems")]
 fn whole_file(kind: impl Into<libc::c_int>) -> libc::flock {
-    // SAFETY: flock consists of integers, for which zero bytes are a valid value. A length of zero means the whole file.
+    // SAFETY: flock consists of integers, for which zero bytes are a valid value. A length of zero means the whole
+    // file.
     let mut lock: libc::flock = unsafe { mem::zeroed() };
     lock.l_type = kind.into() as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;

@@ -49,8 +49,8 @@ impl Shared {
         self.file().into_iter().for_each(|file| close_inherited(file.as_fd()));
     }
 
-    /// Maps the memory of a scoreboard that the program before an upgrade has used, and keeps its file. Returns an error
-    /// if the file could shrink or is too short.
+    /// Maps the memory of a scoreboard that the program before an upgrade has used, and keeps its file. Returns an
+    /// error if the file could shrink or is too short.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     pub fn from_file(file: OwnedFd, slots: usize) -> Result<Shared, CallError> {
         let mapped = Shared::map_inherited(file.as_raw_fd(), slots);

@@ -136,8 +136,8 @@ pub(crate) fn is_in_environment() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// Returns the text that another process has passed to this one, until this process has reached its call. Returns `None`
-/// if the executable gives this process rights, because then its environment cannot be trusted.
+/// Returns the text that another process has passed to this one, until this process has reached its call. Returns
+/// `None` if the executable gives this process rights, because then its environment cannot be trusted.
 pub(crate) fn passed_text() -> Option<PassedText> {
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     if let Some(state) = upgrade::passed_text() {

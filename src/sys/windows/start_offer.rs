@@ -123,8 +123,8 @@ pub(crate) fn copy_passed(position: usize) -> Option<OwnedSocket> {
         return None;
     }
     start_sockets()?;
-    // SAFETY: the parent has passed this socket, and no code owns it yet. WSADuplicateSocketW fails for a number that is
-    // no open socket.
+    // SAFETY: the parent has passed this socket, and no code owns it yet. WSADuplicateSocketW fails for a number that
+    // is no open socket.
     unsafe { BorrowedSocket::borrow_raw(number as RawSocket) }.try_clone_to_owned().ok()
 }
 

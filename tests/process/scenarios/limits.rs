@@ -109,9 +109,9 @@ pub fn scenarios() -> Vec<Scenario> {
             let before: usize = line.rsplit(' ').next().expect("a number").parse().expect("a number");
             daemon.workers(64);
             let now = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count();
-            // Four descriptors: epoll, signalfd, the shared memory, and the counter of out-of-memory kills. With `taskfork_portable`, a
-            // pair of descriptors for signals replaces the signalfd, and another pair lets workers detect the parent's
-            // exit.
+            // Four descriptors: epoll, signalfd, the shared memory, and the counter of out-of-memory kills. With
+            // `taskfork_portable`, a pair of descriptors for signals replaces the signalfd, and another pair lets
+            // workers detect the parent's exit.
             assert!(now <= before + 6, "{before} before, now {now}");
         }),
         Scenario::new("an_idle_parent_sleeps_without_a_timeout", three_that_drain, |daemon| {

@@ -1,9 +1,9 @@
 //! Passes unread signals, and the program's signal mask, to the program after an upgrade.
 //!
-//! A signal that is blocked stays pending in execve(2), so the new program receives it. A signal that ran the handler of
-//! the self-pipe is in the memory of the old program. Until the last moment, the handler may run in another thread. So
-//! the old program passes the signals that it has recorded, and the pipe, to which the handler writes the number of each
-//! signal.
+//! A signal that is blocked stays pending in execve(2), so the new program receives it. A signal that ran the handler
+//! of the self-pipe is in the memory of the old program. Until the last moment, the handler may run in another thread.
+//! So the old program passes the signals that it has recorded, and the pipe, to which the handler writes the number of
+//! each signal.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,7 +86,8 @@ impl HandedOver {
     }
 
     /// Returns the disposition that SIGCHLD had when the service was started, if that was another one than now: to be
-    /// ignored. The program before the upgrade could not pass that on, because the kernel would have reaped the workers.
+    /// ignored. The program before the upgrade could not pass that on, because the kernel would have reaped the
+    /// workers.
     pub fn disposition_of_child(self) -> Result<Option<libc::sigaction>, CallError> {
         let present = swap_disposition(Signal::Child, None)?;
         let is_lost = was_ignored_at_start(libc::SIGCHLD) && present.sa_sigaction == libc::SIG_DFL;

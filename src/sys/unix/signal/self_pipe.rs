@@ -4,8 +4,8 @@
 //! (The pipe is a socket pair, because std makes a socket pair close-on-exec on every system.)
 //!
 //! The handler records each signal as one bit, as the kernel does with pending signals. The byte only wakes the parent.
-//! So no signal is lost if the pipe is full and the handler cannot write the byte. The byte is the number of the signal,
-//! for the program after an upgrade, which has no access to the recorded bits.
+//! So no signal is lost if the pipe is full and the handler cannot write the byte. The byte is the number of the
+//! signal, for the program after an upgrade, which has no access to the recorded bits.
 //!
 //! # Safety
 //! The handler uses only lock-free atomics, write(2), raise(3) and `errno`, which are async-signal-safe
@@ -90,7 +90,8 @@ impl SelfPipe {
         }
     }
 
-    /// Returns the recorded signals, which stay recorded. Empties the pipe, in which there may be signals that were read.
+    /// Returns the recorded signals, which stay recorded. Empties the pipe, in which there may be signals that were
+    /// read.
     #[cfg(all(target_os = "linux", not(taskfork_portable)))]
     pub fn unread(&self) -> impl Iterator<Item = Signal> {
         let mut bytes = [0; 256];

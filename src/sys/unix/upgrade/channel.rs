@@ -87,8 +87,8 @@ impl Channel {
         }
     }
 
-    /// Receives one packet and adds its descriptors to the message. Returns the length of the packet, or `None` if there
-    /// is none. The length is 0 if the other end is closed.
+    /// Receives one packet and adds its descriptors to the message. Returns the length of the packet, or `None` if
+    /// there is none. The length is 0 if the other end is closed.
     fn receive_packet(&mut self, packet: &mut [u8]) -> Result<Option<usize>, CallError> {
         let mut part = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
         let mut control = Control::new();

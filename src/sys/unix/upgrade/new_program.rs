@@ -48,8 +48,8 @@ impl NewProgram {
     /// begins at the directory in which this program was started.
     ///
     /// # Errors
-    /// Returns the reason, for the operator, if no path is known, or if the file cannot be executed or has rights of its
-    /// own.
+    /// Returns the reason, for the operator, if no path is known, or if the file cannot be executed or has rights of
+    /// its own.
     pub fn open(chosen: Option<&Path>) -> Result<NewProgram, String> {
         if start_record::pid().is_none() {
             return Err("this code is in a library, so the program is unknown".to_owned());

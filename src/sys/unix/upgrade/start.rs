@@ -3,8 +3,8 @@
 //!
 //! # Safety
 //! [`record`] runs before `main`, when no other thread exists. It allocates no memory, because the program's allocator
-//! may not work yet. It writes to atomics and to memory that nothing else uses. The system calls here read C strings and
-//! write values of the right size.
+//! may not work yet. It writes to atomics and to memory that nothing else uses. The system calls here read C strings
+//! and write values of the right size.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::mem;

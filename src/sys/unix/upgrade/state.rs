@@ -1,5 +1,6 @@
 //! The state that the program before an upgrade passes to the one after it: a file without a name, like the offer to a
-//! spawned worker. It is addressed to one process, by its pid and the time of its start, which execve(2) does not change.
+//! spawned worker. It is addressed to one process, by its pid and the time of its start, which execve(2) does not
+//! change.
 //!
 //! # Safety
 //! [`record`] runs before `main` and allocates no memory. A descriptor is owned only if it is the one that was passed,
@@ -66,9 +67,9 @@ pub(super) fn write(
     write_message(secret, ProgramId(started, 0), &start, fds.iter().copied().map(Some), text)
 }
 
-/// Records the state, before `main`, if there is one for this process. Sets the name of the process, the signal mask and
-/// the ignored signals. Starts the timer that ends the process if it does not take the state in time. The signals to a
-/// parent stay blocked, so that they wait for the call.
+/// Records the state, before `main`, if there is one for this process. Sets the name of the process, the signal mask
+/// and the ignored signals. Starts the timer that ends the process if it does not take the state in time. The signals
+/// to a parent stay blocked, so that they wait for the call.
 pub(in crate::sys::unix) fn record() {
     // SAFETY: getenv(3) reads a C string, and no other thread exists yet that could change the environment.
     let value = unsafe { libc::getenv(VARIABLE_C.as_ptr()) };
@@ -216,7 +217,8 @@ fn start_time() -> Option<u64> {
     if file == -1 {
         return None;
     }
-    // SAFETY: read(2) writes at most as many bytes as there is room for. close(2) takes the descriptor of this function.
+    // SAFETY: read(2) writes at most as many bytes as there is room for. close(2) takes the descriptor of this
+    // function.
     let len = unsafe {
         let len = libc::read(file, bytes.as_mut_ptr().cast(), bytes.len());
         libc::close(file);
