@@ -40,7 +40,24 @@ fn newest_common(one: &RangeInclusive<u32>, other: &RangeInclusive<u32>) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
+
+    /// Returns copies of a text in which some bytes are changed and some are missing at the end.
+    pub(super) fn damaged_copies(text: String) -> impl Iterator<Item = Vec<u8>> {
+        let mut rng = SmallRng::seed_from_u64(16);
+        (0..20_000).map(move |_| {
+            let mut damaged = text.clone().into_bytes();
+            for _ in 0..rng.random_range(1..6) {
+                let at = rng.random_range(0..damaged.len());
+                damaged[at] = rng.random();
+            }
+            damaged.truncate(rng.random_range(0..=damaged.len()));
+            damaged
+        })
+    }
 
     #[test]
     fn the_newest_common_format_is_used() {

@@ -24,18 +24,7 @@ impl fmt::Display for Event {
             Event::Stale { process } => write!(f, "{process} is stale"),
             Event::Returned { process } if process.is_thread() => write!(f, "{process} was stale, and has returned"),
             Event::Returned { process } => write!(f, "{process} was stale, and has exited"),
-            Event::Exited { process, exit, out_of_memory, reached_call, work_in_progress, .. } => {
-                let work = WorkInProgress(*work_in_progress);
-                write!(f, "{process} {exit}{out_of_memory}{}{work}", suffix(*reached_call))
-            }
-            Event::Restarting {
-                process, exit, out_of_memory, reached_call, work_in_progress, reason, delay, ..
-            } => {
-                let cause = reason.phrase();
-                let work = WorkInProgress(*work_in_progress);
-                write!(f, "{process} {exit}{out_of_memory}{}{cause}{work}, restarting", suffix(*reached_call))?;
-                if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
-            }
+            Event::Exited { .. } | Event::Restarting { .. } => write_exit(f, self),
             Event::StartFailed { error, retry, .. } => write_refusal(f, error, *retry),
             Event::HeartbeatTimedOut { process } => {
                 write!(f, "{process} has sent no heartbeat in time{}", unless_thread(*process, ", aborting it"))
@@ -88,6 +77,23 @@ fn write_pool(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         (Event::StartFailed { .. } | Event::RequestIgnored { .. }, _) => Ok(()),
         (_, Subject::Pool("")) => Ok(()),
         (_, Subject::Pool(pool)) => write!(f, "{pool}: "),
+    }
+}
+
+/// Writes how a process has exited, and whether its worker is restarted.
+fn write_exit(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+    match event {
+        Event::Exited { process, exit, out_of_memory, reached_call, work_in_progress, .. } => {
+            let work = WorkInProgress(*work_in_progress);
+            write!(f, "{process} {exit}{out_of_memory}{}{work}", suffix(*reached_call))
+        }
+        Event::Restarting { process, exit, out_of_memory, reached_call, work_in_progress, reason, delay, .. } => {
+            let cause = reason.phrase();
+            let work = WorkInProgress(*work_in_progress);
+            write!(f, "{process} {exit}{out_of_memory}{}{cause}{work}, restarting", suffix(*reached_call))?;
+            if delay.is_zero() { Ok(()) } else { write!(f, " in {} ms", delay.as_millis()) }
+        }
+        _ => Ok(()),
     }
 }
 

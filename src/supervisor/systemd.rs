@@ -140,28 +140,10 @@ impl Systemd {
                 let now = NotifyState::monotonic_usec_now()?;
                 (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
             }
-            // Sent during a rolling restart as well, because systemd may wait for the response to its SIGUSR2.
-            (Stage::Ready | Stage::Reloading, Event::UpgradeStarted) => {
-                let now = NotifyState::monotonic_usec_now()?;
-                self.is_upgrading = true;
-                (Stage::Reloading, vec![NotifyState::Reloading, now], event.to_string())
-            }
-            (Stage::Reloading, Event::UpgradeFinished) => {
-                self.is_upgrading = false;
-                self.aborted = None;
-                (Stage::Ready, vec![NotifyState::Ready], event.to_string())
-            }
-            (Stage::Reloading, Event::UpgradeAborted { .. }) => {
-                self.is_upgrading = false;
-                let status = event.to_string();
-                // The rolling restart that the upgrade has interrupted goes on.
-                if service.is_rolling() {
-                    self.aborted = Some(status);
-                    return Ok(None);
-                }
-                self.aborted = None;
-                (Stage::Ready, vec![NotifyState::Ready], status)
-            }
+            (
+                Stage::Ready | Stage::Reloading,
+                Event::UpgradeStarted | Event::UpgradeFinished | Event::UpgradeAborted { .. },
+            ) => return self.notification_for_upgrade(event, service),
             (Stage::Reloading, Event::RollingRestartAborted { .. }) if service.is_rolling() => {
                 self.aborted.get_or_insert_with(|| event.to_string());
                 return Ok(None);
@@ -176,6 +158,34 @@ impl Systemd {
         };
         self.stage = stage;
         Ok(Some(Notification { states, status: Some(status) }))
+    }
+
+    /// Returns the notification for the beginning or the end of an upgrade. It is sent during a rolling restart as well,
+    /// because systemd may wait for the response to its SIGUSR2.
+    fn notification_for_upgrade(
+        &mut self,
+        event: &Event,
+        service: &dyn ServiceView,
+    ) -> io::Result<Option<Notification>> {
+        let status = event.to_string();
+        if matches!(event, Event::UpgradeStarted) {
+            let now = NotifyState::monotonic_usec_now()?;
+            self.is_upgrading = true;
+            self.stage = Stage::Reloading;
+            return Ok(Some(Notification { states: vec![NotifyState::Reloading, now], status: Some(status) }));
+        }
+        if self.stage != Stage::Reloading {
+            return Ok(None);
+        }
+        self.is_upgrading = false;
+        // The rolling restart that the upgrade has interrupted goes on.
+        if matches!(event, Event::UpgradeAborted { .. }) && service.is_rolling() {
+            self.aborted = Some(status);
+            return Ok(None);
+        }
+        self.aborted = None;
+        self.stage = Stage::Ready;
+        Ok(Some(Notification { states: vec![NotifyState::Ready], status: Some(status) }))
     }
 
     /// Queues a notification. A notification that begins a rolling restart first removes the earlier rolling restarts

@@ -372,7 +372,8 @@ mod tests {
         }
     }
 
-    fn state() -> State {
+    /// Returns the snapshot of a pool with every role of a process, every exit and every request.
+    fn snapshot() -> PoolSnapshot {
         let time = Duration::from_nanos;
         let roles = [
             ChildRole::Serving,
@@ -398,15 +399,18 @@ mod tests {
             Request::Replace(2),
             Request::Reopen,
         ];
-        let graceful_timeout = time(30);
-        let snapshot = PoolSnapshot {
+        PoolSnapshot {
             name: "web 7".into(),
             configured: 4,
-            graceful_timeout,
+            graceful_timeout: time(30),
             condition: PoolCondition::Open,
             slots: slots.collect(),
             requests,
-        };
+        }
+    }
+
+    fn state() -> State {
+        let snapshot = snapshot();
         let occupant = OccupantState { slot: 1, id: 2, generation: 3, seen: 4, token: 5, has_reached: true };
         let board = BoardState { segments: vec![64, 128], token: 8, occupants: vec![occupant] };
         let empty = |condition| PoolState {
@@ -426,7 +430,7 @@ mod tests {
         State {
             format: 1,
             taken: u64::MAX,
-            uptime: time(1),
+            uptime: Duration::from_nanos(1),
             signals: "mask 0 1 2".into(),
             signal_fds: 2,
             doorbell: Some(DoorbellState { receiver: 2, waker: 3 }),

@@ -7,6 +7,8 @@ use taskfork::{Event, Prefork, Report, Supervisor};
 
 use crate::Scenario;
 use crate::daemon::Daemon;
+#[cfg(unix)]
+use crate::os::Gate;
 use crate::os::{BACKENDS, Signal};
 #[cfg(target_os = "linux")]
 use crate::program::has_threads;
@@ -112,7 +114,7 @@ fn of_unix() -> Vec<Scenario> {
             let mut next = second(daemon);
             next.worker();
             assert_eq!(content(daemon), format!("{}\n", next.pid()));
-            fs::write(daemon.scratch().join("end"), "").expect("a file");
+            Gate::of(daemon.scratch()).open(1);
             daemon.end();
             is_refused_by(daemon, next.pid());
             next.signal(Signal::SIGTERM);
@@ -256,8 +258,6 @@ fn panics() -> Report {
 #[cfg(unix)]
 mod unix {
     use std::os::unix::fs::symlink;
-    use std::thread;
-    use std::time::Duration;
 
     use nix::sys::stat::{Mode, umask};
     use nix::unistd::{getpid, getppid};
@@ -276,18 +276,17 @@ mod unix {
         });
     }
 
-    /// A worker that outlives its parent waits for a file.
+    /// A worker that outlives its parent waits at the gate.
     pub fn orphans() {
         let parent = getpid();
+        let gate = Gate::new();
         serve(service(), move |worker| {
             worker.enable_graceful_stop();
             up(worker.id());
             assert!(worker.wait_for_stop(None));
             assert_ne!(getppid(), parent);
             say("orphaned");
-            while !scratch().join("end").exists() {
-                thread::sleep(Duration::from_millis(10));
-            }
+            gate.pass();
         });
     }
 
