@@ -117,7 +117,7 @@ fn prepare(
     with_reports: bool,
     work: Option<Work>,
     standard_fds: StandardFds,
-) -> Result<ServiceParts> {
+) -> Result<Box<ServiceParts>> {
     #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has activated sockets"))]
     let mut checked = check_settings(pools, kinds, &service)?;
     let lock = SupervisorLock::begin().ok_or_else(Error::supervising)?;
@@ -141,7 +141,7 @@ fn prepare(
         let opened = pool.open(with_reports, work.as_ref(), &mut given, &mut retry);
         parts.push(opened.map_err(|error| error.in_pool(name))?);
     }
-    Ok(ServiceParts {
+    Ok(Box::new(ServiceParts {
         name: service.name,
         lock,
         standard_fds,
@@ -154,7 +154,7 @@ fn prepare(
         systemd: service.notifies.then(|| Systemd::from_environment(adoption.is_some())).flatten(),
         retired: adoption.is_some().then(|| Retired::new(given)),
         adoption,
-    })
+    }))
 }
 
 /// Checks the settings of the service and of all pools.

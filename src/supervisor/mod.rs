@@ -121,33 +121,11 @@ pub(crate) struct PoolParts {
 
 /// Starts the workers and supervises them. In the parent, returns when the service has ended. In each forked worker,
 /// returns right after the fork, with the signal mask and the signal dispositions from before the call.
-pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
-    let ServiceParts { name, lock, standard_fds, pid_file, on_event, on_interval, pools, .. } = parts;
-    let ServiceParts { upgrade, mut adoption, retired, .. } = parts;
-    let names: Vec<&'static str> = pools.iter().map(|pool| pool.config.pool).collect();
-    let upgrade_config = upgrade_config(&upgrade, &pools);
-    let opened = open(lock, standard_fds, pid_file, pools, adoption.as_deref_mut())?;
-    let (configs, Opened { mut descriptors, waker, pools }) = opened;
-    // A service without a scoreboard has no callback.
-    let has_callback = on_event.is_some() || on_interval.is_some();
-    let requests = waker.filter(|_| has_callback).map(|waker| HandleReceiver::new(waker, names));
-    let handle = requests.as_ref().map(HandleReceiver::handle);
-    let callback = on_event.zip(handle.clone()).map(|(on_event, handle)| Callback { on_event, handle });
-    let now = Instant::now();
-    let interval = on_interval.zip(handle).map(|(on_interval, handle)| Interval::new(on_interval, handle, now));
-    let observers = Observers::new(
-        #[cfg(unix)]
-        parts.systemd,
-        callback,
-        interval,
-    );
-    let info = ServiceInfo::new(name.clone(), adoption.as_ref().map(|adoption| adoption.uptime()));
-    // Dropped at the end of the service, in the parent only.
-    let process_name = name.and_then(name_parent);
-    let service = service_of(configs, upgrade_config, adoption.as_deref());
-    let upgrader = Upgrader::new(upgrade, retired);
-    let mut event_loop = EventLoop::new(service, pools, observers, info, requests, upgrader, &mut descriptors);
-    let adopted = adoption.map_or(Ok(()), |adoption| event_loop.adopt(*adoption));
+///
+/// This function has few values on its stack frame, because the frame is in use at each fork (copy-on-write).
+pub(crate) fn supervise(parts: Box<ServiceParts>) -> Result<Supervised> {
+    let (mut descriptors, prepared) = open(parts)?;
+    let Ready { mut event_loop, adopted, process_name } = prepared.ready(&mut descriptors);
     // A forked child runs code of the program before the call returns in it, for example the logger. If this code
     // panics, nothing of the parent must be dropped in the child.
     #[cfg(unix)]
@@ -173,10 +151,67 @@ pub(crate) fn supervise(parts: ServiceParts) -> Result<Supervised> {
     }
 }
 
+/// What the event loop needs besides the descriptors.
+struct Prepared {
+    name: Option<String>,
+    on_event: Option<OnEvent>,
+    on_interval: Option<OnInterval>,
+    #[cfg(unix)]
+    systemd: Option<Systemd>,
+    upgrade: UpgradeSettings,
+    upgrade_config: UpgradeConfig,
+    adoption: Option<Box<Adoption>>,
+    retired: Option<Retired>,
+    configs: Vec<PoolConfig>,
+    /// Wakes the parent. `None` if no pool has shared memory: this is the case only in `fork_processes`.
+    waker: Option<Arc<Waker>>,
+    pools: Vec<Pool>,
+}
+
+/// The event loop before its first round.
+struct Ready<'a> {
+    event_loop: Box<EventLoop<'a>>,
+    /// The result of the takeover of a service from the program before an upgrade.
+    adopted: Result<()>,
+    /// Dropped at the end of the service, in the parent only.
+    process_name: Option<ProcessName>,
+}
+
+impl Prepared {
+    /// Creates the event loop. Not inlined, so that the stack frame of this function is gone before the first fork
+    /// (copy-on-write).
+    #[inline(never)]
+    fn ready(self: Box<Self>, descriptors: &mut Descriptors) -> Ready<'_> {
+        let Prepared { name, on_event, on_interval, upgrade, upgrade_config, adoption, retired, .. } = *self;
+        let Prepared { configs, waker, pools, .. } = *self;
+        // The pools that the program does not have any more come last, and handles do not reach them.
+        let names = configs.iter().filter(|pool| !pool.removed).map(|pool| pool.config.pool).collect();
+        // A service without a scoreboard has no callback.
+        let has_callback = on_event.is_some() || on_interval.is_some();
+        let requests = waker.filter(|_| has_callback).map(|waker| HandleReceiver::new(waker, names));
+        let handle = requests.as_ref().map(HandleReceiver::handle);
+        let callback = on_event.zip(handle.clone()).map(|(on_event, handle)| Callback { on_event, handle });
+        let now = Instant::now();
+        let interval = on_interval.zip(handle).map(|(on_interval, handle)| Interval::new(on_interval, handle, now));
+        let observers = Observers::new(
+            #[cfg(unix)]
+            self.systemd,
+            callback,
+            interval,
+        );
+        let info = ServiceInfo::new(name.clone(), adoption.as_ref().map(|adoption| adoption.uptime()));
+        let process_name = name.and_then(name_parent);
+        let service = service_of(configs, upgrade_config, adoption.as_deref());
+        let upgrader = Upgrader::new(upgrade, retired);
+        let mut event_loop = EventLoop::new(service, pools, observers, info, requests, upgrader, descriptors);
+        let adopted = adoption.map_or(Ok(()), |adoption| event_loop.adopt(*adoption));
+        Ready { event_loop, adopted, process_name }
+    }
+}
+
 /// Returns what the policy needs to know about upgrades.
-fn upgrade_config(settings: &UpgradeSettings, pools: &[PoolParts]) -> UpgradeConfig {
-    let has_threads = pools.iter().any(|pool| pool.kind == WorkerKind::Thread);
-    let refusal = if has_threads {
+fn upgrade_config(settings: &UpgradeSettings, kinds: &[WorkerKind]) -> UpgradeConfig {
+    let refusal = if kinds.contains(&WorkerKind::Thread) {
         Some("the workers are threads, which end with the old program")
     } else {
         (!sys::CAN_UPGRADE).then_some("only Linux supports upgrades")
@@ -208,7 +243,6 @@ fn name_parent(name: String) -> Option<ProcessName> {
 /// The parts of the parent that [`open`] creates.
 struct Opened {
     descriptors: Descriptors,
-    /// Wakes the parent. `None` if no pool has shared memory: this is the case only in `fork_processes`.
     waker: Option<Arc<Waker>>,
     pools: Vec<Pool>,
 }
@@ -217,14 +251,11 @@ struct Opened {
 /// before the first fork: the kernel copies every page of the stack that the parent writes to between two forks
 /// (copy-on-write).
 #[inline(never)]
-fn open(
-    lock: SupervisorLock,
-    standard_fds: StandardFds,
-    pid_file: Option<PidFile>,
-    parts: Vec<PoolParts>,
-    mut adoption: Option<&mut Adoption>,
-) -> Result<(Vec<PoolConfig>, Opened)> {
-    let kinds: Vec<WorkerKind> = parts.iter().map(|pool| pool.kind).collect();
+fn open(parts: Box<ServiceParts>) -> Result<(Descriptors, Box<Prepared>)> {
+    let ServiceParts { name, lock, standard_fds, pid_file, on_event, on_interval, pools, .. } = *parts;
+    let ServiceParts { upgrade, mut adoption, retired, .. } = *parts;
+    let kinds: Vec<WorkerKind> = pools.iter().map(|pool| pool.kind).collect();
+    let upgrade_config = upgrade_config(&upgrade, &kinds);
     #[cfg(unix)]
     let has_forks = kinds.contains(&WorkerKind::Fork);
     #[cfg(unix)]
@@ -237,14 +268,30 @@ fn open(
     if has_forks {
         descriptors.warn_of_epolls();
     }
-    let mut opened = Opened { descriptors, waker: None, pools: Vec::with_capacity(parts.len()) };
-    match opened.open_pools(parts, adoption) {
-        Ok(configs) => Ok((configs, opened)),
+    let mut opened = Opened { descriptors, waker: None, pools: Vec::with_capacity(pools.len()) };
+    let configs = match opened.open_pools(pools, adoption.as_deref_mut()) {
+        Ok(configs) => configs,
         Err(error) => {
             drop(opened.pools);
-            Err(opened.descriptors.close_after(error))
+            return Err(opened.descriptors.close_after(error));
         }
-    }
+    };
+    let Opened { descriptors, waker, pools } = opened;
+    let prepared = Prepared {
+        name,
+        on_event,
+        on_interval,
+        #[cfg(unix)]
+        systemd: parts.systemd,
+        upgrade,
+        upgrade_config,
+        adoption,
+        retired,
+        configs,
+        waker,
+        pools,
+    };
+    Ok((descriptors, Box::new(prepared)))
 }
 
 impl Opened {

@@ -32,8 +32,9 @@ const LONG_STARTUP: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(in crate::supervisor) struct Upgrader {
     settings: UpgradeSettings,
-    /// `None` if no upgrade is in progress.
-    attempt: Option<Attempt>,
+    /// `None` if no upgrade is in progress. Boxed to keep [`EventLoop`] small: each of its pages to which the parent
+    /// writes between two forks is copied for each worker (copy-on-write).
+    attempt: Option<Box<Attempt>>,
     /// The number of checkers that have been started. It is the generation of the next one.
     checkers: u32,
     /// The sockets that only processes of the program before the last upgrade use.
@@ -79,7 +80,7 @@ impl Upgrader {
     #[inline]
     pub fn close_inherited(&self) {
         self.retired.iter().for_each(Retired::close_inherited);
-        let Some(Attempt { program, check, answer, trials, .. }) = &self.attempt else { return };
+        let Some(Attempt { program, check, answer, trials, .. }) = self.attempt.as_deref() else { return };
         sys::close_inherited(program.as_fd());
         let trials = trials.iter().map(|trial| &trial.candidate);
         check.iter().chain(trials).for_each(Candidate::close_inherited);
@@ -154,7 +155,7 @@ impl EventLoop<'_> {
         let path = program.path().display();
         self.observers.output().log(Level::Info, &format_args!("Checking the new program {path} (pid {pid})"));
         let registered = self.descriptors.register_candidate(&candidate);
-        self.upgrader.attempt = Some(Attempt {
+        self.upgrader.attempt = Some(Box::new(Attempt {
             program,
             begun,
             checker,
@@ -163,7 +164,7 @@ impl EventLoop<'_> {
             startup: Duration::ZERO,
             trials: Vec::new(),
             is_exec_due: false,
-        });
+        }));
         registered.map_err(|error| error.to_string())
     }
 
@@ -243,7 +244,7 @@ impl EventLoop<'_> {
     }
 
     fn try_start_trial(&mut self, at: usize, id: usize, generation: u32) -> std::result::Result<StartedTrial, String> {
-        let Some(Attempt { program, answer: Some(answer), .. }) = &self.upgrader.attempt else {
+        let Some(Attempt { program, answer: Some(answer), .. }) = self.upgrader.attempt.as_deref() else {
             return Err("there is no upgrade".to_owned());
         };
         let slot = self.pools[at].allocate().map_err(|error| error.to_string())?;
@@ -273,9 +274,9 @@ impl EventLoop<'_> {
 
     /// Ends the process that checks the new program.
     pub(super) fn end_check(&mut self) {
-        let Some(Attempt { checker, answer, .. }) = self.upgrader.attempt.take() else { return };
-        self.send(checker, Signal::Kill);
-        discard_new_sockets(answer);
+        let Some(attempt) = self.upgrader.attempt.take() else { return };
+        self.send(attempt.checker, Signal::Kill);
+        discard_new_sockets(attempt.answer);
     }
 
     fn fail_upgrade(&mut self, reason: String) {
@@ -286,8 +287,8 @@ impl EventLoop<'_> {
     /// Forgets the new program, because the upgrade has ended. If it `has_succeeded`, no process of the old program is
     /// left.
     pub(super) fn forget_upgrade(&mut self, has_succeeded: bool) {
-        if let Some(Attempt { answer, .. }) = self.upgrader.attempt.take() {
-            discard_new_sockets(answer);
+        if let Some(attempt) = self.upgrader.attempt.take() {
+            discard_new_sockets(attempt.answer);
         }
         if has_succeeded {
             self.upgrader.retired = None;
@@ -338,20 +339,19 @@ impl EventLoop<'_> {
 
     /// Returns the reason why the new program cannot be executed.
     fn try_exec(&mut self) -> std::result::Result<String, String> {
-        let Some(attempt) = self.upgrader.attempt.take() else { return Err("there is no upgrade".to_owned()) };
-        let Some(answer) = &attempt.answer else { return Err("there is no answer of the new program".to_owned()) };
+        let Some(Attempt { program, answer: Some(answer), .. }) = self.upgrader.attempt.as_deref() else {
+            return Err("there is no upgrade".to_owned());
+        };
         let format = answer.format(&FORMATS).ok_or("the programs have no common format")?;
         let secret = draw_secret().map_err(|error| format!("{}: {}", error.call, error.source))?;
-        let path = attempt.program.path().display();
+        let path = program.path().display();
         let line = format!("Executing the new program {path} (state format {format})");
         self.observers.output().log(Level::Info, &line);
         self.observers.output().flush();
         ::log::logger().flush();
         let bound = listener::bound();
         let Text { text, fds } = self.state(format, answer, &bound);
-        let reason = attempt.program.exec(secret, &text, &fds, self.upgrader.settings.timeout());
-        self.upgrader.attempt = Some(attempt);
-        Ok(reason)
+        Ok(program.exec(secret, &text, &fds, self.upgrader.settings.timeout()))
     }
 
     /// Returns the state that the new program needs.
