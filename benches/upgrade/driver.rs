@@ -25,10 +25,10 @@ const SIZES: [usize; 4] = [0, 64, 256, 1024];
 /// The times of one upgrade.
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
-    /// From the last line of the old program to the first line of the new one. Zero for the example.
-    exec: Duration,
-    /// The new program's own code before its call. Zero for the example.
-    own: Duration,
+    /// From the last line of the old program to the first line of the new one. Not known for the example.
+    exec: Option<Duration>,
+    /// The new program's own code before its call. Not known for the example.
+    own: Option<Duration>,
     /// From the last line of the old program to the adoption, without `own`.
     away: Duration,
 }
@@ -73,21 +73,22 @@ fn measure(name: &str, program: &Path, arguments: &[String]) -> io::Result<Durat
     let times = Service::start(&deployed, arguments).and_then(|mut service| service.upgrades(program, &deployed));
     fs::remove_dir_all(directory)?;
     let times = times?;
-    let sorted = |of: fn(&Times) -> Duration| {
-        let mut all: Vec<Duration> = times.iter().map(of).collect();
-        all.sort_unstable();
-        all
-    };
-    let median = |of| sorted(of)[UPGRADES / 2].as_secs_f64() * 1e3;
-    let longest = sorted(|times| times.away)[UPGRADES - 1];
+    let longest = times.iter().map(|times| times.away).max().unwrap_or_default();
     println!(
-        "| {name} | {:.2} | {:.2} | {:.2} | {:.2} |",
-        median(|times| times.exec),
-        median(|times| times.own),
-        median(|times| times.away),
+        "| {name} | {} | {} | {} | {:.2} |",
+        median(&times, |times| times.exec),
+        median(&times, |times| times.own),
+        median(&times, |times| Some(times.away)),
         longest.as_secs_f64() * 1e3,
     );
     Ok(longest)
+}
+
+/// Returns the median of the known times in milliseconds, or an empty text if none is known.
+fn median(times: &[Times], of: fn(&Times) -> Option<Duration>) -> String {
+    let mut known: Vec<Duration> = times.iter().filter_map(of).collect();
+    known.sort_unstable();
+    known.get(known.len() / 2).map_or_else(String::new, |time| format!("{:.2}", time.as_secs_f64() * 1e3))
 }
 
 struct Service {
@@ -142,9 +143,9 @@ impl Service {
             } else if line.contains(" is ready") && times.away.is_zero() {
                 ready = now;
             } else if line.contains("The new program supervises ") {
-                times.exec = begins.map_or(Duration::ZERO, |begins| begins - ready);
-                times.own = begins.zip(calls).map_or(Duration::ZERO, |(begins, calls)| calls - begins);
-                times.away = now - ready - times.own;
+                times.exec = begins.map(|begins| begins - ready);
+                times.own = begins.zip(calls).map(|(begins, calls)| calls - begins);
+                times.away = now - ready - times.own.unwrap_or_default();
             } else if line.contains("Upgrade done") {
                 return Ok(times);
             } else if line.contains("Upgrade aborted") {
