@@ -190,6 +190,12 @@ impl Daemon {
         self.said.last().map(String::as_str)
     }
 
+    /// Returns the pid in the last line that begins with this text.
+    pub fn pid_after(&self, text: &str) -> Pid {
+        let pid = self.said.iter().rev().find_map(|line| line.strip_prefix(text)?.parse().ok());
+        Pid::from_raw(pid.unwrap_or_else(|| panic!("no pid after {text:?}:\n{}", self.transcript())))
+    }
+
     /// Reads the lines that have arrived already.
     pub fn read_available(&mut self) {
         loop {

@@ -21,7 +21,8 @@ use crate::supervisor::handover::{Adoption, Outgoing, Text};
 use crate::supervisor::pool::Pool;
 use crate::sys::{self, ChildHandle, NewProgram, Signal};
 
-/// The id of the process that checks the new program. No worker has this id.
+/// The id of a child that is no worker: of the process that checks the new program, or of a child that the program
+/// before has left to reap. No worker has this id.
 const CHECKER: usize = usize::MAX;
 
 /// The parent warns if the new program takes longer than this to reach its call, because nothing supervises the workers
@@ -101,6 +102,12 @@ impl EventLoop<'_> {
             if let Some(pid) = process.pid {
                 self.children.add(process, ChildHandle::new(pid));
             }
+        }
+        for pid in adoption.others() {
+            let process = Process { pool: "", id: CHECKER, generation: 0, pid: Some(pid) };
+            self.children.add(process, ChildHandle::new(pid));
+            // The program before has killed it, so the end of the service does not wait for it.
+            self.children.abandon(process);
         }
         self.report_window(&adoption);
         // Before the start of a worker with an id that the old program did not have.
@@ -370,6 +377,7 @@ impl EventLoop<'_> {
                 outgoing.add_board(name, scoreboard);
             }
         }
+        outgoing.add_others(self.children.processes());
         for socket in passed(&self.pools, bound, self.upgrader.retired.as_ref()) {
             outgoing.add_socket(socket);
         }

@@ -80,6 +80,11 @@ impl Adoption {
         self.state.pools.iter().flat_map(PoolState::processes)
     }
 
+    /// Returns the pids of the other children that the old program has not reaped.
+    pub fn others(&self) -> impl Iterator<Item = u32> {
+        self.state.others.iter().map(|pid| pid.get())
+    }
+
     /// Returns the settings with which the pools stop that the new program does not have. `known` are the names of the
     /// pools that it has.
     pub fn removed_pools(&self, known: &[&str]) -> Vec<Config> {
@@ -146,7 +151,7 @@ impl Adoption {
 }
 
 impl PoolState {
-    fn processes(&self) -> impl Iterator<Item = Process> {
+    pub(super) fn processes(&self) -> impl Iterator<Item = Process> {
         self.snapshot.slots.iter().flat_map(|slot| &slot.children).map(|child| child.process)
     }
 }

@@ -1,9 +1,11 @@
 //! Collects the state in the old program.
 
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::state::{DoorbellState, PidFileState, PoolState, State};
+use crate::exit::Process;
 use crate::listener::{Passed, SocketLine};
 use crate::pid_file::PassedPidFile;
 use crate::policy::ServiceSnapshot;
@@ -38,6 +40,7 @@ impl<'a> Outgoing<'a> {
             roll_requested: snapshot.roll_requested,
             upgrade_requested: snapshot.upgrade_requested,
             pools: pools.map(|snapshot| PoolState { snapshot, board: None, files: Vec::new() }).collect(),
+            others: Vec::new(),
             sockets: Vec::new(),
         };
         Outgoing { state, fds }
@@ -57,6 +60,14 @@ impl<'a> Outgoing<'a> {
     pub fn add_pid_file(&mut self, PassedPidFile { path, fd }: PassedPidFile<'a>) {
         let position = self.add(fd);
         self.state.pid_file = Some(PidFileState { path: path.to_owned(), position });
+    }
+
+    /// Adds the children that the snapshot does not contain: checkers that were killed, and processes that the parent has
+    /// abandoned. The new program has to reap them, because they are its children too.
+    pub fn add_others(&mut self, children: impl Iterator<Item = Process>) {
+        let workers: Vec<Process> = self.state.pools.iter().flat_map(PoolState::processes).collect();
+        let others = children.filter(|child| !workers.contains(child));
+        self.state.others = others.filter_map(|child| NonZeroU32::new(child.pid?)).collect();
     }
 
     /// Adds the shared memory of a pool, which the snapshot contains.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
+use std::num::NonZeroU32;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub roll_requested: bool,
     pub upgrade_requested: bool,
     pub pools: Vec<PoolState>,
+    /// The pids of children that are no workers and were not reaped.
+    pub others: Vec<NonZeroU32>,
     pub sockets: Vec<SocketLine>,
 }
 
@@ -86,6 +89,7 @@ impl Display for State {
         }
         writeln!(f, "requests {} {}", u8::from(self.roll_requested), u8::from(self.upgrade_requested))?;
         self.pools.iter().try_for_each(|pool| write_pool(f, pool))?;
+        self.others.iter().try_for_each(|pid| writeln!(f, "other {pid}"))?;
         self.sockets.iter().try_for_each(|socket| writeln!(f, "{socket}"))
     }
 }
@@ -188,6 +192,7 @@ impl FromStr for State {
             roll_requested: false,
             upgrade_requested: false,
             pools: Vec::new(),
+            others: Vec::new(),
             sockets: Vec::new(),
         };
         lines.try_for_each(|line| state.read_line(line))?;
@@ -220,6 +225,7 @@ impl State {
                 self.upgrade_requested = fields.flag()?;
             }
             "pool" => self.pools.push(read_pool(&mut fields)?),
+            "other" => self.others.push(fields.next()?),
             "socket" => self.sockets.push(line.parse().map_err(|()| malformed(line))?),
             _ => return self.read_pool_line(keyword, line, &mut fields),
         }
@@ -438,6 +444,7 @@ mod tests {
             roll_requested: true,
             upgrade_requested: false,
             pools: [pool].into_iter().chain(ended).collect(),
+            others: vec![NonZeroU32::MIN, NonZeroU32::MAX],
             sockets: sockets.map(|line| line.parse().expect("a line")).to_vec(),
         }
     }
@@ -466,6 +473,7 @@ mod tests {
             ("taskfork 1", "taskfork"),
             ("doorbell 2 3", "doorbell 2"),
             ("segment 64 5", "segment -64 5"),
+            ("other 1", "other 0"),
             ("socket lt", "socket xx"),
             (" trial", " trail"),
             ("slot 0 3", "slot 0"),
