@@ -117,6 +117,8 @@ pub fn scenarios() -> Vec<Scenario> {
             daemon.wait_for_times("queues [Some(2), Some(0), None]", 1);
             let _others = [(); 8].map(|()| connect(addresses[1]));
             daemon.wait_for_times("queues [Some(2), Some(8), None]", 1);
+            // Before that, the signal would kill a worker.
+            daemon.wait_for_times("up ", 2);
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for_times("queues []", 1);
             Gate::of(daemon.scratch()).open(2);
