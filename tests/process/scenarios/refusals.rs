@@ -33,6 +33,10 @@ pub fn scenarios() -> Vec<Scenario> {
             || {
                 crate::seccomp::forbid(libc::SYS_unshare);
                 with_thread_relay();
+                // The last threads of the relay may still run for a moment.
+                while std::fs::read_dir("/proc/self/task").expect("the threads").count() > 1 {
+                    thread::yield_now();
+                }
                 with_two_threads();
                 up(fork(1, 0));
             },
