@@ -135,7 +135,7 @@ fn is_refused(workers: Workers, replace: impl Fn(&Path), reasons: &[&str]) {
     daemon.upgrade(&Build::new("third", workers));
     daemon.assert_runs(&["third - 0", "third - 1"]);
     daemon.stop();
-    assert!(!daemon.said("restarting") && !daemon.said("supervises 4"), "{}", daemon.transcript());
+    assert!(!daemon.said("restarting") && !daemon.said("The new program supervises 4"), "{}", daemon.transcript());
 }
 
 /// What a refused upgrade must not change.

@@ -43,7 +43,7 @@ fn drain(workers: Workers) {
     daemon.wait_for("log Scaled to 2 workers");
     let new = Build::new("new", workers).pool(Pool::of(3));
     daemon.begin_upgrade(&new);
-    daemon.wait_for("supervises 4 processes");
+    daemon.wait_for("The new program supervises 4 processes");
     daemon.wait_until_runs(&["new - 0", "new - 1", "old - 2"]);
     assert_eq!(client.ask(), answer);
     drop(client);

@@ -61,7 +61,7 @@ fn other_settings(workers: Workers) {
     let new = Pool { max_surge: Some(0), max_unavailable: Some(1), graceful_timeout_ms: 1000, ..Pool::default() };
     daemon.upgrade(&Build::new("new", workers).pool(new));
     daemon.assert_runs(&["new - 0", "new - 1"]);
-    assert!(daemon.said_before("supervises", "new up"), "{}", daemon.transcript());
+    assert!(daemon.said_before("The new program supervises", "new up"), "{}", daemon.transcript());
     let _held = Client::connect(&daemon.address(0)).map(|mut client| (client.ask(), client));
     daemon.stop();
     assert!(daemon.said("new log") && daemon.said("did not stop in time"), "{}", daemon.transcript());

@@ -178,7 +178,7 @@ fn queued(workers: Workers) {
     let address = daemon.address(0);
     let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(&address).expect("a place in the queue")).collect();
     daemon.leave_gate_open("window");
-    daemon.wait_for("supervises");
+    daemon.wait_for("The new program supervises");
     pids.into_iter().for_each(|pid| crate::daemon::kill(pid, Signal::SIGCONT));
     clients.iter_mut().for_each(|client| assert_ne!(client.ask().pid, 0));
     drop(clients);
@@ -194,7 +194,7 @@ fn kept_connection(workers: Workers) {
     let new = Build::new("new", workers);
     daemon.begin_upgrade(&new);
     daemon.workers("new", 2);
-    daemon.wait_for_times("supervises", 1);
+    daemon.wait_for_times("The new program supervises", 1);
     (0..10).for_each(|_| assert_eq!(client.ask(), answer));
     drop(client);
     daemon.wait_for_end_of_upgrade(&new);

@@ -101,7 +101,7 @@ fn without_surge(workers: Workers) {
     daemon.ready_workers("old", 2);
     daemon.upgrade(&Build::new("new", workers).pool(pool));
     daemon.assert_runs(&["new - 0", "new - 1"]);
-    assert!(daemon.said_before("supervises", "new up"), "{}", daemon.transcript());
+    assert!(daemon.said_before("The new program supervises", "new up"), "{}", daemon.transcript());
     assert!(daemon.said_before("old drained - 0", "new up - 0"), "{}", daemon.transcript());
     daemon.stop();
 }
@@ -113,7 +113,7 @@ fn optional_pool(workers: Workers) {
     daemon.ready_workers("old", 4);
     let new = Build::new("new", workers).supervisor([Pool::named("web"), extra.fate(Fate::ExitsWith(7))]);
     daemon.begin_upgrade(&new);
-    daemon.wait_for("supervises");
+    daemon.wait_for("The new program supervises");
     assert!(!daemon.said("new up extra"), "{}", daemon.transcript());
     daemon.wait_until_runs(&["new web 0", "new web 1", "old extra 0", "old extra 1"]);
     daemon.stop();

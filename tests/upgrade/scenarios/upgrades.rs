@@ -114,7 +114,7 @@ fn trial_serves(workers: Workers) {
     daemon.workers("new", 2);
     let address = daemon.address(0);
     while client::ask(&address).build != "new" {}
-    assert!(!daemon.said("supervises"), "{}", daemon.transcript());
+    assert!(!daemon.said("The new program supervises"), "{}", daemon.transcript());
     daemon.leave_gate_open("ready");
     daemon.wait_for_end_of_upgrade(&new);
     daemon.stop();

@@ -67,7 +67,7 @@ fn serves(workers: Workers) {
     (0..20).for_each(|_| assert_ne!(client::ask(&address).pid, 0));
     daemon.wait_until_runs(&["new - 0", "old - 0", "old - 1"]);
     leave(&mut daemon);
-    daemon.wait_for("supervises");
+    daemon.wait_for("The new program supervises");
     assert_eq!(kept.ask(), first);
     drop(kept);
     daemon.wait_for("new log Upgrade done");
