@@ -74,7 +74,7 @@ pub(super) struct EventLoop<'a> {
     descriptors: &'a mut Descriptors,
     /// Whether the last call of `collect_signals` may have left signals.
     has_unread_signals: bool,
-    /// The worker threads that the policy counts as exited, although they still run.
+    /// The worker threads and processes that the policy counts as exited, although they have not ended.
     stale: Vec<Process>,
 }
 

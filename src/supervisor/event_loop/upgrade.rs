@@ -21,8 +21,7 @@ use crate::supervisor::handover::{Adoption, Outgoing, Text};
 use crate::supervisor::pool::Pool;
 use crate::sys::{self, ChildHandle, NewProgram, Signal};
 
-/// The id of a child that is no worker: of the process that checks the new program, or of a child that the program
-/// before has left to reap. No worker has this id.
+/// The id of the process that checks the new program. No worker has this id.
 const CHECKER: usize = usize::MAX;
 
 /// The parent warns if the new program takes longer than this to reach its call, because nothing supervises the workers
@@ -98,16 +97,14 @@ impl EventLoop<'_> {
     /// Takes over the processes of the program before an upgrade. Handles what has happened since then: first stop
     /// requests, then the messages and the exits.
     pub(in crate::supervisor) fn adopt(&mut self, adoption: Adoption) -> Result<()> {
-        for process in adoption.processes() {
-            if let Some(pid) = process.pid {
-                self.children.add(process, ChildHandle::new(pid));
-            }
-        }
-        for pid in adoption.others() {
-            let process = Process { pool: "", id: CHECKER, generation: 0, pid: Some(pid) };
-            self.children.add(process, ChildHandle::new(pid));
-            // The program before has killed it, so the end of the service does not wait for it.
+        adoption.processes().for_each(|process| self.register_adopted(process));
+        for &process in adoption.others() {
+            self.register_adopted(process);
+            // SIGKILL has not ended it yet, so the end of the service does not wait for it.
             self.children.abandon(process);
+            if process.id != CHECKER {
+                self.stale.push(process);
+            }
         }
         self.report_window(&adoption);
         // Before the start of a worker with an id that the old program did not have.
@@ -121,6 +118,12 @@ impl EventLoop<'_> {
             self.handle_exit(exit);
         }
         Ok(())
+    }
+
+    fn register_adopted(&mut self, process: Process) {
+        if let Some(pid) = process.pid {
+            self.children.add(process, ChildHandle::new(pid));
+        }
     }
 
     /// Closes the parent's copies of the sockets that this program does not use, once all processes of the program

@@ -80,9 +80,9 @@ impl Adoption {
         self.state.pools.iter().flat_map(PoolState::processes)
     }
 
-    /// Returns the pids of the other children that the old program has not reaped.
-    pub fn others(&self) -> impl Iterator<Item = u32> {
-        self.state.others.iter().map(|pid| pid.get())
+    /// Returns the other children that the old program has not reaped. It has sent SIGKILL to each of them.
+    pub fn others(&self) -> &[Process] {
+        &self.state.others
     }
 
     /// Returns the settings with which the pools stop that the new program does not have. `known` are the names of the

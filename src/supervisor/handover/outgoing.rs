@@ -1,6 +1,5 @@
 //! Collects the state in the old program.
 
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -62,12 +61,11 @@ impl<'a> Outgoing<'a> {
         self.state.pid_file = Some(PidFileState { path: path.to_owned(), position });
     }
 
-    /// Adds the children that the snapshot does not contain: checkers that were killed, and processes that the parent has
-    /// abandoned. The new program has to reap them, because they are its children too.
+    /// Adds those of the children that the snapshot does not contain: checkers that were killed, and processes that the
+    /// parent has abandoned. The new program has to reap them too.
     pub fn add_others(&mut self, children: impl Iterator<Item = Process>) {
         let workers: Vec<Process> = self.state.pools.iter().flat_map(PoolState::processes).collect();
-        let others = children.filter(|child| !workers.contains(child));
-        self.state.others = others.filter_map(|child| NonZeroU32::new(child.pid?)).collect();
+        self.state.others = children.filter(|child| !workers.contains(child)).collect();
     }
 
     /// Adds the shared memory of a pool, which the snapshot contains.

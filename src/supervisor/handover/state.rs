@@ -38,8 +38,8 @@ pub(super) struct State {
     pub roll_requested: bool,
     pub upgrade_requested: bool,
     pub pools: Vec<PoolState>,
-    /// The pids of children that are no workers and were not reaped.
-    pub others: Vec<NonZeroU32>,
+    /// The children that the snapshots of the pools do not contain.
+    pub others: Vec<Process>,
     pub sockets: Vec<SocketLine>,
 }
 
@@ -89,9 +89,14 @@ impl Display for State {
         }
         writeln!(f, "requests {} {}", u8::from(self.roll_requested), u8::from(self.upgrade_requested))?;
         self.pools.iter().try_for_each(|pool| write_pool(f, pool))?;
-        self.others.iter().try_for_each(|pid| writeln!(f, "other {pid}"))?;
+        self.others.iter().try_for_each(|process| write_other(f, process))?;
         self.sockets.iter().try_for_each(|socket| writeln!(f, "{socket}"))
     }
+}
+
+fn write_other(f: &mut fmt::Formatter<'_>, process: &Process) -> fmt::Result {
+    let Process { pool, id, generation, pid } = *process;
+    writeln!(f, "other {} {id} {generation} {}", Name(pool), Maybe(pid))
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, PoolState { snapshot, board, files }: &PoolState) -> fmt::Result {
@@ -225,7 +230,7 @@ impl State {
                 self.upgrade_requested = fields.flag()?;
             }
             "pool" => self.pools.push(read_pool(&mut fields)?),
-            "other" => self.others.push(fields.next()?),
+            "other" => self.others.push(read_other(&mut fields)?),
             "socket" => self.sockets.push(line.parse().map_err(|()| malformed(line))?),
             _ => return self.read_pool_line(keyword, line, &mut fields),
         }
@@ -263,6 +268,14 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn read_other(fields: &mut Fields<'_>) -> Result<Process> {
+    let pool = pool_name::intern(&fields.name()?);
+    let id = fields.next()?;
+    let generation = fields.next()?;
+    let pid: NonZeroU32 = fields.next()?;
+    Ok(Process { pool, id, generation, pid: Some(pid.get()) })
 }
 
 fn read_pool(fields: &mut Fields<'_>) -> Result<PoolState> {
@@ -444,7 +457,10 @@ mod tests {
             roll_requested: true,
             upgrade_requested: false,
             pools: [pool].into_iter().chain(ended).collect(),
-            others: vec![NonZeroU32::MIN, NonZeroU32::MAX],
+            others: vec![
+                Process { pool: "web 7", id: 1, generation: 2, pid: Some(73) },
+                Process { pool: "", id: usize::MAX, generation: 0, pid: Some(74) },
+            ],
             sockets: sockets.map(|line| line.parse().expect("a line")).to_vec(),
         }
     }
@@ -473,7 +489,8 @@ mod tests {
             ("taskfork 1", "taskfork"),
             ("doorbell 2 3", "doorbell 2"),
             ("segment 64 5", "segment -64 5"),
-            ("other 1", "other 0"),
+            (" 1 2 73", " 1 2 0"),
+            (" 1 2 73", " 1 2 -"),
             ("socket lt", "socket xx"),
             (" trial", " trail"),
             ("slot 0 3", "slot 0"),

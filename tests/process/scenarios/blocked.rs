@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use taskfork::{Prefork, Report};
@@ -37,9 +38,7 @@ pub fn scenarios() -> Vec<Scenario> {
 /// another process traces it (ptrace(2)). So for the parent, the worker is like a process that is blocked inside the
 /// kernel.
 fn hold(up: Up) {
-    // SAFETY: PTRACE_SEIZE takes a pid, and accesses no memory of this process.
-    let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, up.pid as libc::pid_t, 0, 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    ptrace::seize(Pid::from_raw(up.pid as i32), ptrace::Options::empty()).expect("ptrace(2)");
 }
 
 /// Waits for the worker's exit as its tracer. After that, the kernel reports the exit to the parent.

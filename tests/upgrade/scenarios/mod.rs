@@ -7,6 +7,7 @@ mod chaos;
 mod differences;
 mod files;
 mod leaks;
+mod reaping;
 mod sockets;
 mod starts;
 mod state;
@@ -76,6 +77,7 @@ pub fn run() -> ExitCode {
         differences::scenarios(),
         files::scenarios(),
         leaks::scenarios(),
+        reaping::scenarios(),
         sockets::scenarios(),
         starts::scenarios(),
         state::scenarios(),

@@ -1,16 +1,11 @@
 //! Stops and other requests during the trial. Windows between exec and the call are in [`super::windows`].
 
-use std::collections::BTreeSet;
-
-use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::waitpid;
 
 use super::Scenario;
 use crate::build::{Before, Build, Fate, Pool, Workers};
 use crate::client::{self, Client};
 use crate::daemon::{Daemon, kill};
-use crate::procfs;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -25,7 +20,6 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new("ttou_during_the_trial_follows_the_upgrade", ttou),
         Scenario::new("requests_during_a_failed_trial_are_carried_out", after_failed_trial),
         Scenario::new("usr2_during_the_checks_tries_the_newest_program", usr2_in_checks),
-        Scenario::new("checkers_that_exit_late_are_reaped_by_the_new_program", late_checker),
         Scenario::new("usr2_during_the_trial_tries_the_newest_program", usr2_in_trial),
         Scenario::new("usr2_during_the_rolling_restart_upgrades_once_more", usr2_in_roll),
         Scenario::new("usr2_during_a_rolling_restart_waits_for_replacements", usr2_during_hup),
@@ -33,7 +27,7 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 /// Starts a service, and begins an upgrade whose checker waits before the call.
-fn in_checks(workers: Workers) -> Daemon {
+pub(super) fn in_checks(workers: Workers) -> Daemon {
     let mut daemon = Daemon::start(&Build::new("old", workers));
     daemon.ready_workers("old", 2);
     daemon.begin_upgrade(&Build::new("new", workers).before(Before::WaitsAtGate));
@@ -145,21 +139,6 @@ fn usr2_in_checks(workers: Workers) {
     daemon.stop();
     assert_eq!(daemon.count("log Upgrade aborted: "), 1, "{}", daemon.transcript());
     assert!(!daemon.said("new up"), "{}", daemon.transcript());
-}
-
-/// A tracer delays the exit of the first checker until the third program runs.
-fn late_checker(workers: Workers) {
-    let mut daemon = in_checks(workers);
-    let checker = daemon.pid_after("new before ");
-    ptrace::seize(checker, ptrace::Options::empty()).expect("ptrace(2)");
-    daemon.upgrade_despite_aborts(&Build::new("third", workers));
-    let zombies = |daemon: &Daemon| procfs::zombies(daemon.pid());
-    let unreaped = BTreeSet::from([checker.as_raw().unsigned_abs()]);
-    assert_eq!(daemon.after_cleanup(zombies, &unreaped), unreaped, "{}", daemon.transcript());
-    // The tracer learns of the exit first, and then the parent.
-    waitpid(checker, None).expect("waitpid(2)");
-    assert_eq!(daemon.after_cleanup(zombies, &BTreeSet::new()), BTreeSet::new(), "{}", daemon.transcript());
-    daemon.stop();
 }
 
 fn usr2_in_trial(workers: Workers) {
